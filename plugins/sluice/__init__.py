@@ -1,0 +1,1 @@
+"""Sluice: SQLAlchemy models become a ClickHouse star schema that follows PostgreSQL."""

@@ -1,0 +1,145 @@
+"""The change log on a Kafka-protocol broker, by confluent-kafka (librdkafka)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from sluice.adapters.topics import Topics, client_options, translated
+from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
+from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
+from sluice.settings import KafkaSettings
+
+_PATIENCE = 10.0
+
+# librdkafka's defaults pause for a second at every 100,000 messages on a fast local broker.
+_CONSUMER_OPTIONS = {
+    "group.id": DRAIN_GROUP,
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+    "queued.min.messages": 1_000_000,
+    "queued.max.messages.kbytes": 131_072,
+    "fetch.message.max.bytes": 67_108_864,
+}
+
+
+class KafkaLog:
+    """A ChangeLog; close it when done."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._bootstrap = settings.bootstrap
+        self._options = client_options(settings)
+        self._topics = Topics(settings)
+        self._consumer = Consumer({**self._options, **_CONSUMER_OPTIONS})
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def epoch(self) -> str:
+        """The broker's incarnation; NotReady when the topics are not set up."""
+        epoch = self._topics.epoch()
+        if epoch is None:
+            raise NotReady(
+                f"broker {self._bootstrap}: the topics are not set up", remedy="run: sluice init"
+            )
+        return epoch
+
+    def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
+        """See ports.ChangeLog."""
+        self._require_one_partition(topic)
+        deadline = time.monotonic() + seconds
+        self._consumer.assign([TopicPartition(topic, 0, offset)])
+        try:
+            ended = False
+            while not ended and time.monotonic() < deadline:
+                records, ended = self._chunk(topic, chunk, deadline)
+                if records:
+                    yield records
+            if ended:
+                yield []
+        finally:
+            self._consumer.unassign()
+
+    def _chunk(self, topic: str, size: int, deadline: float) -> tuple[list[Record], bool]:
+        """At most `size` records, and whether the topic's end came after them."""
+        records: list[Record] = []
+        quiet_until = time.monotonic() + _PATIENCE
+        while len(records) < size and time.monotonic() < deadline:
+            first = self._consumer.poll(0.5)
+            if first is None:
+                if time.monotonic() > quiet_until:
+                    raise Unreachable(f"broker {self._bootstrap} does not answer for {topic}")
+                continue
+            for message in [first, *self._consumer.consume(size - len(records) - 1, 0)]:
+                if message.error():
+                    if message.error().code() == KafkaError._PARTITION_EOF:
+                        return records, True
+                    self._fail(topic, message)
+                else:
+                    records.append(
+                        Record(offset=message.offset(), key=message.key(), value=message.value())
+                    )
+            quiet_until = time.monotonic() + _PATIENCE
+        return records, False
+
+    def _fail(self, topic: str, message: Message) -> None:
+        error = message.error()
+        if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
+            raise TopicGap(
+                f"{topic}: the next offset to drain is not on the topic any more ({error.str()})",
+                remedy="events are lost to this topic; take a new snapshot: sluice relay --snapshot",
+            )
+        if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+        if error.code() not in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}:
+            raise KafkaException(error)
+
+    def _require_one_partition(self, topic: str) -> None:
+        with translated(self._bootstrap):
+            found = self._consumer.list_topics(topic, timeout=_PATIENCE).topics.get(topic)
+        if found is None or found.error is not None or not found.partitions:
+            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+        if len(found.partitions) > 1:
+            raise TopicPartitioned(
+                f"topic {topic} has {len(found.partitions)} partitions; order per table needs one",
+                remedy="recreate the topic with one partition, then run: sluice init",
+            )
+
+    def commit(self, topic: str, next_offset: int) -> None:
+        """See ports.ChangeLog."""
+        with translated(self._bootstrap):
+            position = TopicPartition(topic, 0, next_offset)
+            self._consumer.commit(offsets=[position], asynchronous=False)
+
+    def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
+        """See ports.ChangeLog."""
+        failures: list[KafkaError] = []
+        producer = Producer({**self._options, "message.max.bytes": 67_108_864})
+        for reject in rejects:
+            producer.produce(
+                DEAD_LETTER_TOPIC,
+                key=reject.record.key,
+                value=reject.record.value,
+                headers={
+                    "table": table,
+                    "offset": str(reject.record.offset),
+                    "reason": reject.reason,
+                },
+                on_delivery=lambda error, _: failures.append(error) if error else None,
+            )
+            producer.poll(0)
+        if producer.flush(_PATIENCE) or failures:
+            raise Unreachable(
+                f"broker {self._bootstrap} did not take {table}'s dead letters; nothing advanced"
+            )

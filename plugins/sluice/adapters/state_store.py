@@ -1,0 +1,133 @@
+"""Current state and checkpoints in ClickHouse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse, external_table
+from sluice.catalog import Table
+from sluice.errors import StaleCheckpoint
+from sluice.events import Change, Key, Reject
+from sluice.generate.clickhouse import MACHINE_COLUMNS, key_expression, quoted
+from sluice.ports import Checkpoint, DrainReport
+
+_FIELDS = tuple(field.name for field in fields(Checkpoint))
+_LISTED = ", ".join(_FIELDS)
+
+# Inserts only where the generation follows the present one: with the read that comes after, a
+# compare-and-swap as good as ClickHouse gives. Two writers in the same instant both insert; the
+# read then names one winner for both.
+_ADVANCE = f"""
+INSERT INTO cdc.checkpoints ({_LISTED})
+SELECT {{source_table:String}}, {{generation:UInt64}}, {{writer:String}}, {{source:String}},
+    {{epoch:UInt16}}, {{broker_epoch:String}}, {{next_offset:UInt64}}, {{base_seq:UInt64}},
+    {{truncated:UInt128}}, {{committed_at:Int64}}
+WHERE (
+    SELECT max(generation) FROM cdc.checkpoints WHERE source_table = {{source_table:String}}
+) = {{generation:UInt64}} - 1
+"""
+_PRESENT = f"""
+SELECT {_LISTED} FROM cdc.checkpoints WHERE source_table = {{table:String}}
+ORDER BY generation DESC, writer LIMIT 1
+"""
+
+
+class ClickHouseStore:
+    """A StateStore on ClickHouse."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+
+    def checkpoint(self, table: str) -> Checkpoint | None:
+        """See ports.StateStore."""
+        rows = self._clickhouse.execute(_PRESENT, table=table)
+        return Checkpoint(**dict(zip(_FIELDS, rows[0], strict=True))) if rows else None
+
+    def advance(self, checkpoint: Checkpoint) -> None:
+        """See ports.StateStore."""
+        self._clickhouse.execute(_ADVANCE, **asdict(checkpoint))
+        present = self.checkpoint(checkpoint.source_table)
+        if present != checkpoint:
+            raise StaleCheckpoint(
+                f"{checkpoint.source_table}: another drain advanced the checkpoint first;"
+                " its rows are the same, nothing is lost"
+            )
+
+    def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
+        """See ports.StateStore."""
+        self._clickhouse.insert(f"cdc.{quoted(table.storage)}", _names(table), columns)
+
+    def truncate(self, table: Table, change: Change) -> None:
+        """See ports.StateStore."""
+        storage = f"cdc.{quoted(table.storage)}"
+        key = ", ".join(quoted(column.name) for column in table.key)
+        machine = ", ".join(name for name, _ in MACHINE_COLUMNS)
+        self._clickhouse.execute(
+            f"INSERT INTO {storage} ({key}, {machine})\n"
+            f"SELECT {key}, {{version:UInt128}}, 1, {{seq:UInt64}},"
+            " fromUnixTimestamp64Milli({committed_at:Int64})\n"
+            f"FROM {storage} FINAL WHERE _version < {{version:UInt128}}",
+            version=change.version,
+            seq=change.seq,
+            committed_at=change.committed_at,
+        )
+
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key]]:
+        """See ports.StateStore."""
+        width = len(table.key)
+        expression = key_expression([column.name for column in table.key])
+        selected = ", ".join(_stored(column.name, column.type.from_storage) for column in table.columns)
+        key = ", ".join(_stored(column.name, column.type.from_storage) for column in table.key)
+        structure = [(column.name, column.type.clickhouse) for column in table.key]
+        rows = self._clickhouse.execute(
+            f"SELECT {key}, _version, {selected} FROM cdc.{quoted(table.storage)} FINAL"
+            f" WHERE {expression} IN wanted",
+            external=[external_table("wanted", structure, list(set(keys)))],
+        )
+        return {row[:width]: (row[width], row[width + 1 :]) for row in rows}
+
+    def reject(self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]) -> None:
+        """See ports.StateStore."""
+        records = [reject.record for reject in rejects]
+        self._clickhouse.insert(
+            "cdc.dead_letters",
+            ["source_table", "broker_epoch", "offset", "key", "value", "reason", "schema_version"],
+            [
+                [table] * len(rejects),
+                [epoch] * len(rejects),
+                [record.offset for record in records],
+                [record.key or b"" for record in records],
+                [record.value or b"" for record in records],
+                [reject.reason for reject in rejects],
+                [schema_version] * len(rejects),
+            ],
+        )
+
+    def record(self, report: DrainReport, broker_epoch: str) -> None:
+        """See ports.StateStore."""
+        self._clickhouse.insert_row(
+            "cdc.drains",
+            {
+                "source_table": report.table,
+                "broker_epoch": broker_epoch,
+                "first_offset": report.first_offset,
+                "next_offset": report.next_offset,
+                "events": report.events,
+                "rejected": report.rejected,
+                "seconds": report.seconds,
+                "freshness_s": report.freshness_s,
+            },
+        )
+
+
+def _names(table: Table) -> list[str]:
+    return [
+        *(quoted(column.name) for column in table.columns),
+        *(name for name, _ in MACHINE_COLUMNS),
+    ]
+
+
+def _stored(name: str, from_storage: str) -> str:
+    return from_storage.format(quoted(name))

@@ -1,0 +1,370 @@
+"""The models as frozen descriptors: the one description that every other module reads.
+
+`load_catalog("models")` imports the models and describes their tables and stars. Generators,
+the pipeline and the DAGs know tables only through this module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapper, configure_mappers
+from sqlalchemy.orm.interfaces import MANYTOONE
+
+from sluice.errors import WrongUsage
+from sluice.type_map import ColumnType, column_type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a source table."""
+
+    name: str
+    type: ColumnType
+    nullable: bool
+    primary_key: bool
+    has_default: bool
+    low_cardinality: bool
+
+    @property
+    def clickhouse_type(self) -> str:
+        """The full ClickHouse type: dictionary and NULL included."""
+        return clickhouse_type(self, nullable=self.nullable)
+
+
+def clickhouse_type(column: Column, *, nullable: bool) -> str:
+    """The ClickHouse type of the column where NULL is allowed or not."""
+    inner = f"Nullable({column.type.clickhouse})" if nullable else column.type.clickhouse
+    return f"LowCardinality({inner})" if column.low_cardinality else inner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A many-to-one relationship: `columns` of this table hold the key of `target`."""
+
+    name: str
+    columns: tuple[str, ...]
+    target: str
+    target_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A source table and what becomes of it.
+
+    Attributes:
+        name: the table in Postgres, `order_items`.
+        schema: its Postgres schema, `public`.
+        model: the model's class name, `OrderItem`.
+        entity: the model's name in snake case, `order_item`; ClickHouse names are made of it.
+        is_fact: whether the table is the grain of a fact.
+    """
+
+    name: str
+    schema: str
+    model: str
+    module: str
+    entity: str
+    doc: str
+    columns: tuple[Column, ...]
+    references: tuple[Reference, ...]
+    is_fact: bool
+
+    @cached_property
+    def key(self) -> tuple[Column, ...]:
+        """The primary key's columns, in the key's order."""
+        return tuple(column for column in self.columns if column.primary_key)
+
+    @property
+    def topic(self) -> str:
+        """The topic that carries this table's changes."""
+        return f"cdc.{self.name}"
+
+    @property
+    def storage(self) -> str:
+        """The current-state table in database `cdc`."""
+        return f"src_{self.entity}" if self.is_fact else f"dim_{self.entity}"
+
+    @property
+    def history(self) -> str:
+        """The table of every version, in database `cdc`."""
+        return f"history_{self.name}"
+
+    def column(self, name: str) -> Column:
+        """The column of this name."""
+        return next(column for column in self.columns if column.name == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """A table that a fact reaches over many-to-one relationships.
+
+    Attributes:
+        prefix: what its columns' names begin with in the fact.
+        parent: the prefix of the dimension that refers to it; None for the fact's own reference.
+        reference: the relationship by which `parent` refers to it.
+    """
+
+    prefix: str
+    table: Table
+    parent: str | None
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactColumn:
+    """A column of the fact and where its value comes from.
+
+    Attributes:
+        source: a dimension's prefix, or None for the fact's own table.
+    """
+
+    name: str
+    source: str | None
+    column: Column
+
+    @property
+    def clickhouse_type(self) -> str:
+        """A dimension's attribute is NULL while the dimension's row is not there."""
+        return clickhouse_type(
+            self.column, nullable=self.column.nullable or self.source is not None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A star: the fact's own table, its dimensions (parents first) and its columns."""
+
+    table: Table
+    dimensions: tuple[Dimension, ...]
+    columns: tuple[FactColumn, ...]
+
+    @property
+    def name(self) -> str:
+        """The fact's name in `olap` and `cdc`, `fact_order_item`."""
+        return f"fact_{self.table.entity}"
+
+    @cached_property
+    def key(self) -> tuple[FactColumn, ...]:
+        """The columns that hold the fact's primary key."""
+        return tuple(
+            column for column in self.columns if column.source is None and column.column.primary_key
+        )
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """Every source table of the star, the fact's own first."""
+        distinct = {self.table.name: self.table}
+        distinct.update((dimension.table.name, dimension.table) for dimension in self.dimensions)
+        return tuple(distinct.values())
+
+    def fact_column(self, source: str | None, column: str) -> str:
+        """The name in the fact of a source's column, or of a referred key."""
+        for candidate in self.columns:
+            if candidate.source == source and candidate.column.name == column:
+                return candidate.name
+        dimension = next(d for d in self.dimensions if d.prefix == source)
+        at = dimension.reference.target_columns.index(column)
+        return self.fact_column(dimension.parent, dimension.reference.columns[at])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """All tables, parents before children, and all stars of a model set."""
+
+    models: str
+    tables: tuple[Table, ...]
+    facts: tuple[Fact, ...]
+    _by_name: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._by_name.update((table.name, table) for table in self.tables)
+
+    def table(self, name: str) -> Table:
+        """The table of this name; WrongUsage, naming the known ones, when there is none."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(self._by_name)
+            raise WrongUsage(f"no table {name!r} in the models (known: {known})") from None
+
+    def select(self, names: list[str] | tuple[str, ...]) -> tuple[Table, ...]:
+        """The named tables, or all of them when none is named."""
+        return tuple(self.table(name) for name in names) if names else self.tables
+
+
+@lru_cache
+def load_catalog(models: str) -> Catalog:
+    """Describe the declarative models of a module.
+
+    Args:
+        models: a module's dotted name, such as `models`.
+
+    Raises:
+        WrongUsage: the module cannot be imported, has no models, or a model cannot be mapped.
+    """
+    try:
+        module = importlib.import_module(models)
+    except ImportError as error:
+        raise WrongUsage(f"cannot import models {models!r}: {error}") from error
+    bases = {
+        value.registry
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, DeclarativeBase)
+        and value is not DeclarativeBase
+    }
+    configure_mappers()
+    mappers = [mapper for registry in bases for mapper in registry.mappers]
+    if not mappers:
+        raise WrongUsage(f"module {models!r} has no declarative SQLAlchemy models")
+    return describe(models, mappers)
+
+
+def describe(models: str, mappers: list[Mapper[Any]]) -> Catalog:
+    """The catalog of these mappers; see load_catalog."""
+    by_table = {mapper.local_table: mapper for mapper in mappers}
+    metadata = next(iter(by_table)).metadata  # type: ignore[attr-defined]
+    tables = tuple(_table(by_table[table]) for table in metadata.sorted_tables if table in by_table)
+    by_name = {table.name: table for table in tables}
+    facts = tuple(_fact(table, by_name) for table in tables if table.is_fact)
+    return Catalog(models=models, tables=tables, facts=facts)
+
+
+def _table(mapper: Mapper[Any]) -> Table:
+    source = mapper.local_table
+    assert isinstance(source, sa.Table)
+    if not source.primary_key.columns:
+        raise WrongUsage(f"table {source.fullname} has no primary key; changes need one")
+    return Table(
+        name=source.name,
+        schema=source.schema or "public",
+        model=mapper.class_.__name__,
+        module=mapper.class_.__module__,
+        entity=_snake_case(mapper.class_.__name__),
+        doc=(mapper.class_.__doc__ or "").strip(),
+        columns=tuple(_column(column) for column in source.columns),
+        references=tuple(_references(mapper)),
+        is_fact=source.info.get("star") == "fact",
+    )
+
+
+def _column(column: sa.Column[Any]) -> Column:
+    generated = column.primary_key and column is column.table.autoincrement_column  # type: ignore[attr-defined]
+    return Column(
+        name=column.name,
+        type=column_type(column),
+        nullable=bool(column.nullable),
+        primary_key=column.primary_key,
+        has_default=generated or column.default is not None or column.server_default is not None,
+        low_cardinality=bool(column.info.get("low_cardinality")),
+    )
+
+
+def _references(mapper: Mapper[Any]) -> Iterator[Reference]:
+    for relationship in mapper.relationships:
+        if relationship.direction is MANYTOONE:
+            pairs = relationship.local_remote_pairs or []
+            target = relationship.mapper.local_table
+            assert isinstance(target, sa.Table)
+            yield Reference(
+                name=relationship.key,
+                columns=tuple(local.name for local, _ in pairs),
+                target=target.name,
+                target_columns=tuple(remote.name for _, remote in pairs),
+            )
+
+
+def _fact(table: Table, tables: dict[str, Table]) -> Fact:
+    dimensions = tuple(_dimensions(table, tables))
+    columns = tuple(_fact_columns(table, dimensions))
+    twice = [name for name, count in Counter(c.name for c in columns).items() if count > 1]
+    if twice:
+        raise WrongUsage(
+            f"fact of {table.name}: two columns would be named {twice[0]!r}",
+            remedy="rename one of the columns or relationships they come from",
+        )
+    return Fact(table=table, dimensions=dimensions, columns=columns)
+
+
+def _dimensions(table: Table, tables: dict[str, Table]) -> Iterator[Dimension]:
+    paths = list(_paths(table, tables, ()))
+    reached = Counter(path[-1].target for path in paths)
+    prefixes: dict[tuple[Reference, ...], str] = {}
+    for path in paths:
+        target = tables[path[-1].target]
+        alone = reached[target.name] == 1
+        prefix = target.entity if alone else "_".join(reference.name for reference in path)
+        prefixes[path] = prefix
+        yield Dimension(
+            prefix=prefix,
+            table=target,
+            parent=prefixes.get(path[:-1]),
+            reference=path[-1],
+        )
+
+
+def _paths(
+    table: Table, tables: dict[str, Table], path: tuple[Reference, ...]
+) -> Iterator[tuple[Reference, ...]]:
+    """Every way out of the table over many-to-one relationships, parents first.
+
+    A way ends where it would take the same relationship twice (a manager's manager).
+    """
+    for reference in table.references:
+        if reference.target in tables and reference not in path:
+            longer = (*path, reference)
+            yield longer
+            yield from _paths(tables[reference.target], tables, longer)
+
+
+def _fact_columns(table: Table, dimensions: tuple[Dimension, ...]) -> Iterator[FactColumn]:
+    """Keys first, then the fact's own columns, then each dimension's."""
+    own_references = {name for reference in table.references for name in reference.columns}
+    for column in table.columns:
+        if column.primary_key:
+            yield _fact_column(table.entity, None, column)
+    for column in table.columns:
+        if column.name in own_references and not column.primary_key:
+            yield FactColumn(name=column.name, source=None, column=column)
+    for dimension in dimensions:
+        if dimension.parent is not None:
+            yield from _referring_columns(dimension, dimensions)
+    for column in table.columns:
+        if not column.primary_key and column.name not in own_references:
+            yield FactColumn(name=column.name, source=None, column=column)
+    for dimension in dimensions:
+        referring = {name for r in dimension.table.references for name in r.columns}
+        for column in dimension.table.columns:
+            if column.name not in referring and not column.primary_key:
+                yield _fact_column(dimension.prefix, dimension.prefix, column)
+
+
+def _referring_columns(
+    dimension: Dimension, dimensions: tuple[Dimension, ...]
+) -> Iterator[FactColumn]:
+    """The parent's columns that hold this dimension's key, named as that key."""
+    parent = next(d for d in dimensions if d.prefix == dimension.parent)
+    reference = dimension.reference
+    for name, target in zip(reference.columns, reference.target_columns, strict=True):
+        named = _prefixed(dimension.prefix, target)
+        yield FactColumn(name=named, source=parent.prefix, column=parent.table.column(name))
+
+
+def _fact_column(prefix: str, source: str | None, column: Column) -> FactColumn:
+    return FactColumn(name=_prefixed(prefix, column.name), source=source, column=column)
+
+
+def _prefixed(prefix: str, name: str) -> str:
+    return name if name.startswith(f"{prefix}_") else f"{prefix}_{name}"
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

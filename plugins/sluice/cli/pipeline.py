@@ -1,0 +1,196 @@
+"""The steps of the pipeline on the command line; the same code as the DAGs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from sluice.errors import QualityFailed, RowsRejected, StaleGenerated, WrongUsage
+from sluice.settings import PROJECT, Settings
+
+app = typer.Typer()
+dead_letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
+app.add_typer(dead_letters, name="dead-letters")
+
+TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all when none is named.")]
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    models: Annotated[str, typer.Option(help="The module that holds the models.")] = "",
+    out: Annotated[Path, typer.Option(help="The folder to write below.")] = PROJECT,
+    check: Annotated[bool, typer.Option("--check", help="Only tell what is stale.")] = False,
+) -> None:
+    """Write schemas, DDL and queries from the models."""
+    from sluice.catalog import load_catalog
+    from sluice.generate.files import difference, write_files
+
+    settings: Settings = context.obj
+    catalog = load_catalog(models or settings.models)
+    if check:
+        stale = difference(catalog, out)
+        typer.echo(stale or "generated files are current", nl=not stale)
+        if stale:
+            raise StaleGenerated(remedy="run: make generate")
+        return
+    changed = write_files(catalog, out)
+    for path in changed:
+        typer.echo(f"wrote {path}" if (out / path).exists() else f"removed {path}")
+    typer.echo(f"{len(changed)} files changed")
+
+
+@app.command()
+def init(context: typer.Context) -> None:
+    """Create what is missing: topics, publication, ClickHouse tables and views."""
+    from sluice.wiring import initialise
+
+    initialise(context.obj)
+    typer.echo("topics, publication, tables and views are there")
+
+
+@app.command()
+def relay(
+    context: typer.Context,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="Take a new snapshot although one was taken.")
+    ] = False,
+) -> None:
+    """Stream Postgres changes to the topics, in the foreground."""
+    from sluice.catalog import load_catalog
+    from sluice.relay.run import run
+
+    settings: Settings = context.obj
+    logging.getLogger("sluice").setLevel(logging.INFO)
+    run(settings, load_catalog(settings.models), snapshot=snapshot)
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    tables: TABLES = None,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="Go on until every topic's end is reached.")
+    ] = False,
+    fail_on_reject: Annotated[
+        bool, typer.Option("--fail-on-reject", help="Exit 1 when events were rejected.")
+    ] = False,
+) -> None:
+    """Bring the topics' changes into ClickHouse, once."""
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    settings: Settings = context.obj
+    rejected = 0
+    for table in load_catalog(settings.models).select(tables or []):
+        while True:
+            report = wiring.drain(settings, table.name)
+            rejected += report.rejected
+            typer.echo(report.sentence())
+            if report.caught_up or not until_empty:
+                break
+    if rejected and fail_on_reject:
+        raise RowsRejected(f"{rejected} events were rejected", remedy="see: sluice dead-letters list")
+
+
+@app.command()
+def rebuild(
+    context: typer.Context,
+    full: Annotated[
+        bool, typer.Option("--full", help="Rebuild all rows into a shadow table and exchange.")
+    ] = False,
+) -> None:
+    """Bring the facts up to date with the drained changes."""
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    settings: Settings = context.obj
+    for fact in load_catalog(settings.models).facts:
+        typer.echo(wiring.rebuild(settings, fact.name, full=full).sentence())
+
+
+@app.command()
+def quality(
+    context: typer.Context,
+    tables: TABLES = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare Postgres with ClickHouse behind a fence; exit 1 when they differ."""
+    from sluice import wiring
+
+    report = wiring.quality(context.obj, tables or ())
+    if as_json:
+        checks = [asdict(check) for check in report.checks]
+        typer.echo(json.dumps({"checks": checks, "passed": report.passed}, indent=2))
+    else:
+        for check in report.checks:
+            typer.echo(check.sentence())
+    if not report.passed:
+        failed = ", ".join(sorted({c.table for c in report.checks if c.status == "fail"}))
+        raise QualityFailed(f"ClickHouse differs from Postgres: {failed}")
+
+
+@app.command()
+def sql(context: typer.Context, query: str) -> None:
+    """Print the answer of a ClickHouse query as a table."""
+    from sluice import wiring
+
+    print_table(*wiring.query(context.obj, query))
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    rate: Annotated[float, typer.Option(min=0.1, help="Changes a second.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traffic.")] = 42,
+) -> None:
+    """Store traffic: inserts, updates and deletes on Postgres."""
+    try:
+        from store_api.demo import run
+    except ImportError as error:
+        raise WrongUsage("the demo needs the example's models and store_api") from error
+
+    operations = run(context.obj, rate=rate, seconds=seconds, seed=seed, report=typer.echo)
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(operations.items()))
+    typer.echo(f"{sum(operations.values())} changes: {listed}")
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    context: typer.Context,
+    table: Annotated[str, typer.Option(help="Only of this source table.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
+) -> None:
+    """Show rejected events: where they were, why, and how they begin."""
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    settings: Settings = context.obj
+    if table:
+        load_catalog(settings.models).table(table)
+    names, rows = wiring.dead_letters(settings, table, limit)
+    if not rows:
+        typer.echo("no dead letters")
+        return
+    print_table(names, rows)
+
+
+def print_table(names: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Rows as a table; numbers to the right."""
+    shown = RichTable()
+    for index, name in enumerate(names):
+        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*("NULL" if value is None else str(value) for value in row))
+    Console().print(shown)
+    if not rows:
+        Console().print("no rows")

@@ -1,0 +1,178 @@
+"""Records to validated changes, or to rejects with a reason.
+
+Validation is Pydantic's on the generated event schema: strict, unknown columns refused. What
+does not fit its ClickHouse column is a reject as well, because the driver would alter it silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sluice.catalog import Table
+from sluice.errors import Rejected
+from sluice.events import (
+    DELETE,
+    TRUNCATE,
+    UNCHANGED,
+    Change,
+    FullRow,
+    Key,
+    KeyDeleted,
+    PartialRow,
+    Record,
+    Reject,
+    Truncated,
+)
+from sluice.positions import pack, parse_lsn
+
+RELAY = "relay"
+_REASON_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """What a chunk of records turned out to be, in the records' order."""
+
+    changes: list[Change]
+    rejects: list[Reject]
+    sources: frozenset[str]
+
+
+class Decoder:
+    """Validates the events of one table.
+
+    Args:
+        table: the table.
+        event_type: the generated `XEvent` of its model.
+    """
+
+    def __init__(self, table: Table, event_type: Any) -> None:
+        self.table = table
+        self._adapter: TypeAdapter[Any] = TypeAdapter(event_type)
+        self._names = [column.name for column in table.columns]
+        self._values = _getter(self._names)
+        self._key = _getter([column.name for column in table.key])
+        self._fits = [
+            (index, column.name, column.type.to_driver)
+            for index, column in enumerate(table.columns)
+            if column.type.to_driver
+        ]
+        self._key_fits = [
+            (index, column.name, column.type.to_driver)
+            for index, column in enumerate(table.key)
+            if column.type.to_driver
+        ]
+        schema = json.dumps(self._adapter.json_schema(), sort_keys=True)
+        self.schema_version = hashlib.sha256(schema.encode()).hexdigest()[:12]
+
+    def decode(self, records: Iterable[Record], *, epoch: int, base_seq: int) -> Decoded:
+        """Validate records; `epoch` and `base_seq` are the checkpoint's."""
+        changes: list[Change] = []
+        rejects: list[Reject] = []
+        sources: set[str] = set()
+        validate = self._adapter.validate_json
+        for record in records:
+            try:
+                event = validate(record.value or b"")
+                changes += self._changes(event, record, epoch, base_seq + record.offset + 1)
+                sources.add(event["metadata"]["source"])
+            except ValidationError as error:
+                rejects.append(Reject(record=record, reason=_explain(error)))
+            except (Rejected, ValueError) as error:
+                rejects.append(Reject(record=record, reason=str(error)[:_REASON_LENGTH]))
+        return Decoded(changes=changes, rejects=rejects, sources=frozenset(sources))
+
+    def _changes(
+        self, event: Mapping[str, Any], record: Record, epoch: int, seq: int
+    ) -> Iterator[Change]:
+        metadata, payload, before = event["metadata"], event["payload"], event["before"]
+        if metadata["table"] != self.table.name:
+            raise Rejected(f"the event is of table {metadata['table']!r}")
+        place = {
+            "version": _version(metadata, record.offset, epoch),
+            "seq": seq,
+            "committed_at": metadata["commit_ts_ms"] or 0,
+        }
+        operation = metadata["operation"]
+        if operation == TRUNCATE:
+            yield Truncated(**place)
+        elif payload is None:
+            raise Rejected(f"an event of operation {operation!r} has no payload")
+        elif operation == DELETE:
+            yield KeyDeleted(key=self._key_of(payload), **place)
+        else:
+            yield from self._row(payload, before, record, place)
+
+    def _row(
+        self,
+        payload: Mapping[str, Any],
+        before: Mapping[str, Any] | None,
+        record: Record,
+        place: Mapping[str, Any],
+    ) -> Iterator[Change]:
+        former = self._key_of(payload if before is None else before)
+        values = self._stored(payload)
+        if UNCHANGED in values:
+            yield PartialRow(values=values, former_key=former, record=record, **place)
+        else:
+            yield FullRow(values=values, **place)
+        if before is not None and former != self._key_of(payload):
+            yield KeyDeleted(key=former, **place)
+
+    def _key_of(self, row: Mapping[str, Any]) -> Key:
+        return _fitted(self._key(row), self._key_fits)
+
+    def _stored(self, payload: Mapping[str, Any]) -> tuple[Any, ...]:
+        try:
+            values = self._values(payload)
+        except KeyError as error:
+            raise Rejected(f"payload.{error.args[0]}: the column is missing") from None
+        return _fitted(values, self._fits)
+
+
+Fit = tuple[int, str, Callable[[Any], Any]]
+
+
+def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
+    """The values as the driver stores them unaltered; Rejected where one does not fit."""
+    if not fits:
+        return values
+    fitted = list(values)
+    for index, name, to_driver in fits:
+        if fitted[index] is not None:
+            try:
+                fitted[index] = to_driver(fitted[index])
+            except ValueError as error:
+                raise Rejected(f"payload.{name}: {error}") from None
+    return tuple(fitted)
+
+
+def _version(metadata: Mapping[str, Any], offset: int, epoch: int) -> int:
+    """The relay's commit LSN and ordinal; of other sources the place in the topic."""
+    if metadata["source"] != RELAY:
+        return pack(epoch, offset, 0)
+    commit_lsn, ordinal = metadata.get("commit_lsn"), metadata.get("ordinal")
+    if commit_lsn is None or ordinal is None or not 0 <= ordinal < 1 << 48:
+        raise Rejected("metadata: a relay's event needs commit_lsn and ordinal")
+    return pack(epoch, parse_lsn(commit_lsn), ordinal)
+
+
+def _getter(names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(names) == 1:
+        single = itemgetter(names[0])
+        return lambda row: (single(row),)
+    return itemgetter(*names)
+
+
+def _explain(error: ValidationError) -> str:
+    """Where and why, without the row's values."""
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    texts = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems]
+    return "; ".join(text.removeprefix(": ") for text in texts)[:_REASON_LENGTH]

@@ -1,0 +1,129 @@
+"""Every error Sluice raises, grouped by what recovers from it.
+
+```
+SluiceError
+├── WrongUsage           the caller mends the call                          exit 2
+├── Finding              the data or a file is not as it should be          exit 1
+│   ├── QualityFailed    ClickHouse differs from Postgres
+│   ├── StaleGenerated   generated files differ from the models
+│   └── RowsRejected     events went to the dead letters
+├── Retryable            the same call may succeed later                    exit 3
+│   ├── Unreachable      a service does not answer
+│   ├── NotReady         a service answers, but set-up is not finished
+│   ├── StaleCheckpoint  another drain advanced the checkpoint first
+│   ├── StaleRebuild     another rebuild replaced the fact first
+│   └── SlotBusy         another relay reads from the slot
+├── NeedsPerson          a person decides, then runs the named command      exit 4
+│   ├── SlotMissing, SlotLost
+│   ├── PublicationIncomplete
+│   ├── SourceChanged, TopicGap, TopicPartitioned
+│   └── PoisonedTopic
+└── Rejected             one record; it goes to the dead letters
+```
+
+A message says what, where and what to do, in one or two lines; `str(error)` is that message.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SluiceError(Exception):
+    """Something went wrong."""
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, what: str | None = None, *, remedy: str | None = None) -> None:
+        self.what = what or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.remedy = remedy
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.remedy}" if self.remedy else self.what
+
+
+class WrongUsage(SluiceError):
+    """The call is not valid."""
+
+    exit_code = 2
+
+
+class Finding(SluiceError):
+    """A check found a difference."""
+
+    exit_code = 1
+
+
+class QualityFailed(Finding):
+    """ClickHouse differs from Postgres."""
+
+
+class StaleGenerated(Finding):
+    """Generated files differ from the models."""
+
+
+class RowsRejected(Finding):
+    """Events were rejected into the dead letters."""
+
+
+class Retryable(SluiceError):
+    """The call may succeed later."""
+
+    exit_code = 3
+
+
+class Unreachable(Retryable):
+    """A service does not answer."""
+
+
+class NotReady(Retryable):
+    """A service answers, but is not set up yet."""
+
+
+class StaleCheckpoint(Retryable):
+    """Another drain advanced this checkpoint first; its rows are the same, nothing is lost."""
+
+
+class StaleRebuild(Retryable):
+    """Another rebuild replaced the fact first; run it again."""
+
+
+class NeedsPerson(SluiceError):
+    """A person has to decide."""
+
+
+class SlotMissing(NeedsPerson):
+    """The replication slot is gone."""
+
+
+class SlotLost(NeedsPerson):
+    """The replication slot was invalidated: Postgres removed WAL it still needed."""
+
+
+class SlotBusy(Retryable):
+    """Another relay reads from this replication slot."""
+
+
+class PublicationIncomplete(NeedsPerson):
+    """The publication does not cover every table of the models."""
+
+
+class SourceChanged(NeedsPerson):
+    """Events of another change source arrived on this topic."""
+
+
+class TopicGap(NeedsPerson):
+    """Events expired from the topic before they were drained."""
+
+
+class TopicPartitioned(NeedsPerson):
+    """The topic has more than one partition; order per table needs exactly one."""
+
+
+class PoisonedTopic(NeedsPerson):
+    """Too many events of this batch are invalid; the batch was stopped."""
+
+
+class Rejected(SluiceError):
+    """The record is invalid."""

@@ -1,0 +1,98 @@
+"""The envelope of a change event, and what a validated change is to the drain.
+
+Every message on `cdc.<table>` has the primary key as a JSON object in its key, and as its value
+
+    {"metadata": {"source": "relay", "table": "orders", "operation": "insert",
+                  "lsn": "0/1A2B3C4", "commit_lsn": "0/1A2B4D0", "ordinal": 17,
+                  "commit_ts_ms": 1730000000000},
+     "payload": {"id": 1, ...}, "before": null}
+
+- operation: `read` (snapshot), `insert`, `update`, `delete`, `truncate`.
+- payload: all columns; of a delete the key's columns; of a truncate null.
+- before: the old key, where the key changed.
+- values: integers and floats JSON numbers, NUMERIC a string, timestamps RFC 3339 in UTC,
+  booleans JSON, bytea base64, everything else its text; NULL null.
+- UNCHANGED stands for a large value that Postgres left out because the update kept it.
+
+A snapshot ends with one `truncate` at (consistent point, 0), below its rows at (consistent
+point, 1): what an earlier, unfinished snapshot left and the source no longer has is deleted by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# Postgres text cannot hold NUL, so no real value is ever equal to this.
+UNCHANGED = "\x00unchanged"
+
+READ = "read"
+INSERT = "insert"
+UPDATE = "update"
+DELETE = "delete"
+TRUNCATE = "truncate"
+
+DEAD_LETTER_TOPIC = "cdc.dead_letter"
+DRAIN_GROUP = "sluice-drain"
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A message as it lies on the topic; `offset` is its place in the one partition."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A validated change, its values as the warehouse stores them.
+
+    Attributes:
+        version: the packed Position.
+        seq: the change's number in the table, growing by arrival.
+        committed_at: milliseconds since 1970.
+    """
+
+    version: int
+    seq: int
+    committed_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullRow(Change):
+    """The row as it is after the change, every column in catalog order."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialRow(Change):
+    """A row in which UNCHANGED stands where the value is that of the row at `former_key`."""
+
+    values: tuple[Any, ...]
+    former_key: Key
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyDeleted(Change):
+    """The row of this key is gone."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncated(Change):
+    """Every row below this version is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A record that is not a valid change, and why."""
+
+    record: Record
+    reason: str

@@ -1,0 +1,105 @@
+"""ClickHouse DDL of a source table: current state, history, and the view people query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sluice.catalog import Table
+
+HISTORY_DAYS = 30
+
+# What the pipeline adds to every current-state row; see positions.py for `_version`.
+MACHINE_COLUMNS = (
+    ("_version", "UInt128"),
+    ("_is_deleted", "UInt8"),
+    ("_seq", "UInt64"),
+    ("_committed_at", "DateTime64(3, 'UTC')"),
+)
+_INGESTED_AT = "_ingested_at DateTime64(3, 'UTC') DEFAULT now64(3)"
+
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+# Plain words that read as something else where an identifier may stand.
+_KEYWORDS = frozenset(
+    "all and as asc between by case cross date desc distinct else end except exists false final"
+    " format from full global group having if in inner intersect interval into is join key left"
+    " like limit not null offset on or order outer prewhere right sample select set settings table"
+    " then timestamp to true union user using values when where window with".split()
+)
+
+
+def quoted(name: str) -> str:
+    """An identifier as ClickHouse reads it, between backticks where a plain word will not do."""
+    if _PLAIN.fullmatch(name) and name not in _KEYWORDS:
+        return name
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"
+
+
+def key_expression(names: Sequence[str]) -> str:
+    """One key as an expression: a column, or a tuple of columns."""
+    columns = ", ".join(map(quoted, names))
+    return columns if len(names) == 1 else f"({columns})"
+
+
+def table_statements(table: Table) -> dict[str, str]:
+    """Statement name -> DDL that creates what the source table needs; each can run twice."""
+    statements = {
+        "current_state": _current_state(table),
+        "history": _history(table),
+        "history_feed": _history_feed(table),
+    }
+    if not table.is_fact:
+        statements["view"] = view(table.storage, [column.name for column in table.columns])
+    return statements
+
+
+def view(name: str, columns: Sequence[str]) -> str:
+    """The view in `olap` that hides machine columns and deleted rows of `cdc.<name>`."""
+    listed = ",\n".join(f"    {quoted(column)}" for column in columns)
+    return (
+        f"CREATE OR REPLACE VIEW olap.{quoted(name)} AS\nSELECT\n{listed}\n"
+        f"FROM cdc.{quoted(name)} FINAL"
+    )
+
+
+def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> str:
+    """CREATE TABLE IF NOT EXISTS in `cdc` from column and engine lines."""
+    listed = ",\n".join(f"    {column}" for column in columns)
+    ending = "\n".join(engine)
+    return f"CREATE TABLE IF NOT EXISTS cdc.{quoted(name)}\n(\n{listed}\n)\n{ending}"
+
+
+def _columns(table: Table) -> list[str]:
+    own = [f"{quoted(column.name)} {column.clickhouse_type}" for column in table.columns]
+    return own + [f"{quoted(name)} {kind}" for name, kind in MACHINE_COLUMNS] + [_INGESTED_AT]
+
+
+def _key(table: Table) -> str:
+    return ", ".join(quoted(column.name) for column in table.key)
+
+
+def _current_state(table: Table) -> str:
+    # The index lets the rebuild find what changed since it last ran without reading the table.
+    columns = [*_columns(table), "INDEX _seq_range _seq TYPE minmax GRANULARITY 1"]
+    engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({_key(table)})"]
+    return create_table(table.storage, columns, engine)
+
+
+def _history(table: Table) -> str:
+    # Ordered by key and version, so a range that is read twice adds nothing.
+    engine = [
+        "ENGINE = ReplacingMergeTree",
+        f"ORDER BY ({_key(table)}, _version)",
+        f"TTL toDateTime(_ingested_at) + INTERVAL {HISTORY_DAYS} DAY",
+    ]
+    return create_table(table.history, _columns(table), engine)
+
+
+def _history_feed(table: Table) -> str:
+    return (
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS cdc.{quoted(table.history + '_feed')}\n"
+        f"TO cdc.{quoted(table.history)} AS\n"
+        f"SELECT *\nFROM cdc.{quoted(table.storage)}"
+    )

@@ -1,0 +1,110 @@
+"""Generated text as files: where each lies, writing them, and telling which are stale."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from sluice.catalog import Catalog
+from sluice.errors import StaleGenerated, WrongUsage
+from sluice.events import DEAD_LETTER_TOPIC
+from sluice.generate.clickhouse import table_statements
+from sluice.generate.schemas import schema_modules
+from sluice.generate.star import star_statements
+from sluice.statements import render_statements
+
+CLICKHOUSE = Path("sql/clickhouse/generated")
+_HEADING = "Written by `sluice generate`; do not edit."
+
+
+def generated_files(catalog: Catalog) -> dict[Path, str]:
+    """Path below the project -> text, of everything that is generated from the models."""
+    package = Path(*catalog.models.split(".")) / "generated"
+    files = {package / name: text for name, text in schema_modules(catalog).items()}
+    for table in catalog.tables:
+        heading = f"{table.storage} and its history, from {table.module}. {_HEADING}"
+        path = CLICKHOUSE / f"{table.storage}.sql"
+        files[path] = render_statements(heading, table_statements(table))
+    for fact in catalog.facts:
+        heading = f"{fact.name}: its table, its view and what keeps it. {_HEADING}"
+        path = CLICKHOUSE / f"{fact.name}.sql"
+        files[path] = render_statements(heading, star_statements(fact))
+    files[Path("sql/generated/topics.txt")] = _topics(catalog)
+    files[Path("sql/generated/tables.txt")] = _tables(catalog)
+    return files
+
+
+def write_files(catalog: Catalog, out: Path) -> list[Path]:
+    """Write what differs below `out`, remove generated files that are no more; what changed."""
+    changed = []
+    files = generated_files(catalog)
+    for relative, text in files.items():
+        path = out / relative
+        if not path.exists() or path.read_text() != text:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            except OSError as error:
+                raise WrongUsage(f"cannot write {path}: {error.strerror}") from error
+            changed.append(relative)
+    for relative in orphans(files, out):
+        (out / relative).unlink()
+        changed.append(relative)
+    return changed
+
+
+def orphans(files: dict[Path, str], out: Path) -> list[Path]:
+    """Files in the generated folders that no model accounts for any more."""
+    folders = {path.parent for path in files}
+    present = {
+        path.relative_to(out)
+        for folder in folders
+        for path in (out / folder).glob("*")
+        if path.is_file()
+    }
+    return sorted(present - set(files))
+
+
+def difference(catalog: Catalog, out: Path) -> str:
+    """A unified diff from the files below `out` to what the models give; empty when current."""
+    files = generated_files(catalog)
+    parts: list[str] = []
+    for relative, text in files.items():
+        path = out / relative
+        present = path.read_text() if path.exists() else ""
+        parts += _diff(relative, present, text)
+    for relative in orphans(files, out):
+        parts += _diff(relative, (out / relative).read_text(), "")
+    return "".join(parts)
+
+
+def require_current(catalog: Catalog, out: Path) -> None:
+    """StaleGenerated when a generated file is not what the models give."""
+    files = generated_files(catalog)
+    stale = [
+        str(relative)
+        for relative, text in files.items()
+        if not (out / relative).exists() or (out / relative).read_text() != text
+    ]
+    if stale:
+        raise StaleGenerated(
+            f"generated files are stale: {', '.join(stale)}", remedy="run: make generate"
+        )
+
+
+def _diff(path: Path, present: str, wanted: str) -> list[str]:
+    old, new = present.splitlines(keepends=True), wanted.splitlines(keepends=True)
+    return list(difflib.unified_diff(old, new, f"present/{path}", f"generated/{path}"))
+
+
+def _topics(catalog: Catalog) -> str:
+    return "".join(f"{name}\n" for name in topics(catalog))
+
+
+def topics(catalog: Catalog) -> list[str]:
+    """Every topic the pipeline uses: one a table, and the dead letters'."""
+    return [*(table.topic for table in catalog.tables), DEAD_LETTER_TOPIC]
+
+
+def _tables(catalog: Catalog) -> str:
+    return "".join(f"{table.schema}.{table.name}\n" for table in catalog.tables)

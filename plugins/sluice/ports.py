@@ -1,0 +1,107 @@
+"""What the pipeline needs of the outside, as protocols.
+
+Each has a real adapter and an in-memory twin in adapters/, and one contract suite runs on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sluice.catalog import Table
+from sluice.events import Change, Key, Record, Reject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """How far a table is drained; see the comments of cdc.checkpoints."""
+
+    source_table: str
+    generation: int = 0
+    writer: str = ""
+    source: str = ""
+    epoch: int = 0
+    broker_epoch: str = ""
+    next_offset: int = 0
+    base_seq: int = 0
+    truncated: int = 0
+    committed_at: int = 0
+
+    @property
+    def last_seq(self) -> int:
+        """The `_seq` of the newest drained event."""
+        return self.base_seq + self.next_offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """What one run of a table's drain did.
+
+    Attributes:
+        freshness_s: age in seconds of the newest drained change; None when nothing came.
+        caught_up: whether the end of the topic was reached.
+    """
+
+    table: str
+    events: int
+    rejected: int
+    first_offset: int
+    next_offset: int
+    seconds: float
+    freshness_s: float | None
+    caught_up: bool
+
+    def sentence(self) -> str:
+        """The run in one line."""
+        text = f"{self.table}: {self.events} events in {self.seconds:.1f} s"
+        if self.rejected:
+            text += f", {self.rejected} rejected"
+        if self.freshness_s is not None:
+            text += f", fresh to {self.freshness_s:.1f} s"
+        return text if self.caught_up else f"{text}; more are waiting"
+
+
+class ChangeLog(Protocol):
+    """The topics that hold change events, one partition each."""
+
+    def epoch(self) -> str:
+        """The broker's incarnation; NotReady when the topics are not set up."""
+
+    def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
+        """Records from `offset` on in chunks, until the topic's end or `seconds` have passed.
+
+        The last chunk is empty exactly when the end was reached. Raises TopicGap when `offset`
+        has expired and TopicPartitioned when the topic has more than one partition.
+        """
+
+    def commit(self, topic: str, next_offset: int) -> None:
+        """Tell the drain group's committed offset, for lag tools and the relay."""
+
+    def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
+        """Put rejected records on the dead-letter topic, durably."""
+
+
+class StateStore(Protocol):
+    """The current-state tables and the checkpoints."""
+
+    def checkpoint(self, table: str) -> Checkpoint | None:
+        """The present checkpoint; None before the first drain."""
+
+    def advance(self, checkpoint: Checkpoint) -> None:
+        """Make this the checkpoint; StaleCheckpoint unless its generation follows the present."""
+
+    def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
+        """Insert row versions: the table's columns, then version, deleted, seq, committed_at."""
+
+    def truncate(self, table: Table, change: Change) -> None:
+        """Write a delete marker at the change's version for each live row below it."""
+
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key]]:
+        """Key -> (version, driver values in catalog order) of the live rows with these keys."""
+
+    def reject(self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]) -> None:
+        """Keep rejected records; keeping one twice keeps it once."""
+
+    def record(self, report: DrainReport, broker_epoch: str) -> None:
+        """Keep what a drain did."""

@@ -1,0 +1,62 @@
+"""Where a change stands in the total order of its table.
+
+The record LSN of a row is no order: a delete and re-insert of one key by two transactions can
+give the row that is true at the end the smaller LSN, and rows of one COPY share an LSN. The
+commit LSN with the ordinal inside the transaction is one, and replaying a change gives it the
+same position again. That is what makes every write of the pipeline idempotent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_EPOCH_SHIFT = 112
+_MAJOR_SHIFT = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Position:
+    """A point in a table's change stream.
+
+    Attributes:
+        epoch: 0 to 2**16 - 1; goes up when older positions stop being comparable (failover,
+            another change source).
+        major: 0 to 2**64 - 1; the commit LSN (relay) or the topic offset (Redpanda Connect).
+        minor: 0 to 2**48 - 1; the ordinal of the change inside its transaction.
+    """
+
+    epoch: int
+    major: int
+    minor: int
+
+    @property
+    def version(self) -> int:
+        """The position as one UInt128, in the same order; ClickHouse's `_version`."""
+        return pack(self.epoch, self.major, self.minor)
+
+
+def pack(epoch: int, major: int, minor: int) -> int:
+    """`epoch << 112 | major << 48 | minor`; the parts must be in range (see Position)."""
+    return epoch << _EPOCH_SHIFT | major << _MAJOR_SHIFT | minor
+
+
+def unpack(version: int) -> Position:
+    """The position of a `_version`."""
+    return Position(
+        epoch=version >> _EPOCH_SHIFT,
+        major=version >> _MAJOR_SHIFT & (1 << 64) - 1,
+        minor=version & (1 << _MAJOR_SHIFT) - 1,
+    )
+
+
+def parse_lsn(text: str) -> int:
+    """Postgres' `X/Y` as an integer; ValueError when it is not an LSN."""
+    high, low = text.split("/")
+    if not 0 < len(high) <= 8 or not 0 < len(low) <= 8:
+        raise ValueError(f"not an LSN: {text!r}")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def format_lsn(lsn: int) -> str:
+    """An integer as Postgres' `X/Y`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

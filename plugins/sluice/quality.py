@@ -1,0 +1,249 @@
+"""Data quality: do ClickHouse's rows equal Postgres' rows, as of one point of the WAL?
+
+Postgres is counted in one snapshot, the fence. Then the drain is brought past the fence, and
+ClickHouse is counted as of the fence: rows whose newest version is at or below it as they are,
+the few that changed since as their history says. So writes that go on do not raise false alarms.
+A difference is a finding only when a second fence finds the same difference.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import Fence, PostgresSource
+from sluice.catalog import Catalog, Fact, Table
+from sluice.errors import StaleCheckpoint
+from sluice.generate.clickhouse import key_expression, quoted
+from sluice.positions import format_lsn, pack
+from sluice.rebuild import Rebuild
+
+log = logging.getLogger(__name__)
+
+PASS, FAIL, UNSETTLED = "pass", "fail", "unsettled"
+_ATTEMPTS = 4
+_PAUSE = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        table: the source table, or the fact.
+        check: `row_count` or `fact_row_count`.
+        status: `pass`, `fail`, or `unsettled` when writes never let both sides be compared.
+        keys: keys that differ, where the check knows them.
+        repair: the command that repairs a failure.
+    """
+
+    table: str
+    check: str
+    status: str
+    postgres: int
+    clickhouse: int
+    keys: tuple[str, ...] = ()
+    repair: str = ""
+
+    def sentence(self) -> str:
+        """The check in one line: what, where, both values, and what to do."""
+        text = f"{self.table}: {self.check} {self.status}:"
+        text += f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"
+        return f"{text}; {self.repair}" if self.repair and self.status != PASS else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityReport:
+    """All checks of a run."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; an unsettled one is not a failure."""
+        return all(check.status != FAIL for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Compares tables and their facts.
+
+    Attributes:
+        slot: the replication slot's name; the drain is past a fence when the slot is.
+        catch_up: drains the tables and rebuilds the facts.
+        rebuilds: by fact name.
+        seconds: how long a fence may take to be passed.
+    """
+
+    source: PostgresSource
+    clickhouse: ClickHouse
+    catalog: Catalog
+    queries: Mapping[str, str]
+    rebuilds: Mapping[str, Rebuild]
+    slot: str
+    catch_up: Callable[[], None]
+    seconds: float
+
+    def run(self, tables: Sequence[Table]) -> QualityReport:
+        """Compare these tables, and the facts whose own table is among them; keep the results.
+
+        Raises:
+            NotReady: there is no replication slot yet.
+            Unreachable: a service does not answer.
+        """
+        checks: tuple[Check, ...] = ()
+        before: set[tuple[str, str, int]] | None = None
+        for _ in range(_ATTEMPTS):
+            fence = self.source.fence(tables)
+            if not self._pass(fence):
+                checks = tuple(self._lagging(tables, fence))
+                break
+            checks = tuple(self._compare(tables, fence))
+            found = {
+                (check.table, check.check, check.clickhouse - check.postgres)
+                for check in checks
+                if check.clickhouse != check.postgres
+            }
+            if not found:
+                break
+            if before is not None:
+                checks = tuple(_confirmed(check, found & before) for check in checks)
+                if found <= before:
+                    break
+            before = found
+        self._keep(fence, checks)
+        return QualityReport(checks=checks)
+
+    def _pass(self, fence: Fence) -> bool:
+        """Drain until the slot has confirmed the fence; whether that came in time."""
+        deadline = time.monotonic() + self.seconds
+        while True:
+            passed = self.source.slot(self.slot).confirmed_lsn >= fence.lsn
+            try:
+                self.catch_up()
+            except StaleCheckpoint:
+                continue  # another drain is at work; look again
+            if passed:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE)
+
+    def _compare(self, tables: Sequence[Table], fence: Fence) -> list[Check]:
+        counted = {table.name: self._rows_at(table, fence) for table in tables}
+        checks = [
+            Check(
+                table=table.name,
+                check="row_count",
+                status=_status(fence.rows[table.name], counted[table.name]),
+                postgres=fence.rows[table.name],
+                clickhouse=counted[table.name],
+                repair=f"run: sluice dead-letters list --table {table.name}",
+            )
+            for table in tables
+        ]
+        facts = (fact for fact in self.catalog.facts if fact.table.name in counted)
+        return checks + [self._fact(fact, fence, counted[fact.table.name]) for fact in facts]
+
+    def _fact(self, fact: Fact, fence: Fence, source_rows: int) -> Check:
+        """The fact against its own table, both as they are; reported as of the fence."""
+        missing = self._missing_facts(fact)
+        rows, expected = source_rows - missing, fence.rows[fact.table.name]
+        return Check(
+            table=fact.name,
+            check="fact_row_count",
+            status=_status(expected, rows),
+            postgres=expected,
+            clickhouse=rows,
+            repair="run: sluice rebuild --full",
+        )
+
+    def _missing_facts(self, fact: Fact) -> int:
+        """Rows of the fact's table less rows of the fact, at a moment when no drain was between."""
+        rebuild = self.rebuilds[fact.name]
+        difference = 0
+        for _ in range(_ATTEMPTS):
+            drained = rebuild.drained()
+            difference = rebuild.live_rows(fact.table.storage) - rebuild.live_rows(fact.name)
+            if difference == 0 or (rebuild.seen() == drained == rebuild.drained()):
+                break
+            self._rebuild_again()
+        return difference
+
+    def _rebuild_again(self) -> None:
+        try:
+            self.catch_up()
+        except StaleCheckpoint:
+            time.sleep(_PAUSE)
+
+    def _rows_at(self, table: Table, fence: Fence) -> int:
+        """Live rows as of the fence; of a source without comparable positions, as of now."""
+        checkpoint = self.clickhouse.execute(self.queries["source"], table=table.name)
+        if not checkpoint or checkpoint[0][0] != "relay":
+            live = self.clickhouse.execute(self.queries["live_rows"], table=table.storage)
+            return int(live[0][0])
+        version = pack(checkpoint[0][1], fence.lsn, 0)
+        settled = self.clickhouse.execute(
+            self.queries["settled_rows"], table=table.storage, fence=version
+        )
+        key = key_expression([column.name for column in table.key])
+        changed = self.clickhouse.execute(
+            "SELECT countIf(deleted = 0) FROM (\n"
+            f"    SELECT argMax(_is_deleted, _version) AS deleted FROM cdc.{quoted(table.history)}\n"
+            f"    WHERE _version <= {{fence:UInt128}} AND {key} IN (\n"
+            f"        SELECT {key} FROM cdc.{quoted(table.storage)}\n"
+            "        WHERE _version > {fence:UInt128}\n"
+            f"    )\n    GROUP BY {key}\n)",
+            fence=version,
+        )
+        return int(settled[0][0]) + int(changed[0][0])
+
+    def _lagging(self, tables: Sequence[Table], fence: Fence) -> list[Check]:
+        confirmed = self.source.slot(self.slot).confirmed_lsn
+        return [
+            Check(
+                table=table.name,
+                check="caught_up",
+                status=FAIL,
+                postgres=fence.lsn,
+                clickhouse=confirmed,
+                repair=f"changes up to {format_lsn(fence.lsn)} were not drained in"
+                f" {self.seconds:.0f} s; see: sluice status, sluice logs relay",
+            )
+            for table in tables
+        ]
+
+    def _keep(self, fence: Fence, checks: Sequence[Check]) -> None:
+        run = uuid4().hex
+        names = ["run", "source_table", "check", "status", "fence"]
+        names += ["postgres", "clickhouse", "keys", "repair"]
+        rows = [
+            (
+                run,
+                check.table,
+                check.check,
+                check.status,
+                format_lsn(fence.lsn),
+                check.postgres,
+                check.clickhouse,
+                list(check.keys),
+                check.repair if check.status == FAIL else "",
+            )
+            for check in checks
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        self.clickhouse.insert("cdc.quality_checks", names, columns)
+
+
+def _status(postgres: int, clickhouse: int) -> str:
+    return PASS if postgres == clickhouse else UNSETTLED
+
+
+def _confirmed(check: Check, differences: set[tuple[str, str, int]]) -> Check:
+    """The check as a failure when its difference is one that two fences found."""
+    difference = (check.table, check.check, check.clickhouse - check.postgres)
+    return replace(check, status=FAIL) if difference in differences else check

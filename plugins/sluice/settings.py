@@ -1,0 +1,198 @@
+"""Settings, read once at an entry point into frozen objects and passed down.
+
+No other module reads the environment. `.env.example` lists every variable; a test compares it
+with `VARIABLES`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from sluice.errors import WrongUsage
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+# Every variable, its default and what it is. An empty default means "not set".
+VARIABLES: dict[str, tuple[str, str]] = {
+    "SLUICE_HOME": (".sluice", "state directory of the embedded stack"),
+    "SLUICE_MODELS": ("models", "the module that holds the SQLAlchemy models"),
+    "SLUICE_AIRFLOW_PORT": ("8080", "Airflow's UI and API"),
+    "SLUICE_API_PORT": ("3002", "the store API"),
+    "SLUICE_POSTGRES_HOST": ("127.0.0.1", "PostgreSQL's host"),
+    "SLUICE_POSTGRES_PORT": ("5434", "PostgreSQL's port"),
+    "SLUICE_POSTGRES_USER": ("postgres", "PostgreSQL's user"),
+    "SLUICE_POSTGRES_PASSWORD": ("", "its password; the embedded stack makes one"),
+    "SLUICE_POSTGRES_DATABASE": ("store", "the application's database"),
+    "SLUICE_KAFKA_PORT": ("19092", "the port of the Kafka protocol on this machine"),
+    "SLUICE_KAFKA_BOOTSTRAP": ("", "host:port,... of an external Kafka or Redpanda cluster"),
+    "SLUICE_CLICKHOUSE_HOST": ("127.0.0.1", "ClickHouse's host"),
+    "SLUICE_CLICKHOUSE_PORT": ("9000", "ClickHouse's native port"),
+    "SLUICE_CLICKHOUSE_HTTP_PORT": ("8123", "ClickHouse's HTTP port"),
+    "SLUICE_CLICKHOUSE_USER": ("default", "ClickHouse's user"),
+    "SLUICE_CLICKHOUSE_PASSWORD": ("", "its password"),
+    "SLUICE_SLOT": ("sluice", "the replication slot; the publication is pglog_stream_<slot>"),
+    "SLUICE_RELAY_ACK": (
+        "drained",
+        "when Postgres may drop WAL: drained (into ClickHouse) or broker (it is durable)",
+    ),
+    "SLUICE_DRAIN_EVENTS": ("5000000", "most events a table's drain takes in one run"),
+    "SLUICE_DRAIN_SECONDS": ("45", "most seconds a table's drain reads in one run"),
+    "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
+    "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a run that stops it"),
+    "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSettings:
+    """How to reach the source."""
+
+    host: str
+    port: int
+    user: str
+    password: SecretStr
+    database: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """How to reach the broker; `options` are librdkafka's (security.protocol and the like)."""
+
+    bootstrap: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClickHouseSettings:
+    """How to reach the warehouse."""
+
+    host: str
+    port: int
+    http_port: int
+    user: str
+    password: SecretStr
+    secure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """Slot and acknowledgement of the relay; `ack` is `drained` or `broker`."""
+
+    slot: str
+    ack: str
+
+    @property
+    def publication(self) -> str:
+        """The publication's name, the same as Redpanda Connect's."""
+        return f"pglog_stream_{self.slot}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainSettings:
+    """What one run of a table's drain may take (events, seconds) and tolerate (share 0 to 1)."""
+
+    events: int
+    seconds: float
+    chunk: int
+    reject_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that a run needs to know."""
+
+    home: Path
+    models: str
+    airflow_port: int
+    api_port: int
+    postgres: PostgresSettings
+    kafka: KafkaSettings
+    clickhouse: ClickHouseSettings
+    relay: RelaySettings
+    drain: DrainSettings
+    quality_seconds: float
+
+
+def secrets_file(home: Path) -> Path:
+    """Where the embedded stack keeps the passwords it made (owner-readable only)."""
+    return home / "secrets.json"
+
+
+def read_secrets(home: Path) -> dict[str, str]:
+    """The passwords the embedded stack made: `postgres`, `airflow`, ...; empty before it ran."""
+    try:
+        secrets: dict[str, str] = json.loads(secrets_file(home).read_text())
+    except FileNotFoundError:
+        return {}
+    return secrets
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Settings from environment variables.
+
+    Raises:
+        WrongUsage: a value is not what its variable takes.
+    """
+    values = {name: default for name, (default, _) in VARIABLES.items()}
+    values.update((name, environment[name]) for name in VARIABLES if environment.get(name))
+    home = (PROJECT / Path(values["SLUICE_HOME"]).expanduser()).resolve()
+    password = values["SLUICE_POSTGRES_PASSWORD"] or read_secrets(home).get("postgres", "")
+    if values["SLUICE_RELAY_ACK"] not in {"drained", "broker"}:
+        raise WrongUsage("SLUICE_RELAY_ACK must be drained or broker")
+    return Settings(
+        home=home,
+        models=values["SLUICE_MODELS"],
+        airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
+        api_port=_number(values, "SLUICE_API_PORT"),
+        postgres=PostgresSettings(
+            host=values["SLUICE_POSTGRES_HOST"],
+            port=_number(values, "SLUICE_POSTGRES_PORT"),
+            user=values["SLUICE_POSTGRES_USER"],
+            password=SecretStr(password),
+            database=values["SLUICE_POSTGRES_DATABASE"],
+        ),
+        kafka=KafkaSettings(
+            bootstrap=values["SLUICE_KAFKA_BOOTSTRAP"]
+            or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}"
+        ),
+        clickhouse=ClickHouseSettings(
+            host=values["SLUICE_CLICKHOUSE_HOST"],
+            port=_number(values, "SLUICE_CLICKHOUSE_PORT"),
+            http_port=_number(values, "SLUICE_CLICKHOUSE_HTTP_PORT"),
+            user=values["SLUICE_CLICKHOUSE_USER"],
+            password=SecretStr(values["SLUICE_CLICKHOUSE_PASSWORD"]),
+        ),
+        relay=RelaySettings(slot=values["SLUICE_SLOT"], ack=values["SLUICE_RELAY_ACK"]),
+        drain=DrainSettings(
+            events=_number(values, "SLUICE_DRAIN_EVENTS"),
+            seconds=_number(values, "SLUICE_DRAIN_SECONDS"),
+            chunk=_number(values, "SLUICE_DRAIN_CHUNK"),
+            reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
+        ),
+        quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
+    )
+
+
+def _number(values: Mapping[str, str], name: str) -> int:
+    try:
+        number = int(values[name])
+    except ValueError:
+        raise WrongUsage(f"{name} must be a whole number, not {values[name]!r}") from None
+    if number <= 0 or (name.endswith("_PORT") and number > 65535):
+        raise WrongUsage(f"{name} is out of range: {number}")
+    return number
+
+
+def _ratio(values: Mapping[str, str], name: str) -> float:
+    try:
+        ratio = float(values[name])
+    except ValueError:
+        raise WrongUsage(f"{name} must be a number, not {values[name]!r}") from None
+    if not 0 < ratio <= 1:
+        raise WrongUsage(f"{name} must be above 0 and at most 1, not {ratio}")
+    return ratio

@@ -1,0 +1,33 @@
+"""Named SQL statements in files.
+
+    -- name: latest_rebuild
+    -- What the last rebuild of a fact had seen.
+    SELECT ...;
+
+A block runs from its name to the next one; the comment lines below the name describe it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+_MARK = "-- name: "
+
+
+@lru_cache
+def read_statements(path: Path) -> Mapping[str, str]:
+    """Statement name -> text, in the file's order, without the closing semicolon."""
+    statements = {}
+    for block in f"\n{path.read_text()}".split(f"\n{_MARK}")[1:]:
+        name, _, body = block.partition("\n")
+        lines = [line for line in body.splitlines() if not line.startswith("--")]
+        statements[name.strip()] = "\n".join(lines).strip().rstrip(";")
+    return statements
+
+
+def render_statements(heading: str, statements: Mapping[str, str]) -> str:
+    """The file text that read_statements reads back."""
+    blocks = [f"{_MARK}{name}\n{text};\n" for name, text in statements.items()]
+    return f"-- {heading}\n\n" + "\n".join(blocks)

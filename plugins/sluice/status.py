@@ -1,0 +1,86 @@
+"""One look at the pipeline: rows on both sides, what is pending, how fresh, the slot, the fact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import PostgresSource
+from sluice.adapters.state_store import ClickHouseStore
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog, Fact
+from sluice.errors import NotReady
+
+
+def read_status(
+    catalog: Catalog,
+    source: PostgresSource,
+    clickhouse: ClickHouse,
+    topics: Topics,
+    queries: Mapping[str, str],
+    slot: str,
+) -> dict[str, Any]:
+    """Keys `tables`, `fact` and `slot`, as `sluice status --json` prints them.
+
+    Raises:
+        Unreachable: a service does not answer.
+        NotReady: `sluice init` has not run.
+    """
+    rows = source.rows(catalog.tables)
+    dead = dict(clickhouse.execute(queries["dead_letters"]))
+    newest = dict(clickhouse.execute(queries["freshness"]))
+    pending = _pending(catalog, clickhouse, topics)
+    tables = {
+        table.name: {
+            "postgres_rows": rows[table.name],
+            "clickhouse_rows": _live(clickhouse, queries, table.storage),
+            "pending_events": pending[table.name],
+            "dead_letters": dead.get(table.name, 0),
+            "freshness_s": _age(newest.get(table.name)),
+        }
+        for table in catalog.tables
+    }
+    facts = {fact.name: _fact(fact, rows, clickhouse, queries) for fact in catalog.facts}
+    return {"tables": tables, "fact": next(iter(facts.values()), {}), "slot": _slot(source, slot)}
+
+
+def _pending(catalog: Catalog, clickhouse: ClickHouse, topics: Topics) -> dict[str, int]:
+    """Source table -> events on its topic that are not drained."""
+    store, epoch = ClickHouseStore(clickhouse), topics.epoch()
+    ends = topics.ends([table.topic for table in catalog.tables])
+    pending = {}
+    for table in catalog.tables:
+        checkpoint = store.checkpoint(table.name)
+        same = checkpoint is not None and checkpoint.broker_epoch == epoch
+        drained = checkpoint.next_offset if checkpoint is not None and same else 0
+        pending[table.name] = max(0, ends.get(table.topic, 0) - drained)
+    return pending
+
+
+def _fact(
+    fact: Fact, rows: Mapping[str, int], clickhouse: ClickHouse, queries: Mapping[str, str]
+) -> dict[str, Any]:
+    last = clickhouse.execute(queries["last_rebuild"], fact=fact.name)[0][0]
+    return {
+        "rows": _live(clickhouse, queries, fact.name),
+        "expected_rows": rows[fact.table.name],
+        "last_rebuild_at": last.isoformat() if last.timestamp() > 0 else None,
+    }
+
+
+def _live(clickhouse: ClickHouse, queries: Mapping[str, str], table: str) -> int:
+    return int(clickhouse.execute(queries["live_rows"], table=table)[0][0])
+
+
+def _slot(source: PostgresSource, name: str) -> dict[str, Any]:
+    try:
+        state = source.slot(name)
+    except NotReady:
+        return {"name": name, "wal_status": None, "lag_bytes": None}
+    return {"name": name, "wal_status": state.wal_status, "lag_bytes": state.lag_bytes}
+
+
+def _age(committed_at: int | None) -> float | None:
+    return round(max(0.0, time.time() - committed_at / 1000), 1) if committed_at else None

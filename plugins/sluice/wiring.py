@@ -1,0 +1,172 @@
+"""The one place that builds the pipeline from settings: adapters, queries, schemas.
+
+Each function is one run of a step; the command line and the Airflow tasks call the same ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.kafka import KafkaLog
+from sluice.adapters.postgres import PostgresSource
+from sluice.adapters.state_store import ClickHouseStore
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog, Fact, load_catalog
+from sluice.decoding import Decoder
+from sluice.drain import Drain
+from sluice.errors import StaleRebuild, WrongUsage
+from sluice.generate.files import CLICKHOUSE, require_current, topics
+from sluice.ports import DrainReport
+from sluice.quality import Quality, QualityReport
+from sluice.rebuild import Rebuild, RebuildReport
+from sluice.settings import PROJECT, Settings
+from sluice.statements import read_statements
+from sluice.status import read_status
+
+log = logging.getLogger(__name__)
+
+_QUERIES = PROJECT / "sql/clickhouse/pipeline.sql"
+_BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
+
+
+def initialise(settings: Settings) -> None:
+    """Create what is missing: topics, ClickHouse tables and views. Idempotent.
+
+    Raises:
+        StaleGenerated: generated files are not what the models give.
+    """
+    catalog = load_catalog(settings.models)
+    require_current(catalog, PROJECT)
+    Topics(settings.kafka).ensure(topics(catalog))
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        for statement in read_statements(_BOOKKEEPING).values():
+            clickhouse.execute(statement)
+        for table in catalog.tables:
+            for statement in _generated(table.storage).values():
+                clickhouse.execute(statement)
+        for fact in catalog.facts:
+            star = _generated(fact.name)
+            clickhouse.execute(star["fact"])
+            clickhouse.execute(star["view"])
+
+
+def drain(settings: Settings, table: str) -> DrainReport:
+    """One run of a table's drain; see Drain.run."""
+    catalog = load_catalog(settings.models)
+    with _drain(settings) as run:
+        return run.run(_decoder(catalog, table))
+
+
+def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildReport:
+    """One run of a fact's rebuild; see Rebuild.run."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return _rebuild(clickhouse, _fact(catalog, fact)).run(full=full)
+
+
+def quality(settings: Settings, tables: Sequence[str] = ()) -> QualityReport:
+    """One run of the checks, of all tables when none is named; see Quality.run."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        rebuilds = {fact.name: _rebuild(clickhouse, fact) for fact in catalog.facts}
+        decoders = [_decoder(catalog, table.name) for table in catalog.tables]
+
+        def catch_up() -> None:
+            for decoder in decoders:
+                run.run(decoder)
+            for step in rebuilds.values():
+                _settled_rebuild(step)
+
+        return Quality(
+            source=PostgresSource(settings.postgres),
+            clickhouse=clickhouse,
+            catalog=catalog,
+            queries=read_statements(_QUERIES),
+            rebuilds=rebuilds,
+            slot=settings.relay.slot,
+            catch_up=catch_up,
+            seconds=settings.quality_seconds,
+        ).run(catalog.select(tuple(tables)))
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """The pipeline's part of `sluice status --json`: tables, fact, slot."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return read_status(
+            load_catalog(settings.models),
+            PostgresSource(settings.postgres),
+            clickhouse,
+            Topics(settings.kafka),
+            read_statements(_QUERIES),
+            settings.relay.slot,
+        )
+
+
+def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of a query on ClickHouse."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return clickhouse.table(text)
+
+
+def dead_letters(
+    settings: Settings, table: str, limit: int
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of the newest rejected events; of all tables when none is named."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        listed = read_statements(_QUERIES)["list_dead_letters"]
+        return clickhouse.table(listed, table=table, limit=limit)
+
+
+def _settled_rebuild(step: Rebuild) -> None:
+    try:
+        step.run()
+    except StaleRebuild:
+        step.run()
+
+
+@contextmanager
+def _drain(settings: Settings) -> Iterator[Drain]:
+    with (
+        closing(ClickHouse(settings.clickhouse)) as clickhouse,
+        closing(KafkaLog(settings.kafka)) as changes,
+    ):
+        yield Drain(changes=changes, store=ClickHouseStore(clickhouse), limits=settings.drain)
+
+
+def _rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
+    return Rebuild(
+        clickhouse=clickhouse,
+        fact=fact,
+        star=_generated(fact.name),
+        queries=read_statements(_QUERIES),
+    )
+
+
+def _decoder(catalog: Catalog, name: str) -> Decoder:
+    table = catalog.table(name)
+    try:
+        schemas = importlib.import_module(f"{catalog.models}.generated")
+        event_type = getattr(schemas, f"{table.model}Event")
+    except (ImportError, AttributeError) as error:
+        raise WrongUsage(
+            f"{catalog.models}.generated has no schema of {name}", remedy="run: make generate"
+        ) from error
+    return Decoder(table, event_type)
+
+
+def _fact(catalog: Catalog, name: str) -> Fact:
+    for fact in catalog.facts:
+        if fact.name == name:
+            return fact
+    known = ", ".join(fact.name for fact in catalog.facts)
+    raise WrongUsage(f"no fact {name!r} in the models (known: {known})")
+
+
+def _generated(name: str) -> Any:
+    return read_statements(PROJECT / CLICKHOUSE / f"{name}.sql")
+

@@ -1,0 +1,97 @@
+-- What the pipeline keeps about itself. `sluice init` runs the blocks of this file in order.
+
+-- name: database_cdc
+CREATE DATABASE IF NOT EXISTS cdc;
+
+-- name: database_olap
+CREATE DATABASE IF NOT EXISTS olap;
+
+-- name: checkpoints
+-- How far each source table is drained. The row of the highest generation counts.
+CREATE TABLE IF NOT EXISTS cdc.checkpoints
+(
+    source_table String,
+    generation UInt64,
+    writer String COMMENT 'who wrote it; tells two drains apart that raced for one generation',
+    source LowCardinality(String) COMMENT 'the change source: relay or connect',
+    epoch UInt16 COMMENT 'the epoch of positions',
+    broker_epoch String COMMENT 'the broker incarnation that offsets belong to',
+    next_offset UInt64 COMMENT 'the first offset that is not drained',
+    base_seq UInt64 COMMENT '_seq of the event at offset 0, less one',
+    truncated UInt128 COMMENT 'rows below this version are gone, however late they arrive',
+    committed_at Int64 COMMENT 'commit time of the newest drained change, ms since 1970',
+    updated_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree(generation)
+ORDER BY source_table;
+
+-- name: drains
+-- One row for each run of a drain that found events.
+CREATE TABLE IF NOT EXISTS cdc.drains
+(
+    source_table LowCardinality(String),
+    finished_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    broker_epoch String,
+    first_offset UInt64,
+    next_offset UInt64,
+    events UInt64,
+    rejected UInt64,
+    seconds Float64,
+    freshness_s Nullable(Float64)
+)
+ENGINE = MergeTree
+ORDER BY (source_table, finished_at)
+TTL toDateTime(finished_at) + INTERVAL 90 DAY;
+
+-- name: rebuilds
+-- What each rebuild of a fact had seen. It belongs to the storage it wrote to, so a fact that
+-- was exchanged for another table goes on from that table's own last rebuild.
+CREATE TABLE IF NOT EXISTS cdc.rebuilds
+(
+    fact LowCardinality(String),
+    storage UUID,
+    version UInt128,
+    mode LowCardinality(String),
+    seen Map(String, UInt64) COMMENT 'source table -> highest _seq that is in the fact',
+    rows UInt64,
+    deleted UInt64,
+    seconds Float64,
+    finished_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = MergeTree
+ORDER BY (fact, storage, version);
+
+-- name: dead_letters
+-- Events that were rejected, raw. Reading a range twice adds nothing.
+CREATE TABLE IF NOT EXISTS cdc.dead_letters
+(
+    source_table LowCardinality(String),
+    broker_epoch String,
+    offset UInt64,
+    key String,
+    value String,
+    reason String,
+    schema_version String COMMENT 'hash of the schema that rejected it',
+    rejected_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (source_table, broker_epoch, offset);
+
+-- name: quality_checks
+-- Results of the data-quality checks.
+CREATE TABLE IF NOT EXISTS cdc.quality_checks
+(
+    run String,
+    checked_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    source_table LowCardinality(String),
+    check LowCardinality(String),
+    status Enum8('pass' = 0, 'fail' = 1, 'unsettled' = 2),
+    fence String COMMENT 'the LSN at which both sides were compared',
+    postgres Int64,
+    clickhouse Int64,
+    keys Array(String),
+    repair String
+)
+ENGINE = MergeTree
+ORDER BY (source_table, check, checked_at)
+TTL toDateTime(checked_at) + INTERVAL 90 DAY;

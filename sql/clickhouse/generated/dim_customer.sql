@@ -1,0 +1,56 @@
+-- dim_customer and its history, from models.customer. Written by `sluice generate`; do not edit.
+
+-- name: current_state
+CREATE TABLE IF NOT EXISTS cdc.dim_customer
+(
+    id Int32,
+    email String,
+    name String,
+    country LowCardinality(String),
+    city LowCardinality(String),
+    created_at DateTime64(6, 'UTC'),
+    _version UInt128,
+    _is_deleted UInt8,
+    _seq UInt64,
+    _committed_at DateTime64(3, 'UTC'),
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    INDEX _seq_range _seq TYPE minmax GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree(_version, _is_deleted)
+ORDER BY (id);
+
+-- name: history
+CREATE TABLE IF NOT EXISTS cdc.history_customers
+(
+    id Int32,
+    email String,
+    name String,
+    country LowCardinality(String),
+    city LowCardinality(String),
+    created_at DateTime64(6, 'UTC'),
+    _version UInt128,
+    _is_deleted UInt8,
+    _seq UInt64,
+    _committed_at DateTime64(3, 'UTC'),
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (id, _version)
+TTL toDateTime(_ingested_at) + INTERVAL 30 DAY;
+
+-- name: history_feed
+CREATE MATERIALIZED VIEW IF NOT EXISTS cdc.history_customers_feed
+TO cdc.history_customers AS
+SELECT *
+FROM cdc.dim_customer;
+
+-- name: view
+CREATE OR REPLACE VIEW olap.dim_customer AS
+SELECT
+    id,
+    email,
+    name,
+    country,
+    city,
+    created_at
+FROM cdc.dim_customer FINAL;

@@ -1,0 +1,53 @@
+-- dim_order and its history, from models.order. Written by `sluice generate`; do not edit.
+
+-- name: current_state
+CREATE TABLE IF NOT EXISTS cdc.dim_order
+(
+    id Int32,
+    customer_id Int32,
+    order_date DateTime64(6, 'UTC'),
+    status LowCardinality(String),
+    total Decimal(10, 2),
+    _version UInt128,
+    _is_deleted UInt8,
+    _seq UInt64,
+    _committed_at DateTime64(3, 'UTC'),
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    INDEX _seq_range _seq TYPE minmax GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree(_version, _is_deleted)
+ORDER BY (id);
+
+-- name: history
+CREATE TABLE IF NOT EXISTS cdc.history_orders
+(
+    id Int32,
+    customer_id Int32,
+    order_date DateTime64(6, 'UTC'),
+    status LowCardinality(String),
+    total Decimal(10, 2),
+    _version UInt128,
+    _is_deleted UInt8,
+    _seq UInt64,
+    _committed_at DateTime64(3, 'UTC'),
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (id, _version)
+TTL toDateTime(_ingested_at) + INTERVAL 30 DAY;
+
+-- name: history_feed
+CREATE MATERIALIZED VIEW IF NOT EXISTS cdc.history_orders_feed
+TO cdc.history_orders AS
+SELECT *
+FROM cdc.dim_order;
+
+-- name: view
+CREATE OR REPLACE VIEW olap.dim_order AS
+SELECT
+    id,
+    customer_id,
+    order_date,
+    status,
+    total
+FROM cdc.dim_order FINAL;

@@ -1,0 +1,48 @@
+-- The queries of rebuild and quality that do not depend on the models.
+
+-- name: last_seen
+-- What the last rebuild into this storage had seen.
+SELECT seen FROM cdc.rebuilds
+WHERE fact = {fact:String} AND storage = {storage:UUID}
+ORDER BY version DESC, finished_at DESC LIMIT 1;
+
+-- name: storage
+-- The identity of a table in cdc: an exchange moves it, a re-creation changes it.
+SELECT uuid FROM system.tables WHERE database = 'cdc' AND name = {table:String};
+
+-- name: drained
+-- Source table -> the highest _seq that is drained.
+SELECT source_table, argMax(base_seq + next_offset, generation)
+FROM cdc.checkpoints GROUP BY source_table;
+
+-- name: live_rows
+-- Rows that are live now.
+SELECT count() FROM cdc.{table:Identifier} FINAL;
+
+-- name: settled_rows
+-- Live rows whose newest version is at or below the fence.
+SELECT count() FROM cdc.{table:Identifier} FINAL WHERE _version <= {fence:UInt128};
+
+-- name: source
+-- The change source of a table and the epoch of its positions.
+SELECT argMax(source, generation), max(epoch) FROM cdc.checkpoints
+WHERE source_table = {table:String} GROUP BY source_table;
+
+-- name: dead_letters
+-- Source table -> rejected events.
+SELECT source_table, count() FROM cdc.dead_letters FINAL GROUP BY source_table;
+
+-- name: list_dead_letters
+-- Rejected events, the newest first.
+SELECT source_table, offset, rejected_at, reason, left(value, 200) AS value
+FROM cdc.dead_letters FINAL
+WHERE {table:String} = '' OR source_table = {table:String}
+ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32};
+
+-- name: freshness
+-- Source table -> commit time of its newest drained change, ms since 1970.
+SELECT source_table, argMax(committed_at, generation) FROM cdc.checkpoints GROUP BY source_table;
+
+-- name: last_rebuild
+-- When a fact was last rebuilt.
+SELECT max(finished_at) FROM cdc.rebuilds WHERE fact = {fact:String};
