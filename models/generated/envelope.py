@@ -1,4 +1,4 @@
-"""What a change event says about itself. Written by `sluice generate`; do not edit."""
+"""What a change event says of itself. Written by `sluice generate`; do not edit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing_extensions import NotRequired, TypedDict
 class EventMetadata(TypedDict):
     """Where a change came from and where it stands; the envelope is described in the docs."""
 
-    source: str
+    source: Literal["relay", "connect"]
     table: str
     operation: Literal["read", "insert", "update", "delete", "truncate"]
     lsn: str | None

@@ -88,9 +88,7 @@ class Drain:
             return checkpoint
         if checkpoint.broker_epoch:
             log.warning("%s: the broker is new; reading its topic from the start", table.name)
-        return replace(
-            checkpoint, broker_epoch=epoch, next_offset=0, base_seq=checkpoint.last_seq
-        )
+        return replace(checkpoint, broker_epoch=epoch, next_offset=0, base_seq=checkpoint.last_seq)
 
     def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
         return self.changes.read(

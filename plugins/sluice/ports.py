@@ -100,7 +100,9 @@ class StateStore(Protocol):
     def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key]]:
         """Key -> (version, driver values in catalog order) of the live rows with these keys."""
 
-    def reject(self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]) -> None:
+    def reject(
+        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+    ) -> None:
         """Keep rejected records; keeping one twice keeps it once."""
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:

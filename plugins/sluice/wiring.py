@@ -169,4 +169,3 @@ def _fact(catalog: Catalog, name: str) -> Fact:
 
 def _generated(name: str) -> Any:
     return read_statements(PROJECT / CLICKHOUSE / f"{name}.sql")
-

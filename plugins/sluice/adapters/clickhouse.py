@@ -63,9 +63,7 @@ class ClickHouse:
     def table(self, query: str, **parameters: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a query; its column names and rows."""
         with self._translated():
-            rows, columns = self._client.execute(
-                query, parameters or None, with_column_types=True
-            )
+            rows, columns = self._client.execute(query, parameters or None, with_column_types=True)
         return [name for name, _ in columns], rows
 
     def written_rows(self) -> int:

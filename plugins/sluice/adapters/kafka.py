@@ -29,6 +29,7 @@ _CONSUMER_OPTIONS = {
     "auto.offset.reset": "error",
     "queued.min.messages": 1_000_000,
     "queued.max.messages.kbytes": 131_072,
+    "fetch.wait.max.ms": 20,  # the topic's end is told only after a fetch that waited
     "fetch.message.max.bytes": 67_108_864,
 }
 

@@ -78,7 +78,9 @@ class ClickHouseStore:
         """See ports.StateStore."""
         width = len(table.key)
         expression = key_expression([column.name for column in table.key])
-        selected = ", ".join(_stored(column.name, column.type.from_storage) for column in table.columns)
+        selected = ", ".join(
+            _stored(column.name, column.type.from_storage) for column in table.columns
+        )
         key = ", ".join(_stored(column.name, column.type.from_storage) for column in table.key)
         structure = [(column.name, column.type.clickhouse) for column in table.key]
         rows = self._clickhouse.execute(
@@ -88,7 +90,9 @@ class ClickHouseStore:
         )
         return {row[:width]: (row[width], row[width + 1 :]) for row in rows}
 
-    def reject(self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]) -> None:
+    def reject(
+        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+    ) -> None:
         """See ports.StateStore."""
         records = [reject.record for reject in rejects]
         self._clickhouse.insert(

@@ -97,7 +97,9 @@ def drain(
             if report.caught_up or not until_empty:
                 break
     if rejected and fail_on_reject:
-        raise RowsRejected(f"{rejected} events were rejected", remedy="see: sluice dead-letters list")
+        raise RowsRejected(
+            f"{rejected} events were rejected", remedy="see: sluice dead-letters list"
+        )
 
 
 @app.command()

@@ -1,0 +1,40 @@
+"""The command line: settings are read here, and errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from sluice.cli import pipeline, stack
+from sluice.errors import SluiceError
+from sluice.settings import read_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="SQLAlchemy models become a ClickHouse star schema that follows PostgreSQL.",
+)
+for _group in (stack.app, pipeline.app):
+    app.registered_commands += _group.registered_commands
+    app.registered_groups += _group.registered_groups
+
+
+@app.callback()
+def _settings(context: typer.Context) -> None:
+    context.obj = read_settings(os.environ)
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 a finding, 2 wrong usage, 3 not ready, 4 a person."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        app()
+    except SluiceError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)

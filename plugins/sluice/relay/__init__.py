@@ -1,0 +1,1 @@
+"""The relay: Postgres' logical replication stream onto the topics, without a licence."""

@@ -1,0 +1,217 @@
+"""Decoder of pgoutput messages, protocol version 1.
+
+Source: PostgreSQL documentation, "Logical Replication Message Formats".
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.errors import SluiceError
+
+# A value in a tuple: its text, NULL, or "unchanged and left out" (TOAST).
+Value = bytes | None
+MISSING: Final = b"\x00unchanged"  # Postgres text cannot hold NUL
+
+_BEGIN = struct.Struct(">qqi")
+_COMMIT = struct.Struct(">bqqq")
+_UNIX_EPOCH_OFFSET_US = 946_684_800_000_000  # Postgres counts from 2000-01-01
+
+
+class MalformedMessage(SluiceError):
+    """A replication message is not what the protocol says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """A transaction begins; `commit_lsn` is already known because it has committed."""
+
+    commit_lsn: int
+    commit_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """The transaction is whole; `end_lsn` is what may be confirmed."""
+
+    commit_lsn: int
+    end_lsn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelationColumn:
+    """A published column; `in_key` by the replica identity."""
+
+    name: str
+    type_oid: int
+    in_key: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """What the following rows of a table look like."""
+
+    relation_id: int
+    schema: str
+    table: str
+    columns: tuple[RelationColumn, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert:
+    """A row came."""
+
+    relation_id: int
+    new: list[Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """A row changed; `old` is its old key or old row where Postgres sends it."""
+
+    relation_id: int
+    old: list[Value] | None
+    new: list[Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """A row went; `old` is its key or the whole row."""
+
+    relation_id: int
+    old: list[Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncate:
+    """Tables were emptied."""
+
+    relation_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """A message that carries no change: Type, Origin, logical Message."""
+
+
+Message = Begin | Commit | Relation | Insert | Update | Delete | Truncate | Other
+
+
+def decode(data: bytes) -> Message:
+    """One message; MalformedMessage when it is not what the protocol says."""
+    try:
+        message = _decode(data)
+    except (struct.error, IndexError, ValueError) as error:
+        raise MalformedMessage(f"malformed pgoutput message {data[:1]!r}: {error}") from error
+    return message
+
+
+def _decode(data: bytes) -> Message:
+    tag = data[:1]
+    if tag == b"I":
+        return Insert(relation_id=_int32(data, 1), new=_whole(data, _expect(data, 5, b"N")))
+    if tag == b"U":
+        return _update(data)
+    if tag == b"D":
+        if data[5:6] not in (b"K", b"O"):
+            raise ValueError("delete without a key")
+        return Delete(relation_id=_int32(data, 1), old=_whole(data, 6))
+    if tag == b"B":
+        lsn, at, _ = _BEGIN.unpack(data[1:])
+        return Begin(commit_lsn=lsn, commit_ms=(at + _UNIX_EPOCH_OFFSET_US) // 1000)
+    if tag == b"C":
+        _, lsn, end, _ = _COMMIT.unpack(data[1:])
+        return Commit(commit_lsn=lsn, end_lsn=end)
+    if tag == b"R":
+        return _relation(data)
+    if tag == b"T":
+        count = _int32(data, 1)
+        return Truncate(relation_ids=struct.unpack(f">{count}i", data[6:]))
+    if tag in (b"Y", b"O", b"M"):
+        return Other()
+    raise ValueError("unknown tag")
+
+
+def _update(data: bytes) -> Update:
+    relation_id, tag = _int32(data, 1), data[5:6]
+    if tag == b"N":
+        return Update(relation_id=relation_id, old=None, new=_whole(data, 6))
+    if tag not in (b"K", b"O"):
+        raise ValueError("update without a row")
+    old, end = _tuple(data, 6)
+    return Update(relation_id=relation_id, old=old, new=_whole(data, _expect(data, end, b"N")))
+
+
+def _relation(data: bytes) -> Relation:
+    schema, at = _string(data, 5)
+    table, at = _string(data, at)
+    count, at = _int16(data, at + 1), at + 3
+    columns = []
+    for _ in range(count):
+        in_key = bool(data[at] & 1)
+        name, at = _string(data, at + 1)
+        columns.append(RelationColumn(name=name, type_oid=_int32(data, at), in_key=in_key))
+        at += 8
+    if at != len(data):
+        raise ValueError("wrong length")
+    return Relation(
+        relation_id=_int32(data, 1),
+        schema=schema or "pg_catalog",
+        table=table,
+        columns=tuple(columns),
+    )
+
+
+def _whole(data: bytes, at: int) -> list[Value]:
+    values, end = _tuple(data, at)
+    if end != len(data):
+        raise ValueError("wrong length")
+    return values
+
+
+def _tuple(data: bytes, at: int) -> tuple[list[Value], int]:
+    count, at = _int16(data, at), at + 2
+    values: list[Value] = []
+    for _ in range(count):
+        kind = data[at]
+        at += 1
+        if kind == 0x74:  # t: text
+            end = at + 4 + _int32(data, at)
+            if not at + 4 <= end <= len(data):
+                raise ValueError("wrong length")
+            values.append(data[at + 4 : end])
+            at = end
+        elif kind == 0x6E:  # n: NULL
+            values.append(None)
+        elif kind == 0x75:  # u: unchanged TOAST
+            values.append(MISSING)
+        else:
+            raise ValueError("unknown kind of value")
+    return values, at
+
+
+def _int16(data: bytes, at: int) -> int:
+    return int.from_bytes(_slice(data, at, 2), "big", signed=True)
+
+
+def _int32(data: bytes, at: int) -> int:
+    return int.from_bytes(_slice(data, at, 4), "big", signed=True)
+
+
+def _slice(data: bytes, at: int, length: int) -> bytes:
+    if at + length > len(data):
+        raise ValueError("too short")
+    return data[at : at + length]
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    end = data.index(b"\0", at)
+    return data[at:end].decode(), end + 1
+
+
+def _expect(data: bytes, at: int, tag: bytes) -> int:
+    if data[at : at + 1] != tag:
+        raise ValueError(f"{tag!r} expected")
+    return at + 1

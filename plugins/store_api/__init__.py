@@ -1,0 +1,1 @@
+"""The example application: a store's REST API over the models, and traffic for it."""

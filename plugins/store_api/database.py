@@ -1,0 +1,35 @@
+"""The store's database: engine and tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy.exc import OperationalError
+
+from models import Base
+from sluice.errors import Unreachable
+from sluice.settings import PostgresSettings
+
+
+def make_engine(settings: PostgresSettings) -> Engine:
+    """An engine on the store's database; it connects at first use."""
+    url = URL.create(
+        "postgresql+psycopg2",
+        username=settings.user,
+        password=settings.password.get_secret_value(),
+        host=settings.host,
+        port=settings.port,
+        database=settings.database,
+    )
+    return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+
+
+def create_tables(settings: PostgresSettings) -> None:
+    """Create the store's tables where they are missing."""
+    engine = make_engine(settings)
+    try:
+        Base.metadata.create_all(engine)
+    except OperationalError as error:
+        first = str(error.orig).strip().splitlines()[0]
+        raise Unreachable(f"PostgreSQL {settings.host}:{settings.port}: {first}") from error
+    finally:
+        engine.dispose()
