@@ -59,6 +59,12 @@ class PostgresSource:
             finally:
                 connection.close()
 
+    def ping(self) -> None:
+        """Unreachable when PostgreSQL does not answer."""
+        options = {**connection_options(self._settings), "dbname": "postgres"}
+        with translated(self._settings):
+            psycopg2.connect(**options).close()
+
     def fence(self, tables: Sequence[Table]) -> Fence:
         """Count the tables in one snapshot, and mark the WAL so that a relay passes it soon.
 

@@ -1,0 +1,48 @@
+# make up: the whole pipeline on this machine.  make test: its tests.  Both do all set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.sluice-ready
+UV := uv==0.13.9
+
+-include .env
+export
+
+.PHONY: up down test check generate bench lock setup
+
+up: setup
+	@$(BIN)/sluice up --detach
+
+down:
+	@if [ -x $(BIN)/sluice ]; then $(BIN)/sluice down; fi
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/sluice generate --check
+
+generate: setup
+	$(BIN)/sluice generate
+
+bench: setup
+	$(BIN)/python bench/minute_loop.py
+
+# Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
+lock: setup
+	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate -q requirements.in -o requirements.txt
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 3; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) lacks venv or pip; on Debian: apt install python3-venv" >&2; exit 3; }
+	@echo "Installing the pinned packages..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$(UV)" && $(BIN)/uv pip install -q --python $(BIN)/python -r requirements.txt || $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Fetching ClickHouse..."
+	@$(BIN)/python -m sluice.embedded.clickhouse --fetch
+	@touch $@

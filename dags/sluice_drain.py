@@ -1,0 +1,33 @@
+"""Every minute: the topics' changes into ClickHouse."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from airflow.sdk import DAG, CronTriggerTimetable
+
+from sluice_airflow import tasks
+
+with DAG(
+    dag_id="sluice_drain",
+    dag_display_name="Sluice 1: drain",
+    description="Drains every cdc.* topic into its current-state table.",
+    schedule=CronTriggerTimetable("* * * * *", timezone="UTC"),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=15),
+    default_args=tasks.DEFAULTS,
+    tags=["sluice", "cdc"],
+    doc_md="""
+### Drain
+One task a table reads its topic from the checkpoint to the end, validates each event, writes the
+row versions and then the checkpoint. A table that fails does not hold up the others. Two runs at
+once are harmless: rows carry the version of their change.
+
+`sluice_rebuild` follows each run. By hand: `sluice drain [TABLE...]`.
+""",
+) as dag:
+    drains = [tasks.drain_task(table) for table in tasks.catalog().tables]
+    drains >> tasks.publish_drained()
+    drains >> tasks.require_drained()

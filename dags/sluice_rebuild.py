@@ -1,0 +1,30 @@
+"""After each drain: the facts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from airflow.sdk import DAG
+
+from sluice_airflow import assets, tasks
+
+with DAG(
+    dag_id="sluice_rebuild",
+    dag_display_name="Sluice 2: rebuild",
+    description="Brings the facts up to date with the drained changes.",
+    schedule=[assets.DRAINED],
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    default_args=tasks.DEFAULTS,
+    tags=["sluice", "star"],
+    doc_md="""
+### Rebuild
+Finds the facts that changes since the last rebuild can have altered, recomputes those and writes
+delete markers for those that are gone. The cost follows the change, not the table.
+
+`sluice_quality` follows each run. By hand: `sluice rebuild`, all rows: `sluice rebuild --full`.
+""",
+) as dag:
+    [tasks.rebuild_task(fact) for fact in tasks.catalog().facts] >> tasks.publish_rebuilt()

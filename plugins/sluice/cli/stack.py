@@ -1,0 +1,275 @@
+"""The embedded stack on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
+from sluice.settings import Settings, read_secrets, read_settings
+
+app = typer.Typer()
+
+_DAGS = ("sluice_drain", "sluice_rebuild", "sluice_quality")
+_REVENUE = """
+SELECT customer_country AS country, product_category AS category,
+    sum(quantity * price) AS revenue, count() AS items
+FROM olap.fact_order_item
+GROUP BY country, category ORDER BY revenue DESC LIMIT 10
+"""
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    demo: Annotated[bool, typer.Option(help="Load demo traffic into an empty store.")] = True,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when healthy.")] = False,
+) -> None:
+    """Start the whole pipeline on this machine and show its first facts."""
+    from sluice import wiring
+    from sluice.embedded.airflow import migrate_command
+    from sluice.embedded.clickhouse import fetch_library
+    from sluice.embedded.postgres import ensure_database
+    from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES
+    from sluice.embedded.stack import Stack
+    from store_api.database import create_tables
+
+    say = _clock()
+    fetch_library()
+    stack = Stack(context.obj)
+    stack.launch()
+    settings = read_settings({**os.environ, "SLUICE_HOME": str(context.obj.home)})
+    stack = Stack(settings)  # the password is known now
+    stack.start(STORES, say)
+    for name in (settings.postgres.database, "airflow"):
+        ensure_database(settings.postgres, name)
+    scripts = Path(stack.programs["airflow-scheduler"].command[0]).parent
+    migration = subprocess.Popen(
+        migrate_command(scripts),
+        env=stack.environment(),
+        stdout=(stack.logs / "airflow-migrate.log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    create_tables(settings.postgres)
+    wiring.initialise(settings)
+    say("topics, tables and views are there")
+    stack.start(PIPELINE, say)
+    if migration.wait():
+        raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
+    say("Airflow's metadata database is there")
+    if demo:
+        _load_demo(settings, say)
+    stack.start(AIRFLOW, say)
+    _first_facts(settings, say)
+    _show(settings)
+    if not detach:
+        _follow(stack.logs)
+        stack.stop()
+
+
+@app.command()
+def down(
+    context: typer.Context,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove all data of this home too.")] = False,
+) -> None:
+    """Stop everything that `up` started."""
+    from sluice.embedded.stack import Stack
+
+    settings: Settings = context.obj
+    Stack(settings).stop()
+    if wipe:
+        shutil.rmtree(settings.home, ignore_errors=True)
+    typer.echo("stopped, data removed" if wipe else f"stopped; data stays in {settings.home}")
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show services, rows on both sides, freshness, the slot and the last DAG runs."""
+    found = read_status(context.obj)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, default=str))
+    else:
+        _print_status(found)
+    if not found["healthy"]:
+        raise NotReady("the pipeline is not healthy", remedy="see: sluice logs NAME")
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A service of `sluice status`.")],
+    follow: Annotated[bool, typer.Option("-f", help="Go on as lines come.")] = False,
+) -> None:
+    """Print the last lines of a service's log."""
+    settings: Settings = context.obj
+    path = settings.home / "logs" / f"{name}.log"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.log")))
+        raise WrongUsage(f"there is no log {name!r} (known: {known or 'none yet'})")
+    tail = ["tail", "-n", "100", *(["-f"] if follow else []), str(path)]
+    subprocess.run(tail, check=False)
+
+
+@app.command()
+def env(context: typer.Context) -> None:
+    """Print export lines for other clients; they hold the stack's passwords."""
+    settings: Settings = context.obj
+    postgres, clickhouse = settings.postgres, settings.clickhouse
+    values = {
+        "PGHOST": postgres.host,
+        "PGPORT": postgres.port,
+        "PGUSER": postgres.user,
+        "PGPASSWORD": postgres.password.get_secret_value(),
+        "PGDATABASE": postgres.database,
+        "CLICKHOUSE_HOST": clickhouse.host,
+        "CLICKHOUSE_PORT": clickhouse.port,
+        "CLICKHOUSE_HTTP_PORT": clickhouse.http_port,
+        "CLICKHOUSE_USER": clickhouse.user,
+        "CLICKHOUSE_PASSWORD": clickhouse.password.get_secret_value(),
+        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap,
+        "AIRFLOW_URL": f"http://127.0.0.1:{settings.airflow_port}",
+        "AIRFLOW_USER": "admin",
+        "AIRFLOW_PASSWORD": read_secrets(settings.home).get("airflow", ""),
+    }
+    for name, value in values.items():
+        typer.echo(f"export {name}='{value}'")
+
+
+def read_status(settings: Settings) -> dict[str, Any]:
+    """What `sluice status --json` prints; parts that do not answer are left empty."""
+    from sluice import wiring
+    from sluice.embedded.stack import Stack
+
+    services = {name: asdict(state) for name, state in Stack(settings).states().items()}
+    found: dict[str, Any] = {"services": services, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
+    healthy = all(service["state"] == "running" for service in services.values())
+    try:
+        found.update(wiring.status(settings))
+        found["dags"] = _dag_states(settings)
+    except SluiceError as error:
+        healthy, found["error"] = False, str(error)
+    failed = any(dag["last_state"] == "failed" for dag in found["dags"].values())
+    return {**found, "healthy": healthy and not failed}
+
+
+def _dag_states(settings: Settings) -> dict[str, Any]:
+    from sluice.embedded.programs import airflow_api
+
+    api = airflow_api(settings)
+    states = {}
+    for dag_id in sorted(api.dag_ids()):
+        run = api.last_run(dag_id) or {}
+        states[dag_id] = {
+            "last_state": run.get("state"),
+            "last_end": run.get("end_date"),
+            "last_duration_s": run.get("duration"),
+        }
+    return states
+
+
+def _load_demo(settings: Settings, say: Callable[[str], None]) -> None:
+    from store_api.demo import load
+
+    loaded = load(settings)
+    if loaded:
+        say("demo traffic: " + ", ".join(f"{count} {name}" for name, count in loaded.items()))
+
+
+def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
+    """Wait until Airflow itself has drained, rebuilt and checked."""
+    from sluice.embedded.programs import airflow_api
+
+    api, deadline = airflow_api(settings), time.monotonic() + 240
+    while set(_DAGS) - api.dag_ids():
+        _pause(deadline, "Airflow has not parsed the DAGs")
+    before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
+    started = {dag_id: (api.last_run(dag_id) or {}).get("dag_run_id") for dag_id in _DAGS}
+    api.trigger("sluice_drain")
+    say("Airflow drains, rebuilds and checks")
+    while True:
+        run = api.last_run("sluice_quality")
+        if run and run["dag_run_id"] != before and run["state"] in {"success", "failed"}:
+            if run["state"] == "success":
+                say("sluice_quality: ClickHouse equals Postgres")
+                return
+            before = run["dag_run_id"]
+        _pause(deadline, f"Airflow did not get to a passed check (runs before: {started})")
+
+
+def _pause(deadline: float, what: str) -> None:
+    if time.monotonic() > deadline:
+        raise QualityFailed(what, remedy="see: sluice status, sluice logs airflow-scheduler")
+    time.sleep(0.5)
+
+
+def _show(settings: Settings) -> None:
+    from sluice import wiring
+    from sluice.cli.pipeline import print_table
+
+    found = wiring.status(settings)
+    _print_tables(found)
+    typer.echo("\nRevenue by country and category, from olap.fact_order_item:")
+    print_table(*wiring.query(settings, _REVENUE))
+    password = read_secrets(settings.home)["airflow"]
+    typer.echo(f"\nAirflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
+    typer.echo(f"Store API   http://127.0.0.1:{settings.api_port}/docs")
+    typer.echo(f"ClickHouse  http://127.0.0.1:{settings.clickhouse.http_port}/play")
+    typer.echo('Other clients: eval "$(.venv/bin/sluice env)"; stop it all: make down')
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    services = RichTable("service", "state", "pid", "address")
+    for name, service in found["services"].items():
+        services.add_row(name, service["state"], str(service["pid"] or ""), service["address"])
+    Console().print(services)
+    if found["tables"]:
+        _print_tables(found)
+    for dag_id, dag in found["dags"].items():
+        typer.echo(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
+    if "error" in found:
+        typer.echo(found["error"], err=True)
+
+
+def _print_tables(found: dict[str, Any]) -> None:
+    shown = RichTable("table")
+    for name in ("Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"):
+        shown.add_column(name, justify="right")
+    for name, table in found["tables"].items():
+        shown.add_row(name, *("" if value is None else str(value) for value in table.values()))
+    fact = found["fact"]
+    if fact:
+        shown.add_row("fact", str(fact["expected_rows"]), str(fact["rows"]), "", "", "")
+    Console().print(shown)
+
+
+def _follow(folder: Path) -> None:
+    typer.echo("\nFollowing the logs; Ctrl-C stops the stack.")
+    files = [str(file) for file in sorted(folder.glob("*.log"))]
+    with subprocess.Popen(["tail", "-n", "0", "-F", *files]) as tail:
+        try:
+            tail.wait()
+        except KeyboardInterrupt:
+            tail.terminate()
+
+
+def _clock() -> Callable[[str], None]:
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        typer.echo(f"[{time.monotonic() - started:5.1f} s] {text}")
+
+    return say

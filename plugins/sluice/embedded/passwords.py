@@ -1,0 +1,28 @@
+"""Passwords and keys that a stack makes for itself, kept in its home, readable by its owner."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from pathlib import Path
+
+from sluice.settings import read_secrets, secrets_file
+
+_NAMES = ("postgres", "airflow", "api_secret_key", "jwt_secret")
+
+
+def ensure_secrets(home: Path) -> dict[str, str]:
+    """The stack's secrets; those that are missing are made."""
+    present = read_secrets(home)
+    wanted = {name: present.get(name) or secrets.token_urlsafe(24) for name in _NAMES}
+    wanted["fernet_key"] = (
+        present.get("fernet_key") or base64.urlsafe_b64encode(os.urandom(32)).decode()
+    )
+    if wanted != present:
+        path = secrets_file(home)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(wanted, file)
+    return wanted

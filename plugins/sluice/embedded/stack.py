@@ -1,0 +1,240 @@
+"""The stack under PyPI's supervisor: start in order, restart on crash, stop without a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from sluice.embedded import airflow, postgres
+from sluice.embedded.passwords import ensure_secrets
+from sluice.embedded.programs import Program, busy_ports, programs
+from sluice.errors import NotReady, Unreachable, WrongUsage
+from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets
+
+_START_SECONDS = 120
+_SOCKET_LENGTH = 100  # what every system takes as a socket's path
+
+_DAEMON = """\
+[unix_http_server]
+file = {socket}
+chmod = 0700
+
+[supervisord]
+logfile = {logs}/supervisord.log
+logfile_maxbytes = 5MB
+pidfile = {home}/run/supervisord.pid
+nodaemon = false
+minfds = 1024
+{daemon_user}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisorctl]
+serverurl = unix://{socket}
+"""
+_PROGRAM = """
+[program:{name}]
+command = {command}
+directory = {directory}
+autostart = false
+autorestart = unexpected
+exitcodes = 0,4
+startsecs = 2
+startretries = 1000000
+stopsignal = {signal}
+stopwaitsecs = 20
+stopasgroup = {group}
+killasgroup = true
+redirect_stderr = true
+stdout_logfile = {logs}/{name}.log
+stdout_logfile_maxbytes = 10MB
+stdout_logfile_backups = 2
+{user}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramState:
+    """What the supervisor says of a program; `state` is its word, in lower case."""
+
+    state: str
+    pid: int | None
+    address: str
+
+
+class Stack:
+    """The programs of one home."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = settings.home
+        self.programs = programs(settings)
+
+    @property
+    def logs(self) -> Path:
+        """Where each program's NAME.log is."""
+        return self._home / "logs"
+
+    def running(self) -> bool:
+        """Whether this home's supervisor answers."""
+        try:
+            self._rpc().supervisor.getState()
+        except (OSError, xmlrpc.client.Error):
+            return False
+        return True
+
+    def launch(self) -> None:
+        """Check ports and folder, prepare the cluster, start the supervisor; once it is enough."""
+        if self.running():
+            return
+        self._make_folders()
+        busy_ports(self.programs)
+        secrets = ensure_secrets(self._home)
+        airflow.write_passwords(self._settings, secrets)
+        postgres.create_cluster(self._home / "postgres", secrets["postgres"])
+        config = self._home / "run" / "supervisord.conf"
+        config.write_text(self._config())
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
+        done = subprocess.run(
+            command,
+            env=self.environment(),
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise NotReady(f"the supervisor did not start: {' '.join(last)}")
+        self._wait(self.running, "the supervisor")
+
+    def start(self, names: Sequence[str], report: Callable[[str], None]) -> None:
+        """Start programs and wait until each answers; those that run are left alone.
+
+        Raises:
+            NotReady: a program did not answer in time; its log's last lines tell why.
+        """
+        rpc = self._rpc()
+        for name in names:
+            if rpc.supervisor.getProcessInfo(name)["statename"] not in {"RUNNING", "STARTING"}:
+                rpc.supervisor.startProcess(name, False)
+        for name in names:
+            program = self.programs[name]
+            self._wait(lambda p=program: self._ready(p), name)  # type: ignore[misc]
+            report(f"{name} is up at {program.address}")
+
+    def stop(self) -> None:
+        """Stop everything; returns when no process is left."""
+        if not self.running():
+            return
+        pid = int(self._rpc().supervisor.getPID())
+        self._rpc().supervisor.shutdown()
+        self._wait(lambda: not _alive(pid), "the supervisor's end")
+
+    def states(self) -> dict[str, ProgramState]:
+        """Every program's state; all are `stopped` where no supervisor runs."""
+        if not self.running():
+            return {
+                name: ProgramState(state="stopped", pid=None, address=program.address)
+                for name, program in self.programs.items()
+            }
+        found = {info["name"]: info for info in self._rpc().supervisor.getAllProcessInfo()}
+        return {
+            name: ProgramState(
+                state=str(found[name]["statename"]).lower(),
+                pid=found[name]["pid"] or None,
+                address=program.address,
+            )
+            for name, program in self.programs.items()
+            if name in found
+        }
+
+    def environment(self) -> dict[str, str]:
+        """What every program is started with: settings, Airflow's own, and the secrets."""
+        secrets = read_secrets(self._home)
+        settings = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        return {
+            **os.environ,
+            **settings,
+            "SLUICE_HOME": str(self._home),
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
+            "PYTHONUNBUFFERED": "1",
+            **airflow.environment(self._settings, secrets),
+        }
+
+    def _ready(self, program: Program) -> bool:
+        state = self._rpc().supervisor.getProcessInfo(program.name)["statename"]
+        if program.ready is None:
+            return bool(state == "RUNNING")
+        return state in {"RUNNING", "STARTING"} and program.ready()
+
+    def _make_folders(self) -> None:
+        try:
+            for folder in ("run", "logs", "airflow"):
+                (self._home / folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._home):
+                pass
+        except OSError as error:
+            raise WrongUsage(
+                f"SLUICE_HOME {self._home} cannot be written: {error.strerror}",
+                remedy="set SLUICE_HOME to a folder you own",
+            ) from error
+
+    def _config(self) -> str:
+        places = {"home": self._home, "logs": self.logs, "socket": self._socket()}
+        root = "user = root" if os.geteuid() == 0 else ""
+        text = _DAEMON.format(**places, daemon_user=root)
+        for program in self.programs.values():
+            text += _PROGRAM.format(
+                name=program.name,
+                command=" ".join(f'"{part}"' for part in program.command).replace("%", "%%"),
+                directory=self._home if program.user is None else self._home / "postgres",
+                signal=program.stop_signal,
+                # PostgreSQL stops its own children in order.
+                group="false" if program.name == "postgres" else "true",
+                logs=self.logs,
+                user=f"user = {program.user}" if program.user else "",
+            )
+        return text
+
+    def _socket(self) -> Path:
+        path = self._home / "run" / "supervisor.sock"
+        if len(str(path)) <= _SOCKET_LENGTH:
+            return path
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"sluice-{name}.sock"
+
+    def _rpc(self) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket()}")
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"{what} did not answer in {_START_SECONDS} s",
+                    remedy=f"see: sluice logs {what}",
+                )
+            time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

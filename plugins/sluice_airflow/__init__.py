@@ -1,0 +1,1 @@
+"""Airflow's side: connections become settings, tasks call the library."""

@@ -1,0 +1,62 @@
+"""Airflow connections as Sluice's settings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+from pydantic import SecretStr
+
+from sluice.errors import WrongUsage
+from sluice.settings import (
+    ClickHouseSettings,
+    KafkaSettings,
+    PostgresSettings,
+    Settings,
+    read_settings,
+)
+
+POSTGRES, REDPANDA, CLICKHOUSE = "sluice_postgres", "sluice_redpanda", "sluice_clickhouse"
+
+
+def settings_from_connections() -> Settings:
+    """Settings whose services are the three connections; the rest is the environment's.
+
+    Raises:
+        WrongUsage: a connection is missing.
+    """
+    settings = read_settings(os.environ)
+    postgres, redpanda, clickhouse = map(_connection, (POSTGRES, REDPANDA, CLICKHOUSE))
+    options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
+    return replace(
+        settings,
+        postgres=PostgresSettings(
+            host=postgres.host or "127.0.0.1",
+            port=postgres.port or 5432,
+            user=postgres.login or "postgres",
+            password=SecretStr(postgres.password or ""),
+            database=postgres.schema or "store",
+        ),
+        kafka=KafkaSettings(bootstrap=options.pop("bootstrap.servers", ""), options=options),
+        clickhouse=ClickHouseSettings(
+            host=clickhouse.host or "127.0.0.1",
+            port=clickhouse.port or 9000,
+            http_port=int(clickhouse.extra_dejson.get("http_port", 8123)),
+            user=clickhouse.login or "default",
+            password=SecretStr(clickhouse.password or ""),
+            secure=bool(clickhouse.extra_dejson.get("secure", False)),
+        ),
+    )
+
+
+def _connection(name: str) -> Connection:
+    try:
+        found: Connection = Connection.get(name)
+    except AirflowNotFoundException as error:
+        raise WrongUsage(
+            f"Airflow connection {name!r} is missing",
+            remedy=f"add it under Admin > Connections, or set AIRFLOW_CONN_{name.upper()}",
+        ) from error
+    return found

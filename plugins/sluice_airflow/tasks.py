@@ -1,0 +1,137 @@
+"""What the tasks do: one call of the library, one line in the log, errors Airflow understands."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.errors import Retryable, SluiceError
+from sluice_airflow import assets
+from sluice_airflow.connections import settings_from_connections
+
+log = logging.getLogger("sluice.tasks")
+
+DEFAULTS: dict[str, Any] = {
+    "owner": "sluice",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(seconds=30),
+    "execution_timeout": timedelta(minutes=10),
+}
+
+
+def catalog() -> Catalog:
+    """The models' catalog; reads no file but the models and opens no connection."""
+    return load_catalog(os.environ.get("SLUICE_MODELS") or "models")
+
+
+def drain_task(table: Table) -> Any:
+    """The task that drains one table; an asset event when changes came."""
+
+    @task(
+        task_id=f"drain_{table.name}",
+        task_display_name=f"{table.topic} → cdc.{table.storage}",
+        inlets=[assets.source(table), assets.topic(table)],
+        outlets=[assets.current_state(table)],
+        doc_md=f"Drains the changes of `{table.name}` from `{table.topic}` to their end into"
+        f" `cdc.{table.storage}`, then moves the checkpoint. Running it again is harmless.",
+    )
+    def drain(*, outlet_events: Any = None) -> dict[str, Any]:
+        from sluice import wiring
+
+        with _understood():
+            report = wiring.drain(settings_from_connections(), table.name)
+        log.info(report.sentence())
+        summary = {
+            "table": table.name,
+            "events": report.events,
+            "next_offset": report.next_offset,
+            "freshness_s": report.freshness_s,
+        }
+        outlet_events[assets.current_state(table)].extra = summary
+        return summary
+
+    return drain()
+
+
+@task(
+    outlets=[assets.DRAINED],
+    trigger_rule="all_done",
+    task_display_name="publish: drained",
+    doc_md="Starts `sluice_rebuild`, every minute: a pipeline in which nothing arrives must be"
+    " checked as well. Fails when a table's drain failed, after the event is out.",
+)
+def publish_drained() -> None:
+    """The event that starts the rebuild."""
+
+
+@task(task_display_name="every table drained?", doc_md="Fails the run when a drain failed.")
+def require_drained() -> None:
+    """Succeeds after all drains have."""
+
+
+def rebuild_task(fact: Fact) -> Any:
+    """The task that brings one fact up to date."""
+
+    @task(
+        task_id=f"rebuild_{fact.name}",
+        task_display_name=f"olap.{fact.name}",
+        inlets=[assets.current_state(table) for table in fact.tables],
+        outlets=[assets.fact(fact)],
+        doc_md=f"Recomputes the rows of `{fact.name}` that drained changes touch. Works from the"
+        " checkpoints, so a run that is skipped loses nothing.",
+    )
+    def rebuild(*, outlet_events: Any = None) -> None:
+        from sluice import wiring
+
+        with _understood():
+            report = wiring.rebuild(settings_from_connections(), fact.name)
+        log.info(report.sentence())
+        outlet_events[assets.fact(fact)].extra = {"mode": report.mode, "rows": report.rows}
+
+    return rebuild()
+
+
+@task(outlets=[assets.REBUILT], task_display_name="publish: rebuilt")
+def publish_rebuilt() -> None:
+    """The event that starts the checks."""
+
+
+@task(
+    retries=1,
+    inlets=[assets.fact(fact) for fact in catalog().facts],
+    task_display_name="Postgres = ClickHouse?",
+    doc_md="Counts every table and fact on both sides, as of one point of the WAL, and fails"
+    " with what differs, where, and the command that repairs it.",
+)
+def compare() -> None:
+    """One run of the data-quality checks."""
+    from sluice import wiring
+
+    with _understood():
+        report = wiring.quality(settings_from_connections())
+    for check in report.checks:
+        log.info(check.sentence())
+    if not report.passed:
+        failed = [check.sentence() for check in report.checks if check.status == "fail"]
+        raise AirflowFailException("\n".join(failed))
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Retryable errors are retried; what a person has to decide fails at once."""
+    try:
+        yield
+    except Retryable as error:
+        raise AirflowException(str(error)) from None
+    except SluiceError as error:
+        raise AirflowFailException(str(error)) from None

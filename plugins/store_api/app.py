@@ -1,0 +1,147 @@
+"""The store's REST API: create, read, update and delete for every model.
+
+Routes come from the models and their generated schemas; a new model is a new resource.
+"""
+
+# Without postponed annotations: the routes' annotations are objects made per model.
+
+import os
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.orm import Mapper, Session
+
+import models.generated as schemas
+from models import Base
+from sluice.settings import Settings, read_settings
+from store_api.database import make_engine
+
+_KEY_LIMIT = 2**31 - 1
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many rows.")]
+Offset = Annotated[int, Query(ge=0, le=_KEY_LIMIT, description="Skip so many rows.")]
+
+
+def app_from_environment() -> FastAPI:
+    """The application with the settings of the process's environment."""
+    return create_app(read_settings(os.environ))
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application on the store's database."""
+    engine = make_engine(settings.postgres)
+
+    def session() -> Iterator[Session]:
+        with Session(engine) as opened:
+            yield opened
+
+    app = FastAPI(
+        title="Store API",
+        description="The example application whose changes Sluice follows.",
+    )
+    app.add_exception_handler(IntegrityError, _conflict)
+    app.add_exception_handler(DataError, _unprocessable)
+    app.add_exception_handler(OperationalError, _unavailable)
+
+    @app.get("/health", tags=["health"])
+    def health(database: Annotated[Session, Depends(session)]) -> dict[str, str]:
+        """Whether the API reaches its database."""
+        database.execute(text("SELECT 1"))
+        return {"status": "ok"}
+
+    for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__):
+        app.include_router(_resource(mapper, session))
+    return app
+
+
+def _resource(mapper: Mapper[Any], session: Any) -> APIRouter:
+    """The routes of one model."""
+    model = mapper.class_
+    read: type[BaseModel] = getattr(schemas, model.__name__)
+    create: type[BaseModel] = getattr(schemas, f"{model.__name__}Create")
+    update: type[BaseModel] = getattr(schemas, f"{model.__name__}Update")
+    path = model.__tablename__.replace("_", "-")
+    router = APIRouter(prefix=f"/api/{path}", tags=[path])
+    (key,) = mapper.primary_key
+    Opened = Annotated[Session, Depends(session)]  # noqa: N806
+
+    def found(database: Session, id: int) -> Any:
+        row = database.get(model, id) if abs(id) <= _KEY_LIMIT else None
+        if row is None:
+            raise HTTPException(404, f"{model.__name__} {id} does not exist")
+        return row
+
+    @router.post("", status_code=201, response_model=read, summary=f"Create: {path}")
+    def create_one(body: create, database: Opened) -> Any:  # type: ignore[valid-type]
+        row = model(**_values(mapper, body, given_only=False))
+        database.add(row)
+        database.commit()
+        return row
+
+    @router.get("", response_model=list[read], summary=f"List: {path}")  # type: ignore[valid-type]
+    def list_all(
+        database: Opened, response: Response, limit: Limit = 100, offset: Offset = 0
+    ) -> Any:
+        total = database.scalar(select(func.count()).select_from(model))
+        response.headers["X-Total-Count"] = str(total)
+        return database.scalars(select(model).order_by(key).limit(limit).offset(offset)).all()
+
+    @router.get("/{id}", response_model=read, summary=f"Read: {path}")
+    def read_one(id: int, database: Opened) -> Any:
+        return found(database, id)
+
+    def update_one(id: int, body: update, database: Opened) -> Any:  # type: ignore[valid-type]
+        row = found(database, id)
+        for name, value in _values(mapper, body, given_only=True).items():
+            setattr(row, name, value)
+        database.commit()
+        return row
+
+    for method in ("PUT", "PATCH"):
+        router.add_api_route(
+            "/{id}",
+            update_one,
+            methods=[method],
+            response_model=read,
+            summary=f"Update what is given: {path}",
+            operation_id=f"{method.lower()}_{model.__tablename__}",
+        )
+
+    @router.delete("/{id}", status_code=204, summary=f"Delete: {path}")
+    def delete_one(id: int, database: Opened) -> None:
+        database.delete(found(database, id))
+        database.commit()
+
+    return router
+
+
+def _values(mapper: Mapper[Any], body: BaseModel, *, given_only: bool) -> dict[str, Any]:
+    """Column -> value; a NULL or a NUL where the column takes none is the caller's error."""
+    values = body.model_dump(exclude_unset=given_only, exclude_none=not given_only)
+    for name, value in values.items():
+        if value is None and not mapper.columns[name].nullable:
+            raise HTTPException(422, f"{name} cannot be null")
+        if isinstance(value, str) and "\0" in value:
+            raise HTTPException(422, f"{name} cannot contain a NUL character")
+    return values
+
+
+def _detail(error: Any, otherwise: str) -> str:
+    diagnosis = getattr(error.orig, "diag", None)
+    return getattr(diagnosis, "message_detail", None) or otherwise
+
+
+async def _conflict(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": _detail(error, "the row conflicts with another")}, 409)
+
+
+async def _unprocessable(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": _detail(error, "a value does not fit its column")}, 422)
+
+
+async def _unavailable(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"detail": "the database does not answer"}, 503)

@@ -1,0 +1,188 @@
+"""Store traffic from a seed: a first load, and a steady stream of changes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from models.customer import Customer
+from models.order import Order
+from models.order_item import OrderItem
+from models.product import Product
+from sluice.settings import Settings
+from store_api.database import make_engine
+
+_CITIES = {
+    "Germany": ("Berlin", "Hamburg", "Munich"),
+    "France": ("Paris", "Lyon", "Nantes"),
+    "Japan": ("Tokyo", "Osaka", "Kyoto"),
+    "USA": ("New York", "Chicago", "Seattle"),
+    "Brazil": ("São Paulo", "Recife", "Curitiba"),
+}
+_CATEGORIES = {
+    "Electronics": ("Headphones", "Keyboard", "Monitor", "Webcam"),
+    "Books": ("Novel", "Atlas", "Cookbook", "Biography"),
+    "Garden": ("Rake", "Planter", "Hose", "Lantern"),
+    "Kitchen": ("Kettle", "Pan", "Knife", "Grinder"),
+}
+_NAMES = ("Ada", "Björn", "Chloé", "Diego", "Emi", "Farid", "Grace", "Hana", "Ivan", "Júlia")
+_STATUSES = ("pending", "paid", "shipped", "delivered")
+
+
+def load(
+    settings: Settings, *, customers: int = 200, orders: int = 1500, seed: int = 42
+) -> dict[str, int]:
+    """Fill an empty store, then change some of it; what was done, nothing where rows exist."""
+    chance = random.Random(seed)  # noqa: S311
+    engine = make_engine(settings.postgres)
+    with engine.begin() as connection:
+        if connection.scalar(select(func.count()).select_from(Customer)):
+            return {}
+        _insert_customers(connection, chance, customers)
+        _insert_products(connection, chance)
+        for _ in range(orders):
+            _insert_order(connection, chance)
+    done = Counter(customers=customers, orders=orders)
+    traffic = Traffic(chance)
+    for _ in range(400):
+        with engine.begin() as connection:
+            done[traffic.change(connection)] += 1
+    engine.dispose()
+    return dict(done)
+
+
+def run(
+    settings: Settings,
+    *,
+    rate: float,
+    seconds: float,
+    seed: int,
+    report: Callable[[str], None] = lambda _: None,
+) -> Counter[str]:
+    """Change the store `rate` times a second for `seconds`; how often each operation came."""
+    chance = random.Random(seed)  # noqa: S311
+    engine = make_engine(settings.postgres)
+    traffic, done = Traffic(chance), Counter[str]()
+    started = told = time.monotonic()
+    with engine.begin() as connection:
+        if not connection.scalar(select(func.count()).select_from(Product)):
+            _insert_customers(connection, chance, 20)
+            _insert_products(connection, chance)
+    while (elapsed := time.monotonic() - started) < seconds:
+        if sum(done.values()) >= rate * elapsed:
+            time.sleep(min(0.01, 1 / rate))
+            continue
+        with engine.begin() as connection:
+            done[traffic.change(connection)] += 1
+        if time.monotonic() - told > 5:
+            told = time.monotonic()
+            report(f"{elapsed:.0f} s: {sum(done.values())} changes")
+    engine.dispose()
+    return done
+
+
+class Traffic:
+    """One random change at a time, by weight."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._operations: dict[str, tuple[int, Callable[[Connection], None]]] = {
+            "new orders": (40, lambda c: _insert_order(c, chance)),
+            "status changes": (25, self._change_status),
+            "moved customers": (8, self._move_customer),
+            "price changes": (8, self._change_price),
+            "renamed products": (2, self._rename_product),
+            "deleted orders": (12, self._delete_order),
+            "new customers": (5, lambda c: _insert_customers(c, chance, 1)),
+        }
+
+    def change(self, connection: Connection) -> str:
+        """Make one change; its name."""
+        names = list(self._operations)
+        weights = [weight for weight, _ in self._operations.values()]
+        (name,) = self._chance.choices(names, weights)
+        self._operations[name][1](connection)
+        return name
+
+    def _change_status(self, connection: Connection) -> None:
+        order = _any_id(connection, self._chance, Order)
+        status = self._chance.choice(_STATUSES)
+        connection.execute(update(Order).where(Order.id == order).values(status=status))
+
+    def _move_customer(self, connection: Connection) -> None:
+        customer = _any_id(connection, self._chance, Customer)
+        country, city = _place(self._chance)
+        change = update(Customer).where(Customer.id == customer)
+        connection.execute(change.values(country=country, city=city))
+
+    def _change_price(self, connection: Connection) -> None:
+        product = _any_id(connection, self._chance, Product)
+        price = _price(self._chance)
+        connection.execute(update(Product).where(Product.id == product).values(price=price))
+
+    def _rename_product(self, connection: Connection) -> None:
+        product = _any_id(connection, self._chance, Product)
+        name = f"{self._chance.choice(_NAMES)}'s choice {self._chance.randrange(1000)}"
+        connection.execute(update(Product).where(Product.id == product).values(name=name))
+
+    def _delete_order(self, connection: Connection) -> None:
+        order = _any_id(connection, self._chance, Order)
+        connection.execute(delete(OrderItem).where(OrderItem.order_id == order))
+        connection.execute(delete(Order).where(Order.id == order))
+
+
+def _any_id(connection: Connection, chance: random.Random, model: Any) -> int | None:
+    """The id at or after a random one; None in an empty table."""
+    last = connection.scalar(select(func.max(model.id)))
+    if last is None:
+        return None
+    least = chance.randint(1, last)
+    found: int | None = connection.scalar(select(func.min(model.id)).where(model.id >= least))
+    return found
+
+
+def _insert_customers(connection: Connection, chance: random.Random, count: int) -> None:
+    rows = []
+    for _ in range(count):
+        name, (country, city) = chance.choice(_NAMES), _place(chance)
+        email = f"{name.lower()}.{chance.getrandbits(48):012x}@example.com"
+        rows.append({"email": email, "name": name, "country": country, "city": city})
+    connection.execute(insert(Customer), rows)
+
+
+def _insert_products(connection: Connection, chance: random.Random) -> None:
+    rows = [
+        {"name": name, "category": category, "price": _price(chance)}
+        for category, names in _CATEGORIES.items()
+        for name in names
+    ]
+    connection.execute(insert(Product), rows)
+
+
+def _insert_order(connection: Connection, chance: random.Random) -> None:
+    """An order of one to four items; its total is their sum."""
+    customer = _any_id(connection, chance, Customer)
+    products = [_any_id(connection, chance, Product) for _ in range(chance.randint(1, 4))]
+    items = [
+        {"product_id": product, "quantity": chance.randint(1, 5), "price": _price(chance)}
+        for product in products
+    ]
+    total = sum((Decimal(item["quantity"]) * item["price"] for item in items), Decimal(0))  # type: ignore[arg-type,operator]
+    values = {"customer_id": customer, "status": chance.choice(_STATUSES), "total": total}
+    order = connection.scalar(insert(Order).values(values).returning(Order.id))
+    connection.execute(insert(OrderItem), [{**item, "order_id": order} for item in items])
+
+
+def _place(chance: random.Random) -> tuple[str, str]:
+    country = chance.choice(list(_CITIES))
+    return country, chance.choice(_CITIES[country])
+
+
+def _price(chance: random.Random) -> Decimal:
+    return Decimal(chance.randint(200, 40_000)) / 100
