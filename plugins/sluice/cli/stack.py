@@ -38,7 +38,7 @@ def up(
 ) -> None:
     """Start the whole pipeline on this machine and show its first facts."""
     from sluice import wiring
-    from sluice.embedded.airflow import migrate_command
+    from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
     from sluice.embedded.postgres import ensure_database
     from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES

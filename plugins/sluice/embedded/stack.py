@@ -16,7 +16,7 @@ from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from sluice.embedded import airflow, postgres
+from sluice.embedded import airflow_service, postgres
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Unreachable, WrongUsage
@@ -102,7 +102,7 @@ class Stack:
         self._make_folders()
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
-        airflow.write_passwords(self._settings, secrets)
+        airflow_service.write_passwords(self._settings, secrets)
         postgres.create_cluster(self._home / "postgres", secrets["postgres"])
         config = self._home / "run" / "supervisord.conf"
         config.write_text(self._config())
@@ -172,7 +172,7 @@ class Stack:
             "SLUICE_HOME": str(self._home),
             "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
             "PYTHONUNBUFFERED": "1",
-            **airflow.environment(self._settings, secrets),
+            **airflow_service.environment(self._settings, secrets),
         }
 
     def _ready(self, program: Program) -> bool:
