@@ -28,4 +28,4 @@ class Order(Base):
     total: Mapped[Decimal] = mapped_column(Numeric(10, 2))
 
     customer: Mapped[Customer] = relationship()
-    items: Mapped[list[OrderItem]] = relationship(back_populates="order")
+    items: Mapped[list[OrderItem]] = relationship(back_populates="order", passive_deletes="all")

@@ -244,8 +244,8 @@ def _table(mapper: Mapper[Any]) -> Table:
     if not source.primary_key.columns:
         raise WrongUsage(f"table {source.fullname} has no primary key; changes need one")
     return Table(
-        name=source.name,
-        schema=source.schema or "public",
+        name=str(source.name),  # SQLAlchemy's names are a subclass of str; ours travel as JSON
+        schema=str(source.schema or "public"),
         model=mapper.class_.__name__,
         module=mapper.class_.__module__,
         entity=_snake_case(mapper.class_.__name__),
@@ -257,9 +257,9 @@ def _table(mapper: Mapper[Any]) -> Table:
 
 
 def _column(column: sa.Column[Any]) -> Column:
-    generated = column.primary_key and column is column.table.autoincrement_column  # type: ignore[attr-defined]
+    generated = column.primary_key and column is column.table.autoincrement_column
     return Column(
-        name=column.name,
+        name=str(column.name),
         type=column_type(column),
         nullable=bool(column.nullable),
         primary_key=column.primary_key,
@@ -276,9 +276,9 @@ def _references(mapper: Mapper[Any]) -> Iterator[Reference]:
             assert isinstance(target, sa.Table)
             yield Reference(
                 name=relationship.key,
-                columns=tuple(local.name for local, _ in pairs),
-                target=target.name,
-                target_columns=tuple(remote.name for _, remote in pairs),
+                columns=tuple(str(local.name) for local, _ in pairs),
+                target=str(target.name),
+                target_columns=tuple(str(remote.name) for _, remote in pairs),
             )
 
 

@@ -193,7 +193,8 @@ class Quality:
         key = key_expression([column.name for column in table.key])
         changed = self.clickhouse.execute(
             "SELECT countIf(deleted = 0) FROM (\n"
-            f"    SELECT argMax(_is_deleted, _version) AS deleted FROM cdc.{quoted(table.history)}\n"
+            "    SELECT argMax(_is_deleted, _version) AS deleted\n"
+            f"    FROM cdc.{quoted(table.history)}\n"
             f"    WHERE _version <= {{fence:UInt128}} AND {key} IN (\n"
             f"        SELECT {key} FROM cdc.{quoted(table.storage)}\n"
             "        WHERE _version > {fence:UInt128}\n"

@@ -102,7 +102,7 @@ class Rebuild:
 
     def _insert_touched(self, target: str, low: Seen, high: Seen) -> tuple[int, int]:
         """Recompute into `target` what changes in (low, high] touch: rows and tombstones."""
-        bounds = {f"low_{table}": low.get(table, 0) for table in high}
+        bounds: dict[str, Any] = {f"low_{table}": low.get(table, 0) for table in high}
         bounds |= {f"high_{table}": seq for table, seq in high.items()}
         version = sum(high.values())
         execute = self.clickhouse.execute

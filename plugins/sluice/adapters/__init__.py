@@ -1,0 +1,1 @@
+"""The ports on real services, and their in-memory twins."""

@@ -47,7 +47,7 @@ class ClickHouse:
         self._client.disconnect()
 
     def execute(
-        self, query: str, external: Sequence[Mapping[str, Any]] = (), **parameters: Any
+        self, query: str, /, external: Sequence[Mapping[str, Any]] = (), **parameters: Any
     ) -> list[tuple[Any, ...]]:
         """Run a statement; its rows, if it has any.
 

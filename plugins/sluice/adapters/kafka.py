@@ -9,7 +9,6 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
-    Message,
     Producer,
     TopicPartition,
 )
@@ -83,23 +82,21 @@ class KafkaLog:
                     raise Unreachable(f"broker {self._bootstrap} does not answer for {topic}")
                 continue
             for message in [first, *self._consumer.consume(size - len(records) - 1, 0)]:
-                if message.error():
-                    if message.error().code() == KafkaError._PARTITION_EOF:
-                        return records, True
-                    self._fail(topic, message)
-                else:
-                    records.append(
-                        Record(offset=message.offset(), key=message.key(), value=message.value())
-                    )
+                error, offset = message.error(), message.offset()
+                if error is None and offset is not None:
+                    records.append(Record(offset=offset, key=message.key(), value=message.value()))
+                elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                    return records, True
+                elif error is not None:
+                    self._fail(topic, error)
             quiet_until = time.monotonic() + _PATIENCE
         return records, False
 
-    def _fail(self, topic: str, message: Message) -> None:
-        error = message.error()
+    def _fail(self, topic: str, error: KafkaError) -> None:
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
             raise TopicGap(
                 f"{topic}: the next offset to drain is not on the topic any more ({error.str()})",
-                remedy="events are lost to this topic; take a new snapshot: sluice relay --snapshot",
+                remedy="take a new snapshot: sluice relay --snapshot",
             )
         if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")

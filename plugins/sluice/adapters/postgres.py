@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from psycopg2 import sql
-from psycopg2.extensions import connection as Connection
+from psycopg2 import extensions, sql
 
 from sluice.catalog import Table
 from sluice.errors import NeedsPerson, NotReady, Unreachable
@@ -49,7 +48,7 @@ class PostgresSource:
         self._settings = settings
 
     @contextmanager
-    def connect(self) -> Iterator[Connection]:
+    def connect(self) -> Iterator[extensions.connection]:
         """A session in autocommit mode; driver errors come out as ours."""
         with translated(self._settings):
             connection = psycopg2.connect(**connection_options(self._settings))

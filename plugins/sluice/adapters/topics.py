@@ -15,7 +15,8 @@ from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from sluice.errors import TopicPartitioned, Unreachable
 from sluice.events import DRAIN_GROUP
@@ -149,7 +150,7 @@ class Topics:
                     continue
                 error = message.error()
                 if error is None:
-                    messages.append((message.offset(), message.value() or b""))
+                    messages.append((message.offset() or 0, message.value() or b""))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     return messages
         raise Unreachable(

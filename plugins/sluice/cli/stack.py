@@ -259,7 +259,7 @@ def _print_tables(found: dict[str, Any]) -> None:
 def _follow(folder: Path) -> None:
     typer.echo("\nFollowing the logs; Ctrl-C stops the stack.")
     files = [str(file) for file in sorted(folder.glob("*.log"))]
-    with subprocess.Popen(["tail", "-n", "0", "-F", *files]) as tail:
+    with subprocess.Popen(["tail", "-n", "0", "-F", *files]) as tail:  # noqa: S607
         try:
             tail.wait()
         except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""The whole pipeline on one machine from packages alone; deleting this folder breaks nothing else."""
+"""The whole pipeline on one machine, from packages alone; nothing else depends on it."""

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 from psycopg2 import sql
@@ -58,7 +59,7 @@ def create_cluster(data: Path, password: str) -> None:
         command += ["--auth=scram-sha-256", f"--pwfile={file.name}", "--encoding=UTF8"]
         command += ["--locale=C.UTF-8"] if os.uname().sysname == "Linux" else []
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, user=system_user(), cwd=data
+            command, capture_output=True, text=True, check=False, cwd=data, **_identity()
         )
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
@@ -109,6 +110,14 @@ def _make_reachable(data: Path) -> None:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
             folder.chmod(mode | stat.S_IXOTH)
+
+
+def _identity() -> dict[str, Any]:
+    """subprocess arguments that run a command as the server's user, its groups included."""
+    user = system_user()
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def _own(path: Path) -> None:

@@ -90,7 +90,7 @@ class Stack:
     def running(self) -> bool:
         """Whether this home's supervisor answers."""
         try:
-            self._rpc().supervisor.getState()
+            self._call("getState")
         except (OSError, xmlrpc.client.Error):
             return False
         return True
@@ -127,10 +127,9 @@ class Stack:
         Raises:
             NotReady: a program did not answer in time; its log's last lines tell why.
         """
-        rpc = self._rpc()
         for name in names:
-            if rpc.supervisor.getProcessInfo(name)["statename"] not in {"RUNNING", "STARTING"}:
-                rpc.supervisor.startProcess(name, False)
+            if self._state(name) not in {"RUNNING", "STARTING"}:
+                self._call("startProcess", name, False)
         for name in names:
             program = self.programs[name]
             self._wait(lambda p=program: self._ready(p), name)  # type: ignore[misc]
@@ -140,8 +139,8 @@ class Stack:
         """Stop everything; returns when no process is left."""
         if not self.running():
             return
-        pid = int(self._rpc().supervisor.getPID())
-        self._rpc().supervisor.shutdown()
+        pid = int(self._call("getPID"))
+        self._call("shutdown")
         self._wait(lambda: not _alive(pid), "the supervisor's end")
 
     def states(self) -> dict[str, ProgramState]:
@@ -151,7 +150,7 @@ class Stack:
                 name: ProgramState(state="stopped", pid=None, address=program.address)
                 for name, program in self.programs.items()
             }
-        found = {info["name"]: info for info in self._rpc().supervisor.getAllProcessInfo()}
+        found = {info["name"]: info for info in self._call("getAllProcessInfo")}
         return {
             name: ProgramState(
                 state=str(found[name]["statename"]).lower(),
@@ -176,7 +175,7 @@ class Stack:
         }
 
     def _ready(self, program: Program) -> bool:
-        state = self._rpc().supervisor.getProcessInfo(program.name)["statename"]
+        state = self._state(program.name)
         if program.ready is None:
             return bool(state == "RUNNING")
         return state in {"RUNNING", "STARTING"} and program.ready()
@@ -217,9 +216,17 @@ class Stack:
         name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"sluice-{name}.sock"
 
-    def _rpc(self) -> Any:
+    def _state(self, name: str) -> str:
+        return str(self._call("getProcessInfo", name)["statename"])
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """A call of the supervisor's XML-RPC interface."""
         transport = SupervisorTransport(None, None, f"unix://{self._socket()}")
-        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        try:
+            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+            return getattr(proxy.supervisor, method)(*arguments)
+        finally:
+            transport.close()
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _START_SECONDS

@@ -108,7 +108,7 @@ def decode(data: bytes) -> Message:
     return message
 
 
-def _decode(data: bytes) -> Message:
+def _decode(data: bytes) -> Message:  # noqa: PLR0911 - one return a kind of message
     tag = data[:1]
     if tag == b"I":
         return Insert(relation_id=_int32(data, 1), new=_whole(data, _expect(data, 5, b"N")))

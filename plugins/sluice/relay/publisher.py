@@ -57,7 +57,7 @@ class Publisher:
                 return
             batch.undelivered -= 1
             if topic != DEAD_LETTER_TOPIC:
-                batch.offsets[topic] = message.offset()
+                batch.offsets[topic] = message.offset() or 0
 
         batch.undelivered += 1
         while True:

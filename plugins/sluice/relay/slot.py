@@ -82,7 +82,7 @@ def _present(cursor: Any, row: tuple[Any, ...], relay: RelaySettings, *, snapsho
     if wal_status == "lost" or confirmed is None:
         raise SlotLost(
             f"replication slot {relay.slot!r} was invalidated: WAL it needed is removed",
-            remedy="raise max_slot_wal_keep_size, then take a new snapshot: sluice relay --snapshot",
+            remedy="raise max_slot_wal_keep_size, then run: sluice relay --snapshot",
         )
     wal_end = parse_lsn(_value(cursor, "SELECT pg_current_wal_lsn()::text"))
     if parse_lsn(confirmed) > wal_end:

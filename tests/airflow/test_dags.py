@@ -1,0 +1,69 @@
+"""The DAGs as Airflow itself reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluice.settings import PROJECT
+
+pytestmark = pytest.mark.airflow
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
+    }
+    script = Path(__file__).with_name("describe_dags.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(PROJECT / "dags")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_dags_parse_without_an_error_and_without_a_driver(described: Any) -> None:
+    assert described["errors"] == {}
+    assert described["drivers"] == []
+    assert set(described["dags"]) == {"sluice_drain", "sluice_rebuild", "sluice_quality"}
+
+
+def test_the_plugin_loader_leaves_the_libraries_alone(described: Any) -> None:
+    assert described["overrun"] is False
+
+
+def test_each_dag_is_documented_tagged_and_runs_once_at_a_time(described: Any) -> None:
+    for dag in described["dags"].values():
+        assert dag["documented"]
+        assert "sluice" in dag["tags"]
+        assert dag["max_active_runs"] == 1
+
+
+def test_every_table_is_drained_and_every_asset_has_one_producer_and_one_consumer(
+    described: Any,
+) -> None:
+    dags = described["dags"]
+    tables = {"customers", "products", "orders", "order_items"}
+    assert {f"drain_{table}" for table in tables} <= set(dags["sluice_drain"]["tasks"])
+    assert dags["sluice_drain"]["timetable"] == "CronTriggerTimetable"
+    assert dags["sluice_rebuild"]["consumes"] == ["sluice drained"]
+    assert dags["sluice_quality"]["consumes"] == ["sluice rebuilt"]
+    for side in ("consumes", "produces"):
+        counted = Counter(name for dag in dags.values() for name in dag[side])
+        assert max(counted.values()) == 1

@@ -1,0 +1,58 @@
+"""The real services that tests run on, started once for the session."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from sluice import wiring
+from sluice.embedded.postgres import ensure_database
+from sluice.embedded.programs import STORES
+from sluice.embedded.stack import Stack
+from sluice.settings import Settings, read_settings
+from store_api.database import create_tables
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now, each with a free neighbour."""
+    ports: list[int] = []
+    with ExitStack() as held:
+        while len(ports) < count:
+            one = held.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            with socket.socket() as neighbour:
+                if neighbour.connect_ex(("127.0.0.1", port + 1)):
+                    ports.append(port)
+    return ports
+
+
+def stack_environment(home: Path) -> dict[str, str]:
+    """The variables of a stack of its own: its home and free ports."""
+    names = ("POSTGRES", "KAFKA", "CLICKHOUSE", "CLICKHOUSE_HTTP", "API", "AIRFLOW")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    variables = {f"SLUICE_{name}_PORT": str(port) for name, port in ports.items()}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
+    return {**inherited, **variables, "SLUICE_HOME": str(home)}
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
+    environment = stack_environment(tmp_path_factory.mktemp("services"))
+    Stack(read_settings(environment)).launch()
+    settings = read_settings(environment)
+    stack = Stack(settings)
+    try:
+        stack.start(STORES, lambda _: None)
+        ensure_database(settings.postgres, settings.postgres.database)
+        create_tables(settings.postgres)
+        wiring.initialise(settings)
+        yield settings
+    finally:
+        stack.stop()

@@ -1,0 +1,169 @@
+"""A newcomer's path: up, the seed's requests, two minutes of Airflow's own scheduler, down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from sluice.settings import PROJECT
+from tests.conftest import stack_environment
+
+pytestmark = pytest.mark.e2e
+
+SLUICE = Path(sys.executable).parent / "sluice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    environment: dict[str, str]
+    home: Path
+
+    def sluice(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [SLUICE, *arguments],
+            env=self.environment,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def status(self) -> Any:
+        return json.loads(self.sluice("status", "--json").stdout)
+
+    def query(self, text: str) -> str:
+        done = self.sluice("sql", text)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("stack")
+    running = Running(environment=stack_environment(home), home=home)
+    done = running.sluice("up", "--detach")
+    try:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        for word in ("sluice_quality", "Revenue", "Airflow ", "Postgres", "customers"):
+            assert word in done.stdout
+        yield running
+    finally:
+        assert running.sluice("down").returncode == 0
+        assert left_behind(home) == []
+
+
+def left_behind(home: Path) -> list[str]:
+    """Processes whose command line or environment names this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            text = " ".join([*process.cmdline(), *process.environ().values()])
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if str(home) in text:
+            found.append(text[:200])
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(1)
+
+
+def test_requests_to_the_store_are_in_the_fact_within_two_minutes(stack: Running) -> None:
+    port = stack.environment["SLUICE_API_PORT"]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api") as api:
+        customer = api.post(
+            "/customers",
+            json={"email": "test@example.com", "name": "Test", "country": "USA", "city": "NYC"},
+        )
+        assert customer.status_code == 201
+        product = api.post(
+            "/products", json={"name": "Laptop", "category": "Electronics", "price": 999.99}
+        ).json()
+        order = api.post(
+            "/orders",
+            json={"customer_id": customer.json()["id"], "status": "pending", "total": 999.99},
+        ).json()
+        item = api.post(
+            "/order-items",
+            json={
+                "order_id": order["id"],
+                "product_id": product["id"],
+                "quantity": 1,
+                "price": 999.99,
+            },
+        ).json()
+        where = f"FROM olap.fact_order_item WHERE order_item_id = {item['id']}"
+        seen = f"SELECT customer_email, product_name, order_status {where}"
+        until(lambda: "test@example.com" in stack.query(seen), 120)
+        assert "Laptop" in stack.query(seen)
+        api.patch(f"/orders/{order['id']}", json={"status": "shipped"}).raise_for_status()
+        api.patch(f"/products/{product['id']}", json={"name": "Notebook"}).raise_for_status()
+        until(lambda: {"shipped", "Notebook"} <= set(stack.query(seen).split()), 120)
+        assert api.delete(f"/order-items/{item['id']}").status_code == 204
+        until(lambda: "no rows" in stack.query(seen), 120)
+
+
+def test_a_crash_of_broker_relay_or_clickhouse_loses_nothing(stack: Running) -> None:
+    services = stack.status()["services"]
+    done = stack.sluice("demo", "--rate", "50", "--seconds", "3", "--seed", "5")
+    assert done.returncode == 0, done.stderr
+    for name in ("broker", "relay", "clickhouse"):
+        psutil.Process(services[name]["pid"]).kill()
+    assert stack.sluice("demo", "--rate", "50", "--seconds", "3").returncode == 0
+
+    def equal() -> bool:
+        checked = stack.sluice("quality", "--json")
+        return checked.returncode == 0 and json.loads(checked.stdout)["passed"]
+
+    until(equal, 120)
+
+
+def test_the_scheduler_runs_all_dags_every_minute_by_itself(stack: Running) -> None:
+    first = stack.status()["dags"]
+
+    def went_on() -> bool:
+        dags = stack.status()["dags"]
+        return all(
+            dags[dag_id]["last_state"] == "success"
+            and dags[dag_id]["last_end"] != first[dag_id]["last_end"]
+            for dag_id in ("sluice_drain", "sluice_rebuild", "sluice_quality")
+        )
+
+    until(went_on, 150)
+    status = stack.status()
+    assert status["healthy"], status
+    for table in status["tables"].values():
+        assert table["postgres_rows"] == table["clickhouse_rows"]
+    assert status["fact"]["rows"] == status["fact"]["expected_rows"]
+
+
+def test_wrong_calls_have_their_exit_codes_and_no_traceback(stack: Running) -> None:
+    busy = dict(stack.environment, SLUICE_HOME=f"{stack.home}-other")
+    calls = [
+        (["drain", "nothing"], stack.environment, 2),
+        (["nonsense"], stack.environment, 2),
+        (["logs", "nothing"], stack.environment, 2),
+        (["up", "--detach"], busy, 3),
+        (["quality"], dict(stack.environment, SLUICE_POSTGRES_PORT="1"), 3),
+        (["drain"], dict(stack.environment, SLUICE_CLICKHOUSE_PORT="1"), 3),
+        (["status"], dict(stack.environment, SLUICE_DRAIN_EVENTS="many"), 2),
+    ]
+    for arguments, environment, code in calls:
+        done = Running(environment=environment, home=stack.home).sluice(*arguments)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip()

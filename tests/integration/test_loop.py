@@ -1,0 +1,190 @@
+"""Postgres to fact on the real services, with Postgres' own join as the oracle."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.adapters.topics import Topics
+from sluice.catalog import load_catalog
+from sluice.errors import Retryable
+from sluice.relay.run import run
+from sluice.settings import Settings
+from store_api.database import make_engine
+from store_api.demo import Traffic, load
+
+pytestmark = pytest.mark.services
+
+CATALOG = load_catalog("models")
+ORACLE = """
+SELECT i.id, i.order_id, i.product_id, o.customer_id, i.quantity, i.price, o.order_date, o.status,
+    o.total, c.email, c.name, c.country, c.city, c.created_at, p.name, p.category, p.price,
+    p.created_at
+FROM order_items i JOIN orders o ON o.id = i.order_id JOIN customers c ON c.id = o.customer_id
+JOIN products p ON p.id = i.product_id ORDER BY i.id
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="module")
+def relay(services: Settings) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    thread = threading.Thread(target=run, args=(services, CATALOG), kwargs={"stop": stop})
+    thread.start()
+    yield stop
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def checked(settings: Settings) -> Any:
+    """The first report that could be made: the relay may still be in its snapshot."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            for table in CATALOG.tables:
+                wiring.drain(settings, table.name)
+            return wiring.quality(settings)
+        except Retryable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def assert_fact_equals_join(settings: Settings, engine: Engine) -> None:
+    report = checked(settings)
+    assert report.passed, [check.sentence() for check in report.checks]
+    _, facts = wiring.query(settings, "SELECT * FROM olap.fact_order_item ORDER BY order_item_id")
+    with engine.connect() as connection:
+        expected = [tuple(row) for row in connection.execute(text(ORACLE))]
+    assert facts == expected
+
+
+def test_the_snapshot_and_the_stream_give_the_join_postgres_gives(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    assert load(services, customers=50, orders=200, seed=1)
+    assert_fact_equals_join(services, engine)
+
+
+def test_thousands_of_random_changes_and_key_changes_give_the_join_postgres_gives(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    chance = random.Random(7)
+    traffic = Traffic(chance)
+    for step in range(3000):
+        with engine.begin() as connection:
+            traffic.change(connection)
+            if step % 100 == 50:
+                connection.execute(
+                    text("UPDATE order_items SET id = id + 1000000 WHERE id % 97 = :least"),
+                    {"least": chance.randrange(97)},
+                )
+            if step % 500 == 250:
+                connection.execute(text("UPDATE order_items SET id = -id WHERE id % 53 = 0"))
+        if step % 1000 == 999:
+            wiring.drain(services, "order_items")
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_large_value_that_an_update_left_out_is_kept(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    large = "".join(map(chr, random.Random(3).choices(range(33, 123), k=200)))
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE customers ALTER name TYPE text"))
+        connection.execute(text("ALTER TABLE customers ALTER name SET STORAGE EXTERNAL"))
+        wide = large * 200
+        connection.execute(text("UPDATE customers SET name = :wide WHERE id = 1"), {"wide": wide})
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE customers SET city = 'Bonn' WHERE id = 1"))
+    checked(services)
+    _, rows = wiring.query(services, "SELECT name, city FROM olap.dim_customer WHERE id = 1")
+    assert rows == [(wide, "Bonn")]
+
+
+def test_truncate_empties_the_fact_and_a_full_rebuild_equals_the_incremental_one(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TEMP TABLE kept AS SELECT * FROM order_items LIMIT 50"))
+        connection.execute(text("TRUNCATE order_items"))
+        connection.execute(text("INSERT INTO order_items SELECT * FROM kept"))
+    assert_fact_equals_join(services, engine)
+    assert wiring.rebuild(services, "fact_order_item", full=True).mode == "full"
+    assert_fact_equals_join(services, engine)
+
+
+def test_the_row_that_is_true_at_the_end_wins_although_its_record_lsn_is_smaller(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO products VALUES (900, 'first', 'x', 1, now())"))
+    one, two = engine.connect(), engine.connect()
+    one.execute(text("DELETE FROM products WHERE id = 900"))
+    insert = text("INSERT INTO products VALUES (900, 'second', 'x', 2, now())")
+    waiting = threading.Thread(target=lambda: (two.execute(insert), two.commit()))
+    waiting.start()
+    with engine.connect() as watcher:
+        blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not watcher.scalar(blocked):
+            time.sleep(0.01)
+    one.execute(text("INSERT INTO products VALUES (901, 'other', 'x', 3, now())"))
+    one.commit()
+    waiting.join()
+    one.close()
+    two.close()
+    checked(services)
+    _, rows = wiring.query(services, "SELECT name FROM olap.dim_product WHERE id = 900")
+    assert rows == [("second",)]
+
+
+def test_foreign_and_malformed_messages_become_dead_letters_and_lose_nothing(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    for value in (b"", b"not json", b'{"metadata": {}}', b"\xff\xfe", None):
+        producer.produce("cdc.products", value=value, key=b"k")
+    assert producer.flush(10) == 0
+    report = wiring.drain(services, "products")
+    assert report.rejected == 5
+    _, rows = wiring.dead_letters(services, "products", 50)
+    assert len(rows) == 5
+    assert all(row[3] for row in rows)
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_missing_row_in_clickhouse_is_found(
+    services: Settings, engine: Engine, relay: threading.Event
+) -> None:
+    checked(services)
+    _, rows = wiring.query(services, "SELECT max(order_item_id) FROM olap.fact_order_item")
+    wiring.query(services, f"DELETE FROM cdc.src_order_item WHERE id = {rows[0][0]}")
+    report = wiring.quality(services)
+    assert not report.passed
+    failed = {check.table for check in report.checks if check.status == "fail"}
+    assert "order_items" in failed
+
+
+def test_the_slot_moves_on_when_everything_is_drained(
+    services: Settings, relay: threading.Event
+) -> None:
+    checked(services)
+    status = wiring.status(services)
+    assert status["slot"]["wal_status"] == "reserved"
+    assert all(table["pending_events"] == 0 for table in status["tables"].values())
+    assert Topics(services.kafka).slot_note() is not None

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from models.generated import ProductEvent
+from sluice.catalog import load_catalog
+from sluice.decoding import Decoded, Decoder
+from sluice.events import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record, Truncated
+
+TABLE = load_catalog("models").table("products")
+DECODER = Decoder(TABLE, ProductEvent)
+ROW = {
+    "id": 1,
+    "name": "Lamp",
+    "category": "Garden",
+    "price": "9.90",
+    "created_at": "1969-12-31T23:59:59.5Z",
+}
+
+
+def event(operation: str, payload: Any, before: Any = None, **metadata: Any) -> bytes:
+    place = {"lsn": "0/1", "commit_lsn": "0/10", "ordinal": 3, "commit_ts_ms": 5}
+    head = {"source": "relay", "table": "products", "operation": operation, **place, **metadata}
+    return json.dumps({"metadata": head, "payload": payload, "before": before}).encode()
+
+
+def decode(value: bytes | None) -> Decoded:
+    return DECODER.decode([Record(offset=7, key=None, value=value)], epoch=1, base_seq=100)
+
+
+def test_a_row_is_stored_unaltered_with_ticks_before_1970() -> None:
+    (change,) = decode(event("insert", ROW)).changes
+    assert isinstance(change, FullRow)
+    assert change.values == (1, "Lamp", "Garden", Decimal("9.90"), -500_000)
+    assert (change.version, change.seq) == (1 << 112 | 16 << 48 | 3, 108)
+
+
+def test_a_key_change_writes_the_new_row_and_deletes_the_old_key() -> None:
+    row, gone = decode(event("update", ROW, {"id": 9})).changes
+    assert isinstance(row, FullRow)
+    assert isinstance(gone, KeyDeleted)
+    assert gone.key == (9,)
+
+
+def test_a_value_that_was_left_out_makes_the_row_partial() -> None:
+    (change,) = decode(event("update", {**ROW, "name": UNCHANGED})).changes
+    assert isinstance(change, PartialRow)
+    assert change.former_key == (1,)
+
+
+def test_a_delete_needs_the_key_alone_and_a_truncate_nothing() -> None:
+    assert isinstance(decode(event("delete", {"id": 4})).changes[0], KeyDeleted)
+    assert isinstance(decode(event("truncate", None)).changes[0], Truncated)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "JSON"),
+        (b"{", "JSON"),
+        (event("insert", {**ROW, "colour": "red"}), "payload.colour"),
+        (event("insert", {**ROW, "id": 2**31}), "payload.id"),
+        (event("insert", {**ROW, "id": "1"}), "payload.id"),
+        (event("insert", {**ROW, "price": "1.999"}), "payload.price"),
+        (event("insert", {**ROW, "price": "NaN"}), "payload.price"),
+        (event("insert", {**ROW, "created_at": "infinity"}), "payload.created_at"),
+        (event("insert", {**ROW, "created_at": "1850-01-01T00:00:00Z"}), "payload.created_at"),
+        (event("insert", {"id": 1}), "payload.category"),
+        (event("insert", None), "no payload"),
+        (event("insert", ROW, table="orders"), "orders"),
+        (event("insert", ROW, source="stranger"), "metadata.source"),
+        (event("insert", ROW, commit_lsn=None), "commit_lsn"),
+        (event("insert", ROW, commit_lsn="zz"), ""),
+    ],
+)
+def test_what_does_not_fit_is_rejected_with_its_place_and_reason(
+    value: bytes | None, reason: str
+) -> None:
+    decoded = decode(value)
+    assert decoded.changes == []
+    (reject,) = decoded.rejects
+    assert reject.record.offset == 7
+    assert reason in reject.reason or reject.reason.startswith("payload.name")

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.positions import Position, format_lsn, parse_lsn, unpack
+
+POSITIONS = st.builds(
+    Position,
+    epoch=st.integers(0, 2**16 - 1),
+    major=st.integers(0, 2**64 - 1),
+    minor=st.integers(0, 2**48 - 1),
+)
+
+
+@given(POSITIONS, POSITIONS)
+def test_versions_are_ordered_as_positions_are(one: Position, other: Position) -> None:
+    assert (one < other) == (one.version < other.version)
+    assert unpack(one.version) == one
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_an_lsn_survives_its_text(lsn: int) -> None:
+    assert parse_lsn(format_lsn(lsn)) == lsn
+
+
+@pytest.mark.parametrize("text", ["", "1", "1/2/3", "g/0", "123456789/0", "/"])
+def test_what_is_no_lsn_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        parse_lsn(text)
