@@ -1,0 +1,118 @@
+"""Measures the minute loop on a stack of its own; prints medians. Run by `make bench`.
+
+Warm start, memory (PSS) of the whole stack, length of the idle chain from the minute's tick to the
+end of the quality run, and seconds from a committed row to its fact row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sqlalchemy import text
+
+from sluice import wiring
+from sluice.embedded.programs import airflow_api
+from sluice.settings import PROJECT, Settings, read_settings
+from store_api.database import make_engine
+from tests.conftest import stack_environment
+
+REPEATS = 3
+SLUICE = Path(sys.executable).parent / "sluice"
+
+
+def sluice(environment: dict[str, str], *arguments: str) -> float:
+    """Run a command; seconds."""
+    started = time.monotonic()
+    subprocess.run(
+        [SLUICE, *arguments], env=environment, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL
+    )
+    return time.monotonic() - started
+
+
+def memory(home: str) -> float:
+    """PSS of all processes of the stack, MB."""
+    total = 0
+    for process in psutil.process_iter():
+        try:
+            members = [" ".join(process.cmdline()), process.environ().get("SLUICE_HOME", "")]
+            if any(home in member for member in members):
+                total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total / 1e6
+
+
+def chain(settings: Settings) -> float:
+    """Seconds from a minute's tick to the end of the quality run that follows it."""
+    api = airflow_api(settings)
+    before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
+    while True:
+        run: Any = api.last_run("sluice_quality")
+        if run and run["dag_run_id"] != before and run["end_date"]:
+            ended = datetime.fromisoformat(run["end_date"])
+            return ended.timestamp() % 60
+        time.sleep(0.5)
+
+
+def commit_to_fact(settings: Settings) -> float:
+    """Seconds from a committed change to its place in the fact, at a random point of a minute."""
+    engine, name = make_engine(settings.postgres), f"bench {time.time()}"
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE products SET name = :name"
+                " WHERE id = (SELECT min(product_id) FROM order_items)"
+            ),
+            {"name": name},
+        )
+    started = time.monotonic()
+    query = f"SELECT count() FROM olap.fact_order_item WHERE product_name = '{name}'"
+    while not wiring.query(settings, query)[1][0][0]:
+        time.sleep(0.2)
+    engine.dispose()
+    return time.monotonic() - started
+
+
+def main() -> None:
+    """Print the measures as a table and as JSON."""
+    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as home:
+        environment = stack_environment(Path(home))
+        first = sluice(environment, "up", "--detach")
+        sluice(environment, "down")
+        warm = sluice(environment, "up", "--detach")
+        os.environ.update(environment)
+        settings = read_settings(environment)
+        try:
+            measures = {
+                "first start, packages fetched, s": first,
+                "warm start to checked facts, s": warm,
+                "memory of the stack (PSS), MB": memory(home),
+                "minute tick to end of quality, idle, s": statistics.median(
+                    chain(settings) for _ in range(REPEATS)
+                ),
+                "committed row to fact row, s": statistics.median(
+                    commit_to_fact(settings) for _ in range(REPEATS)
+                ),
+            }
+        finally:
+            sluice(environment, "down")
+    for name, value in measures.items():
+        print(f"{name:45} {value:8.1f}")
+    print(json.dumps(measures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sluice.errors import WrongUsage
+from sluice.settings import PROJECT, VARIABLES, read_settings
+
+
+def test_the_example_file_lists_every_variable_with_its_default() -> None:
+    lines = re.findall(r"^# (SLUICE_\w+)=(.*)$", (PROJECT / ".env.example").read_text(), re.M)
+    assert dict(lines) == {name: default for name, (default, _) in VARIABLES.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLUICE_API_PORT", "x"),
+        ("SLUICE_API_PORT", "70000"),
+        ("SLUICE_DRAIN_CHUNK", "0"),
+        ("SLUICE_REJECT_RATIO", "2"),
+        ("SLUICE_RELAY_ACK", "never"),
+    ],
+)
+def test_a_value_that_its_variable_does_not_take_is_named(name: str, value: str) -> None:
+    with pytest.raises(WrongUsage, match=name):
+        read_settings({name: value})
+
+
+def test_passwords_do_not_show() -> None:
+    settings = read_settings({"SLUICE_POSTGRES_PASSWORD": "canary"})
+    assert "canary" not in repr(settings)
+    assert settings.postgres.password.get_secret_value() == "canary"
