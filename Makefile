@@ -23,6 +23,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(BIN)/sluice generate --check
 
 generate: setup

@@ -25,7 +25,9 @@ json.dump(
                 "documented": bool(dag.doc_md) and all(task.doc_md for task in dag.tasks),
                 "max_active_runs": dag.max_active_runs,
                 "timetable": type(dag.timetable).__name__,
-                "consumes": [asset.name for asset in dag.timetable.asset_condition.objects]
+                "consumes": [
+                    asset.name for asset in getattr(dag.timetable.asset_condition, "objects", ())
+                ]
                 if dag.timetable.asset_condition
                 else [],
                 "produces": [asset.name for task in dag.tasks for asset in task.outlets],

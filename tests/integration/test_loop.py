@@ -137,7 +137,12 @@ def test_the_row_that_is_true_at_the_end_wins_although_its_record_lsn_is_smaller
     one, two = engine.connect(), engine.connect()
     one.execute(text("DELETE FROM products WHERE id = 900"))
     insert = text("INSERT INTO products VALUES (900, 'second', 'x', 2, now())")
-    waiting = threading.Thread(target=lambda: (two.execute(insert), two.commit()))
+
+    def insert_and_commit() -> None:
+        two.execute(insert)
+        two.commit()
+
+    waiting = threading.Thread(target=insert_and_commit)
     waiting.start()
     with engine.connect() as watcher:
         blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
