@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -41,10 +42,25 @@ def stack_environment(home: Path) -> dict[str, str]:
     return {**inherited, **variables, "SLUICE_HOME": str(home)}
 
 
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A stack's home. Not below pytest's own folder: every pytest that starts closes that to
+    other users, and PostgreSQL runs as one where the tests run as root.
+    """
+    with TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def home() -> Iterator[Path]:
+    with temporary_home() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def services(home: Path) -> Iterator[Settings]:
     """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
-    environment = stack_environment(tmp_path_factory.mktemp("services"))
+    environment = stack_environment(home)
     Stack(read_settings(environment)).launch()
     settings = read_settings(environment)
     stack = Stack(settings)

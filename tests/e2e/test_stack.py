@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sluice.settings import PROJECT
-from tests.conftest import stack_environment
+from tests.conftest import stack_environment, temporary_home
 
 pytestmark = pytest.mark.e2e
 
@@ -48,18 +48,18 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    home = tmp_path_factory.mktemp("stack")
-    running = Running(environment=stack_environment(home), home=home)
-    done = running.sluice("up", "--detach")
-    try:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        for word in ("sluice_quality", "Revenue", "Airflow ", "Postgres", "customers"):
-            assert word in done.stdout
-        yield running
-    finally:
-        assert running.sluice("down").returncode == 0
-        assert left_behind(home) == []
+def stack() -> Iterator[Running]:
+    with temporary_home() as home:
+        running = Running(environment=stack_environment(home), home=home)
+        done = running.sluice("up", "--detach")
+        try:
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            for word in ("sluice_quality", "Revenue", "Airflow ", "Postgres", "customers"):
+                assert word in done.stdout
+            yield running
+        finally:
+            assert running.sluice("down").returncode == 0
+            assert left_behind(home) == []
 
 
 def left_behind(home: Path) -> list[str]:
