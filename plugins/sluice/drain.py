@@ -170,14 +170,14 @@ class Drain:
         """Fill in values that Postgres left out because an update did not change them."""
         partial = [change for change in changes if isinstance(change, PartialRow)]
         current = self.store.current(table, [change.former_key for change in partial])
-        known: dict[Key, tuple[Any, ...]] = {key: row for key, (_, row) in current.items()}
+        known = {key: row for key, (_, row) in current.items() if row is not None}
         key_of = _Blank(table).key_of
         complete: list[Change] = []
         rejects: list[Reject] = []
         for change in changes:
             row = change
             if isinstance(change, PartialRow):
-                version, _ = current.get(change.former_key, (0, ()))
+                version, _ = current.get(change.former_key, (0, None))
                 if version >= change.version:
                     continue  # read again: what came later is in the table already
                 if change.former_key not in known:

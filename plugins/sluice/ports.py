@@ -97,8 +97,11 @@ class StateStore(Protocol):
     def truncate(self, table: Table, change: Change) -> None:
         """Write a delete marker at the change's version for each live row below it."""
 
-    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key]]:
-        """Key -> (version, driver values in catalog order) of the live rows with these keys."""
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key | None]]:
+        """Key -> (version, driver values in catalog order) of the newest rows with these keys.
+
+        The values of a deleted row are None; a key that never was is left out.
+        """
 
     def reject(
         self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]

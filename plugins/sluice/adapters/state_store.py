@@ -74,7 +74,7 @@ class ClickHouseStore:
             committed_at=change.committed_at,
         )
 
-    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key]]:
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key | None]]:
         """See ports.StateStore."""
         width = len(table.key)
         expression = key_expression([column.name for column in table.key])
@@ -83,12 +83,17 @@ class ClickHouseStore:
         )
         key = ", ".join(_stored(column.name, column.type.from_storage) for column in table.key)
         structure = [(column.name, column.type.clickhouse) for column in table.key]
+        names = ", ".join(quoted(column.name) for column in table.key)
         rows = self._clickhouse.execute(
-            f"SELECT {key}, _version, {selected} FROM cdc.{quoted(table.storage)} FINAL"
-            f" WHERE {expression} IN wanted",
+            f"SELECT {key}, _version, _is_deleted, {selected} FROM cdc.{quoted(table.storage)}"
+            f" WHERE {expression} IN wanted ORDER BY _version DESC LIMIT 1 BY {names}",
             external=[external_table("wanted", structure, list(set(keys)))],
         )
-        return {row[:width]: (row[width], row[width + 1 :]) for row in rows}
+        found = {}
+        for row in rows:
+            version, deleted = row[width : width + 2]
+            found[row[:width]] = (version, None if deleted else row[width + 2 :])
+        return found
 
     def reject(
         self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]

@@ -1,0 +1,124 @@
+"""The ports in memory: honest twins for tests and for trying things out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sluice.catalog import Table
+from sluice.errors import NotReady, StaleCheckpoint, TopicGap
+from sluice.events import Change, Key, Record, Reject
+from sluice.ports import Checkpoint, DrainReport
+
+
+class MemoryLog:
+    """A ChangeLog whose topics are lists; `wipe` makes it another broker."""
+
+    def __init__(self, topics: Sequence[str], epoch: str = "1") -> None:
+        self._epoch = epoch
+        self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
+        self.committed: dict[str, int] = {}
+        self.dead_letters: list[tuple[str, Reject]] = []
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None = None) -> None:
+        """Put a message at the topic's end."""
+        records = self._topics[topic]
+        records.append(Record(offset=len(records), key=key, value=value))
+
+    def wipe(self, epoch: str) -> None:
+        """Lose all messages and offsets, as a broker in memory does when it is killed."""
+        self._epoch = epoch
+        self.committed.clear()
+        for records in self._topics.values():
+            records.clear()
+
+    def epoch(self) -> str:
+        """See ports.ChangeLog."""
+        return self._epoch
+
+    def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
+        """See ports.ChangeLog."""
+        if topic not in self._topics:
+            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+        records = self._topics[topic]
+        if offset < 0:
+            raise TopicGap(f"{topic}: offset {offset} is not on the topic")
+        for start in range(offset, len(records), chunk):
+            yield records[start : start + chunk]
+        yield []
+
+    def commit(self, topic: str, next_offset: int) -> None:
+        """See ports.ChangeLog."""
+        self.committed[topic] = next_offset
+
+    def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
+        """See ports.ChangeLog."""
+        self.dead_letters += [(table, reject) for reject in rejects]
+
+
+class MemoryStore:
+    """A StateStore that keeps, for each key, the row of the highest version."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[Key, tuple[Any, ...]]] = defaultdict(dict)
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self.rejected: dict[tuple[str, str, int], Reject] = {}
+        self.reports: list[DrainReport] = []
+
+    def live(self, table: Table) -> dict[Key, tuple[Any, ...]]:
+        """Key -> values of the rows that are not deleted."""
+        width = len(table.columns)
+        rows = self._rows[table.name].items()
+        return {key: row[:width] for key, row in rows if not row[width + 1]}
+
+    def checkpoint(self, table: str) -> Checkpoint | None:
+        """See ports.StateStore."""
+        return self._checkpoints.get(table)
+
+    def advance(self, checkpoint: Checkpoint) -> None:
+        """See ports.StateStore."""
+        present = self._checkpoints.get(checkpoint.source_table)
+        if checkpoint.generation != (present.generation if present else 0) + 1:
+            raise StaleCheckpoint()
+        self._checkpoints[checkpoint.source_table] = checkpoint
+
+    def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
+        """See ports.StateStore."""
+        for row in zip(*columns, strict=True):
+            self._put(table, row)
+
+    def truncate(self, table: Table, change: Change) -> None:
+        """See ports.StateStore."""
+        width = len(table.columns)
+        for row in list(self._rows[table.name].values()):
+            if not row[width + 1] and row[width] < change.version:
+                values = row[:width]
+                self._put(table, (*values, change.version, 1, change.seq, change.committed_at))
+
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key | None]]:
+        """See ports.StateStore."""
+        width, rows = len(table.columns), self._rows[table.name]
+        live = self.live(table)
+        return {key: (rows[key][width], live.get(key)) for key in set(keys) if key in rows}
+
+    def reject(
+        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+    ) -> None:
+        """See ports.StateStore."""
+        for reject in rejects:
+            kept = replace(reject, reason=f"{reject.reason} [{schema_version}]")
+            self.rejected[table, epoch, reject.record.offset] = kept
+
+    def record(self, report: DrainReport, broker_epoch: str) -> None:
+        """See ports.StateStore."""
+        self.reports.append(report)
+
+    def _put(self, table: Table, row: tuple[Any, ...]) -> None:
+        width = len(table.columns)
+        names = [column.name for column in table.columns]
+        key = tuple(row[names.index(column.name)] for column in table.key)
+        present = self._rows[table.name].get(key)
+        if present is None or present[width] <= row[width]:
+            self._rows[table.name][key] = row

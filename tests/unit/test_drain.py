@@ -1,0 +1,181 @@
+"""The drain on the twins: the same state however deliveries are cut, repeated or interrupted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from models.generated import ProductEvent
+from sluice.adapters.memory import MemoryLog, MemoryStore
+from sluice.catalog import load_catalog
+from sluice.decoding import Decoder
+from sluice.drain import Drain
+from sluice.errors import PoisonedTopic, StaleCheckpoint
+from sluice.events import UNCHANGED
+from sluice.positions import format_lsn
+from sluice.settings import DrainSettings
+
+TABLE = load_catalog("models").table("products")
+DECODER = Decoder(TABLE, ProductEvent)
+LIMITS = DrainSettings(events=10_000, seconds=10, chunk=3, reject_ratio=0.5)
+
+
+class Step(BaseModel):
+    """A change of the source: `to` is another key, or None for the same."""
+
+    kind: str
+    key: int
+    to: int | None = None
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        kind=st.sampled_from(["write", "write", "partial", "delete", "truncate"]),
+        key=st.integers(1, 4),
+        to=st.one_of(st.none(), st.integers(1, 4)),
+    ),
+    max_size=25,
+)
+
+
+def history(steps: list[Step]) -> tuple[list[bytes], dict[int, str]]:
+    """The events that Postgres would give for these steps, and the names it would have."""
+    events: list[bytes] = []
+    rows: dict[int, str] = {}
+
+    def emit(operation: str, payload: Any, before: Any = None) -> None:
+        lsn = format_lsn(100 + len(events))
+        metadata = {"source": "relay", "table": "products", "operation": operation}
+        place = {"lsn": "0/1", "commit_lsn": lsn, "ordinal": 1, "commit_ts_ms": 1}
+        value = {"metadata": {**metadata, **place}, "payload": payload, "before": before}
+        events.append(json.dumps(value).encode())
+
+    for number, step in enumerate(steps):
+        name = f"n{number}"
+        if step.kind == "truncate":
+            rows.clear()
+            emit("truncate", None)
+        elif step.kind == "delete":
+            if rows.pop(step.key, None):
+                emit("delete", {"id": step.key})
+        elif step.key not in rows:
+            rows[step.key] = name
+            emit("insert", row(step.key, name))
+        elif step.to is not None and step.to not in rows:
+            kept = rows.pop(step.key)
+            rows[step.to] = kept if step.kind == "partial" else name
+            sent = UNCHANGED if step.kind == "partial" else name
+            emit("update", row(step.to, sent), {"id": step.key})
+        elif step.kind == "partial":
+            emit("update", row(step.key, UNCHANGED))
+        else:
+            rows[step.key] = name
+            emit("update", row(step.key, name))
+    return events, rows
+
+
+def row(key: int, name: str) -> dict[str, Any]:
+    return {
+        "id": key,
+        "name": name,
+        "category": "c",
+        "price": "1",
+        "created_at": "2026-01-01T00:00:00Z",
+    }
+
+
+def names(store: MemoryStore) -> dict[int, str]:
+    return {key: values[1] for (key,), values in store.live(TABLE).items()}
+
+
+def filled(events: list[bytes]) -> MemoryLog:
+    log = MemoryLog([TABLE.topic])
+    for value in events:
+        log.produce(TABLE.topic, value)
+    return log
+
+
+@given(STEPS, st.lists(st.integers(0, 25), max_size=4))
+def test_redelivered_suffixes_and_wiped_brokers_leave_the_same_state(
+    steps: list[Step], cuts: list[int]
+) -> None:
+    events, expected = history(steps)
+    log, store = filled(events), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    drain.run(DECODER)
+    assert names(store) == expected
+    for number, cut in enumerate(cuts):
+        log.wipe(f"epoch {number}")
+        for value in events[min(cut, len(events)) :]:
+            log.produce(TABLE.topic, value)
+        drain.run(DECODER)
+        assert names(store) == expected
+    assert store.rejected == {}
+
+
+@given(STEPS, st.integers(1, 9))
+def test_an_interruption_before_any_checkpoint_leaves_the_same_state(
+    steps: list[Step], until: int
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    class Failing(MemoryStore):
+        remaining = until
+
+        def advance(self, checkpoint: Any) -> None:
+            self.remaining -= 1
+            if self.remaining == 0:
+                raise Interrupted
+            super().advance(checkpoint)
+
+    events, expected = history(steps)
+    store = Failing()
+    drain = Drain(changes=filled(events), store=store, limits=LIMITS)
+    try:
+        drain.run(DECODER)
+    except Interrupted:
+        drain.run(DECODER)
+    assert names(store) == expected
+    assert store.rejected == {}
+
+
+def test_a_slower_drain_is_told_and_changes_nothing() -> None:
+    events, expected = history([Step(kind="write", key=key) for key in (1, 2, 3, 4)])
+    log, store = filled(events), MemoryStore()
+    other = Drain(changes=log, store=store, limits=LIMITS)
+
+    class Overtaken(MemoryLog):
+        def read(self, *arguments: Any) -> Any:
+            for chunk in super().read(*arguments):
+                if store.checkpoint(TABLE.name) is None:
+                    other.run(DECODER)
+                yield chunk
+
+    slow = Overtaken([TABLE.topic])
+    for value in events:
+        slow.produce(TABLE.topic, value)
+    with pytest.raises(StaleCheckpoint):
+        Drain(changes=slow, store=store, limits=LIMITS).run(DECODER)
+    assert names(store) == expected
+
+
+def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None:
+    log, store = filled([b"bad", *history([Step(kind="write", key=1)])[0]]), MemoryStore()
+    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5)
+    report = Drain(changes=log, store=store, limits=limits).run(DECODER)
+    assert (report.events, report.rejected, names(store)) == (2, 1, {1: "n0"})
+    assert len(log.dead_letters) == 1
+    for _ in range(200):
+        log.produce(TABLE.topic, b"bad")
+    with pytest.raises(PoisonedTopic, match="200 of 200"):
+        Drain(changes=log, store=store, limits=limits).run(DECODER)
+    assert len(store.rejected) == 1
+    assert store.checkpoint(TABLE.name) is not None
+    assert log.committed[TABLE.topic] == 2
