@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql
 
 from models.customer import Customer
 from models.order import Order
@@ -153,7 +154,8 @@ def _insert_customers(connection: Connection, chance: random.Random, count: int)
         name, (country, city) = chance.choice(_NAMES), _place(chance)
         email = f"{name.lower()}.{chance.getrandbits(48):012x}@example.com"
         rows.append({"email": email, "name": name, "country": country, "city": city})
-    connection.execute(insert(Customer), rows)
+    # A seed that ran before gives the same addresses again.
+    connection.execute(postgresql.insert(Customer).on_conflict_do_nothing(), rows)
 
 
 def _insert_products(connection: Connection, chance: random.Random) -> None:

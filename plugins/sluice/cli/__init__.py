@@ -31,6 +31,8 @@ def _settings(context: typer.Context) -> None:
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 a finding, 2 wrong usage, 3 not ready, 4 a person."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # It logs a traceback for each refused connection; the error that follows says it in a line.
+    logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
     try:
         app()
     except SluiceError as error:
