@@ -24,6 +24,7 @@ from sluice.generate.files import CLICKHOUSE, require_current, topics
 from sluice.ports import DrainReport
 from sluice.quality import Quality, QualityReport
 from sluice.rebuild import Rebuild, RebuildReport
+from sluice.relay import slot as slots
 from sluice.settings import PROJECT, Settings
 from sluice.statements import read_statements
 from sluice.status import read_status
@@ -35,10 +36,11 @@ _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 
 
 def initialise(settings: Settings) -> None:
-    """Create what is missing: topics, ClickHouse tables and views. Idempotent.
+    """Create what is missing: topics, ClickHouse tables and views, publication. Idempotent.
 
     Raises:
         StaleGenerated: generated files are not what the models give.
+        PublicationIncomplete: the publication there is lacks a table of the models.
     """
     catalog = load_catalog(settings.models)
     require_current(catalog, PROJECT)
@@ -53,6 +55,8 @@ def initialise(settings: Settings) -> None:
             star = _generated(fact.name)
             clickhouse.execute(star["fact"])
             clickhouse.execute(star["view"])
+    with slots.session(settings.postgres) as cursor:
+        slots.ensure_publication(cursor, settings.relay, catalog)
 
 
 def drain(settings: Settings, table: str) -> DrainReport:

@@ -9,62 +9,65 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from sluice.errors import NeedsPerson
 from sluice.events import UNCHANGED
 from sluice.positions import format_lsn
 from sluice.relay.pgoutput import MISSING, RelationColumn, Value
 
 SOURCE = "relay"
-# Every session of the relay: a role's own settings would change the text of values.
-SESSION_OPTIONS = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3"
-    " -c bytea_output=hex -c timezone=UTC"
-)
 
 _BOOL, _BYTEA, _JSON, _JSONB = 16, 17, 114, 3802
 _NUMBERS = frozenset({20, 21, 23, 26})
 _FLOATS = frozenset({700, 701})
 _TIMESTAMP, _TIMESTAMPTZ = 1114, 1184
+_DATE, _NUMERIC, _UUID = 1082, 1700, 2950
 
 _UNCHANGED_JSON = json.dumps(UNCHANGED)
 _quote = json.encoder.encode_basestring_ascii  # the C implementation where there is one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a change stands; `commit_ms` is milliseconds since 1970."""
-
-    lsn: int
-    commit_lsn: int
-    ordinal: int
-    commit_ms: int
-
-
 class RowEncoder:
-    """Encodes the rows of one table, as its columns are at present."""
+    """Encodes the rows of one table, as its columns are at present.
+
+    Raises:
+        NeedsPerson: a column of the key is not among the columns.
+    """
 
     def __init__(self, table: str, columns: Sequence[RelationColumn], key: Sequence[str]) -> None:
         self.table = table
-        self._encoders = [_encoder(column.type_oid) for column in columns]
+        self.head = f'{{"metadata":{{"source":"{SOURCE}","table":{_quote(table)},"operation":"'
+        self._encoders = [_ENCODERS.get(column.type_oid, _text) for column in columns]
         self._names = [f"{_quote(column.name)}:" for column in columns]
         at = {column.name: index for index, column in enumerate(columns)}
+        lost = [name for name in key if name not in at]
+        if lost:
+            raise NeedsPerson(
+                f"table {table} has no column {', '.join(lost)}, its key in the models",
+                remedy="mend the model or the table (make generate), then: sluice relay --snapshot",
+            )
         self._key_at = [at[name] for name in key]
 
     def row(self, values: Sequence[Value]) -> str:
-        """All columns as a JSON object."""
-        parts = [
-            name + ("null" if value is None else encode(value))
-            for name, encode, value in zip(self._names, self._encoders, values, strict=True)
-        ]
+        """All columns as a JSON object; ValueError when there are more or fewer values."""
+        parts = []
+        for name, encode, value in zip(self._names, self._encoders, values, strict=True):
+            if value is None:
+                parts.append(name + "null")
+            elif value is MISSING:
+                parts.append(name + _UNCHANGED_JSON)
+            else:
+                parts.append(name + encode(value))
         return "{" + ",".join(parts) + "}"
 
     def key(self, values: Sequence[Value]) -> str:
-        """The key's columns as a JSON object."""
-        parts = [
-            self._names[index] + self._encoders[index](values[index] or b"")
-            for index in self._key_at
-        ]
+        """The key's columns as a JSON object; ValueError when one is NULL."""
+        parts = []
+        for index in self._key_at:
+            value = values[index]
+            if value is None:
+                raise ValueError(f"table {self.table}: a key without a value")
+            parts.append(self._names[index] + self._encoders[index](value))
         return "{" + ",".join(parts) + "}"
 
     def same_key(self, one: Sequence[Value], other: Sequence[Value]) -> bool:
@@ -72,19 +75,28 @@ class RowEncoder:
         return all(one[index] == other[index] for index in self._key_at)
 
 
-def event(table: str, operation: str, place: Place, payload: str, before: str) -> bytes:
-    """A whole envelope; payload and before are JSON texts, `null` included."""
-    return (
-        f'{{"metadata":{{"source":"{SOURCE}","table":{_quote(table)},"operation":"{operation}",'
-        f'"lsn":"{format_lsn(place.lsn)}","commit_lsn":"{format_lsn(place.commit_lsn)}",'
-        f'"ordinal":{place.ordinal},"commit_ts_ms":{place.commit_ms}}},'
-        f'"payload":{payload},"before":{before}}}'
-    ).encode()
+class Transaction:
+    """The part of an envelope that all changes of a transaction share.
 
+    Args:
+        commit_lsn: where it committed; of a snapshot its consistent point.
+        commit_ms: when, milliseconds since 1970.
+    """
 
-def _encoder(type_oid: int) -> Callable[[bytes], str]:
-    plain = _PLAIN.get(type_oid, _text)
-    return lambda value: _UNCHANGED_JSON if value == MISSING else plain(value)
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, commit_lsn: int, commit_ms: int) -> None:
+        self._before = f'","commit_lsn":"{format_lsn(commit_lsn)}","ordinal":'
+        self._after = f',"commit_ts_ms":{commit_ms}}},"payload":'
+
+    def event(
+        self, encoder: RowEncoder, operation: str, lsn: int, ordinal: int, payload: str, before: str
+    ) -> bytes:
+        """A whole envelope; payload and before are JSON texts, `null` included."""
+        return (
+            f'{encoder.head}{operation}","lsn":"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}{self._before}'
+            f'{ordinal}{self._after}{payload},"before":{before}}}'
+        ).encode()
 
 
 def _text(value: bytes) -> str:
@@ -97,13 +109,25 @@ def _bare(value: bytes) -> str:
     return value.decode()
 
 
+def _plain(value: bytes) -> str:
+    """A text in which nothing needs an escape."""
+    return f'"{value.decode()}"'
+
+
+def _json(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _text(value)
+
+
 def _bool(value: bytes) -> str:
     return "true" if value == b"t" else "false"
 
 
 def _float(value: bytes) -> str:
     text = value.decode()
-    return _quote(text) if text in {"NaN", "Infinity", "-Infinity"} else text
+    return _quote(text) if text[-1] in "Ny" else text  # NaN, Infinity, -Infinity
 
 
 def _bytea(value: bytes) -> str:
@@ -113,18 +137,19 @@ def _bytea(value: bytes) -> str:
 def _timestamp(value: bytes) -> str:
     """`2026-01-01 00:00:00.5[+00]` as RFC 3339; infinity and BC stay as they are."""
     text = value.decode().removesuffix("+00")
-    if text[-2:] == "BC" or text.endswith("infinity"):
+    if text[-1] in "Cy":  # BC, infinity
         return _quote(text)
     return f'"{text.replace(" ", "T", 1)}Z"'
 
 
-_PLAIN: dict[int, Callable[[bytes], str]] = {
+_ENCODERS: dict[int, Callable[[bytes], str]] = {
     _BOOL: _bool,
     _BYTEA: _bytea,
-    _JSON: _bare,
-    _JSONB: _bare,
+    _JSON: _json,
+    _JSONB: _json,
     _TIMESTAMP: _timestamp,
     _TIMESTAMPTZ: _timestamp,
     **dict.fromkeys(_NUMBERS, _bare),
     **dict.fromkeys(_FLOATS, _float),
+    **dict.fromkeys((_DATE, _NUMERIC, _UUID), _plain),
 }

@@ -17,6 +17,8 @@ MISSING: Final = b"\x00unchanged"  # Postgres text cannot hold NUL
 
 _BEGIN = struct.Struct(">qqi")
 _COMMIT = struct.Struct(">bqqq")
+_INT16 = struct.Struct(">h").unpack_from
+_INT32 = struct.Struct(">i").unpack_from
 _UNIX_EPOCH_OFFSET_US = 946_684_800_000_000  # Postgres counts from 2000-01-01
 
 
@@ -172,38 +174,38 @@ def _whole(data: bytes, at: int) -> list[Value]:
 
 
 def _tuple(data: bytes, at: int) -> tuple[list[Value], int]:
+    """The values and where they end; this is the hot loop, so lengths are checked once."""
     count, at = _int16(data, at), at + 2
     values: list[Value] = []
     for _ in range(count):
         kind = data[at]
-        at += 1
         if kind == 0x74:  # t: text
-            end = at + 4 + _int32(data, at)
-            if not at + 4 <= end <= len(data):
-                raise ValueError("wrong length")
-            values.append(data[at + 4 : end])
-            at = end
+            start = at + 5
+            at = start + _INT32(data, at + 1)[0]
+            if at < start:
+                raise ValueError("negative length")
+            values.append(data[start:at])
         elif kind == 0x6E:  # n: NULL
             values.append(None)
+            at += 1
         elif kind == 0x75:  # u: unchanged TOAST
             values.append(MISSING)
+            at += 1
         else:
             raise ValueError("unknown kind of value")
+    if at > len(data):
+        raise ValueError("too short")
     return values, at
 
 
 def _int16(data: bytes, at: int) -> int:
-    return int.from_bytes(_slice(data, at, 2), "big", signed=True)
+    value: int = _INT16(data, at)[0]
+    return value
 
 
 def _int32(data: bytes, at: int) -> int:
-    return int.from_bytes(_slice(data, at, 4), "big", signed=True)
-
-
-def _slice(data: bytes, at: int, length: int) -> bytes:
-    if at + length > len(data):
-        raise ValueError("too short")
-    return data[at : at + length]
+    value: int = _INT32(data, at)[0]
+    return value
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:
