@@ -24,6 +24,7 @@ from sluice.generate.files import CLICKHOUSE, require_current, topics
 from sluice.ports import DrainReport
 from sluice.quality import Quality, QualityReport
 from sluice.rebuild import Rebuild, RebuildReport
+from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.settings import PROJECT, Settings
 from sluice.statements import read_statements
@@ -56,7 +57,7 @@ def initialise(settings: Settings) -> None:
             clickhouse.execute(star["fact"])
             clickhouse.execute(star["view"])
     with slots.session(settings.postgres) as cursor:
-        slots.ensure_publication(cursor, settings.relay, catalog)
+        publications.ensure(cursor, settings.relay, catalog)
 
 
 def drain(settings: Settings, table: str) -> DrainReport:

@@ -86,12 +86,16 @@ class Topics:
         notes = self._notes()
         return str(notes[0]["epoch"]) if notes else None
 
-    def slot_note(self) -> dict[str, Any] | None:
-        """What the last finished snapshot noted on this broker; None without one."""
-        return next((note for note in reversed(self._notes()) if "slot" in note), None)
+    def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
+        """What was noted last of the slot, or of any slot, on this broker; None without it.
+
+        Its `consistent_point` is None while a new snapshot is wanted.
+        """
+        notes = (note for note in reversed(self._notes()) if "slot" in note)
+        return next((note for note in notes if slot in (None, note["slot"])), None)
 
     def note_slot(self, note: dict[str, Any]) -> None:
-        """Note a finished snapshot: slot, system_identifier, consistent_point."""
+        """Note a snapshot: slot, system_identifier, consistent_point, publication."""
         self._produce({"epoch": self.epoch(), **note})
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
@@ -111,7 +115,8 @@ class Topics:
     def _write_epoch(self) -> str:
         self._produce({"epoch": uuid4().hex})
         epoch = self.epoch()  # of two that write at once, the first message counts
-        assert epoch is not None
+        if epoch is None:
+            raise Unreachable(f"broker {self._bootstrap} lost its epoch at once")
         return epoch
 
     def _produce(self, note: dict[str, Any]) -> None:

@@ -109,7 +109,10 @@ class Publisher:
             else:
                 self.failed = error
 
-        headers = {"table": topic.partition(".")[2], "reason": "the row is too large"}
+        headers: dict[str, str | bytes | None] = {
+            "table": topic.partition(".")[2],
+            "reason": "the row is too large",
+        }
         while True:
             try:
                 self._producer.produce(

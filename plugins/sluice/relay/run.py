@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
+from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
+from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay import snapshot as snapshots
+from sluice.relay.aside import Aside
 from sluice.relay.publisher import Publisher
 from sluice.relay.stream import Stream
 from sluice.settings import Settings
@@ -21,7 +25,8 @@ from sluice.settings import Settings
 log = logging.getLogger(__name__)
 
 _BACK_OFF_SECONDS = (1, 2, 5, 10)
-_EPOCH_SECONDS = 2.0
+_EPOCH_SECONDS = 1.0
+_COMMITTED_SECONDS = 0.5
 _HEARTBEAT_SECONDS = 10.0
 
 
@@ -40,70 +45,81 @@ class Relay:
         self._catalog = catalog
         self._stop = stop
         self._topics = Topics(settings.kafka)
-        self._epoch = ""
-        self._epoch_seen = self._beat = 0.0
-        self._publisher: Publisher | None = None
+        self._streamed = False
 
     def run(self) -> None:
         """Relay until stopped. Retryable errors are waited out; others are raised."""
         failures, said = 0, ""
         while not self._stop.is_set():
-            started = time.monotonic()
+            self._streamed = False
             try:
                 self._session()
             except _Stopped:
                 return
             except Retryable as error:
-                failures = 0 if time.monotonic() - started > 60 else failures + 1
+                if self._streamed:
+                    failures, said = 0, ""
                 if error.what != said:
                     log.warning("%s; trying again", error.what)
                     said = error.what
-                self._stop.wait(_BACK_OFF_SECONDS[min(failures, len(_BACK_OFF_SECONDS)) - 1])
+                self._stop.wait(_BACK_OFF_SECONDS[min(failures, len(_BACK_OFF_SECONDS) - 1)])
+                failures += 1
 
     def _session(self) -> None:
-        settings = self._settings
-        self._epoch = self._topics.ensure(topic_names(self._catalog))
+        settings, catalog, topics = self._settings, self._catalog, self._topics
+        epoch = topics.ensure(topic_names(catalog))
         ready = slots.prepare(
-            settings.postgres, settings.relay, self._catalog, self._topics, snapshot=self._snapshot
+            settings.postgres, settings.relay, catalog, topics, snapshot=self._snapshot
         )
-        publisher = Publisher(settings.kafka, self._check)
-        self._publisher = publisher
+        pool = ThreadPoolExecutor(max_workers=3)
+        publisher = Publisher(settings.kafka, lambda: None)
+        check = self._checks(pool, publisher, epoch)
+        publisher.wait = check
         try:
-            confirmed = ready.confirmed_lsn
-            if confirmed is None:
-                snapshots.take(
-                    settings.postgres,
-                    settings.relay,
-                    self._catalog,
-                    publisher,
-                    self._topics,
-                    self._check,
-                )
-                self._snapshot, confirmed = False, 0
+            if ready.confirmed_lsn is None:
+                snapshots.take(settings, catalog, publisher, topics, check, again=self._snapshot)
+                self._snapshot = False
+            committed = None
+            if settings.relay.ack == "drained":
+                names = [table.topic for table in catalog.tables]
+                committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
             with slots.replication(settings.postgres) as cursor:
-                stream = Stream(
-                    cursor, settings.relay, self._catalog, publisher, self._topics, self._check
-                )
-                stream.run(confirmed)
+                stream = Stream(cursor, settings.relay, catalog, publisher, committed, check)
+                self._streamed = True
+                stream.run(ready.confirmed_lsn or 0)
         finally:
             publisher.abandon()
+            pool.shutdown(wait=False)
 
-    def _check(self) -> None:
-        """Called often while a session lasts: stop, broker wiped, broker refusing, heartbeat."""
-        if self._stop.is_set():
-            raise _Stopped
-        failed = self._publisher.failed if self._publisher else None
-        if failed is not None:
-            raise Unreachable(f"the broker did not take an event: {failed.str()}")
-        now = time.monotonic()
-        if now - self._epoch_seen > _EPOCH_SECONDS:
-            self._epoch_seen = now
-            if self._topics.epoch() != self._epoch:
+    def _checks(
+        self, pool: ThreadPoolExecutor, publisher: Publisher, epoch: str
+    ) -> Callable[[], None]:
+        """What is called often while a session lasts; it takes no time and ends it by raising."""
+        epochs = Aside(pool, lambda: self._topics.epoch() or "", _EPOCH_SECONDS)
+        heartbeats = Aside(pool, self._heartbeat, _HEARTBEAT_SECONDS)
+
+        def check() -> None:
+            if self._stop.is_set():
+                raise _Stopped
+            if publisher.failed is not None:
+                raise Unreachable(f"the broker did not take an event: {publisher.failed.str()}")
+            if epochs.answer() not in (None, epoch):
                 raise Unreachable("the broker lost its topics; undrained changes are sent again")
-        if now - self._beat > _HEARTBEAT_SECONDS:
-            self._beat = now
-            with slots.session(self._settings.postgres) as cursor:
-                cursor.execute("SELECT pg_logical_emit_message(true, 'sluice-heartbeat', '')")
+            heartbeats.answer()
+            for aside in (epochs, heartbeats):
+                if aside.due():
+                    aside.begin()
+
+        return check
+
+    def _heartbeat(self) -> None:
+        """Let an idle database's slot move on, and see that the publication is what it was."""
+        settings = self._settings
+        with slots.session(settings.postgres) as cursor:
+            cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
+            noted = self._topics.slot_note(settings.relay.slot)
+            if noted and noted["consistent_point"]:
+                publications.require_unchanged(cursor, settings.relay, self._catalog, noted)
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Publication and replication slot: what must be true before the relay starts."""
+"""Replication slot and sessions: what must be true before the relay starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from psycopg2 import sql
 from psycopg2.extras import LogicalReplicationConnection
 
 from sluice.adapters.postgres import connection_options, translated
@@ -16,15 +15,24 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog
 from sluice.errors import (
     NeedsPerson,
-    PublicationIncomplete,
     SlotBusy,
     SlotLost,
     SlotMissing,
     SourceChanged,
+    Unreachable,
 )
 from sluice.positions import parse_lsn
-from sluice.relay.envelope import SESSION_OPTIONS
+from sluice.relay import publication as publications
 from sluice.settings import PostgresSettings, RelaySettings
+
+# Every session of the relay: a role's own settings would change the text of values, end a long
+# snapshot, or hide rows from it.
+SESSION_OPTIONS = (
+    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3"
+    " -c bytea_output=hex -c timezone=UTC"
+    " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off"
+)
+SNAPSHOT = "take a new snapshot: sluice relay --snapshot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +50,7 @@ def prepare(
     *,
     snapshot: bool,
 ) -> Ready:
-    """Check server, publication and slot; create the publication where there is none.
+    """Check server, tables, publication and slot; create the publication for a first snapshot.
 
     Args:
         snapshot: a new snapshot is wanted although one was taken.
@@ -50,70 +58,53 @@ def prepare(
     Raises:
         SlotMissing, SlotLost, PublicationIncomplete, SourceChanged: a person decides.
         SlotBusy: another relay reads from the slot.
+        NotReady: a table is not there yet.
     """
     with session(settings) as cursor:
         _require_logical(cursor)
-        ensure_publication(cursor, relay, catalog)
         row = _slot(cursor, relay.slot)
-        system = _value(cursor, "SELECT system_identifier::text FROM pg_control_system()")
-        note = topics.slot_note()
-        if note and note["system_identifier"] != system and not snapshot:
-            raise SourceChanged(
-                "this PostgreSQL is not the server the last snapshot came from",
-                remedy="if that is meant, take a new snapshot: sluice relay --snapshot",
-            )
-        if row is None:
-            if note and not snapshot:
+        if row is not None and row[2] is not None:
+            raise SlotBusy(f"slot {relay.slot!r} is in use by another relay (pid {row[2]})")
+        publications.require_keys(cursor, catalog)
+        noted = topics.slot_note()
+        if not snapshot:
+            _require_same_server(cursor, noted)
+            noted = topics.slot_note(relay.slot)
+            if row is None and noted and noted["consistent_point"]:
                 raise SlotMissing(
                     f"replication slot {relay.slot!r} is gone; changes since are unknown",
-                    remedy="take a new snapshot: sluice relay --snapshot",
+                    remedy=SNAPSHOT,
                 )
+        if row is None or snapshot:
+            publications.ensure(cursor, relay, catalog)
             return Ready(confirmed_lsn=None)
-        return _present(cursor, row, relay, snapshot=snapshot)
+        confirmed = _usable(cursor, row, relay.slot)
+        publications.require_unchanged(cursor, relay, catalog, noted)
+        if noted is None:  # the broker lost it, or the relay was killed before it noted it
+            note(cursor, relay, catalog, topics, row[0])
+        return Ready(confirmed_lsn=confirmed)
 
 
-def _present(cursor: Any, row: tuple[Any, ...], relay: RelaySettings, *, snapshot: bool) -> Ready:
-    confirmed, wal_status, active_pid = row
-    if active_pid is not None:
-        raise SlotBusy(f"slot {relay.slot!r} is in use by another relay (pid {active_pid})")
-    if snapshot:
-        cursor.execute("SELECT pg_drop_replication_slot(%s)", [relay.slot])
-        return Ready(confirmed_lsn=None)
-    if wal_status == "lost" or confirmed is None:
-        raise SlotLost(
-            f"replication slot {relay.slot!r} was invalidated: WAL it needed is removed",
-            remedy="raise max_slot_wal_keep_size, then run: sluice relay --snapshot",
-        )
-    wal_end = parse_lsn(_value(cursor, "SELECT pg_current_wal_lsn()::text"))
-    if parse_lsn(confirmed) > wal_end:
-        raise SourceChanged(
-            f"slot {relay.slot!r} is ahead of the server's WAL: the server went back in time",
-            remedy="take a new snapshot: sluice relay --snapshot",
-        )
-    return Ready(confirmed_lsn=parse_lsn(confirmed))
-
-
-def ensure_publication(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
-    """Create the publication of all tables where there is none; refuse an incomplete one."""
-    names = {f"{table.schema}.{table.name}" for table in catalog.tables}
-    cursor.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [relay.publication])
-    tables = [sql.Identifier(table.schema, table.name) for table in catalog.tables]
-    publication = sql.Identifier(relay.publication)
-    if cursor.fetchone() is None:
-        create = sql.SQL("CREATE PUBLICATION {} FOR TABLE {}")
-        cursor.execute(create.format(publication, sql.SQL(", ").join(tables)))
-        return
-    cursor.execute(
-        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s",
-        [relay.publication],
+def note(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, point: str | None
+) -> None:
+    """Note on the broker that a snapshot is complete, or with None that one is wanted."""
+    found = publications.find(cursor, relay, catalog)
+    topics.note_slot(
+        {
+            "slot": relay.slot,
+            "system_identifier": _system(cursor),
+            "consistent_point": point,
+            "publication": found.identity if found else {},
+        }
     )
-    missing = sorted(names - {name for (name,) in cursor.fetchall()})
-    if missing:
-        raise PublicationIncomplete(
-            f"publication {relay.publication} lacks {', '.join(missing)}",
-            remedy=f"run in PostgreSQL: ALTER PUBLICATION {relay.publication}"
-            f" ADD TABLE {', '.join(missing)}; then: sluice relay --snapshot",
-        )
+
+
+def drop(cursor: Any, name: str, topics: Topics) -> None:
+    """Drop the slot where it is; noted first, so that a crash does not end in SlotMissing."""
+    topics.note_slot({"slot": name, "system_identifier": _system(cursor), "consistent_point": None})
+    if _slot(cursor, name) is not None:
+        cursor.execute("SELECT pg_drop_replication_slot(%s)", [name])
 
 
 @contextmanager
@@ -123,6 +114,7 @@ def session(settings: PostgresSettings) -> Iterator[Any]:
         connection = psycopg2.connect(**connection_options(settings), options=SESSION_OPTIONS)
         try:
             connection.autocommit = True
+            _pin_encoding(connection)
             with connection.cursor() as cursor:
                 yield cursor
         finally:
@@ -139,9 +131,22 @@ def replication(settings: PostgresSettings) -> Iterator[Any]:
             connection_factory=LogicalReplicationConnection,
         )
         try:
+            _pin_encoding(connection)
             yield connection.cursor()
+        except psycopg2.errors.ObjectInUse as error:
+            raise SlotBusy("the slot is in use by another relay") from error
+        except psycopg2.DatabaseError as error:
+            if error.pgcode is None:  # psycopg2 gives a lost session no class of its own
+                raise Unreachable("PostgreSQL ended the replication session") from error
+            raise
         finally:
             connection.close()
+
+
+def _pin_encoding(connection: Any) -> None:
+    # Postgres converts values to the session's encoding; one in SQL_ASCII cannot be converted.
+    stored = connection.get_parameter_status("server_encoding")
+    connection.set_client_encoding("SQL_ASCII" if stored == "SQL_ASCII" else "UTF8")
 
 
 def _require_logical(cursor: Any) -> None:
@@ -151,6 +156,38 @@ def _require_logical(cursor: Any) -> None:
             f"PostgreSQL has wal_level={level}",
             remedy="set wal_level=logical and restart PostgreSQL",
         )
+
+
+def _require_same_server(cursor: Any, noted: dict[str, Any] | None) -> None:
+    if noted and noted["system_identifier"] != _system(cursor):
+        # Its LSNs begin anew, so versions in ClickHouse could be above those of the new server.
+        raise SourceChanged(
+            "this PostgreSQL is not the server the last snapshot came from",
+            remedy="if that is meant: drop the ClickHouse databases cdc and olap, then run:"
+            " sluice init, sluice relay --snapshot",
+        )
+
+
+def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
+    """The slot's confirmed position."""
+    confirmed, wal_status, _ = row
+    if wal_status == "lost" or confirmed is None:
+        raise SlotLost(
+            f"replication slot {name!r} was invalidated: WAL it needed is removed",
+            remedy="raise max_slot_wal_keep_size, then run: sluice relay --snapshot",
+        )
+    wal_end = parse_lsn(_value(cursor, "SELECT pg_current_wal_lsn()::text"))
+    if parse_lsn(confirmed) > wal_end:
+        raise SourceChanged(
+            f"slot {name!r} is ahead of the server's WAL: the server went back in time",
+            remedy="drop the ClickHouse databases cdc and olap, then run:"
+            " sluice init, sluice relay --snapshot",
+        )
+    return parse_lsn(confirmed)
+
+
+def _system(cursor: Any) -> str:
+    return str(_value(cursor, "SELECT system_identifier::text FROM pg_control_system()"))
 
 
 def _slot(cursor: Any, name: str) -> tuple[Any, ...] | None:

@@ -9,6 +9,7 @@ at a later point; the closing `truncate` below its rows removes what the unfinis
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,80 +18,99 @@ from psycopg2 import sql
 
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
+from sluice.errors import SlotBusy
 from sluice.events import READ, TRUNCATE
 from sluice.positions import parse_lsn
 from sluice.relay import slot as slots
-from sluice.relay.envelope import Place, RowEncoder, event
+from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.pgoutput import RelationColumn, Value
 from sluice.relay.publisher import Batch, Publisher
-from sluice.settings import PostgresSettings, RelaySettings
+from sluice.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _UNESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_ROWS_BETWEEN_CHECKS = 1000
 
 
 def take(
-    settings: PostgresSettings,
-    relay: RelaySettings,
+    settings: Settings,
     catalog: Catalog,
     publisher: Publisher,
     topics: Topics,
     check: Callable[[], None],
+    *,
+    again: bool,
 ) -> None:
     """Publish every row, wait until all is durable, and leave the permanent slot behind.
 
     Args:
         check: called often; raises when the relay must stop or the broker was wiped.
+        again: a slot that is there is dropped first.
+
+    Raises:
+        SlotBusy: another relay takes, or has just taken, the snapshot.
     """
-    with slots.replication(settings) as holder, slots.session(settings) as cursor:
-        temporary = f"{relay.slot}_snapshot_{int(time.time())}"
+    relay = settings.relay
+    with (
+        slots.replication(settings.postgres) as holder,
+        slots.session(settings.postgres) as cursor,
+    ):
+        _claim(cursor, relay.slot)
+        if again:
+            slots.drop(cursor, relay.slot, topics)
+        temporary = f"{relay.slot[:40]}_snapshot_{os.getpid()}"
         holder.execute(
             f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
         )
         _, point, exported, _ = holder.fetchone()
-        lsn, now = parse_lsn(point), int(time.time() * 1000)
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
-        batch = Batch(end_lsn=lsn)
+        batch = Batch(end_lsn=parse_lsn(point))
         for table in catalog.tables:
-            place = Place(lsn=lsn, commit_lsn=lsn, ordinal=1, commit_ms=now)
-            rows = _copy(cursor, table, place, publisher, batch)
-            below = Place(lsn=lsn, commit_lsn=lsn, ordinal=0, commit_ms=now)
-            emptied = event(table.name, TRUNCATE, below, "null", "null")
-            publisher.publish(table.topic, None, emptied, batch)
-            log.info("snapshot: %s, %d rows", table.name, rows)
-            check()
+            _publish(cursor, table, publisher, batch, check)
         cursor.execute("COMMIT")
-        _wait_until_durable(relay, publisher, topics, batch, check)
-        cursor.execute(
-            "SELECT pg_copy_logical_replication_slot(%s, %s, false)", [temporary, relay.slot]
-        )
-        cursor.execute("SELECT system_identifier::text FROM pg_control_system()")
-        system = cursor.fetchone()[0]
-    topics.note_slot({"slot": relay.slot, "system_identifier": system, "consistent_point": point})
+        _wait_until_durable(relay.ack, publisher, topics, batch, check)
+        copy = "SELECT pg_copy_logical_replication_slot(%s, %s, false)"
+        cursor.execute(copy, [temporary, relay.slot])
+        slots.note(cursor, relay, catalog, topics, point)
     log.info("snapshot: complete at %s", point)
 
 
-def _copy(cursor: Any, table: Table, place: Place, publisher: Publisher, batch: Batch) -> int:
-    """Publish the table's rows; how many."""
-    name = sql.Identifier(table.schema, table.name)
-    cursor.execute(
-        "SELECT attname, atttypid::int FROM pg_attribute WHERE attrelid = %s::regclass"
-        " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
-        [name.as_string(cursor.connection)],
-    )
-    columns = [RelationColumn(name=n, type_oid=oid, in_key=False) for n, oid in cursor.fetchall()]
+def _claim(cursor: Any, slot: str) -> None:
+    """Hold off other relays while this session lasts."""
+    cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"sluice {slot}"])
+    if not cursor.fetchone()[0]:
+        raise SlotBusy(f"another relay takes the snapshot of slot {slot!r}")
+
+
+def _publish(
+    cursor: Any, table: Table, publisher: Publisher, batch: Batch, check: Callable[[], None]
+) -> None:
+    """The table's rows, and then what deletes everything older."""
+    transaction = Transaction(batch.end_lsn, int(time.time() * 1000))
+    columns = _columns(cursor, table)
     key = [column.name for column in table.key]
-    encoder = RowEncoder(table.name, columns, key)
+    sink = _Sink(table, RowEncoder(table.name, columns, key), transaction, publisher, batch, check)
     query = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {}) TO STDOUT").format(
         sql.SQL(", ").join(sql.Identifier(column.name) for column in columns),
-        name,
+        sql.Identifier(table.schema, table.name),
         sql.SQL(", ").join(map(sql.Identifier, key)),
     )
-    sink = _Sink(table, encoder, place, publisher, batch)
     cursor.copy_expert(query.as_string(cursor.connection), sink)
-    return sink.rows
+    sink.close()
+    log.info("snapshot: %s, %d rows", table.name, sink.rows)
+
+
+def _columns(cursor: Any, table: Table) -> list[RelationColumn]:
+    """The columns that pgoutput publishes: generated ones are left out."""
+    name = sql.Identifier(table.schema, table.name).as_string(cursor.connection)
+    cursor.execute(
+        "SELECT attname, atttypid::int8 FROM pg_attribute WHERE attrelid = %s::regclass"
+        " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+        [name],
+    )
+    return [RelationColumn(name=n, type_oid=oid, in_key=False) for n, oid in cursor.fetchall()]
 
 
 class _Sink:
@@ -100,24 +120,33 @@ class _Sink:
         self,
         table: Table,
         encoder: RowEncoder,
-        place: Place,
+        transaction: Transaction,
         publisher: Publisher,
         batch: Batch,
+        check: Callable[[], None],
     ) -> None:
         self.rows = 0
-        self._topic, self._table = table.topic, table.name
-        self._encoder, self._place = encoder, place
-        self._publisher, self._batch = publisher, batch
+        self._topic, self._encoder, self._transaction = table.topic, encoder, transaction
+        self._publisher, self._batch, self._check = publisher, batch, check
 
     def write(self, line: bytes) -> None:
         """One row of COPY's text format."""
-        values = [_unescaped(value) for value in line.removesuffix(b"\n").split(b"\t")]
-        payload = self._encoder.row(values)
-        value = event(self._table, READ, self._place, payload, "null")
-        self._publisher.publish(self._topic, self._encoder.key(values), value, self._batch)
+        values = [_unescaped(value) for value in line[:-1].split(b"\t")]
+        self._send(READ, 1, self._encoder.key(values), self._encoder.row(values))
         self.rows += 1
-        if self.rows % 1000 == 0:
+        if self.rows % _ROWS_BETWEEN_CHECKS == 0:
             self._publisher.poll()
+            self._check()
+
+    def close(self) -> None:
+        """Below the rows, so that it deletes everything but them."""
+        self._send(TRUNCATE, 0, None, "null")
+        self._check()
+
+    def _send(self, operation: str, ordinal: int, key: str | None, payload: str) -> None:
+        lsn = self._batch.end_lsn
+        value = self._transaction.event(self._encoder, operation, lsn, ordinal, payload, "null")
+        self._publisher.publish(self._topic, key, value, self._batch)
 
 
 def _unescaped(field: bytes) -> Value:
@@ -145,22 +174,20 @@ def _joined(parts: Sequence[bytes]) -> list[bytes]:
 
 
 def _wait_until_durable(
-    relay: RelaySettings,
-    publisher: Publisher,
-    topics: Topics,
-    batch: Batch,
-    check: Callable[[], None],
+    ack: str, publisher: Publisher, topics: Topics, batch: Batch, check: Callable[[], None]
 ) -> None:
-    told = False
-    while batch.undelivered or not (relay.ack == "broker" or drained(topics, batch)):
+    while batch.undelivered:
         publisher.poll(0.2)
-        if not batch.undelivered and not told:
-            log.info("snapshot: on the broker, waiting for the drain")
-            told = True
+        check()
+    if ack == "broker":
+        return
+    log.info("snapshot: on the broker, waiting for the drain")
+    while not _drained(topics, batch):
+        publisher.poll(0.5)
         check()
 
 
-def drained(topics: Topics, batch: Batch) -> bool:
+def _drained(topics: Topics, batch: Batch) -> bool:
     """Whether the drain group has gone past the batch on every topic."""
     committed = topics.committed(batch.offsets)
     return all(committed.get(topic, 0) > offset for topic, offset in batch.offsets.items())

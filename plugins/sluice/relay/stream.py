@@ -7,18 +7,23 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice, takewhile
 from typing import Any
 
-from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog
+import psycopg2
+
+from sluice.catalog import Catalog, Table
+from sluice.errors import NeedsPerson, NotReady, Unreachable
 from sluice.events import DELETE, INSERT, TRUNCATE, UPDATE
-from sluice.relay.envelope import Place, RowEncoder, event
+from sluice.relay.aside import Aside
+from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.pgoutput import (
     MISSING,
     Begin,
     Commit,
     Delete,
     Insert,
+    Message,
     Relation,
     Truncate,
     Update,
@@ -30,11 +35,20 @@ from sluice.settings import RelaySettings
 
 log = logging.getLogger(__name__)
 
-_FEEDBACK_SECONDS = 0.5
+_FEEDBACK_SECONDS = 0.25
+# Beyond so many transactions that are not durable yet, neighbours are confirmed together.
+_MOST_PENDING = 5000
+
+Row = list[Value]
 
 
 class Stream:
-    """Reads one replication session; `run` returns when `check` says so by raising."""
+    """Reads one replication session.
+
+    Args:
+        committed: the drain group's next offsets; None where the broker's word is enough.
+        check: called often; ends the stream by raising.
+    """
 
     def __init__(
         self,
@@ -42,149 +56,181 @@ class Stream:
         relay: RelaySettings,
         catalog: Catalog,
         publisher: Publisher,
-        topics: Topics,
+        committed: Aside[dict[str, int]] | None,
         check: Callable[[], None],
     ) -> None:
         self._cursor = cursor
         self._relay = relay
-        self._catalog = catalog
         self._publisher = publisher
-        self._topics = topics
+        self._committed = committed
         self._check = check
-        self._relations: dict[int, RowEncoder | None] = {}
-        self._begin = Begin(commit_lsn=0, commit_ms=0)
+        self._tables = {(table.schema, table.name): table for table in catalog.tables}
+        self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
+        self._transaction = Transaction(0, 0)
         self._batch = Batch()
         self._ordinal = 0
         self._pending: deque[Batch] = deque()
+        self._asked = 0  # batches that were on the broker when `committed` was asked
         self._confirmed = 0
         self._fed_back = 0.0
+        self._silence = 0.0
         publisher.wait = self.feed_back  # the session is kept while the broker takes nothing
 
     def run(self, confirmed_lsn: int) -> None:
         """Stream until an error or a stop; Postgres resumes at its own confirmed position."""
         self._confirmed = confirmed_lsn
-        self._cursor.start_replication(
-            slot_name=self._relay.slot,
-            decode=False,
-            options={
-                "proto_version": "1",
-                "publication_names": self._relay.publication,
-                "messages": "true",
-            },
-        )
+        self._silence = _tolerated_silence(self._cursor)
+        self._start()
         log.info("streaming from slot %s", self._relay.slot)
+        self._fed_back = time.monotonic()
+        read, take, clock = self._cursor.read_message, self._take, time.monotonic
         while True:
-            message = self._cursor.read_message()
-            if message is None:
-                select.select([self._cursor], [], [], 0.05)
-                self._publisher.poll()
+            if clock() - self._fed_back >= _FEEDBACK_SECONDS:
                 self.feed_back()
+            message = read()
+            if message is not None:
+                take(decode(message.payload), message.data_start)
             else:
-                self._take(message)
+                self._publisher.poll()
+                select.select([self._cursor], [], [], 0.05)
 
     def feed_back(self) -> None:
-        """Tell Postgres what is durable, at most every half second; also keeps the session."""
+        """Tell Postgres what is durable, at most four times a second; also keeps the session."""
         now = time.monotonic()
-        if now - self._fed_back < _FEEDBACK_SECONDS:
+        silence = now - self._fed_back
+        if silence < _FEEDBACK_SECONDS:
             return
-        self._fed_back = now
+        if silence > self._silence:
+            # After half of wal_sender_timeout Postgres asks, and psycopg2 answers by itself. In
+            # the middle of a transaction its answer can confirm others that are not durable.
+            raise Unreachable(f"the relay was held up for {silence:.0f} s; the session starts anew")
         self._check()
         self._publisher.poll()
-        for batch in self._durable():
-            self._confirmed = max(self._confirmed, batch.end_lsn)
+        self._settle()
         self._cursor.send_feedback(flush_lsn=self._confirmed, force=True)
+        self._fed_back = time.monotonic()
 
-    def _durable(self) -> list[Batch]:
+    def _start(self) -> None:
+        options = {
+            "proto_version": "1",
+            "publication_names": self._relay.publication,
+            "messages": "true",
+        }
+        try:
+            self._cursor.start_replication(
+                slot_name=self._relay.slot, decode=False, options=options
+            )
+        except psycopg2.errors.UndefinedObject as error:
+            raise NotReady(f"slot {self._relay.slot!r} went away") from error
+
+    def _settle(self) -> None:
         """Take the transactions from the front that are durable by the relay's `ack`."""
-        durable = []
-        committed: dict[str, int] | None = None
-        while self._pending and not self._pending[0].undelivered:
-            batch = self._pending[0]
-            if batch.offsets and self._relay.ack == "drained":
-                if committed is None:
-                    names = [table.topic for table in self._catalog.tables]
-                    committed = self._topics.committed(names)
-                if any(committed[topic] <= offset for topic, offset in batch.offsets.items()):
-                    break
-            durable.append(self._pending.popleft())
-        return durable
+        pending, committed = self._pending, self._committed
+        if committed is None:
+            while pending and not pending[0].undelivered:
+                self._confirmed = pending.popleft().end_lsn
+            return
+        offsets = committed.answer()
+        # Only what was on the broker before the question: an answer of a former broker says
+        # nothing of offsets that its successor gave.
+        while self._asked and offsets is not None and _covers(offsets, pending[0]):
+            self._confirmed = pending.popleft().end_lsn
+            self._asked -= 1
+        while pending and not pending[0].undelivered and not pending[0].offsets:
+            self._confirmed = pending.popleft().end_lsn
+            self._asked = max(0, self._asked - 1)
+        if pending and not pending[0].undelivered and committed.due():
+            self._asked = sum(1 for _ in takewhile(_delivered, islice(pending, _MOST_PENDING)))
+            committed.begin()
 
-    def _take(self, message: Any) -> None:
-        change = decode(message.payload)
-        if isinstance(change, Begin):
-            self._begin, self._batch, self._ordinal = change, Batch(), 0
+    def _take(self, change: Message, lsn: int) -> None:
+        if isinstance(change, Insert | Update | Delete):
+            relation = self._relations.get(change.relation_id)
+            if relation is not None:
+                self._row(relation, change, lsn)
+        elif isinstance(change, Begin):
+            self._transaction = Transaction(change.commit_lsn, change.commit_ms)
+            self._ordinal = 0
+            # The last one, not yet durable, grows; it is confirmed when all of it is.
+            crowded = len(self._pending) >= _MOST_PENDING
+            self._batch = self._pending.pop() if crowded else Batch()
+            self._asked = min(self._asked, len(self._pending))
         elif isinstance(change, Commit):
-            self._commit(change)
+            self._batch.end_lsn = change.end_lsn
+            self._pending.append(self._batch)
         elif isinstance(change, Relation):
-            self._relations[change.relation_id] = self._encoder(change)
+            self._relations[change.relation_id] = self._relation(change)
         elif isinstance(change, Truncate):
             for relation_id in change.relation_ids:
-                encoder = self._relations.get(relation_id)
-                if encoder:
-                    self._publish(encoder, TRUNCATE, message, None, "null", "null")
-        elif isinstance(change, Insert | Update | Delete):
-            encoder = self._relations.get(change.relation_id)
-            if encoder:
-                self._row(encoder, change, message)
-        if self._ordinal % 500 == 0:
-            self._publisher.poll()
-            self.feed_back()
+                relation = self._relations.get(relation_id)
+                if relation is not None:
+                    self._publish(relation, TRUNCATE, lsn, None, "null", "null")
 
-    def _commit(self, commit: Commit) -> None:
-        batch = self._batch
-        batch.end_lsn = commit.end_lsn
-        last = self._pending[-1] if self._pending else None
-        empty = not batch.undelivered and not batch.offsets
-        if last and empty and not last.undelivered and not last.offsets:
-            last.end_lsn = commit.end_lsn
-        else:
-            self._pending.append(batch)
+    def _relation(self, relation: Relation) -> tuple[RowEncoder, str] | None:
+        table: Table | None = self._tables.get((relation.schema, relation.table))
+        if table is None:
+            return None
+        key = [column.name for column in table.key]
+        return RowEncoder(table.name, relation.columns, key), table.topic
 
-    def _encoder(self, relation: Relation) -> RowEncoder | None:
-        for table in self._catalog.tables:
-            if (table.schema, table.name) == (relation.schema, relation.table):
-                return RowEncoder(table.name, relation.columns, [c.name for c in table.key])
-        return None
-
-    def _row(self, encoder: RowEncoder, change: Insert | Update | Delete, message: Any) -> None:
-        if isinstance(change, Insert):
-            self._publish(encoder, INSERT, message, change.new, encoder.row(change.new), "null")
-        elif isinstance(change, Delete):
-            self._publish(encoder, DELETE, message, change.old, encoder.key(change.old), "null")
-        else:
-            old, new = change.old, change.new
-            moved = old is not None and not encoder.same_key(old, new)
-            before = encoder.key(old) if old is not None and moved else "null"
-            whole = _with_old_values(old, new)
-            self._publish(encoder, UPDATE, message, new, encoder.row(whole), before)
+    def _row(
+        self, relation: tuple[RowEncoder, str], change: Insert | Update | Delete, lsn: int
+    ) -> None:
+        encoder, _ = relation
+        try:
+            if isinstance(change, Insert):
+                row = change.new
+                self._publish(relation, INSERT, lsn, encoder.key(row), encoder.row(row), "null")
+            elif isinstance(change, Delete):
+                key = encoder.key(change.old)
+                self._publish(relation, DELETE, lsn, key, key, "null")
+            else:
+                old, row = change.old, _with_old_values(change.old, change.new)
+                moved = old is not None and not encoder.same_key(old, row)
+                before = encoder.key(old) if old is not None and moved else "null"
+                self._publish(relation, UPDATE, lsn, encoder.key(row), encoder.row(row), before)
+        except ValueError as error:
+            raise NeedsPerson(
+                f"a change does not have the model's key: {error}",
+                remedy=f"run in PostgreSQL: ALTER TABLE {encoder.table} REPLICA IDENTITY DEFAULT;"
+                " then: sluice relay --snapshot",
+            ) from error
 
     def _publish(
         self,
-        encoder: RowEncoder,
+        relation: tuple[RowEncoder, str],
         operation: str,
-        message: Any,
-        row: list[Value] | None,
+        lsn: int,
+        key: str | None,
         payload: str,
         before: str,
     ) -> None:
+        encoder, topic = relation
         self._ordinal += 1
-        place = Place(
-            lsn=message.data_start,
-            commit_lsn=self._begin.commit_lsn,
-            ordinal=self._ordinal,
-            commit_ms=self._begin.commit_ms,
-        )
-        value = event(encoder.table, operation, place, payload, before)
-        key = encoder.key(row) if row is not None else None
-        topic = self._catalog.table(encoder.table).topic
+        value = self._transaction.event(encoder, operation, lsn, self._ordinal, payload, before)
         self._publisher.publish(topic, key, value, self._batch)
 
 
-def _with_old_values(old: list[Value] | None, new: list[Value]) -> list[Value]:
-    """Under REPLICA IDENTITY FULL the old row has the values that were left out."""
+def _delivered(batch: Batch) -> bool:
+    return not batch.undelivered
+
+
+def _covers(offsets: dict[str, int], batch: Batch) -> bool:
+    return all(offsets.get(topic, 0) > offset for topic, offset in batch.offsets.items())
+
+
+def _tolerated_silence(cursor: Any) -> float:
+    """Seconds without feedback after which Postgres may ask for it."""
+    cursor.execute("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'")
+    milliseconds = int(cursor.fetchone()[0])
+    return 0.4 * milliseconds / 1000 if milliseconds else float("inf")
+
+
+def _with_old_values(old: Row | None, new: Row) -> Row:
+    """The row with the values that were left out, as far as the old key or row has them."""
     if old is None or MISSING not in new:
         return new
     return [
-        before if after == MISSING and before is not None else after
+        before if after is MISSING and before is not None else after
         for before, after in zip(old, new, strict=True)
     ]

@@ -1,0 +1,35 @@
+"""Calls made beside the stream, so that Postgres gets feedback while a service is slow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Aside(Generic[T]):
+    """One repeated call on a thread of the pool, never twice at once."""
+
+    def __init__(self, pool: ThreadPoolExecutor, call: Callable[[], T], every: float) -> None:
+        self._pool, self._call, self._every = pool, call, every
+        self._future: Future[T] | None = None
+        self._due = 0.0
+
+    def due(self) -> bool:
+        """Whether none is under way and `every` seconds have passed since the last began."""
+        return self._future is None and time.monotonic() >= self._due
+
+    def begin(self) -> None:
+        """Make the call; its answer comes from `answer`."""
+        self._due = time.monotonic() + self._every
+        self._future = self._pool.submit(self._call)
+
+    def answer(self) -> T | None:
+        """Once, what the call gave; None while it is under way. Its error is raised here."""
+        if self._future is None or not self._future.done():
+            return None
+        future, self._future = self._future, None
+        return future.result()

@@ -1,0 +1,170 @@
+"""The publication and the tables' keys: that every change of every table is sent.
+
+PostgreSQL 18 skips, without an error, changes made while the publication was not there. So a
+publication that was dropped and made again, or lost a table for a while, has to be noticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+
+from sluice.catalog import Catalog, Table
+from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete
+from sluice.settings import RelaySettings
+
+_AGAIN = "take a new snapshot: sluice relay --snapshot"
+_OPERATIONS = "insert, update, delete, truncate"
+_KEY = """
+SELECT c.relreplident, i.indisreplident, i.indimmediate, array(
+    SELECT a.attname::text FROM pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+)
+FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+WHERE c.oid = to_regclass(%s)
+"""
+_TABLES = """
+SELECT p.schemaname, p.tablename, p.rowfilter IS NOT NULL, r.oid::int8
+FROM pg_publication_tables p
+LEFT JOIN pg_publication_rel r ON r.prpubid = %s
+    AND r.prrelid = to_regclass(format('%%I.%%I', p.schemaname, p.tablename))
+WHERE p.pubname = %s
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """The publication as it is.
+
+    Attributes:
+        whole: whether it sends every operation, and no table by a filter.
+        identity: its object id and those of its tables' memberships; made again, they differ.
+        missing: tables of the catalog that it lacks.
+    """
+
+    whole: bool
+    identity: dict[str, Any]
+    missing: tuple[Table, ...]
+
+
+def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | None:
+    """The relay's publication; None when there is none."""
+    cursor.execute(
+        "SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate"
+        " FROM pg_publication WHERE pubname = %s",
+        [relay.publication],
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    oid, whole = row
+    cursor.execute(_TABLES, [oid, relay.publication])
+    members = {(schema, name): (filtered, rel) for schema, name, filtered, rel in cursor}
+    tables = [(table, members.get((table.schema, table.name))) for table in catalog.tables]
+    return Publication(
+        whole=whole and not any(member[0] for _, member in tables if member),
+        identity={
+            "oid": oid,
+            "tables": {table.name: member[1] for table, member in tables if member},
+        },
+        missing=tuple(table for table, member in tables if member is None),
+    )
+
+
+def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
+    """Create the publication of all tables where there is none; refuse an incomplete one."""
+    found = find(cursor, relay, catalog)
+    if found is not None:
+        _require_whole(cursor, relay, found)
+        return
+    create = f"CREATE PUBLICATION {_quoted(cursor, relay.publication)} FOR TABLE " + ", ".join(
+        _quoted(cursor, table.schema, table.name) for table in catalog.tables
+    )
+    try:
+        cursor.execute(create)
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise PublicationIncomplete(
+            f"there is no publication {relay.publication}, and this role may not create it",
+            remedy=f"run in PostgreSQL, as the tables' owner: {create}",
+        ) from error
+
+
+def require_unchanged(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, noted: dict[str, Any] | None
+) -> None:
+    """That the publication sent everything since the snapshot that was noted.
+
+    Raises:
+        PublicationIncomplete: it is gone, lacks a table, or was made again since.
+    """
+    found = find(cursor, relay, catalog)
+    if found is None:
+        raise PublicationIncomplete(
+            f"publication {relay.publication} is gone; changes since then are not sent",
+            remedy=_AGAIN,
+        )
+    _require_whole(cursor, relay, found)
+    known = (noted or {}).get("publication")
+    if known and (
+        known["oid"] != found.identity["oid"]
+        or any(known["tables"].get(n, -1) != rel for n, rel in found.identity["tables"].items())
+    ):
+        raise PublicationIncomplete(
+            f"publication {relay.publication} was made again, or got a table, since the last"
+            " snapshot; what it did not send then is unknown",
+            remedy=_AGAIN,
+        )
+
+
+def require_keys(cursor: Any, catalog: Catalog) -> None:
+    """That every table is there, with the models' key as what Postgres sends of old rows.
+
+    Raises:
+        NotReady: a table is not there.
+        NeedsPerson: a table's key is another, deferrable, or not its replica identity.
+    """
+    for table in catalog.tables:
+        name = _quoted(cursor, table.schema, table.name)
+        cursor.execute(_KEY, [name])
+        row = cursor.fetchone()
+        if row is None:
+            raise NotReady(
+                f"PostgreSQL has no table {table.schema}.{table.name}",
+                remedy="create the models' tables there",
+            )
+        identity, of_key, immediate, columns = row
+        if set(columns) != {column.name for column in table.key} or not immediate:
+            raise NeedsPerson(
+                f"table {table.name}: its primary key in PostgreSQL is not the model's,"
+                " or is deferrable",
+                remedy="give table and model the same, not deferrable, primary key",
+            )
+        if identity == "n" or (identity == "i" and not of_key):
+            raise NeedsPerson(
+                f"table {table.name}: deletes do not carry its primary key",
+                remedy=f"run in PostgreSQL: ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
+            )
+
+
+def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> None:
+    name = _quoted(cursor, relay.publication)
+    if found.missing:
+        tables = ", ".join(_quoted(cursor, table.schema, table.name) for table in found.missing)
+        raise PublicationIncomplete(
+            f"publication {relay.publication} lacks {tables}",
+            remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} ADD TABLE {tables};"
+            " then: sluice relay --snapshot",
+        )
+    if not found.whole:
+        raise PublicationIncomplete(
+            f"publication {relay.publication} leaves out operations or rows",
+            remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}'),"
+            " and remove row filters; then: sluice relay --snapshot",
+        )
+
+
+def _quoted(cursor: Any, *names: str) -> str:
+    return str(sql.Identifier(*names).as_string(cursor.connection))
