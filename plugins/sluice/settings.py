@@ -16,6 +16,8 @@ from pydantic import SecretStr
 from sluice.errors import WrongUsage
 
 PROJECT = Path(__file__).resolve().parents[2]
+# The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
+WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
 
 # Every variable, its default and what it is. An empty default means "not set".
 VARIABLES: dict[str, tuple[str, str]] = {

@@ -10,10 +10,15 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import task
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+)
 
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.errors import Retryable, SluiceError
+from sluice.settings import WAREHOUSE_POOL
 from sluice_airflow import assets
 from sluice_airflow.connections import settings_from_connections
 
@@ -21,6 +26,7 @@ log = logging.getLogger("sluice.tasks")
 
 DEFAULTS: dict[str, Any] = {
     "owner": "sluice",
+    "pool": WAREHOUSE_POOL,
     "retries": 2,
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": True,
@@ -35,7 +41,7 @@ def catalog() -> Catalog:
 
 
 def drain_task(table: Table) -> Any:
-    """The task that drains one table; an asset event when changes came."""
+    """The task that drains one table; skipped, with no asset event, when nothing came."""
 
     @task(
         task_id=f"drain_{table.name}",
@@ -43,22 +49,23 @@ def drain_task(table: Table) -> Any:
         inlets=[assets.source(table), assets.topic(table)],
         outlets=[assets.current_state(table)],
         doc_md=f"Drains the changes of `{table.name}` from `{table.topic}` to their end into"
-        f" `cdc.{table.storage}`, then moves the checkpoint. Running it again is harmless.",
+        f" `cdc.{table.storage}`, then moves the checkpoint. Running it again is harmless."
+        " Skipped when nothing came.",
     )
-    def drain(*, outlet_events: Any = None) -> dict[str, Any]:
+    def drain(*, outlet_events: Any = None) -> None:
         from sluice import wiring
 
         with _understood():
             report = wiring.drain(settings_from_connections(), table.name)
         log.info(report.sentence())
-        summary = {
+        if not report.events:
+            raise AirflowSkipException(f"{table.name}: nothing came")
+        outlet_events[assets.current_state(table)].extra = {
             "table": table.name,
             "events": report.events,
             "next_offset": report.next_offset,
             "freshness_s": report.freshness_s,
         }
-        outlet_events[assets.current_state(table)].extra = summary
-        return summary
 
     return drain()
 
@@ -74,9 +81,13 @@ def publish_drained() -> None:
     """The event that starts the rebuild."""
 
 
-@task(task_display_name="every table drained?", doc_md="Fails the run when a drain failed.")
+@task(
+    trigger_rule="none_failed",
+    task_display_name="every table drained?",
+    doc_md="Fails the run when a drain failed.",
+)
 def require_drained() -> None:
-    """Succeeds after all drains have."""
+    """Succeeds when no drain failed."""
 
 
 def rebuild_task(fact: Fact) -> Any:
@@ -88,7 +99,7 @@ def rebuild_task(fact: Fact) -> Any:
         inlets=[assets.current_state(table) for table in fact.tables],
         outlets=[assets.fact(fact)],
         doc_md=f"Recomputes the rows of `{fact.name}` that drained changes touch. Works from the"
-        " checkpoints, so a run that is skipped loses nothing.",
+        " checkpoints, so a run that is left out loses nothing. Skipped when nothing had changed.",
     )
     def rebuild(*, outlet_events: Any = None) -> None:
         from sluice import wiring
@@ -96,12 +107,14 @@ def rebuild_task(fact: Fact) -> Any:
         with _understood():
             report = wiring.rebuild(settings_from_connections(), fact.name)
         log.info(report.sentence())
+        if report.mode == "none":
+            raise AirflowSkipException(report.sentence())
         outlet_events[assets.fact(fact)].extra = {"mode": report.mode, "rows": report.rows}
 
     return rebuild()
 
 
-@task(outlets=[assets.REBUILT], task_display_name="publish: rebuilt")
+@task(outlets=[assets.REBUILT], trigger_rule="none_failed", task_display_name="publish: rebuilt")
 def publish_rebuilt() -> None:
     """The event that starts the checks."""
 

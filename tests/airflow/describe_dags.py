@@ -23,6 +23,7 @@ json.dump(
                 "tasks": sorted(dag.task_ids),
                 "tags": sorted(dag.tags),
                 "documented": bool(dag.doc_md) and all(task.doc_md for task in dag.tasks),
+                "pools": sorted({task.pool for task in dag.tasks}),
                 "max_active_runs": dag.max_active_runs,
                 "timetable": type(dag.timetable).__name__,
                 "consumes": [

@@ -48,11 +48,12 @@ def test_the_plugin_loader_leaves_the_libraries_alone(described: Any) -> None:
     assert described["overrun"] is False
 
 
-def test_each_dag_is_documented_tagged_and_runs_once_at_a_time(described: Any) -> None:
+def test_each_dag_is_documented_tagged_in_the_pool_and_runs_once_at_a_time(described: Any) -> None:
     for dag in described["dags"].values():
         assert dag["documented"]
         assert "sluice" in dag["tags"]
         assert dag["max_active_runs"] == 1
+        assert dag["pools"] == ["sluice_warehouse"]
 
 
 def test_every_table_is_drained_and_every_asset_has_one_producer_and_one_consumer(

@@ -17,7 +17,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
-from sluice.settings import Settings, read_secrets, read_settings
+from sluice.settings import (
+    WAREHOUSE_POOL,
+    WAREHOUSE_SLOTS,
+    Settings,
+    read_secrets,
+    read_settings,
+)
 
 app = typer.Typer()
 
@@ -194,6 +200,7 @@ def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     from sluice.embedded.programs import airflow_api
 
     api, deadline = airflow_api(settings), time.monotonic() + 240
+    api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(_DAGS) - api.dag_ids():
         _pause(deadline, "Airflow has not parsed the DAGs")
     before = (api.last_run("sluice_quality") or {}).get("dag_run_id")

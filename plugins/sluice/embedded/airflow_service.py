@@ -111,6 +111,12 @@ class AirflowApi:
         found = self._authorised("GET", "/api/v2/dags?limit=100")
         return {dag["dag_id"] for dag in found["dags"]}
 
+    def ensure_pool(self, name: str, slots: int) -> None:
+        """Create a pool where there is none of this name."""
+        if self._authorised("GET", f"/api/v2/pools?pool_name_pattern={name}")["total_entries"]:
+            return
+        self._authorised("POST", "/api/v2/pools", {"name": name, "slots": slots})
+
     def trigger(self, dag_id: str) -> None:
         """Start a run now."""
         self._authorised("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None})
