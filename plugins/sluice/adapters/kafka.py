@@ -19,6 +19,7 @@ from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
 
 _PATIENCE = 10.0
+_RESYNC = "take a new snapshot: sluice relay --snapshot"
 
 # librdkafka's defaults pause for a second at every 100,000 messages on a fast local broker.
 _CONSUMER_OPTIONS = {
@@ -68,8 +69,21 @@ class KafkaLog:
                     yield records
             if ended:
                 yield []
+        except Unreachable:
+            self._require_within(topic, offset)
+            raise
         finally:
             self._consumer.unassign()
+
+    def _require_within(self, topic: str, offset: int) -> None:
+        """That the topic is not shorter than `offset`: a broker may be silent there."""
+        end = self._topics.ends([topic]).get(topic, 0)
+        if offset > end:
+            raise TopicGap(
+                f"{topic} ends at {end}, but {offset} messages of it were drained: it was made"
+                " again",
+                remedy=_RESYNC,
+            )
 
     def _chunk(self, topic: str, size: int, deadline: float) -> tuple[list[Record], bool]:
         """At most `size` records, and whether the topic's end came after them."""
@@ -96,7 +110,7 @@ class KafkaLog:
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
             raise TopicGap(
                 f"{topic}: the next offset to drain is not on the topic any more ({error.str()})",
-                remedy="take a new snapshot: sluice relay --snapshot",
+                remedy=_RESYNC,
             )
         if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")

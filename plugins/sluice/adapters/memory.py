@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sluice.catalog import Table
-from sluice.errors import NotReady, StaleCheckpoint, TopicGap
+from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
 from sluice.events import Change, Key, Record, Reject
 from sluice.ports import Checkpoint, DrainReport
 
@@ -16,8 +16,11 @@ from sluice.ports import Checkpoint, DrainReport
 class MemoryLog:
     """A ChangeLog whose topics are lists; `wipe` makes it another broker."""
 
-    def __init__(self, topics: Sequence[str], epoch: str = "1") -> None:
+    def __init__(
+        self, topics: Sequence[str], epoch: str = "1", partitions: Mapping[str, int] | None = None
+    ) -> None:
         self._epoch = epoch
+        self._partitions = partitions or {}
         self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
         self.committed: dict[str, int] = {}
         self.dead_letters: list[tuple[str, Reject]] = []
@@ -42,8 +45,10 @@ class MemoryLog:
         """See ports.ChangeLog."""
         if topic not in self._topics:
             raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+        if self._partitions.get(topic, 1) > 1:
+            raise TopicPartitioned()
         records = self._topics[topic]
-        if offset < 0:
+        if not 0 <= offset <= len(records):
             raise TopicGap(f"{topic}: offset {offset} is not on the topic")
         for start in range(offset, len(records), chunk):
             yield records[start : start + chunk]

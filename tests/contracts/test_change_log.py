@@ -1,0 +1,150 @@
+"""What a ChangeLog promises, on the twin and on the broker.
+
+`KAFKA_BOOTSTRAP_SERVERS` puts another broker in the embedded one's place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from sluice.adapters.kafka import KafkaLog
+from sluice.adapters.memory import MemoryLog
+from sluice.adapters.topics import Topics
+from sluice.errors import NotReady, TopicGap, TopicPartitioned
+from sluice.events import DEAD_LETTER_TOPIC, Record, Reject
+from sluice.ports import ChangeLog
+from sluice.settings import KafkaSettings
+
+Dead = tuple[bytes | None, bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A log, a topic of its own with one partition and one with two, and a view from outside."""
+
+    log: ChangeLog
+    topic: str
+    wide_topic: str
+    produce: Callable[[bytes | None, bytes | None], None]
+    committed: Callable[[], int]
+    dead_letters: Callable[[], list[Dead]]
+
+    def read(self, offset: int, chunk: int = 100) -> list[list[Record]]:
+        return list(self.log.read(self.topic, offset, chunk, 20))
+
+
+@pytest.fixture(params=["memory", pytest.param("broker", marks=pytest.mark.services)])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    if request.param == "memory":
+        yield in_memory()
+        return
+    outside = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    settings = (
+        KafkaSettings(bootstrap=outside, options={})
+        if outside
+        else request.getfixturevalue("services").kafka
+    )
+    with closing(KafkaLog(settings)) as log:
+        yield on_broker(settings, log)
+
+
+def in_memory() -> Subject:
+    log = MemoryLog(["cdc.one", "cdc.wide"], partitions={"cdc.wide": 2})
+    return Subject(
+        log=log,
+        topic="cdc.one",
+        wide_topic="cdc.wide",
+        produce=lambda value, key: log.produce("cdc.one", value, key),
+        committed=lambda: log.committed["cdc.one"],
+        dead_letters=lambda: [(r.record.key, r.record.value) for _, r in log.dead_letters],
+    )
+
+
+def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
+    topic, wide = f"cdc.one-{uuid4().hex}", f"cdc.wide-{uuid4().hex}"
+    topics = Topics(settings)
+    topics.ensure([topic, DEAD_LETTER_TOPIC])
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap})
+    for future in admin.create_topics([NewTopic(wide, 2, 1)]).values():
+        future.result()
+    producer = Producer({"bootstrap.servers": settings.bootstrap})
+
+    def produce(value: bytes | None, key: bytes | None) -> None:
+        producer.produce(topic, value=value, key=key)
+        assert producer.flush(10) == 0
+
+    begin = topics.ends([DEAD_LETTER_TOPIC])[DEAD_LETTER_TOPIC]
+    return Subject(
+        log=log,
+        topic=topic,
+        wide_topic=wide,
+        produce=produce,
+        committed=lambda: topics.committed([topic])[topic],
+        dead_letters=lambda: [
+            (record.key, record.value)
+            for chunk in log.read(DEAD_LETTER_TOPIC, begin, 100, 20)
+            for record in chunk
+        ],
+    )
+
+
+def test_a_topic_is_read_in_chunks_to_its_end(subject: Subject) -> None:
+    assert subject.read(0) == [[]]
+    for number in range(5):
+        subject.produce(b"v%d" % number, b"k%d" % number)
+    chunks = subject.read(0, chunk=2)
+    assert [len(chunk) for chunk in chunks] == [2, 2, 1, 0]
+    records = [record for chunk in chunks for record in chunk]
+    assert records == [Record(offset=n, key=b"k%d" % n, value=b"v%d" % n) for n in range(5)]
+    assert [r.offset for chunk in subject.read(3) for r in chunk] == [3, 4]
+    assert subject.read(5) == [[]]
+
+
+def test_messages_without_key_or_value_arrive_as_they_are(subject: Subject) -> None:
+    subject.produce(None, b"tombstone")
+    subject.produce(b"", None)
+    assert [(r.key, r.value or None) for chunk in subject.read(0) for r in chunk] == [
+        (b"tombstone", None),
+        (None, None),
+    ]
+
+
+def test_an_offset_past_the_end_is_a_gap(subject: Subject) -> None:
+    subject.produce(b"v", None)
+    with pytest.raises(TopicGap):
+        subject.read(7)
+
+
+def test_a_topic_that_is_not_there_or_has_two_partitions_is_refused(subject: Subject) -> None:
+    with pytest.raises(NotReady, match="sluice init"):
+        list(subject.log.read("cdc.nowhere", 0, 10, 20))
+    with pytest.raises(TopicPartitioned):
+        list(subject.log.read(subject.wide_topic, 0, 10, 20))
+
+
+def test_the_group_remembers_what_was_committed(subject: Subject) -> None:
+    for number in range(3):
+        subject.produce(b"%d" % number, None)
+    subject.log.commit(subject.topic, 2)
+    assert subject.committed() == 2
+    subject.log.commit(subject.topic, 3)
+    assert subject.committed() == 3
+
+
+def test_dead_letters_keep_the_raw_message(subject: Subject) -> None:
+    bad = Record(offset=0, key=b"k", value=b"\xff not json")
+    subject.log.publish_dead_letters("products", [Reject(record=bad, reason="no")])
+    assert (b"k", b"\xff not json") in subject.dead_letters()
+
+
+def test_the_epoch_stays_while_the_broker_does(subject: Subject) -> None:
+    assert subject.log.epoch() == subject.log.epoch() != ""
