@@ -126,11 +126,21 @@ def secrets_file(home: Path) -> Path:
 
 
 def read_secrets(home: Path) -> dict[str, str]:
-    """The passwords the embedded stack made: `postgres`, `airflow`, ...; empty before it ran."""
+    """The passwords the embedded stack made: `postgres`, `airflow`, ...; empty before it ran.
+
+    Raises:
+        WrongUsage: the file is there and cannot be read.
+    """
+    path = secrets_file(home)
     try:
-        secrets: dict[str, str] = json.loads(secrets_file(home).read_text())
-    except FileNotFoundError:
+        secrets: dict[str, str] = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except (OSError, ValueError) as error:
+        raise WrongUsage(
+            f"{path} cannot be read: {error}",
+            remedy="use the user that made it, or set SLUICE_HOME to a folder you own",
+        ) from error
     return secrets
 
 

@@ -22,7 +22,9 @@ def ensure_secrets(home: Path) -> dict[str, str]:
     )
     if wanted != present:
         path = secrets_file(home)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        draft = path.with_suffix(".draft")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(wanted, file)
+        draft.replace(path)
     return wanted
