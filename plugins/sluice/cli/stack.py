@@ -70,7 +70,7 @@ def up(
     create_tables(settings.postgres)
     wiring.initialise(settings)
     say("topics, tables and views are there")
-    stack.start(PIPELINE, say)
+    stack.restart(PIPELINE, say)
     if migration.wait():
         raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
     say("Airflow's metadata database is there")

@@ -135,6 +135,13 @@ class Stack:
             self._wait(lambda p=program: self._ready(p), name)  # type: ignore[misc]
             report(f"{name} is up at {program.address}")
 
+    def restart(self, names: Sequence[str], report: Callable[[str], None]) -> None:
+        """Start programs anew, so that they read models and code as they are now; see `start`."""
+        for name in names:
+            if self._state(name) in {"RUNNING", "STARTING"}:
+                self._call("stopProcess", name)
+        self.start(names, report)
+
     def stop(self) -> None:
         """Stop everything; returns when no process is left."""
         if not self.running():

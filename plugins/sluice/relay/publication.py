@@ -6,6 +6,7 @@ publication that was dropped and made again, or lost a table for a while, has to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,27 +76,39 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
 
 
 def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
-    """Create the publication of all tables where there is none; refuse an incomplete one."""
+    """Create the publication of all tables, or add to it those that it lacks.
+
+    Raises:
+        PublicationIncomplete: this role may not, or the publication leaves out operations or rows.
+    """
+    name = _quoted(cursor, relay.publication)
     found = find(cursor, relay, catalog)
-    if found is not None:
-        _require_whole(cursor, relay, found)
-        return
-    create = f"CREATE PUBLICATION {_quoted(cursor, relay.publication)} FOR TABLE " + ", ".join(
-        _quoted(cursor, table.schema, table.name) for table in catalog.tables
-    )
+    if found is None:
+        change = f"CREATE PUBLICATION {name} FOR TABLE {_listed(cursor, catalog.tables)}"
+    elif found.missing:
+        change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, found.missing)}"
+    else:
+        change = ""
     try:
-        cursor.execute(create)
+        if change:
+            cursor.execute(change)
     except psycopg2.errors.InsufficientPrivilege as error:
         raise PublicationIncomplete(
-            f"there is no publication {relay.publication}, and this role may not create it",
-            remedy=f"run in PostgreSQL, as the tables' owner: {create}",
+            f"publication {relay.publication} lacks tables, and this role may not change it",
+            remedy=f"run in PostgreSQL, as the tables' owner: {change}",
         ) from error
+    made = find(cursor, relay, catalog)
+    if made is not None:
+        _require_whole(cursor, relay, made)
 
 
 def require_unchanged(
     cursor: Any, relay: RelaySettings, catalog: Catalog, noted: dict[str, Any] | None
-) -> None:
+) -> tuple[Table, ...]:
     """That the publication sent everything since the snapshot that was noted.
+
+    Returns:
+        Tables that came to it since; they have no snapshot yet.
 
     Raises:
         PublicationIncomplete: it is gone, lacks a table, or was made again since.
@@ -108,15 +121,21 @@ def require_unchanged(
         )
     _require_whole(cursor, relay, found)
     known = (noted or {}).get("publication")
-    if known and (
-        known["oid"] != found.identity["oid"]
-        or any(known["tables"].get(n, -1) != rel for n, rel in found.identity["tables"].items())
-    ):
+    if not known:
+        return ()
+    members = found.identity["tables"]
+    kept = known["oid"] == found.identity["oid"] and all(
+        known["tables"][name] == member
+        for name, member in members.items()
+        if name in known["tables"]
+    )
+    if not kept:
         raise PublicationIncomplete(
-            f"publication {relay.publication} was made again, or got a table, since the last"
-            " snapshot; what it did not send then is unknown",
+            f"publication {relay.publication}, or a table's place in it, was made again since the"
+            " last snapshot; what it did not send then is unknown",
             remedy=_AGAIN,
         )
+    return tuple(table for table in catalog.tables if table.name not in known["tables"])
 
 
 def require_keys(cursor: Any, catalog: Catalog) -> None:
@@ -152,11 +171,11 @@ def require_keys(cursor: Any, catalog: Catalog) -> None:
 def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> None:
     name = _quoted(cursor, relay.publication)
     if found.missing:
-        tables = ", ".join(_quoted(cursor, table.schema, table.name) for table in found.missing)
+        tables = _listed(cursor, found.missing)
         raise PublicationIncomplete(
             f"publication {relay.publication} lacks {tables}",
-            remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} ADD TABLE {tables};"
-            " then: sluice relay --snapshot",
+            remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
+            f" ALTER PUBLICATION {name} ADD TABLE {tables}",
         )
     if not found.whole:
         raise PublicationIncomplete(
@@ -164,6 +183,10 @@ def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> Non
             remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}'),"
             " and remove row filters; then: sluice relay --snapshot",
         )
+
+
+def _listed(cursor: Any, tables: Iterable[Table]) -> str:
+    return ", ".join(_quoted(cursor, table.schema, table.name) for table in tables)
 
 
 def _quoted(cursor: Any, *names: str) -> str:

@@ -6,12 +6,12 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
 
 from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog
+from sluice.catalog import Catalog, Table
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
 from sluice.relay import publication as publications
@@ -71,9 +71,10 @@ class Relay:
         ready = slots.prepare(
             settings.postgres, settings.relay, catalog, topics, snapshot=self._snapshot
         )
-        pool = ThreadPoolExecutor(max_workers=3)
+        pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
-        check = self._checks(pool, publisher, epoch)
+        added = pool.submit(self._add, ready.added, ended) if ready.added else None
+        check = self._checks(pool, publisher, epoch, added)
         publisher.wait = check
         try:
             if ready.confirmed_lsn is None:
@@ -88,11 +89,31 @@ class Relay:
                 self._streamed = True
                 stream.run(ready.confirmed_lsn or 0)
         finally:
+            ended.set()
             publisher.abandon()
             pool.shutdown(wait=False)
 
+    def _add(self, tables: tuple[Table, ...], ended: threading.Event) -> None:
+        """The snapshot of added tables, beside the stream, until the session ends."""
+
+        def check() -> None:
+            if self._stop.is_set() or ended.is_set():
+                raise _Stopped
+            if publisher.failed is not None:
+                raise Unreachable(f"the broker did not take an event: {publisher.failed.str()}")
+
+        publisher = Publisher(self._settings.kafka, check)
+        try:
+            snapshots.add(self._settings, self._catalog, tables, publisher, self._topics, check)
+        finally:
+            publisher.abandon()
+
     def _checks(
-        self, pool: ThreadPoolExecutor, publisher: Publisher, epoch: str
+        self,
+        pool: ThreadPoolExecutor,
+        publisher: Publisher,
+        epoch: str,
+        added: Future[None] | None,
     ) -> Callable[[], None]:
         """What is called often while a session lasts; it takes no time and ends it by raising."""
         epochs = Aside(pool, lambda: self._topics.epoch() or "", _EPOCH_SECONDS)
@@ -106,6 +127,8 @@ class Relay:
             if epochs.answer() not in (None, epoch):
                 raise Unreachable("the broker lost its topics; undrained changes are sent again")
             heartbeats.answer()
+            if added is not None and added.done():
+                added.result()
             for aside in (epochs, heartbeats):
                 if aside.due():
                     aside.begin()

@@ -12,7 +12,7 @@ from psycopg2.extras import LogicalReplicationConnection
 
 from sluice.adapters.postgres import connection_options, translated
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog
+from sluice.catalog import Catalog, Table
 from sluice.errors import (
     NeedsPerson,
     SlotBusy,
@@ -37,9 +37,14 @@ SNAPSHOT = "take a new snapshot: sluice relay --snapshot"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The slot can be read from; None for `confirmed_lsn` means that a snapshot comes first."""
+    """The slot can be read from; None for `confirmed_lsn` means that a snapshot comes first.
+
+    Attributes:
+        added: tables that need a snapshot of their own beside the stream.
+    """
 
     confirmed_lsn: int | None
+    added: tuple[Table, ...] = ()
 
 
 def prepare(
@@ -79,10 +84,25 @@ def prepare(
             publications.ensure(cursor, relay, catalog)
             return Ready(confirmed_lsn=None)
         confirmed = _usable(cursor, row, relay.slot)
-        publications.require_unchanged(cursor, relay, catalog, noted)
+        added = publications.require_unchanged(cursor, relay, catalog, noted)
         if noted is None:  # the broker lost it, or the relay was killed before it noted it
-            note(cursor, relay, catalog, topics, row[0])
-        return Ready(confirmed_lsn=confirmed)
+            # Which tables an unfinished addition was of was lost as well: all are read again.
+            added = catalog.tables if adding(cursor, relay) else ()
+            if not added:
+                note(cursor, relay, catalog, topics, row[0])
+        elif not added and adding(cursor, relay):  # killed after it was noted
+            cursor.execute("SELECT pg_drop_replication_slot(%s)", [addition(relay)])
+        return Ready(confirmed_lsn=confirmed, added=added)
+
+
+def adding(cursor: Any, relay: RelaySettings) -> bool:
+    """Whether an addition of tables was begun and is not finished; see snapshot.add."""
+    return _slot(cursor, addition(relay)) is not None
+
+
+def addition(relay: RelaySettings) -> str:
+    """The marker of an unfinished addition: a physical slot that keeps no WAL back."""
+    return f"{relay.slot[:55]}_adding"
 
 
 def note(

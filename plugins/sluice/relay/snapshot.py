@@ -9,7 +9,6 @@ at a later point; the closing `truncate` below its rows removes what the unfinis
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import SlotBusy
 from sluice.events import READ, TRUNCATE
-from sluice.positions import parse_lsn
+from sluice.positions import format_lsn, parse_lsn
+from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.pgoutput import RelationColumn, Value
@@ -59,22 +59,71 @@ def take(
         _claim(cursor, relay.slot)
         if again:
             slots.drop(cursor, relay.slot, topics)
-        temporary = f"{relay.slot[:40]}_snapshot_{os.getpid()}"
-        holder.execute(
-            f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
-        )
-        _, point, exported, _ = holder.fetchone()
-        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
-        batch = Batch(end_lsn=parse_lsn(point))
-        for table in catalog.tables:
-            _publish(cursor, table, publisher, batch, check)
-        cursor.execute("COMMIT")
+        temporary, batch = _copy(holder, cursor, settings, catalog.tables, publisher, check)
         _wait_until_durable(relay.ack, publisher, topics, batch, check)
         copy = "SELECT pg_copy_logical_replication_slot(%s, %s, false)"
         cursor.execute(copy, [temporary, relay.slot])
-        slots.note(cursor, relay, catalog, topics, point)
-    log.info("snapshot: complete at %s", point)
+        slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
+    log.info("snapshot: complete at %s", format_lsn(batch.end_lsn))
+
+
+def add(
+    settings: Settings,
+    catalog: Catalog,
+    tables: Sequence[Table],
+    publisher: Publisher,
+    topics: Topics,
+    check: Callable[[], None],
+) -> None:
+    """Publish the rows of tables that came to the publication while the stream goes on.
+
+    The stream sends their changes already, so each row that changes after the consistent point
+    comes again with a higher version. Killed, it starts again: the note on the broker tells
+    which tables were finished, and a marker in Postgres that there were others, should the
+    broker lose its notes.
+    """
+    relay = settings.relay
+    with (
+        slots.replication(settings.postgres) as holder,
+        slots.session(settings.postgres) as cursor,
+    ):
+        _claim(cursor, slots.addition(relay))
+        if not slots.adding(cursor, relay):
+            create = "SELECT pg_create_physical_replication_slot(%s)"
+            cursor.execute(create, [slots.addition(relay)])
+        _, batch = _copy(holder, cursor, settings, tables, publisher, check)
+        _wait_until_durable(relay.ack, publisher, topics, batch, check)
+        noted = topics.slot_note(relay.slot)
+        publications.require_unchanged(cursor, relay, catalog, noted)
+        slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
+        cursor.execute("SELECT pg_drop_replication_slot(%s)", [slots.addition(relay)])
+    log.info("snapshot: %s added", ", ".join(table.name for table in tables))
+
+
+def _copy(
+    holder: Any,
+    cursor: Any,
+    settings: Settings,
+    tables: Sequence[Table],
+    publisher: Publisher,
+    check: Callable[[], None],
+) -> tuple[str, Batch]:
+    """Publish the tables' rows; the temporary slot that lasts as long as `holder`, and the batch.
+
+    The batch ends at the slot's consistent point.
+    """
+    temporary = f"{settings.relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
+    holder.execute(
+        f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
+    )
+    _, point, exported, _ = holder.fetchone()
+    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
+    batch = Batch(end_lsn=parse_lsn(point))
+    for table in tables:
+        _publish(cursor, table, publisher, batch, check)
+    cursor.execute("COMMIT")
+    return temporary, batch
 
 
 def _claim(cursor: Any, slot: str) -> None:
