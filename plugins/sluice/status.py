@@ -22,7 +22,10 @@ def read_status(
     queries: Mapping[str, str],
     slot: str,
 ) -> dict[str, Any]:
-    """Keys `tables`, `fact` and `slot`, as `sluice status --json` prints them.
+    """Keys `tables`, `facts`, `fact` (all facts together) and `slot`, as `sluice status --json`.
+
+    `freshness_s` is how long ago ClickHouse was known to have what Postgres had: the age of the
+    newest drained commit or of the last passed check, whichever is less.
 
     Raises:
         Unreachable: a service does not answer.
@@ -30,7 +33,7 @@ def read_status(
     """
     rows = source.rows(catalog.tables)
     dead = dict(clickhouse.execute(queries["dead_letters"]))
-    newest = dict(clickhouse.execute(queries["freshness"]))
+    current = dict(clickhouse.execute(queries["freshness"]))
     pending = _pending(catalog, clickhouse, topics)
     tables = {
         table.name: {
@@ -38,12 +41,17 @@ def read_status(
             "clickhouse_rows": _live(clickhouse, queries, table.storage),
             "pending_events": pending[table.name],
             "dead_letters": dead.get(table.name, 0),
-            "freshness_s": _age(newest.get(table.name)),
+            "freshness_s": _age(current.get(table.name)),
         }
         for table in catalog.tables
     }
     facts = {fact.name: _fact(fact, rows, clickhouse, queries) for fact in catalog.facts}
-    return {"tables": tables, "fact": next(iter(facts.values()), {}), "slot": _slot(source, slot)}
+    return {
+        "tables": tables,
+        "fact": _together(facts),
+        "facts": facts,
+        "slot": _slot(source, slot),
+    }
 
 
 def _pending(catalog: Catalog, clickhouse: ClickHouse, topics: Topics) -> dict[str, int]:
@@ -67,6 +75,16 @@ def _fact(
         "rows": _live(clickhouse, queries, fact.name),
         "expected_rows": rows[fact.table.name],
         "last_rebuild_at": last.isoformat() if last.timestamp() > 0 else None,
+    }
+
+
+def _together(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of all facts, and when the one that waits longest was rebuilt."""
+    rebuilt = [fact["last_rebuild_at"] for fact in facts.values()]
+    return {
+        "rows": sum(fact["rows"] for fact in facts.values()),
+        "expected_rows": sum(fact["expected_rows"] for fact in facts.values()),
+        "last_rebuild_at": min(rebuilt, default=None) if None not in rebuilt else None,
     }
 
 

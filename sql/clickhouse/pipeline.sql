@@ -40,8 +40,15 @@ WHERE {table:String} = '' OR source_table = {table:String}
 ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32};
 
 -- name: freshness
--- Source table -> commit time of its newest drained change, ms since 1970.
-SELECT source_table, argMax(committed_at, generation) FROM cdc.checkpoints GROUP BY source_table;
+-- Source table -> the last moment of which ClickHouse is known to have everything, ms since 1970.
+SELECT source_table, max(at) FROM (
+    SELECT source_table, argMax(committed_at, generation) AS at
+    FROM cdc.checkpoints GROUP BY source_table
+    UNION ALL
+    SELECT source_table, toUnixTimestamp64Milli(max(checked_at)) AS at
+    FROM cdc.quality_checks WHERE check = 'row_count' AND status = 'pass' GROUP BY source_table
+)
+GROUP BY source_table;
 
 -- name: last_rebuild
 -- When a fact was last rebuilt.

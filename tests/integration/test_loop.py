@@ -192,4 +192,6 @@ def test_the_slot_moves_on_when_everything_is_drained(
     status = wiring.status(services)
     assert status["slot"]["wal_status"] == "reserved"
     assert all(table["pending_events"] == 0 for table in status["tables"].values())
+    assert all(table["freshness_s"] < 60 for table in status["tables"].values())
+    assert status["fact"]["rows"] == status["facts"]["fact_order_item"]["rows"] > 0
     assert Topics(services.kafka).slot_note() is not None

@@ -6,12 +6,11 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table as RichTable
 
+from sluice.cli.tables import print_table
 from sluice.errors import QualityFailed, RowsRejected, StaleGenerated, WrongUsage
 from sluice.settings import PROJECT, Settings
 
@@ -183,16 +182,3 @@ def list_dead_letters(
         typer.echo("no dead letters")
         return
     print_table(names, rows)
-
-
-def print_table(names: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """Rows as a table; numbers to the right."""
-    shown = RichTable()
-    for index, name in enumerate(names):
-        numeric = bool(rows) and isinstance(rows[0][index], int | float)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*("NULL" if value is None else str(value) for value in row))
-    Console().print(shown)
-    if not rows:
-        Console().print("no rows")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table as RichTable
 
+from sluice.cli.tables import print_table
 from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
 from sluice.settings import (
     WAREHOUSE_POOL,
@@ -225,7 +224,6 @@ def _pause(deadline: float, what: str) -> None:
 
 def _show(settings: Settings) -> None:
     from sluice import wiring
-    from sluice.cli.pipeline import print_table
 
     found = wiring.status(settings)
     _print_tables(found)
@@ -239,10 +237,11 @@ def _show(settings: Settings) -> None:
 
 
 def _print_status(found: dict[str, Any]) -> None:
-    services = RichTable("service", "state", "pid", "address")
-    for name, service in found["services"].items():
-        services.add_row(name, service["state"], str(service["pid"] or ""), service["address"])
-    Console().print(services)
+    services = [
+        (name, service["state"], service["pid"] or "", service["address"])
+        for name, service in found["services"].items()
+    ]
+    print_table(["service", "state", "pid", "address"], services)
     if found["tables"]:
         _print_tables(found)
     for dag_id, dag in found["dags"].items():
@@ -252,15 +251,16 @@ def _print_status(found: dict[str, Any]) -> None:
 
 
 def _print_tables(found: dict[str, Any]) -> None:
-    shown = RichTable("table")
-    for name in ("Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"):
-        shown.add_column(name, justify="right")
-    for name, table in found["tables"].items():
-        shown.add_row(name, *("" if value is None else str(value) for value in table.values()))
-    fact = found["fact"]
-    if fact:
-        shown.add_row("fact", str(fact["expected_rows"]), str(fact["rows"]), "", "", "")
-    Console().print(shown)
+    names = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
+    rows = [
+        (name, *("" if value is None else value for value in table.values()))
+        for name, table in found["tables"].items()
+    ]
+    rows += [
+        (name, fact["expected_rows"], fact["rows"], "", "", "")
+        for name, fact in found["facts"].items()
+    ]
+    print_table(names, rows)
 
 
 def _follow(folder: Path) -> None:

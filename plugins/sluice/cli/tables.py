@@ -1,0 +1,52 @@
+"""Query answers for people: a table, or one column a line where a table would not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows as a table, numbers to the right.
+
+    On a terminal that is too narrow each row is printed as lines of `name value`; a pipe gets
+    the table as wide as it is.
+    """
+    table, console = _table(names, rows), Console()
+    width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    if not console.is_terminal:
+        Console(width=max(width, 80)).print(table)
+    elif width <= console.width:
+        console.print(table)
+    else:
+        for row in rows:
+            console.print(_record(names, row))
+    if not rows:
+        console.print("no rows")
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table()
+    for index, name in enumerate(names):
+        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _record(names: Sequence[str], row: Sequence[Any]) -> Table:
+    lines = Table(show_header=False)
+    for name, value in zip(names, row, strict=True):
+        lines.add_row(name, _text(value))
+    return lines
+
+
+def _text(value: Any) -> Text:
+    """Never read as markup: a value is not ours."""
+    return Text("NULL" if value is None else str(value))
