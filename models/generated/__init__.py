@@ -28,7 +28,10 @@ from models.generated.product import (
     ProductUpdate,
 )
 
+PROFILE = "lossless"
+
 __all__ = [
+    "PROFILE",
     "Customer",
     "CustomerCreate",
     "CustomerEvent",

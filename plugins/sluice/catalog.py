@@ -8,30 +8,51 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapper, configure_mappers
+from sqlalchemy.orm import Mapper, configure_mappers
 from sqlalchemy.orm.interfaces import MANYTOONE
+from sqlalchemy.schema import sort_tables
 
 from sluice.errors import WrongUsage
-from sluice.type_map import ColumnType, column_type
+from sluice.type_map import LOSSLESS, ColumnType, column_type
+
+# What `info` of a table may say of its ClickHouse tables.
+ENGINE_MARKS = ("partition_by", "settings", "history")
+_PUBLIC = "public"
+Place = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a source table."""
+    """A column of a source table.
+
+    Attributes:
+        attribute: the model's name for it.
+        computed: whether Postgres alone gives its value: a key that is GENERATED ALWAYS, or an
+            expression.
+        generated: whether it is an expression, which PostgreSQL sends only when told to.
+        in_star: whether facts carry it.
+        codec: its ClickHouse codec, or empty.
+    """
 
     name: str
+    attribute: str
     type: ColumnType
     nullable: bool
     primary_key: bool
     has_default: bool
+    computed: bool
+    generated: bool
     low_cardinality: bool
+    in_star: bool
+    codec: str
 
     @property
     def clickhouse_type(self) -> str:
@@ -40,18 +61,23 @@ class Column:
 
 
 def clickhouse_type(column: Column, *, nullable: bool) -> str:
-    """The ClickHouse type of the column where NULL is allowed or not."""
-    inner = f"Nullable({column.type.clickhouse})" if nullable else column.type.clickhouse
+    """The ClickHouse type of the column where NULL is allowed or not; an Array is never NULL."""
+    plain = column.type.clickhouse
+    inner = f"Nullable({plain})" if nullable and column.type.nullable else plain
     return f"LowCardinality({inner})" if column.low_cardinality else inner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A many-to-one relationship: `columns` of this table hold the key of `target`."""
+    """A many-to-one relationship: `columns` of this table hold the key of `target`.
+
+    Attributes:
+        target: schema and relation.
+    """
 
     name: str
     columns: tuple[str, ...]
-    target: str
+    target: tuple[str, str]
     target_columns: tuple[str, ...]
 
 
@@ -60,15 +86,19 @@ class Table:
     """A source table and what becomes of it.
 
     Attributes:
-        name: the table in Postgres, `order_items`.
-        schema: its Postgres schema, `public`.
+        name: what topics, checkpoints and commands call it: the table in Postgres,
+            `order_items`, behind its schema where that is not `public`: `crm_people`.
+        schema, relation: its place in Postgres.
         model: the model's class name, `OrderItem`.
         entity: the model's name in snake case, `order_item`; ClickHouse names are made of it.
         is_fact: whether the table is the grain of a fact.
+        in_star: whether facts take it as a dimension.
+        engine: what the models say of its ClickHouse tables, such as `partition_by`.
     """
 
     name: str
     schema: str
+    relation: str
     model: str
     module: str
     entity: str
@@ -76,6 +106,8 @@ class Table:
     columns: tuple[Column, ...]
     references: tuple[Reference, ...]
     is_fact: bool
+    in_star: bool
+    engine: Mapping[str, str]
 
     @cached_property
     def key(self) -> tuple[Column, ...]:
@@ -180,9 +212,15 @@ class Catalog:
     """All tables, parents before children, and all stars of a model set."""
 
     models: str
+    profile: str
     tables: tuple[Table, ...]
     facts: tuple[Fact, ...]
     _by_name: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def schemas(self) -> str:
+        """The package of the generated schemas."""
+        return schemas_package(self.models)
 
     def __post_init__(self) -> None:
         self._by_name.update((table.name, table) for table in self.tables)
@@ -201,11 +239,12 @@ class Catalog:
 
 
 @lru_cache
-def load_catalog(models: str) -> Catalog:
+def load_catalog(models: str, profile: str = "") -> Catalog:
     """Describe the declarative models of a module.
 
     Args:
         models: a module's dotted name, such as `models`.
+        profile: `lossless` or `compact`; the one that was generated with, when empty.
 
     Raises:
         WrongUsage: the module cannot be imported, has no models, or a model cannot be mapped.
@@ -217,72 +256,123 @@ def load_catalog(models: str) -> Catalog:
     bases = {
         value.registry
         for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, DeclarativeBase)
-        and value is not DeclarativeBase
+        if isinstance(value, type) and hasattr(value, "registry") and hasattr(value, "metadata")
     }
     configure_mappers()
     mappers = [mapper for registry in bases for mapper in registry.mappers]
     if not mappers:
         raise WrongUsage(f"module {models!r} has no declarative SQLAlchemy models")
-    return describe(models, mappers)
+    return describe(models, mappers, profile or _generated_profile(models))
 
 
-def describe(models: str, mappers: list[Mapper[Any]]) -> Catalog:
+def schemas_package(models: str) -> str:
+    """Where the schemas of a module of models are: in it, or beside it where it is one file."""
+    module = sys.modules.get(models)
+    return f"{models}.generated" if hasattr(module, "__path__") else f"{models}_generated"
+
+
+def _generated_profile(models: str) -> str:
+    """The profile that stands in the generated schemas."""
+    try:
+        generated = importlib.import_module(schemas_package(models))
+    except ImportError:
+        return LOSSLESS
+    return str(getattr(generated, "PROFILE", LOSSLESS))
+
+
+def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLESS) -> Catalog:
     """The catalog of these mappers; see load_catalog."""
-    by_table = {mapper.local_table: mapper for mapper in mappers}
-    metadata = next(iter(by_table)).metadata  # type: ignore[attr-defined]
-    tables = tuple(_table(by_table[table]) for table in metadata.sorted_tables if table in by_table)
-    by_name = {table.name: table for table in tables}
-    facts = tuple(_fact(table, by_name) for table in tables if table.is_fact)
-    return Catalog(models=models, tables=tables, facts=facts)
+    by_table: dict[sa.Table, Mapper[Any]] = {}
+    for mapper in mappers:  # of a single table's classes the one they derive from
+        if isinstance(mapper.local_table, sa.Table) and not mapper.single:
+            by_table[mapper.local_table] = mapper
+    by_name: list[sa.Table] = sorted(by_table, key=lambda table: table.fullname)
+    listed = sort_tables(by_name)
+    tables = tuple(_table(by_table[table], profile) for table in listed)
+    for what in ("name", "storage", "model"):
+        _require_distinct(what, [str(getattr(table, what)) for table in tables])
+    by_place = {(table.schema, table.relation): table for table in tables}
+    facts = tuple(_fact(table, by_place) for table in tables if table.is_fact)
+    return Catalog(models=models, profile=profile, tables=tables, facts=facts)
 
 
-def _table(mapper: Mapper[Any]) -> Table:
+def _require_distinct(what: str, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise WrongUsage(
+            f"two tables of the models have the {what} {twice[0]!r}",
+            remedy="rename one of the models or tables",
+        )
+
+
+def _table(mapper: Mapper[Any], profile: str) -> Table:
     source = mapper.local_table
     assert isinstance(source, sa.Table)
     if not source.primary_key.columns:
         raise WrongUsage(f"table {source.fullname} has no primary key; changes need one")
+    schema = str(source.schema or _PUBLIC)
+    relation = str(source.name)  # SQLAlchemy's names are a subclass of str; ours travel as JSON
     return Table(
-        name=str(source.name),  # SQLAlchemy's names are a subclass of str; ours travel as JSON
-        schema=str(source.schema or "public"),
+        name=relation if schema == _PUBLIC else f"{schema}_{relation}",
+        schema=schema,
+        relation=relation,
         model=mapper.class_.__name__,
         module=mapper.class_.__module__,
         entity=_snake_case(mapper.class_.__name__),
         doc=(mapper.class_.__doc__ or "").strip(),
-        columns=tuple(_column(column) for column in source.columns),
+        columns=tuple(_columns(mapper, source, profile)),
         references=tuple(_references(mapper)),
         is_fact=source.info.get("star") == "fact",
+        in_star=source.info.get("star") != "skip",
+        engine={name: str(source.info[name]) for name in ENGINE_MARKS if name in source.info},
     )
 
 
-def _column(column: sa.Column[Any]) -> Column:
-    generated = column.primary_key and column is column.table.autoincrement_column
-    return Column(
-        name=str(column.name),
-        type=column_type(column),
-        nullable=bool(column.nullable),
-        primary_key=column.primary_key,
-        has_default=generated or column.default is not None or column.server_default is not None,
-        low_cardinality=bool(column.info.get("low_cardinality")),
-    )
+def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Column]:
+    for column in source.columns:
+        serial = column.primary_key and column is source.autoincrement_column
+        given = column.default is not None or column.server_default is not None
+        mapped = column_type(column, profile)
+        always = column.identity is not None and bool(column.identity.always)
+        if column.computed is not None and column.computed.persisted is not True:
+            raise WrongUsage(
+                f"column {source.fullname}.{column.name} is computed when it is read;"
+                " PostgreSQL does not send it",
+                remedy="make it Computed(..., persisted=True), or leave it out of the model",
+            )
+        yield Column(
+            name=str(column.name),
+            attribute=mapper.get_property_by_column(column).key,
+            type=mapped,
+            nullable=bool(column.nullable),
+            primary_key=column.primary_key,
+            has_default=serial or given or column.identity is not None,
+            computed=column.computed is not None or always,
+            generated=column.computed is not None,
+            low_cardinality=bool(column.info.get("low_cardinality", mapped.dictionary)),
+            in_star=column.info.get("star") != "skip",
+            codec=str(column.info.get("codec", "")),
+        )
 
 
 def _references(mapper: Mapper[Any]) -> Iterator[Reference]:
     for relationship in mapper.relationships:
-        if relationship.direction is MANYTOONE:
-            pairs = relationship.local_remote_pairs or []
-            target = relationship.mapper.local_table
-            assert isinstance(target, sa.Table)
-            yield Reference(
-                name=relationship.key,
-                columns=tuple(str(local.name) for local, _ in pairs),
-                target=str(target.name),
-                target_columns=tuple(str(remote.name) for _, remote in pairs),
-            )
+        target = relationship.mapper.local_table
+        if relationship.direction is not MANYTOONE or not isinstance(target, sa.Table):
+            continue
+        pairs = relationship.local_remote_pairs or []
+        keys = {remote for _, remote in pairs}
+        if keys != set(target.primary_key.columns):
+            continue  # it does not lead to one row by its key
+        yield Reference(
+            name=relationship.key,
+            columns=tuple(str(local.name) for local, _ in pairs),
+            target=(str(target.schema or _PUBLIC), str(target.name)),
+            target_columns=tuple(str(remote.name) for _, remote in pairs),
+        )
 
 
-def _fact(table: Table, tables: dict[str, Table]) -> Fact:
+def _fact(table: Table, tables: Mapping[Place, Table]) -> Fact:
     dimensions = tuple(_dimensions(table, tables))
     columns = tuple(_fact_columns(table, dimensions))
     twice = [name for name, count in Counter(c.name for c in columns).items() if count > 1]
@@ -294,13 +384,13 @@ def _fact(table: Table, tables: dict[str, Table]) -> Fact:
     return Fact(table=table, dimensions=dimensions, columns=columns)
 
 
-def _dimensions(table: Table, tables: dict[str, Table]) -> Iterator[Dimension]:
+def _dimensions(table: Table, tables: Mapping[Place, Table]) -> Iterator[Dimension]:
     paths = list(_paths(table, tables, ()))
     reached = Counter(path[-1].target for path in paths)
     prefixes: dict[tuple[Reference, ...], str] = {}
     for path in paths:
         target = tables[path[-1].target]
-        alone = reached[target.name] == 1
+        alone = reached[path[-1].target] == 1 and target is not table
         prefix = target.entity if alone else "_".join(reference.name for reference in path)
         prefixes[path] = prefix
         yield Dimension(
@@ -312,17 +402,18 @@ def _dimensions(table: Table, tables: dict[str, Table]) -> Iterator[Dimension]:
 
 
 def _paths(
-    table: Table, tables: dict[str, Table], path: tuple[Reference, ...]
+    table: Table, tables: Mapping[Place, Table], path: tuple[Reference, ...]
 ) -> Iterator[tuple[Reference, ...]]:
     """Every way out of the table over many-to-one relationships, parents first.
 
     A way ends where it would take the same relationship twice (a manager's manager).
     """
     for reference in table.references:
-        if reference.target in tables and reference not in path:
+        target = tables.get(reference.target)
+        if target is not None and target.in_star and reference not in path:
             longer = (*path, reference)
             yield longer
-            yield from _paths(tables[reference.target], tables, longer)
+            yield from _paths(target, tables, longer)
 
 
 def _fact_columns(table: Table, dimensions: tuple[Dimension, ...]) -> Iterator[FactColumn]:
@@ -338,12 +429,12 @@ def _fact_columns(table: Table, dimensions: tuple[Dimension, ...]) -> Iterator[F
         if dimension.parent is not None:
             yield from _referring_columns(dimension, dimensions)
     for column in table.columns:
-        if not column.primary_key and column.name not in own_references:
+        if not column.primary_key and column.name not in own_references and column.in_star:
             yield FactColumn(name=column.name, source=None, column=column)
     for dimension in dimensions:
         referring = {name for r in dimension.table.references for name in r.columns}
         for column in dimension.table.columns:
-            if column.name not in referring and not column.primary_key:
+            if column.name not in referring and not column.primary_key and column.in_star:
                 yield _fact_column(dimension.prefix, dimension.prefix, column)
 
 

@@ -146,9 +146,10 @@ def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
         return values
     fitted = list(values)
     for index, name, to_driver in fits:
-        if fitted[index] is not None:
+        value = fitted[index]
+        if value is not None and value != UNCHANGED:
             try:
-                fitted[index] = to_driver(fitted[index])
+                fitted[index] = to_driver(value)
             except ValueError as error:
                 raise Rejected(f"payload.{name}: {error}") from None
     return tuple(fitted)

@@ -11,7 +11,9 @@ Every message on `cdc.<table>` has the primary key as a JSON object in its key, 
 - payload: all columns; of a delete the key's columns; of a truncate null.
 - before: the old key, where the key changed.
 - values: integers and floats JSON numbers, NUMERIC a string, timestamps RFC 3339 in UTC,
-  booleans JSON, bytea base64, everything else its text; NULL null.
+  booleans JSON, bytea base64, everything else its text; NULL null. json and jsonb are text too,
+  because a JSON number such as 1.10 or 1e400 does not come out of a JSON parser as it went in;
+  the drain takes them as native JSON as well.
 - UNCHANGED stands for a large value that Postgres left out because the update kept it.
 
 A snapshot ends with one `truncate` at (consistent point, 0), below its rows at (consistent

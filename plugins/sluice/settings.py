@@ -23,6 +23,7 @@ WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
 VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_HOME": (".sluice", "state directory of the embedded stack"),
     "SLUICE_MODELS": ("models", "the module that holds the SQLAlchemy models"),
+    "SLUICE_OUT": ("", "the folder below which `sluice generate` writes; the project's own"),
     "SLUICE_AIRFLOW_PORT": ("8080", "Airflow's UI and API"),
     "SLUICE_API_PORT": ("3002", "the store API"),
     "SLUICE_POSTGRES_HOST": ("127.0.0.1", "PostgreSQL's host"),
@@ -110,6 +111,7 @@ class Settings:
 
     home: Path
     models: str
+    out: Path
     airflow_port: int
     api_port: int
     postgres: PostgresSettings
@@ -159,6 +161,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return Settings(
         home=home,
         models=values["SLUICE_MODELS"],
+        out=(PROJECT / Path(values["SLUICE_OUT"]).expanduser()).resolve(),
         airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
         api_port=_number(values, "SLUICE_API_PORT"),
         postgres=PostgresSettings(

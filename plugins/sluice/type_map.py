@@ -1,47 +1,49 @@
 """SQLAlchemy column types and what they become in ClickHouse, in events and in the API.
 
-Lossless by default: what a Postgres column can hold arrives unaltered or is rejected loudly.
-A type that is not in the table is an error when generating, never a silent String.
+Two profiles. `lossless`: what a Postgres column can hold arrives unaltered or is rejected loudly.
+`compact`: fewer and smaller types, for those who can do without the exact value. A type that is
+not in the table is an error when generating, never a silent String.
+
+| SQLAlchemy, PostgreSQL           | lossless             | compact        |
+|----------------------------------|----------------------|----------------|
+| SmallInteger, Integer, BigInteger | Int16, Int32, Int64 | UInt64         |
+| Numeric(p, s)                    | Decimal(p, s)        | Float64        |
+| Numeric                          | String, exact text   | Float64        |
+| Float, REAL                      | Float64, Float32     | Float64        |
+| Boolean                          | Bool                 | Bool           |
+| String, Text, CITEXT             | String               | String         |
+| Enum                             | LowCardinality(String) | the same     |
+| DateTime                         | DateTime64(6, 'UTC') | DateTime('UTC') |
+| Date                             | Date32               | Date32         |
+| Uuid                             | UUID                 | UUID           |
+| LargeBinary                      | String, the bytes    | String         |
+| JSON, JSONB                      | String, their text   | String         |
+| ARRAY                            | Array; of a nullable column String, its text | the same |
+| Time, Interval, INET, CIDR, MACADDR, BIT, HSTORE, TSVECTOR, ranges | String, their text | String |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta, timezone
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import Field
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.ranges import AbstractRange
 from sqlalchemy.types import TypeEngine
 
+from sluice import values
+from sluice.annotations import Annotation, plain
 from sluice.errors import WrongUsage
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
-# ClickHouse shows DateTime64 and Date32 outside of these years as another day.
-_FIRST, _LAST = date(1900, 1, 1), date(2299, 12, 31)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Annotation:
-    """A Python type with Pydantic constraints, as an object and as source text."""
-
-    base: type
-    constraints: Mapping[str, Any] = field(default_factory=dict)
-
-    def resolve(self) -> Any:
-        """The annotation as a run-time object."""
-        return Annotated[self.base, Field(**self.constraints)] if self.constraints else self.base
-
-    def source(self) -> str:
-        """The annotation as source text; needs `Annotated`, `Field` and the base's name."""
-        if not self.constraints:
-            return self.base.__name__
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.constraints.items())
-        return f"Annotated[{self.base.__name__}, Field({arguments})]"
+LOSSLESS, COMPACT = "lossless", "compact"
+PROFILES = (LOSSLESS, COMPACT)
+_MOST_DIGITS = 76  # of ClickHouse's Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,13 @@ class ColumnType:
         clickhouse: the ClickHouse type of a value that is never NULL.
         event: how a change event's value is validated.
         api: how the store API's value is validated.
+        zero: the driver value that stands in a deleted row's columns.
         to_driver: turns a validated value into what clickhouse-driver stores unaltered, or
             raises ValueError when it does not fit; None where the value is right as it is.
         from_storage: SQL that reads a stored `{}` as the value `to_driver` gave.
-        zero: the driver value that stands in a deleted row's columns.
-        toastable: Postgres may leave a large value out of an update that does not change it.
+        from_text: reads Postgres' text of the value as `to_driver` would give it, for arrays.
+        dictionary: whether few distinct values are to be expected.
+        nullable: whether ClickHouse allows NULL in it; an Array cannot be NULL.
     """
 
     clickhouse: str
@@ -65,102 +69,228 @@ class ColumnType:
     zero: Any
     to_driver: Callable[[Any], Any] | None = None
     from_storage: str = "{}"
-    toastable: bool = False
+    from_text: Callable[[str], Any] = str
+    dictionary: bool = False
+    nullable: bool = True
 
 
-def microsecond_ticks(value: datetime) -> int:
-    """Microseconds since 1970 in UTC; a value without a zone is UTC.
-
-    DateTime64 goes to the driver as ticks because clickhouse-driver 0.2.11 is off by a second
-    for fractions before 1970 and reads values without a zone in the machine's own.
-    """
-    if not _FIRST <= value.date() <= _LAST:
-        raise ValueError(f"timestamp outside {_FIRST} to {_LAST}")
-    aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-    return (aware - _EPOCH) // _MICROSECOND
-
-
-def date_in_range(value: date) -> date:
-    """The date itself; ValueError outside of ClickHouse's Date32."""
-    if not _FIRST <= value <= _LAST:
-        raise ValueError(f"date outside {_FIRST} to {_LAST}")
-    return value
+def _type(kind: type, clickhouse: str, zero: Any, **more: Any) -> ColumnType:
+    annotation = plain(kind)
+    return ColumnType(clickhouse=clickhouse, event=annotation, api=annotation, zero=zero, **more)
 
 
 def _integer(bits: int) -> ColumnType:
     limit = 1 << bits - 1
-    bounds = Annotation(base=int, constraints={"ge": -limit, "le": limit - 1})
-    return ColumnType(clickhouse=f"Int{bits}", event=bounds, api=bounds, zero=0)
+    bounds = plain(int).constrained(ge=-limit, le=limit - 1)
+    return ColumnType(clickhouse=f"Int{bits}", event=bounds, api=bounds, zero=0, from_text=int)
 
 
-def _numeric(column_type: sa.Numeric[Any]) -> ColumnType | None:
-    if column_type.precision is None:
-        return None
+def _floating(bits: int) -> ColumnType:
+    # JSON has no NaN and no infinity; the relay sends their names.
+    named = Annotation(
+        text='float | Literal["NaN", "Infinity", "-Infinity"]', imports=(("typing", "Literal"),)
+    )
+    return ColumnType(
+        clickhouse=f"Float{bits}",
+        event=named,
+        api=plain(float),
+        zero=0.0,
+        to_driver=float,
+        from_text=float,
+    )
+
+
+def _text(length: int | None = None, api: type = str) -> ColumnType:
+    limited = {} if length is None else {"max_length": length}
+    return ColumnType(
+        clickhouse="String", event=plain(str), api=plain(api).constrained(**limited), zero=""
+    )
+
+
+def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
     precision, scale = column_type.precision, column_type.scale or 0
-    exact = Annotation(base=Decimal, constraints={"max_digits": precision, "decimal_places": scale})
+    if precision is None:
+        return replace(_text(), api=plain(Decimal))
+    if scale < 0:  # numeric(2, -3) holds 99,000
+        precision, scale = precision - scale, 0
+    if precision > _MOST_DIGITS:
+        return replace(_text(), api=plain(Decimal))
+    exact = plain(Decimal).constrained(max_digits=precision, decimal_places=scale)
     return ColumnType(
         clickhouse=f"Decimal({precision}, {scale})",
         event=exact,
         api=exact,
         zero=Decimal(0),
+        from_text=values.decimal_of(precision, scale),
     )
 
 
-def _text(length: int | None) -> ColumnType:
-    limited = {} if length is None else {"max_length": length}
+def _enum(column_type: sa.Enum) -> ColumnType:
+    """As text, so that a value that is added in Postgres is no reason to stop."""
+    if column_type.enum_class is None:
+        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in column_type.enums)
+        api = Annotation(text=f"Literal[{names}]", imports=(("typing", "Literal"),))
+    else:
+        api = plain(column_type.enum_class)
+    return replace(_text(), api=api, dictionary=True)
+
+
+def _array(column_type: sa.ARRAY[Any], profile: str) -> ColumnType | None:
+    element = map_type(column_type.item_type, profile)
+    if element is None:
+        return None
+    dimensions = column_type.dimensions or 1
+    clickhouse = f"Nullable({element.clickhouse})" if element.nullable else element.clickhouse
+    api = element.api.optional()
+    for _ in range(dimensions):
+        clickhouse, api = f"Array({clickhouse})", api.listed()
+    read = element.from_storage
+    stored = "{}" if read == "{}" else _mapped(read, dimensions)
     return ColumnType(
-        clickhouse="String",
-        event=Annotation(base=str),
-        api=Annotation(base=str, constraints=limited),
-        zero="",
-        toastable=True,
+        clickhouse=clickhouse,
+        event=plain(str),
+        api=api,
+        zero=[],
+        to_driver=values.array_of(element.from_text, dimensions),
+        from_storage=stored,
+        nullable=False,
     )
 
 
-def _plain(base: type, clickhouse: str, zero: Any) -> ColumnType:
-    annotation = Annotation(base=base)
-    return ColumnType(clickhouse=clickhouse, event=annotation, api=annotation, zero=zero)
+def _mapped(read: str, dimensions: int) -> str:
+    """SQL that reads each element of a nested array."""
+    expression = read.format("x1")
+    for level in range(1, dimensions + 1):
+        within = f"x{level + 1}" if level < dimensions else "{}"
+        expression = f"arrayMap(x{level} -> {expression}, {within})"
+    return expression
 
+
+_JSON = ColumnType(
+    clickhouse="String",
+    event=Annotation(
+        text="str | dict[str, Any] | list[Any] | int | float | bool", imports=(("typing", "Any"),)
+    ),
+    api=Annotation(text="Any", imports=(("typing", "Any"),)),
+    zero="",
+    to_driver=values.json_text,
+)
+_TIMESTAMP = _type(
+    datetime,
+    "DateTime64(6, 'UTC')",
+    0,
+    to_driver=values.microsecond_ticks,
+    from_storage="toUnixTimestamp64Micro({})",
+    from_text=values.timestamp_ticks,
+)
+_BYTES = replace(
+    _text(),
+    api=plain(bytes),
+    zero=b"",
+    to_driver=values.base64_bytes,
+    from_text=values.hexadecimal_bytes,
+)
 
 _FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
     # Subclasses before the classes they derive from.
     (sa.SmallInteger, _integer(16)),
     (sa.BigInteger, _integer(64)),
     (sa.Integer, _integer(32)),
-    (sa.Float, _plain(float, "Float64", 0.0)),
-    (sa.Boolean, _plain(bool, "Bool", False)),
+    (sa.REAL, _floating(32)),
+    (sa.Float, _floating(64)),
+    (sa.Boolean, _type(bool, "Bool", False, from_text=values.boolean)),
+    (sa.DateTime, _TIMESTAMP),
     (
-        sa.DateTime,
-        replace(
-            _plain(datetime, "DateTime64(6, 'UTC')", 0),
-            to_driver=microsecond_ticks,
-            from_storage="toUnixTimestamp64Micro({})",
+        sa.Date,
+        _type(
+            date,
+            "Date32",
+            date(1970, 1, 1),
+            to_driver=values.date_in_range,
+            from_text=values.date_of,
         ),
     ),
-    (sa.Date, replace(_plain(date, "Date32", date(1970, 1, 1)), to_driver=date_in_range)),
-    (sa.Uuid, _plain(UUID, "UUID", UUID(int=0))),
+    (sa.Time, _text(api=time)),
+    (sa.Interval, _text(api=timedelta)),
+    (postgresql.INTERVAL, _text(api=timedelta)),
+    (sa.Uuid, _type(UUID, "UUID", UUID(int=0), from_text=UUID)),
+    (sa.LargeBinary, _BYTES),
+    (sa.JSON, _JSON),
+    *(
+        (kind, _text())
+        for kind in (
+            postgresql.INET,
+            postgresql.CIDR,
+            postgresql.MACADDR,
+            postgresql.MACADDR8,
+            postgresql.BIT,
+            postgresql.HSTORE,
+            postgresql.TSVECTOR,
+            AbstractRange,
+        )
+    ),
 )
 
 
-def map_type(column_type: TypeEngine[Any]) -> ColumnType | None:
+def map_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> ColumnType | None:
     """The mapping of a SQLAlchemy type; None when there is none."""
-    for kind, mapped in _FIXED:
-        if isinstance(column_type, kind):
-            return mapped
-    if isinstance(column_type, sa.Numeric):
-        return _numeric(column_type)
-    if isinstance(column_type, sa.String) and not isinstance(column_type, sa.Enum):
-        return _text(column_type.length)
-    return None
+    kind = _on_postgres(column_type)
+    if isinstance(kind, sa.ARRAY):
+        return _array(kind, profile)
+    if isinstance(kind, sa.Enum):
+        return _enum(kind)
+    mapped = next((mapped for base, mapped in _FIXED if isinstance(kind, base)), None)
+    if mapped is None and isinstance(kind, sa.Numeric):
+        mapped = _numeric(kind)
+    if mapped is None and isinstance(kind, sa.String):
+        mapped = _text(kind.length)
+    return _compacted(kind, mapped) if profile == COMPACT and mapped else mapped
 
 
-def column_type(column: sa.Column[Any]) -> ColumnType:
+def _on_postgres(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
+    """The type that stands in PostgreSQL: of decorators and domains what they are made of."""
+    kind = column_type._variant_mapping.get("postgresql", column_type)
+    while True:
+        if isinstance(kind, sa.TypeDecorator) and not isinstance(kind, sa.Interval):
+            kind = kind.load_dialect_impl(_DIALECT)
+        elif isinstance(kind, postgresql.DOMAIN):
+            kind = kind.data_type
+        else:
+            return kind
+
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
+    if isinstance(kind, sa.Integer):
+        never_negative = plain(int).constrained(ge=0, le=2**64 - 1)
+        return replace(mapped, clickhouse="UInt64", event=never_negative, api=never_negative)
+    if isinstance(kind, sa.Float):
+        return replace(mapped, clickhouse="Float64")
+    if isinstance(kind, sa.Numeric):
+        return replace(mapped, clickhouse="Float64", zero=0.0, to_driver=float, from_text=float)
+    if isinstance(kind, sa.DateTime):
+        return replace(
+            mapped,
+            clickhouse="DateTime('UTC')",
+            to_driver=values.whole_seconds,
+            from_storage="toUnixTimestamp({})",
+            from_text=values.whole_seconds_of,
+        )
+    return mapped
+
+
+def column_type(column: sa.Column[Any], profile: str = LOSSLESS) -> ColumnType:
     """The mapping of a column; WrongUsage, naming column and remedy, when there is none."""
-    mapped = map_type(column.type)
+    mapped = map_type(column.type, profile)
     if mapped is None:
         raise WrongUsage(
             f"column {column.table.fullname}.{column.name}: no lossless mapping for"
             f" {column.type!r}",
             remedy="give the column another type, or leave it out of the models",
         )
-    return mapped
+    if column.nullable and not mapped.nullable:  # ClickHouse has no NULL array: its text has
+        mapped = replace(_text(), api=mapped.api)
+    override = column.info.get("clickhouse_type")
+    return replace(mapped, clickhouse=override) if override else mapped

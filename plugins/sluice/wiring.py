@@ -20,7 +20,9 @@ from sluice.catalog import Catalog, Fact, load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
 from sluice.errors import StaleRebuild, WrongUsage
-from sluice.generate.files import CLICKHOUSE, require_current, topics
+from sluice.generate.clickhouse import table_statements
+from sluice.generate.files import require_current, topics
+from sluice.generate.star import star_statements
 from sluice.ports import DrainReport
 from sluice.quality import Quality, QualityReport
 from sluice.rebuild import Rebuild, RebuildReport
@@ -44,16 +46,16 @@ def initialise(settings: Settings) -> None:
         PublicationIncomplete: the publication there is lacks a table of the models.
     """
     catalog = load_catalog(settings.models)
-    require_current(catalog, PROJECT)
+    require_current(catalog, settings.out)
     Topics(settings.kafka).ensure(topics(catalog))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         for statement in read_statements(_BOOKKEEPING).values():
             clickhouse.execute(statement)
         for table in catalog.tables:
-            for statement in _generated(table.storage).values():
+            for statement in table_statements(table).values():
                 clickhouse.execute(statement)
         for fact in catalog.facts:
-            star = _generated(fact.name)
+            star = star_statements(fact)
             clickhouse.execute(star["fact"])
             clickhouse.execute(star["view"])
     with slots.session(settings.postgres) as cursor:
@@ -147,7 +149,7 @@ def _rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
     return Rebuild(
         clickhouse=clickhouse,
         fact=fact,
-        star=_generated(fact.name),
+        star=star_statements(fact),
         queries=read_statements(_QUERIES),
     )
 
@@ -155,11 +157,11 @@ def _rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
 def _decoder(catalog: Catalog, name: str) -> Decoder:
     table = catalog.table(name)
     try:
-        schemas = importlib.import_module(f"{catalog.models}.generated")
+        schemas = importlib.import_module(catalog.schemas)
         event_type = getattr(schemas, f"{table.model}Event")
     except (ImportError, AttributeError) as error:
         raise WrongUsage(
-            f"{catalog.models}.generated has no schema of {name}", remedy="run: make generate"
+            f"{catalog.schemas} has no schema of {name}", remedy="run: make generate"
         ) from error
     return Decoder(table, event_type)
 
@@ -170,7 +172,3 @@ def _fact(catalog: Catalog, name: str) -> Fact:
             return fact
     known = ", ".join(fact.name for fact in catalog.facts)
     raise WrongUsage(f"no fact {name!r} in the models (known: {known})")
-
-
-def _generated(name: str) -> Any:
-    return read_statements(PROJECT / CLICKHOUSE / f"{name}.sql")

@@ -15,7 +15,7 @@ from sluice.catalog import Fact, Table
 def source(table: Table) -> Asset:
     """The table in Postgres."""
     return Asset(
-        name=f"postgres {table.name}", uri=f"sluice://postgres/{table.schema}/{table.name}"
+        name=f"postgres {table.name}", uri=f"sluice://postgres/{table.schema}/{table.relation}"
     )
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import ForeignKey, Interval
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from sluice.catalog import describe, load_catalog
@@ -24,18 +24,6 @@ def test_the_fact_has_the_columns_that_users_rely_on() -> None:
 
 def test_the_generated_files_are_what_the_models_give() -> None:
     assert difference(load_catalog("models"), PROJECT) == ""
-
-
-def test_a_type_without_a_lossless_mapping_stops_and_names_the_column() -> None:
-    class Base(DeclarativeBase): ...
-
-    class Visit(Base):
-        __tablename__ = "visits"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        length: Mapped[object] = mapped_column(Interval)
-
-    with pytest.raises(WrongUsage, match=r"visits\.length"):
-        describe("visits", list(Base.registry.mappers))
 
 
 def test_two_ways_to_one_dimension_get_prefixes_of_their_relationships() -> None:

@@ -75,7 +75,7 @@ class PostgresSource:
             lsn = parse_lsn(_value(cursor))
             rows = {}
             for table in tables:
-                name = sql.Identifier(table.schema, table.name)
+                name = sql.Identifier(table.schema, table.relation)
                 cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
                 rows[table.name] = int(_value(cursor))
             cursor.execute("COMMIT")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 
 from sluice.cli.tables import print_table
 from sluice.errors import QualityFailed, RowsRejected, StaleGenerated, WrongUsage
-from sluice.settings import PROJECT, Settings
+from sluice.settings import Settings
 
 app = typer.Typer()
 dead_letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
@@ -25,15 +26,22 @@ TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all whe
 def generate(
     context: typer.Context,
     models: Annotated[str, typer.Option(help="The module that holds the models.")] = "",
-    out: Annotated[Path, typer.Option(help="The folder to write below.")] = PROJECT,
+    out: Annotated[Path | None, typer.Option(help="The folder to write below.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="Types: lossless or compact; the one that was generated last.")
+    ] = "",
     check: Annotated[bool, typer.Option("--check", help="Only tell what is stale.")] = False,
 ) -> None:
     """Write schemas, DDL and queries from the models."""
     from sluice.catalog import load_catalog
     from sluice.generate.files import difference, write_files
+    from sluice.type_map import PROFILES
 
     settings: Settings = context.obj
-    catalog = load_catalog(models or settings.models)
+    if profile not in {"", *PROFILES}:
+        raise WrongUsage(f"no profile {profile!r} (known: {', '.join(PROFILES)})")
+    sys.path.insert(0, str(Path.cwd()))
+    catalog, out = load_catalog(models or settings.models, profile), out or settings.out
     if check:
         stale = difference(catalog, out)
         typer.echo(stale or "generated files are current", nl=not stale)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sluice.catalog import Table
+from sluice.catalog import Column, Table
 
-HISTORY_DAYS = 30
+HISTORY = "30 DAY"
 
 # What the pipeline adds to every current-state row; see positions.py for `_version`.
 MACHINE_COLUMNS = (
@@ -72,8 +72,13 @@ def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> st
 
 
 def _columns(table: Table) -> list[str]:
-    own = [f"{quoted(column.name)} {column.clickhouse_type}" for column in table.columns]
+    own = [_column(column) for column in table.columns]
     return own + [f"{quoted(name)} {kind}" for name, kind in MACHINE_COLUMNS] + [_INGESTED_AT]
+
+
+def _column(column: Column) -> str:
+    codec = f" CODEC({column.codec})" if column.codec else ""
+    return f"{quoted(column.name)} {column.clickhouse_type}{codec}"
 
 
 def _key(table: Table) -> str:
@@ -84,7 +89,19 @@ def _current_state(table: Table) -> str:
     # The index lets the rebuild find what changed since it last ran without reading the table.
     columns = [*_columns(table), "INDEX _seq_range _seq TYPE minmax GRANULARITY 1"]
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({_key(table)})"]
-    return create_table(table.storage, columns, engine)
+    return create_table(table.storage, columns, [*engine, *_marked(table)])
+
+
+def _marked(table: Table) -> list[str]:
+    """What the model's `info` says of the table. Its rows are one only within their partition,
+    so a partition is made of the key.
+    """
+    lines = []
+    if "partition_by" in table.engine:
+        lines.append(f"PARTITION BY {table.engine['partition_by']}")
+    if "settings" in table.engine:
+        lines.append(f"SETTINGS {table.engine['settings']}")
+    return lines
 
 
 def _history(table: Table) -> str:
@@ -92,7 +109,7 @@ def _history(table: Table) -> str:
     engine = [
         "ENGINE = ReplacingMergeTree",
         f"ORDER BY ({_key(table)}, _version)",
-        f"TTL toDateTime(_ingested_at) + INTERVAL {HISTORY_DAYS} DAY",
+        f"TTL toDateTime(_ingested_at) + INTERVAL {table.engine.get('history', HISTORY)}",
     ]
     return create_table(table.history, _columns(table), engine)
 

@@ -9,6 +9,8 @@ from sluice.catalog import Catalog
 from sluice.errors import StaleGenerated, WrongUsage
 from sluice.events import DEAD_LETTER_TOPIC
 from sluice.generate.clickhouse import table_statements
+from sluice.generate.page import star_page
+from sluice.generate.publication import publication
 from sluice.generate.schemas import schema_modules
 from sluice.generate.star import star_statements
 from sluice.statements import render_statements
@@ -19,7 +21,7 @@ _HEADING = "Written by `sluice generate`; do not edit."
 
 def generated_files(catalog: Catalog) -> dict[Path, str]:
     """Path below the project -> text, of everything that is generated from the models."""
-    package = Path(*catalog.models.split(".")) / "generated"
+    package = Path(*catalog.schemas.split("."))
     files = {package / name: text for name, text in schema_modules(catalog).items()}
     for table in catalog.tables:
         heading = f"{table.storage} and its history, from {table.module}. {_HEADING}"
@@ -31,6 +33,8 @@ def generated_files(catalog: Catalog) -> dict[Path, str]:
         files[path] = render_statements(heading, star_statements(fact))
     files[Path("sql/generated/topics.txt")] = _topics(catalog)
     files[Path("sql/generated/tables.txt")] = _tables(catalog)
+    files[Path("sql/generated/publication.sql")] = publication(catalog)
+    files[Path("sql/generated/star.md")] = star_page(catalog)
     return files
 
 
@@ -107,4 +111,4 @@ def topics(catalog: Catalog) -> list[str]:
 
 
 def _tables(catalog: Catalog) -> str:
-    return "".join(f"{table.schema}.{table.name}\n" for table in catalog.tables)
+    return "".join(f"{table.schema}.{table.relation}\n" for table in catalog.tables)

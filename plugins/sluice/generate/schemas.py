@@ -6,17 +6,13 @@ because building a model instance for each event would double the cost of valida
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from keyword import iskeyword
 
+from sluice.annotations import Annotation
 from sluice.catalog import Catalog, Column, Table
-from sluice.type_map import Annotation
-
-_IMPORTS = {
-    "date": "from datetime import date",
-    "datetime": "from datetime import datetime",
-    "Decimal": "from decimal import Decimal",
-    "UUID": "from uuid import UUID",
-}
 
 ENVELOPE = '''"""What a change event says of itself. Written by `sluice generate`; do not edit."""
 
@@ -52,91 +48,136 @@ def _package(catalog: Catalog) -> str:
         exported = [f"{table.model}{suffix}" for suffix in ("", "Create", "Event", "Update")]
         names += exported
         listed = "".join(f"    {name},\n" for name in exported)
-        imports.append(f"from {catalog.models}.generated.{table.entity} import (\n{listed})")
-    envelope = f"from {catalog.models}.generated.envelope import EventMetadata"
+        imports.append(f"from {catalog.schemas}.{table.entity} import (\n{listed})")
+    envelope = f"from {catalog.schemas}.envelope import EventMetadata"
     imports = sorted([envelope, *imports])
-    listed = "".join(f'    "{name}",\n' for name in sorted(names))
+    listed = "".join(f'    "{name}",\n' for name in ["PROFILE", *sorted(names)])
     return (
         '"""Schemas of all models. Written by `sluice generate`; do not edit."""\n\n'
         "from __future__ import annotations\n\n"
         + "\n".join(imports)
-        + f"\n\n__all__ = [\n{listed}]\n"
+        + f'\n\nPROFILE = "{catalog.profile}"\n\n__all__ = [\n{listed}]\n'
     )
 
 
 def _module(catalog: Catalog, table: Table) -> str:
+    table = _unhidden(table)
     classes = [_read(table), _create(table), _update(table), _row(table)]
     body = "\n\n\n".join([*classes, _event(table)])
     return (
         f'"""Schemas of {table.name}. Written by `sluice generate` from {table.module};'
         ' do not edit."""\n\n'
         "from __future__ import annotations\n\n"
-        f"{_imports(catalog, body)}\n\n\n{body}\n"
+        f"{_imports(catalog, table)}\n\n\n{body}\n"
     )
 
 
-def _imports(catalog: Catalog, body: str) -> str:
-    standard = [line for name, line in _IMPORTS.items() if name in _words(body)]
-    if "Annotated[" in body:
-        standard.append("from typing import Annotated")
-    pydantic = ["BaseModel", "ConfigDict", *(["Field"] if "Field(" in body else [])]
-    return "\n".join(
-        [
-            *_merged(standard),
-            "",
-            f"from pydantic import {', '.join(pydantic)}",
-            "from typing_extensions import Required, TypedDict",
-            "",
-            f"from {catalog.models}.generated.envelope import EventMetadata",
-        ]
-    ).lstrip()
+def _unhidden(table: Table) -> Table:
+    """The table, its annotations renamed where a column's name would hide a type's.
+
+    In a class body `date: date | None = None` makes of `date` the field, not the type.
+    """
+    hidden = {column.attribute for column in table.columns}
+    hidden |= {column.name for column in table.columns}
+    columns = tuple(
+        replace(
+            column,
+            type=replace(
+                column.type,
+                api=column.type.api.renamed(hidden),
+                event=column.type.event.renamed(hidden),
+            ),
+        )
+        for column in table.columns
+    )
+    return replace(table, columns=columns)
 
 
-def _words(body: str) -> set[str]:
-    return set(body.replace("[", " ").replace("]", " ").replace(",", " ").split())
-
-
-def _merged(imports: Iterable[str]) -> list[str]:
-    """`from x import a` and `from x import b` as one line, sorted as isort would."""
-    names: dict[str, list[str]] = {}
-    for line in imports:
-        _, module, _, name = line.split()
-        names.setdefault(module, []).append(name)
-    return [f"from {module} import {', '.join(sorted(names[module]))}" for module in sorted(names)]
+def _imports(catalog: Catalog, table: Table) -> str:
+    """The modules' names in three groups: standard library, packages, this project."""
+    wanted = {("pydantic", "BaseModel"), ("pydantic", "ConfigDict")}
+    wanted |= {("typing_extensions", "Required"), ("typing_extensions", "TypedDict")}
+    wanted |= {(f"{catalog.schemas}.envelope", "EventMetadata")}
+    for column in table.columns:
+        wanted |= {*column.type.api.imports, *column.type.event.imports}
+    own = catalog.schemas.partition(".")[0]
+    groups: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    for module in sorted({module for module, _ in wanted}):
+        names = ", ".join(sorted(name for held, name in wanted if held == module))
+        root = module.partition(".")[0]
+        group = 0 if root in sys.stdlib_module_names else 2 if root == own else 1
+        groups[group].append(f"from {module} import {names}")
+    return "\n\n".join("\n".join(lines) for lines in groups.values() if lines)
 
 
 def _read(table: Table) -> str:
     doc = table.doc.splitlines()[0] if table.doc else f"A row of {table.name}."
-    fields = [
-        f"{column.name}: {_optional(column.type.api, column.nullable)}" for column in table.columns
-    ]
+    fields = read_fields(table)
     return _class(
         f"class {table.model}(BaseModel):",
         doc,
-        ["model_config = ConfigDict(from_attributes=True)", "", *fields],
+        ["model_config = ConfigDict(from_attributes=True)", "", *_lines(fields)],
     )
 
 
 def _create(table: Table) -> str:
-    fields = []
-    for column in table.columns:
-        if column.primary_key and column.has_default:
-            continue
-        optional = column.nullable or column.has_default
-        default = " = None" if optional else ""
-        fields.append(f"{column.name}: {_optional(column.type.api, optional)}{default}")
     doc = f"What a new row of {table.name} takes; the database fills in what is left out."
-    return _class(f"class {table.model}Create(BaseModel):", doc, [_FORBID, "", *fields])
+    lines = [_FORBID, "", *_lines(create_fields(table))]
+    return _class(f"class {table.model}Create(BaseModel):", doc, lines)
 
 
 def _update(table: Table) -> str:
-    fields = [
-        f"{column.name}: {_optional(column.type.api, True)} = None"
-        for column in table.columns
-        if not column.primary_key
-    ]
     doc = f"What changes in a row of {table.name}; what is left out stays."
-    return _class(f"class {table.model}Update(BaseModel):", doc, [_FORBID, "", *fields])
+    lines = [_FORBID, "", *_lines(update_fields(table))]
+    return _class(f"class {table.model}Update(BaseModel):", doc, lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaField:
+    """A field of a schema; one that is not required is None when it is left out."""
+
+    name: str
+    annotation: Annotation
+    required: bool
+
+
+def read_fields(table: Table) -> list[SchemaField]:
+    """The fields of `X`: a row as the API gives it."""
+    return [
+        SchemaField(name=column.attribute, annotation=_nullable(column), required=True)
+        for column in table.columns
+    ]
+
+
+def create_fields(table: Table) -> list[SchemaField]:
+    """The fields of `XCreate`."""
+    fields = []
+    for column in table.columns:
+        if column.computed or (column.primary_key and column.has_default):
+            continue
+        required = not column.nullable and not column.has_default
+        annotation = column.type.api if required else column.type.api.optional()
+        fields.append(SchemaField(name=column.attribute, annotation=annotation, required=required))
+    return fields
+
+
+def update_fields(table: Table) -> list[SchemaField]:
+    """The fields of `XUpdate`."""
+    return [
+        SchemaField(name=column.attribute, annotation=column.type.api.optional(), required=False)
+        for column in table.columns
+        if not column.primary_key and not column.computed
+    ]
+
+
+def _nullable(column: Column) -> Annotation:
+    return column.type.api.optional() if column.nullable else column.type.api
+
+
+def _lines(fields: Iterable[SchemaField]) -> Iterator[str]:
+    for field in fields:
+        default = "" if field.required else " = None"
+        yield f"{field.name}: {field.annotation.text}{default}"
 
 
 _FORBID = 'model_config = ConfigDict(extra="forbid")'
@@ -144,14 +185,30 @@ _STRICT = '__pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type
 
 
 def _row(table: Table) -> str:
+    if any(not column.name.isidentifier() or iskeyword(column.name) for column in table.columns):
+        return _row_by_call(table)
     fields = [f"{column.name}: {_row_field(column)}" for column in table.columns]
     doc = f"A row of {table.name} in an event; a delete carries the key alone."
     return _class(f"class {table.model}Row(TypedDict, total=False):", doc, [_STRICT, "", *fields])
 
 
+def _row_by_call(table: Table) -> str:
+    """A row whose columns' names a class body cannot hold."""
+    fields = "\n".join(
+        f"        {column.name!r}: {_row_field(column)}," for column in table.columns
+    )
+    name = f"{table.model}Row"
+    return (
+        f'{name} = TypedDict(\n    "{name}",\n    {{\n{fields}\n    }},\n    total=False,\n)\n'
+        f'{name}.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")'
+        "  # type: ignore[attr-defined]"
+    )
+
+
 def _row_field(column: Column) -> str:
-    annotation = _optional(column.type.event, column.nullable)
-    return f"Required[{annotation}]" if column.primary_key else annotation
+    event = column.type.event
+    text = (event.optional() if column.nullable else event).text
+    return f"Required[{text}]" if column.primary_key else text
 
 
 def _event(table: Table) -> str:
@@ -164,10 +221,6 @@ def _event(table: Table) -> str:
             f"before: {table.model}Row | None",
         ],
     )
-
-
-def _optional(annotation: Annotation, optional: bool) -> str:
-    return f"{annotation.source()} | None" if optional else annotation.source()
 
 
 def _class(head: str, doc: str, lines: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from sluice.relay.pgoutput import MISSING, RelationColumn, Value
 
 SOURCE = "relay"
 
-_BOOL, _BYTEA, _JSON, _JSONB = 16, 17, 114, 3802
+_BOOL, _BYTEA = 16, 17
 _NUMBERS = frozenset({20, 21, 23, 26})
 _FLOATS = frozenset({700, 701})
 _TIMESTAMP, _TIMESTAMPTZ = 1114, 1184
@@ -114,19 +114,14 @@ def _plain(value: bytes) -> str:
     return f'"{value.decode()}"'
 
 
-def _json(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return _text(value)
-
-
 def _bool(value: bytes) -> str:
     return "true" if value == b"t" else "false"
 
 
 def _float(value: bytes) -> str:
     text = value.decode()
+    if text == "-0":  # as an integer it would lose its sign
+        return "-0.0"
     return _quote(text) if text[-1] in "Ny" else text  # NaN, Infinity, -Infinity
 
 
@@ -145,8 +140,6 @@ def _timestamp(value: bytes) -> str:
 _ENCODERS: dict[int, Callable[[bytes], str]] = {
     _BOOL: _bool,
     _BYTEA: _bytea,
-    _JSON: _json,
-    _JSONB: _json,
     _TIMESTAMP: _timestamp,
     _TIMESTAMPTZ: _timestamp,
     **dict.fromkeys(_NUMBERS, _bare),

@@ -15,6 +15,7 @@ from psycopg2 import sql
 
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete
+from sluice.generate.publication import options
 from sluice.settings import RelaySettings
 
 _AGAIN = "take a new snapshot: sluice relay --snapshot"
@@ -26,6 +27,12 @@ SELECT c.relreplident, i.indisreplident, i.indimmediate, array(
 )
 FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 WHERE c.oid = to_regclass(%s)
+"""
+# Computed columns are sent by PostgreSQL 18 and newer, which alone have pubgencols.
+_PUBLICATION = """
+SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
+    coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false)
+FROM pg_publication p WHERE pubname = %s
 """
 _TABLES = """
 SELECT p.schemaname, p.tablename, p.rowfilter IS NOT NULL, r.oid::int8
@@ -53,18 +60,15 @@ class Publication:
 
 def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | None:
     """The relay's publication; None when there is none."""
-    cursor.execute(
-        "SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate"
-        " FROM pg_publication WHERE pubname = %s",
-        [relay.publication],
-    )
+    cursor.execute(_PUBLICATION, [relay.publication])
     row = cursor.fetchone()
     if row is None:
         return None
-    oid, whole = row
+    oid, whole, computed = row
+    whole = whole and (computed or not options(catalog))
     cursor.execute(_TABLES, [oid, relay.publication])
     members = {(schema, name): (filtered, rel) for schema, name, filtered, rel in cursor}
-    tables = [(table, members.get((table.schema, table.name))) for table in catalog.tables]
+    tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
     return Publication(
         whole=whole and not any(member[0] for _, member in tables if member),
         identity={
@@ -84,7 +88,8 @@ def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
     name = _quoted(cursor, relay.publication)
     found = find(cursor, relay, catalog)
     if found is None:
-        change = f"CREATE PUBLICATION {name} FOR TABLE {_listed(cursor, catalog.tables)}"
+        tables = _listed(cursor, catalog.tables)
+        change = f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}"
     elif found.missing:
         change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, found.missing)}"
     else:
@@ -146,12 +151,12 @@ def require_keys(cursor: Any, catalog: Catalog) -> None:
         NeedsPerson: a table's key is another, deferrable, or not its replica identity.
     """
     for table in catalog.tables:
-        name = _quoted(cursor, table.schema, table.name)
+        name = _quoted(cursor, table.schema, table.relation)
         cursor.execute(_KEY, [name])
         row = cursor.fetchone()
         if row is None:
             raise NotReady(
-                f"PostgreSQL has no table {table.schema}.{table.name}",
+                f"PostgreSQL has no table {table.schema}.{table.relation}",
                 remedy="create the models' tables there",
             )
         identity, of_key, immediate, columns = row
@@ -179,14 +184,15 @@ def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> Non
         )
     if not found.whole:
         raise PublicationIncomplete(
-            f"publication {relay.publication} leaves out operations or rows",
+            f"publication {relay.publication} leaves out operations, rows or computed columns",
             remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}'),"
-            " and remove row filters; then: sluice relay --snapshot",
+            " publish_generated_columns = stored where columns are computed, remove row filters;"
+            " then: sluice relay --snapshot",
         )
 
 
 def _listed(cursor: Any, tables: Iterable[Table]) -> str:
-    return ", ".join(_quoted(cursor, table.schema, table.name) for table in tables)
+    return ", ".join(_quoted(cursor, table.schema, table.relation) for table in tables)
 
 
 def _quoted(cursor: Any, *names: str) -> str:

@@ -143,7 +143,7 @@ def _publish(
     sink = _Sink(table, RowEncoder(table.name, columns, key), transaction, publisher, batch, check)
     query = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {}) TO STDOUT").format(
         sql.SQL(", ").join(sql.Identifier(column.name) for column in columns),
-        sql.Identifier(table.schema, table.name),
+        sql.Identifier(table.schema, table.relation),
         sql.SQL(", ").join(map(sql.Identifier, key)),
     )
     cursor.copy_expert(query.as_string(cursor.connection), sink)
@@ -152,14 +152,19 @@ def _publish(
 
 
 def _columns(cursor: Any, table: Table) -> list[RelationColumn]:
-    """The columns that pgoutput publishes: generated ones are left out."""
-    name = sql.Identifier(table.schema, table.name).as_string(cursor.connection)
+    """The columns that pgoutput publishes: of computed ones those of the models."""
+    name = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
     cursor.execute(
-        "SELECT attname, atttypid::int8 FROM pg_attribute WHERE attrelid = %s::regclass"
-        " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+        "SELECT attname, atttypid::int8, attgenerated <> '' FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [name],
     )
-    return [RelationColumn(name=n, type_oid=oid, in_key=False) for n, oid in cursor.fetchall()]
+    wanted = {column.name for column in table.columns if column.generated}
+    return [
+        RelationColumn(name=column, type_oid=oid, in_key=False)
+        for column, oid, generated in cursor.fetchall()
+        if not generated or column in wanted
+    ]
 
 
 class _Sink:

@@ -64,7 +64,7 @@ class Stream:
         self._publisher = publisher
         self._committed = committed
         self._check = check
-        self._tables = {(table.schema, table.name): table for table in catalog.tables}
+        self._tables = {(table.schema, table.relation): table for table in catalog.tables}
         self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
         self._transaction = Transaction(0, 0)
         self._batch = Batch()

@@ -1,0 +1,186 @@
+"""Values between events and clickhouse-driver: what it stores unaltered, or ValueError.
+
+clickhouse-driver 0.2.11 alters silently what does not fit its column (dates outside a range,
+timestamps before 1970, extra digits), so every value is brought to its exact form here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+# ClickHouse shows DateTime64 and Date32 outside of these years as another day.
+_FIRST, _LAST = date(1900, 1, 1), date(2299, 12, 31)
+_LAST_SECOND = 2**32 - 1
+_ELEMENT = re.compile(r'[{},]|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
+
+
+def microsecond_ticks(value: datetime) -> int:
+    """Microseconds since 1970 in UTC; a value without a zone is UTC.
+
+    DateTime64 goes to the driver as ticks because the driver is off by a second for fractions
+    before 1970 and reads values without a zone in the machine's own.
+    """
+    if not _FIRST <= value.date() <= _LAST:
+        raise ValueError(f"timestamp outside {_FIRST} to {_LAST}")
+    aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+def whole_seconds(value: datetime) -> int:
+    """Seconds since 1970 in UTC, fractions dropped; ValueError outside of ClickHouse's DateTime."""
+    seconds = microsecond_ticks(value) // 1_000_000
+    if not 0 <= seconds <= _LAST_SECOND:
+        raise ValueError("timestamp outside 1970 to 2106")
+    return seconds
+
+
+def date_in_range(value: date) -> date:
+    """The date itself; ValueError outside of ClickHouse's Date32."""
+    if not _FIRST <= value <= _LAST:
+        raise ValueError(f"date outside {_FIRST} to {_LAST}")
+    return value
+
+
+def json_text(value: Any) -> str:
+    """JSON as its text. The relay sends the text itself; native JSON is written out."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError):
+            return json.dumps(value, ensure_ascii=False)
+        return value
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def base64_bytes(value: str) -> bytes:
+    """The bytes of base64 text."""
+    return base64.b64decode(value, validate=True)
+
+
+def hexadecimal_bytes(text: str) -> bytes:
+    r"""Postgres' text of bytea, `\x00ff`."""
+    if not text.startswith("\\x"):
+        raise ValueError("bytea is not in hexadecimal")
+    return bytes.fromhex(text[2:])
+
+
+def array_of(element: Callable[[str], Any], dimensions: int) -> Callable[[str], list[Any]]:
+    """A reader of Postgres' array text, `{1,NULL,"a b"}`, with so many dimensions.
+
+    An array whose subscripts do not begin at 1, or of other dimensions, is a ValueError: its
+    shape could not be kept.
+    """
+
+    def read(text: str) -> list[Any]:
+        values = _nested(text)
+        if _depth(values) not in {dimensions, 0}:
+            raise ValueError(f"array has {_depth(values)} dimensions, not {dimensions}")
+        return _converted(values, element)
+
+    return read
+
+
+def _nested(text: str) -> list[Any]:
+    """Array text as nested lists of texts and None."""
+    if not text.startswith("{"):
+        raise ValueError("array whose subscripts do not begin at 1")
+    stack: list[list[Any]] = [[]]
+    at = 0
+    while at < len(text):
+        found = _ELEMENT.match(text, at)
+        if found is None:
+            raise ValueError("malformed array")
+        at = found.end()
+        mark, quoted, bare = found.group(0), found.group(1), found.group(2)
+        if mark == "{":
+            stack.append([])
+        elif mark == "}":
+            closed = stack.pop()
+            if not stack:
+                raise ValueError("malformed array")
+            stack[-1].append(closed)
+        elif quoted is not None:
+            stack[-1].append(_unescaped(quoted))
+        elif bare is not None:
+            stack[-1].append(None if bare.upper() == "NULL" else _unescaped(bare))
+    if len(stack) != 1 or len(stack[0]) != 1:
+        raise ValueError("malformed array")
+    array: list[Any] = stack[0][0]
+    return array
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+def _depth(values: list[Any]) -> int:
+    if not values:
+        return 0
+    return 1 + _depth(values[0]) if isinstance(values[0], list) else 1
+
+
+def _converted(values: list[Any], element: Callable[[str], Any]) -> list[Any]:
+    return [
+        _converted(value, element)
+        if isinstance(value, list)
+        else None
+        if value is None
+        else element(value)
+        for value in values
+    ]
+
+
+def boolean(text: str) -> bool:
+    """Postgres' `t` or `f`."""
+    if text not in {"t", "f"}:
+        raise ValueError(f"{text[:20]!r} is not a boolean")
+    return text == "t"
+
+
+def decimal_of(precision: int, scale: int) -> Callable[[str], Decimal]:
+    """A reader of numbers with so many digits; ValueError for others, and for NaN."""
+
+    def read(text: str) -> Decimal:
+        try:
+            number = Decimal(text)
+        except InvalidOperation:
+            raise ValueError(f"{text[:20]!r} is not a number") from None
+        if not number.is_finite():
+            raise ValueError(f"{text} is not a finite number")
+        _, digits, exponent = number.normalize().as_tuple()
+        assert isinstance(exponent, int)
+        if -exponent > scale or len(digits) + exponent > precision - scale:
+            raise ValueError(f"number does not fit Decimal({precision}, {scale})")
+        return number
+
+    return read
+
+
+def timestamp_ticks(text: str) -> int:
+    """Postgres' text of a timestamp in an array as microseconds since 1970."""
+    return microsecond_ticks(_timestamp(text))
+
+
+def whole_seconds_of(text: str) -> int:
+    """Postgres' text of a timestamp in an array as seconds since 1970."""
+    return whole_seconds(_timestamp(text))
+
+
+def _timestamp(text: str) -> datetime:
+    moment, sign, zone = text.partition("+")
+    seconds, point, fraction = moment.partition(".")
+    padded = f"{seconds}.{fraction:0<6}" if point else seconds
+    return datetime.fromisoformat(f"{padded}{sign}{zone}:00" if sign else padded)
+
+
+def date_of(text: str) -> date:
+    """Postgres' text of a date in an array."""
+    return date_in_range(date.fromisoformat(text))

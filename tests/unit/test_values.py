@@ -1,0 +1,86 @@
+"""Values on their way to the driver: exact, or refused."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice import values
+
+
+def literal(items: list[Any]) -> str:
+    """As Postgres writes an array, with every element quoted."""
+    parts = []
+    for item in items:
+        if isinstance(item, list):
+            parts.append(literal(item))
+        elif item is None:
+            parts.append("NULL")
+        else:
+            escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+            parts.append(f'"{escaped}"')
+    return "{" + ",".join(parts) + "}"
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=6))
+def test_an_array_is_read_as_it_was_written(items: list[str | None]) -> None:
+    assert values.array_of(str, 1)(literal(items)) == items
+
+
+@given(st.lists(st.lists(st.text(max_size=4), min_size=2, max_size=2), max_size=4))
+def test_a_nested_array_is_read_as_it_was_written(items: list[list[str]]) -> None:
+    assert values.array_of(str, 2)(literal(items)) == items
+
+
+@given(st.text(max_size=12))
+def test_no_text_makes_the_array_reader_fail_otherwise_than_by_value_error(text: str) -> None:
+    for candidate in (text, "{" + text, "{" + text + "}"):
+        try:
+            values.array_of(int, 1)(candidate)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize("text", ["[0:1]={1,2}", "{{1},{2}}", "{1,2", "1", "{x}", "{1}}"])
+def test_an_array_that_would_lose_its_shape_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        values.array_of(int, 1)(text)
+
+
+@given(st.decimals(allow_nan=True, allow_infinity=True))
+def test_a_number_in_an_array_is_exact_or_refused(number: Decimal) -> None:
+    try:
+        read = values.decimal_of(10, 2)(str(number))
+    except ValueError:
+        assert (
+            not number.is_finite()
+            or abs(number) >= 10**8
+            or number != number.quantize(Decimal("0.01"))
+        )
+    else:
+        assert read == number
+
+
+@given(st.datetimes(datetime(1900, 1, 1), datetime(2299, 12, 31), timezones=st.just(timezone.utc)))
+def test_a_timestamp_in_an_array_is_the_same_moment(moment: datetime) -> None:
+    text = f"{moment:%Y-%m-%d %H:%M:%S}"
+    if moment.microsecond:
+        text += f".{moment.microsecond:06}".rstrip("0")
+    text = text.zfill(19) + "+00"
+    assert values.timestamp_ticks(text) == values.microsecond_ticks(moment)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1.10}', "1e400", '"x"', '{"a": 1, "a": 2}', "null"])
+def test_json_text_keeps_its_bytes(text: str) -> None:
+    assert values.json_text(text) == text
+
+
+@pytest.mark.parametrize("value", [{"a": [1, None, "é"]}, [1.5], 3, True, "plain"])
+def test_native_json_is_written_out(value: Any) -> None:
+    assert json.loads(values.json_text(value)) == value
