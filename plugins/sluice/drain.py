@@ -78,7 +78,28 @@ class Drain:
         )
         if events:
             self.store.record(report, checkpoint.broker_epoch)
+        elif checkpoint.next_offset:  # a drain may have been killed before it told the group
+            self.changes.commit(table.topic, checkpoint.next_offset)
         return report
+
+    def skip_gap(self, table: Table) -> None:
+        """Go on at the topic's first message; what was lost before it has to be read again.
+
+        Raises:
+            StaleCheckpoint: another drain advanced this table meanwhile.
+        """
+        present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
+        first = self.changes.first(table.topic)
+        following = replace(
+            present,
+            generation=present.generation + 1,
+            writer=uuid4().hex,
+            broker_epoch=self.changes.epoch(),
+            next_offset=first,
+            base_seq=max(0, present.last_seq - first),
+        )
+        self.store.advance(following)
+        self.changes.commit(table.topic, first)
 
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""

@@ -75,6 +75,9 @@ class ChangeLog(Protocol):
         has expired and TopicPartitioned when the topic has more than one partition.
         """
 
+    def first(self, topic: str) -> int:
+        """The earliest offset that is still on the topic."""
+
     def commit(self, topic: str, next_offset: int) -> None:
         """Tell the drain group's committed offset, for lag tools and the relay."""
 

@@ -142,7 +142,7 @@ class Quality:
                 status=_status(fence.rows[table.name], counted[table.name]),
                 postgres=fence.rows[table.name],
                 clickhouse=counted[table.name],
-                repair=f"run: sluice dead-letters list --table {table.name}",
+                repair=f"run: sluice resync {table.name}",
             )
             for table in tables
         ]

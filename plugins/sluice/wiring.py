@@ -16,10 +16,10 @@ from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog, Fact, load_catalog
+from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import StaleRebuild, WrongUsage
+from sluice.errors import StaleCheckpoint, StaleRebuild, TopicGap, WrongUsage
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
@@ -28,6 +28,9 @@ from sluice.quality import Quality, QualityReport
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
+from sluice.relay.reading import fenced_reading
+from sluice.resync import Resync, ResyncReport
+from sluice.selection import Selection, parse_key
 from sluice.settings import PROJECT, Settings
 from sluice.statements import read_statements
 from sluice.status import read_status
@@ -67,6 +70,39 @@ def drain(settings: Settings, table: str) -> DrainReport:
     catalog = load_catalog(settings.models)
     with _drain(settings) as run:
         return run.run(_decoder(catalog, table))
+
+
+def resync(
+    settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
+) -> ResyncReport:
+    """Read a table, or some of its keys, again from Postgres; see Resync.run."""
+    catalog = load_catalog(settings.models)
+    table, decoder = catalog.table(name), _decoder(catalog, name)
+    topics = Topics(settings.kafka)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as drain:
+
+        def drain_once() -> None:
+            try:
+                drain.run(decoder)
+            except StaleCheckpoint:
+                return  # another drain is at work
+            except TopicGap:
+                drain.skip_gap(table)
+
+        return Resync(
+            clickhouse=clickhouse,
+            reading=lambda of: fenced_reading(settings, of, topics, drain_once),
+        ).run(table, _selection(table, lower, upper, keys))
+
+
+def _selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:
+    if keys and (lower or upper):
+        raise WrongUsage("give keys or a range of keys, not both")
+    return Selection(
+        lower=parse_key(table, lower) if lower else None,
+        upper=parse_key(table, upper) if upper else None,
+        keys=tuple(parse_key(table, key) for key in keys),
+    )
 
 
 def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildReport:

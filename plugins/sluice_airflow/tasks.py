@@ -139,6 +139,41 @@ def compare() -> None:
         raise AirflowFailException("\n".join(failed))
 
 
+@task(task_display_name="which tables?", doc_md="The tables that were chosen in the form.")
+def chosen_tables(*, params: Any = None) -> list[str]:
+    """The form's tables; a range or keys go with one table alone."""
+    chosen = list(params["tables"])
+    if len(chosen) > 1 and (params["from_key"] or params["to_key"] or params["keys"]):
+        raise AirflowFailException("keys are those of one table: choose one table")
+    return chosen
+
+
+@task(
+    max_active_tis_per_dagrun=2,  # the minute loop keeps half of the pool
+    execution_timeout=timedelta(hours=6),
+    map_index_template="{{ table }}",
+    task_display_name="read again",
+    doc_md="Reads the rows again behind a fence and waits until they are drained. A run that is"
+    " killed can be run again: the rows carry the version of their fence.",
+)
+def resync_table(table: str, *, params: Any = None) -> None:
+    """Resync one table, or the form's keys of it."""
+    from airflow.sdk import get_current_context
+
+    from sluice import wiring
+
+    get_current_context()["table"] = table  # type: ignore[typeddict-unknown-key]
+    with _understood():
+        report = wiring.resync(
+            settings_from_connections(),
+            table,
+            lower=params["from_key"],
+            upper=params["to_key"],
+            keys=params["keys"] or (),
+        )
+    log.info(report.sentence())
+
+
 @contextmanager
 def _understood() -> Iterator[None]:
     """Retryable errors are retried; what a person has to decide fails at once."""

@@ -95,3 +95,19 @@ CREATE TABLE IF NOT EXISTS cdc.quality_checks
 ENGINE = MergeTree
 ORDER BY (source_table, check, checked_at)
 TTL toDateTime(checked_at) + INTERVAL 90 DAY;
+
+-- name: resyncs
+-- What was read again from Postgres.
+CREATE TABLE IF NOT EXISTS cdc.resyncs
+(
+    source_table LowCardinality(String),
+    finished_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    selection String,
+    fence String COMMENT 'the LSN as of which rows were read',
+    rows UInt64,
+    deleted UInt64 COMMENT 'rows that Postgres does not have',
+    seconds Float64
+)
+ENGINE = MergeTree
+ORDER BY (source_table, finished_at)
+TTL toDateTime(finished_at) + INTERVAL 90 DAY;

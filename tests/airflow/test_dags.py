@@ -41,7 +41,12 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_dags_parse_without_an_error_and_without_a_driver(described: Any) -> None:
     assert described["errors"] == {}
     assert described["drivers"] == []
-    assert set(described["dags"]) == {"sluice_drain", "sluice_rebuild", "sluice_quality"}
+    assert set(described["dags"]) == {
+        "sluice_drain",
+        "sluice_rebuild",
+        "sluice_quality",
+        "sluice_resync",
+    }
 
 
 def test_the_plugin_loader_leaves_the_libraries_alone(described: Any) -> None:

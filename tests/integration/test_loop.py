@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -40,15 +41,23 @@ def engine(services: Settings) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture(scope="module")
-def relay(services: Settings) -> Iterator[threading.Event]:
+@contextmanager
+def relaying(services: Settings) -> Iterator[threading.Event]:
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(services, CATALOG), kwargs={"stop": stop})
     thread.start()
-    yield stop
-    stop.set()
-    thread.join(20)
-    assert not thread.is_alive()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def relay(services: Settings) -> Iterator[threading.Event]:
+    with relaying(services) as stop:
+        yield stop
 
 
 def checked(settings: Settings) -> Any:

@@ -19,7 +19,6 @@ from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
 
 _PATIENCE = 10.0
-_RESYNC = "take a new snapshot: sluice relay --snapshot"
 
 # librdkafka's defaults pause for a second at every 100,000 messages on a fast local broker.
 _CONSUMER_OPTIONS = {
@@ -82,7 +81,7 @@ class KafkaLog:
             raise TopicGap(
                 f"{topic} ends at {end}, but {offset} messages of it were drained: it was made"
                 " again",
-                remedy=_RESYNC,
+                remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
             )
 
     def _chunk(self, topic: str, size: int, deadline: float) -> tuple[list[Record], bool]:
@@ -110,7 +109,7 @@ class KafkaLog:
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
             raise TopicGap(
                 f"{topic}: the next offset to drain is not on the topic any more ({error.str()})",
-                remedy=_RESYNC,
+                remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
             )
         if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
@@ -127,6 +126,13 @@ class KafkaLog:
                 f"topic {topic} has {len(found.partitions)} partitions; order per table needs one",
                 remedy="recreate the topic with one partition, then run: sluice init",
             )
+
+    def first(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        with translated(self._bootstrap):
+            place = TopicPartition(topic, 0)
+            low, _ = self._consumer.get_watermark_offsets(place, timeout=_PATIENCE)
+        return low
 
     def commit(self, topic: str, next_offset: int) -> None:
         """See ports.ChangeLog."""

@@ -54,6 +54,11 @@ class MemoryLog:
             yield records[start : start + chunk]
         yield []
 
+    def first(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        records = self._topics[topic]
+        return records[0].offset if records else 0
+
     def commit(self, topic: str, next_offset: int) -> None:
         """See ports.ChangeLog."""
         self.committed[topic] = next_offset

@@ -147,6 +147,28 @@ def quality(
 
 
 @app.command()
+def resync(
+    context: typer.Context,
+    tables: Annotated[list[str], typer.Argument(help="Source tables.")],
+    from_key: Annotated[str, typer.Option(help="The first key; its parts by commas.")] = "",
+    to_key: Annotated[str, typer.Option(help="The last key, included.")] = "",
+    key: Annotated[list[str] | None, typer.Option(help="Only this key; may be repeated.")] = None,
+) -> None:
+    """Read rows again from Postgres, behind a fence, while everything goes on."""
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    settings: Settings = context.obj
+    logging.getLogger("sluice").setLevel(logging.INFO)
+    chosen = load_catalog(settings.models).select(tables)
+    if len(chosen) > 1 and (from_key or to_key or key):
+        raise WrongUsage("keys are those of one table; name one table")
+    for table in chosen:
+        report = wiring.resync(settings, table.name, lower=from_key, upper=to_key, keys=key or ())
+        typer.echo(report.sentence())
+
+
+@app.command()
 def sql(context: typer.Context, query: str) -> None:
     """Print the answer of a ClickHouse query as a table."""
     from sluice import wiring

@@ -120,6 +120,27 @@ def note(
     )
 
 
+def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str, int]:
+    """Begin a transaction on `cursor` that sees exactly what committed before a point of the WAL.
+
+    Waits until the transactions that run at present have ended.
+
+    Args:
+        holder: a replication session; the WAL behind the point is kept as long as it lasts.
+
+    Returns:
+        The temporary slot that keeps it, and the point.
+    """
+    temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
+    holder.execute(
+        f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
+    )
+    _, point, exported, _ = holder.fetchone()
+    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
+    return temporary, parse_lsn(point)
+
+
 def drop(cursor: Any, name: str, topics: Topics) -> None:
     """Drop the slot where it is; noted first, so that a crash does not end in SlotMissing."""
     topics.note_slot({"slot": name, "system_identifier": _system(cursor), "consistent_point": None})

@@ -1,0 +1,102 @@
+"""A fence on one table: its rows as of a point of the WAL, published beside the stream."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+
+from sluice.adapters.topics import Topics
+from sluice.catalog import Table
+from sluice.errors import NotReady, Unreachable
+from sluice.relay import slot as slots
+from sluice.relay.publisher import Batch, Publisher
+from sluice.relay.rows import RowReader
+from sluice.selection import Selection
+from sluice.settings import Settings
+
+_PATIENCE = 60.0
+
+
+class FencedReading:
+    """See resync.Reading."""
+
+    def __init__(
+        self,
+        cursor: Any,
+        table: Table,
+        batch: Batch,
+        publisher: Publisher,
+        topics: Topics,
+        drain: Callable[[], None],
+    ) -> None:
+        self.fence = batch.end_lsn
+        self._batch, self._publisher = batch, publisher
+        self._topics, self._drain = topics, drain
+        self._rows = RowReader(cursor, table, publisher, batch, self._check)
+
+    def read(self, selection: Selection) -> int:
+        """See resync.Reading."""
+        return self._rows.read(selection)
+
+    def delete(self, key: str) -> None:
+        """See resync.Reading."""
+        self._rows.delete(key)
+
+    def wait(self) -> None:
+        """See resync.Reading."""
+        while self._batch.undelivered:
+            self._publisher.poll(0.2)
+            self._check()
+        while self._batch.offsets:
+            self._drain()
+            committed = self._topics.committed(self._batch.offsets)
+            if all(committed[topic] > offset for topic, offset in self._batch.offsets.items()):
+                return
+
+    def _check(self) -> None:
+        failed = self._publisher.failed
+        if failed is not None:
+            raise Unreachable(f"the broker did not take a row: {failed.str()}")
+
+
+@contextmanager
+def fenced_reading(
+    settings: Settings, table: Table, topics: Topics, drain: Callable[[], None]
+) -> Iterator[FencedReading]:
+    """Open a fence; it ends with the context.
+
+    Args:
+        drain: drains the table once.
+
+    Raises:
+        NotReady: a transaction that was open did not end within a minute.
+    """
+    with (
+        slots.replication(settings.postgres) as holder,
+        slots.session(settings.postgres) as cursor,
+    ):
+        _, point = _in_time(holder, lambda: slots.export_snapshot(holder, cursor, settings.relay))
+        publisher = Publisher(settings.kafka, lambda: None)
+        try:
+            yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain)
+        finally:
+            publisher.abandon()
+
+
+def _in_time(holder: Any, call: Callable[[], tuple[str, int]]) -> tuple[str, int]:
+    timer = threading.Timer(_PATIENCE, holder.connection.cancel)
+    timer.start()
+    try:
+        return call()
+    except psycopg2.errors.QueryCanceled as error:
+        raise NotReady(
+            f"a transaction has been open in PostgreSQL for more than {_PATIENCE:.0f} s",
+            remedy="end it (SELECT pid, xact_start, query FROM pg_stat_activity"
+            " WHERE xact_start IS NOT NULL ORDER BY 2), then run it again",
+        ) from error
+    finally:
+        timer.cancel()

@@ -1,0 +1,146 @@
+"""A table's rows as `read` events: COPY's text, encoded and published as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from psycopg2 import sql
+
+from sluice.catalog import Table
+from sluice.events import DELETE, READ, TRUNCATE
+from sluice.relay.envelope import RowEncoder, Transaction
+from sluice.relay.pgoutput import RelationColumn, Value
+from sluice.relay.publisher import Batch, Publisher
+from sluice.selection import Selection, ordered_as_text
+
+_UNESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_ROWS_BETWEEN_CHECKS = 1000
+_ALL = Selection()
+
+
+class RowReader:
+    """Publishes the rows of one table as of a batch's end, at (batch end, 1).
+
+    Args:
+        cursor: a session whose snapshot is that of the batch's end.
+        check: called often; ends the reading by raising.
+    """
+
+    def __init__(
+        self,
+        cursor: Any,
+        table: Table,
+        publisher: Publisher,
+        batch: Batch,
+        check: Callable[[], None],
+    ) -> None:
+        self.rows = 0
+        self._cursor, self._table = cursor, table
+        self._publisher, self._batch, self._check = publisher, batch, check
+        self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000))
+        self._columns = _columns(cursor, table)
+        self._key = [column.name for column in table.key]
+        self._encoder = RowEncoder(table.name, self._columns, self._key)
+
+    def read(self, selection: Selection = _ALL) -> int:
+        """Publish the selected rows; how many."""
+        query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in self._columns),
+            sql.Identifier(self._table.schema, self._table.relation),
+            _condition(self._table, selection),
+            sql.SQL(", ").join(map(sql.Identifier, self._key)),
+        )
+        self._cursor.copy_expert(query.as_string(self._cursor.connection), self)
+        self._check()
+        return self.rows
+
+    def write(self, line: bytes) -> None:
+        """One row of COPY's text format."""
+        values = [unescaped(value) for value in line[:-1].split(b"\t")]
+        self._send(READ, 1, self._encoder.key(values), self._encoder.row(values))
+        self.rows += 1
+        if self.rows % _ROWS_BETWEEN_CHECKS == 0:
+            self._publisher.poll()
+            self._check()
+
+    def truncate_below(self) -> None:
+        """Delete everything older than the rows, by one event at (batch end, 0)."""
+        self._send(TRUNCATE, 0, None, "null")
+        self._check()
+
+    def delete(self, key: str) -> None:
+        """Delete the row of this key, a JSON object, where it is older than the batch's end."""
+        self._send(DELETE, 0, key, key)
+
+    def _send(self, operation: str, ordinal: int, key: str | None, payload: str) -> None:
+        lsn = self._batch.end_lsn
+        value = self._transaction.event(self._encoder, operation, lsn, ordinal, payload, "null")
+        self._publisher.publish(self._table.topic, key, value, self._batch)
+
+
+def _condition(table: Table, selection: Selection) -> sql.Composable:
+    """The selection as SQL; the server reads each part of a key as its column's type."""
+    if selection.keys:
+        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.key)
+        keys = sql.SQL(", ").join(map(_literals, selection.keys))
+        return sql.SQL("({}) IN ({})").format(names, keys)
+    own = sql.SQL(", ").join(
+        sql.SQL('{}::text COLLATE "C"' if ordered_as_text(column) else "{}").format(
+            sql.Identifier(column.name)
+        )
+        for column in table.key
+    )
+    bounds = [(">=", selection.lower), ("<=", selection.upper)]
+    conditions = [
+        sql.SQL(f"({{}}) {sign} {{}}").format(own, _literals(bound))
+        for sign, bound in bounds
+        if bound is not None
+    ]
+    return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+
+def _literals(parts: Sequence[str]) -> sql.Composable:
+    return sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, parts)))
+
+
+def _columns(cursor: Any, table: Table) -> list[RelationColumn]:
+    """The columns that pgoutput publishes: of computed ones those of the models."""
+    name = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
+    cursor.execute(
+        "SELECT attname, atttypid::int8, attgenerated <> '' FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        [name],
+    )
+    wanted = {column.name for column in table.columns if column.generated}
+    return [
+        RelationColumn(name=column, type_oid=oid, in_key=False)
+        for column, oid, generated in cursor.fetchall()
+        if not generated or column in wanted
+    ]
+
+
+def unescaped(field: bytes) -> Value:
+    """A field of COPY's text format; None for NULL."""
+    if b"\\" not in field:
+        return field
+    if field == rb"\N":
+        return None
+    head, *rest = field.split(b"\\")
+    return head + b"".join(_joined(rest))
+
+
+def _joined(parts: Sequence[bytes]) -> list[bytes]:
+    """The pieces after each backslash, their escapes resolved; an empty piece is `\\\\`."""
+    joined, literal = [], False
+    for part in parts:
+        if literal:
+            joined.append(part)
+            literal = False
+        elif part == b"":
+            joined.append(b"\\")
+            literal = True
+        else:
+            joined.append(_UNESCAPED.get(part[:1], part[:1]) + part[1:])
+    return joined

@@ -1,0 +1,168 @@
+"""Resync: what ClickHouse lost or kept too long comes right, and newer changes stay."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.errors import NotReady, Retryable, WrongUsage
+from sluice.relay import reading
+from sluice.settings import Settings
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    load(services, customers=50, orders=200, seed=1)
+    with relaying(services):
+        checked(services)
+        yield made
+    made.dispose()
+
+
+def corrupt(settings: Settings) -> None:
+    """A row lost, a row too many, a value changed, a delete lost, in the dimension and the fact."""
+    sql = [
+        "DELETE FROM cdc.src_order_item WHERE id IN (SELECT id FROM cdc.src_order_item LIMIT 3)",
+        "INSERT INTO cdc.src_order_item (id, order_id, product_id, quantity, price, _version)"
+        " SELECT 900000, order_id, product_id, 1, 1, 5 FROM cdc.src_order_item FINAL LIMIT 1",
+        "INSERT INTO cdc.src_order_item SELECT * REPLACE (quantity + 1 AS quantity,"
+        " _version + 1 AS _version) FROM cdc.src_order_item FINAL ORDER BY id DESC LIMIT 2",
+    ]
+    for statement in sql:
+        wiring.query(settings, statement)
+
+
+def test_a_table_that_was_corrupted_equals_postgres_again(
+    services: Settings, engine: Engine
+) -> None:
+    corrupt(services)
+    report = wiring.quality(services)
+    assert not report.passed
+    (repair,) = {check.repair for check in report.checks if check.table == "order_items"}
+    assert repair == "run: sluice resync order_items"
+    done = wiring.resync(services, "order_items")
+    assert done.deleted == 1
+    with engine.connect() as connection:
+        assert done.rows == connection.scalar(text("SELECT count(*) FROM order_items"))
+    assert_fact_equals_join(services, engine)
+    kept = wiring.query(services, "SELECT source_table, rows, deleted FROM cdc.resyncs")[1]
+    assert kept == [("order_items", done.rows, 1)]
+
+
+def test_a_range_and_single_keys_are_read_again_and_the_rest_is_left(
+    services: Settings, engine: Engine
+) -> None:
+    with engine.connect() as connection:
+        ids = connection.scalars(text("SELECT id FROM customers ORDER BY id LIMIT 6")).all()
+    listed = ", ".join(map(str, ids))
+    wiring.query(services, f"DELETE FROM cdc.dim_customer WHERE id IN ({listed})")
+    assert wiring.resync(services, "customers", lower=str(ids[0]), upper=str(ids[1])).rows == 2
+    assert wiring.resync(services, "customers", keys=[str(ids[3]), str(ids[4])]).rows == 2
+    found = wiring.query(services, f"SELECT id FROM olap.dim_customer WHERE id IN ({listed})")[1]
+    assert {row[0] for row in found} == {ids[0], ids[1], ids[3], ids[4]}
+    assert wiring.resync(services, "customers").rows > 6
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.parametrize("keys", [{"lower": "1,2"}, {"keys": ["1", "2,3"]}])
+def test_a_key_of_another_shape_is_wrong_usage(services: Settings, keys: Any) -> None:
+    with pytest.raises(WrongUsage, match="a key is: id"):
+        wiring.resync(services, "customers", **keys)
+
+
+def test_changes_after_the_fence_win_whenever_they_arrive(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the fence and the rows: an update, a delete, an insert and a key change."""
+    read = reading.FencedReading.read
+    with engine.connect() as connection:
+        ids = connection.scalars(text("SELECT id FROM order_items ORDER BY id LIMIT 3")).all()
+
+    def late(self: Any, selection: Any) -> int:
+        with engine.begin() as connection:
+            connection.execute(
+                text("UPDATE order_items SET quantity = 77 WHERE id = :id"), {"id": ids[0]}
+            )
+            connection.execute(text("DELETE FROM order_items WHERE id = :id"), {"id": ids[1]})
+            connection.execute(
+                text("UPDATE order_items SET id = id + 5000000 WHERE id = :id"), {"id": ids[2]}
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO order_items (id, order_id, product_id, quantity, price)"
+                    " SELECT 6000000, order_id, product_id, 1, 1 FROM order_items LIMIT 1"
+                )
+            )
+        checked(services)  # they are drained before the rows are read
+        return read(self, selection)
+
+    monkeypatch.setattr(reading.FencedReading, "read", late)
+    wiring.resync(services, "order_items")
+    monkeypatch.undo()
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_truncate_after_the_fence_wins(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = reading.FencedReading.read
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE kept_items AS SELECT * FROM order_items LIMIT 40"))
+
+    def late(self: Any, selection: Any) -> int:
+        rows = read(self, selection)
+        with engine.begin() as connection:
+            # TRUNCATE would wait for the snapshot's lock; its transaction ends first.
+            self._rows._cursor.execute("COMMIT")
+            connection.execute(text("TRUNCATE order_items"))
+            connection.execute(text("INSERT INTO order_items SELECT * FROM kept_items LIMIT 9"))
+        checked(services)
+        return rows
+
+    monkeypatch.setattr(reading.FencedReading, "read", late)
+    wiring.resync(services, "order_items")
+    monkeypatch.undo()
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_transaction_that_stays_open_is_named_in_time(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_PATIENCE", 1.0)
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TEMP TABLE held (id int)"))
+        connection.execute(text("UPDATE customers SET city = city WHERE id = 1"))
+        with pytest.raises(NotReady, match="open in PostgreSQL"):
+            wiring.resync(services, "customers")
+        connection.rollback()
+
+
+def test_resyncs_beside_a_busy_store_leave_both_sides_equal(
+    services: Settings, engine: Engine
+) -> None:
+    from store_api.demo import run
+
+    busy = threading.Thread(
+        target=run, args=(services,), kwargs={"rate": 60, "seconds": 8, "seed": 3}
+    )
+    busy.start()
+    while busy.is_alive():
+        for table in ("order_items", "orders"):
+            try:
+                wiring.resync(services, table)
+            except Retryable:
+                time.sleep(0.1)
+    busy.join()
+    assert_fact_equals_join(services, engine)
