@@ -60,3 +60,8 @@ def parse_lsn(text: str) -> int:
 def format_lsn(lsn: int) -> str:
     """An integer as Postgres' `X/Y`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def beyond(epoch: int, lsn: int) -> int:
+    """A version that no change near this point of the WAL has: a terabyte ahead of it."""
+    return pack(epoch, min(lsn + (1 << 40), (1 << 64) - 1), 0)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 from uuid import uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
@@ -24,6 +25,7 @@ from sluice.rebuild import Rebuild
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 PASS, FAIL, UNSETTLED = "pass", "fail", "unsettled"
 _ATTEMPTS = 4
 _PAUSE = 0.2
@@ -35,10 +37,11 @@ class Check:
 
     Attributes:
         table: the source table, or the fact.
-        check: `row_count` or `fact_row_count`.
+        check: `row_count` or `fact_row_count`; of a deep check `rows` or `fact_rows`.
         status: `pass`, `fail`, or `unsettled` when writes never let both sides be compared.
         keys: keys that differ, where the check knows them.
         repair: the command that repairs a failure.
+        difference: what differs, in words.
     """
 
     table: str
@@ -48,11 +51,14 @@ class Check:
     clickhouse: int
     keys: tuple[str, ...] = ()
     repair: str = ""
+    difference: str = ""
 
     def sentence(self) -> str:
         """The check in one line: what, where, both values, and what to do."""
         text = f"{self.table}: {self.check} {self.status}:"
         text += f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"
+        if self.difference:
+            text += f"; {self.difference}"
         return f"{text}; {self.repair}" if self.repair and self.status != PASS else text
 
 
@@ -99,7 +105,7 @@ class Quality:
         before: set[tuple[str, str, int]] | None = None
         for _ in range(_ATTEMPTS):
             fence = self.source.fence(tables)
-            if not self._pass(fence):
+            if not self.passed(fence.lsn):
                 checks = tuple(self._lagging(tables, fence))
                 break
             checks = tuple(self._compare(tables, fence))
@@ -115,14 +121,14 @@ class Quality:
                 if found <= before:
                     break
             before = found
-        self._keep(fence, checks)
+        self.keep(fence.lsn, checks)
         return QualityReport(checks=checks)
 
-    def _pass(self, fence: Fence) -> bool:
-        """Drain until the slot has confirmed the fence; whether that came in time."""
+    def passed(self, lsn: int) -> bool:
+        """Drain until the slot has confirmed the point; whether that came in time."""
         deadline = time.monotonic() + self.seconds
         while True:
-            passed = self.source.slot(self.slot).confirmed_lsn >= fence.lsn
+            passed = self.source.slot(self.slot).confirmed_lsn >= lsn
             try:
                 self.catch_up()
             except StaleCheckpoint:
@@ -174,6 +180,17 @@ class Quality:
             self._rebuild_again()
         return difference
 
+    def at_rest(self, fact: Fact, compare: Callable[[Fact], T]) -> T:
+        """The comparison of a fact with its tables, at a moment when no drain was between."""
+        rebuild = self.rebuilds[fact.name]
+        for _ in range(_ATTEMPTS):
+            drained = rebuild.drained()
+            found = compare(fact)
+            if rebuild.seen() == drained == rebuild.drained():
+                return found
+            self._rebuild_again()
+        return compare(fact)
+
     def _rebuild_again(self) -> None:
         try:
             self.catch_up()
@@ -218,7 +235,8 @@ class Quality:
             for table in tables
         ]
 
-    def _keep(self, fence: Fence, checks: Sequence[Check]) -> None:
+    def keep(self, lsn: int, checks: Sequence[Check]) -> None:
+        """Keep the results of checks as of a point of the WAL."""
         run = uuid4().hex
         names = ["run", "source_table", "check", "status", "fence"]
         names += ["postgres", "clickhouse", "keys", "repair"]
@@ -228,7 +246,7 @@ class Quality:
                 check.table,
                 check.check,
                 check.status,
-                format_lsn(fence.lsn),
+                format_lsn(lsn),
                 check.postgres,
                 check.clickhouse,
                 list(check.keys),

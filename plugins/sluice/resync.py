@@ -20,7 +20,7 @@ from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Column, Table
 from sluice.errors import NeedsPerson
 from sluice.generate.clickhouse import quoted
-from sluice.positions import format_lsn, pack
+from sluice.positions import beyond, format_lsn, pack
 from sluice.selection import Selection, ordered_as_text
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Resync:
         started = time.monotonic()
         epoch = self._epoch(table)
         with self.reading(table) as reading:
+            self._remove_beyond(table, beyond(epoch, reading.fence))
             rows = reading.read(selection)
             log.info("resync: %s, %d rows are on the topic", table.name, rows)
             reading.wait()
@@ -108,9 +109,13 @@ class Resync:
         self._keep(report)
         return report
 
-    def count(self, table: Table, selection: Selection) -> int:
-        """Live rows of the selection in ClickHouse."""
-        return len(self._below(table, selection, (1 << 128) - 1))
+    def _remove_beyond(self, table: Table, version: int) -> None:
+        """Remove rows that no change can have written: nothing could win over them."""
+        for name in (table.storage, table.history):
+            self.clickhouse.execute(
+                f"DELETE FROM cdc.{quoted(name)} WHERE _version > {{version:UInt128}}",
+                version=version,
+            )
 
     def _epoch(self, table: Table) -> int:
         found = self.clickhouse.execute(

@@ -61,6 +61,8 @@ class ColumnType:
         from_text: reads Postgres' text of the value as `to_driver` would give it, for arrays.
         dictionary: whether few distinct values are to be expected.
         nullable: whether ClickHouse allows NULL in it; an Array cannot be NULL.
+        postgres_text, clickhouse_text: SQL that gives a `{}` the same text on both sides, for
+            comparing them; never given a NULL.
     """
 
     clickhouse: str
@@ -72,6 +74,8 @@ class ColumnType:
     from_text: Callable[[str], Any] = str
     dictionary: bool = False
     nullable: bool = True
+    postgres_text: str = "{}::text"
+    clickhouse_text: str = "toString({})"
 
 
 def _type(kind: type, clickhouse: str, zero: Any, **more: Any) -> ColumnType:
@@ -83,6 +87,16 @@ def _integer(bits: int) -> ColumnType:
     limit = 1 << bits - 1
     bounds = plain(int).constrained(ge=-limit, le=limit - 1)
     return ColumnType(clickhouse=f"Int{bits}", event=bounds, api=bounds, zero=0, from_text=int)
+
+
+def _bits(size: int) -> tuple[str, str]:
+    """A float's text: its bits, because its digits differ; NaN has more than one form."""
+    postgres = (
+        f"CASE WHEN {{}} = 'NaN' THEN 'nan' ELSE encode(float{size // 8}send({{}}), 'hex') END"
+    )
+    number = f"hex(reinterpretAsUInt{size}({{}}))"
+    padded = f"leftPad(lower({number}), {size // 4}, '0')"
+    return postgres, f"if(isNaN({{}}), 'nan', {padded})"
 
 
 def _floating(bits: int) -> ColumnType:
@@ -97,13 +111,20 @@ def _floating(bits: int) -> ColumnType:
         zero=0.0,
         to_driver=float,
         from_text=float,
+        postgres_text=_bits(bits)[0],
+        clickhouse_text=_bits(bits)[1],
     )
 
 
-def _text(length: int | None = None, api: type = str) -> ColumnType:
+def _text(length: int | None = None, api: type = str, *, cast: bool = False) -> ColumnType:
+    """Text; `cast` where a cast to text is what the type's output function gives."""
     limited = {} if length is None else {"max_length": length}
     return ColumnType(
-        clickhouse="String", event=plain(str), api=plain(api).constrained(**limited), zero=""
+        clickhouse="String",
+        event=plain(str),
+        api=plain(api).constrained(**limited),
+        zero="",
+        postgres_text="{}::text" if cast else "format('%s', {})",
     )
 
 
@@ -122,6 +143,7 @@ def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
         api=exact,
         zero=Decimal(0),
         from_text=values.decimal_of(precision, scale),
+        clickhouse_text=f"toDecimalString({{}}, {scale})",
     )
 
 
@@ -154,7 +176,23 @@ def _array(column_type: sa.ARRAY[Any], profile: str) -> ColumnType | None:
         to_driver=values.array_of(element.from_text, dimensions),
         from_storage=stored,
         nullable=False,
+        postgres_text=(
+            "(SELECT coalesce(string_agg("
+            f"coalesce(octet_length(t) || ':' || t, '~'), '' ORDER BY n), '') FROM (SELECT n,"
+            f" {element.postgres_text.replace('{}', 'e')} AS t"
+            " FROM unnest({}) WITH ORDINALITY AS u(e, n)) AS v)"
+        ),
+        clickhouse_text=(
+            "arrayStringConcat(arrayMap(t -> if(isNull(t), '~',"
+            " concat(toString(length(assumeNotNull(t))), ':', assumeNotNull(t))),"
+            f" arrayMap(e -> {element.clickhouse_text.replace('{}', 'e')},"
+            f" {_flat(dimensions)})))"
+        ),
     )
+
+
+def _flat(dimensions: int) -> str:
+    return "{}" if dimensions == 1 else "arrayFlatten({})"
 
 
 def _mapped(read: str, dimensions: int) -> str:
@@ -182,6 +220,11 @@ _TIMESTAMP = _type(
     to_driver=values.microsecond_ticks,
     from_storage="toUnixTimestamp64Micro({})",
     from_text=values.timestamp_ticks,
+    postgres_text=(
+        "CASE WHEN isfinite({}) THEN (extract(epoch FROM {}) * 1000000)::bigint::text"
+        " ELSE {}::text END"
+    ),
+    clickhouse_text="toString(toUnixTimestamp64Micro({}))",
 )
 _BYTES = replace(
     _text(),
@@ -189,6 +232,8 @@ _BYTES = replace(
     zero=b"",
     to_driver=values.base64_bytes,
     from_text=values.hexadecimal_bytes,
+    postgres_text="encode({}, 'hex')",
+    clickhouse_text="lower(hex({}))",
 )
 
 _FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
@@ -243,7 +288,7 @@ def map_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> ColumnTyp
     if mapped is None and isinstance(kind, sa.Numeric):
         mapped = _numeric(kind)
     if mapped is None and isinstance(kind, sa.String):
-        mapped = _text(kind.length)
+        mapped = _text(kind.length, cast=not isinstance(kind, sa.CHAR))
     return _compacted(kind, mapped) if profile == COMPACT and mapped else mapped
 
 
@@ -266,10 +311,17 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
     if isinstance(kind, sa.Integer):
         never_negative = plain(int).constrained(ge=0, le=2**64 - 1)
         return replace(mapped, clickhouse="UInt64", event=never_negative, api=never_negative)
-    if isinstance(kind, sa.Float):
-        return replace(mapped, clickhouse="Float64")
     if isinstance(kind, sa.Numeric):
-        return replace(mapped, clickhouse="Float64", zero=0.0, to_driver=float, from_text=float)
+        postgres, clickhouse = _bits(64)
+        return replace(
+            mapped,
+            clickhouse="Float64",
+            zero=0.0,
+            to_driver=float,
+            from_text=float,
+            postgres_text=postgres.replace("{}", "{}::float8"),
+            clickhouse_text=clickhouse,
+        )
     if isinstance(kind, sa.DateTime):
         return replace(
             mapped,
@@ -277,6 +329,8 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
             to_driver=values.whole_seconds,
             from_storage="toUnixTimestamp({})",
             from_text=values.whole_seconds_of,
+            postgres_text="floor(extract(epoch FROM {}))::text",
+            clickhouse_text="toString(toUnixTimestamp({}))",
         )
     return mapped
 

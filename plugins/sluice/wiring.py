@@ -18,17 +18,19 @@ from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.decoding import Decoder
+from sluice.deep import DeepCheck, fact_check, table_check
 from sluice.drain import Drain
-from sluice.errors import StaleCheckpoint, StaleRebuild, TopicGap, WrongUsage
+from sluice.errors import NotReady, StaleCheckpoint, StaleRebuild, TopicGap, WrongUsage
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
 from sluice.ports import DrainReport
-from sluice.quality import Quality, QualityReport
+from sluice.positions import format_lsn
+from sluice.quality import Check, Quality, QualityReport
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
-from sluice.relay.reading import fenced_reading
+from sluice.relay.reading import exact_snapshot, fenced_reading
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
 from sluice.settings import PROJECT, Settings
@@ -112,29 +114,71 @@ def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildRepo
         return _rebuild(clickhouse, _fact(catalog, fact)).run(full=full)
 
 
-def quality(settings: Settings, tables: Sequence[str] = ()) -> QualityReport:
-    """One run of the checks, of all tables when none is named; see Quality.run."""
+def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = False) -> QualityReport:
+    """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
     catalog = load_catalog(settings.models)
+    chosen = catalog.select(tuple(tables))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
-        rebuilds = {fact.name: _rebuild(clickhouse, fact) for fact in catalog.facts}
-        decoders = [_decoder(catalog, table.name) for table in catalog.tables]
+        checks = _quality(settings, catalog, clickhouse, run)
+        report = checks.run(chosen)
+        if not deep or (not report.passed and any(c.check == "caught_up" for c in report.checks)):
+            return report
+        found = _deep(settings, catalog, clickhouse, checks, chosen)
+        return QualityReport(checks=report.checks + found)
 
-        def catch_up() -> None:
-            for decoder in decoders:
-                run.run(decoder)
-            for step in rebuilds.values():
-                _settled_rebuild(step)
 
-        return Quality(
-            source=PostgresSource(settings.postgres),
-            clickhouse=clickhouse,
-            catalog=catalog,
-            queries=read_statements(_QUERIES),
-            rebuilds=rebuilds,
-            slot=settings.relay.slot,
-            catch_up=catch_up,
-            seconds=settings.quality_seconds,
-        ).run(catalog.select(tuple(tables)))
+def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: Drain) -> Quality:
+    rebuilds = {fact.name: _rebuild(clickhouse, fact) for fact in catalog.facts}
+    decoders = [_decoder(catalog, table.name) for table in catalog.tables]
+
+    def catch_up() -> None:
+        for decoder in decoders:
+            run.run(decoder)
+        for step in rebuilds.values():
+            _settled_rebuild(step)
+
+    return Quality(
+        source=PostgresSource(settings.postgres),
+        clickhouse=clickhouse,
+        catalog=catalog,
+        queries=read_statements(_QUERIES),
+        rebuilds=rebuilds,
+        slot=settings.relay.slot,
+        catch_up=catch_up,
+        seconds=settings.quality_seconds,
+    )
+
+
+def _deep(
+    settings: Settings,
+    catalog: Catalog,
+    clickhouse: ClickHouse,
+    checks: Quality,
+    tables: Sequence[Table],
+) -> tuple[Check, ...]:
+    """The deep checks of tables and of the facts whose own table is among them."""
+    points: list[int] = []
+
+    def passed(point: int) -> None:
+        points.append(point)
+        if not checks.passed(point):
+            raise NotReady(
+                f"the drain did not pass {format_lsn(point)} in time",
+                remedy="see: sluice status, sluice logs relay",
+            )
+
+    def epoch(table: Table) -> int:
+        found = ClickHouseStore(clickhouse).checkpoint(table.name)
+        return found.epoch if found else 0
+
+    deep = DeepCheck(
+        clickhouse=clickhouse, snapshot=lambda: exact_snapshot(settings, passed), epoch=epoch
+    )
+    found = [table_check(table, findings) for table, findings in deep.tables(tables)]
+    facts = [fact for fact in catalog.facts if fact.table in tables]
+    found += [fact_check(fact, *checks.at_rest(fact, deep.fact)) for fact in facts]
+    checks.keep(points[0], found)
+    return tuple(found)
 
 
 def status(settings: Settings) -> dict[str, Any]:

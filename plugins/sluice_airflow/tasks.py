@@ -128,10 +128,26 @@ def publish_rebuilt() -> None:
 )
 def compare() -> None:
     """One run of the data-quality checks."""
+    _check(deep=False)
+
+
+@task(
+    retries=1,
+    execution_timeout=timedelta(hours=2),
+    task_display_name="Postgres = ClickHouse, in every column?",
+    doc_md="Compares every column of every row, and each fact with its join, as of one point of"
+    " the WAL. Fails with the keys and columns that differ, and the command that repairs them.",
+)
+def compare_deeply() -> None:
+    """One run of the deep checks."""
+    _check(deep=True)
+
+
+def _check(*, deep: bool) -> None:
     from sluice import wiring
 
     with _understood():
-        report = wiring.quality(settings_from_connections())
+        report = wiring.quality(settings_from_connections(), deep=deep)
     for check in report.checks:
         log.info(check.sentence())
     if not report.passed:

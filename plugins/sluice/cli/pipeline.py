@@ -129,12 +129,15 @@ def rebuild(
 def quality(
     context: typer.Context,
     tables: TABLES = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every column of every row, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare Postgres with ClickHouse behind a fence; exit 1 when they differ."""
     from sluice import wiring
 
-    report = wiring.quality(context.obj, tables or ())
+    report = wiring.quality(context.obj, tables or (), deep=deep)
     if as_json:
         checks = [asdict(check) for check in report.checks]
         typer.echo(json.dumps({"checks": checks, "passed": report.passed}, indent=2))

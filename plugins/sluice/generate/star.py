@@ -27,6 +27,17 @@ def star_statements(fact: Fact) -> dict[str, str]:
     }
 
 
+def select_all(fact: Fact) -> str:
+    """The query whose rows the fact has to have."""
+    selected = ",\n".join(
+        f"    {text} AS {quoted(column.name)}"
+        for text, column in zip(_selected(fact), fact.columns, strict=True)
+    )
+    joins = "\n".join(_joins(fact, touched=False))
+    rows = _rows(fact, None, touched=False)
+    return f"SELECT\n{selected}\nFROM {rows} AS fact\n{joins}"
+
+
 def fact_table(fact: Fact, name: str) -> str:
     """DDL of the fact's storage under this name."""
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 
+from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
 from sluice.errors import NotReady, Unreachable
@@ -85,6 +86,40 @@ def fenced_reading(
             yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain)
         finally:
             publisher.abandon()
+
+
+@contextmanager
+def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterator[ExactSnapshot]:
+    """Open PostgreSQL at an exact point of the WAL; see deep.Snapshot.
+
+    Args:
+        passed: returns when the drain has passed the point.
+
+    Raises:
+        NotReady: a transaction that was open did not end within a minute.
+    """
+    with (
+        slots.replication(settings.postgres) as holder,
+        slots.session(settings.postgres) as cursor,
+        slots.session(settings.postgres) as beside,
+    ):
+        _, point = _in_time(holder, lambda: slots.export_snapshot(holder, cursor, settings.relay))
+        beside.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
+        passed(point)
+        yield ExactSnapshot(cursor, point)
+
+
+class ExactSnapshot:
+    """See deep.Snapshot."""
+
+    def __init__(self, cursor: Any, point: int) -> None:
+        self.point, self._cursor = point, cursor
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """See deep.Snapshot."""
+        self._cursor.execute(query)
+        found: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return found
 
 
 def _in_time(holder: Any, call: Callable[[], tuple[str, int]]) -> tuple[str, int]:

@@ -1,0 +1,32 @@
+"""Every hour: is every column of every row the same on both sides?"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from airflow.sdk import DAG, CronTriggerTimetable
+
+from sluice_airflow import tasks
+
+with DAG(
+    dag_id="sluice_deep_quality",
+    dag_display_name="Sluice: deep quality",
+    description="Compares every column of every row, and each fact with its join.",
+    schedule=CronTriggerTimetable("17 * * * *", timezone="UTC"),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=3),
+    default_args=tasks.DEFAULTS,
+    tags=["sluice", "quality"],
+    doc_md="""
+### Deep quality
+Row counts alone hide errors that cancel out. Once an hour every column of every row is compared as
+of one point of the WAL: a checksum a bucket on both sides, then the rows of the buckets that
+differ, then their columns. Writes that go on raise no alarm. A finding names its keys and columns
+and the `sluice resync` command that repairs exactly those.
+
+By hand: `sluice quality --deep [TABLE...]`.
+""",
+) as dag:
+    tasks.compare_deeply()

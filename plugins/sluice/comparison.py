@@ -1,0 +1,141 @@
+"""The same rows on both sides as the same text: SQL for their checksums, buckets and keys.
+
+A row's text is its columns' texts, each text-like one behind its length, so that no value can be
+taken for two. Its checksum is the first 60 bits of the text's MD5, which both sides have; a
+bucket's is their number and their sum modulo 2^64, in which no two errors of equal rows cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sluice.catalog import Column, Table
+from sluice.generate.clickhouse import quoted
+
+_MODULUS = 1 << 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """How rows are divided: by ranges of one integer key, else by the hash of the key's text.
+
+    Attributes:
+        step: the width of a range, or 0.
+        count: how many buckets by hash.
+    """
+
+    step: int = 0
+    count: int = 1
+
+    def postgres(self, table: Table) -> str:
+        """The bucket of a row."""
+        if self.step:
+            return f"({postgres_name(table.key[0])} / {self.step})"
+        text = postgres_row(table.key)
+        return f"(('x' || substr(md5({text}), 1, 4))::bit(16)::int % {self.count})"
+
+    def clickhouse(self, table: Table) -> str:
+        """The bucket of a row."""
+        if self.step:
+            return f"intDiv({quoted(table.key[0].name)}, {self.step})"
+        text = clickhouse_row(table.key)
+        return f"(reinterpretAsUInt16(reverse(substring(MD5({text}), 1, 2))) % {self.count})"
+
+    def postgres_condition(self, table: Table, bucket: int) -> str:
+        """Rows of one bucket; of a range by the key's index."""
+        return self._range(postgres_name(table.key[0]), bucket) or (
+            f"{self.postgres(table)} = {bucket}"
+        )
+
+    def clickhouse_condition(self, table: Table, bucket: int) -> str:
+        """Rows of one bucket; of a range by the key's index."""
+        return self._range(quoted(table.key[0].name), bucket) or (
+            f"{self.clickhouse(table)} = {bucket}"
+        )
+
+    def _range(self, name: str, bucket: int) -> str:
+        if not self.step:
+            return ""
+        first, last = bucket * self.step, bucket * self.step  # division goes towards zero
+        if bucket >= 0:
+            last += self.step - 1
+        if bucket <= 0:
+            first -= self.step - 1
+        return f"{name} BETWEEN {first} AND {last}"
+
+
+def postgres_name(column: Column) -> str:
+    """A column's name as PostgreSQL reads it."""
+    escaped = column.name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def postgres_text(column: Column) -> str:
+    """The text of a column; NULL where it is NULL."""
+    return column.type.postgres_text.replace("{}", postgres_name(column))
+
+
+def clickhouse_text(column: Column) -> str:
+    """The text of a column; NULL where it is NULL."""
+    name = quoted(column.name)
+    if not column.nullable:
+        return column.type.clickhouse_text.replace("{}", name)
+    text = column.type.clickhouse_text.replace("{}", f"assumeNotNull({name})")
+    return f"if(isNull({name}), NULL, {text})"
+
+
+def postgres_row(columns: Sequence[Column]) -> str:
+    """The text of a row, or of its key."""
+    parts = []
+    for column in columns:
+        text = postgres_text(column)
+        if column.type.clickhouse == "String":
+            text = f"octet_length({text}) || ':' || {text}"
+        parts.append(f"coalesce({text}, '~')")
+    return "(" + " || ',' || ".join(parts) + ")"
+
+
+def clickhouse_row(columns: Sequence[Column]) -> str:
+    """The text of a row, or of its key."""
+    parts = []
+    for column in columns:
+        name = quoted(column.name)
+        inner = f"assumeNotNull({name})" if column.nullable else name
+        text = column.type.clickhouse_text.replace("{}", inner)
+        if column.type.clickhouse == "String":
+            text = f"concat(toString(length({text})), ':', {text})"
+        parts.append(f"if(isNull({name}), '~', {text})" if column.nullable else text)
+    separated = ", ',', ".join(parts)
+    return f"concat({separated}, '')"
+
+
+def postgres_checksum(columns: Sequence[Column]) -> str:
+    """The checksum of a row."""
+    return f"('x' || substr(md5({postgres_row(columns)}), 1, 15))::bit(60)::bigint"
+
+
+def clickhouse_checksum(columns: Sequence[Column]) -> str:
+    """The checksum of a row."""
+    digest = f"reverse(substring(MD5({clickhouse_row(columns)}), 1, 8))"
+    return f"bitShiftRight(reinterpretAsUInt64({digest}), 4)"
+
+
+def same_sum(postgres: int, clickhouse: int) -> bool:
+    """Whether an exact sum is one that wrapped at 2^64."""
+    return postgres % _MODULUS == clickhouse % _MODULUS
+
+
+def clickhouse_as_of(table: Table) -> str:
+    """Live rows as of `{fence:UInt128}`: current state, and history where it has moved on."""
+    storage, history = f"cdc.{quoted(table.storage)}", f"cdc.{quoted(table.history)}"
+    columns = ", ".join(quoted(column.name) for column in table.columns)
+    key = ", ".join(quoted(column.name) for column in table.key)
+    return (
+        f"SELECT {columns} FROM {storage} FINAL WHERE _version < {{fence:UInt128}}\n"
+        f"UNION ALL\nSELECT {columns} FROM (\n"
+        f"    SELECT * FROM {history}\n"
+        f"    WHERE _version < {{fence:UInt128}} AND ({key}) IN (\n"
+        f"        SELECT {key} FROM {storage} WHERE _version >= {{fence:UInt128}}\n"
+        f"    )\n    ORDER BY _version DESC LIMIT 1 BY {key}\n) WHERE _is_deleted = 0"
+    )

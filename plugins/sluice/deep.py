@@ -1,0 +1,349 @@
+"""The deep check: every column of every row, on both sides, as of one point of the WAL.
+
+Postgres is read in an exported snapshot, whose point is exact; ClickHouse as of the same point,
+by row versions and history. So writes that go on raise no alarm and hide none. First one
+checksum a bucket on both sides; then, of the buckets that differ, one a row; then the columns of
+the rows that differ. Memory is bounded by buckets and by the keys that are reported.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Fact, Table
+from sluice.comparison import (
+    Buckets,
+    clickhouse_as_of,
+    clickhouse_checksum,
+    clickhouse_row,
+    clickhouse_text,
+    postgres_checksum,
+    postgres_name,
+    postgres_row,
+    postgres_text,
+    same_sum,
+)
+from sluice.generate.clickhouse import quoted
+from sluice.generate.star import select_all
+from sluice.positions import beyond, pack
+from sluice.quality import FAIL, PASS, Check
+
+log = logging.getLogger(__name__)
+
+_ROWS_IN_A_BUCKET = 2000
+_MOST_BUCKETS = 32_768
+_MOST_KEYS = 1000
+_MOST_NAMED = 50
+
+
+class Snapshot(Protocol):
+    """Postgres as of an exact point of the WAL, which the drain has passed."""
+
+    point: int
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query in the snapshot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A key whose rows differ; `columns` are those that do, when both sides have the row."""
+
+    key: str
+    kind: str
+    columns: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """The difference in a few words."""
+        where = f" in {', '.join(self.columns)}" if self.columns else ""
+        return f"{self.key} {self.kind}{where}"
+
+
+@dataclass(slots=True, kw_only=True)
+class TableFindings:
+    """What the deep check of a table found.
+
+    Attributes:
+        buckets: how many buckets differ.
+        complete: whether every difference is among `differences`.
+    """
+
+    postgres: int
+    clickhouse: int
+    buckets: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    complete: bool = True
+
+
+# Rows of the join, rows of the fact, and keys that differ.
+FactFindings = tuple[int, int, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepCheck:
+    """Compares tables, and facts with their join.
+
+    Attributes:
+        snapshot: opens Postgres at a point that the drain has passed.
+        epoch: of a table's positions.
+    """
+
+    clickhouse: ClickHouse
+    snapshot: Callable[[], AbstractContextManager[Snapshot]]
+    epoch: Callable[[Table], int]
+
+    def tables(self, tables: Sequence[Table]) -> Iterator[tuple[Table, TableFindings]]:
+        """Compare each table with its source."""
+        with self.snapshot() as snapshot:
+            for table in tables:
+                findings = _TableCheck(self.clickhouse, snapshot, table, self.epoch(table)).run()
+                log.info(
+                    "deep: %s, %d rows, %d buckets differ",
+                    table.name,
+                    findings.postgres,
+                    findings.buckets,
+                )
+                yield table, findings
+
+    def fact(self, fact: Fact) -> FactFindings:
+        """Rows of the join and of the fact as they are now, and keys that differ."""
+        names = [quoted(column.name) for column in fact.columns]
+        row = f"cityHash64(formatRowNoNewline('TabSeparated', {', '.join(names)}))"
+        stored = f"SELECT {', '.join(names)} FROM cdc.{quoted(fact.name)} FINAL"
+        joined = select_all(fact)
+        settings = "SETTINGS join_use_nulls = 1, max_bytes_before_external_group_by = 2000000000"
+        sums = [
+            self.clickhouse.execute(f"SELECT count(), sum({row}) FROM (\n{rows}\n) {settings}")[0]
+            for rows in (joined, stored)
+        ]
+        if sums[0] == sums[1]:
+            return int(sums[0][0]), int(sums[1][0]), ()
+        key = ", ".join(quoted(column.name) for column in fact.key)
+        texts = ", ".join(f"toString({quoted(column.name)})" for column in fact.key)
+        differing = self.clickhouse.execute(
+            f"SELECT {texts} FROM (\n"
+            f"    SELECT {key}, {row} AS row, 1 AS side FROM (\n{joined}\n)\n    UNION ALL\n"
+            f"    SELECT {key}, {row}, -1 FROM (\n{stored}\n)\n)\n"
+            f"GROUP BY {key} HAVING count() != 2 OR min(row) != max(row)\n"
+            f"ORDER BY {key} LIMIT {_MOST_KEYS} {settings}"
+        )
+        return int(sums[0][0]), int(sums[1][0]), tuple(_csv(parts) for parts in differing)
+
+
+class _TableCheck:
+    def __init__(
+        self, clickhouse: ClickHouse, snapshot: Snapshot, table: Table, epoch: int
+    ) -> None:
+        self._clickhouse, self._snapshot, self._table = clickhouse, snapshot, table
+        self._epoch = epoch
+        self._fence = pack(epoch, snapshot.point, 0)
+        self._source = f"{_quoted(table.schema)}.{_quoted(table.relation)}"
+
+    def run(self) -> TableFindings:
+        buckets = self._buckets()
+        postgres = self._postgres_buckets(buckets)
+        clickhouse = self._clickhouse_buckets(buckets)
+        findings = TableFindings(
+            postgres=sum(count for count, _ in postgres.values()),
+            clickhouse=sum(count for count, _ in clickhouse.values()),
+        )
+        differing = [
+            bucket
+            for bucket in sorted({*postgres, *clickhouse})
+            if not _equal(postgres.get(bucket), clickhouse.get(bucket))
+        ]
+        findings.buckets = len(differing)
+        for bucket in differing:
+            if len(findings.differences) >= _MOST_KEYS:
+                findings.complete = False
+                break
+            findings.differences += self._within(buckets, bucket)
+        findings.differences += self._ahead()
+        self._name_columns(findings.differences)
+        return findings
+
+    def _buckets(self) -> Buckets:
+        """Ranges of an integer key, with some rows each; buckets by hash for other keys."""
+        key = self._table.key
+        if len(key) > 1 or not key[0].type.clickhouse.startswith("Int"):
+            (rows,) = self._snapshot.rows(f"SELECT count(*) FROM {self._source}")[0]
+            return Buckets(count=_between(1, rows // _ROWS_IN_A_BUCKET, _MOST_BUCKETS))
+        name = postgres_name(key[0])
+        first, last, rows = self._snapshot.rows(
+            f"SELECT min({name}), max({name}), count(*) FROM {self._source}"
+        )[0]
+        if not rows:
+            return Buckets(step=1 << 40)
+        wanted = _between(1, rows // _ROWS_IN_A_BUCKET, _MOST_BUCKETS)
+        return Buckets(step=max(1, (last - first + wanted) // wanted))
+
+    def _postgres_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
+        found = self._snapshot.rows(
+            f"SELECT {buckets.postgres(self._table)} AS bucket, count(*),"
+            f" sum({postgres_checksum(self._table.columns)}) FROM {self._source} GROUP BY 1"
+        )
+        return {int(bucket): (int(count), int(total)) for bucket, count, total in found}
+
+    def _clickhouse_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
+        found = self._clickhouse.execute(
+            f"SELECT {buckets.clickhouse(self._table)} AS bucket, count(),"
+            f" sum({clickhouse_checksum(self._table.columns)})"
+            f" FROM (\n{clickhouse_as_of(self._table)}\n) GROUP BY bucket",
+            fence=self._fence,
+        )
+        return {int(bucket): (int(count), int(total)) for bucket, count, total in found}
+
+    def _within(self, buckets: Buckets, bucket: int) -> list[Difference]:
+        """The keys of one bucket that differ."""
+        table = self._table
+        key = ", ".join(f"{postgres_name(column)}::text" for column in table.key)
+        postgres = {
+            tuple(row[1:-1]): (row[0], row[-1])
+            for row in self._snapshot.rows(
+                f"SELECT {postgres_row(table.key)}, {key}, {postgres_checksum(table.columns)}"
+                f" FROM {self._source} WHERE {buckets.postgres_condition(table, bucket)}"
+            )
+        }
+        by_text = {text: (parts, checksum) for parts, (text, checksum) in postgres.items()}
+        texts = ", ".join(f"toString({quoted(column.name)})" for column in table.key)
+        found = self._clickhouse.execute(
+            f"SELECT {clickhouse_row(table.key)}, {texts}, {clickhouse_checksum(table.columns)}"
+            f" FROM (\n{clickhouse_as_of(table)}\n)"
+            f" WHERE {buckets.clickhouse_condition(table, bucket)}",
+            fence=self._fence,
+        )
+        differences = []
+        for text, *parts, checksum in found:
+            known = by_text.pop(text, None)
+            if known is None:
+                differences.append(Difference(key=_csv(parts), kind="is not in Postgres"))
+            elif known[1] != checksum:
+                differences.append(Difference(key=_csv(known[0]), kind="differs"))
+        differences += [
+            Difference(key=_csv(parts), kind="is not in ClickHouse")
+            for parts, _ in by_text.values()
+        ]
+        return differences[:_MOST_KEYS]
+
+    def _ahead(self) -> list[Difference]:
+        """Rows whose version is beyond any change's."""
+        texts = ", ".join(f"toString({quoted(column.name)})" for column in self._table.key)
+        limit = beyond(self._epoch, self._snapshot.point)
+        found = self._clickhouse.execute(
+            f"SELECT DISTINCT {texts} FROM cdc.{quoted(self._table.storage)}"
+            f" WHERE _version > {{limit:UInt128}} LIMIT {_MOST_KEYS}",
+            limit=limit,
+        )
+        kind = "has a version that no change can have"
+        return [Difference(key=_csv(parts), kind=kind) for parts in found]
+
+    def _name_columns(self, differences: list[Difference]) -> None:
+        for at, difference in enumerate(differences[:_MOST_NAMED]):
+            if difference.kind == "differs":
+                columns = tuple(self._columns_of(difference.key))
+                differences[at] = Difference(key=difference.key, kind="differs", columns=columns)
+
+    def _columns_of(self, key: str) -> Iterator[str]:
+        """The columns whose texts differ in the row of this key."""
+        table, parts = self._table, next(csv.reader([key]))
+        wanted = " AND ".join(
+            f"{postgres_name(column)}::text = {_literal(part)}"
+            for column, part in zip(table.key, parts, strict=True)
+        )
+        listed = ", ".join(postgres_text(column) for column in table.columns)
+        postgres = self._snapshot.rows(f"SELECT {listed} FROM {self._source} WHERE {wanted}")
+        names = ", ".join(clickhouse_text(column) for column in table.columns)
+        same = " AND ".join(
+            f"toString({quoted(column.name)}) = {{part{at}:String}}"
+            for at, column in enumerate(table.key)
+        )
+        parameters: dict[str, Any] = {f"part{at}": part for at, part in enumerate(parts)}
+        parameters["fence"] = self._fence
+        clickhouse = self._clickhouse.execute(
+            f"SELECT {names} FROM (\n{clickhouse_as_of(table)}\n) WHERE {same}",
+            **parameters,
+        )
+        if postgres and clickhouse:
+            for column, one, other in zip(table.columns, postgres[0], clickhouse[0], strict=True):
+                if one != other:
+                    yield column.name
+
+
+def table_check(table: Table, findings: TableFindings) -> Check:
+    """The findings of a table as a check."""
+    differences = findings.differences
+    more = "" if findings.complete else ", and more"
+    named = ", ".join(difference.sentence() for difference in differences[:_MOST_NAMED])
+    if len(differences) > _MOST_NAMED:
+        named += f" and {len(differences) - _MOST_NAMED} others"
+    return Check(
+        table=table.name,
+        check="rows",
+        status=FAIL if differences else PASS,
+        postgres=findings.postgres,
+        clickhouse=findings.clickhouse,
+        keys=tuple(difference.key for difference in differences),
+        repair=_repair(table, findings),
+        difference=f"{named}{more}",
+    )
+
+
+def fact_check(fact: Fact, joined: int, stored: int, keys: tuple[str, ...]) -> Check:
+    """A fact's comparison with its join as a check."""
+    named = f"differs from its join in {', '.join(keys[:_MOST_NAMED])}" if keys else ""
+    if len(keys) > _MOST_NAMED:
+        named += f" and {len(keys) - _MOST_NAMED} others"
+    return Check(
+        table=fact.name,
+        check="fact_rows",
+        status=FAIL if keys else PASS,
+        postgres=joined,
+        clickhouse=stored,
+        keys=keys,
+        repair="run: sluice rebuild --full",
+        difference=named,
+    )
+
+
+def _repair(table: Table, findings: TableFindings) -> str:
+    """The command that brings the differing rows right."""
+    keys = [difference.key for difference in findings.differences]
+    if not findings.complete or not 0 < len(keys) <= _MOST_NAMED:
+        return f"run: sluice resync {table.name}"
+    listed = " ".join(f"--key {shlex.quote(key)}" for key in keys)
+    return f"run: sluice resync {table.name} {listed}"
+
+
+def _equal(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
+    return (
+        one is not None and other is not None and one[0] == other[0] and same_sum(one[1], other[1])
+    )
+
+
+def _between(least: int, value: int, most: int) -> int:
+    return max(least, min(value, most))
+
+
+def _csv(parts: Sequence[Any]) -> str:
+    """A key as people write it; see selection.parse_key."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(parts)
+    return out.getvalue()
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'" if "\\" not in text else "E'" + escaped.replace("\\", "\\\\") + "'"
