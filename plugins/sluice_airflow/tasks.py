@@ -183,8 +183,8 @@ def resync_table(table: str, *, params: Any = None) -> None:
         report = wiring.resync(
             settings_from_connections(),
             table,
-            lower=params["from_key"],
-            upper=params["to_key"],
+            lower=params["from_key"] or "",
+            upper=params["to_key"] or "",
             keys=params["keys"] or (),
         )
     log.info(report.sentence())
