@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from sluice import wiring
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
+from sluice.relay import slot as slots
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 
@@ -72,3 +74,20 @@ def services(home: Path) -> Iterator[Settings]:
         yield settings
     finally:
         stack.stop()
+
+
+def drop_slot(settings: Settings) -> None:
+    """Drop the slot of a relay that has stopped; its session in Postgres may end a little later."""
+    name, deadline = settings.relay.slot, time.monotonic() + 20
+    with slots.session(settings.postgres) as cursor:
+        while True:
+            cursor.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                " WHERE slot_name = %s AND active_pid IS NULL",
+                [name],
+            )
+            cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name])
+            if cursor.fetchone() is None:
+                return
+            assert time.monotonic() < deadline, f"slot {name} stays active"
+            time.sleep(0.1)

@@ -124,7 +124,8 @@ def _text(length: int | None = None, api: type = str, *, cast: bool = False) -> 
         event=plain(str),
         api=plain(api).constrained(**limited),
         zero="",
-        postgres_text="{}::text" if cast else "format('%s', {})",
+        # format() uses the type's output function, and makes an empty text of NULL.
+        postgres_text="{}::text" if cast else "CASE WHEN {} IS NOT NULL THEN format('%s', {}) END",
     )
 
 

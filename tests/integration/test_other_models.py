@@ -26,6 +26,7 @@ from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests import logistics
+from tests.conftest import drop_slot
 from tests.logistics import Base, Depot, Mode, Person, Shift, Shipment
 
 pytestmark = pytest.mark.services
@@ -93,7 +94,7 @@ class Company:
 
     def __init__(self, engine: Engine, seed: int) -> None:
         self.engine, self.chance = engine, random.Random(seed)
-        self.number = 0
+        self.number = seed * 100_000
 
     def work(self, steps: int) -> None:
         actions = (self.hire, self.open, self.send, self.send, self.change, self.move, self.end)
@@ -257,6 +258,46 @@ def test_their_facts_equal_the_joins_postgres_gives(
     assert_facts_equal_joins(settings, engine)
 
 
+def test_composite_text_and_uuid_keys_are_checked_deeply_and_read_again_by_range(
+    settings: Settings, engine: Engine, relay: None
+) -> None:
+    Company(engine, seed=5).work(80)
+    assert_facts_equal_joins(settings, engine)
+    report = wiring.quality(settings, deep=True)
+    assert report.passed, [check.sentence() for check in report.checks]
+    with engine.connect() as connection:
+        keys = connection.execute(
+            text(
+                "SELECT tenant_id, id::text FROM shipments"
+                ' ORDER BY tenant_id, id::text COLLATE "C" LIMIT 4'
+            )
+        ).all()
+        code = connection.scalar(text("SELECT code FROM crm.people LIMIT 1"))
+    for tenant, identity in keys:
+        wiring.query(
+            settings,
+            f"DELETE FROM cdc.src_shipment WHERE tenant_id = {tenant} AND id = '{identity}'",
+        )
+    wiring.query(
+        settings,
+        "INSERT INTO cdc.dim_person SELECT * REPLACE ('nobody, \"really\"' AS code)"
+        " FROM cdc.dim_person FINAL LIMIT 1",
+    )
+    found = {c.table: c for c in wiring.quality(settings, deep=True).checks if c.check == "rows"}
+    named = {f"{tenant},{identity}" for tenant, identity in keys}
+    assert set(found["shipments"].keys) == named
+    assert found["crm_people"].keys == ('"nobody, ""really"""',)
+    first, last = (",".join(map(str, key)) for key in (keys[0], keys[2]))
+    assert wiring.resync(settings, "shipments", lower=first, upper=last).rows == 3
+    assert wiring.resync(settings, "shipments", keys=[",".join(map(str, keys[3]))]).rows == 1
+    assert wiring.resync(settings, "crm_people", keys=[*found["crm_people"].keys]).deleted == 1
+    quoted = '"' + str(code).replace('"', '""') + '"'
+    assert wiring.resync(settings, "crm_people", lower=quoted, upper=quoted).rows == 1
+    report = wiring.quality(settings, deep=True)
+    assert report.passed, [check.sentence() for check in report.checks]
+    assert_facts_equal_joins(settings, engine)
+
+
 def test_a_snapshot_gives_the_same_as_the_stream(
     settings: Settings, engine: Engine, relay: None
 ) -> None:
@@ -273,8 +314,7 @@ def test_a_snapshot_gives_the_same_as_the_stream(
     finally:
         stop.set()
         thread.join(20)
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("SELECT pg_drop_replication_slot('logistics_again')"))
+        drop_slot(again)
 
 
 def slot_is_there(engine: Engine) -> bool:

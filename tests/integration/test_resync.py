@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.errors import NotReady, Retryable, WrongUsage
+from sluice.adapters.topics import Topics
+from sluice.errors import NotReady, Retryable, TopicGap, WrongUsage
 from sluice.relay import reading
 from sluice.settings import Settings
 from store_api.database import make_engine
@@ -77,6 +79,23 @@ def test_a_range_and_single_keys_are_read_again_and_the_rest_is_left(
     found = wiring.query(services, f"SELECT id FROM olap.dim_customer WHERE id IN ({listed})")[1]
     assert {row[0] for row in found} == {ids[0], ids[1], ids[3], ids[4]}
     assert wiring.resync(services, "customers").rows > 6
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_topic_that_was_made_again_is_a_gap_that_a_resync_closes(
+    services: Settings, engine: Engine
+) -> None:
+    assert_fact_equals_join(services, engine)
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    for future in admin.delete_topics(["cdc.customers"]).values():
+        future.result()
+    Topics(services.kafka).ensure(["cdc.customers"])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE customers SET city = 'Ulm' WHERE id % 7 = 0"))
+    with pytest.raises(TopicGap) as caught:
+        wiring.drain(services, "customers")
+    assert caught.value.remedy == "read the table again: sluice resync customers"
+    wiring.resync(services, "customers")
     assert_fact_equals_join(services, engine)
 
 

@@ -29,6 +29,7 @@ from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
+from tests.conftest import drop_slot
 from tests.type_samples import AS_TEXT, SAMPLES, Base, rows
 
 pytestmark = pytest.mark.services
@@ -185,7 +186,7 @@ def test_a_snapshot_carries_every_value_as_the_stream_does(
             time.sleep(0.2)
             postgres.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'samples_again'")
             found = postgres.fetchone()
-    postgres.execute("SELECT pg_drop_replication_slot('samples_again')")
+    drop_slot(again)
     wiring.query(settings, "TRUNCATE TABLE cdc.dim_sample")
     drained(settings)
     assert of_clickhouse(settings) == of_postgres(postgres) == before
