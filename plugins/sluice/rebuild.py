@@ -366,8 +366,14 @@ class Rebuild:
         self._sum("sum_all", table, high)
 
     def _sum(self, how: str, table: str, high: Seen, **since: Any) -> None:
-        version = sum(high.values())
+        """Write sums; of two that had seen the same, the one that read later wins.
+
+        Backfills that run at once have seen the same, and one may sum a group before another has
+        written to it: so the server's clock before the reading is the version's lower half.
+        """
         for rollup in self.fact.table.rollups:
+            read_at = self.clickhouse.execute("SELECT toUnixTimestamp64Nano(now64(9))")[0][0]
+            version = sum(high.values()) << 64 | read_at
             statement = self.star[f"{rollup.name}_{how}"]
             self.clickhouse.execute(statement, fact=table, version=version, **since)
             self.reached("rollups summed")
