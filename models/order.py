@@ -23,7 +23,9 @@ class Order(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"), index=True)
-    order_date: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    order_date: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), info={"star": "date"}
+    )
     status: Mapped[str] = mapped_column(String(50), info={"low_cardinality": True})
     total: Mapped[Decimal] = mapped_column(Numeric(10, 2))
 

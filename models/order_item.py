@@ -19,7 +19,21 @@ class OrderItem(Base):
     """One product on one order, at the price it was sold for."""
 
     __tablename__ = "order_items"
-    __table_args__ = {"info": {"star": "fact"}}
+    __table_args__ = {
+        "info": {
+            "star": "fact",
+            "rollups": {
+                "revenue_by_day": {
+                    "by": {
+                        "day": "toDate32(order_date)",
+                        "country": "customer_country",
+                        "category": "product_category",
+                    },
+                    "sum": {"units": "quantity", "revenue": "quantity * price"},
+                }
+            },
+        }
+    }
 
     id: Mapped[int] = mapped_column(primary_key=True)
     order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"), index=True)

@@ -39,6 +39,7 @@ class Column:
             expression.
         generated: whether it is an expression, which PostgreSQL sends only when told to.
         in_star: whether facts carry it.
+        is_date: whether a fact's rows belong to its day, for backfills.
         codec: its ClickHouse codec, or empty.
     """
 
@@ -52,6 +53,7 @@ class Column:
     generated: bool
     low_cardinality: bool
     in_star: bool
+    is_date: bool
     codec: str
 
     @property
@@ -81,6 +83,21 @@ class Reference:
     target_columns: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollup:
+    """Sums of a fact by groups, kept current with it.
+
+    Attributes:
+        name: its view in `olap` and its table in `cdc`.
+        by: (name, expression over the fact's columns) of what groups are made of.
+        sums: the same of what is summed.
+    """
+
+    name: str
+    by: tuple[tuple[str, str], ...]
+    sums: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A source table and what becomes of it.
@@ -94,6 +111,7 @@ class Table:
         is_fact: whether the table is the grain of a fact.
         in_star: whether facts take it as a dimension.
         engine: what the models say of its ClickHouse tables, such as `partition_by`.
+        rollups: what is summed from its fact.
     """
 
     name: str
@@ -108,6 +126,7 @@ class Table:
     is_fact: bool
     in_star: bool
     engine: Mapping[str, str]
+    rollups: tuple[Rollup, ...]
 
     @cached_property
     def key(self) -> tuple[Column, ...]:
@@ -189,6 +208,11 @@ class Fact:
         return tuple(
             column for column in self.columns if column.source is None and column.column.primary_key
         )
+
+    @cached_property
+    def date(self) -> FactColumn | None:
+        """The column whose day a row belongs to; None where the models mark none."""
+        return next((column for column in self.columns if column.column.is_date), None)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -325,7 +349,22 @@ def _table(mapper: Mapper[Any], profile: str) -> Table:
         is_fact=source.info.get("star") == "fact",
         in_star=source.info.get("star") != "skip",
         engine={name: str(source.info[name]) for name in ENGINE_MARKS if name in source.info},
+        rollups=tuple(_rollups(source)),
     )
+
+
+def _rollups(source: sa.Table) -> Iterator[Rollup]:
+    for name, mark in source.info.get("rollups", {}).items():
+        try:
+            by, sums = tuple(mark["by"].items()), tuple(mark["sum"].items())
+        except (AttributeError, KeyError, TypeError):
+            by, sums = (), ()
+        if not by or not sums:
+            raise WrongUsage(
+                f"rollup {name!r} of {source.fullname} does not say what is summed by what",
+                remedy='mark it as {"by": {name: expression}, "sum": {name: expression}}',
+            )
+        yield Rollup(name=str(name), by=by, sums=sums)
 
 
 def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Column]:
@@ -351,6 +390,7 @@ def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Co
             generated=column.computed is not None,
             low_cardinality=bool(column.info.get("low_cardinality", mapped.dictionary)),
             in_star=column.info.get("star") != "skip",
+            is_date=column.info.get("star") == "date",
             codec=str(column.info.get("codec", "")),
         )
 

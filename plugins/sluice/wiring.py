@@ -9,6 +9,7 @@ import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import date, timedelta
 from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
@@ -24,6 +25,7 @@ from sluice.errors import NotReady, StaleCheckpoint, StaleRebuild, TopicGap, Wro
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
+from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
 from sluice.quality import Check, Quality, QualityReport
@@ -40,6 +42,7 @@ from sluice.status import read_status
 log = logging.getLogger(__name__)
 
 _QUERIES = PROJECT / "sql/clickhouse/pipeline.sql"
+_MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 
 
@@ -54,17 +57,35 @@ def initialise(settings: Settings) -> None:
     require_current(catalog, settings.out)
     Topics(settings.kafka).ensure(topics(catalog))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        for statement in read_statements(_BOOKKEEPING).values():
-            clickhouse.execute(statement)
-        for table in catalog.tables:
-            for statement in table_statements(table).values():
-                clickhouse.execute(statement)
-        for fact in catalog.facts:
-            star = star_statements(fact)
-            clickhouse.execute(star["fact"])
-            clickhouse.execute(star["view"])
+        create_warehouse(clickhouse, catalog)
     with slots.session(settings.postgres) as cursor:
         publications.ensure(cursor, settings.relay, catalog)
+
+
+def create_warehouse(clickhouse: ClickHouse, catalog: Catalog) -> None:
+    """Create the tables and views in ClickHouse that are missing."""
+    for statement in read_statements(_BOOKKEEPING).values():
+        clickhouse.execute(statement)
+    for table in catalog.tables:
+        for statement in table_statements(table).values():
+            clickhouse.execute(statement)
+    for fact in catalog.facts:
+        star = star_statements(fact)
+        clickhouse.execute(star["fact"])
+        clickhouse.execute(star["view"])
+        for rollup in fact.table.rollups:
+            for part in ("table", "noted", "view"):
+                clickhouse.execute(star[f"{rollup.name}_{part}"])
+
+
+def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
+    """A fact's rebuild on this session."""
+    return Rebuild(
+        clickhouse=clickhouse,
+        fact=fact,
+        star=star_statements(fact),
+        queries=read_statements(_QUERIES),
+    )
 
 
 def drain(settings: Settings, table: str) -> DrainReport:
@@ -111,7 +132,32 @@ def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildRepo
     """One run of a fact's rebuild; see Rebuild.run."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        return _rebuild(clickhouse, _fact(catalog, fact)).run(full=full)
+        return make_rebuild(clickhouse, _fact(catalog, fact)).run(full=full)
+
+
+def backfill(settings: Settings, fact: str, first: date, last: date) -> RebuildReport:
+    """Redo a fact's days, both ends included; see Rebuild.backfill."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return make_rebuild(clickhouse, _fact(catalog, fact)).backfill(first, last)
+
+
+def rollback(settings: Settings, fact: str) -> RebuildReport:
+    """Undo a fact's last full rebuild; see Rebuild.rollback."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return make_rebuild(clickhouse, _fact(catalog, fact)).rollback()
+
+
+def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
+    """One run of the maintenance; see Maintenance.run."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return Maintenance(
+            clickhouse=clickhouse,
+            catalog=load_catalog(settings.models),
+            queries=read_statements(_MAINTENANCE),
+            guard=guard,
+        ).run()
 
 
 def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = False) -> QualityReport:
@@ -128,7 +174,7 @@ def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = Fals
 
 
 def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: Drain) -> Quality:
-    rebuilds = {fact.name: _rebuild(clickhouse, fact) for fact in catalog.facts}
+    rebuilds = {fact.name: make_rebuild(clickhouse, fact) for fact in catalog.facts}
     decoders = [_decoder(catalog, table.name) for table in catalog.tables]
 
     def catch_up() -> None:
@@ -223,15 +269,6 @@ def _drain(settings: Settings) -> Iterator[Drain]:
         closing(KafkaLog(settings.kafka)) as changes,
     ):
         yield Drain(changes=changes, store=ClickHouseStore(clickhouse), limits=settings.drain)
-
-
-def _rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
-    return Rebuild(
-        clickhouse=clickhouse,
-        fact=fact,
-        star=star_statements(fact),
-        queries=read_statements(_QUERIES),
-    )
 
 
 def _decoder(catalog: Catalog, name: str) -> Decoder:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from airflow.sdk import task
@@ -114,6 +114,35 @@ def rebuild_task(fact: Fact) -> Any:
     return rebuild()
 
 
+def backfill_task(fact: Fact) -> Any:
+    """The task that redoes one fact's day: that of the run's logical date."""
+
+    @task(
+        task_id=f"backfill_{fact.name}",
+        task_display_name=f"olap.{fact.name} of the day",
+        inlets=[assets.current_state(table) for table in fact.tables],
+        doc_md=f"Recomputes the rows of `{fact.name}` of one day (UTC) from the current state."
+        " Running it again, in any order or beside others, is harmless. A scheduled run takes the"
+        " day that ended, a backfill's the day of its date.",
+    )
+    def backfill(*, dag_run: Any = None) -> None:
+        from sluice import wiring
+
+        day = _day(dag_run)
+        with _understood():
+            report = wiring.backfill(settings_from_connections(), fact.name, day, day)
+        log.info("%s: %s", day, report.sentence())
+
+    return backfill()
+
+
+def _day(dag_run: Any) -> date:
+    """The day of a backfill's or a manual run's date; a scheduled one takes the day before."""
+    at: datetime = (dag_run.logical_date or dag_run.run_after).astimezone(timezone.utc)
+    scheduled = str(getattr(dag_run.run_type, "value", dag_run.run_type)) == "scheduled"
+    return (at - timedelta(days=int(scheduled))).date()
+
+
 @task(outlets=[assets.REBUILT], trigger_rule="none_failed", task_display_name="publish: rebuilt")
 def publish_rebuilt() -> None:
     """The event that starts the checks."""
@@ -188,6 +217,22 @@ def resync_table(table: str, *, params: Any = None) -> None:
             keys=params["keys"] or (),
         )
     log.info(report.sentence())
+
+
+@task(
+    task_display_name="clean up and watch",
+    doc_md="Removes what may go, one line each in the log, and fails with what a person has to"
+    " look at: parts that pile up, disks that fill.",
+)
+def maintain(*, params: Any = None) -> None:
+    """One run of the maintenance."""
+    from sluice import wiring
+
+    with _understood():
+        report = wiring.maintain(settings_from_connections(), timedelta(days=params["guard_days"]))
+        for line in report.done:
+            log.info(line)
+        report.require_calm()
 
 
 @contextmanager

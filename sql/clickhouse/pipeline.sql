@@ -3,7 +3,7 @@
 -- name: last_seen
 -- What the last rebuild into this storage had seen.
 SELECT seen FROM cdc.rebuilds
-WHERE fact = {fact:String} AND storage = {storage:UUID}
+WHERE fact = {fact:String} AND storage = {storage:UUID} AND mode != 'backfill'
 ORDER BY version DESC, finished_at DESC LIMIT 1;
 
 -- name: storage

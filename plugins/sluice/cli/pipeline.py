@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ app = typer.Typer()
 dead_letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
 
+_DAY = ["%Y-%m-%d"]
 TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all when none is named.")]
 
 
@@ -115,14 +117,37 @@ def rebuild(
     full: Annotated[
         bool, typer.Option("--full", help="Rebuild all rows into a shadow table and exchange.")
     ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Undo the last full rebuild.")
+    ] = False,
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=_DAY, help="Redo from this day on (UTC).")
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=_DAY, help="The last day to redo.")
+    ] = None,
 ) -> None:
     """Bring the facts up to date with the drained changes."""
     from sluice import wiring
     from sluice.catalog import load_catalog
 
     settings: Settings = context.obj
-    for fact in load_catalog(settings.models).facts:
-        typer.echo(wiring.rebuild(settings, fact.name, full=full).sentence())
+    if full + rollback + (first is not None or last is not None) > 1:
+        raise WrongUsage("--full, --rollback and --from with --to exclude one another")
+    if (first is None) != (last is None):
+        raise WrongUsage("--from and --to go together")
+    logging.getLogger("sluice.rebuild").setLevel(logging.INFO)
+    facts = load_catalog(settings.models).facts
+    if first is not None and last is not None:
+        for fact in [fact for fact in facts if fact.date] or facts:
+            report = wiring.backfill(settings, fact.name, first.date(), last.date())
+            typer.echo(report.sentence())
+        return
+    for fact in facts:
+        if rollback:
+            typer.echo(wiring.rollback(settings, fact.name).sentence())
+        else:
+            typer.echo(wiring.rebuild(settings, fact.name, full=full).sentence())
 
 
 @app.command()
@@ -169,6 +194,22 @@ def resync(
     for table in chosen:
         report = wiring.resync(settings, table.name, lower=from_key, upper=to_key, keys=key or ())
         typer.echo(report.sentence())
+
+
+@app.command()
+def maintain(
+    context: typer.Context,
+    guard_days: Annotated[
+        int, typer.Option(min=1, help="Delete markers younger than this stay.")
+    ] = 30,
+) -> None:
+    """Remove old delete markers and history; exit 1 when parts or disks need a look."""
+    from sluice import wiring
+
+    report = wiring.maintain(context.obj, timedelta(days=guard_days))
+    for line in report.done or ("nothing to clean up",):
+        typer.echo(line)
+    report.require_calm()
 
 
 @app.command()

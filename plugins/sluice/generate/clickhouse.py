@@ -16,6 +16,11 @@ MACHINE_COLUMNS = (
     ("_seq", "UInt64"),
     ("_committed_at", "DateTime64(3, 'UTC')"),
 )
+# What decides whether FINAL is right; a view's own settings are stronger than its client's.
+FINAL_SETTINGS = (
+    "SETTINGS use_skip_indexes_if_final_exact_mode = 1,"
+    " do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0"
+)
 _INGESTED_AT = "_ingested_at DateTime64(3, 'UTC') DEFAULT now64(3)"
 
 
@@ -60,7 +65,7 @@ def view(name: str, columns: Sequence[str]) -> str:
     listed = ",\n".join(f"    {quoted(column)}" for column in columns)
     return (
         f"CREATE OR REPLACE VIEW olap.{quoted(name)} AS\nSELECT\n{listed}\n"
-        f"FROM cdc.{quoted(name)} FINAL"
+        f"FROM cdc.{quoted(name)} FINAL\n{FINAL_SETTINGS}"
     )
 
 

@@ -1,103 +1,262 @@
 """A fact's DDL and the queries that keep it: what was touched, its rows, its tombstones.
 
-The queries are ClickHouse's with its own parameters (`{low_orders:UInt64}`); rebuild.py fills
-them in. `fact` is an identifier parameter because a full rebuild writes to a shadow table.
+Rows are made range by range of the fact's key: the range's own rows are staged, then of each
+dimension the rows that those lead to, then all of it joined, so memory follows the range and not
+the tables. The queries are ClickHouse's with its own parameters (`{low:UInt64}`); rebuild.py
+fills them in. `fact` is an identifier parameter because a full rebuild writes to a shadow table.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from sluice.catalog import Dimension, Fact
+from sluice.catalog import Dimension, Fact, Table
 from sluice.generate.clickhouse import create_table, key_expression, quoted, view
+from sluice.generate.rollups import WHOLE, rollup_indexes, rollup_statements
 
-_JOIN_NULLS = "SETTINGS join_use_nulls = 1"
+_CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
 
 
 def star_statements(fact: Fact) -> dict[str, str]:
     """Statement name -> text, for one fact."""
-    return {
+    statements = {
         "fact": fact_table(fact, fact.name),
         "view": view(fact.name, [column.name for column in fact.columns]),
-        "touched": _touched(fact),
-        "insert_touched": _insert(fact, touched=True),
-        "insert_tombstones": _tombstones(fact),
-        "insert_all": _insert(fact, touched=False),
+        "touched": _temporary("touched", _own_keys(fact, "1 = 0"), ordered=True),
+        "touched_by_fact": f"INSERT INTO touched\n{_own_keys(fact, _CHANGED)}",
     }
+    for dimension in fact.dimensions:
+        statements[f"touched_by_{dimension.prefix}"] = _touched_by(fact, dimension)
+    if fact.date is not None:
+        statements["touched_by_date"] = _touched_by_date(fact)
+    statements |= {
+        "all_ranges": _all_ranges(fact),
+        "touched_ranges": _touched_ranges(fact),
+        "stage_range": _stage_rows(fact, touched=False),
+        "stage_touched": _stage_rows(fact, touched=True),
+    }
+    for dimension in fact.dimensions:
+        statements[f"stage_{dimension.prefix}"] = _stage_dimension(fact, dimension)
+    statements |= {
+        "join": _join(fact),
+        "join_tombstones": _tombstones(fact),
+        "insert_joined": f"{_insert(fact)}\n{WHOLE}",
+        # Nobody reads a shadow table yet, and its keys are new: many parts at once, unsorted twice.
+        "insert_range": f"{_insert(fact)}\nSETTINGS max_insert_threads = 4, optimize_on_insert = 0",
+        "checksum_source": _checksum(fact.table.storage, _own_columns(fact, stored=True)),
+        "checksum_fact": _checksum(None, _own_columns(fact, stored=False)),
+    }
+    for rollup in fact.table.rollups:
+        statements |= rollup_statements(fact, rollup)
+    return statements
 
 
 def select_all(fact: Fact) -> str:
     """The query whose rows the fact has to have."""
     selected = ",\n".join(
         f"    {text} AS {quoted(column.name)}"
-        for text, column in zip(_selected(fact), fact.columns, strict=True)
+        for text, column in zip(_sources(fact), fact.columns, strict=True)
     )
-    joins = "\n".join(_joins(fact, touched=False))
-    rows = _rows(fact, None, touched=False)
-    return f"SELECT\n{selected}\nFROM {rows} AS fact\n{joins}"
+    joins = "".join(f"\n{line}" for line in _joins(fact, staged=False))
+    return f"SELECT\n{selected}\nFROM {_live(fact.table)} AS fact{joins}"
 
 
 def fact_table(fact: Fact, name: str) -> str:
-    """DDL of the fact's storage under this name."""
+    """DDL of the fact's storage under this name.
+
+    Ordered by its key alone and in one partition: rows of a key are one only within a partition
+    and a sort key. What people filter by prunes through the indexes; FINAL reads them exactly.
+    """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
-    columns += ["_version UInt128", "_is_deleted UInt8"]
-    key = ", ".join(quoted(column.name) for column in fact.key)
+    columns += ["_version UInt128", "_is_deleted UInt8", *_indexes(fact)]
+    key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
     return create_table(name, columns, engine)
+
+
+def _indexes(fact: Fact) -> Iterator[str]:
+    for name in sorted(_held_columns(fact)):
+        yield f"INDEX {quoted(f'{name}_held')} {quoted(name)} TYPE bloom_filter GRANULARITY 1"
+    if fact.date is not None:
+        date = quoted(fact.date.name)
+        for suffix, expression in (("range", date), ("day", f"toDate({date})")):
+            index = quoted(f"{fact.date.name}_{suffix}")
+            yield f"INDEX {index} {expression} TYPE minmax GRANULARITY 1"
+    yield from rollup_indexes(fact)
+
+
+def _held_columns(fact: Fact) -> set[str]:
+    """The fact's columns that hold keys of dimensions, less its own key's."""
+    held = {
+        fact.fact_column(dimension.prefix, key.name)
+        for dimension in fact.dimensions
+        for key in dimension.table.key
+    }
+    return held - set(_key_names(fact))
 
 
 def _key_names(fact: Fact) -> list[str]:
     return [column.name for column in fact.key]
 
 
-def _touched(fact: Fact) -> str:
-    """Keys of the fact that a change in (low, high] of any of its tables can have altered.
+def _own_names(fact: Fact) -> list[str]:
+    return [column.column.name for column in fact.key]
 
-    A dimension's facts are found in the fact itself: where the way from a fact to a dimension
-    has changed since, the row that changed it is among the changes too.
-    """
+
+def _temporary(name: str, query: str, *, ordered: bool = False) -> str:
+    engine = "MergeTree ORDER BY tuple()" if ordered else "Memory"
+    return f"CREATE TEMPORARY TABLE {quoted(name)} ENGINE = {engine} AS\n{query}"
+
+
+def _own_keys(fact: Fact, condition: str) -> str:
     own = ", ".join(f"{quoted(column.column.name)} AS {quoted(column.name)}" for column in fact.key)
-    parts = [
-        f"SELECT {own}\nFROM cdc.{quoted(fact.table.storage)}\nWHERE {_changed(fact.table.name)}"
-    ]
-    names = ", ".join(map(quoted, _key_names(fact)))
-    for dimension in fact.dimensions:
-        target = dimension.table
-        keys = [column.name for column in target.key]
-        held = key_expression([fact.fact_column(dimension.prefix, key) for key in keys])
-        listed = ", ".join(map(quoted, keys))
-        parts.append(
-            f"SELECT {names}\nFROM cdc.{{fact:Identifier}}\nWHERE {held} IN (\n"
-            f"    SELECT {listed} FROM cdc.{quoted(target.storage)}\n"
-            f"    WHERE {_changed(target.name)}\n)"
-        )
-    union = "\nUNION DISTINCT\n".join(parts)
-    return f"CREATE TEMPORARY TABLE touched ENGINE = Memory AS\n{union}"
+    return f"SELECT DISTINCT {own}\nFROM cdc.{quoted(fact.table.storage)}\nWHERE {condition}"
 
 
-def _changed(table: str) -> str:
-    return f"_seq > {{low_{table}:UInt64}} AND _seq <= {{high_{table}:UInt64}}"
+def _touched_by(fact: Fact, dimension: Dimension) -> str:
+    """Keys of the facts that a dimension's changes can have altered.
 
-
-def _insert(fact: Fact, *, touched: bool) -> str:
-    columns = "\n".join(f"    {quoted(column.name)}," for column in fact.columns)
-    selected = "\n".join(f"    {text}," for text in _selected(fact))
-    joins = "\n".join(_joins(fact, touched=touched))
+    They are found in the fact itself: where the way from a fact to a dimension has changed
+    since, the row that changed it is among the changes too.
+    """
+    keys = [column.name for column in dimension.table.key]
+    held = key_expression([fact.fact_column(dimension.prefix, key) for key in keys])
+    names, listed = ", ".join(map(quoted, _key_names(fact))), ", ".join(map(quoted, keys))
     return (
-        f"INSERT INTO cdc.{{fact:Identifier}}\n(\n{columns}\n    _version\n)\n"
-        f"SELECT\n{selected}\n    {{version:UInt128}}\n"
-        f"FROM {_rows(fact, None, touched=touched)} AS fact\n{joins}\n{_JOIN_NULLS}"
+        f"INSERT INTO touched\nSELECT DISTINCT {names}\nFROM cdc.{{fact:Identifier}}\n"
+        f"WHERE {held} IN (\n    SELECT {listed} FROM cdc.{quoted(dimension.table.storage)}\n"
+        f"    WHERE {_CHANGED}\n)"
     )
 
 
-def _selected(fact: Fact) -> Iterator[str]:
+def _touched_by_date(fact: Fact) -> str:
+    """Keys of the facts that are on the days, by the fact or by the tables it is made of."""
+    assert fact.date is not None
+    days = "BETWEEN {first:Date32} AND {last:Date32}"
+    names = ", ".join(map(quoted, _key_names(fact)))
+    source = next((d for d in fact.dimensions if d.prefix == fact.date.source), None)
+    condition = f"toDate32({quoted(fact.date.column.name)}) {days}"
+    return (
+        f"INSERT INTO touched\nSELECT DISTINCT {names}\nFROM cdc.{{fact:Identifier}}\n"
+        f"WHERE toDate32({quoted(fact.date.name)}) {days}\nUNION DISTINCT\n"
+        f"{_own_keys(fact, _leading(fact, source, condition))}"
+    )
+
+
+def _leading(fact: Fact, dimension: Dimension | None, condition: str) -> str:
+    """WHERE on the fact's table: rows that lead to a dimension's rows under this condition."""
+    if dimension is None:
+        return condition
+    parent = next((d for d in fact.dimensions if d.prefix == dimension.parent), None)
+    reference = dimension.reference
+    targets = ", ".join(map(quoted, reference.target_columns))
+    inner = (
+        f"{key_expression(reference.columns)} IN (\n    SELECT {targets}"
+        f" FROM cdc.{quoted(dimension.table.storage)}\n    WHERE {condition}\n)"
+    )
+    return _leading(fact, parent, inner)
+
+
+def _all_ranges(fact: Fact) -> str:
+    """The first key of each range of the fact's table, as text, from its primary index."""
+    listed = ", ".join(map(quoted, _own_names(fact)))
+    texts = ", ".join(f"toString({quoted(name)})" for name in _own_names(fact))
+    storage = fact.table.storage.replace("'", "''")
+    return (
+        f"SELECT {texts} FROM (\n    SELECT {listed},"
+        f" sum(rows_in_granule) OVER (ORDER BY {listed}) - rows_in_granule AS before,\n"
+        f"        row_number() OVER (ORDER BY {listed}) AS place, rows_in_granule AS wide\n"
+        f"    FROM mergeTreeIndex('cdc', '{storage}') WHERE rows_in_granule > 0\n)\n"
+        "WHERE place = 1 OR intDiv(before, {step:UInt64}) !="
+        f" intDiv(before + wide, {{step:UInt64}})\nORDER BY {listed}"
+    )
+
+
+def _touched_ranges(fact: Fact) -> str:
+    listed = ", ".join(map(quoted, _key_names(fact)))
+    texts = ", ".join(f"toString({quoted(name)})" for name in _key_names(fact))
+    return (
+        f"SELECT {texts} FROM (\n    SELECT {listed},"
+        f" row_number() OVER (ORDER BY {listed}) AS place FROM touched\n)\n"
+        f"WHERE place % {{step:UInt64}} = 1 OR {{step:UInt64}} = 1\nORDER BY {listed}"
+    )
+
+
+def _within(fact: Fact, names: Sequence[str]) -> str:
+    """WHERE on a key: from `low_N` on to before `high_N`; the last range has no end."""
+    kinds = [column.column.type.clickhouse for column in fact.key]
+
+    def bound(side: str) -> list[str]:
+        return [f"CAST({{{side}_{at}:String}} AS {kind})" for at, kind in enumerate(kinds)]
+
+    low, high, first = bound("low"), bound("high"), quoted(names[0])
+    if len(names) == 1:
+        return f"{first} >= {low[0]}\n    AND ({{last:UInt8}} OR {first} < {high[0]})"
+    # The key's first column alone as well: it lets the primary index skip.
+    key = key_expression(names)
+    return (
+        f"{first} >= {low[0]} AND ({{last:UInt8}} OR {first} <= {high[0]})\n"
+        f"    AND {key} >= ({', '.join(low)})\n"
+        f"    AND ({{last:UInt8}} OR {key} < ({', '.join(high)}))"
+    )
+
+
+def _needed_columns(fact: Fact, source: str | None, table: Table) -> str:
+    """Of a source: its key, what the fact carries of it, and what refers on to dimensions."""
+    needed = {column.name for column in table.key}
+    needed |= {column.column.name for column in fact.columns if column.source == source}
+    for dimension in fact.dimensions:
+        if dimension.parent == source:
+            needed |= set(dimension.reference.columns)
+    return ", ".join(quoted(column.name) for column in table.columns if column.name in needed)
+
+
+def _stage_rows(fact: Fact, *, touched: bool) -> str:
+    own = _own_names(fact)
+    query = (
+        f"SELECT {_needed_columns(fact, None, fact.table)}\n"
+        f"FROM cdc.{quoted(fact.table.storage)} FINAL\nWHERE {_within(fact, own)}"
+    )
+    if touched:
+        names = ", ".join(map(quoted, _key_names(fact)))
+        wanted = f"SELECT {names} FROM touched WHERE {_within(fact, _key_names(fact))}"
+        query += f"\n    AND {key_expression(own)} IN (\n{textwrap.indent(wanted, '    ')}\n)"
+    return _temporary("staged_fact", query)
+
+
+def _stage_dimension(fact: Fact, dimension: Dimension) -> str:
+    """The live rows that the staged rows of the parent lead to, and no others."""
+    reference = dimension.reference
+    parent = quoted(f"staged_{dimension.parent or 'fact'}")
+    columns = ", ".join(map(quoted, reference.columns))
+    query = (
+        f"SELECT {_needed_columns(fact, dimension.prefix, dimension.table)}\n"
+        f"FROM cdc.{quoted(dimension.table.storage)} FINAL\n"
+        f"WHERE {key_expression(reference.target_columns)} IN (SELECT {columns} FROM {parent})"
+    )
+    return _temporary(f"staged_{dimension.prefix}", query)
+
+
+def _sources(fact: Fact) -> Iterator[str]:
     for column in fact.columns:
-        source = quoted(column.source or "fact")
-        yield f"{source}.{quoted(column.column.name)}"
+        yield f"{quoted(column.source or 'fact')}.{quoted(column.column.name)}"
 
 
-def _joins(fact: Fact, *, touched: bool) -> Iterator[str]:
+def _join(fact: Fact) -> str:
+    selected = "\n".join(
+        f"    {source} AS {quoted(column.name)},"
+        for source, column in zip(_sources(fact), fact.columns, strict=True)
+    )
+    joins = "".join(f"\n{line}" for line in _joins(fact, staged=True))
+    return _temporary(
+        "joined",
+        f"SELECT\n{selected}\n    toUInt8(0) AS _is_deleted\nFROM staged_fact AS fact{joins}"
+        "\nSETTINGS join_use_nulls = 1",
+    )
+
+
+def _joins(fact: Fact, *, staged: bool) -> Iterator[str]:
     for dimension in fact.dimensions:
         reference = dimension.reference
         parent = quoted(dimension.parent or "fact")
@@ -106,42 +265,40 @@ def _joins(fact: Fact, *, touched: bool) -> Iterator[str]:
             f"{alias}.{quoted(target)} = {parent}.{quoted(column)}"
             for column, target in zip(reference.columns, reference.target_columns, strict=True)
         )
-        yield f"LEFT JOIN {_rows(fact, dimension, touched=touched)} AS {alias} ON {on}"
+        rows = quoted(f"staged_{dimension.prefix}") if staged else _live(dimension.table)
+        yield f"LEFT JOIN {rows} AS {alias} ON {on}"
 
 
-def _rows(fact: Fact, dimension: Dimension | None, *, touched: bool) -> str:
-    """The live rows of the fact's table or of a dimension; all, or what touched facts need."""
-    table = dimension.table if dimension else fact.table
-    rows = f"SELECT * FROM cdc.{quoted(table.storage)} FINAL"
-    if not touched:
-        return f"({rows})"
-    needed = textwrap.indent(_needed(fact, dimension), "    ")
-    return f"(\n    {rows}\n{needed}\n)"
-
-
-def _needed(fact: Fact, dimension: Dimension | None) -> str:
-    """WHERE on the rows that touched facts lead to: nested INs along the way."""
-    if dimension is None:
-        own = key_expression([column.column.name for column in fact.key])
-        names = ", ".join(map(quoted, _key_names(fact)))
-        return f"WHERE {own} IN (SELECT {names} FROM touched)"
-    parent = next((d for d in fact.dimensions if d.prefix == dimension.parent), None)
-    holder = parent.table if parent else fact.table
-    columns = ", ".join(map(quoted, dimension.reference.columns))
-    inner = textwrap.indent(_needed(fact, parent), "    ")
-    return (
-        f"WHERE {key_expression(dimension.reference.target_columns)} IN (\n"
-        f"    SELECT {columns} FROM cdc.{quoted(holder.storage)}\n{inner}\n)"
-    )
+def _live(table: Table) -> str:
+    return f"(SELECT * FROM cdc.{quoted(table.storage)} FINAL)"
 
 
 def _tombstones(fact: Fact) -> str:
     names = ", ".join(map(quoted, _key_names(fact)))
-    own = ", ".join(quoted(column.column.name) for column in fact.key)
-    alive = f"SELECT {own} FROM cdc.{quoted(fact.table.storage)} FINAL\n{_needed(fact, None)}"
-    indented = textwrap.indent(alive, "    ")
+    own = ", ".join(map(quoted, _own_names(fact)))
     return (
-        f"INSERT INTO cdc.{{fact:Identifier}} ({names}, _version, _is_deleted)\n"
-        f"SELECT {names}, {{version:UInt128}}, 1\nFROM touched\n"
-        f"WHERE {key_expression(_key_names(fact))} NOT IN (\n{indented}\n)"
+        f"INSERT INTO joined ({names}, _is_deleted)\nSELECT DISTINCT {names}, 1\nFROM touched\n"
+        f"WHERE {_within(fact, _key_names(fact))}\n"
+        f"    AND {key_expression(_key_names(fact))} NOT IN (SELECT {own} FROM staged_fact)"
     )
+
+
+def _insert(fact: Fact) -> str:
+    listed = ", ".join(quoted(column.name) for column in fact.columns)
+    columns = textwrap.fill(listed, 96, break_long_words=False, break_on_hyphens=False)
+    return (
+        f"INSERT INTO cdc.{{fact:Identifier}} (\n{columns},\n_version, _is_deleted\n)\n"
+        f"SELECT\n{columns},\n{{version:UInt128}}, _is_deleted\nFROM joined"
+    )
+
+
+def _own_columns(fact: Fact, *, stored: bool) -> list[str]:
+    own = [column for column in fact.columns if column.source is None]
+    return [column.column.name if stored else column.name for column in own]
+
+
+def _checksum(storage: str | None, columns: Sequence[str]) -> str:
+    """Rows and a sum of hashes: unlike XOR, a row that is there twice does not cancel out."""
+    table = "{fact:Identifier}" if storage is None else quoted(storage)
+    listed = ", ".join(map(quoted, columns))
+    return f"SELECT count(), sumWithOverflow(cityHash64(tuple({listed})))\nFROM cdc.{table} FINAL"

@@ -53,4 +53,5 @@ SELECT
     country,
     city,
     created_at
-FROM cdc.dim_customer FINAL;
+FROM cdc.dim_customer FINAL
+SETTINGS use_skip_indexes_if_final_exact_mode = 1, do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0;

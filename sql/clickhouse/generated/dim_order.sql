@@ -50,4 +50,5 @@ SELECT
     order_date,
     status,
     total
-FROM cdc.dim_order FINAL;
+FROM cdc.dim_order FINAL
+SETTINGS use_skip_indexes_if_final_exact_mode = 1, do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0;

@@ -22,7 +22,13 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     product_price Nullable(Decimal(10, 2)),
     product_created_at Nullable(DateTime64(6, 'UTC')),
     _version UInt128,
-    _is_deleted UInt8
+    _is_deleted UInt8,
+    INDEX customer_id_held customer_id TYPE bloom_filter GRANULARITY 1,
+    INDEX order_id_held order_id TYPE bloom_filter GRANULARITY 1,
+    INDEX product_id_held product_id TYPE bloom_filter GRANULARITY 1,
+    INDEX order_date_range order_date TYPE minmax GRANULARITY 1,
+    INDEX order_date_day toDate(order_date) TYPE minmax GRANULARITY 1,
+    INDEX revenue_by_day_day toDate32(order_date) TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (order_item_id);
@@ -48,162 +54,255 @@ SELECT
     product_category,
     product_price,
     product_created_at
-FROM cdc.fact_order_item FINAL;
+FROM cdc.fact_order_item FINAL
+SETTINGS use_skip_indexes_if_final_exact_mode = 1, do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0;
 
 -- name: touched
-CREATE TEMPORARY TABLE touched ENGINE = Memory AS
-SELECT id AS order_item_id
+CREATE TEMPORARY TABLE touched ENGINE = MergeTree ORDER BY tuple() AS
+SELECT DISTINCT id AS order_item_id
 FROM cdc.src_order_item
-WHERE _seq > {low_order_items:UInt64} AND _seq <= {high_order_items:UInt64}
-UNION DISTINCT
-SELECT order_item_id
+WHERE 1 = 0;
+
+-- name: touched_by_fact
+INSERT INTO touched
+SELECT DISTINCT id AS order_item_id
+FROM cdc.src_order_item
+WHERE _seq > {low:UInt64} AND _seq <= {high:UInt64};
+
+-- name: touched_by_order
+INSERT INTO touched
+SELECT DISTINCT order_item_id
 FROM cdc.{fact:Identifier}
 WHERE order_id IN (
     SELECT id FROM cdc.dim_order
-    WHERE _seq > {low_orders:UInt64} AND _seq <= {high_orders:UInt64}
-)
-UNION DISTINCT
-SELECT order_item_id
+    WHERE _seq > {low:UInt64} AND _seq <= {high:UInt64}
+);
+
+-- name: touched_by_customer
+INSERT INTO touched
+SELECT DISTINCT order_item_id
 FROM cdc.{fact:Identifier}
 WHERE customer_id IN (
     SELECT id FROM cdc.dim_customer
-    WHERE _seq > {low_customers:UInt64} AND _seq <= {high_customers:UInt64}
-)
-UNION DISTINCT
-SELECT order_item_id
+    WHERE _seq > {low:UInt64} AND _seq <= {high:UInt64}
+);
+
+-- name: touched_by_product
+INSERT INTO touched
+SELECT DISTINCT order_item_id
 FROM cdc.{fact:Identifier}
 WHERE product_id IN (
     SELECT id FROM cdc.dim_product
-    WHERE _seq > {low_products:UInt64} AND _seq <= {high_products:UInt64}
+    WHERE _seq > {low:UInt64} AND _seq <= {high:UInt64}
 );
 
--- name: insert_touched
-INSERT INTO cdc.{fact:Identifier}
-(
-    order_item_id,
-    order_id,
-    product_id,
-    customer_id,
-    quantity,
-    price,
-    order_date,
-    order_status,
-    order_total,
-    customer_email,
-    customer_name,
-    customer_country,
-    customer_city,
-    customer_created_at,
-    product_name,
-    product_category,
-    product_price,
-    product_created_at,
-    _version
+-- name: touched_by_date
+INSERT INTO touched
+SELECT DISTINCT order_item_id
+FROM cdc.{fact:Identifier}
+WHERE toDate32(order_date) BETWEEN {first:Date32} AND {last:Date32}
+UNION DISTINCT
+SELECT DISTINCT id AS order_item_id
+FROM cdc.src_order_item
+WHERE order_id IN (
+    SELECT id FROM cdc.dim_order
+    WHERE toDate32(order_date) BETWEEN {first:Date32} AND {last:Date32}
+);
+
+-- name: all_ranges
+SELECT toString(id) FROM (
+    SELECT id, sum(rows_in_granule) OVER (ORDER BY id) - rows_in_granule AS before,
+        row_number() OVER (ORDER BY id) AS place, rows_in_granule AS wide
+    FROM mergeTreeIndex('cdc', 'src_order_item') WHERE rows_in_granule > 0
 )
+WHERE place = 1 OR intDiv(before, {step:UInt64}) != intDiv(before + wide, {step:UInt64})
+ORDER BY id;
+
+-- name: touched_ranges
+SELECT toString(order_item_id) FROM (
+    SELECT order_item_id, row_number() OVER (ORDER BY order_item_id) AS place FROM touched
+)
+WHERE place % {step:UInt64} = 1 OR {step:UInt64} = 1
+ORDER BY order_item_id;
+
+-- name: stage_range
+CREATE TEMPORARY TABLE staged_fact ENGINE = Memory AS
+SELECT id, order_id, product_id, quantity, price
+FROM cdc.src_order_item FINAL
+WHERE id >= CAST({low_0:String} AS Int32)
+    AND ({last:UInt8} OR id < CAST({high_0:String} AS Int32));
+
+-- name: stage_touched
+CREATE TEMPORARY TABLE staged_fact ENGINE = Memory AS
+SELECT id, order_id, product_id, quantity, price
+FROM cdc.src_order_item FINAL
+WHERE id >= CAST({low_0:String} AS Int32)
+    AND ({last:UInt8} OR id < CAST({high_0:String} AS Int32))
+    AND id IN (
+    SELECT order_item_id FROM touched WHERE order_item_id >= CAST({low_0:String} AS Int32)
+        AND ({last:UInt8} OR order_item_id < CAST({high_0:String} AS Int32))
+);
+
+-- name: stage_order
+CREATE TEMPORARY TABLE staged_order ENGINE = Memory AS
+SELECT id, customer_id, order_date, status, total
+FROM cdc.dim_order FINAL
+WHERE id IN (SELECT order_id FROM staged_fact);
+
+-- name: stage_customer
+CREATE TEMPORARY TABLE staged_customer ENGINE = Memory AS
+SELECT id, email, name, country, city, created_at
+FROM cdc.dim_customer FINAL
+WHERE id IN (SELECT customer_id FROM staged_order);
+
+-- name: stage_product
+CREATE TEMPORARY TABLE staged_product ENGINE = Memory AS
+SELECT id, name, category, price, created_at
+FROM cdc.dim_product FINAL
+WHERE id IN (SELECT product_id FROM staged_fact);
+
+-- name: join
+CREATE TEMPORARY TABLE joined ENGINE = Memory AS
 SELECT
-    fact.id,
-    fact.order_id,
-    fact.product_id,
-    `order`.customer_id,
-    fact.quantity,
-    fact.price,
-    `order`.order_date,
-    `order`.status,
-    `order`.total,
-    customer.email,
-    customer.name,
-    customer.country,
-    customer.city,
-    customer.created_at,
-    product.name,
-    product.category,
-    product.price,
-    product.created_at,
-    {version:UInt128}
-FROM (
-    SELECT * FROM cdc.src_order_item FINAL
-    WHERE id IN (SELECT order_item_id FROM touched)
-) AS fact
-LEFT JOIN (
-    SELECT * FROM cdc.dim_order FINAL
-    WHERE id IN (
-        SELECT order_id FROM cdc.src_order_item
-        WHERE id IN (SELECT order_item_id FROM touched)
-    )
-) AS `order` ON `order`.id = fact.order_id
-LEFT JOIN (
-    SELECT * FROM cdc.dim_customer FINAL
-    WHERE id IN (
-        SELECT customer_id FROM cdc.dim_order
-        WHERE id IN (
-            SELECT order_id FROM cdc.src_order_item
-            WHERE id IN (SELECT order_item_id FROM touched)
-        )
-    )
-) AS customer ON customer.id = `order`.customer_id
-LEFT JOIN (
-    SELECT * FROM cdc.dim_product FINAL
-    WHERE id IN (
-        SELECT product_id FROM cdc.src_order_item
-        WHERE id IN (SELECT order_item_id FROM touched)
-    )
-) AS product ON product.id = fact.product_id
+    fact.id AS order_item_id,
+    fact.order_id AS order_id,
+    fact.product_id AS product_id,
+    `order`.customer_id AS customer_id,
+    fact.quantity AS quantity,
+    fact.price AS price,
+    `order`.order_date AS order_date,
+    `order`.status AS order_status,
+    `order`.total AS order_total,
+    customer.email AS customer_email,
+    customer.name AS customer_name,
+    customer.country AS customer_country,
+    customer.city AS customer_city,
+    customer.created_at AS customer_created_at,
+    product.name AS product_name,
+    product.category AS product_category,
+    product.price AS product_price,
+    product.created_at AS product_created_at,
+    toUInt8(0) AS _is_deleted
+FROM staged_fact AS fact
+LEFT JOIN staged_order AS `order` ON `order`.id = fact.order_id
+LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
+LEFT JOIN staged_product AS product ON product.id = fact.product_id
 SETTINGS join_use_nulls = 1;
 
--- name: insert_tombstones
-INSERT INTO cdc.{fact:Identifier} (order_item_id, _version, _is_deleted)
-SELECT order_item_id, {version:UInt128}, 1
+-- name: join_tombstones
+INSERT INTO joined (order_item_id, _is_deleted)
+SELECT DISTINCT order_item_id, 1
 FROM touched
-WHERE order_item_id NOT IN (
-    SELECT id FROM cdc.src_order_item FINAL
-    WHERE id IN (SELECT order_item_id FROM touched)
-);
+WHERE order_item_id >= CAST({low_0:String} AS Int32)
+    AND ({last:UInt8} OR order_item_id < CAST({high_0:String} AS Int32))
+    AND order_item_id NOT IN (SELECT id FROM staged_fact);
 
--- name: insert_all
-INSERT INTO cdc.{fact:Identifier}
-(
-    order_item_id,
-    order_id,
-    product_id,
-    customer_id,
-    quantity,
-    price,
-    order_date,
-    order_status,
-    order_total,
-    customer_email,
-    customer_name,
-    customer_country,
-    customer_city,
-    customer_created_at,
-    product_name,
-    product_category,
-    product_price,
-    product_created_at,
-    _version
+-- name: insert_joined
+INSERT INTO cdc.{fact:Identifier} (
+order_item_id, order_id, product_id, customer_id, quantity, price, order_date, order_status,
+order_total, customer_email, customer_name, customer_country, customer_city,
+customer_created_at, product_name, product_category, product_price, product_created_at,
+_version, _is_deleted
 )
 SELECT
-    fact.id,
-    fact.order_id,
-    fact.product_id,
-    `order`.customer_id,
-    fact.quantity,
-    fact.price,
-    `order`.order_date,
-    `order`.status,
-    `order`.total,
-    customer.email,
-    customer.name,
-    customer.country,
-    customer.city,
-    customer.created_at,
-    product.name,
-    product.category,
-    product.price,
-    product.created_at,
-    {version:UInt128}
-FROM (SELECT * FROM cdc.src_order_item FINAL) AS fact
-LEFT JOIN (SELECT * FROM cdc.dim_order FINAL) AS `order` ON `order`.id = fact.order_id
-LEFT JOIN (SELECT * FROM cdc.dim_customer FINAL) AS customer ON customer.id = `order`.customer_id
-LEFT JOIN (SELECT * FROM cdc.dim_product FINAL) AS product ON product.id = fact.product_id
-SETTINGS join_use_nulls = 1;
+order_item_id, order_id, product_id, customer_id, quantity, price, order_date, order_status,
+order_total, customer_email, customer_name, customer_country, customer_city,
+customer_created_at, product_name, product_category, product_price, product_created_at,
+{version:UInt128}, _is_deleted
+FROM joined
+SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000;
+
+-- name: insert_range
+INSERT INTO cdc.{fact:Identifier} (
+order_item_id, order_id, product_id, customer_id, quantity, price, order_date, order_status,
+order_total, customer_email, customer_name, customer_country, customer_city,
+customer_created_at, product_name, product_category, product_price, product_created_at,
+_version, _is_deleted
+)
+SELECT
+order_item_id, order_id, product_id, customer_id, quantity, price, order_date, order_status,
+order_total, customer_email, customer_name, customer_country, customer_city,
+customer_created_at, product_name, product_category, product_price, product_created_at,
+{version:UInt128}, _is_deleted
+FROM joined
+SETTINGS max_insert_threads = 4, optimize_on_insert = 0;
+
+-- name: checksum_source
+SELECT count(), sumWithOverflow(cityHash64(tuple(id, order_id, product_id, quantity, price)))
+FROM cdc.src_order_item FINAL;
+
+-- name: checksum_fact
+SELECT count(), sumWithOverflow(cityHash64(tuple(order_item_id, order_id, product_id, quantity, price)))
+FROM cdc.{fact:Identifier} FINAL;
+
+-- name: revenue_by_day_table
+CREATE TABLE IF NOT EXISTS cdc.revenue_by_day
+ENGINE = ReplacingMergeTree(_version, _is_deleted)
+ORDER BY (day, country, category)
+SETTINGS allow_nullable_key = 1
+EMPTY AS
+SELECT
+    toDate32(order_date) AS day, customer_country AS country, product_category AS category,
+    count() AS facts,
+    sum(quantity) AS units,
+    sum(quantity * price) AS revenue,
+    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted
+FROM cdc.fact_order_item
+GROUP BY day, country, category;
+
+-- name: revenue_by_day_noted
+CREATE TABLE IF NOT EXISTS cdc.revenue_by_day__touched
+ENGINE = MergeTree
+ORDER BY _version
+EMPTY AS
+SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, toUInt128(0) AS _version
+FROM cdc.fact_order_item;
+
+-- name: revenue_by_day_view
+CREATE OR REPLACE VIEW olap.revenue_by_day AS
+SELECT
+    day,
+    country,
+    category,
+    facts,
+    units,
+    revenue
+FROM cdc.revenue_by_day FINAL
+SETTINGS use_skip_indexes_if_final_exact_mode = 1, do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0;
+
+-- name: revenue_by_day_note
+INSERT INTO cdc.revenue_by_day__touched
+SELECT DISTINCT *, {version:UInt128} FROM (
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category FROM cdc.{fact:Identifier}
+    WHERE _is_deleted = 0 AND order_item_id IN (SELECT order_item_id FROM joined)
+    UNION ALL
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category FROM joined WHERE _is_deleted = 0
+);
+
+-- name: revenue_by_day_sum_touched
+INSERT INTO cdc.revenue_by_day
+SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _facts = 1), sumIf(_sum_1, _facts = 1), {version:UInt128}, found = 0
+FROM (
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
+    FROM cdc.{fact:Identifier} FINAL
+    WHERE toDate32(order_date) IN (SELECT day FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    AND customer_country IN (SELECT country FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    AND product_category IN (SELECT category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    AND (toDate32(order_date), customer_country, product_category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    UNION ALL
+    SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL WHERE (day, country, category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+)
+GROUP BY day, country, category
+SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
+
+-- name: revenue_by_day_sum_all
+INSERT INTO cdc.revenue_by_day
+SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _facts = 1), sumIf(_sum_1, _facts = 1), {version:UInt128}, found = 0
+FROM (
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
+    FROM cdc.{fact:Identifier} FINAL
+    UNION ALL
+    SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL
+)
+GROUP BY day, country, category
+SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;

@@ -1,0 +1,235 @@
+"""Measures the fact on a ClickHouse of its own; run by `make bench` and alone:
+
+    .venv/bin/python bench/fact.py 1000000 10000000
+
+Each number is a size in order items, with 0.3 orders, 0.1 customers and 0.01 products to each.
+Source rows are made in ClickHouse; ids follow dates, as a shop's do. Items choose their product,
+orders their customer at random.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import load_catalog
+from sluice.embedded.stack import Stack
+from sluice.rebuild import Rebuild
+from sluice.settings import read_settings
+from tests.conftest import stack_environment, temporary_home
+
+DAYS = 730
+DATE = f"toDateTime64('2024-01-01', 6, 'UTC') + intDiv(number * {DAYS} * 86400, {{rows}})"
+# Table -> share of the items, and the columns of row `number`.
+SOURCES = {
+    "dim_customer": (
+        "customers",
+        0.1,
+        "concat(toString(number), '@example.org'), concat('Customer ', toString(number)),"
+        " concat('Country ', toString(cityHash64(number) % 50)),"
+        " concat('City ', toString(cityHash64(number) % 500)),"
+        " toDateTime64('2024-01-01', 6, 'UTC')",
+    ),
+    "dim_product": (
+        "products",
+        0.01,
+        "concat('Product ', toString(number)), concat('Category ', toString(number % 20)),"
+        " toDecimal64(number % 1000, 2), toDateTime64('2024-01-01', 6, 'UTC')",
+    ),
+    "dim_order": (
+        "orders",
+        0.3,
+        f"1 + cityHash64(number, 1) % {{customers}}, {DATE}, 'paid', toDecimal64(number % 1000, 2)",
+    ),
+    "src_order_item": (
+        "order_items",
+        1.0,
+        "1 + intDiv(number * 3, 10), 1 + cityHash64(number, 2) % {products}, 1 + number % 5,"
+        " toDecimal64(number % 100, 2)",
+    ),
+}
+RECENT = "id > (SELECT max(id) FROM cdc.src_order_item) - 2500"
+RANDOM = "cityHash64(id, 3) % {items} < 2500"
+DASHBOARDS = {
+    "revenue by country, all": "SELECT customer_country, sum(quantity * price) FROM {t} GROUP BY 1",
+    "revenue by category, a month": "SELECT product_category, sum(quantity * price) FROM {t}"
+    " WHERE order_date >= '2025-06-01' AND order_date < '2025-07-01' GROUP BY 1",
+    "one order": "SELECT * FROM {t} WHERE order_id = 1234",
+    "one product": "SELECT count(), sum(quantity) FROM {t} WHERE product_id = 77",
+    "best customers": "SELECT customer_id, sum(price) AS s FROM {t} GROUP BY 1 ORDER BY s DESC"
+    " LIMIT 10",
+}
+
+
+class Bench:
+    """One size."""
+
+    def __init__(self, clickhouse: ClickHouse, items: int) -> None:
+        self._execute = clickhouse.execute
+        self.rebuild = replace(
+            wiring.make_rebuild(clickhouse, load_catalog("models").facts[0]), progress=print
+        )
+        self.items = items
+        self.sizes = {table: int(items * share) for table, share, _ in SOURCES.values()}
+        self.seen = dict(self.sizes)
+
+    def fill(self) -> None:
+        """Make the source rows, as drained."""
+        for (name,) in self._execute(
+            "SELECT name FROM system.tables WHERE database = 'cdc' AND engine LIKE '%MergeTree'"
+        ):
+            self._execute(f"TRUNCATE TABLE cdc.{name}")
+        for storage, (table, _, columns) in SOURCES.items():
+            self._execute(f"DROP VIEW IF EXISTS cdc.history_{table}_feed")
+            values = columns.format(rows=self.sizes[table], **self.sizes)
+            self._execute(
+                f"INSERT INTO cdc.{storage} SELECT number + 1, {values}, 1, 0, number + 1,"
+                f" now64(3), now64(3) FROM numbers({self.sizes[table]})"
+            )
+            self._checkpoint(table)
+
+    def _checkpoint(self, table: str) -> None:
+        self._execute(
+            "INSERT INTO cdc.checkpoints (source_table, generation, next_offset)"
+            f" VALUES ('{table}', {self.seen[table]}, {self.seen[table]})"
+        )
+
+    def change(self, storage: str, where: str, replaced: str) -> None:
+        """Give rows another value, as drained."""
+        table = SOURCES[storage][0]
+        before = self.seen[table]
+        self._execute(
+            f"INSERT INTO cdc.{storage} SELECT * REPLACE ({replaced}, {before} + 1 AS _version,"
+            f" {before} + rowNumberInAllBlocks() + 1 AS _seq) FROM cdc.{storage} FINAL"
+            f" WHERE {where.format(items=self.items)}"
+        )
+        self.seen[table] = self._execute(f"SELECT max(_seq) FROM cdc.{storage}")[0][0]
+        self._checkpoint(table)
+
+    def copied(self) -> float:
+        """Seconds of a plain copy of the fact's rows."""
+        self._execute("DROP TABLE IF EXISTS cdc.copy SYNC")
+        self._execute(
+            "CREATE TABLE cdc.copy ENGINE = MergeTree ORDER BY order_item_id EMPTY AS"
+            " SELECT * FROM cdc.fact_order_item"
+        )
+        return timed(
+            lambda: self._execute("INSERT INTO cdc.copy SELECT * FROM cdc.fact_order_item")
+        )
+
+    def incremental(self, storage: str, where: str, replaced: str) -> tuple[float, int]:
+        """Median seconds of the rebuild after a change, of three; and its rows."""
+        found, rows = [], 0
+        for repeat in range(3):
+            self.change(storage, where, replaced.format(repeat=repeat))
+            report = self.rebuild.run()
+            assert report.mode == "incremental"
+            found.append(report.seconds)
+            rows = report.rows
+        return statistics.median(found), rows
+
+    def dashboards(self) -> dict[str, float]:
+        """Of each query, the view's time in that of the plain copy."""
+        ratios = {}
+        for name, query in DASHBOARDS.items():
+            times = {
+                table: statistics.median(
+                    timed(lambda t=table, q=query: self._execute(q.format(t=t)))  # type: ignore[misc]
+                    for _ in range(5)
+                )
+                for table in ("olap.fact_order_item", "cdc.copy")
+            }
+            ratios[f"view, {name}, s"] = times["olap.fact_order_item"]
+            ratios[f"plain copy, {name}, s"] = times["cdc.copy"]
+        return ratios
+
+    def measure(self, home: Path) -> dict[str, float]:
+        """Every measure of this size."""
+        self.fill()
+        with peak_memory(home) as peak:
+            full = timed(lambda: full_rebuild(self.rebuild))
+        measures = {"full rebuild, s": full, "peak memory of ClickHouse, MB": peak[0]}
+        measures["plain copy, s"] = self.copied()
+        measures |= self.dashboards()
+        for name, storage, where, replaced in (
+            ("2,500 newest items", "src_order_item", RECENT, "quantity + 1 AS quantity"),
+            ("2,500 random items", "src_order_item", RANDOM, "quantity + 1 AS quantity"),
+            ("a product's name", "dim_product", "id = 50", "'new {repeat}' AS name"),
+        ):
+            seconds, rows = self.incremental(storage, where, replaced)
+            measures[f"incremental, {name}, s"] = seconds
+            measures[f"incremental, {name}, rows"] = rows
+        return measures
+
+
+def full_rebuild(rebuild: Rebuild) -> None:
+    """A full rebuild, verification and exchange included."""
+    assert rebuild.run(full=True).mode == "full"
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Seconds it takes."""
+    started = time.monotonic()
+    act()
+    return time.monotonic() - started
+
+
+@contextmanager
+def peak_memory(home: Path) -> Iterator[list[float]]:
+    """The most memory (RSS, MB) the home's ClickHouse takes meanwhile."""
+    server = next(
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if f"{home}/clickhouse" in (process.info["cmdline"] or ())
+    )
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.1):
+            peak[0] = max(peak[0], server.memory_info().rss / 1e6)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def main() -> None:
+    """Print the measures of each size, and as JSON."""
+    sizes = [int(size) for size in sys.argv[1:]] or [1_000_000, 10_000_000]
+    found = {}
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        stack = Stack(read_settings(environment))
+        stack.launch()
+        try:
+            stack.start(("clickhouse",), lambda _: None)
+            with closing(ClickHouse(read_settings(environment).clickhouse)) as clickhouse:
+                wiring.create_warehouse(clickhouse, load_catalog("models"))
+                for size in sizes:
+                    found[size] = Bench(clickhouse, size).measure(home)
+                    for name, value in found[size].items():
+                        print(f"{size:>10} items  {name:45} {value:12.3f}", flush=True)
+        finally:
+            stack.stop()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Rollups of a fact: sums by groups, from a marking in the models.
+
+A rebuild notes the groups of the rows it replaces and of those it writes, durably and before it
+writes; then it sums those groups anew. What a killed rebuild had noted, the next one sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sluice.catalog import Fact, Rollup
+from sluice.generate.clickhouse import key_expression, quoted, view
+
+# One insert is one part, so readers see all of it or nothing.
+WHOLE = (
+    "SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000,"
+    " min_insert_block_size_bytes = 100000000000"
+)
+
+
+def noted(rollup: Rollup) -> str:
+    """The table of groups that are to be summed anew."""
+    return f"{rollup.name}__touched"
+
+
+def rollup_statements(fact: Fact, rollup: Rollup) -> dict[str, str]:
+    """Statement name -> text, for one rollup."""
+    name = rollup.name
+    return {
+        f"{name}_table": _table(fact, rollup),
+        f"{name}_noted": _noted_table(fact, rollup),
+        f"{name}_view": _view(rollup),
+        f"{name}_note": _note(fact, rollup),
+        f"{name}_sum_touched": _sum(rollup, only_noted=True),
+        f"{name}_sum_all": _sum(rollup, only_noted=False),
+    }
+
+
+def rollup_indexes(fact: Fact) -> Iterator[str]:
+    """Indexes of the fact by which a group's rows are found: of what is computed, such as days.
+
+    Plain columns have an index where they hold keys or dates; of others one would skip nothing.
+    """
+    plain = {column.name for column in fact.columns}
+    for rollup in fact.table.rollups:
+        for name, expression in rollup.by:
+            if expression in plain:
+                continue
+            index = quoted(f"{rollup.name}_{name}")
+            yield f"INDEX {index} {expression} TYPE minmax GRANULARITY 1"
+
+
+def _groups(rollup: Rollup) -> str:
+    return ", ".join(quoted(name) for name, _ in rollup.by)
+
+
+def _expressions(rollup: Rollup) -> str:
+    return ", ".join(f"{expression} AS {quoted(name)}" for name, expression in rollup.by)
+
+
+def _sums(rollup: Rollup) -> str:
+    listed = [f"    sum({expression}) AS {quoted(name)}," for name, expression in rollup.sums]
+    return "\n".join(["    count() AS facts,", *listed])
+
+
+def _table(fact: Fact, rollup: Rollup) -> str:
+    return (
+        f"CREATE TABLE IF NOT EXISTS cdc.{quoted(rollup.name)}\n"
+        f"ENGINE = ReplacingMergeTree(_version, _is_deleted)\nORDER BY ({_groups(rollup)})\n"
+        f"SETTINGS allow_nullable_key = 1\nEMPTY AS\nSELECT\n    {_expressions(rollup)},\n"
+        f"{_sums(rollup)}\n    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
+        f"FROM cdc.{quoted(fact.name)}\nGROUP BY {_groups(rollup)}"
+    )
+
+
+def _noted_table(fact: Fact, rollup: Rollup) -> str:
+    return (
+        f"CREATE TABLE IF NOT EXISTS cdc.{quoted(noted(rollup))}\n"
+        "ENGINE = MergeTree\nORDER BY _version\nEMPTY AS\n"
+        f"SELECT {_expressions(rollup)}, toUInt128(0) AS _version\nFROM cdc.{quoted(fact.name)}"
+    )
+
+
+def _view(rollup: Rollup) -> str:
+    names = [name for name, _ in rollup.by] + ["facts"] + [name for name, _ in rollup.sums]
+    return view(rollup.name, names)
+
+
+def _note(fact: Fact, rollup: Rollup) -> str:
+    """The groups of the rows that the staged ones replace, in any version, and of those."""
+    key = key_expression([column.name for column in fact.key])
+    names = ", ".join(quoted(column.name) for column in fact.key)
+    return (
+        f"INSERT INTO cdc.{quoted(noted(rollup))}\nSELECT DISTINCT *, {{version:UInt128}} FROM (\n"
+        f"    SELECT {_expressions(rollup)} FROM cdc.{{fact:Identifier}}\n"
+        f"    WHERE _is_deleted = 0 AND {key} IN (SELECT {names} FROM joined)\n"
+        f"    UNION ALL\n    SELECT {_expressions(rollup)} FROM joined WHERE _is_deleted = 0\n)"
+    )
+
+
+def _to_sum(rollup: Rollup) -> str:
+    return (
+        f"SELECT {_groups(rollup)} FROM cdc.{quoted(noted(rollup))}"
+        " WHERE _version >= {since:UInt128}"
+    )
+
+
+def _sum(rollup: Rollup, *, only_noted: bool) -> str:
+    """Sums by group; a group that is there and has no facts left gets a delete marker.
+
+    One insert, so that no reader sees a row that moved in two groups or in none.
+    """
+    measures = "".join(f", {text} AS _sum_{at}" for at, (_, text) in enumerate(rollup.sums))
+    zeros = ", 0" * len(rollup.sums)
+    sums = "".join(f"sumIf(_sum_{at}, _facts = 1), " for at in range(len(rollup.sums)))
+    there = f" WHERE {key_expression([n for n, _ in rollup.by])} IN ({_to_sum(rollup)})"
+    return (
+        f"INSERT INTO cdc.{quoted(rollup.name)}\n"
+        f"SELECT {_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
+        " found = 0\nFROM (\n"
+        f"    SELECT {_expressions(rollup)}, 1 AS _facts{measures}\n"
+        f"    FROM cdc.{{fact:Identifier}} FINAL{_noted_rows(rollup) if only_noted else ''}\n"
+        f"    UNION ALL\n    SELECT {_groups(rollup)}, 0{zeros}"
+        f" FROM cdc.{quoted(rollup.name)} FINAL{there if only_noted else ''}\n"
+        f")\nGROUP BY {_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
+    )
+
+
+def _noted_rows(rollup: Rollup) -> str:
+    """WHERE on the fact: each part of the group alone as well, which its indexes know."""
+    parts = [
+        f"{expression} IN (SELECT {quoted(name)} FROM cdc.{quoted(noted(rollup))}"
+        " WHERE _version >= {since:UInt128})"
+        for name, expression in rollup.by
+    ]
+    group = ", ".join(expression for _, expression in rollup.by)
+    whole = f"({group})" if len(rollup.by) > 1 else group
+    return "\n    WHERE " + "\n    AND ".join([*parts, f"{whole} IN ({_to_sum(rollup)})"])

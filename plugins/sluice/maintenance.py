@@ -1,0 +1,160 @@
+"""Maintenance: what grows without it, and what has to be watched.
+
+A delete marker may go only when nothing older of its key can come any more, else that row would
+be alive again: not while an older version of the key is in any part (a merge has not met it yet),
+not while an event may be read again (the age guard), not while a rejected event that came before
+it can be replayed, and not before every table that a fact can be rolled back to has seen it.
+OPTIMIZE ... CLEANUP knows none of that and is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Catalog, Fact, Table
+from sluice.errors import QualityFailed, WrongUsage
+from sluice.generate.clickhouse import key_expression, quoted
+from sluice.generate.rollups import noted
+
+# Longer than a slot may stay behind and a topic keeps events; see docs/adr/0008-delete-markers.md.
+GUARD = timedelta(days=30)
+_SHORTEST = timedelta(days=1)
+# Of the number of parts at which ClickHouse refuses inserts.
+_CROWDED = 0.5
+_FREE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceReport:
+    """What was done and what was seen, a line each; `alarms` is what a person has to look at."""
+
+    done: tuple[str, ...]
+    alarms: tuple[str, ...]
+
+    def require_calm(self) -> None:
+        """Raise QualityFailed when something has to be looked at."""
+        if self.alarms:
+            raise QualityFailed(
+                "; ".join(self.alarms), remedy="see: docs/adr/0008-delete-markers.md, sluice status"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintenance:
+    """One warehouse's maintenance.
+
+    Attributes:
+        queries: the statements of sql/clickhouse/maintenance.sql.
+        guard: the least age of a delete marker that is removed.
+    """
+
+    clickhouse: ClickHouse
+    catalog: Catalog
+    queries: Mapping[str, str]
+    guard: timedelta = GUARD
+
+    def run(self) -> MaintenanceReport:
+        """Clean up what may go, then watch parts and disks.
+
+        Raises:
+            WrongUsage: the guard is shorter than a day.
+        """
+        if self.guard < _SHORTEST:
+            raise WrongUsage(f"a guard of {self.guard} is too short; at least {_SHORTEST}")
+        done: list[str] = []
+        for table in self.catalog.tables:
+            done += self._clean_table(table)
+            done += self._expire(table)
+        for fact in self.catalog.facts:
+            done += self._clean_fact(fact)
+        done += self._drop_shadows()
+        return MaintenanceReport(done=tuple(done), alarms=tuple(self._watch()))
+
+    def _one(self, name: str, **parameters: Any) -> tuple[Any, ...]:
+        return self.clickhouse.execute(self.queries[name], **parameters)[0]
+
+    def _clean_table(self, table: Table) -> Iterator[str]:
+        """Delete markers of a source table that nothing can need any more."""
+        before = datetime.now(timezone.utc) - self.guard
+        rejected_since, rejected = self._one("rejected_since", table=table.name)
+        if rejected:
+            before = min(before, rejected_since)
+        condition = "_ingested_at < fromUnixTimestamp64Milli({before:Int64})"
+        bounds: dict[str, Any] = {"before": int(before.timestamp() * 1000)}
+        if any(table in fact.tables for fact in self.catalog.facts):
+            (seen,) = self._one("seen_by_all", table=table.name)
+            condition += " AND _seq <= {seen:UInt64}"
+            bounds["seen"] = seen
+        keys = [column.name for column in table.key]
+        yield from self._delete_markers(table.storage, keys, condition, bounds)
+
+    def _clean_fact(self, fact: Fact) -> Iterator[str]:
+        """Delete markers of a fact that no rebuild of the guard's time wrote; summed groups."""
+        (version,) = self._one(
+            "settled_version", fact=fact.name, age=int(self.guard.total_seconds())
+        )
+        keys = [column.name for column in fact.key]
+        condition = "_version < {version:UInt128}"
+        yield from self._delete_markers(fact.name, keys, condition, {"version": version})
+        (summed,) = self._one("summed_version", fact=fact.name)
+        for rollup in fact.table.rollups:
+            self.clickhouse.execute(
+                f"DELETE FROM cdc.{quoted(noted(rollup))} WHERE _version < {{summed:UInt128}}",
+                summed=summed,
+            )
+
+    def _delete_markers(
+        self, table: str, keys: list[str], condition: str, bounds: dict[str, Any]
+    ) -> Iterator[str]:
+        """Delete markers under this condition whose key has no other row in any part."""
+        key, listed = key_expression(keys), ", ".join(map(quoted, keys))
+        source = f"cdc.{quoted(table)}"
+        old = f"SELECT {listed} FROM {source} WHERE _is_deleted = 1 AND {condition}"
+        lonely = (
+            f"_is_deleted = 1 AND {condition} AND {key} NOT IN (\n    SELECT {listed}"
+            f" FROM {source}\n    WHERE NOT (_is_deleted = 1 AND {condition})"
+            f" AND {key} IN ({old})\n)"
+        )
+        counted = self.clickhouse.execute(f"SELECT count() FROM {source} WHERE {lonely}", **bounds)
+        if counted[0][0]:
+            self.clickhouse.execute(f"DELETE FROM {source} WHERE {lonely}", **bounds)
+            yield f"cdc.{table}: {counted[0][0]} old delete markers removed"
+
+    def _expire(self, table: Table) -> Iterator[str]:
+        """Apply the history's TTL where merges have not come to it for a day."""
+        oldest, rows = self._one("oldest", table=table.history)
+        days = self.clickhouse.execute(
+            "SELECT toInt64(extract(create_table_query, 'toIntervalDay\\\\((\\\\d+)\\\\)'))"
+            " FROM system.tables WHERE database = 'cdc' AND name = {table:String}"
+            " AND create_table_query LIKE '%toIntervalDay(%'",
+            table=table.history,
+        )
+        if not rows or not days:
+            return
+        kept = timedelta(days=days[0][0] + 1)
+        if oldest < datetime.now(timezone.utc) - kept:
+            self.clickhouse.execute(
+                f"ALTER TABLE cdc.{quoted(table.history)} MATERIALIZE TTL"
+                " SETTINGS mutations_sync = 1"
+            )
+            yield f"cdc.{table.history}: rows older than its TTL removed"
+
+    def _drop_shadows(self) -> Iterator[str]:
+        for (name,) in self.clickhouse.execute(self.queries["shadows"]):
+            self.clickhouse.execute(f"DROP TABLE cdc.{quoted(name)} SYNC")
+            yield f"cdc.{name}: dropped, its full rebuild was killed"
+
+    def _watch(self) -> Iterator[str]:
+        for table, parts, refused in self.clickhouse.execute(self.queries["parts"]):
+            if parts > refused * _CROWDED:
+                yield (
+                    f"cdc.{table} has {parts} parts in a partition; inserts are refused at"
+                    f" {refused}: merges do not keep up"
+                )
+        for name, free, total in self.clickhouse.execute(self.queries["disks"]):
+            if free < total * _FREE:
+                yield f"disk {name} of ClickHouse has {free / 2**30:.1f} GB left"

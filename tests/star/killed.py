@@ -1,0 +1,25 @@
+"""Run a rebuild and kill this process where it first reaches a point; run by test_rebuild.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+
+from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.settings import read_settings
+from tests.star.store import FACT
+from tests.star.test_state_machine import run
+
+kind, wanted = sys.argv[1:]
+
+
+def reached(point: str) -> None:
+    if point == wanted:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+plain = wiring.make_rebuild(ClickHouse(read_settings(os.environ).clickhouse), FACT)
+run(replace(plain, range_rows=3, reached=reached), kind)
