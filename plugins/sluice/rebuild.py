@@ -22,6 +22,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
 from sluice.errors import QualityFailed, StaleRebuild
 from sluice.generate.clickhouse import quoted
+from sluice.generate.star import fact_table
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Rebuild:
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow"
         execute = self.clickhouse.execute
         execute(f"DROP TABLE IF EXISTS cdc.{quoted(shadow)} SYNC")
-        execute(f"CREATE TABLE cdc.{quoted(shadow)} AS cdc.{quoted(self.fact.name)}")
+        execute(fact_table(self.fact, shadow))
         storage, high = self._storage(shadow), self.drained()
         execute(self.star["insert_all"], fact=shadow, version=sum(high.values()))
         rows, high = self._verify(shadow, high)
