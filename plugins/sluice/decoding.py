@@ -59,6 +59,11 @@ class Decoder:
         self._names = [column.name for column in table.columns]
         self._values = _getter(self._names)
         self._key = _getter([column.name for column in table.key])
+        self._added = {
+            column.name: None
+            for column in table.columns
+            if column.nullable and column.type.nullable and not column.has_default
+        }
         self._fits = [
             (index, column.name, column.type.to_driver)
             for index, column in enumerate(table.columns)
@@ -132,9 +137,16 @@ class Decoder:
     def _stored(self, payload: Mapping[str, Any]) -> tuple[Any, ...]:
         try:
             values = self._values(payload)
+        except KeyError:
+            values = self._former(payload)
+        return _fitted(values, self._fits)
+
+    def _former(self, payload: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A row of before a column was there: NULL, where that is what Postgres gave it."""
+        try:
+            return self._values({**self._added, **payload})
         except KeyError as error:
             raise Rejected(f"payload.{error.args[0]}: the column is missing") from None
-        return _fitted(values, self._fits)
 
 
 Fit = tuple[int, str, Callable[[Any], Any]]

@@ -15,6 +15,7 @@ SluiceError
 │   └── SlotBusy         another relay reads from the slot
 ├── NeedsPerson          a person decides, then runs the named command      exit 4
 │   ├── SlotMissing, SlotLost
+│   ├── TableDiffers
 │   ├── PublicationIncomplete
 │   ├── SourceChanged, TopicGap, TopicPartitioned
 │   └── PoisonedTopic
@@ -99,6 +100,10 @@ class SlotMissing(NeedsPerson):
 
 class SlotLost(NeedsPerson):
     """The replication slot was invalidated: Postgres removed WAL it still needed."""
+
+
+class TableDiffers(NeedsPerson):
+    """ClickHouse's table is not the model's."""
 
 
 class SlotBusy(Retryable):

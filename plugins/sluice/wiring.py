@@ -21,7 +21,15 @@ from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.decoding import Decoder
 from sluice.deep import DeepCheck, fact_check, table_check
 from sluice.drain import Drain
-from sluice.errors import NotReady, StaleCheckpoint, StaleRebuild, TopicGap, WrongUsage
+from sluice.errors import (
+    NotReady,
+    StaleCheckpoint,
+    StaleRebuild,
+    TableDiffers,
+    TopicGap,
+    WrongUsage,
+)
+from sluice.evolution import evolve, fact_differs, require_same
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
@@ -46,36 +54,76 @@ _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 
 
-def initialise(settings: Settings) -> None:
-    """Create what is missing: topics, ClickHouse tables and views, publication. Idempotent.
+def initialise(settings: Settings) -> list[str]:
+    """Create what is missing: topics, ClickHouse tables and views, publication; bring tables to
+    their models. Idempotent.
+
+    Returns:
+        What was changed, and what is left to do, a line each.
 
     Raises:
         StaleGenerated: generated files are not what the models give.
+        TableDiffers: a table needs a person; all others are done.
         PublicationIncomplete: the publication there is lacks a table of the models.
     """
     catalog = load_catalog(settings.models)
     require_current(catalog, settings.out)
     Topics(settings.kafka).ensure(topics(catalog))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        create_warehouse(clickhouse, catalog)
+        done, stopped = create_warehouse(clickhouse, catalog)
     with slots.session(settings.postgres) as cursor:
         publications.ensure(cursor, settings.relay, catalog)
+    if stopped:
+        raise TableDiffers("\n".join([*done, *map(str, stopped.values())]))
+    return done
 
 
-def create_warehouse(clickhouse: ClickHouse, catalog: Catalog) -> None:
-    """Create the tables and views in ClickHouse that are missing."""
-    for statement in read_statements(_BOOKKEEPING).values():
-        clickhouse.execute(statement)
+def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[str, TableDiffers]]:
+    """Make the source tables, or bring them along; what was done, and which could not be."""
+    done: list[str] = []
+    stopped: dict[str, TableDiffers] = {}
     for table in catalog.tables:
+        try:
+            plan = evolve(clickhouse, table)
+        except TableDiffers as error:
+            stopped[table.name] = error
+            continue
+        done += plan.safe
+        if plan.resync:
+            done.append(
+                f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
+            )
         for statement in table_statements(table).values():
             clickhouse.execute(statement)
+    return done, stopped
+
+
+def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
+    """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
+    star, done = star_statements(fact), []
+    clickhouse.execute(star["fact"])
+    for rollup in fact.table.rollups:
+        for part in ("table", "noted"):
+            clickhouse.execute(star[f"{rollup.name}_{part}"])
+    if fact_differs(clickhouse, fact):
+        done.append(make_rebuild(clickhouse, fact).run(full=True).sentence())
+    clickhouse.execute(star["view"])
+    for rollup in fact.table.rollups:
+        clickhouse.execute(star[f"{rollup.name}_view"])
+    return done
+
+
+def create_warehouse(
+    clickhouse: ClickHouse, catalog: Catalog
+) -> tuple[list[str], dict[str, TableDiffers]]:
+    """Make or bring along everything in ClickHouse; what was done, and tables that could not be."""
+    for statement in read_statements(_BOOKKEEPING).values():
+        clickhouse.execute(statement)
+    done, stopped = _tables(clickhouse, catalog)
     for fact in catalog.facts:
-        star = star_statements(fact)
-        clickhouse.execute(star["fact"])
-        clickhouse.execute(star["view"])
-        for rollup in fact.table.rollups:
-            for part in ("table", "noted", "view"):
-                clickhouse.execute(star[f"{rollup.name}_{part}"])
+        if not {table.name for table in fact.tables} & stopped.keys():
+            done += _star(clickhouse, fact)
+    return done, stopped
 
 
 def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
@@ -91,6 +139,8 @@ def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
 def drain(settings: Settings, table: str) -> DrainReport:
     """One run of a table's drain; see Drain.run."""
     catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        require_same(clickhouse, catalog.table(table))
     with _drain(settings) as run:
         return run.run(_decoder(catalog, table))
 

@@ -13,7 +13,7 @@ from clickhouse_driver import errors as driver_errors
 from sluice.errors import NeedsPerson, NotReady, Retryable, Unreachable
 from sluice.settings import ClickHouseSettings
 
-_UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
+_NOT_SET_UP = frozenset({16, 60, 81})  # no such column in the table, table, database
 _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
 _BUSY = frozenset({164, 202, 241, 242, 243, 252, 319})  # read-only, memory, parts, disk, replicas
 
@@ -108,7 +108,7 @@ def external_table(
 
 def _server_error(where: str, error: driver_errors.ServerException) -> Exception:
     first = str(error.message).removeprefix("DB::Exception: ").splitlines()[0][:300]
-    if error.code in {_UNKNOWN_TABLE, _UNKNOWN_DATABASE}:
+    if error.code in _NOT_SET_UP:
         return NotReady(f"{where}: {first}", remedy="run: sluice init")
     if error.code in {_AUTHENTICATION_FAILED, _ACCESS_DENIED}:
         return NeedsPerson(f"{where}: {first}", remedy="check the sluice_clickhouse credentials")

@@ -58,10 +58,11 @@ def generate(
 
 @app.command()
 def init(context: typer.Context) -> None:
-    """Create what is missing: topics, publication, ClickHouse tables and views."""
+    """Create or bring to the models: topics, publication, ClickHouse tables and views."""
     from sluice.wiring import initialise
 
-    initialise(context.obj)
+    for line in initialise(context.obj):
+        typer.echo(line)
     typer.echo("topics, publication, tables and views are there")
 
 

@@ -77,11 +77,12 @@ def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> st
 
 
 def _columns(table: Table) -> list[str]:
-    own = [_column(column) for column in table.columns]
+    own = [column_line(column) for column in table.columns]
     return own + [f"{quoted(name)} {kind}" for name, kind in MACHINE_COLUMNS] + [_INGESTED_AT]
 
 
-def _column(column: Column) -> str:
+def column_line(column: Column) -> str:
+    """The column as a CREATE or ALTER TABLE declares it."""
     codec = f" CODEC({column.codec})" if column.codec else ""
     return f"{quoted(column.name)} {column.clickhouse_type}{codec}"
 

@@ -1,0 +1,253 @@
+"""What the models changed since ClickHouse's tables were made, and what brings them along.
+
+Safe changes are applied: a column added, widened, or dropped with nothing added beside it. Any
+other leaves its table as it is, with a plan that a person reads (TableDiffers); the other tables
+go on. A fact is made of the source tables alone, so one that differs is rebuilt into its new form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Column, Fact, Table
+from sluice.errors import TableDiffers
+from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, quoted
+
+_MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
+_PRESENT = """
+SELECT name, type FROM system.columns WHERE database = 'cdc' AND table = {table:String}
+ORDER BY position
+"""
+_ORDER = """
+SELECT name FROM system.columns
+WHERE database = 'cdc' AND table = {table:String} AND is_in_sorting_key
+"""
+_WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)", re.DOTALL)
+_INTEGER = re.compile(r"(U?Int)(\d+)")
+_DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
+_ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a source table's current state and history come to the model's columns.
+
+    Attributes:
+        safe: statements that lose nothing, in the order they run in.
+        differs: why a person has to look, a line each; nothing is applied when there is one.
+        advised: statements to choose from, for a person.
+        resync: whether rows that are there lack values that only Postgres has.
+    """
+
+    safe: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    advised: tuple[str, ...] = ()
+    resync: bool = False
+
+
+def evolve(clickhouse: ClickHouse, table: Table) -> Plan:
+    """Apply what is safe to the table, if it is there; what was done.
+
+    Raises:
+        TableDiffers: it cannot be brought along without a person; nothing was changed.
+    """
+    plan = plan_of(clickhouse, table)
+    if plan.differs:
+        raise TableDiffers(
+            f"table {table.name} differs from its model: {'; '.join(plan.differs)}",
+            remedy="\n".join(
+                [
+                    "choose and run in ClickHouse:",
+                    *(f"  {line};" for line in plan.advised),
+                    f"then: sluice init, sluice resync {table.name}",
+                ]
+            ),
+        )
+    for statement in plan.safe:
+        clickhouse.execute(statement)
+    return plan
+
+
+def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
+    """What `evolve` would do; an empty plan where the table is not there yet."""
+    present = _columns(clickhouse, table.storage)
+    if not present:
+        return Plan()
+    wanted = _wanted(clickhouse, table.columns)
+    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=table.storage)}
+    history = _columns(clickhouse, table.history)
+    return plan(table, wanted, present, history, ordered)
+
+
+def plan(
+    table: Table,
+    wanted: Mapping[str, str],
+    present: Mapping[str, str],
+    history: Mapping[str, str],
+    ordered: set[str],
+) -> Plan:
+    """The plan from the types of the model, the current state, the history and the order key."""
+    key = {column.name for column in table.key}
+    added = [name for name in wanted if name not in present]
+    dropped = [name for name in present if name not in wanted]
+    altered = {name for name in wanted if present.get(name, wanted[name]) != wanted[name]}
+    altered |= {name for name in wanted if history.get(name, wanted[name]) != wanted[name]}
+    refused = {
+        name
+        for name in altered
+        if name in key
+        or not all(
+            widens(types.get(name, wanted[name]), wanted[name]) for types in (present, history)
+        )
+    }
+    differs, advised = [], []
+    if ordered != key:
+        differs.append(f"its order key is {_named(ordered)}, the model's key is {_named(key)}")
+    for name in sorted(refused):
+        differs.append(
+            f"column {name} is {present.get(name, history.get(name))}, not {wanted[name]}"
+        )
+    if differs:
+        advised = [f"DROP TABLE cdc.{quoted(name)}" for name in _stored(table)]
+    elif added and dropped:
+        differs.append(f"{_named(dropped)} went and {_named(added)} came: renamed, or not?")
+        advised = _renames(table, wanted, present, added, dropped)
+    if differs:
+        return Plan(differs=tuple(differs), advised=tuple(advised))
+    widened = [name for name in wanted if name in altered]
+    new = [column for column in table.columns if column.name in added]
+    return Plan(
+        safe=tuple(_statements(table, added, dropped, widened)),
+        resync=any(column.has_default or not column.nullable for column in new),
+    )
+
+
+def require_same(clickhouse: ClickHouse, table: Table) -> None:
+    """TableDiffers unless the current state has the model's columns and types."""
+    if plan_of(clickhouse, table) != Plan():
+        raise TableDiffers(
+            f"cdc.{table.storage} differs from the model of {table.name}", remedy="run: sluice init"
+        )
+
+
+def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
+    """Whether the fact is there in another form than the models give."""
+    present = _columns(clickhouse, fact.name)
+    structure = [(column.name, column.clickhouse_type) for column in fact.columns]
+    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=fact.name)}
+    key = {column.name for column in fact.key}
+    return bool(present) and (present != _normal(clickhouse, structure) or ordered != key)
+
+
+def widens(present: str, wanted: str) -> bool:
+    """Whether every value of one ClickHouse type is the same value in the other."""
+    if present == wanted:
+        return True
+    one, nullable = _bare(present)
+    other, accepts_null = _bare(wanted)
+    return (accepts_null or not nullable) and (one == other or _holds(one, other))
+
+
+def _holds(one: str, other: str) -> bool:
+    if (a := _INTEGER.fullmatch(one)) and (b := _INTEGER.fullmatch(other)):
+        grows = int(a[2]) < int(b[2])
+        return grows and (a[1] == b[1] or a[1] == "UInt")
+    if (a := _DECIMAL.fullmatch(one)) and (b := _DECIMAL.fullmatch(other)):
+        whole = int(a[1]) - int(a[2]) <= int(b[1]) - int(b[2])
+        return whole and int(a[2]) <= int(b[2])
+    if (a := _ENUM.fullmatch(one)) and (b := _ENUM.fullmatch(other)):
+        return b[1].startswith(f"{a[1]}, ")
+    return (one, other) == ("Float32", "Float64")
+
+
+def _bare(kind: str) -> tuple[str, bool]:
+    """The type inside dictionary and NULL, and whether it can be NULL."""
+    nullable = False
+    while found := _WRAPPED.fullmatch(kind):
+        nullable, kind = nullable or found[1] == "Nullable", found[2]
+    return kind, nullable
+
+
+def _statements(
+    table: Table, added: Sequence[str], dropped: Sequence[str], widened: Sequence[str]
+) -> list[str]:
+    """The history goes first: its feed writes every column that the current state has.
+
+    It keeps dropped columns as what was; the current state does not. ClickHouse drops no column
+    that a feed names, so the feed lets go of it before.
+    """
+    changes = []
+    for column in table.columns:
+        if column.name in added:
+            changes.append(f"ADD COLUMN IF NOT EXISTS {column_line(column)}{_place(table, column)}")
+        elif column.name in widened:
+            changes.append(f"MODIFY COLUMN {column_line(column)}")
+    feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table))
+    lines = [
+        f"ALTER TABLE {stored} {', '.join(changes)}" for stored in (history, storage) if changes
+    ]
+    if changes or dropped:
+        gone = f" EXCEPT ({', '.join(map(quoted, dropped))})" if dropped else ""
+        lines.append(f"ALTER TABLE {feed} MODIFY QUERY SELECT *{gone} FROM {storage}")
+    if dropped:
+        drops = ", ".join(f"DROP COLUMN IF EXISTS {quoted(name)}" for name in dropped)
+        lines.append(f"ALTER TABLE {storage} {drops}")
+    return lines
+
+
+def _place(table: Table, column: Column) -> str:
+    at = table.columns.index(column)
+    return f" AFTER {quoted(table.columns[at - 1].name)}" if at else " FIRST"
+
+
+def _renames(
+    table: Table,
+    wanted: Mapping[str, str],
+    present: Mapping[str, str],
+    added: Sequence[str],
+    dropped: Sequence[str],
+) -> list[str]:
+    """Renames between columns of one type, and the drops for where it was none.
+
+    Without the feed, which `sluice init` makes again; nothing is drained into the table meanwhile.
+    """
+    lines = [f"DROP TABLE cdc.{quoted(table.history + '_feed')}"]
+    lines += [
+        f"ALTER TABLE cdc.{quoted(stored)} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
+        for old in dropped
+        for new in added
+        if widens(present[old], wanted[new])
+        for stored in (table.history, table.storage)
+    ]
+    drops = [
+        f"ALTER TABLE cdc.{quoted(table.storage)} DROP COLUMN {quoted(name)}" for name in dropped
+    ]
+    return lines + drops
+
+
+def _stored(table: Table) -> tuple[str, str, str]:
+    return (f"{table.history}_feed", table.history, table.storage)
+
+
+def _named(names: Sequence[str] | set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _columns(clickhouse: ClickHouse, table: str) -> dict[str, str]:
+    """Column -> type as ClickHouse writes it, without machine columns; empty without a table."""
+    rows = clickhouse.execute(_PRESENT, table=table)
+    return {name: kind for name, kind in rows if name not in _MACHINE}
+
+
+def _wanted(clickhouse: ClickHouse, columns: Sequence[Column]) -> dict[str, str]:
+    return _normal(clickhouse, [(column.name, column.clickhouse_type) for column in columns])
+
+
+def _normal(clickhouse: ClickHouse, structure: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The types in ClickHouse's own spelling."""
+    lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in structure)
+    text = lines.replace("\\", "\\\\").replace("'", "\\'")
+    return {row[0]: row[1] for row in clickhouse.execute(f"DESCRIBE TABLE null('{text}')")}

@@ -1,0 +1,123 @@
+"""Generated text: complete, as written down beside the models, and run on the real engines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import load_catalog
+from sluice.evolution import Plan, fact_differs, plan_of
+from sluice.generate.clickhouse import table_statements
+from sluice.generate.files import generated_files, write_files
+from sluice.generate.star import select_all, star_statements
+from sluice.settings import Settings
+from store_api.database import make_engine
+from tests.generate.badges import Base
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[1]
+CATALOG = load_catalog("tests.generate.badges")
+
+
+def test_the_models_give_the_expected_text_to_the_byte() -> None:
+    found = "".join(f"===== {path}\n{text}" for path, text in generated_files(CATALOG).items())
+    assert found == (HERE / "badges.expected.txt").read_text()
+
+
+@pytest.mark.services
+def test_the_text_runs_on_clickhouse_and_gives_what_it_says(services: Settings) -> None:
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        for table in CATALOG.tables:
+            assert plan_of(clickhouse, table) == Plan()
+            for statement in table_statements(table).values():
+                clickhouse.execute(statement)
+            assert plan_of(clickhouse, table) == Plan()
+        (fact,) = CATALOG.facts
+        star = star_statements(fact)
+        clickhouse.execute(star["fact"])
+        clickhouse.execute(star["view"])
+        assert not fact_differs(clickhouse, fact)
+        clickhouse.execute("INSERT INTO cdc.dim_guest (site, number, nick) VALUES ('A', 1, 'Jo')")
+        clickhouse.execute(
+            "INSERT INTO cdc.src_visit (id, site, guest_number, fee)"
+            " VALUES (1, 'A', 1, 2.5), (2, 'A', NULL, 0), (3, 'B', 1, 0)"
+        )
+        clickhouse.execute(star["insert_all"], fact=fact.name, version=1)
+        joined = clickhouse.execute(f"{select_all(fact)} SETTINGS join_use_nulls = 1")
+        names, rows = clickhouse.table("SELECT * FROM olap.fact_visit ORDER BY visit_id")
+        assert [row[names.index("guest_nick")] for row in rows] == ["Jo", None, None]
+        assert sorted(joined) == rows
+        history = "SELECT count() FROM cdc.history_crm_guests"
+        assert clickhouse.execute(history) == [(1,)]
+
+
+@pytest.mark.services
+def test_the_publication_runs_on_postgres(services: Settings) -> None:
+    engine = make_engine(services.postgres)
+    publication = generated_files(CATALOG)[Path("sql/generated/publication.sql")]
+    with engine.connect() as connection:
+        connection.execute(text("CREATE SCHEMA IF NOT EXISTS crm"))
+        Base.metadata.create_all(connection)
+        renamed = publication.replace("pglog_stream_sluice", "badges_text")
+        connection.execute(text(renamed))
+        found = connection.execute(
+            text(
+                "SELECT schemaname || '.' || tablename FROM pg_publication_tables"
+                " WHERE pubname = 'badges_text' ORDER BY 1"
+            )
+        )
+        assert [row[0] for row in found] == ["crm.guests", "public.visits"]
+        connection.rollback()
+    engine.dispose()
+
+
+def test_check_prints_the_difference_and_exits_1(tmp_path: Path) -> None:
+    write_files(CATALOG, tmp_path)
+    command = [str(Path(sys.executable).with_name("sluice")), "generate", "--check"]
+    command += ["--models", "tests.generate.badges", "--out", str(tmp_path)]
+    current = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (current.returncode, current.stdout) == (0, "generated files are current\n")
+    ddl = tmp_path / "sql/clickhouse/generated/dim_guest.sql"
+    ddl.write_text(ddl.read_text().replace("Nullable(String)", "String", 1))
+    stale = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert stale.returncode == 1
+    assert "-    nick String,\n+    nick Nullable(String),\n" in stale.stdout
+
+
+PROGRAM = """
+from models.generated import Customer, CustomerCreate, CustomerEvent, CustomerUpdate
+
+def city(event: CustomerEvent) -> str | None:
+    row = event["payload"]
+    return row["city"] if row is not None and "city" in row else None
+
+made = CustomerCreate(email="a@b.c", name="A", country="D", city="E")
+change = CustomerUpdate(city="F")
+def year(customer: Customer) -> int:
+    return customer.created_at.year
+"""
+
+
+def test_a_type_checker_sees_the_types_of_the_schemas(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right_program.py", tmp_path / "wrong_program.py"
+    right.write_text(PROGRAM)
+    wrong.write_text(PROGRAM + "def name(customer: Customer) -> int:\n    return customer.name\n")
+    assert checked(right).returncode == 0, checked(right).stdout
+    found = checked(wrong)
+    assert found.returncode == 1
+    line = len(wrong.read_text().splitlines())
+    assert f"wrong_program.py:{line}: error: Incompatible return value type" in found.stdout
+    assert "Found 1 error" in found.stdout
+
+
+def checked(program: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(program.parent / "m")]
+    return subprocess.run(
+        [*command, str(program)], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
