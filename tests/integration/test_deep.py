@@ -214,7 +214,7 @@ def test_writes_that_go_on_raise_no_alarm(services: Settings, engine: Engine) ->
     def write() -> None:
         nonlocal written
         traffic = Traffic(random.Random(9))
-        while not stop.is_set():
+        while not stop.wait(0.01):
             with engine.begin() as connection:
                 traffic.change(connection)
             written += 1

@@ -193,10 +193,11 @@ def test_rebuilds_of_every_kind_at_once_give_the_join(pipeline: Pipeline) -> Non
 
 
 def test_a_full_rebuild_that_misses_or_alters_a_row_is_refused(pipeline: Pipeline) -> None:
-    def spoil(statement: str) -> None:
+    def spoil(*statements: str) -> None:
         def reached(point: str) -> None:
             if point == "rows joined":
-                pipeline.clickhouse.execute(statement)
+                for statement in statements:
+                    pipeline.clickhouse.execute(statement)
 
         before = pipeline.facts()
         with pytest.raises(QualityFailed):
@@ -204,7 +205,12 @@ def test_a_full_rebuild_that_misses_or_alters_a_row_is_refused(pipeline: Pipelin
         assert pipeline.facts() == before
 
     spoil("TRUNCATE TABLE joined")
-    spoil("INSERT INTO joined (order_item_id, order_id, product_id, quantity) VALUES (1, 1, 1, 99)")
+    spoil(
+        "CREATE TEMPORARY TABLE right_rows AS SELECT * FROM joined",
+        "TRUNCATE TABLE joined",
+        "INSERT INTO joined SELECT * REPLACE (quantity + 1 AS quantity) FROM right_rows",
+        "DROP TEMPORARY TABLE right_rows",
+    )
 
 
 def test_a_rollback_brings_back_the_table_before_and_what_changed_since(
