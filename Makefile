@@ -35,7 +35,7 @@ bench: setup
 
 # Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
 lock: setup
-	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate -q requirements.in -o requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.10 --custom-compile-command 'make lock' --no-annotate -q requirements.in -o requirements.txt
 
 setup: $(READY)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
@@ -39,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         with Session(engine) as opened:
             yield opened
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Store API",
         description="The example application whose changes Sluice follows.",
     )
