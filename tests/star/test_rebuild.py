@@ -274,6 +274,25 @@ def test_days_are_redone_in_any_order_again_and_several_at_once(pipeline: Pipeli
     pipeline.require_equal()
 
 
+def test_a_sum_read_before_a_backfill_and_written_after_it_does_not_show(
+    pipeline: Pipeline,
+) -> None:
+    spoiled(pipeline, 0)
+    version = sum(pipeline.rebuild().drained().values()) << 64
+    pipeline.clickhouse.execute(
+        "CREATE TEMPORARY TABLE late AS SELECT toDate32(order_date) AS day, customer_country,"
+        " product_category, 1 AS facts, {version:UInt128} + toUnixTimestamp64Nano(now64(9))"
+        " FROM cdc.fact_order_item WHERE order_item_id = 9000",
+        version=version,
+    )
+    pipeline.rebuild().backfill(day(0), day(0))
+    pipeline.clickhouse.execute(
+        "INSERT INTO cdc.revenue_by_day (day, country, category, facts, _version)"
+        " SELECT * FROM late"
+    )
+    pipeline.require_equal()
+
+
 def test_a_backfill_leaves_other_days_alone_and_refuses_days_that_end_before_they_begin(
     pipeline: Pipeline,
 ) -> None:

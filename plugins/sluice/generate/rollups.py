@@ -98,30 +98,34 @@ def _note(fact: Fact, rollup: Rollup) -> str:
     )
 
 
-def _to_sum(rollup: Rollup) -> str:
+def _to_sum(rollup: Rollup, beside: str = "") -> str:
     return (
-        f"SELECT {_groups(rollup)} FROM cdc.{quoted(noted(rollup))}"
+        f"SELECT {_groups(rollup)}{beside} FROM cdc.{quoted(noted(rollup))}"
         " WHERE _version >= {since:UInt128}"
     )
 
 
 def _sum(rollup: Rollup, *, only_noted: bool) -> str:
-    """Sums by group; a group that is there and has no facts left gets a delete marker.
+    """Sums by group; a group that has no facts left gets a delete marker, of all groups where one
+    is there, of noted ones always: a rebuild that read before may be about to write a sum.
 
     One insert, so that no reader sees a row that moved in two groups or in none.
     """
     measures = "".join(f", {text} AS _sum_{at}" for at, (_, text) in enumerate(rollup.sums))
     zeros = ", 0" * len(rollup.sums)
     sums = "".join(f"sumIf(_sum_{at}, _facts = 1), " for at in range(len(rollup.sums)))
-    there = f" WHERE {key_expression([n for n, _ in rollup.by])} IN ({_to_sum(rollup)})"
+    groups = (
+        _to_sum(rollup, f", 0{zeros}")
+        if only_noted
+        else (f"SELECT {_groups(rollup)}, 0{zeros} FROM cdc.{quoted(rollup.name)} FINAL")
+    )
     return (
         f"INSERT INTO cdc.{quoted(rollup.name)}\n"
         f"SELECT {_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
         " found = 0\nFROM (\n"
         f"    SELECT {_expressions(rollup)}, 1 AS _facts{measures}\n"
         f"    FROM cdc.{{fact:Identifier}} FINAL{_noted_rows(rollup) if only_noted else ''}\n"
-        f"    UNION ALL\n    SELECT {_groups(rollup)}, 0{zeros}"
-        f" FROM cdc.{quoted(rollup.name)} FINAL{there if only_noted else ''}\n"
+        f"    UNION ALL\n    {groups}\n"
         f")\nGROUP BY {_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
     )
 

@@ -290,7 +290,7 @@ FROM (
     AND product_category IN (SELECT category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
     AND (toDate32(order_date), customer_country, product_category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
     UNION ALL
-    SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL WHERE (day, country, category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128}
 )
 GROUP BY day, country, category
 SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
