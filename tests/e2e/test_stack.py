@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -15,8 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from sluice.settings import PROJECT
+from sluice.settings import PROJECT, read_settings
+from store_api.database import make_engine
 from tests.conftest import stack_environment, temporary_home
+from tests.oracle import change, facts, joined
 
 pytestmark = pytest.mark.e2e
 
@@ -117,6 +120,37 @@ def test_requests_to_the_store_are_in_the_fact_within_two_minutes(stack: Running
         until(lambda: "no rows" in stack.query(seen), 120)
 
 
+def test_after_thousands_of_random_changes_the_fact_is_postgres_own_join(stack: Running) -> None:
+    settings = read_settings(stack.environment)
+    engine = make_engine(settings.postgres)
+    chance = random.Random(11)
+    with httpx.Client(base_url=f"http://127.0.0.1:{settings.api_port}/api") as api:
+        for _ in range(4):
+            change(engine, chance, 800)
+            for item in api.get("/order-items", params={"limit": 40}).json():
+                edit_item(api, chance, item)
+    for step in (["drain", "--until-empty"], ["rebuild"], ["quality"]):
+        done = stack.sluice(*step)
+        assert done.returncode == 0, (step, done.stdout, done.stderr)
+    rows = facts(settings)
+    assert len(rows) > 1000
+    assert rows == joined(engine)
+    engine.dispose()
+
+
+def edit_item(api: httpx.Client, chance: random.Random, item: dict[str, Any]) -> None:
+    """Change, delete or copy one item through the store's API."""
+    address = f"/order-items/{item['id']}"
+    match chance.choice(["change", "delete", "copy"]):
+        case "change":
+            answer = api.patch(address, json={"quantity": chance.randint(1, 99)})
+        case "delete":
+            answer = api.delete(address)
+        case _:
+            answer = api.post("/order-items", json={k: v for k, v in item.items() if k != "id"})
+    assert answer.is_success, answer.text
+
+
 def test_a_crash_of_broker_relay_or_clickhouse_loses_nothing(stack: Running) -> None:
     services = stack.status()["services"]
     done = stack.sluice("demo", "--rate", "50", "--seconds", "3", "--seed", "5")
@@ -160,6 +194,7 @@ def test_wrong_calls_have_their_exit_codes_and_no_traceback(stack: Running) -> N
         (["up", "--detach"], busy, 3),
         (["quality"], dict(stack.environment, SLUICE_POSTGRES_PORT="1"), 3),
         (["drain"], dict(stack.environment, SLUICE_CLICKHOUSE_PORT="1"), 3),
+        (["drain"], dict(stack.environment, SLUICE_KAFKA_PORT="1"), 3),
         (["status"], dict(stack.environment, SLUICE_DRAIN_EVENTS="many"), 2),
     ]
     for arguments, environment, code in calls:

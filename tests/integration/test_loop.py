@@ -20,18 +20,12 @@ from sluice.errors import Retryable
 from sluice.relay.run import run
 from sluice.settings import Settings
 from store_api.database import make_engine
-from store_api.demo import Traffic, load
+from store_api.demo import load
+from tests.oracle import change, facts, joined
 
 pytestmark = pytest.mark.services
 
 CATALOG = load_catalog("models")
-ORACLE = """
-SELECT i.id, i.order_id, i.product_id, o.customer_id, i.quantity, i.price, o.order_date, o.status,
-    o.total, c.email, c.name, c.country, c.city, c.created_at, p.name, p.category, p.price,
-    p.created_at
-FROM order_items i JOIN orders o ON o.id = i.order_id JOIN customers c ON c.id = o.customer_id
-JOIN products p ON p.id = i.product_id ORDER BY i.id
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +71,7 @@ def checked(settings: Settings) -> Any:
 def assert_fact_equals_join(settings: Settings, engine: Engine) -> None:
     report = checked(settings)
     assert report.passed, [check.sentence() for check in report.checks]
-    _, facts = wiring.query(settings, "SELECT * FROM olap.fact_order_item ORDER BY order_item_id")
-    with engine.connect() as connection:
-        expected = [tuple(row) for row in connection.execute(text(ORACLE))]
-    assert facts == expected
+    assert facts(settings) == joined(engine)
 
 
 def test_the_snapshot_and_the_stream_give_the_join_postgres_gives(
@@ -94,19 +85,9 @@ def test_thousands_of_random_changes_and_key_changes_give_the_join_postgres_give
     services: Settings, engine: Engine, relay: threading.Event
 ) -> None:
     chance = random.Random(7)
-    traffic = Traffic(chance)
-    for step in range(3000):
-        with engine.begin() as connection:
-            traffic.change(connection)
-            if step % 100 == 50:
-                connection.execute(
-                    text("UPDATE order_items SET id = id + 1000000 WHERE id % 97 = :least"),
-                    {"least": chance.randrange(97)},
-                )
-            if step % 500 == 250:
-                connection.execute(text("UPDATE order_items SET id = -id WHERE id % 53 = 0"))
-        if step % 1000 == 999:
-            wiring.drain(services, "order_items")
+    for _ in range(3):
+        change(engine, chance, 1000)
+        wiring.drain(services, "order_items")
     assert_fact_equals_join(services, engine)
 
 
