@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -25,6 +25,7 @@ from sluice.events import (
     FullRow,
     Key,
     KeyDeleted,
+    OutdatedRow,
     PartialRow,
     Record,
     Reject,
@@ -51,10 +52,12 @@ class Decoder:
     Args:
         table: the table.
         event_type: the generated `XEvent` of its model.
+        former: columns that the table had once; events of that time are taken without them.
     """
 
-    def __init__(self, table: Table, event_type: Any) -> None:
+    def __init__(self, table: Table, event_type: Any, former: Collection[str] = ()) -> None:
         self.table = table
+        self._former = frozenset(former)
         self._adapter: TypeAdapter[Any] = TypeAdapter(event_type)
         self._names = [column.name for column in table.columns]
         self._values = _getter(self._names)
@@ -64,6 +67,7 @@ class Decoder:
             for column in table.columns
             if column.nullable and column.type.nullable and not column.has_default
         }
+        self._required = set(self._names) - self._added.keys()
         self._fits = [
             (index, column.name, column.type.to_driver)
             for index, column in enumerate(table.columns)
@@ -82,10 +86,9 @@ class Decoder:
         changes: list[Change] = []
         rejects: list[Reject] = []
         sources: set[str] = set()
-        validate = self._adapter.validate_json
         for record in records:
             try:
-                event = validate(record.value or b"")
+                event = self._event(record.value or b"")
                 changes += self._changes(event, record, epoch, base_seq + record.offset + 1)
                 sources.add(event["metadata"]["source"])
             except ValidationError as error:
@@ -93,6 +96,19 @@ class Decoder:
             except (Rejected, ValueError) as error:
                 rejects.append(Reject(record=record, reason=str(error)[:_REASON_LENGTH]))
         return Decoded(changes=changes, rejects=rejects, sources=frozenset(sources))
+
+    def _event(self, value: bytes) -> Any:
+        try:
+            return self._adapter.validate_json(value)
+        except ValidationError as error:
+            problems = error.errors(include_input=False, include_url=False)
+            if not self._former & {name for problem in problems for name in problem["loc"]}:
+                raise
+        event = json.loads(value)
+        for row in filter(None, (event["payload"], event["before"])):
+            for name in self._former & row.keys():
+                del row[name]
+        return self._adapter.validate_json(json.dumps(event))
 
     def _changes(
         self, event: Mapping[str, Any], record: Record, epoch: int, seq: int
@@ -122,31 +138,30 @@ class Decoder:
         record: Record,
         place: Mapping[str, Any],
     ) -> Iterator[Change]:
-        former = self._key_of(payload if before is None else before)
+        key = self._key_of(payload)
+        former = key if before is None else self._key_of(before)
         values = self._stored(payload)
-        if UNCHANGED in values:
-            yield PartialRow(values=values, former_key=former, record=record, **place)
-        else:
+        if values is not None and UNCHANGED not in values:
             yield FullRow(values=values, **place)
-        if before is not None and former != self._key_of(payload):
+        else:
+            text = tuple(map(str, self._key(payload)))
+            known = {"former_key": former, "key": key, "key_text": text, "record": record, **place}
+            yield PartialRow(values=values, **known) if values else OutdatedRow(**known)
+        if former != key:
             yield KeyDeleted(key=former, **place)
 
     def _key_of(self, row: Mapping[str, Any]) -> Key:
         return _fitted(self._key(row), self._key_fits)
 
-    def _stored(self, payload: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _stored(self, payload: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The row's values; None when it lacks a column that Postgres did not fill with NULL."""
         try:
             values = self._values(payload)
         except KeyError:
-            values = self._former(payload)
+            if self._required - payload.keys():
+                return None
+            values = self._values({**self._added, **payload})
         return _fitted(values, self._fits)
-
-    def _former(self, payload: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A row of before a column was there: NULL, where that is what Postgres gave it."""
-        try:
-            return self._values({**self._added, **payload})
-        except KeyError as error:
-            raise Rejected(f"payload.{error.args[0]}: the column is missing") from None
 
 
 Fit = tuple[int, str, Callable[[Any], Any]]

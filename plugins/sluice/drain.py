@@ -11,24 +11,22 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import uuid4
 
 from sluice.catalog import Table
+from sluice.completion import Reread, completed
 from sluice.decoding import Decoded, Decoder
 from sluice.errors import PoisonedTopic, SourceChanged
 from sluice.events import (
-    UNCHANGED,
     Change,
-    FullRow,
-    Key,
-    KeyDeleted,
+    OutdatedRow,
     PartialRow,
     Record,
     Reject,
     Truncated,
 )
 from sluice.ports import ChangeLog, Checkpoint, DrainReport, StateStore
+from sluice.row_form import RowForm
 from sluice.settings import DrainSettings
 
 log = logging.getLogger(__name__)
@@ -39,11 +37,16 @@ FEW_REJECTS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Drains tables from a change log into a state store, within limits."""
+    """Drains tables from a change log into a state store, within limits.
+
+    Attributes:
+        reread: asked for rows that their event has not whole; without it those are dead letters.
+    """
 
     changes: ChangeLog
     store: StateStore
     limits: DrainSettings
+    reread: Reread | None = None
 
     def run(self, decoder: Decoder) -> DrainReport:
         """Drain one table until its topic's end or a limit is reached.
@@ -124,7 +127,7 @@ class Drain:
         decoded = decoder.decode(records, epoch=checkpoint.epoch, base_seq=checkpoint.base_seq)
         source = _one_source(table, checkpoint, decoded)
         self._refuse_poison(table, len(records), decoded.rejects)
-        unresolved, truncated = self._store(table, decoded.changes, checkpoint.truncated)
+        unresolved, truncated = self._store(decoder, decoded.changes, checkpoint.truncated)
         rejects = decoded.rejects + unresolved
         if rejects:
             self._keep_rejects(decoder, checkpoint.broker_epoch, rejects)
@@ -161,99 +164,31 @@ class Drain:
         self.changes.publish_dead_letters(name, rejects)
 
     def _store(
-        self, table: Table, changes: Sequence[Change], truncated: int
+        self, decoder: Decoder, changes: Sequence[Change], truncated: int
     ) -> tuple[list[Reject], int]:
         """Write changes in order; what could not be completed, and the newest truncation."""
+        table = decoder.table
         rejects: list[Reject] = []
         start = 0
         for index, change in enumerate(changes):
             if isinstance(change, Truncated):
-                rejects += self._append(table, changes[start:index], truncated)
+                rejects += self._append(decoder, changes[start:index], truncated)
                 self.store.truncate(table, change)
                 truncated = max(truncated, change.version)
                 start = index + 1
-        rejects += self._append(table, changes[start:], truncated)
+        rejects += self._append(decoder, changes[start:], truncated)
         return rejects, truncated
 
-    def _append(self, table: Table, changes: Sequence[Change], truncated: int) -> list[Reject]:
+    def _append(self, decoder: Decoder, changes: Sequence[Change], truncated: int) -> list[Reject]:
+        table = decoder.table
         rejects: list[Reject] = []
-        if any(isinstance(change, PartialRow) for change in changes):
-            changes, rejects = self._complete(table, changes)
+        if any(isinstance(change, PartialRow | OutdatedRow) for change in changes):
+            changes, rejects = completed(decoder, changes, self.store, self.reread)
         if changes:
-            blank = _Blank(table)
-            rows = [blank.stored(change, truncated) for change in changes]
+            form = RowForm(table)
+            rows = [form.stored(change, truncated) for change in changes]
             self.store.append(table, list(zip(*rows, strict=True)))
         return rejects
-
-    def _complete(
-        self, table: Table, changes: Sequence[Change]
-    ) -> tuple[list[Change], list[Reject]]:
-        """Fill in values that Postgres left out because an update did not change them."""
-        partial = [change for change in changes if isinstance(change, PartialRow)]
-        current = self.store.current(table, [change.former_key for change in partial])
-        known = {key: row for key, (_, row) in current.items() if row is not None}
-        key_of = _Blank(table).key_of
-        complete: list[Change] = []
-        rejects: list[Reject] = []
-        for change in changes:
-            row = change
-            if isinstance(change, PartialRow):
-                version, _ = current.get(change.former_key, (0, None))
-                if version >= change.version:
-                    continue  # read again: what came later is in the table already
-                if change.former_key not in known:
-                    rejects.append(_without_base(change))
-                    continue
-                row = _filled(change, known[change.former_key])
-            if isinstance(row, FullRow):
-                known[key_of(row.values)] = row.values
-            elif isinstance(row, KeyDeleted):
-                known.pop(row.key, None)
-            complete.append(row)
-        return complete, rejects
-
-
-class _Blank:
-    """Changes as stored rows: a deleted key stands among zero values."""
-
-    def __init__(self, table: Table) -> None:
-        self._zeros = [None if column.nullable else column.type.zero for column in table.columns]
-        names = [column.name for column in table.columns]
-        self._key_at = [names.index(column.name) for column in table.key]
-
-    def key_of(self, values: Sequence[Any]) -> Key:
-        return tuple(values[index] for index in self._key_at)
-
-    def stored(self, change: Change, truncated: int) -> tuple[Any, ...]:
-        deleted = int(isinstance(change, KeyDeleted) or change.version < truncated)
-        if isinstance(change, FullRow):
-            values = change.values
-        else:
-            assert isinstance(change, KeyDeleted)
-            zeros = list(self._zeros)
-            for index, value in zip(self._key_at, change.key, strict=True):
-                zeros[index] = value
-            values = tuple(zeros)
-        return (*values, change.version, deleted, change.seq, change.committed_at)
-
-
-def _filled(change: PartialRow, base: tuple[Any, ...]) -> FullRow:
-    values = tuple(
-        old if new == UNCHANGED else new for new, old in zip(change.values, base, strict=True)
-    )
-    return FullRow(
-        values=values,
-        version=change.version,
-        seq=change.seq,
-        committed_at=change.committed_at,
-    )
-
-
-def _without_base(change: PartialRow) -> Reject:
-    return Reject(
-        record=change.record,
-        reason=f"an unchanged large value was left out and no row has key {change.former_key}",
-    )
 
 
 def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:

@@ -38,6 +38,8 @@ DEAD_LETTER_TOPIC = "cdc.dead_letter"
 DRAIN_GROUP = "sluice-drain"
 
 Key = tuple[Any, ...]
+# A key's parts in Postgres' text form.
+KeyText = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,18 @@ class PartialRow(Change):
 
     values: tuple[Any, ...]
     former_key: Key
+    key: Key
+    key_text: KeyText
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutdatedRow(Change):
+    """A row of before the table had all its columns; Postgres has what it lacks."""
+
+    former_key: Key
+    key: Key
+    key_text: KeyText
     record: Record
 
 

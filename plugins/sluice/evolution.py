@@ -133,6 +133,11 @@ def require_same(clickhouse: ClickHouse, table: Table) -> None:
         )
 
 
+def former_columns(clickhouse: ClickHouse, table: Table) -> set[str]:
+    """Columns that the table had once: the history keeps them."""
+    return _columns(clickhouse, table.history).keys() - {column.name for column in table.columns}
+
+
 def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
     """Whether the fact is there in another form than the models give."""
     present = _columns(clickhouse, fact.name)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from sluice.catalog import Column, Table
 from sluice.errors import WrongUsage
-
-KeyText = tuple[str, ...]
+from sluice.events import KeyText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,8 @@ from sluice.errors import (
     TopicGap,
     WrongUsage,
 )
-from sluice.evolution import evolve, fact_differs, require_same
+from sluice.events import KeyText
+from sluice.evolution import evolve, fact_differs, former_columns, require_same
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
@@ -41,6 +42,7 @@ from sluice.rebuild import Rebuild, RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.reading import exact_snapshot, fenced_reading
+from sluice.relay.rows import present_rows
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
 from sluice.settings import PROJECT, Settings
@@ -141,8 +143,9 @@ def drain(settings: Settings, table: str) -> DrainReport:
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         require_same(clickhouse, catalog.table(table))
+        decoder = _decoder(clickhouse, catalog, table)
     with _drain(settings) as run:
-        return run.run(_decoder(catalog, table))
+        return run.run(decoder)
 
 
 def resync(
@@ -150,9 +153,9 @@ def resync(
 ) -> ResyncReport:
     """Read a table, or some of its keys, again from Postgres; see Resync.run."""
     catalog = load_catalog(settings.models)
-    table, decoder = catalog.table(name), _decoder(catalog, name)
-    topics = Topics(settings.kafka)
+    table, topics = catalog.table(name), Topics(settings.kafka)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as drain:
+        decoder = _decoder(clickhouse, catalog, name)
 
         def drain_once() -> None:
             try:
@@ -225,7 +228,7 @@ def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = Fals
 
 def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: Drain) -> Quality:
     rebuilds = {fact.name: make_rebuild(clickhouse, fact) for fact in catalog.facts}
-    decoders = [_decoder(catalog, table.name) for table in catalog.tables]
+    decoders = [_decoder(clickhouse, catalog, table.name) for table in catalog.tables]
 
     def catch_up() -> None:
         for decoder in decoders:
@@ -318,10 +321,20 @@ def _drain(settings: Settings) -> Iterator[Drain]:
         closing(ClickHouse(settings.clickhouse)) as clickhouse,
         closing(KafkaLog(settings.kafka)) as changes,
     ):
-        yield Drain(changes=changes, store=ClickHouseStore(clickhouse), limits=settings.drain)
+        yield Drain(
+            changes=changes,
+            store=ClickHouseStore(clickhouse),
+            limits=settings.drain,
+            reread=lambda table, keys: _present_rows(settings, table, keys),
+        )
 
 
-def _decoder(catalog: Catalog, name: str) -> Decoder:
+def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
+    with slots.session(settings.postgres) as cursor:
+        return present_rows(cursor, table, keys)
+
+
+def _decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder:
     table = catalog.table(name)
     try:
         schemas = importlib.import_module(catalog.schemas)
@@ -330,7 +343,7 @@ def _decoder(catalog: Catalog, name: str) -> Decoder:
         raise WrongUsage(
             f"{catalog.schemas} has no schema of {name}", remedy="run: make generate"
         ) from error
-    return Decoder(table, event_type)
+    return Decoder(table, event_type, former_columns(clickhouse, table))
 
 
 def _fact(catalog: Catalog, name: str) -> Fact:

@@ -160,24 +160,36 @@ def added_and_widened(harbour: Harbour) -> None:
 
 
 def added_with_a_default(harbour: Harbour) -> None:
-    harbour.postgres("ALTER TABLE ferries ADD decks int NOT NULL DEFAULT 2")
+    harbour.postgres(
+        "INSERT INTO ferries VALUES (2, 'Cara')",  # an event of the old shape
+        "ALTER TABLE ferries ADD decks int NOT NULL DEFAULT 2",
+        "UPDATE ferries SET decks = 3 WHERE id = 2",
+    )
     harbour.take([NAME, DECKS], [WIDE, NOTE])
     assert "rows of ferries lack the new values; run: sluice resync ferries" in wiring.initialise(
         harbour.settings
     )
+    wiring.drain(harbour.settings, "ferries")
+    assert harbour.dead() == []
     wiring.resync(harbour.settings, "ferries")
     harbour.settle()
-    assert harbour.rows("SELECT id, decks FROM olap.dim_ferry") == [(1, 2)]
+    decks = "SELECT id, decks FROM olap.dim_ferry ORDER BY id"
+    assert harbour.rows(decks) == [(1, 2), (2, 3)]
     assert harbour.rows("SELECT DISTINCT ferry_decks FROM olap.fact_crossing") == [(2,)]
 
 
 def dropped(harbour: Harbour) -> None:
-    harbour.postgres("ALTER TABLE crossings DROP note")
+    harbour.postgres(
+        "INSERT INTO crossings VALUES (14, 1, 8, 'old')",  # an event with the column
+        "ALTER TABLE crossings DROP note",
+    )
     harbour.take([NAME, DECKS], [WIDE])
     done = wiring.initialise(harbour.settings)
     assert any("DROP COLUMN IF EXISTS note" in line for line in done), done
     harbour.postgres("INSERT INTO crossings VALUES (13, 1, 7)")
     harbour.settle()
+    assert harbour.rows("SELECT cars FROM olap.fact_crossing WHERE crossing_id = 14") == [(8,)]
+    assert harbour.dead() == []
     assert "note" not in wiring.query(harbour.settings, "SELECT * FROM olap.fact_crossing")[0]
     assert harbour.rows("SELECT note FROM cdc.history_crossings FINAL WHERE id = 12") == [("full",)]
 
@@ -218,5 +230,5 @@ def another_type_stops_until_its_plan_is_run(harbour: Harbour) -> None:
     wiring.resync(harbour.settings, "crossings")
     harbour.settle()
     found = harbour.rows("SELECT crossing_id, cars FROM olap.fact_crossing ORDER BY crossing_id")
-    assert found == [(10, "5"), (11, "6"), (12, "5000000000"), (13, "7")]
+    assert found == [(10, "5"), (11, "6"), (12, "5000000000"), (13, "7"), (14, "8")]
     assert harbour.dead() == []

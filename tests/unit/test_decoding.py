@@ -9,7 +9,7 @@ import pytest
 from models.generated import ProductEvent
 from sluice.catalog import load_catalog
 from sluice.decoding import Decoded, Decoder
-from sluice.events import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record, Truncated
+from sluice.events import UNCHANGED, FullRow, KeyDeleted, OutdatedRow, PartialRow, Record, Truncated
 
 TABLE = load_catalog("models").table("products")
 DECODER = Decoder(TABLE, ProductEvent)
@@ -52,6 +52,26 @@ def test_a_value_that_was_left_out_makes_the_row_partial() -> None:
     assert change.former_key == (1,)
 
 
+def test_a_row_that_lacks_a_column_is_outdated() -> None:
+    (change,) = decode(event("update", {"id": 8}, {"id": 1})).changes[:1]
+    assert isinstance(change, OutdatedRow)
+    assert (change.former_key, change.key, change.key_text) == ((1,), (8,), ("8",))
+
+
+def test_a_column_that_the_table_had_once_is_left_out_and_no_other() -> None:
+    decoder = Decoder(TABLE, ProductEvent, former={"colour"})
+    values = [event("update", {**ROW, name: "red"}, {"id": 1}) for name in ("colour", "size")]
+    records = [Record(offset=7, key=None, value=value) for value in values]
+    decoded = decoder.decode(records, epoch=1, base_seq=0)
+    assert [change.values for change in decoded.changes if isinstance(change, FullRow)] == [
+        change.values
+        for change in decode(event("update", ROW)).changes
+        if isinstance(change, FullRow)
+    ]
+    (reject,) = decoded.rejects
+    assert reject.reason.startswith("payload.size")
+
+
 def test_a_delete_needs_the_key_alone_and_a_truncate_nothing() -> None:
     assert isinstance(decode(event("delete", {"id": 4})).changes[0], KeyDeleted)
     assert isinstance(decode(event("truncate", None)).changes[0], Truncated)
@@ -69,7 +89,6 @@ def test_a_delete_needs_the_key_alone_and_a_truncate_nothing() -> None:
         (event("insert", {**ROW, "price": "NaN"}), "payload.price"),
         (event("insert", {**ROW, "created_at": "infinity"}), "payload.created_at"),
         (event("insert", {**ROW, "created_at": "1850-01-01T00:00:00Z"}), "payload.created_at"),
-        (event("insert", {"id": 1}), "payload.category"),
         (event("insert", None), "no payload"),
         (event("insert", ROW, table="orders"), "orders"),
         (event("insert", ROW, source="stranger"), "metadata.source"),

@@ -50,11 +50,7 @@ def history(steps: list[Step]) -> tuple[list[bytes], dict[int, str]]:
     rows: dict[int, str] = {}
 
     def emit(operation: str, payload: Any, before: Any = None) -> None:
-        lsn = format_lsn(100 + len(events))
-        metadata = {"source": "relay", "table": "products", "operation": operation}
-        place = {"lsn": "0/1", "commit_lsn": lsn, "ordinal": 1, "commit_ts_ms": 1}
-        value = {"metadata": {**metadata, **place}, "payload": payload, "before": before}
-        events.append(json.dumps(value).encode())
+        events.append(event(operation, payload, len(events), before))
 
     for number, step in enumerate(steps):
         name = f"n{number}"
@@ -164,6 +160,35 @@ def test_a_slower_drain_is_told_and_changes_nothing() -> None:
     with pytest.raises(StaleCheckpoint):
         Drain(changes=slow, store=store, limits=LIMITS).run(DECODER)
     assert names(store) == expected
+
+
+def test_rows_that_no_event_has_whole_are_read_from_the_source_unless_they_are_gone() -> None:
+    whole = [row(key, f"now {key}") for key in (1, 2)]
+    sent = [{"id": 1, "name": "old"}, row(2, UNCHANGED), row(3, UNCHANGED)]
+    asked: list[Any] = []
+
+    def reread(table: Any, keys: Any) -> list[bytes]:
+        asked.append(keys)
+        return [event("read", payload) for payload in whole]
+
+    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5)
+    log = filled([event("update", payload, number) for number, payload in enumerate(sent)])
+    store = MemoryStore()
+    drain = Drain(changes=log, store=store, limits=limits, reread=reread)
+    drain.run(DECODER)
+    assert names(store) == {1: "now 1", 2: "now 2"}
+    assert (store.rejected, asked) == ({}, [[("1",), ("2",), ("3",)]])
+    whole[0]["price"] = "NaN"
+    log.produce(TABLE.topic, event("update", sent[0], 9))
+    assert drain.run(DECODER).rejected == 1
+    assert "payload.price" in log.dead_letters[0][1].reason
+
+
+def event(operation: str, payload: Any, number: int = 0, before: Any = None) -> bytes:
+    """An event at a place of its own."""
+    place = {"lsn": "0/1", "commit_lsn": format_lsn(100 + number), "ordinal": 1, "commit_ts_ms": 1}
+    metadata = {"source": "relay", "table": "products", "operation": operation, **place}
+    return json.dumps({"metadata": metadata, "payload": payload, "before": before}).encode()
 
 
 def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None:

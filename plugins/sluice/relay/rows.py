@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg2 import sql
 
 from sluice.catalog import Table
-from sluice.events import DELETE, READ, TRUNCATE
+from sluice.events import DELETE, READ, TRUNCATE, KeyText
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.pgoutput import RelationColumn, Value
-from sluice.relay.publisher import Batch, Publisher
+from sluice.relay.publisher import Batch
 from sluice.selection import Selection, ordered_as_text
 
 _UNESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _ROWS_BETWEEN_CHECKS = 1000
 _ALL = Selection()
+
+
+class Destination(Protocol):
+    """Where rows go: see Publisher."""
+
+    def publish(self, topic: str, key: str | None, value: bytes, batch: Batch) -> None:
+        """Take a message."""
+
+    def poll(self) -> None:
+        """Called every now and then."""
 
 
 class RowReader:
@@ -32,7 +42,7 @@ class RowReader:
         self,
         cursor: Any,
         table: Table,
-        publisher: Publisher,
+        publisher: Destination,
         batch: Batch,
         check: Callable[[], None],
     ) -> None:
@@ -78,6 +88,27 @@ class RowReader:
         lsn = self._batch.end_lsn
         value = self._transaction.event(self._encoder, operation, lsn, ordinal, payload, "null")
         self._publisher.publish(self._table.topic, key, value, self._batch)
+
+
+def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
+    """The rows of these keys as they are now, as `read` events; without those that are gone."""
+    found = _Found()
+    reader = RowReader(cursor, table, found, Batch(end_lsn=0), lambda: None)
+    reader.read(Selection(keys=tuple(keys)))
+    return found.values
+
+
+class _Found:
+    """Events that nobody publishes."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    def publish(self, topic: str, key: str | None, value: bytes, batch: Batch) -> None:
+        self.values.append(value)
+
+    def poll(self) -> None:
+        """Nothing is under way."""
 
 
 def _condition(table: Table, selection: Selection) -> sql.Composable:
