@@ -3,4 +3,5 @@ CREATE PUBLICATION pglog_stream_sluice FOR TABLE
     "public"."customers",
     "public"."products",
     "public"."orders",
-    "public"."order_items";
+    "public"."order_items"
+WITH (publish_via_partition_root = true);

@@ -22,9 +22,16 @@ def publication(catalog: Catalog) -> str:
 
 
 def options(catalog: Catalog) -> str:
-    """What follows the tables: nothing, or that computed columns are sent."""
-    computed = any(column.generated for table in catalog.tables for column in table.columns)
-    return "\nWITH (publish_generated_columns = stored)" if computed else ""
+    """What follows the tables: partitions as their root, and computed columns where there are."""
+    chosen = ["publish_via_partition_root = true"]
+    if computed(catalog):
+        chosen.append("publish_generated_columns = stored")
+    return f"\nWITH ({', '.join(chosen)})"
+
+
+def computed(catalog: Catalog) -> bool:
+    """Whether Postgres computes a column of the models."""
+    return any(column.generated for table in catalog.tables for column in table.columns)
 
 
 def _quoted(name: str) -> str:

@@ -15,7 +15,7 @@ from psycopg2 import sql
 
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete
-from sluice.generate.publication import options
+from sluice.generate.publication import computed, options
 from sluice.settings import RelaySettings
 
 _AGAIN = "take a new snapshot: sluice relay --snapshot"
@@ -31,9 +31,10 @@ WHERE c.oid = to_regclass(%s)
 # Computed columns are sent by PostgreSQL 18 and newer, which alone have pubgencols.
 _PUBLICATION = """
 SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
-    coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false)
+    coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot
 FROM pg_publication p WHERE pubname = %s
 """
+_PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
 _TABLES = """
 SELECT p.schemaname, p.tablename, p.rowfilter IS NOT NULL, r.oid::int8
 FROM pg_publication_tables p
@@ -48,7 +49,7 @@ class Publication:
     """The publication as it is.
 
     Attributes:
-        whole: whether it sends every operation, and no table by a filter.
+        whole: whether it sends every operation, no table by a filter, partitions as their root.
         identity: its object id and those of its tables' memberships; made again, they differ.
         missing: tables of the catalog that it lacks.
     """
@@ -64,19 +65,25 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
     row = cursor.fetchone()
     if row is None:
         return None
-    oid, whole, computed = row
-    whole = whole and (computed or not options(catalog))
+    oid, whole, sends_computed, via_root = row
+    whole = whole and (sends_computed or not computed(catalog))
     cursor.execute(_TABLES, [oid, relay.publication])
     members = {(schema, name): (filtered, rel) for schema, name, filtered, rel in cursor}
     tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
+    apart = [] if via_root else [table for table in catalog.tables if _partitioned(cursor, table)]
     return Publication(
-        whole=whole and not any(member[0] for _, member in tables if member),
+        whole=whole and not apart and not any(member[0] for _, member in tables if member),
         identity={
             "oid": oid,
             "tables": {table.name: member[1] for table, member in tables if member},
         },
-        missing=tuple(table for table, member in tables if member is None),
+        missing=tuple(table for table, member in tables if member is None and table not in apart),
     )
+
+
+def _partitioned(cursor: Any, table: Table) -> bool:
+    cursor.execute(_PARTITIONED, [_quoted(cursor, table.schema, table.relation)])
+    return cursor.fetchone() is not None
 
 
 def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
@@ -184,10 +191,11 @@ def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> Non
         )
     if not found.whole:
         raise PublicationIncomplete(
-            f"publication {relay.publication} leaves out operations, rows or computed columns",
-            remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}'),"
-            " publish_generated_columns = stored where columns are computed, remove row filters;"
-            " then: sluice relay --snapshot",
+            f"publication {relay.publication} leaves out operations, rows, computed columns or"
+            " the root of partitions",
+            remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}',"
+            " publish_via_partition_root = true), publish_generated_columns = stored where columns"
+            " are computed, remove row filters; then: sluice relay --snapshot",
         )
 
 

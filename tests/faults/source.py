@@ -1,0 +1,206 @@
+"""A PostgreSQL and a broker of the test's own, a relay between them, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import psycopg2
+
+from sluice.adapters.kafka import KafkaLog
+from sluice.adapters.postgres import connection_options
+from sluice.catalog import load_catalog
+from sluice.embedded.stack import Stack
+from sluice.errors import SluiceError
+from sluice.events import DEAD_LETTER_TOPIC, UNCHANGED
+from sluice.positions import parse_lsn
+from sluice.relay.run import run
+from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
+
+MODELS = "tests.faults.models"
+CATALOG = load_catalog(MODELS)
+TABLES = ("things", "parts")
+Row = dict[str, Any]
+
+
+class Source:
+    """One slot on the server; each test has its own, and empty tables."""
+
+    def __init__(self, settings: Settings, stack: Stack, ack: str = "broker") -> None:
+        relay = RelaySettings(slot=f"faults_{uuid4().hex[:8]}", ack=ack)
+        self.settings = replace(settings, models=MODELS, relay=relay)
+        self.stack = stack
+
+    @property
+    def slot(self) -> str:
+        return self.settings.relay.slot
+
+    def connect(self) -> Any:
+        """A session in autocommit mode; transactions are written out."""
+        connection = psycopg2.connect(**connection_options(self.settings.postgres))
+        connection.autocommit = True
+        return connection
+
+    def sql(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run each by itself; the rows of the last."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def transaction(self, *statements: str) -> None:
+        self.sql("BEGIN; " + "; ".join(statements) + "; COMMIT")
+
+    def lsn(self, expression: str = "pg_current_wal_insert_lsn()") -> int:
+        return parse_lsn(self.sql(f"SELECT ({expression})::text")[0][0])
+
+    def confirmed(self) -> int:
+        """What the slot has confirmed; 0 where there is no slot."""
+        rows = self.sql(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
+            f" WHERE slot_name = '{self.slot}'"
+        )
+        return parse_lsn(rows[0][0]) if rows and rows[0][0] else 0
+
+    @contextmanager
+    def relaying(self, *, snapshot: bool = False) -> Iterator[Relaying]:
+        """A relay in a thread; it has its slot when this begins."""
+        relaying = Relaying(self.settings, snapshot)
+        try:
+            until(lambda: self.confirmed() > 0 or relaying.error is not None)
+            yield relaying
+        finally:
+            relaying.stop()
+
+    @contextmanager
+    def process(self) -> Iterator[psutil.Process]:
+        """A relay in a process of its own, which may be killed."""
+        environment = {
+            **os.environ,
+            **self.stack.environment(),
+            "SLUICE_MODELS": MODELS,
+            "SLUICE_SLOT": self.slot,
+            "SLUICE_RELAY_ACK": "broker",
+            "SLUICE_POSTGRES_PORT": str(self.settings.postgres.port),
+            "SLUICE_KAFKA_PORT": self.settings.kafka.bootstrap.rpartition(":")[2],
+        }
+        command = [str(Path(sys.executable).parent / "sluice"), "relay"]
+        started = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=PROJECT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield psutil.Process(started.pid)
+        finally:
+            if started.poll() is None:
+                started.send_signal(signal.SIGTERM)
+            started.wait(30)
+
+    def events(self, table: str = "things") -> list[Row]:
+        """All events of a table, in the topic's order."""
+        topic = f"cdc.{table}"
+        with closing(KafkaLog(self.settings.kafka)) as changes:
+            records = [r for chunk in changes.read(topic, 0, 10_000, 60) for r in chunk]
+        return [json.loads(record.value or b"") for record in records]
+
+    def rows(self, table: str = "things") -> dict[int, Row]:
+        """The rows that the events give, each by its version, in whatever order they came."""
+        rows: dict[int, tuple[Any, Row | None]] = {}
+        cleared: Any = (0, 0)
+        for event in sorted(self.events(table), key=version):
+            payload, before = event["payload"], event["before"]
+            operation, at = event["metadata"]["operation"], version(event)
+            if operation == "truncate":
+                rows.clear()
+                cleared = at
+            elif operation == "delete":
+                rows[payload["id"]] = (at, None)
+            elif at > cleared:
+                former = rows.get((before or payload)["id"], (0, None))[1] or {}
+                row = {
+                    name: former[name] if value == UNCHANGED else value
+                    for name, value in payload.items()
+                }
+                if before is not None and before["id"] != payload["id"]:
+                    rows[before["id"]] = (at, None)
+                rows[payload["id"]] = (at, row)
+        return {key: row for key, (_, row) in rows.items() if row is not None}
+
+    def expected(self, table: str = "things") -> dict[int, Row]:
+        """The rows as Postgres has them."""
+        found = self.sql(f"SELECT to_jsonb(t) FROM {table} t")
+        return {row["id"]: row for (row,) in found}
+
+    def arrives(self, table: str = "things") -> None:
+        """Wait until the events give what Postgres has."""
+        until(lambda: self.rows(table) == self.expected(table))
+
+    def limit(self, kafka: KafkaSettings) -> None:
+        """Reach the broker with these options from here on."""
+        self.settings = replace(self.settings, kafka=kafka)
+
+    def dead_letters(self) -> list[bytes | None]:
+        """The keys of all dead letters."""
+        with closing(KafkaLog(self.settings.kafka)) as changes:
+            chunks = changes.read(DEAD_LETTER_TOPIC, 0, 10_000, 60)
+            return [record.key for chunk in chunks for record in chunk]
+
+    def server(self) -> psutil.Process:
+        return psutil.Process(self.stack.states()["postgres"].pid)
+
+    def broker(self) -> psutil.Process:
+        return psutil.Process(self.stack.states()["broker"].pid)
+
+
+class Relaying:
+    """A relay in a thread, and what it ended with."""
+
+    def __init__(self, settings: Settings, snapshot: bool) -> None:
+        self.error: SluiceError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(settings, snapshot))
+        self._thread.start()
+
+    def _run(self, settings: Settings, snapshot: bool) -> None:
+        try:
+            run(settings, CATALOG, snapshot=snapshot, stop=self._stop)
+        except SluiceError as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def ends(self) -> SluiceError:
+        """The error that it ends with by itself."""
+        until(lambda: self.error is not None)
+        assert self.error is not None
+        return self.error
+
+
+def version(event: Row) -> tuple[int, int]:
+    metadata = event["metadata"]
+    return parse_lsn(metadata["commit_lsn"]), metadata["ordinal"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.1)
