@@ -12,7 +12,7 @@ from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import TABLES, Source, until
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Settings, Stack]]:
     """PostgreSQL and a broker that tests may break."""
     with temporary_home() as home:

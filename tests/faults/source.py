@@ -150,6 +150,27 @@ class Source:
         """Wait until the events give what Postgres has."""
         until(lambda: self.rows(table) == self.expected(table))
 
+    def ack(self, ack: str) -> None:
+        """What the relay takes as durable from here on."""
+        relay = replace(self.settings.relay, ack=ack)
+        self.settings = replace(self.settings, relay=relay)
+
+    def active(self) -> bool:
+        """Whether a session reads from the slot."""
+        where = f"WHERE slot_name = '{self.slot}'"
+        return self.sql(f"SELECT active FROM pg_replication_slots {where}") == [(True,)]
+
+    def drop_slot(self) -> None:
+        until(lambda: not self.active())
+        self.sql(f"SELECT pg_drop_replication_slot('{self.slot}')")
+
+    @contextmanager
+    def server_stopped(self) -> Iterator[Path]:
+        """PostgreSQL's data folder while it is stopped; it starts again after."""
+        self.stack.halt(("postgres",))
+        yield self.settings.home / "postgres"
+        self.stack.start(("postgres",), lambda _: None)
+
     def limit(self, kafka: KafkaSettings) -> None:
         """Reach the broker with these options from here on."""
         self.settings = replace(self.settings, kafka=kafka)

@@ -95,8 +95,20 @@ class Topics:
         return next((note for note in notes if slot in (None, note["slot"])), None)
 
     def note_slot(self, note: dict[str, Any]) -> None:
-        """Note a snapshot: slot, system_identifier, consistent_point, publication."""
+        """Note a snapshot: slot, system_identifier, timeline, consistent_point, publication."""
         self._produce({"epoch": self.epoch(), **note})
+
+    def note_wal(self, slot: str, lsn: int) -> None:
+        """Note how far the server's WAL reached: an offset that the slot's group commits."""
+        with translated(self._bootstrap), self._consumer(f"sluice-relay-{slot}") as consumer:
+            position = TopicPartition(EPOCH_TOPIC, 0, lsn)
+            consumer.commit(offsets=[position], asynchronous=False)
+
+    def noted_wal(self, slot: str) -> int:
+        """What was noted last; 0 where nothing was."""
+        with translated(self._bootstrap), self._consumer(f"sluice-relay-{slot}") as consumer:
+            (found,) = consumer.committed([TopicPartition(EPOCH_TOPIC, 0)], timeout=_SECONDS)
+        return max(0, found.offset)
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the offset after its last message; topics that are not there are left out.

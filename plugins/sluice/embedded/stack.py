@@ -137,10 +137,14 @@ class Stack:
 
     def restart(self, names: Sequence[str], report: Callable[[str], None]) -> None:
         """Start programs anew, so that they read models and code as they are now; see `start`."""
+        self.halt(names)
+        self.start(names, report)
+
+    def halt(self, names: Sequence[str]) -> None:
+        """Stop programs; the others go on."""
         for name in names:
             if self._state(name) in {"RUNNING", "STARTING"}:
                 self._call("stopProcess", name)
-        self.start(names, report)
 
     def stop(self) -> None:
         """Stop everything; returns when no process is left."""

@@ -14,6 +14,7 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
+from sluice.positions import parse_lsn
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay import snapshot as snapshots
@@ -136,10 +137,13 @@ class Relay:
         return check
 
     def _heartbeat(self) -> None:
-        """Let an idle database's slot move on, and see that the publication is what it was."""
+        """Let an idle database's slot move on, note the WAL's position, and see that the
+        publication is what it was.
+        """
         settings = self._settings
         with slots.session(settings.postgres) as cursor:
-            cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
+            cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
+            self._topics.note_wal(settings.relay.slot, parse_lsn(cursor.fetchone()[0]))
             noted = self._topics.slot_note(settings.relay.slot)
             if noted and noted["consistent_point"]:
                 publications.require_unchanged(cursor, settings.relay, self._catalog, noted)

@@ -21,7 +21,7 @@ from sluice.errors import (
     SourceChanged,
     Unreachable,
 )
-from sluice.positions import parse_lsn
+from sluice.positions import format_lsn, parse_lsn
 from sluice.relay import publication as publications
 from sluice.settings import PostgresSettings, RelaySettings
 
@@ -73,7 +73,7 @@ def prepare(
         publications.require_keys(cursor, catalog)
         noted = topics.slot_note()
         if not snapshot:
-            _require_same_server(cursor, noted)
+            _require_same_server(cursor, noted, topics.noted_wal(relay.slot))
             noted = topics.slot_note(relay.slot)
             if row is None and noted and noted["consistent_point"]:
                 raise SlotMissing(
@@ -114,6 +114,7 @@ def note(
         {
             "slot": relay.slot,
             "system_identifier": _system(cursor),
+            "timeline": _timeline(cursor),
             "consistent_point": point,
             "publication": found.identity if found else {},
         }
@@ -199,11 +200,18 @@ def _require_logical(cursor: Any) -> None:
         )
 
 
-def _require_same_server(cursor: Any, noted: dict[str, Any] | None) -> None:
+def _require_same_server(cursor: Any, noted: dict[str, Any] | None, wal: int) -> None:
+    """That LSNs go on where they were: otherwise versions in ClickHouse could be above new ones."""
+    what = ""
     if noted and noted["system_identifier"] != _system(cursor):
-        # Its LSNs begin anew, so versions in ClickHouse could be above those of the new server.
+        what = "this PostgreSQL is not the server the last snapshot came from"
+    elif noted and noted.get("timeline") not in (None, _timeline(cursor)):
+        what = "this PostgreSQL was promoted or restored since the last snapshot: another timeline"
+    elif wal > _wal_end(cursor):
+        what = f"this PostgreSQL went back in time: its WAL was at {format_lsn(wal)} before"
+    if what:
         raise SourceChanged(
-            "this PostgreSQL is not the server the last snapshot came from",
+            what,
             remedy="if that is meant: drop the ClickHouse databases cdc and olap, then run:"
             " sluice init, sluice relay --snapshot",
         )
@@ -217,8 +225,7 @@ def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
             f"replication slot {name!r} was invalidated: WAL it needed is removed",
             remedy="raise max_slot_wal_keep_size, then run: sluice relay --snapshot",
         )
-    wal_end = parse_lsn(_value(cursor, "SELECT pg_current_wal_lsn()::text"))
-    if parse_lsn(confirmed) > wal_end:
+    if parse_lsn(confirmed) > _wal_end(cursor):
         raise SourceChanged(
             f"slot {name!r} is ahead of the server's WAL: the server went back in time",
             remedy="drop the ClickHouse databases cdc and olap, then run:"
@@ -229,6 +236,14 @@ def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
 
 def _system(cursor: Any) -> str:
     return str(_value(cursor, "SELECT system_identifier::text FROM pg_control_system()"))
+
+
+def _timeline(cursor: Any) -> int:
+    return int(_value(cursor, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"), 16)
+
+
+def _wal_end(cursor: Any) -> int:
+    return parse_lsn(_value(cursor, "SELECT pg_current_wal_lsn()::text"))
 
 
 def _slot(cursor: Any, name: str) -> tuple[Any, ...] | None:

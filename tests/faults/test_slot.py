@@ -1,0 +1,168 @@
+"""Slots, servers and publications that are not what the relay left."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extras import LogicalReplicationConnection
+
+from sluice.adapters.kafka import KafkaLog
+from sluice.adapters.postgres import connection_options
+from sluice.errors import (
+    NeedsPerson,
+    PublicationIncomplete,
+    SlotLost,
+    SlotMissing,
+    SourceChanged,
+)
+from tests.faults.source import Source, until, version
+
+pytestmark = pytest.mark.services
+
+
+def test_of_two_commits_side_by_side_the_one_that_is_not_drained_is_sent_again(
+    source: Source,
+) -> None:
+    with source.relaying():
+        source.arrives()
+    source.ack("drained")
+    with source.relaying(), closing(KafkaLog(source.settings.kafka)) as changes:
+        source.sql("INSERT INTO things VALUES (1, 'a')", "INSERT INTO things VALUES (2, 'b')")
+        until(lambda: len(source.events()) == 3)
+        one, two = (version(event)[0] for event in source.events()[1:])
+        changes.commit("cdc.things", 2)  # the snapshot's end and the first
+        until(lambda: source.confirmed() > one)
+        assert source.confirmed() <= two
+    with source.relaying():
+        until(lambda: len(source.events()) == 4)
+    assert [event["payload"]["id"] for event in source.events()[1:]] == [1, 2, 2]
+
+
+def test_confirming_a_row_that_is_shorter_in_the_wal_loses_nothing(source: Source) -> None:
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (1, repeat('a', 2000000))")
+        source.arrives()
+        end = source.lsn()
+        until(lambda: source.confirmed() >= end)
+        assert source.confirmed() <= source.lsn()
+    source.sql("INSERT INTO things VALUES (2, 'b')", "INSERT INTO things VALUES (3, 'c')")
+    with source.relaying():
+        source.arrives()
+
+
+def test_a_slot_that_lost_its_wal_stops_the_relay_until_a_new_snapshot(source: Source) -> None:
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        source.arrives()
+    source.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
+    try:
+        for _ in range(6):
+            source.sql("INSERT INTO parts VALUES (1, NULL)", "DELETE FROM parts")
+            source.sql("SELECT pg_switch_wal()", "CHECKPOINT")
+        source.sql("INSERT INTO things VALUES (2, 'b')", "DELETE FROM things WHERE id = 1")
+        with source.relaying() as relaying:
+            error = relaying.ends()
+        assert isinstance(error, SlotLost)
+        assert error.remedy is not None
+        assert "sluice relay --snapshot" in error.remedy
+    finally:
+        source.sql("ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
+    with source.relaying(snapshot=True):
+        source.arrives()
+
+
+def test_a_slot_that_is_gone_is_not_made_again_in_silence(source: Source) -> None:
+    with source.relaying():
+        source.arrives()
+    source.drop_slot()
+    with source.relaying() as relaying:
+        assert isinstance(relaying.ends(), SlotMissing)
+    assert source.confirmed() == 0
+
+
+def test_a_second_relay_waits_for_the_first_to_end(
+    source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    with source.relaying(), source.relaying() as second:
+        until(lambda: "in use by another relay" in caplog.text)
+        assert second.error is None
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        source.arrives()
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (2, 'b')")
+        source.arrives()
+
+
+def test_a_slot_ahead_of_the_servers_wal_is_refused(source: Source) -> None:
+    with source.relaying():
+        source.arrives()
+    options = connection_options(source.settings.postgres)
+    session = psycopg2.connect(**options, connection_factory=LogicalReplicationConnection)
+    with closing(session), session.cursor() as cursor:
+        arguments = {"proto_version": "1", "publication_names": source.settings.relay.publication}
+        cursor.start_replication(slot_name=source.slot, decode=False, options=arguments)
+        ahead = source.lsn() + (1 << 40)
+        until(lambda: fed_back(cursor, ahead) and source.confirmed() == ahead)
+    until(lambda: not source.active())
+    with source.relaying() as relaying:
+        assert isinstance(relaying.ends(), SourceChanged)
+
+
+def fed_back(cursor: Any, lsn: int) -> bool:
+    cursor.read_message()
+    cursor.send_feedback(flush_lsn=lsn, force=True)
+    return True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP PUBLICATION {0}",
+        "DROP PUBLICATION {0}; CREATE PUBLICATION {0} FOR TABLE things, parts",
+        "ALTER PUBLICATION {0} DROP TABLE things",
+        "ALTER PUBLICATION {0} SET (publish = 'insert')",
+        "DROP TABLE parts; CREATE TABLE parts (id int PRIMARY KEY, thing_id int)",
+        "ALTER TABLE parts RENAME TO pieces; CREATE TABLE parts (id int PRIMARY KEY, thing_id int)",
+    ],
+)
+def test_a_publication_that_left_something_out_is_refused(source: Source, change: str) -> None:
+    with source.relaying():
+        source.arrives()
+    source.sql(change.format(source.settings.relay.publication))
+    try:
+        with source.relaying() as relaying:
+            error = relaying.ends()
+        assert isinstance(error, PublicationIncomplete)
+        assert error.remedy is not None
+    finally:
+        source.sql("DROP TABLE IF EXISTS pieces")
+
+
+def test_tables_without_the_models_key_are_refused_before_they_are_published(
+    source: Source,
+) -> None:
+    source.sql("ALTER TABLE parts DROP CONSTRAINT parts_pkey", "INSERT INTO parts VALUES (1, NULL)")
+    with source.relaying() as relaying:
+        assert isinstance(relaying.ends(), NeedsPerson)
+    assert source.sql("SELECT 1 FROM pg_publication WHERE pubname LIKE '%faults%'") == []
+    source.sql("UPDATE parts SET id = 2")
+    source.sql("ALTER TABLE parts ADD PRIMARY KEY (id) DEFERRABLE")
+    with source.relaying() as relaying:
+        assert "deferrable" in str(relaying.ends())
+    source.sql("ALTER TABLE parts DROP CONSTRAINT parts_pkey, ADD PRIMARY KEY (id)")
+    with source.relaying():
+        source.sql("ALTER TABLE parts RENAME id TO number", "INSERT INTO parts VALUES (3, NULL)")
+    with source.relaying() as relaying:
+        assert isinstance(relaying.ends(), NeedsPerson)
+
+
+def test_the_slot_of_an_idle_table_moves_on_when_others_are_written(source: Source) -> None:
+    source.sql("CREATE TABLE IF NOT EXISTS busy (id int)")
+    with source.relaying():
+        source.sql("INSERT INTO busy SELECT i FROM generate_series(1, 100000) i")
+        end = source.lsn()
+        until(lambda: source.confirmed() > end)
+    source.sql("DROP TABLE busy")
