@@ -21,6 +21,7 @@ import psycopg2
 
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import connection_options
+from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
@@ -117,6 +118,11 @@ class Source:
         with closing(KafkaLog(self.settings.kafka)) as changes:
             records = [r for chunk in changes.read(topic, 0, 10_000, 60) for r in chunk]
         return [json.loads(record.value or b"") for record in records]
+
+    def topic_has(self, table: str) -> bool:
+        """Whether any event of the table is on the broker."""
+        topic = f"cdc.{table}"
+        return Topics(self.settings.kafka).ends([topic]).get(topic, 0) > 0
 
     def rows(self, table: str = "things") -> dict[int, Row]:
         """The rows that the events give, each by its version, in whatever order they came."""

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.adapters.topics import Topics
 from sluice.errors import NotReady, Retryable, TopicGap, WrongUsage
-from sluice.relay import reading
+from sluice.relay import reading, slot
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
@@ -163,7 +163,7 @@ def test_a_truncate_after_the_fence_wins(
 def test_a_transaction_that_stays_open_is_named_in_time(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_PATIENCE", 1.0)
+    monkeypatch.setattr(slot, "PATIENCE", 1.0)
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE held (id int)"))
         connection.execute(text("UPDATE customers SET city = city WHERE id = 1"))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg2
-
 from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
-from sluice.errors import NotReady, Unreachable
+from sluice.errors import Unreachable
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.rows import RowReader
 from sluice.selection import Selection
 from sluice.settings import Settings
-
-_PATIENCE = 60.0
 
 
 class FencedReading:
@@ -80,7 +75,7 @@ def fenced_reading(
         slots.replication(settings.postgres) as holder,
         slots.session(settings.postgres) as cursor,
     ):
-        _, point = _in_time(holder, lambda: slots.export_snapshot(holder, cursor, settings.relay))
+        _, point = slots.export_snapshot(holder, cursor, settings.relay)
         publisher = Publisher(settings.kafka, lambda: None)
         try:
             yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain)
@@ -103,7 +98,7 @@ def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterato
         slots.session(settings.postgres) as cursor,
         slots.session(settings.postgres) as beside,
     ):
-        _, point = _in_time(holder, lambda: slots.export_snapshot(holder, cursor, settings.relay))
+        _, point = slots.export_snapshot(holder, cursor, settings.relay)
         beside.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
         passed(point)
         yield ExactSnapshot(cursor, point)
@@ -120,18 +115,3 @@ class ExactSnapshot:
         self._cursor.execute(query)
         found: list[tuple[Any, ...]] = self._cursor.fetchall()
         return found
-
-
-def _in_time(holder: Any, call: Callable[[], tuple[str, int]]) -> tuple[str, int]:
-    timer = threading.Timer(_PATIENCE, holder.connection.cancel)
-    timer.start()
-    try:
-        return call()
-    except psycopg2.errors.QueryCanceled as error:
-        raise NotReady(
-            f"a transaction has been open in PostgreSQL for more than {_PATIENCE:.0f} s",
-            remedy="end it (SELECT pid, xact_start, query FROM pg_stat_activity"
-            " WHERE xact_start IS NOT NULL ORDER BY 2), then run it again",
-        ) from error
-    finally:
-        timer.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import (
     NeedsPerson,
+    NotReady,
     SlotBusy,
     SlotLost,
     SlotMissing,
@@ -32,6 +34,8 @@ SESSION_OPTIONS = (
     " -c bytea_output=hex -c timezone=UTC"
     " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off"
 )
+# Seconds that a snapshot waits for transactions that began before it.
+PATIENCE = 60.0
 SNAPSHOT = "take a new snapshot: sluice relay --snapshot"
 
 
@@ -131,15 +135,35 @@ def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str
 
     Returns:
         The temporary slot that keeps it, and the point.
+
+    Raises:
+        NotReady: a transaction that was open did not end within PATIENCE.
     """
     temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
-    holder.execute(
-        f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
-    )
+    with _patience(holder):
+        holder.execute(
+            f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
+        )
     _, point, exported, _ = holder.fetchone()
     cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
     return temporary, parse_lsn(point)
+
+
+@contextmanager
+def _patience(holder: Any) -> Iterator[None]:
+    timer = threading.Timer(PATIENCE, holder.connection.cancel)
+    timer.start()
+    try:
+        yield
+    except psycopg2.errors.QueryCanceled as error:
+        raise NotReady(
+            f"a transaction has been open in PostgreSQL for more than {PATIENCE:.0f} s",
+            remedy="end it (SELECT pid, xact_start, query FROM pg_stat_activity"
+            " WHERE xact_start IS NOT NULL ORDER BY 2), then run it again",
+        ) from error
+    finally:
+        timer.cancel()
 
 
 def drop(cursor: Any, name: str, topics: Topics) -> None:
