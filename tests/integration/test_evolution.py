@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.catalog import load_catalog
-from sluice.errors import Retryable, TableDiffers
-from sluice.generate.files import write_files
-from sluice.relay.run import run
-from sluice.settings import RelaySettings, Settings
-from store_api.database import make_engine
+from sluice.errors import TableDiffers
+from sluice.settings import Settings
+from tests.integration.harbour import Harbour, harbour
 
 pytestmark = pytest.mark.services
 
-MODELS = """
-from __future__ import annotations
-from sqlalchemy import BigInteger, ForeignKey, Integer, String
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-
-class Base(DeclarativeBase): ...
-
-class Ferry(Base):
-    __tablename__ = "ferries"
-    id: Mapped[int] = mapped_column(primary_key=True)
-{ferry}
-
-class Crossing(Base):
-    __tablename__ = "crossings"
-    __table_args__ = {{"info": {{"star": "fact"}}}}
-    id: Mapped[int] = mapped_column(primary_key=True)
-    ferry_id: Mapped[int] = mapped_column(ForeignKey("ferries.id"))
-    ferry: Mapped[Ferry] = relationship()
-{crossing}
-"""
 NAME, TITLE = (f"    {name}: Mapped[str] = mapped_column(String(9))" for name in ("name", "title"))
 NARROW = "    cars: Mapped[int] = mapped_column(Integer)"
 WIDE = "    cars: Mapped[int] = mapped_column(BigInteger)"
@@ -51,90 +21,22 @@ NOTE = "    note: Mapped[str | None] = mapped_column(String(9))"
 DECKS = "    decks: Mapped[int] = mapped_column(server_default='2')"
 
 
-class Harbour:
-    """One pipeline whose models are replaced."""
-
-    def __init__(self, settings: Settings, engine: Engine, folder: Path) -> None:
-        self.settings, self.engine, self.folder = settings, engine, folder
-        self.version = 0
-
-    def take(self, ferry: list[str], crossing: list[str]) -> None:
-        """Generate from these models; `sluice init` is the caller's."""
-        self.version += 1
-        name = f"harbour_{self.version}"
-        body = MODELS.format(ferry="\n".join(ferry), crossing="\n".join(crossing))
-        (self.folder / f"{name}.py").write_text(body)
-        write_files(load_catalog(name), self.folder)
-        self.settings = replace(self.settings, models=name)
-
-    def postgres(self, *statements: str) -> None:
-        with self.engine.begin() as connection:
-            for statement in statements:
-                connection.execute(text(statement))
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in wiring.query(self.settings, query)[1]]
-
-    def settle(self) -> None:
-        """Drain and rebuild until the checks pass."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                report = wiring.quality(self.settings)
-                assert report.passed, [check.sentence() for check in report.checks]
-                return
-            except Retryable:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-
-    def dead(self) -> list[tuple[Any, ...]]:
-        tables = ("ferries", "crossings")
-        return [row for name in tables for row in wiring.dead_letters(self.settings, name, 9)[1]]
-
-
-@pytest.fixture
-def harbour(
+def test_changed_models_are_applied_where_that_is_safe_and_planned_where_not(
     services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Harbour]:
+) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    engine = make_engine(services.postgres)
-    relay = RelaySettings(slot="harbour", ack="broker")
-    made = Harbour(replace(services, out=tmp_path, relay=relay), engine, tmp_path)
-    made.postgres(
+    tables = [
         "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",
         "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int NOT NULL)",
         "INSERT INTO ferries VALUES (1, 'Aida')",
         "INSERT INTO crossings VALUES (10, 1, 5)",
-    )
-    made.take([NAME], [NARROW])
-    assert wiring.initialise(made.settings) == []
-    stop = threading.Event()
-    catalog = load_catalog(made.settings.models)
-    thread = threading.Thread(target=run, args=(made.settings, catalog), kwargs={"stop": stop})
-    thread.start()
-    try:
-        made.settle()
-        yield made
-    finally:
-        stop.set()
-        thread.join(20)
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("SELECT pg_drop_replication_slot('harbour')"))
-            connection.execute(text("DROP PUBLICATION pglog_stream_harbour"))
-            connection.execute(text("DROP TABLE crossings, ferries"))
-        engine.dispose()
-        for name in [name for name in sys.modules if name.startswith("harbour_")]:
-            del sys.modules[name]
-
-
-def test_changed_models_are_applied_where_that_is_safe_and_planned_where_not(
-    harbour: Harbour,
-) -> None:
-    added_and_widened(harbour)
-    added_with_a_default(harbour)
-    dropped(harbour)
-    renamed_stops_its_table_alone(harbour)
-    another_type_stops_until_its_plan_is_run(harbour)
+    ]
+    with harbour(services, tmp_path, tables, [NAME], [NARROW]) as made:
+        added_and_widened(made)
+        added_with_a_default(made)
+        dropped(made)
+        renamed_stops_its_table_alone(made)
+        another_type_stops_until_its_plan_is_run(made)
 
 
 def added_and_widened(harbour: Harbour) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sluice.evolution import widens
+from sluice.catalog import load_catalog
+from sluice.evolution import plan, widens
+
+CUSTOMERS = load_catalog("models").table("customers")
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,15 @@ def test_a_dictionary_changes_no_value() -> None:
 )
 def test_a_type_that_loses_a_value_is_not_safe(present: str, wanted: str) -> None:
     assert not widens(present, wanted)
+
+
+def test_another_key_stops_the_table_and_advises_to_make_it_anew() -> None:
+    types = {column.name: column.clickhouse_type for column in CUSTOMERS.columns}
+    found = plan(CUSTOMERS, types, types, types, {"id", "email"})
+    assert found.differs == ("its order key is email, id, the model's key is id",)
+    assert found.safe == ()
+    assert found.advised == (
+        "DROP TABLE cdc.history_customers_feed",
+        "DROP TABLE cdc.history_customers",
+        "DROP TABLE cdc.dim_customer",
+    )

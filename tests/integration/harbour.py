@@ -1,0 +1,150 @@
+"""A pipeline of its own whose models a test writes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.catalog import load_catalog
+from sluice.errors import Retryable
+from sluice.generate.files import write_files
+from sluice.relay.run import run
+from sluice.settings import RelaySettings, Settings
+from store_api.database import make_engine
+
+MODELS = """
+from __future__ import annotations
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Numeric, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+class Base(DeclarativeBase): ...
+
+class Ferry(Base):
+    __tablename__ = "ferries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+{ferry}
+
+class Crossing(Base):
+    __tablename__ = "crossings"
+    __table_args__ = {{"info": {{"star": "fact"}}}}
+    id: Mapped[int] = mapped_column(primary_key=True)
+    ferry_id: Mapped[int] = mapped_column(ForeignKey("ferries.id"))
+    ferry: Mapped[Ferry] = relationship()
+{crossing}
+"""
+
+
+class Harbour:
+    """One pipeline whose models are replaced."""
+
+    def __init__(self, settings: Settings, engine: Engine, folder: Path) -> None:
+        self.settings, self.engine, self.folder = settings, engine, folder
+        self.version = 0
+
+    def take(self, ferry: list[str], crossing: list[str], profile: str = "") -> None:
+        """Generate from these models; `sluice init` is the caller's."""
+        self.version += 1
+        name = f"harbour_{self.version}"
+        body = MODELS.format(ferry="\n".join(ferry), crossing="\n".join(crossing))
+        (self.folder / f"{name}.py").write_text(body)
+        write_files(load_catalog(name, profile), self.folder)
+        self.settings = replace(self.settings, models=name)
+
+    def postgres(self, *statements: str) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in wiring.query(self.settings, query)[1]]
+
+    def settle(self) -> None:
+        """Drain and rebuild until the checks pass."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                report = wiring.quality(self.settings)
+                assert report.passed, [check.sentence() for check in report.checks]
+                return
+            except Retryable:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+    def dead_letter(self, reason: str) -> None:
+        """Drain until a dead letter has this in its reason."""
+        deadline = time.monotonic() + 60
+        while not any(reason in row[3] for row in self.dead()):
+            assert time.monotonic() < deadline
+            wiring.drain(self.settings, "crossings")
+
+    def dead(self) -> list[tuple[Any, ...]]:
+        tables = ("ferries", "crossings")
+        return [row for name in tables for row in wiring.dead_letters(self.settings, name, 9)[1]]
+
+    def dispose(self) -> None:
+        """Drop what Postgres, broker and ClickHouse have of it."""
+        relay = self.settings.relay
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"SELECT pg_drop_replication_slot('{relay.slot}')"))
+            connection.execute(text(f"DROP PUBLICATION {relay.publication}"))
+            connection.execute(text("DROP TABLE crossings, ferries"))
+        self.engine.dispose()
+        stored = (
+            "SELECT database, name FROM system.tables"
+            " WHERE database IN ('cdc', 'olap') AND match(name, 'ferr|crossing')"
+            " ORDER BY engine IN ('View', 'MaterializedView') DESC"
+        )
+        for database, name in self.rows(stored):
+            wiring.query(self.settings, f"DROP TABLE IF EXISTS {database}.{name} SYNC")
+        for noted in ("checkpoints", "dead_letters"):
+            wiring.query(
+                self.settings,
+                f"ALTER TABLE cdc.{noted} DELETE WHERE source_table IN ('ferries', 'crossings')"
+                " SETTINGS mutations_sync = 1",
+            )
+        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap})
+        for future in admin.delete_topics(["cdc.ferries", "cdc.crossings"]).values():
+            future.result()
+        for name in [name for name in sys.modules if name.startswith("harbour_")]:
+            del sys.modules[name]
+        load_catalog.cache_clear()
+
+
+@contextmanager
+def harbour(
+    services: Settings,
+    folder: Path,
+    tables: list[str],
+    ferry: list[str],
+    crossing: list[str],
+    profile: str = "",
+) -> Iterator[Harbour]:
+    """The pipeline of `tables`, as SQL, with these columns as models; dropped at the end."""
+    engine = make_engine(services.postgres)
+    relay = RelaySettings(slot=f"harbour_{uuid4().hex[:8]}", ack="broker")
+    made = Harbour(replace(services, out=folder, relay=relay), engine, folder)
+    made.postgres(*tables)
+    made.take(ferry, crossing, profile)
+    assert wiring.initialise(made.settings) == []
+    stop = threading.Event()
+    catalog = load_catalog(made.settings.models)
+    thread = threading.Thread(target=run, args=(made.settings, catalog), kwargs={"stop": stop})
+    thread.start()
+    try:
+        made.settle()
+        yield made
+    finally:
+        stop.set()
+        thread.join(20)
+        made.dispose()
