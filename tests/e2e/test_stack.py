@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from sluice.settings import PROJECT, read_settings
+from sluice.settings import PROJECT, read_secrets, read_settings
 from store_api.database import make_engine
 from tests.conftest import stack_environment, temporary_home
 from tests.oracle import change, facts, joined
@@ -149,6 +150,30 @@ def edit_item(api: httpx.Client, chance: random.Random, item: dict[str, Any]) ->
         case _:
             answer = api.post("/order-items", json={k: v for k, v in item.items() if k != "id"})
     assert answer.is_success, answer.text
+
+
+def test_airflows_backfill_redoes_a_day_that_was_spoiled(stack: Running) -> None:
+    settings = read_settings(stack.environment)
+    engine = make_engine(settings.postgres)
+    today = datetime.now(timezone.utc).date()
+    stack.query(
+        "INSERT INTO cdc.fact_order_item SELECT * REPLACE ('wrong' AS product_name,"
+        " (SELECT max(_version) FROM cdc.fact_order_item) AS _version)"
+        f" FROM cdc.fact_order_item FINAL WHERE toDate(order_date) = '{today}'"
+    )
+    assert facts(settings) != joined(engine)
+    days = {"from_date": f"{today}T00:00:00Z", "to_date": f"{today}T23:59:59Z"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{settings.airflow_port}") as airflow:
+        user = {"username": "admin", "password": read_secrets(stack.home)["airflow"]}
+        token = airflow.post("/auth/token", json=user).json()["access_token"]
+        made = airflow.post(
+            "/api/v2/backfills",
+            json={"dag_id": "sluice_fact_backfill", "reprocess_behavior": "completed", **days},
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        assert made.is_success, made.text
+    until(lambda: facts(settings) == joined(engine), 180)
+    engine.dispose()
 
 
 def test_a_crash_of_broker_relay_or_clickhouse_loses_nothing(stack: Running) -> None:

@@ -198,7 +198,8 @@ def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     """Wait until Airflow itself has drained, rebuilt and checked."""
     from sluice.embedded.programs import airflow_api
 
-    api, deadline = airflow_api(settings), time.monotonic() + 240
+    # A busy machine may take long over the first answers; nobody is served by giving up.
+    api, deadline = airflow_api(settings, seconds=60), time.monotonic() + 240
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(_DAGS) - api.dag_ids():
         _pause(deadline, "Airflow has not parsed the DAGs")

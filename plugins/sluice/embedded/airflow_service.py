@@ -90,9 +90,10 @@ def write_passwords(settings: Settings, secrets: dict[str, str]) -> None:
 
 
 class AirflowApi:
-    """Airflow's REST API, version 2."""
+    """Airflow's REST API, version 2; an answer is waited for `seconds`."""
 
-    def __init__(self, port: int, password: str) -> None:
+    def __init__(self, port: int, password: str, seconds: float) -> None:
+        self._seconds = seconds
         self._base = f"http://127.0.0.1:{port}"
         self._password = password
         self._token = ""
@@ -140,7 +141,7 @@ class AirflowApi:
         sent = {"Content-Type": "application/json", **(headers or {})}
         request = urllib.request.Request(self._base + path, data, sent, method=method)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=self._seconds) as answer:  # noqa: S310
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise NotReady(f"Airflow answers {error.code} to {method} {path}") from error

@@ -159,9 +159,10 @@ def _airflow(settings: Settings) -> list[Program]:
     ]
 
 
-def airflow_api(settings: Settings) -> AirflowApi:
-    """The REST API of the stack's Airflow."""
-    return AirflowApi(settings.airflow_port, read_secrets(settings.home).get("airflow", ""))
+def airflow_api(settings: Settings, seconds: float = 10) -> AirflowApi:
+    """The REST API of the stack's Airflow, which waits so long for an answer."""
+    password = read_secrets(settings.home).get("airflow", "")
+    return AirflowApi(settings.airflow_port, password, seconds)
 
 
 def _script(name: str) -> str:
