@@ -16,6 +16,9 @@ Every message on `cdc.<table>` has the primary key as a JSON object in its key, 
   the drain takes them as native JSON as well.
 - UNCHANGED stands for a large value that Postgres left out because the update kept it.
 
+Redpanda Connect's envelopes have `"source": "connect"` and neither commit_lsn nor ordinal: their
+place is their offset.
+
 A snapshot ends with one `truncate` at (consistent point, 0), below its rows at (consistent
 point, 1): what an earlier, unfinished snapshot left and the source no longer has is deleted by it.
 """
@@ -35,6 +38,8 @@ DELETE = "delete"
 TRUNCATE = "truncate"
 
 DEAD_LETTER_TOPIC = "cdc.dead_letter"
+# What Redpanda Connect could not place: a TRUNCATE, a row that is too large.
+CONTROL_TOPIC = "cdc.control"
 DRAIN_GROUP = "sluice-drain"
 
 Key = tuple[Any, ...]

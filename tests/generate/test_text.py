@@ -13,9 +13,11 @@ from sqlalchemy import text
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
+from sluice.errors import WrongUsage
 from sluice.evolution import Plan, fact_differs, plan_of
 from sluice.generate.clickhouse import table_statements
-from sluice.generate.files import generated_files, write_files
+from sluice.generate.connect import CONFIGURATION, configuration
+from sluice.generate.files import difference, generated_files, write_files
 from sluice.generate.star import select_all, star_statements
 from sluice.settings import Settings
 from sluice.wiring import make_rebuild
@@ -30,6 +32,37 @@ CATALOG = load_catalog("tests.generate.badges")
 def test_the_models_give_the_expected_text_to_the_byte() -> None:
     found = "".join(f"===== {path}\n{text}" for path, text in generated_files(CATALOG).items())
     assert found == (HERE / "badges.expected.txt").read_text()
+
+
+def test_connects_configuration_takes_schema_tables_keys_and_days_from_the_models() -> None:
+    text = configuration(CATALOG, (PROJECT / CONFIGURATION).read_text())
+    assert (
+        "    # generated: tables\n"
+        "    schema: crm\n"
+        "    tables:\n"
+        "      - guests\n"
+        "    # not public.visits: postgres_cdc reads one schema\n"
+        "    # end of generated\n"
+    ) in text
+    known = '{"name": "crm_guests", "key": ["site", "number"], "dates": []}'
+    assert f'        let tables = {{\n          "guests": {known}\n        }}\n' in text
+    assert configuration(load_catalog("models"), text) == (PROJECT / CONFIGURATION).read_text()
+
+
+def test_a_changed_block_of_connects_configuration_is_stale_and_is_written_again(
+    tmp_path: Path,
+) -> None:
+    catalog, file = load_catalog("models"), tmp_path / CONFIGURATION
+    text = (PROJECT / CONFIGURATION).read_text()
+    file.write_text(text.replace("      - orders\n", ""))
+    write_files(catalog, tmp_path)
+    assert file.read_text() == text
+    assert difference(catalog, tmp_path) == ""
+    file.write_text(text.replace("      - orders\n", ""))
+    assert "+      - orders" in difference(catalog, tmp_path)
+    file.write_text("input: {}\n")
+    with pytest.raises(WrongUsage, match="has not the blocks"):
+        difference(catalog, tmp_path)
 
 
 @pytest.mark.services

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sluice.catalog import Catalog
 from sluice.errors import StaleGenerated, WrongUsage
-from sluice.events import DEAD_LETTER_TOPIC
+from sluice.events import CONTROL_TOPIC, DEAD_LETTER_TOPIC
 from sluice.generate.clickhouse import table_statements
+from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.generate.page import star_page
 from sluice.generate.publication import publication
 from sluice.generate.schemas import schema_modules
@@ -38,10 +39,18 @@ def generated_files(catalog: Catalog) -> dict[Path, str]:
     return files
 
 
+def _files(catalog: Catalog, out: Path) -> dict[Path, str]:
+    """All that is generated, and the blocks of the configuration where there is one."""
+    files = generated_files(catalog)
+    if (out / CONFIGURATION).exists():
+        files[CONFIGURATION] = configuration(catalog, (out / CONFIGURATION).read_text())
+    return files
+
+
 def write_files(catalog: Catalog, out: Path) -> list[Path]:
     """Write what differs below `out`, remove generated files that are no more; what changed."""
     changed = []
-    files = generated_files(catalog)
+    files = _files(catalog, out)
     for relative, text in files.items():
         path = out / relative
         if not path.exists() or path.read_text() != text:
@@ -59,7 +68,7 @@ def write_files(catalog: Catalog, out: Path) -> list[Path]:
 
 def orphans(files: dict[Path, str], out: Path) -> list[Path]:
     """Files in the generated folders that no model accounts for any more."""
-    folders = {path.parent for path in files}
+    folders = {path.parent for path in files if path != CONFIGURATION}
     present = {
         path.relative_to(out)
         for folder in folders
@@ -71,7 +80,7 @@ def orphans(files: dict[Path, str], out: Path) -> list[Path]:
 
 def difference(catalog: Catalog, out: Path) -> str:
     """A unified diff from the files below `out` to what the models give; empty when current."""
-    files = generated_files(catalog)
+    files = _files(catalog, out)
     parts: list[str] = []
     for relative, text in files.items():
         path = out / relative
@@ -84,7 +93,7 @@ def difference(catalog: Catalog, out: Path) -> str:
 
 def require_current(catalog: Catalog, out: Path) -> None:
     """StaleGenerated when a generated file is not what the models give."""
-    files = generated_files(catalog)
+    files = _files(catalog, out)
     stale = [
         str(relative)
         for relative, text in files.items()
@@ -106,8 +115,8 @@ def _topics(catalog: Catalog) -> str:
 
 
 def topics(catalog: Catalog) -> list[str]:
-    """Every topic the pipeline uses: one a table, and the dead letters'."""
-    return [*(table.topic for table in catalog.tables), DEAD_LETTER_TOPIC]
+    """Every topic the pipeline uses: one a table, the dead letters' and Connect's control topic."""
+    return [*(table.topic for table in catalog.tables), DEAD_LETTER_TOPIC, CONTROL_TOPIC]
 
 
 def _tables(catalog: Catalog) -> str:

@@ -1,0 +1,76 @@
+"""What Redpanda Connect's configuration takes from the models: two blocks of a hand-written file.
+
+A block stands between `# generated: NAME` and `# end of generated`, indented as its first line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+
+from sluice.annotations import plain
+from sluice.catalog import Catalog, Table
+from sluice.errors import WrongUsage
+
+CONFIGURATION = Path("redpanda-connect.yaml")
+_BLOCK = re.compile(r"^( *)# generated: (.+)\n(?:.*\n)*?\1# end of generated$", re.MULTILINE)
+
+
+def configuration(catalog: Catalog, text: str) -> str:
+    """The configuration with its blocks as the models give them.
+
+    Raises:
+        WrongUsage: a block is missing.
+    """
+    blocks = {"tables": _input(catalog), "tables of the mapping": _mapping(catalog)}
+    found = {match[2] for match in _BLOCK.finditer(text)}
+    if found != blocks.keys():
+        raise WrongUsage(
+            f"{CONFIGURATION} has not the blocks {', '.join(sorted(blocks))}",
+            remedy=f"bring {CONFIGURATION} back from the repository, or remove it",
+        )
+
+    def written(match: re.Match[str]) -> str:
+        lines = [f"# generated: {match[2]}", *blocks[match[2]], "# end of generated"]
+        return "\n".join(match[1] + line for line in lines)
+
+    return _BLOCK.sub(written, text)
+
+
+def _captured(catalog: Catalog) -> list[Table]:
+    """The tables of the first table's schema: the input reads one schema."""
+    return [table for table in catalog.tables if table.schema == catalog.tables[0].schema]
+
+
+def _input(catalog: Catalog) -> list[str]:
+    captured = _captured(catalog)
+    lines = [f"schema: {_name(captured[0].schema)}", "tables:"]
+    lines += [f"  - {_name(table.relation)}" for table in captured]
+    for table in catalog.tables:
+        if table not in captured:
+            lines.append(f"# not {table.schema}.{table.relation}: postgres_cdc reads one schema")
+    return lines
+
+
+def _mapping(catalog: Catalog) -> list[str]:
+    captured = [f"  {_entry(table)}" for table in _captured(catalog)]
+    return ["let tables = {", *[f"{line}," for line in captured[:-1]], captured[-1], "}"]
+
+
+def _entry(table: Table) -> str:
+    known = {
+        "name": table.name,
+        "key": [column.name for column in table.key],
+        "dates": [column.name for column in table.columns if column.type.event == plain(date)],
+    }
+    return f"{json.dumps(table.relation)}: {json.dumps(known)}"
+
+
+def _name(identifier: str) -> str:
+    """An identifier as the input takes it: in double quotes where Postgres needs them."""
+    if re.fullmatch(r"[a-z_][a-z0-9_]*", identifier):
+        return identifier
+    escaped = identifier.replace('"', '""').replace("'", "''")
+    return f"'\"{escaped}\"'"

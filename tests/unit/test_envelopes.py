@@ -1,0 +1,198 @@
+"""The relay and Redpanda Connect are held to one set of envelopes, tests/envelopes/."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+import models.generated
+from sluice.catalog import Table, load_catalog
+from sluice.decoding import Decoder
+from sluice.events import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
+from sluice.generate.connect import CONFIGURATION, configuration
+from sluice.relay.envelope import RowEncoder, Transaction
+from sluice.relay.pgoutput import (
+    MISSING,
+    Begin,
+    Delete,
+    Insert,
+    Message,
+    Relation,
+    RelationColumn,
+    Update,
+    Value,
+)
+from sluice.relay.publisher import Batch
+from sluice.relay.stream import Stream
+from sluice.settings import PROJECT, RelaySettings
+
+CATALOG = load_catalog("models")
+FILES = sorted((PROJECT / "tests/envelopes").glob("*.json"))
+CASES: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in FILES}
+TESTS = yaml.safe_load((PROJECT / "redpanda-connect_benthos_test.yaml").read_text())["tests"]
+CONNECT = shutil.which("redpanda-connect")
+BY_CONNECT = pytest.mark.skipif(CONNECT is None, reason="redpanda-connect is not on PATH")
+
+Published = tuple[str, str | None, bytes]
+
+
+class Recorder:
+    """Keeps what the stream publishes."""
+
+    def __init__(self) -> None:
+        self.published: list[Published] = []
+
+    def publish(self, topic: str, key: str | None, value: bytes, _: Batch) -> None:
+        self.published.append((topic, key, value))
+
+
+def values(texts: list[str | None]) -> list[Value]:
+    return [
+        MISSING if text == UNCHANGED else None if text is None else text.encode() for text in texts
+    ]
+
+
+def relayed(case: Any) -> Published:
+    """What the relay makes of the case: by COPY for a snapshot's row, else by the stream."""
+    pgoutput, metadata = case["pgoutput"], case["envelope"]["metadata"]
+    table = CATALOG.table(metadata["table"])
+    columns = tuple(
+        RelationColumn(name=name, type_oid=oid, in_key=name in pgoutput["key"])
+        for name, oid in pgoutput["columns"]
+    )
+    if metadata["operation"] == "read":
+        row = values(pgoutput["new"])
+        encoder = RowEncoder(table.name, columns, pgoutput["key"])
+        event = Transaction(1, 0).event(encoder, "read", 1, 1, encoder.row(row), "null")
+        return table.topic, encoder.key(row), event
+    return streamed(table, columns, pgoutput, metadata["commit_ts_ms"])
+
+
+def streamed(
+    table: Table, columns: tuple[RelationColumn, ...], pgoutput: Any, commit_ms: int
+) -> Published:
+    old = values(pgoutput["old"]) if pgoutput["old"] else None
+    change: Message
+    if pgoutput["new"] is None:
+        assert old is not None
+        change = Delete(relation_id=1, old=old)
+    elif old is None and not pgoutput["updated"]:
+        change = Insert(relation_id=1, new=values(pgoutput["new"]))
+    else:
+        change = Update(relation_id=1, old=old, new=values(pgoutput["new"]))
+    recorder = Recorder()
+    relay = RelaySettings(slot="sluice", ack="broker")
+    stream = Stream(None, relay, CATALOG, recorder, None, lambda: None)  # type: ignore[arg-type]
+    relation = Relation(relation_id=1, schema="public", table=table.relation, columns=columns)
+    for message in (Begin(commit_lsn=2, commit_ms=commit_ms), relation, change):
+        stream._take(message, 1)
+    (published,) = recorder.published
+    return published
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_relay_writes_the_envelope_that_connect_writes(case: Any) -> None:
+    topic, key, value = relayed(case)
+    event = json.loads(value)
+    own, other = event.pop("metadata"), dict(case["envelope"]["metadata"])
+    assert (topic, json.loads(key or "")) == (case["topic"], case["key"])
+    assert event == {name: case["envelope"][name] for name in ("payload", "before")}
+    assert own.keys() - other.keys() == {"commit_lsn", "ordinal"}
+    assert own["operation"] == other["operation"]
+    if other["operation"] != "read":
+        assert own["commit_ts_ms"] == other["commit_ts_ms"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_connects_own_test_of_the_mapping_is_the_same_case(name: str) -> None:
+    case = CASES[name]
+    (test,) = [test for test in TESTS if test["name"] == name]
+    (message,), ((wanted,),) = test["input_batch"], test["output_batches"]
+    assert message["json_content"] == case["postgres_cdc"]["message"]
+    assert message["metadata"] == case["postgres_cdc"]["metadata"]
+    assert wanted["json_equals"] == case["envelope"]
+    assert wanted["metadata_equals"]["topic"] == case["topic"]
+    assert json.loads(wanted["metadata_equals"]["key"]) == case["key"]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_drain_takes_connects_envelope_at_its_place_in_the_topic(case: Any) -> None:
+    table = CATALOG.table(case["envelope"]["metadata"]["table"])
+    decoder = Decoder(table, getattr(models.generated, f"{table.model}Event"))
+    record = Record(offset=41, key=None, value=json.dumps(case["envelope"]).encode())
+    decoded = decoder.decode([record], epoch=3, base_seq=0)
+    assert decoded.rejects == []
+    assert decoded.sources == {"connect"}
+    assert {change.version for change in decoded.changes} == {3 << 112 | 41 << 48}
+    assert [type(change) for change in decoded.changes] == kinds(case)
+
+
+def kinds(case: Any) -> list[type]:
+    payload, metadata = case["envelope"]["payload"], case["envelope"]["metadata"]
+    if metadata["operation"] == "delete":
+        return [KeyDeleted]
+    row = PartialRow if UNCHANGED in payload.values() else FullRow
+    return [row, KeyDeleted] if case["envelope"]["before"] else [row]
+
+
+def test_the_configuration_captures_every_table_of_the_models() -> None:
+    text = (PROJECT / CONFIGURATION).read_text()
+    reading = yaml.safe_load(text)["input"]["postgres_cdc"]
+    generated = (PROJECT / "sql/generated/tables.txt").read_text().split()
+    assert [f"{reading['schema']}.{table}" for table in reading["tables"]] == generated
+    assert reading["unchanged_toast_value"] == UNCHANGED
+
+
+@BY_CONNECT
+def test_connect_finds_the_configuration_valid() -> None:
+    assert CONNECT is not None
+    done = run(CONNECT, "lint", str(CONFIGURATION))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@BY_CONNECT
+def test_connects_own_tests_of_the_mapping_pass() -> None:
+    assert CONNECT is not None
+    done = run(CONNECT, "test", str(CONFIGURATION))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Test 'redpanda-connect.yaml' succeeded" in done.stdout
+
+
+@BY_CONNECT
+def test_the_mapping_of_other_models_cuts_days_to_dates_and_names_the_topic_by_schema(
+    tmp_path: Path,
+) -> None:
+    assert CONNECT is not None
+    text = configuration(load_catalog("tests.logistics"), (PROJECT / CONFIGURATION).read_text())
+    (tmp_path / CONFIGURATION).write_text(text)
+    row = {"code": "a.b", "born": "1999-12-31T00:00:00Z", "name": None}
+    test = {
+        "name": "a day",
+        "input_batch": [
+            {"json_content": row, "metadata": {"table": "people", "operation": "insert"}}
+        ],
+        "output_batches": [
+            [
+                {
+                    "json_contains": {"payload": {**row, "born": "1999-12-31"}},
+                    "metadata_equals": {"topic": "cdc.crm_people", "key": '{"code":"a.b"}'},
+                }
+            ]
+        ],
+    }
+    file = tmp_path / "redpanda-connect_benthos_test.yaml"
+    file.write_text(json.dumps({"tests": [test]}))
+    done = run(CONNECT, "test", str(tmp_path / CONFIGURATION))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120
+    )
