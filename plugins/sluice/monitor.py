@@ -180,6 +180,19 @@ def _current(results: list[CheckResult]) -> tuple[CheckResult, ...]:
     return tuple(sorted(standing, key=lambda one: one.checked_at, reverse=True))
 
 
+def _telling(checks: tuple[CheckResult, ...]) -> CheckResult | None:
+    """The result that says most: a failure, then one that did not pass, then the row count."""
+    return min(
+        checks,
+        key=lambda one: (
+            one.status != FAIL,
+            one.status == PASS,
+            one.check not in {_ROW_COUNT, _FACT_ROW_COUNT},
+        ),
+        default=None,
+    )
+
+
 def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
     name = table.name
     checks = kept.checks.get(name, ()) if kept else ()
@@ -195,7 +208,7 @@ def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
         freshness_s=_age(kept.fresh_at.get(name)) if kept else None,
         dead_letters=kept.dead_letters.get(name, 0) if kept else None,
         last_drain=kept.drains.get(name) if kept else None,
-        last_check=checks[0] if checks else None,
+        last_check=_telling(checks),
     )
 
 
@@ -218,7 +231,7 @@ def _fact(fact: Fact, kept: _Kept | None) -> FactState:
         expected_rows=counted.postgres if counted else None,
         counted_at=counted.checked_at if counted else None,
         last_rebuild=kept.rebuilds.get(fact.name) if kept else None,
-        last_check=checks[0] if checks else None,
+        last_check=_telling(checks),
     )
 
 

@@ -57,7 +57,7 @@ class TableState:
         pending_events: events on the topic that are not drained.
         freshness_s: how long ago ClickHouse was known to have what Postgres had.
         dead_letters: rejected events that are kept.
-        last_check: the newest result of any check.
+        last_check: the last result of the check that says most: one that failed, or the row count.
     """
 
     name: str

@@ -95,7 +95,7 @@ def _drains(times: Sequence[int], rows: Sequence[Sequence[Any]], step: int) -> l
 
 
 def _checks(times: Sequence[int], rows: Sequence[Sequence[Any]]) -> Trend:
-    lines = _lines(times, rows, ("pass", "fail", "unsettled"), nothing=0.0)
+    lines = _lines(times, rows, ("pass", "fail", "other"), nothing=0.0)
     return Trend(name="checks", title="Check results", unit="results", lines=lines)
 
 

@@ -44,7 +44,8 @@ GROUP BY at ORDER BY at;
 -- name: check_trend
 -- Results of checks by stretches of time.
 SELECT toUInt32(toStartOfInterval(checked_at, toIntervalSecond({step:UInt32}))) AS at,
-    countIf(status = 'pass'), countIf(status = 'fail'), countIf(status = 'unsettled')
+    countIf(toString(status) = 'pass'), countIf(toString(status) = 'fail'),
+    countIf(toString(status) NOT IN ('pass', 'fail'))
 FROM cdc.quality_checks
 WHERE checked_at >= fromUnixTimestamp({start:UInt32})
     AND ({table:String} = '' OR source_table = {table:String})

@@ -38,6 +38,7 @@ def routes(environment: dict[str, str]) -> list[tuple[str, str]]:
     found = [(method, path) for method, path in run("list_routes.py", environment)]
     assert ("GET", "/sluice/metrics") in found
     assert ("GET", "/sluice/openapi.json") in found
+    assert ("GET", "/sluice/static/{name}") in found
     return found
 
 

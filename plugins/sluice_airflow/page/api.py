@@ -23,7 +23,7 @@ from sluice_airflow.page.metrics import CONTENT_TYPE, exposition
 router = APIRouter()
 V1 = "/api/v1"
 Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
-_DEFAULT = Range(DEFAULT_RANGE)
+DEFAULT = Range(DEFAULT_RANGE)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def findings() -> tuple[CheckResult, ...]:
 
 @router.get(f"{V1}/trends", tags=["history"])
 def trends(
-    range: Range = _DEFAULT,
+    range: Range = DEFAULT,
     table: str = "",
 ) -> Trends:
     """Freshness, events, backlog, rebuilds and check results over time, of one table or of all."""

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.middleware.base import RequestResponseEndpoint
 
 from sluice.errors import SluiceError, WrongUsage
-from sluice_airflow.page import api
+from sluice_airflow.page import api, pages
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -41,6 +41,7 @@ app = FastAPI(
     openapi_url=None,
 )
 app.include_router(api.router)
+app.include_router(pages.router)
 
 
 @app.get("/openapi.json", include_in_schema=False)
