@@ -35,6 +35,7 @@ from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
+from sluice.monitor import Monitor
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
 from sluice.quality import Check, Quality, QualityReport
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _QUERIES = PROJECT / "sql/clickhouse/pipeline.sql"
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
+_MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 
 
@@ -290,6 +292,20 @@ def status(settings: Settings) -> dict[str, Any]:
             Topics(settings.kafka),
             read_statements(_QUERIES),
             settings.relay.slot,
+        )
+
+
+@contextmanager
+def monitor(settings: Settings) -> Iterator[Monitor]:
+    """What the CDC page reads with; its sessions end with the context."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        yield Monitor(
+            catalog=load_catalog(settings.models),
+            source=PostgresSource(settings.postgres),
+            clickhouse=clickhouse,
+            topics=Topics(settings.kafka),
+            queries={**read_statements(_QUERIES), **read_statements(_MONITOR)},
+            slot=settings.relay.slot,
         )
 
 

@@ -115,7 +115,22 @@ class Topics:
 
         Read to the end, because the embedded broker's watermarks count a batch as one message.
         """
-        return {name: end for name in names if (end := self._end(name)) is not None}
+        with translated(self._bootstrap), self._consumer("sluice-ends") as consumer:
+            present = consumer.list_topics(timeout=_SECONDS).topics
+            found = {
+                name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=_SECONDS)
+                for name in names
+                if name in present
+            }
+            starts = [
+                TopicPartition(name, 0, max(low, high - 1, 0))
+                for name, (low, high) in found.items()
+            ]
+            ends = {name: high for name, (_, high) in found.items()}
+            consumer.assign(starts)
+            for name, offset, _ in self._until_end(consumer, set(found)):
+                ends[name] = offset + 1
+        return ends
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the drain group's next offset, 0 where it has none."""
@@ -141,39 +156,31 @@ class Topics:
         messages = self._read(EPOCH_TOPIC, 0)
         return [json.loads(value) for _, value in messages or []]
 
-    def _end(self, name: str) -> int | None:
-        with translated(self._bootstrap), self._consumer("sluice-ends") as consumer:
-            low, high = 0, 0
-            try:
-                low, high = consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=5)
-            except KafkaException:
-                return None
-        messages = self._read(name, max(low, high - 1, 0))
-        if messages is None:
-            return None
-        return messages[-1][0] + 1 if messages else high
-
     def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
         """(offset, value) from `offset` to the end; None where there is no such topic."""
-        messages: list[tuple[int, bytes]] = []
         with translated(self._bootstrap), self._consumer("sluice-notes") as consumer:
             if name not in consumer.list_topics(timeout=_SECONDS).topics:
                 return None
             consumer.assign([TopicPartition(name, 0, offset)])
-            deadline = time.monotonic() + _SECONDS
-            while time.monotonic() < deadline:
-                message = consumer.poll(0.2)
-                if message is None:
-                    continue
-                error = message.error()
-                if error is None:
-                    messages.append((message.offset() or 0, message.value() or b""))
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return messages
-        raise Unreachable(
-            f"broker {self._bootstrap} does not answer for {name}",
-            remedy="see: sluice status, sluice logs broker",
-        )
+            return [(at, value) for _, at, value in self._until_end(consumer, {name})]
+
+    def _until_end(self, consumer: Consumer, unread: set[str]) -> Iterator[tuple[str, int, bytes]]:
+        """(topic, offset, value) of the assigned topics' messages until each has ended."""
+        deadline = time.monotonic() + _SECONDS
+        while unread:
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"broker {self._bootstrap} does not answer for {', '.join(sorted(unread))}",
+                    remedy="see: sluice status, sluice logs broker",
+                )
+            message = consumer.poll(0.2)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                yield message.topic() or "", message.offset() or 0, message.value() or b""
+            elif error.code() == KafkaError._PARTITION_EOF:
+                unread.discard(message.topic() or "")
 
     @contextmanager
     def _consumer(self, group: str) -> Iterator[Consumer]:

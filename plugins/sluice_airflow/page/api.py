@@ -1,0 +1,103 @@
+"""`/sluice/api/v1`: what the page shows, as JSON; and `/sluice/metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query
+from fastapi.responses import PlainTextResponse
+
+from sluice import inspection, wiring
+from sluice.catalog import Table
+from sluice.inspection import RejectedEvent, TableRuns, Version
+from sluice.monitor import Monitor
+from sluice.overview import CheckResult, Overview
+from sluice.selection import parse_key
+from sluice.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
+from sluice_airflow.connections import settings_from_connections
+from sluice_airflow.page.metrics import CONTENT_TYPE, exposition
+
+router = APIRouter()
+V1 = "/api/v1"
+Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
+DEFAULT = Range(DEFAULT_RANGE)
+
+
+@contextmanager
+def monitor() -> Iterator[Monitor]:
+    """Readers on the services of Airflow's connections."""
+    with wiring.monitor(settings_from_connections()) as found:
+        yield found
+
+
+def known_table(of: Monitor, name: str) -> Table:
+    """The source table of this name; 404 where the models have none."""
+    for table in of.catalog.tables:
+        if table.name == name:
+            return table
+    raise HTTPException(404, f"no table {name!r} in the models")
+
+
+@router.get(f"{V1}/overview", tags=["now"])
+def overview() -> Overview:
+    """Everything at one look: tables, facts, slot, services, concerns and findings."""
+    with monitor() as reading:
+        return reading.overview()
+
+
+@router.get(f"{V1}/findings", tags=["now"])
+def findings() -> tuple[CheckResult, ...]:
+    """Check results that stand and did not pass, with the command that repairs."""
+    with monitor() as reading:
+        return reading.overview().findings
+
+
+@router.get(f"{V1}/trends", tags=["history"])
+def trends(
+    range: Range = DEFAULT,
+    table: str = "",
+) -> Trends:
+    """Freshness, events, backlog, rebuilds and check results over time, of one table or of all."""
+    with monitor() as reading:
+        if table:
+            known_table(reading, table)
+        return read_trends(reading.clickhouse, reading.queries, range.value, table)
+
+
+@router.get(f"{V1}/tables/{{table}}/runs", tags=["history"])
+def runs(table: str) -> TableRuns:
+    """The last drains, check results and resyncs of a table."""
+    with monitor() as reading:
+        found = known_table(reading, table)
+        return inspection.read_runs(reading.clickhouse, reading.queries, found)
+
+
+@router.get(f"{V1}/tables/{{table}}/versions", tags=["history"])
+def versions(
+    table: str,
+    key: Annotated[str, Query(min_length=1, max_length=500, examples=["42"])],
+) -> tuple[Version, ...]:
+    """The recent versions of one row, the newest first; parts of a composite key by commas."""
+    with monitor() as reading:
+        found = known_table(reading, table)
+        return inspection.read_versions(reading.clickhouse, found, parse_key(found, key))
+
+
+@router.get(f"{V1}/dead-letters", tags=["now"])
+def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
+    """The newest rejected events of one table or of all, shortened."""
+    with monitor() as reading:
+        if table:
+            known_table(reading, table)
+        return inspection.read_rejected(reading.clickhouse, reading.queries, table)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, tags=["now"])
+def metrics() -> PlainTextResponse:
+    """The overview in Prometheus' text format."""
+    with monitor() as reading:
+        text = exposition(reading.overview())
+    return PlainTextResponse(text, media_type=CONTENT_TYPE)

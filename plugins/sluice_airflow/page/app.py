@@ -1,0 +1,65 @@
+"""The FastAPI app that Airflow mounts under /sluice: page, API, metrics.
+
+A mounted app inherits none of Airflow's checks, and an app's dependencies do not cover FastAPI's
+own /docs and /openapi.json nor static mounts. So those are off, and all that is served is a route
+of `app`, whose one dependency asks Airflow for a logged-in user who may see its website. FastAPI
+resolves annotations in this module's names: Airflow's security is imported at its top, because
+a check whose types are not found here would silently become a query parameter. There is no route
+that writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
+from airflow.api_fastapi.core_api.security import requires_access_view
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.middleware.base import RequestResponseEndpoint
+
+from sluice.errors import SluiceError, WrongUsage
+from sluice_airflow.page import api, pages
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+app = FastAPI(
+    title="Sluice",
+    version="1",
+    description="Is the pipeline healthy, how fresh, how far behind, does it match?",
+    dependencies=[Depends(requires_access_view(AccessView.WEBSITE))],
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+)
+app.include_router(api.router)
+app.include_router(pages.router)
+
+
+@app.get("/openapi.json", include_in_schema=False)
+def openapi() -> dict[str, Any]:
+    """The API's description."""
+    return app.openapi()
+
+
+@app.middleware("http")
+async def protect(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Nothing is cached, framed by strangers, or loaded from elsewhere."""
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+@app.exception_handler(SluiceError)
+def refuse(_: Request, error: SluiceError) -> JSONResponse:
+    """A wrong request is the caller's to mend; anything else is a service that fails."""
+    status = 400 if isinstance(error, WrongUsage) else 503
+    return JSONResponse({"detail": error.what, "remedy": error.remedy}, status)

@@ -1,0 +1,211 @@
+"""Trends as the numbers of an SVG drawing: the templates only write them down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from sluice.trends import Trend, Trends
+
+WIDTH, HEIGHT = 400.0, 170.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 4.0, 8.0, 22.0
+_DAY = 86400
+_APART = (600, 3600, 4 * 3600, _DAY, 5 * _DAY)  # seconds between the marks of the time axis
+UNKNOWN = "—"
+BARS = frozenset({"events", "backlog", "checks"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar, or one part of a stack."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A line's path and its lone points, or its bars; `number` chooses its look."""
+
+    number: int
+    name: str
+    path: str
+    dots: tuple[tuple[float, float], ...]
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """One stretch of time: where the pointer finds it, and what to say."""
+
+    x: float
+    width: float
+    when: str
+    readout: str
+    values: tuple[str, ...]
+    empty: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A trend, drawn; `summary` says it to those who do not see it."""
+
+    name: str
+    title: str
+    unit: str
+    summary: str
+    lines: tuple[Drawn, ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    stretches: tuple[Stretch, ...]
+
+
+def draw(trends: Trends) -> list[Chart]:
+    """The charts of all trends."""
+    return [_chart(trend, trends) for trend in trends.trends]
+
+
+def number(value: float | None) -> str:
+    """A measured value, short: 1,234 or 0.18; a dash where nothing was measured."""
+    if value is None:
+        return UNKNOWN
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _chart(trend: Trend, of: Trends) -> Chart:
+    stacked = trend.name in BARS
+    columns = list(zip(*(line.values for line in trend.lines), strict=True))
+    heights = [
+        sum(v or 0 for v in column) if stacked else max((v or 0) for v in column)
+        for column in columns
+    ]
+    top, ticks = _scale(max(heights, default=0.0))
+    lines = _bars(trend, top) if stacked else _paths(trend, top)
+    return Chart(
+        name=trend.name,
+        title=trend.title,
+        unit=trend.unit,
+        summary=_summary(trend),
+        lines=lines,
+        y_ticks=tuple((_y(tick, top), number(tick)) for tick in ticks),
+        x_ticks=_x_ticks(of),
+        stretches=tuple(_stretches(trend, of)),
+    )
+
+
+def _scale(highest: float) -> tuple[float, list[float]]:
+    """The axis' end and its ticks: steps of 1, 2 or 5 times a power of ten."""
+    if highest <= 0:
+        return 1.0, [0.0, 1.0]
+    rough = highest / 3
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    count = math.ceil(highest / step - 1e-9)
+    return step * count, [step * at for at in range(count + 1)]
+
+
+def _x(index: float, count: int) -> float:
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * index / count, 1)
+
+
+def _y(value: float, top: float) -> float:
+    return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
+
+
+def _paths(trend: Trend, top: float) -> tuple[Drawn, ...]:
+    return tuple(
+        Drawn(number=at, name=line.name, bars=(), **_path(line.values, top))  # type: ignore[arg-type]
+        for at, line in enumerate(trend.lines)
+    )
+
+
+def _path(values: Sequence[float | None], top: float) -> dict[str, object]:
+    """The line through neighbours, and the points that have none."""
+    points = [
+        None if value is None else (_x(at + 0.5, len(values)), _y(value, top))
+        for at, value in enumerate(values)
+    ]
+    path, dots = [], []
+    for at, point in enumerate(points):
+        if point is None:
+            continue
+        before = points[at - 1] if at else None
+        after = points[at + 1] if at + 1 < len(points) else None
+        if before is None and after is None:
+            dots.append(point)
+        else:
+            path.append(f"{'L' if before else 'M'}{point[0]} {point[1]}")
+    return {"path": "".join(path), "dots": tuple(dots)}
+
+
+def _bars(trend: Trend, top: float) -> tuple[Drawn, ...]:
+    count = len(trend.lines[0].values)
+    width = round((_x(1, count) - _x(0, count)) * 0.8, 2)
+    floors = [0.0] * count
+    lines = []
+    for at, line in enumerate(trend.lines):
+        bars = []
+        for index, value in enumerate(line.values):
+            if value:
+                low, floors[index] = floors[index], floors[index] + value
+                y = _y(floors[index], top)
+                height = round(max(1.0, _y(low, top) - y), 1)
+                bars.append(Bar(x=_x(index + 0.1, count), y=y, width=width, height=height))
+        lines.append(Drawn(number=at, name=line.name, path="", dots=(), bars=tuple(bars)))
+    return tuple(lines)
+
+
+def _x_ticks(of: Trends) -> tuple[tuple[float, str], ...]:
+    """Round moments, seven at most."""
+    count = len(of.times)
+    apart = next(step for step in _APART if count * of.step_s <= 7 * step)
+    days = apart >= _DAY
+    return tuple(
+        (_x(at, count), f"{moment:%d %b}" if days else f"{moment:%H:%M}")
+        for at, begins in enumerate(of.times)
+        if begins % apart == 0 and at > 0
+        for moment in [datetime.fromtimestamp(begins, timezone.utc)]
+    )
+
+
+def _stretches(trend: Trend, of: Trends) -> list[Stretch]:
+    count, width = len(of.times), round(_x(1, len(of.times)) - _x(0, len(of.times)), 2)
+    found = []
+    for at, begins in enumerate(of.times):
+        values = tuple(line.values[at] for line in trend.lines)
+        moment = datetime.fromtimestamp(begins, timezone.utc)
+        when = f"{moment:%d %b %H:%M}"
+        said = ", ".join(
+            f"{line.name} {number(value)}" for line, value in zip(trend.lines, values, strict=True)
+        )
+        found.append(
+            Stretch(
+                x=_x(at, count),
+                width=width,
+                when=when,
+                readout=f"{when}: {said}",
+                values=tuple(number(value) for value in values),
+                empty=not any(values),
+            )
+        )
+    return found
+
+
+def _summary(trend: Trend) -> str:
+    """What the chart shows, in words."""
+    said = []
+    for line in trend.lines:
+        known = [value for value in line.values if value is not None]
+        if not known:
+            said.append(f"{line.name}: nothing")
+            continue
+        said.append(
+            f"{line.name}: {number(min(known))} to {number(max(known))}, last {number(known[-1])}"
+        )
+    return f"{trend.title}, {trend.unit}. {'; '.join(said)}."

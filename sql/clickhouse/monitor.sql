@@ -1,0 +1,79 @@
+-- What the CDC page, its API and the metrics read: summaries, never the data itself.
+
+-- name: checkpoints
+-- Source table -> how far it is drained, and on which broker.
+SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation)
+FROM cdc.checkpoints GROUP BY source_table;
+
+-- name: last_drains
+-- Source table -> its last drain that found events.
+SELECT source_table, max(finished_at), argMax(
+    (events, rejected, seconds, freshness_s), finished_at
+)
+FROM cdc.drains GROUP BY source_table;
+
+-- name: last_checks
+-- The last result of each check of each table and fact.
+SELECT source_table, check, max(checked_at), argMax(
+    (toString(status), postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at
+)
+FROM cdc.quality_checks GROUP BY source_table, check ORDER BY source_table, check;
+
+-- name: last_rebuilds
+-- Fact -> its last rebuild.
+SELECT fact, max(finished_at), argMax((toString(mode), rows, deleted, seconds), finished_at)
+FROM cdc.rebuilds GROUP BY fact;
+
+-- name: drain_trend
+-- Drains by stretches of time: freshness, events, the most that waited for one drain.
+SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32}))) AS at,
+    quantile(0.5)(freshness_s), quantile(0.95)(freshness_s), sum(events), max(events)
+FROM cdc.drains
+WHERE finished_at >= fromUnixTimestamp({start:UInt32})
+    AND ({table:String} = '' OR source_table = {table:String})
+GROUP BY at ORDER BY at;
+
+-- name: rebuild_trend
+-- Rebuilds by stretches of time: the median and the longest, in seconds.
+SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32}))) AS at,
+    quantile(0.5)(seconds), max(seconds)
+FROM cdc.rebuilds
+WHERE finished_at >= fromUnixTimestamp({start:UInt32})
+GROUP BY at ORDER BY at;
+
+-- name: check_trend
+-- Results of checks by stretches of time.
+SELECT toUInt32(toStartOfInterval(checked_at, toIntervalSecond({step:UInt32}))) AS at,
+    countIf(toString(status) = 'pass'), countIf(toString(status) = 'fail'),
+    countIf(toString(status) NOT IN ('pass', 'fail'))
+FROM cdc.quality_checks
+WHERE checked_at >= fromUnixTimestamp({start:UInt32})
+    AND ({table:String} = '' OR source_table = {table:String})
+GROUP BY at ORDER BY at;
+
+-- name: drains_of
+-- A table's drains, the newest first.
+SELECT finished_at, events, rejected, seconds, freshness_s
+FROM cdc.drains WHERE source_table = {table:String}
+ORDER BY finished_at DESC LIMIT {limit:UInt32};
+
+-- name: checks_of
+-- A table's check results, the newest first.
+SELECT checked_at, check, toString(status), postgres, clickhouse, fence,
+    arraySlice(keys, 1, 100), repair
+FROM cdc.quality_checks WHERE source_table = {table:String}
+ORDER BY checked_at DESC LIMIT {limit:UInt32};
+
+-- name: resyncs_of
+-- A table's resyncs, the newest first.
+SELECT finished_at, selection, fence, rows, deleted, seconds
+FROM cdc.resyncs WHERE source_table = {table:String}
+ORDER BY finished_at DESC LIMIT {limit:UInt32};
+
+-- name: rejected
+-- Rejected events, the newest first, their texts shortened and made valid UTF-8.
+SELECT source_table, offset, rejected_at, toValidUTF8(left(key, 200)),
+    toValidUTF8(left(value, 200)), length(value), toValidUTF8(left(reason, 300))
+FROM cdc.dead_letters FINAL
+WHERE {table:String} = '' OR source_table = {table:String}
+ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32};

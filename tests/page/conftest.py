@@ -1,0 +1,130 @@
+"""Airflow's own application with the plugin in it, and people of each role who call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sluice.settings import PROJECT, Settings
+from tests.conftest import free_ports
+
+ROLES = ("viewer", "user", "op", "admin")
+
+
+def airflow_environment(home: Path, settings: Settings | None = None) -> dict[str, str]:
+    """Variables of an Airflow with a SQLite database below `home` and one user of each role."""
+    passwords = home / "passwords.json"
+    passwords.write_text(json.dumps({role: role for role in ROLES}))
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{role}:{role}" for role in ROLES),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests, long enough for HS512: "
+        + "0" * 32,
+        "AIRFLOW__API__SECRET_KEY": "another secret of the tests",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "plugins"), *sys.path[1:]]),
+        **(connections(settings) if settings else {}),
+    }
+
+
+def connections(settings: Settings) -> dict[str, str]:
+    """Airflow's connections to these services."""
+    postgres, clickhouse = settings.postgres, settings.clickhouse
+    found: dict[str, Any] = {
+        "SLUICE_POSTGRES": {
+            "conn_type": "postgres",
+            "host": postgres.host,
+            "port": postgres.port,
+            "login": postgres.user,
+            "password": postgres.password.get_secret_value(),
+            "schema": postgres.database,
+        },
+        "SLUICE_REDPANDA": {
+            "conn_type": "kafka",
+            "extra": {"bootstrap.servers": settings.kafka.bootstrap},
+        },
+        "SLUICE_CLICKHOUSE": {
+            "conn_type": "generic",
+            "host": clickhouse.host,
+            "port": clickhouse.port,
+            "login": clickhouse.user,
+            "password": clickhouse.password.get_secret_value(),
+            "extra": {"http_port": clickhouse.http_port},
+        },
+    }
+    return {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in found.items()}
+
+
+@contextmanager
+def api_server(environment: dict[str, str]) -> Iterator[str]:
+    """A real api-server on a free port; its address."""
+    environment = {**os.environ, **environment}
+    command = [sys.executable, "-m", "airflow"]
+    subprocess.run([*command, "db", "migrate"], env=environment, check=True, capture_output=True)
+    (port,) = free_ports(1)
+    address, log = f"http://127.0.0.1:{port}", Path(environment["AIRFLOW_HOME"]) / "server.log"
+    command += ["api-server", "--apps", "core", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(address):
+            assert server.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.2)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/api/v2/version", timeout=10).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory, services: Settings) -> dict[str, str]:
+    return airflow_environment(tmp_path_factory.mktemp("airflow"), services)
+
+
+@pytest.fixture(scope="session")
+def server(environment: dict[str, str]) -> Iterator[str]:
+    with api_server(environment) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def person(server: str) -> Iterator[Callable[[str], httpx.Client]]:
+    """Role -> a client logged in as its user; `nobody` is not."""
+    clients: dict[str, httpx.Client] = {}
+
+    def client(role: str) -> httpx.Client:
+        if role not in clients:
+            clients[role] = httpx.Client(base_url=server, timeout=30)
+            if role != "nobody":
+                answer = clients[role].post(
+                    "/auth/token", json={"username": role, "password": role}
+                )
+                token = answer.json()["access_token"]
+                clients[role].headers["Authorization"] = f"Bearer {token}"
+        return clients[role]
+
+    yield client
+    for one in clients.values():
+        one.close()

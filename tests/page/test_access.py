@@ -1,0 +1,91 @@
+"""Everything below /sluice is closed to whoever Airflow does not know."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.page.conftest import ROLES, airflow_environment
+
+pytestmark = [pytest.mark.services, pytest.mark.airflow]
+Person = Callable[[str], httpx.Client]
+VALUES = {"{table}": "orders", "{name}": "page.css"}
+PARAMETERS = {"/sluice/api/v1/tables/{table}/versions": {"key": "1"}}
+
+
+def run(script: str, environment: dict[str, str]) -> Any:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name(script))],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def routes(environment: dict[str, str]) -> list[tuple[str, str]]:
+    found = [(method, path) for method, path in run("list_routes.py", environment)]
+    assert ("GET", "/sluice/metrics") in found
+    assert ("GET", "/sluice/openapi.json") in found
+    assert ("GET", "/sluice/static/{name}") in found
+    return found
+
+
+def ask(client: httpx.Client, method: str, path: str) -> httpx.Response:
+    address = path
+    for name, value in VALUES.items():
+        address = address.replace(name, value)
+    assert "{" not in address, "give the parameter a value in VALUES"
+    return client.request(method, address, params=PARAMETERS.get(path))
+
+
+def test_nobody_sees_anything(routes: list[tuple[str, str]], person: Person) -> None:
+    for method, path in routes:
+        answer = ask(person("nobody"), method, path)
+        assert answer.status_code == 401, (method, path)
+        assert "customers" not in answer.text
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_whoever_is_logged_in_may_read(
+    role: str, routes: list[tuple[str, str]], person: Person
+) -> None:
+    for method, path in routes:
+        answer = ask(person(role), method, path)
+        assert answer.status_code == 200, (method, path, answer.text)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_forged_token_is_refused(routes: list[tuple[str, str]], server: str) -> None:
+    forged = httpx.Client(base_url=server, headers={"Authorization": "Bearer e30.e30.e30"})
+    with forged:
+        for method, path in routes:
+            assert ask(forged, method, path).status_code == 403, (method, path)
+
+
+def test_nothing_writes(routes: list[tuple[str, str]]) -> None:
+    assert {method for method, _ in routes} <= {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("path", ["docs", "redoc", "docs/oauth2-redirect", "static", "static/"])
+def test_what_fastapi_would_serve_by_itself_is_not_there(path: str, person: Person) -> None:
+    answer = person("nobody").get(f"/sluice/{path}")
+    assert answer.status_code in {401, 404}
+
+
+def test_without_airflows_security_everything_is_refused(
+    tmp_path: Path,
+) -> None:
+    found = run("without_security.py", airflow_environment(tmp_path))
+    assert found == {"/sluice/": 503, "/sluice/metrics": 503, "/sluice/api/v1/overview": 503}

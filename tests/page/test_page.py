@@ -1,0 +1,192 @@
+"""The page says what the API says, and nothing that came from a row is markup."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.settings import Settings
+
+pytestmark = [pytest.mark.services, pytest.mark.airflow]
+Person = Callable[[str], httpx.Client]
+FAKED = "<script>alert(1)</script>"
+AGES = "freshness_s"  # goes on between two requests
+
+
+class Shown(HTMLParser):
+    """What a page shows: its numbers by path, its text, the addresses that it loads or links to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.numbers: dict[str, tuple[str, str]] = {}
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self._number: tuple[str, str] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [
+            str(values[name]) for name in ("href", "src", "action") if name in values
+        ]
+        if tag == "data":
+            self._number = (str(values["data-path"]), str(values["value"]))
+
+    def handle_data(self, data: str) -> None:
+        if self._number and data.strip():
+            path, value = self._number
+            self.numbers[path] = (value, data.strip())
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "data":
+            self._number = None
+
+
+def by_path(overview: Any) -> dict[str, Any]:
+    """The API's overview as path -> value, as the page names them."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                walk(part, f"{path}.{name}")
+        else:
+            found[path] = value
+
+    for kind in ("tables", "facts"):
+        for state in overview[kind]:
+            walk(state, f"{kind}.{state['name']}")
+    walk(overview["slot"], "slot")
+    return found
+
+
+CHECKS: tuple[tuple[Any, ...], ...] = (
+    ("customers", "row_count", "pass", 41, 41, [], ""),
+    ("orders", "caught_up", "fail", 9, 8, [], "see: sluice status"),
+    ("orders", "row_count", "pass", 7, 7, [], ""),
+    ("orders", "rows", "fail", 7, 7, ["5", FAKED], "run: sluice resync orders --key 5"),
+    ("fact_order_item", "fact_row_count", "pass", 12, 12, [], ""),
+)
+
+
+def fill(clickhouse: ClickHouse) -> None:
+    for table, events in (("customers", 1234567), ("orders", 3)):
+        drain = {"source_table": table, "broker_epoch": "e", "first_offset": 0}
+        drain |= {"next_offset": events, "events": events, "rejected": 1}
+        clickhouse.insert_row("cdc.drains", {**drain, "seconds": 2.5, "freshness_s": 1.25})
+    now = datetime.now(timezone.utc)
+    names = ("source_table", "check", "status", "postgres", "clickhouse", "keys", "repair")
+    for number, values in enumerate(CHECKS):
+        at = now + timedelta(milliseconds=number)
+        check = {
+            "run": "r",
+            "fence": "0/1",
+            "checked_at": at,
+            **dict(zip(names, values, strict=True)),
+        }
+        clickhouse.insert_row("cdc.quality_checks", check)
+    rejected = {"source_table": "orders", "broker_epoch": "e", "offset": 77, "key": "{}"}
+    rejected |= {"value": FAKED + "x" * 1000, "reason": FAKED, "schema_version": "s"}
+    clickhouse.insert_row("cdc.dead_letters", rejected)
+
+
+@pytest.fixture(scope="module")
+def kept(services: Settings) -> Iterator[None]:
+    """A history in the summaries: drains, a rebuild, checks of which one failed, a dead letter."""
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        fill(clickhouse)
+        yield
+        for summary in ("drains", "quality_checks", "dead_letters"):
+            clickhouse.execute(f"TRUNCATE TABLE cdc.{summary}")
+
+
+def test_every_number_of_the_page_is_the_apis(kept: None, person: Person) -> None:
+    viewer = person("viewer")
+    for path in ("/sluice/", "/sluice/tables/orders"):
+        shown = Shown(viewer.get(path).text)
+        known = by_path(viewer.get("/sluice/api/v1/overview").json())
+        assert len(shown.numbers) >= 5
+        for name, (value, _) in shown.numbers.items():
+            assert name in known
+            if not name.endswith(AGES):
+                assert value == ("" if known[name] is None else str(known[name])), name
+        wanted = {n for n in known if n.startswith("tables.") and n.endswith("_rows")}
+        assert path != "/sluice/" or wanted <= set(shown.numbers)
+
+
+def test_what_is_shown_is_what_is_kept(kept: None, person: Person) -> None:
+    numbers = Shown(person("viewer").get("/sluice/").text).numbers
+    assert numbers["tables.customers.postgres_rows"] == ("41", "41")
+    assert numbers["tables.customers.last_drain.events"] == ("1234567", "1,234,567")
+    assert numbers["facts.fact_order_item.rows"] == ("12", "12")
+    assert numbers["tables.products.postgres_rows"] == ("", "—")
+
+
+def test_a_count_answers_an_older_delay_and_a_failed_comparison_stands(
+    kept: None, person: Person
+) -> None:
+    overview = person("viewer").get("/sluice/api/v1/overview").json()
+    assert [(one["table"], one["check"]) for one in overview["findings"]] == [("orders", "rows")]
+    assert overview["healthy"] is False
+    assert "sluice resync orders --key 5" in [one["remedy"] for one in overview["concerns"]]
+
+
+def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> None:
+    page = person("viewer").get("/sluice/tables/orders").text
+    form = page[page.index("<textarea") : page.index("</textarea>")]
+    conf = (
+        form[form.index(">") + 1 :].replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">")
+    )
+    assert json.loads(conf) == {
+        "tables": ["orders"],
+        "keys": ["5", FAKED],
+        "from_key": None,
+        "to_key": None,
+    }
+
+
+def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Person) -> None:
+    page = person("viewer").get("/sluice/tables/orders")
+    assert Shown(page.text).tags.count("script") == 1
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert "x" * 250 not in page.text
+    (rejected,) = person("viewer").get("/sluice/api/v1/dead-letters?table=orders").json()
+    assert len(rejected["value"]) == 200
+    assert rejected["value_bytes"] == len(FAKED) + 1000
+
+
+def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:
+    for path in ("/sluice/", "/sluice/tables/orders", "/sluice/docs"):
+        for address in Shown(person("viewer").get(path).text).addresses:
+            assert address.startswith(("/sluice/", "/dags/"))
+
+
+@pytest.mark.parametrize("reach", ["1h", "6h", "24h", "7d", "30d"])
+def test_trends_cover_their_range_to_the_present(kept: None, reach: str, person: Person) -> None:
+    trends = person("viewer").get(f"/sluice/api/v1/trends?range={reach}").json()
+    times, step = trends["times"], trends["step_s"]
+    assert all(later - earlier == step for earlier, later in itertools.pairwise(times))
+    events = next(one for one in trends["trends"] if one["name"] == "events")["lines"][0]["values"]
+    assert len(events) == len(times)
+    assert sum(events) * step / 60 == pytest.approx(1234570, rel=1e-6)
+
+
+def test_what_is_not_there_is_said(kept: None, person: Person) -> None:
+    viewer = person("viewer")
+    assert viewer.get("/sluice/tables/nothing").status_code == 404
+    assert viewer.get("/sluice/api/v1/tables/nothing/runs").status_code == 404
+    assert viewer.get("/sluice/static/app.py").status_code == 404
+    assert viewer.get("/sluice/api/v1/trends?range=2y").status_code == 422
+    assert viewer.get("/sluice/api/v1/tables/orders/versions?key=1,2").status_code == 400
+    assert viewer.get("/sluice/api/v1/tables/orders/versions?key=x").json() == []
+    assert "not a key" in viewer.get("/sluice/tables/orders?key=1,2").text
