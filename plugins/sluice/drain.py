@@ -101,6 +101,37 @@ class Drain:
         self.store.advance(following)
         self.changes.commit(table.topic, first)
 
+    def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:
+        """Put records that were rejected in at their original positions.
+
+        Args:
+            records: in the order of their offsets.
+            epoch: the epoch of positions when they were rejected.
+
+        Returns:
+            Those that are still invalid.
+
+        Raises:
+            StaleCheckpoint: a drain advanced this table meanwhile; do it again.
+        """
+        table = decoder.table
+        present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
+        decoded = decoder.decode(records, epoch=epoch, base_seq=0)
+        # Rebuilds have gone past the original numbers: one that is new makes them look again.
+        changes = [replace(change, seq=present.last_seq + 1) for change in decoded.changes]
+        unresolved, truncated = self._store(table, changes, present.truncated)
+        if changes:
+            self.store.advance(
+                replace(
+                    present,
+                    generation=present.generation + 1,
+                    writer=uuid4().hex,
+                    base_seq=present.base_seq + 1,
+                    truncated=truncated,
+                )
+            )
+        return decoded.rejects + unresolved
+
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
         checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
@@ -127,7 +158,7 @@ class Drain:
         unresolved, truncated = self._store(table, decoded.changes, checkpoint.truncated)
         rejects = decoded.rejects + unresolved
         if rejects:
-            self._keep_rejects(decoder, checkpoint.broker_epoch, rejects)
+            self._keep_rejects(decoder, checkpoint, rejects)
         following = replace(
             checkpoint,
             generation=checkpoint.generation + 1,
@@ -153,11 +184,13 @@ class Drain:
             " or the producer, then run: sluice drain " + table.name,
         )
 
-    def _keep_rejects(self, decoder: Decoder, broker_epoch: str, rejects: list[Reject]) -> None:
+    def _keep_rejects(
+        self, decoder: Decoder, checkpoint: Checkpoint, rejects: list[Reject]
+    ) -> None:
         name = decoder.table.name
         for reject in rejects[:3]:
             log.warning("%s: offset %d rejected: %s", name, reject.record.offset, reject.reason)
-        self.store.reject(name, broker_epoch, decoder.schema_version, rejects)
+        self.store.reject(checkpoint, decoder.schema_version, rejects)
         self.changes.publish_dead_letters(name, rejects)
 
     def _store(

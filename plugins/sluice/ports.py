@@ -107,9 +107,11 @@ class StateStore(Protocol):
         """
 
     def reject(
-        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
-        """Keep rejected records; keeping one twice keeps it once."""
+        """Keep records that were rejected after this checkpoint; keeping one twice keeps it
+        once.
+        """
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """Keep what a drain did."""

@@ -72,10 +72,19 @@ CREATE TABLE IF NOT EXISTS cdc.dead_letters
     value String,
     reason String,
     schema_version String COMMENT 'hash of the schema that rejected it',
-    rejected_at DateTime64(3, 'UTC') DEFAULT now64(3)
+    rejected_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    epoch UInt16 COMMENT 'the epoch of positions when it was rejected',
+    replayed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'NULL while it is open'
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (source_table, broker_epoch, offset);
+
+-- name: dead_letters_replayed
+-- For tables made before letters could be replayed.
+ALTER TABLE cdc.dead_letters
+    ADD COLUMN IF NOT EXISTS epoch UInt16 COMMENT 'the epoch of positions when it was rejected',
+    ADD COLUMN IF NOT EXISTS replayed_at Nullable(DateTime64(3, 'UTC'))
+        COMMENT 'NULL while it is open';
 
 -- name: quality_checks
 -- Results of the data-quality checks.

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.catalog import load_catalog
+from sluice.dead_letters import DeadLetter
 from sluice.errors import Retryable, TableDiffers
 from sluice.generate.files import write_files
 from sluice.relay.run import run
@@ -61,7 +63,7 @@ class Harbour:
     def take(self, ferry: list[str], crossing: list[str]) -> None:
         """Generate from these models; `sluice init` is the caller's."""
         self.version += 1
-        name = f"harbour_{self.version}"
+        name = f"harbour_{self.settings.relay.slot}_{self.version}"
         body = MODELS.format(ferry="\n".join(ferry), crossing="\n".join(crossing))
         (self.folder / f"{name}.py").write_text(body)
         write_files(load_catalog(name), self.folder)
@@ -75,6 +77,13 @@ class Harbour:
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in wiring.query(self.settings, query)[1]]
 
+    def drop_warehouse(self) -> None:
+        mine = "name LIKE '%ferr%' OR name LIKE '%crossing%'"
+        for database, name in self.rows(f"SELECT database, name FROM system.tables WHERE {mine}"):
+            wiring.query(self.settings, f"DROP TABLE {database}.{name} SYNC")
+        ours = "source_table IN ('ferries', 'crossings')"
+        wiring.query(self.settings, f"DELETE FROM cdc.dead_letters WHERE {ours}")
+
     def settle(self) -> None:
         """Drain and rebuild until the checks pass."""
         deadline = time.monotonic() + 60
@@ -87,19 +96,24 @@ class Harbour:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
 
-    def dead(self) -> list[tuple[Any, ...]]:
+    def dead(self) -> list[DeadLetter]:
         tables = ("ferries", "crossings")
-        return [row for name in tables for row in wiring.dead_letters(self.settings, name, 9)[1]]
+        return [row for name in tables for row in wiring.dead_letters(self.settings, name, 9)]
 
 
 @pytest.fixture
-def harbour(
-    services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Harbour]:
-    monkeypatch.syspath_prepend(str(tmp_path))
+def harbour(services: Settings, tmp_path: Path) -> Iterator[Harbour]:
+    with harbour_of(services, tmp_path, "harbour") as made:
+        yield made
+
+
+@contextmanager
+def harbour_of(services: Settings, folder: Path, slot: str) -> Iterator[Harbour]:
+    """A harbour whose relay streams into the narrow tables."""
+    sys.path.insert(0, str(folder))
     engine = make_engine(services.postgres)
-    relay = RelaySettings(slot="harbour", ack="broker")
-    made = Harbour(replace(services, out=tmp_path, relay=relay), engine, tmp_path)
+    relay = RelaySettings(slot=slot, ack="broker")
+    made = Harbour(replace(services, out=folder, relay=relay), engine, folder)
     made.postgres(
         "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",
         "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int NOT NULL)",
@@ -119,12 +133,14 @@ def harbour(
         stop.set()
         thread.join(20)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("SELECT pg_drop_replication_slot('harbour')"))
-            connection.execute(text("DROP PUBLICATION pglog_stream_harbour"))
+            connection.execute(text(f"SELECT pg_drop_replication_slot('{slot}')"))
+            connection.execute(text(f"DROP PUBLICATION pglog_stream_{slot}"))
             connection.execute(text("DROP TABLE crossings, ferries"))
         engine.dispose()
+        made.drop_warehouse()
         for name in [name for name in sys.modules if name.startswith("harbour_")]:
             del sys.modules[name]
+        sys.path.remove(str(folder))
 
 
 def test_changed_models_are_applied_where_that_is_safe_and_planned_where_not(

@@ -114,12 +114,13 @@ class MemoryStore:
         return {key: (rows[key][width], live.get(key)) for key in set(keys) if key in rows}
 
     def reject(
-        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
         """See ports.StateStore."""
+        table, broker_epoch = checkpoint.source_table, checkpoint.broker_epoch
         for reject in rejects:
             kept = replace(reject, reason=f"{reject.reason} [{schema_version}]")
-            self.rejected[table, epoch, reject.record.offset] = kept
+            self.rejected[table, broker_epoch, reject.record.offset] = kept
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""
