@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from sluice.catalog import Table
 from sluice.decoding import Decoded, Decoder
-from sluice.errors import PoisonedTopic, SourceChanged
+from sluice.errors import PoisonedTopic, SourceChanged, TopicGap
 from sluice.events import (
     UNCHANGED,
     Change,
@@ -95,6 +95,7 @@ class Drain:
             generation=present.generation + 1,
             writer=uuid4().hex,
             broker_epoch=self.changes.epoch(),
+            topic_id=self.changes.topic_id(table.topic),
             next_offset=first,
             base_seq=max(0, present.last_seq - first),
         )
@@ -135,12 +136,25 @@ class Drain:
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
         checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        epoch = self.changes.epoch()
-        if checkpoint.broker_epoch == epoch:
-            return checkpoint
-        if checkpoint.broker_epoch:
-            log.warning("%s: the broker is new; reading its topic from the start", table.name)
-        return replace(checkpoint, broker_epoch=epoch, next_offset=0, base_seq=checkpoint.last_seq)
+        epoch, topic_id = self.changes.epoch(), self.changes.topic_id(table.topic)
+        if checkpoint.broker_epoch != epoch:
+            if checkpoint.broker_epoch:
+                log.warning("%s: the broker is new; reading its topic from the start", table.name)
+            return replace(
+                checkpoint,
+                broker_epoch=epoch,
+                topic_id=topic_id,
+                next_offset=0,
+                base_seq=checkpoint.last_seq,
+            )
+        if topic_id and checkpoint.topic_id not in {"", topic_id}:
+            # What was on the former topic behind the checkpoint is gone, and nobody knows it.
+            raise TopicGap(
+                f"{table.topic} was deleted and made again after {checkpoint.next_offset} messages"
+                " of it were drained",
+                remedy=f"read the table again: sluice resync {table.name}",
+            )
+        return replace(checkpoint, topic_id=topic_id)
 
     def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
         return self.changes.read(

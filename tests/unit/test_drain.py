@@ -16,7 +16,7 @@ from sluice.adapters.memory import MemoryLog, MemoryStore
 from sluice.catalog import load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import PoisonedTopic, StaleCheckpoint
+from sluice.errors import PoisonedTopic, StaleCheckpoint, TopicGap
 from sluice.events import UNCHANGED, Record
 from sluice.positions import format_lsn
 from sluice.settings import DrainSettings
@@ -145,6 +145,21 @@ def test_an_interruption_before_any_checkpoint_leaves_the_same_state(
         drain.run(DECODER)
     assert names(store) == expected
     assert store.rejected == {}
+
+
+def test_a_topic_that_was_made_again_is_a_gap_however_far_it_has_grown() -> None:
+    events, _ = history([Step(kind="write", key=key) for key in (1, 2, 3)])
+    log, store = filled(events[:2]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    drain.run(DECODER)
+    log.make_again(TABLE.topic)
+    for value in (*events, *events):
+        log.produce(TABLE.topic, value)
+    with pytest.raises(TopicGap, match="made again") as caught:
+        drain.run(DECODER)
+    assert caught.value.remedy == f"read the table again: sluice resync {TABLE.name}"
+    drain.skip_gap(TABLE)
+    assert drain.run(DECODER).events == 6
 
 
 WHOLE = STEPS.map(lambda steps: [step for step in steps if step.kind != "partial"])
