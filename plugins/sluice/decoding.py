@@ -34,7 +34,8 @@ from sluice.events import (
 from sluice.positions import pack, parse_lsn
 
 RELAY = "relay"
-_REASON_LENGTH = 500
+# Enough to see what is wrong, too little to carry a row into logs.
+_REASON_LENGTH = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from uuid import uuid4
 from sluice.catalog import Table
 from sluice.completion import Reread, completed
 from sluice.decoding import Decoded, Decoder
-from sluice.errors import PoisonedTopic, SourceChanged
+from sluice.errors import PoisonedTopic, SourceChanged, TopicGap
 from sluice.events import (
     Change,
     OutdatedRow,
@@ -98,21 +98,66 @@ class Drain:
             generation=present.generation + 1,
             writer=uuid4().hex,
             broker_epoch=self.changes.epoch(),
+            topic_id=self.changes.topic_id(table.topic),
             next_offset=first,
             base_seq=max(0, present.last_seq - first),
         )
         self.store.advance(following)
         self.changes.commit(table.topic, first)
 
+    def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:
+        """Put records that were rejected in at their original positions.
+
+        Args:
+            records: in the order of their offsets.
+            epoch: the epoch of positions when they were rejected.
+
+        Returns:
+            Those that are still invalid.
+
+        Raises:
+            StaleCheckpoint: a drain advanced this table meanwhile; do it again.
+        """
+        table = decoder.table
+        present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
+        decoded = decoder.decode(records, epoch=epoch, base_seq=0)
+        # Rebuilds have gone past the original numbers: one that is new makes them look again.
+        changes = [replace(change, seq=present.last_seq + 1) for change in decoded.changes]
+        unresolved, truncated = self._store(decoder, changes, present.truncated)
+        if changes:
+            self.store.advance(
+                replace(
+                    present,
+                    generation=present.generation + 1,
+                    writer=uuid4().hex,
+                    base_seq=present.base_seq + 1,
+                    truncated=truncated,
+                )
+            )
+        return decoded.rejects + unresolved
+
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
         checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        epoch = self.changes.epoch()
-        if checkpoint.broker_epoch == epoch:
-            return checkpoint
-        if checkpoint.broker_epoch:
-            log.warning("%s: the broker is new; reading its topic from the start", table.name)
-        return replace(checkpoint, broker_epoch=epoch, next_offset=0, base_seq=checkpoint.last_seq)
+        epoch, topic_id = self.changes.epoch(), self.changes.topic_id(table.topic)
+        if checkpoint.broker_epoch != epoch:
+            if checkpoint.broker_epoch:
+                log.warning("%s: the broker is new; reading its topic from the start", table.name)
+            return replace(
+                checkpoint,
+                broker_epoch=epoch,
+                topic_id=topic_id,
+                next_offset=0,
+                base_seq=checkpoint.last_seq,
+            )
+        if topic_id and checkpoint.topic_id not in {"", topic_id}:
+            # What was on the former topic behind the checkpoint is gone, and nobody knows it.
+            raise TopicGap(
+                f"{table.topic} was deleted and made again after {checkpoint.next_offset} messages"
+                " of it were drained",
+                remedy=f"read the table again: sluice resync {table.name}",
+            )
+        return replace(checkpoint, topic_id=topic_id)
 
     def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
         return self.changes.read(
@@ -130,7 +175,7 @@ class Drain:
         unresolved, truncated = self._store(decoder, decoded.changes, checkpoint.truncated)
         rejects = decoded.rejects + unresolved
         if rejects:
-            self._keep_rejects(decoder, checkpoint.broker_epoch, rejects)
+            self._keep_rejects(decoder, checkpoint, rejects)
         following = replace(
             checkpoint,
             generation=checkpoint.generation + 1,
@@ -156,11 +201,13 @@ class Drain:
             " or the producer, then run: sluice drain " + table.name,
         )
 
-    def _keep_rejects(self, decoder: Decoder, broker_epoch: str, rejects: list[Reject]) -> None:
+    def _keep_rejects(
+        self, decoder: Decoder, checkpoint: Checkpoint, rejects: list[Reject]
+    ) -> None:
         name = decoder.table.name
         for reject in rejects[:3]:
             log.warning("%s: offset %d rejected: %s", name, reject.record.offset, reject.reason)
-        self.store.reject(name, broker_epoch, decoder.schema_version, rejects)
+        self.store.reject(checkpoint, decoder.schema_version, rejects)
         self.changes.publish_dead_letters(name, rejects)
 
     def _store(

@@ -9,11 +9,11 @@ from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Table
+from sluice.events import KeyText
 from sluice.generate.clickhouse import quoted
 from sluice.monitor import check_result, drain_run
 from sluice.overview import CheckResult, DrainRun
 from sluice.positions import format_lsn, unpack
-from sluice.selection import KeyText
 
 RUNS, REJECTED, VERSIONS = 20, 50, 50
 _LONGEST = 200

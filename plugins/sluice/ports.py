@@ -27,6 +27,7 @@ class Checkpoint:
     base_seq: int = 0
     truncated: int = 0
     committed_at: int = 0
+    topic_id: str = ""
 
     @property
     def last_seq(self) -> int:
@@ -72,7 +73,14 @@ class ChangeLog(Protocol):
         """Records from `offset` on in chunks, until the topic's end or `seconds` have passed.
 
         The last chunk is empty exactly when the end was reached. Raises TopicGap when `offset`
-        has expired and TopicPartitioned when the topic has more than one partition.
+        has expired or is past the end. Whether there is such a topic: ask for its topic_id.
+        """
+
+    def topic_id(self, topic: str) -> str:
+        """What tells the topic from one of the same name that was made again.
+
+        Empty where the broker has no topic ids. Raises NotReady when there is no such topic and
+        TopicPartitioned when it has more than one partition.
         """
 
     def first(self, topic: str) -> int:
@@ -107,9 +115,11 @@ class StateStore(Protocol):
         """
 
     def reject(
-        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
-        """Keep rejected records; keeping one twice keeps it once."""
+        """Keep records that were rejected after this checkpoint; keeping one twice keeps it
+        once.
+        """
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """Keep what a drain did."""

@@ -18,6 +18,7 @@ from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import Decoder
 from sluice.deep import DeepCheck, fact_check, table_check
 from sluice.drain import Drain
@@ -316,12 +317,28 @@ def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...
 
 
 def dead_letters(
-    settings: Settings, table: str, limit: int
-) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and rows of the newest rejected events; of all tables when none is named."""
+    settings: Settings,
+    table: str,
+    limit: int,
+    conditions: Sequence[Condition] = (),
+    *,
+    replayed: bool = False,
+) -> list[DeadLetter]:
+    """The newest rejected events; see DeadLetters.newest."""
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        listed = read_statements(_QUERIES)["list_dead_letters"]
-        return clickhouse.table(listed, table=table, limit=limit)
+        letters = DeadLetters(clickhouse=clickhouse)
+        return letters.newest(table, conditions, replayed=replayed, limit=limit)
+
+
+def replay_dead_letters(
+    settings: Settings, table: str, conditions: Sequence[Condition] = ()
+) -> ReplayReport:
+    """Put a table's open dead letters in; see dead_letters.replay."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        require_same(clickhouse, catalog.table(table))
+        letters = DeadLetters(clickhouse=clickhouse)
+        return replay(letters, run, _decoder(clickhouse, catalog, table), conditions)
 
 
 def _settled_rebuild(step: Rebuild) -> None:

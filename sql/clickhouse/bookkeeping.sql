@@ -20,10 +20,16 @@ CREATE TABLE IF NOT EXISTS cdc.checkpoints
     base_seq UInt64 COMMENT '_seq of the event at offset 0, less one',
     truncated UInt128 COMMENT 'rows below this version are gone, however late they arrive',
     committed_at Int64 COMMENT 'commit time of the newest drained change, ms since 1970',
-    updated_at DateTime64(3, 'UTC') DEFAULT now64(3)
+    updated_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    topic_id String COMMENT 'the topic incarnation that offsets belong to'
 )
 ENGINE = ReplacingMergeTree(generation)
 ORDER BY source_table;
+
+-- name: checkpoints_topic
+-- For tables made before topics were told apart.
+ALTER TABLE cdc.checkpoints
+    ADD COLUMN IF NOT EXISTS topic_id String COMMENT 'the topic incarnation that offsets belong to';
 
 -- name: drains
 -- One row for each run of a drain that found events.
@@ -72,10 +78,19 @@ CREATE TABLE IF NOT EXISTS cdc.dead_letters
     value String,
     reason String,
     schema_version String COMMENT 'hash of the schema that rejected it',
-    rejected_at DateTime64(3, 'UTC') DEFAULT now64(3)
+    rejected_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    epoch UInt16 COMMENT 'the epoch of positions when it was rejected',
+    replayed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'NULL while it is open'
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (source_table, broker_epoch, offset);
+
+-- name: dead_letters_replayed
+-- For tables made before letters could be replayed.
+ALTER TABLE cdc.dead_letters
+    ADD COLUMN IF NOT EXISTS epoch UInt16 COMMENT 'the epoch of positions when it was rejected',
+    ADD COLUMN IF NOT EXISTS replayed_at Nullable(DateTime64(3, 'UTC'))
+        COMMENT 'NULL while it is open';
 
 -- name: quality_checks
 -- Results of the data-quality checks.

@@ -30,7 +30,8 @@ SELECT min(_ingested_at), count() FROM cdc.{table:Identifier};
 
 -- name: rejected_since
 -- When the oldest rejected event of a table came; replaying it may bring an old row.
-SELECT min(rejected_at), count() FROM cdc.dead_letters WHERE source_table = {table:String};
+SELECT min(rejected_at), count() FROM cdc.dead_letters FINAL
+WHERE source_table = {table:String} AND replayed_at IS NULL;
 
 -- name: seen_by_all
 -- The lowest _seq of a table that some storage of a fact has yet to see, less one.

@@ -29,15 +29,9 @@ SELECT argMax(source, generation), max(epoch) FROM cdc.checkpoints
 WHERE source_table = {table:String} GROUP BY source_table;
 
 -- name: dead_letters
--- Source table -> rejected events.
-SELECT source_table, count() FROM cdc.dead_letters FINAL GROUP BY source_table;
-
--- name: list_dead_letters
--- Rejected events, the newest first.
-SELECT source_table, offset, rejected_at, reason, left(value, 200) AS value
-FROM cdc.dead_letters FINAL
-WHERE {table:String} = '' OR source_table = {table:String}
-ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32};
+-- Source table -> rejected events that were not replayed.
+SELECT source_table, count() FROM cdc.dead_letters FINAL
+WHERE replayed_at IS NULL GROUP BY source_table;
 
 -- name: freshness
 -- Source table -> the last moment of which ClickHouse is known to have everything, ms since 1970.

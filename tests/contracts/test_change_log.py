@@ -37,6 +37,7 @@ class Subject:
     produce: Callable[[bytes | None, bytes | None], None]
     committed: Callable[[], int]
     dead_letters: Callable[[], list[Dead]]
+    make_again: Callable[[], None]
 
     def read(self, offset: int, chunk: int = 100) -> list[list[Record]]:
         return list(self.log.read(self.topic, offset, chunk, 20))
@@ -66,6 +67,7 @@ def in_memory() -> Subject:
         produce=lambda value, key: log.produce("cdc.one", value, key),
         committed=lambda: log.committed["cdc.one"],
         dead_letters=lambda: [(r.record.key, r.record.value) for _, r in log.dead_letters],
+        make_again=lambda: log.make_again("cdc.one"),
     )
 
 
@@ -82,6 +84,11 @@ def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
         producer.produce(topic, value=value, key=key)
         assert producer.flush(10) == 0
 
+    def make_again() -> None:
+        for future in admin.delete_topics([topic]).values():
+            future.result()
+        topics.ensure([topic])
+
     begin = topics.ends([DEAD_LETTER_TOPIC])[DEAD_LETTER_TOPIC]
     return Subject(
         log=log,
@@ -94,6 +101,7 @@ def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
             for chunk in log.read(DEAD_LETTER_TOPIC, begin, 100, 20)
             for record in chunk
         ],
+        make_again=make_again,
     )
 
 
@@ -126,9 +134,17 @@ def test_an_offset_past_the_end_is_a_gap(subject: Subject) -> None:
 
 def test_a_topic_that_is_not_there_or_has_two_partitions_is_refused(subject: Subject) -> None:
     with pytest.raises(NotReady, match="sluice init"):
-        list(subject.log.read("cdc.nowhere", 0, 10, 20))
+        subject.log.topic_id("cdc.nowhere")
     with pytest.raises(TopicPartitioned):
-        list(subject.log.read(subject.wide_topic, 0, 10, 20))
+        subject.log.topic_id(subject.wide_topic)
+
+
+def test_a_topic_that_is_made_again_has_another_id(subject: Subject) -> None:
+    before = subject.log.topic_id(subject.topic)
+    subject.produce(b"v", None)
+    assert subject.log.topic_id(subject.topic) == before != ""
+    subject.make_again()
+    assert subject.log.topic_id(subject.topic) not in {before, ""}
 
 
 def test_the_group_remembers_what_was_committed(subject: Subject) -> None:

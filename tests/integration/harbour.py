@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.catalog import load_catalog
+from sluice.dead_letters import DeadLetter
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.relay.run import run
@@ -45,6 +46,20 @@ class Crossing(Base):
 """
 
 
+NAME, TITLE = (f"    {name}: Mapped[str] = mapped_column(String(9))" for name in ("name", "title"))
+NARROW = "    cars: Mapped[int] = mapped_column(Integer)"
+WIDE = "    cars: Mapped[int] = mapped_column(BigInteger)"
+TEXT = "    cars: Mapped[str] = mapped_column(String(9))"
+NOTE = "    note: Mapped[str | None] = mapped_column(String(9))"
+DECKS = "    decks: Mapped[int] = mapped_column(server_default='2')"
+TABLES = (
+    "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",
+    "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int NOT NULL)",
+    "INSERT INTO ferries VALUES (1, 'Aida')",
+    "INSERT INTO crossings VALUES (10, 1, 5)",
+)
+
+
 class Harbour:
     """One pipeline whose models are replaced."""
 
@@ -52,7 +67,7 @@ class Harbour:
         self.settings, self.engine, self.folder = settings, engine, folder
         self.version = 0
 
-    def take(self, ferry: list[str], crossing: list[str], profile: str = "") -> None:
+    def take(self, ferry: Sequence[str], crossing: Sequence[str], profile: str = "") -> None:
         """Generate from these models; `sluice init` is the caller's."""
         self.version += 1
         name = f"harbour_{self.version}"
@@ -84,13 +99,13 @@ class Harbour:
     def dead_letter(self, reason: str) -> None:
         """Drain until a dead letter has this in its reason."""
         deadline = time.monotonic() + 60
-        while not any(reason in row[3] for row in self.dead()):
+        while not any(reason in row.reason for row in self.dead()):
             assert time.monotonic() < deadline
             wiring.drain(self.settings, "crossings")
 
-    def dead(self) -> list[tuple[Any, ...]]:
+    def dead(self) -> list[DeadLetter]:
         tables = ("ferries", "crossings")
-        return [row for name in tables for row in wiring.dead_letters(self.settings, name, 9)[1]]
+        return [row for name in tables for row in wiring.dead_letters(self.settings, name, 9)]
 
     def dispose(self) -> None:
         """Drop what Postgres, broker and ClickHouse have of it."""
@@ -125,12 +140,13 @@ class Harbour:
 def harbour(
     services: Settings,
     folder: Path,
-    tables: list[str],
-    ferry: list[str],
-    crossing: list[str],
+    tables: Sequence[str] = TABLES,
+    ferry: Sequence[str] = (NAME,),
+    crossing: Sequence[str] = (NARROW,),
     profile: str = "",
 ) -> Iterator[Harbour]:
     """The pipeline of `tables`, as SQL, with these columns as models; dropped at the end."""
+    sys.path.insert(0, str(folder))
     engine = make_engine(services.postgres)
     relay = RelaySettings(slot=f"harbour_{uuid4().hex[:8]}", ack="broker")
     made = Harbour(replace(services, out=folder, relay=relay), engine, folder)
@@ -148,3 +164,4 @@ def harbour(
         stop.set()
         thread.join(20)
         made.dispose()
+        sys.path.remove(str(folder))

@@ -8,20 +8,18 @@ from pathlib import Path
 import pytest
 
 from sluice.settings import Settings
-from tests.integration.harbour import harbour
+from tests.integration.harbour import NAME, harbour
 
 pytestmark = pytest.mark.services
 
-NAME = "    name: Mapped[str] = mapped_column(String(9))"
 CARS = "    cars: Mapped[int | None] = mapped_column(Integer)"
 FARE = "    fare: Mapped[float] = mapped_column(Numeric(10, 2))"
 SAILED = "    sailed: Mapped[object] = mapped_column(DateTime(timezone=True))"
 
 
 def test_rows_come_in_the_types_of_the_seed_and_what_does_not_fit_is_a_dead_letter(
-    services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Settings, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
     tables = [
         "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",
         "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int,"

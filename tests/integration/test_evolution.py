@@ -9,29 +9,15 @@ import pytest
 from sluice import wiring
 from sluice.errors import TableDiffers
 from sluice.settings import Settings
-from tests.integration.harbour import Harbour, harbour
+from tests.integration.harbour import DECKS, NAME, NOTE, TEXT, TITLE, WIDE, Harbour, harbour
 
 pytestmark = pytest.mark.services
 
-NAME, TITLE = (f"    {name}: Mapped[str] = mapped_column(String(9))" for name in ("name", "title"))
-NARROW = "    cars: Mapped[int] = mapped_column(Integer)"
-WIDE = "    cars: Mapped[int] = mapped_column(BigInteger)"
-TEXT = "    cars: Mapped[str] = mapped_column(String(9))"
-NOTE = "    note: Mapped[str | None] = mapped_column(String(9))"
-DECKS = "    decks: Mapped[int] = mapped_column(server_default='2')"
-
 
 def test_changed_models_are_applied_where_that_is_safe_and_planned_where_not(
-    services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Settings, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    tables = [
-        "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",
-        "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int NOT NULL)",
-        "INSERT INTO ferries VALUES (1, 'Aida')",
-        "INSERT INTO crossings VALUES (10, 1, 5)",
-    ]
-    with harbour(services, tmp_path, tables, [NAME], [NARROW]) as made:
+    with harbour(services, tmp_path) as made:
         added_and_widened(made)
         added_with_a_default(made)
         dropped(made)

@@ -82,20 +82,46 @@ def test_a_range_and_single_keys_are_read_again_and_the_rest_is_left(
     assert_fact_equals_join(services, engine)
 
 
+def make_again(settings: Settings, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    for future in admin.delete_topics([topic]).values():
+        future.result()
+    Topics(settings.kafka).ensure([topic])
+
+
 def test_a_topic_that_was_made_again_is_a_gap_that_a_resync_closes(
     services: Settings, engine: Engine
 ) -> None:
     assert_fact_equals_join(services, engine)
-    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
-    for future in admin.delete_topics(["cdc.customers"]).values():
-        future.result()
-    Topics(services.kafka).ensure(["cdc.customers"])
+    make_again(services, "cdc.customers")
     with engine.begin() as connection:
         connection.execute(text("UPDATE customers SET city = 'Ulm' WHERE id % 7 = 0"))
     with pytest.raises(TopicGap) as caught:
         wiring.drain(services, "customers")
     assert caught.value.remedy == "read the table again: sluice resync customers"
     wiring.resync(services, "customers")
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_topic_that_was_made_again_and_has_outgrown_the_checkpoint_is_a_gap_too(
+    services: Settings, engine: Engine
+) -> None:
+    assert_fact_equals_join(services, engine)
+    query = "SELECT argMax(next_offset, generation) FROM cdc.checkpoints"
+    ((drained,),) = wiring.query(services, f"{query} WHERE source_table = 'products'")[1]
+    make_again(services, "cdc.products")
+    for city in range(3):
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE products SET category = :c"), {"c": f"c{city}"})
+    topics, deadline = Topics(services.kafka), time.monotonic() + 60
+    while topics.ends(["cdc.products"])["cdc.products"] <= drained:
+        assert time.monotonic() < deadline
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE products SET category = 'more'"))
+    with pytest.raises(TopicGap, match="made again") as caught:
+        wiring.drain(services, "products")
+    assert caught.value.remedy == "read the table again: sluice resync products"
+    wiring.resync(services, "products")
     assert_fact_equals_join(services, engine)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from sluice.adapters.memory import MemoryLog, MemoryStore
 from sluice.catalog import load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import PoisonedTopic, StaleCheckpoint
-from sluice.events import UNCHANGED
+from sluice.errors import PoisonedTopic, StaleCheckpoint, TopicGap
+from sluice.events import UNCHANGED, Record
 from sluice.positions import format_lsn
 from sluice.settings import DrainSettings
 
@@ -140,6 +141,57 @@ def test_an_interruption_before_any_checkpoint_leaves_the_same_state(
         drain.run(DECODER)
     assert names(store) == expected
     assert store.rejected == {}
+
+
+def test_a_topic_that_was_made_again_is_a_gap_however_far_it_has_grown() -> None:
+    events, _ = history([Step(kind="write", key=key) for key in (1, 2, 3)])
+    log, store = filled(events[:2]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    drain.run(DECODER)
+    log.make_again(TABLE.topic)
+    for value in (*events, *events):
+        log.produce(TABLE.topic, value)
+    with pytest.raises(TopicGap, match="made again") as caught:
+        drain.run(DECODER)
+    assert caught.value.remedy == f"read the table again: sluice resync {TABLE.name}"
+    drain.skip_gap(TABLE)
+    assert drain.run(DECODER).events == 6
+
+
+WHOLE = STEPS.map(lambda steps: [step for step in steps if step.kind != "partial"])
+
+
+@given(WHOLE, st.sets(st.integers(0, 25)), st.randoms())
+def test_events_that_were_rejected_and_are_replayed_in_any_order_leave_the_same_state(
+    steps: list[Step], held: set[int], chance: Random
+) -> None:
+    events, expected = history(steps)
+    log = filled([b"bad" if at in held else event for at, event in enumerate(events)])
+    store = MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    drain.run(DECODER)
+    letters = [
+        Record(offset=offset, key=None, value=events[offset]) for _, _, offset in store.rejected
+    ]
+    for _ in range(2):
+        chance.shuffle(letters)
+        for start in range(0, len(letters), 2):
+            assert drain.replay(DECODER, letters[start : start + 2], 0) == []
+        assert names(store) == expected
+
+
+def test_a_replayed_event_is_one_that_a_rebuild_has_yet_to_see() -> None:
+    events, _ = history([Step(kind="write", key=1), Step(kind="write", key=2)])
+    log, store = filled([b"bad", events[1]]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    drain.run(DECODER)
+    seen = store.checkpoint(TABLE.name)
+    assert seen is not None
+    drain.replay(DECODER, [Record(offset=0, key=None, value=events[0])], 0)
+    drained = store.checkpoint(TABLE.name)
+    assert drained is not None
+    assert drained.last_seq == seen.last_seq + 1
+    assert drained.next_offset == seen.next_offset
 
 
 def test_a_slower_drain_is_told_and_changes_nothing() -> None:

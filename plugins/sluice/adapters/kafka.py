@@ -10,8 +10,10 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
 
 from sluice.adapters.topics import Topics, client_options, translated
 from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
@@ -19,6 +21,7 @@ from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
 
 _PATIENCE = 10.0
+_NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 
 # librdkafka's defaults pause for a second at every 100,000 messages on a fast local broker.
 _CONSUMER_OPTIONS = {
@@ -40,6 +43,7 @@ class KafkaLog:
         self._bootstrap = settings.bootstrap
         self._options = client_options(settings)
         self._topics = Topics(settings)
+        self._admin = AdminClient(self._options)
         self._consumer = Consumer({**self._options, **_CONSUMER_OPTIONS})
 
     def close(self) -> None:
@@ -57,7 +61,6 @@ class KafkaLog:
 
     def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
-        self._require_one_partition(topic)
         deadline = time.monotonic() + seconds
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         try:
@@ -112,20 +115,29 @@ class KafkaLog:
                 remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
             )
         if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
-            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+            raise _no_topic(topic)
         if error.code() not in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}:
             raise KafkaException(error)
 
-    def _require_one_partition(self, topic: str) -> None:
+    def topic_id(self, topic: str) -> str:
+        """See ports.ChangeLog."""
         with translated(self._bootstrap):
-            found = self._consumer.list_topics(topic, timeout=_PATIENCE).topics.get(topic)
-        if found is None or found.error is not None or not found.partitions:
-            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+            described = self._admin.describe_topics(
+                TopicCollection([topic]), request_timeout=_PATIENCE
+            )
+            try:
+                found = described[topic].result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                raise _no_topic(topic) from None
         if len(found.partitions) > 1:
             raise TopicPartitioned(
                 f"topic {topic} has {len(found.partitions)} partitions; order per table needs one",
                 remedy="recreate the topic with one partition, then run: sluice init",
             )
+        known = str(found.topic_id)
+        return "" if known == _NO_TOPIC_ID else known
 
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""
@@ -161,3 +173,7 @@ class KafkaLog:
             raise Unreachable(
                 f"broker {self._bootstrap} did not take {table}'s dead letters; nothing advanced"
             )
+
+
+def _no_topic(topic: str) -> NotReady:
+    return NotReady(f"topic {topic} does not exist", remedy="run: sluice init")

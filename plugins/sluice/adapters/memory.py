@@ -22,6 +22,7 @@ class MemoryLog:
         self._epoch = epoch
         self._partitions = partitions or {}
         self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
+        self._made = dict.fromkeys(topics, 1)
         self.committed: dict[str, int] = {}
         self.dead_letters: list[tuple[str, Reject]] = []
 
@@ -29,6 +30,11 @@ class MemoryLog:
         """Put a message at the topic's end."""
         records = self._topics[topic]
         records.append(Record(offset=len(records), key=key, value=value))
+
+    def make_again(self, topic: str) -> None:
+        """Delete a topic and make it again, empty."""
+        self._made[topic] += 1
+        self._topics[topic].clear()
 
     def wipe(self, epoch: str) -> None:
         """Lose all messages and offsets, as a broker in memory does when it is killed."""
@@ -43,16 +49,24 @@ class MemoryLog:
 
     def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
-        if topic not in self._topics:
-            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
-        if self._partitions.get(topic, 1) > 1:
-            raise TopicPartitioned()
-        records = self._topics[topic]
+        records = self._there(topic)
         if not 0 <= offset <= len(records):
             raise TopicGap(f"{topic}: offset {offset} is not on the topic")
         for start in range(offset, len(records), chunk):
             yield records[start : start + chunk]
         yield []
+
+    def topic_id(self, topic: str) -> str:
+        """See ports.ChangeLog."""
+        self._there(topic)
+        if self._partitions.get(topic, 1) > 1:
+            raise TopicPartitioned()
+        return f"{self._epoch}-{self._made[topic]}"
+
+    def _there(self, topic: str) -> list[Record]:
+        if topic not in self._topics:
+            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+        return self._topics[topic]
 
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""
@@ -114,12 +128,13 @@ class MemoryStore:
         return {key: (rows[key][width], live.get(key)) for key in set(keys) if key in rows}
 
     def reject(
-        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
         """See ports.StateStore."""
+        table, broker_epoch = checkpoint.source_table, checkpoint.broker_epoch
         for reject in rejects:
             kept = replace(reject, reason=f"{reject.reason} [{schema_version}]")
-            self.rejected[table, epoch, reject.record.offset] = kept
+            self.rejected[table, broker_epoch, reject.record.offset] = kept
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""

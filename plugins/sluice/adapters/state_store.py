@@ -23,7 +23,7 @@ _ADVANCE = f"""
 INSERT INTO cdc.checkpoints ({_LISTED})
 SELECT {{source_table:String}}, {{generation:UInt64}}, {{writer:String}}, {{source:String}},
     {{epoch:UInt16}}, {{broker_epoch:String}}, {{next_offset:UInt64}}, {{base_seq:UInt64}},
-    {{truncated:UInt128}}, {{committed_at:Int64}}
+    {{truncated:UInt128}}, {{committed_at:Int64}}, {{topic_id:String}}
 WHERE (
     SELECT max(generation) FROM cdc.checkpoints WHERE source_table = {{source_table:String}}
 ) = {{generation:UInt64}} - 1
@@ -96,16 +96,18 @@ class ClickHouseStore:
         return found
 
     def reject(
-        self, table: str, epoch: str, schema_version: str, rejects: Sequence[Reject]
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
         """See ports.StateStore."""
         records = [reject.record for reject in rejects]
+        names = "source_table broker_epoch epoch offset key value reason schema_version"
         self._clickhouse.insert(
             "cdc.dead_letters",
-            ["source_table", "broker_epoch", "offset", "key", "value", "reason", "schema_version"],
+            names.split(),
             [
-                [table] * len(rejects),
-                [epoch] * len(rejects),
+                [checkpoint.source_table] * len(rejects),
+                [checkpoint.broker_epoch] * len(rejects),
+                [checkpoint.epoch] * len(rejects),
                 [record.offset for record in records],
                 [record.key or b"" for record in records],
                 [record.value or b"" for record in records],

@@ -17,8 +17,6 @@ from sluice.errors import QualityFailed, RowsRejected, StaleGenerated, WrongUsag
 from sluice.settings import Settings
 
 app = typer.Typer()
-dead_letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
-app.add_typer(dead_letters, name="dead-letters")
 
 _DAY = ["%Y-%m-%d"]
 TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all when none is named.")]
@@ -237,23 +235,3 @@ def demo(
     operations = run(context.obj, rate=rate, seconds=seconds, seed=seed, report=typer.echo)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(operations.items()))
     typer.echo(f"{sum(operations.values())} changes: {listed}")
-
-
-@dead_letters.command("list")
-def list_dead_letters(
-    context: typer.Context,
-    table: Annotated[str, typer.Option(help="Only of this source table.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
-) -> None:
-    """Show rejected events: where they were, why, and how they begin."""
-    from sluice import wiring
-    from sluice.catalog import load_catalog
-
-    settings: Settings = context.obj
-    if table:
-        load_catalog(settings.models).table(table)
-    names, rows = wiring.dead_letters(settings, table, limit)
-    if not rows:
-        typer.echo("no dead letters")
-        return
-    print_table(names, rows)

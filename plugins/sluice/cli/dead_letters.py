@@ -1,0 +1,139 @@
+"""Rejected events on the command line: look, mend the model, replay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sluice.cli.tables import print_table
+from sluice.errors import RowsRejected
+from sluice.settings import Settings
+
+if TYPE_CHECKING:
+    from sluice.dead_letters import Condition, DeadLetter
+
+app = typer.Typer()
+letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
+app.add_typer(letters, name="dead-letters")
+
+_BEGINNING = 200
+
+Table = Annotated[str, typer.Option("--table", help="Only of this source table.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        help="Only where this holds, for example offset>=100, reason~price (contains),"
+        " rejected_at<2026-01-31; may be given again.",
+    ),
+]
+Replayed = Annotated[bool, typer.Option("--all", help="Those that were replayed as well.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest first.")]
+
+
+@letters.command("list")
+def list_letters(
+    context: typer.Context,
+    table: Table = "",
+    where: Where = None,
+    replayed: Replayed = False,
+    limit: Limit = 50,
+    as_json: Json = False,
+) -> None:
+    """Show rejected events: where they were, why, and how they begin."""
+    found = _found(context.obj, table, where, replayed, limit)
+    rows = [{**_place(letter), "beginning": _text(letter.value)[:_BEGINNING]} for letter in found]
+    if as_json:
+        typer.echo(json.dumps({"dead_letters": rows}))
+    elif not rows:
+        typer.echo("no dead letters")
+    else:
+        shown = ["table", "offset", "rejected_at", "replayed_at", "reason", "beginning"]
+        print_table(shown, [[row[name] for name in shown] for row in rows])
+
+
+@letters.command()
+def show(
+    context: typer.Context,
+    table: Table = "",
+    where: Where = None,
+    replayed: Replayed = False,
+    limit: Limit = 10,
+    as_json: Json = False,
+) -> None:
+    """Show rejected events whole, key and value as they came."""
+    found = _found(context.obj, table, where, replayed, limit)
+    rows = [
+        {
+            **_place(letter),
+            "broker_epoch": letter.broker_epoch,
+            "schema_version": letter.schema_version,
+            "key": _text(letter.key),
+            "value": _text(letter.value),
+        }
+        for letter in found
+    ]
+    if as_json:
+        typer.echo(json.dumps({"dead_letters": rows}))
+        return
+    for row in rows:
+        typer.echo("\n".join(f"{name:15} {value}" for name, value in row.items()) + "\n")
+    if not rows:
+        typer.echo("no dead letters")
+
+
+@letters.command()
+def replay(context: typer.Context, table: Table = "", where: Where = None) -> None:
+    """Put rejected events in that the models take now; exit 1 when some are still invalid.
+
+    They go in at their original positions, so what is newer stays.
+    """
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    settings: Settings = context.obj
+    conditions, rejected = _conditions(where), 0
+    for chosen in load_catalog(settings.models).select([table] if table else []):
+        report = wiring.replay_dead_letters(settings, chosen.name, conditions)
+        rejected += len(report.rejected)
+        typer.echo(report.sentence())
+    if rejected:
+        raise RowsRejected(
+            f"{rejected} events are still invalid",
+            remedy="mend the models (make generate, sluice init); see: sluice dead-letters list",
+        )
+
+
+def _found(
+    settings: Settings, table: str, where: Sequence[str] | None, replayed: bool, limit: int
+) -> list[DeadLetter]:
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    if table:
+        load_catalog(settings.models).table(table)
+    return wiring.dead_letters(settings, table, limit, _conditions(where), replayed=replayed)
+
+
+def _conditions(where: Sequence[str] | None) -> list[Condition]:
+    from sluice.dead_letters import parse_condition
+
+    return [parse_condition(text) for text in where or ()]
+
+
+def _place(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "table": letter.source_table,
+        "offset": letter.offset,
+        "rejected_at": letter.rejected_at.isoformat(timespec="seconds"),
+        "replayed_at": letter.replayed_at and letter.replayed_at.isoformat(timespec="seconds"),
+        "reason": letter.reason,
+    }
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

@@ -1,0 +1,151 @@
+"""Rejected events: looked at, filtered, and put in at their places once the model takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from typer.testing import CliRunner
+
+from sluice import wiring
+from sluice.cli import app
+from sluice.dead_letters import parse_condition
+from sluice.errors import RowsRejected, WrongUsage
+from sluice.settings import Settings
+from tests.integration.harbour import NAME, WIDE, Harbour
+from tests.integration.harbour import harbour as harbour_of
+
+pytestmark = pytest.mark.services
+
+CARS = "SELECT id, cars FROM cdc.src_crossing FINAL ORDER BY id"
+
+
+def until(harbour: Harbour, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        wiring.drain(harbour.settings, "crossings")
+
+
+def run(harbour: Harbour, *arguments: str) -> Any:
+    """A `sluice dead-letters` command's result."""
+    settings = harbour.settings
+    environment = {
+        **os.environ,
+        "SLUICE_HOME": str(settings.home),
+        "SLUICE_MODELS": settings.models,
+        "SLUICE_OUT": str(settings.out),
+        "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
+    }
+    return CliRunner().invoke(app, ["dead-letters", *arguments], env=environment)
+
+
+def listed(harbour: Harbour, *arguments: str) -> list[dict[str, Any]]:
+    done = run(harbour, "list", "--json", *arguments)
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, Any]] = json.loads(done.stdout)["dead_letters"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def harbour(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbour]:
+    with harbour_of(services, tmp_path_factory.mktemp("harbour")) as made:
+        yield made
+
+
+def test_letters_that_the_mended_model_takes_go_in_at_their_places(harbour: Harbour) -> None:
+    rejected(harbour)
+    first, second = sorted(letter.offset for letter in harbour.dead())
+    nothing_goes_in_before_the_model_is_mended(harbour)
+    harbour.take([NAME], [WIDE])
+    wiring.initialise(harbour.settings)
+    letters_are_chosen_by_offset_and_reason_and_stay_marked(harbour, first, second)
+    the_rest_gives_what_postgres_has(harbour)
+    a_second_replay_changes_nothing(harbour)
+
+
+def rejected(harbour: Harbour) -> None:
+    """A row too large for the model, and one that was too large before a change that fits."""
+    harbour.postgres(
+        "ALTER TABLE crossings ALTER cars TYPE bigint",
+        "UPDATE crossings SET cars = 4000000000 WHERE id = 10",
+        "UPDATE crossings SET cars = 6 WHERE id = 10",
+        "INSERT INTO crossings VALUES (11, 1, 3000000000)",
+        "INSERT INTO crossings VALUES (12, 1, 12)",
+    )
+    until(harbour, lambda: harbour.rows(CARS) == [(10, 6), (12, 12)])
+    assert len(harbour.dead()) == 2
+
+
+def nothing_goes_in_before_the_model_is_mended(harbour: Harbour) -> None:
+    report = wiring.replay_dead_letters(harbour.settings, "crossings")
+    assert (report.replayed, len(report.rejected)) == (0, 2)
+    assert "cars" in report.sentence()
+
+
+def letters_are_chosen_by_offset_and_reason_and_stay_marked(
+    harbour: Harbour, first: int, second: int
+) -> None:
+    only = [parse_condition(f"offset <= {first}"), parse_condition("reason~CARS")]
+    assert wiring.replay_dead_letters(harbour.settings, "crossings", only).replayed == 1
+    assert harbour.rows(CARS) == [(10, 6), (12, 12)]  # what is newer stays
+    assert [letter["offset"] for letter in listed(harbour)] == [second]
+    whole = listed(harbour, "--all", "--table", "crossings")
+    state = {letter["offset"]: letter["replayed_at"] is None for letter in whole}
+    assert state == {first: False, second: True}
+    assert wiring.status(harbour.settings)["tables"]["crossings"]["dead_letters"] == 1
+
+
+def the_rest_gives_what_postgres_has(harbour: Harbour) -> None:
+    wiring.rebuild(harbour.settings, "fact_crossing")  # which goes past both letters
+    assert wiring.replay_dead_letters(harbour.settings, "crossings").replayed == 1
+    assert harbour.rows(CARS) == [(10, 6), (11, 3_000_000_000), (12, 12)]
+    harbour.settle()
+    fact = "SELECT crossing_id, cars FROM olap.fact_crossing ORDER BY crossing_id"
+    assert harbour.rows(fact) == harbour.rows(CARS)
+
+
+def a_second_replay_changes_nothing(harbour: Harbour) -> None:
+    state = "SELECT id, cars, _version FROM cdc.src_crossing FINAL ORDER BY id"
+    before = harbour.rows(state)
+    assert wiring.replay_dead_letters(harbour.settings, "crossings").replayed == 0
+    wiring.query(
+        harbour.settings,
+        "INSERT INTO cdc.dead_letters SELECT * REPLACE (NULL AS replayed_at)"
+        " FROM cdc.dead_letters FINAL WHERE source_table = 'crossings'",
+    )
+    assert wiring.replay_dead_letters(harbour.settings, "crossings").replayed == 2
+    assert harbour.rows(state) == before
+    harbour.settle()
+
+
+def test_the_command_shows_letters_whole_and_fails_while_some_are_invalid(
+    harbour: Harbour,
+) -> None:
+    producer = Producer({"bootstrap.servers": harbour.settings.kafka.bootstrap})
+    producer.produce("cdc.ferries", value=b"\xff<b>", key=b"k")
+    assert producer.flush(10) == 0
+    wiring.drain(harbour.settings, "ferries")
+    (letter,) = json.loads(run(harbour, "show", "--json", "--table", "ferries").stdout)[
+        "dead_letters"
+    ]
+    assert (letter["key"], letter["value"]) == ("k", "\\xff<b>")
+    assert "\\xff<b>" in run(harbour, "list", "--table", "ferries").stdout
+    done = run(harbour, "replay", "--table", "ferries")
+    assert isinstance(done.exception, RowsRejected)
+    assert "1 still invalid" in done.stdout
+    assert isinstance(run(harbour, "list", "--where", "1=1; DROP").exception, WrongUsage)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "offset", "offset~1", "offset>=-1", "reason>a", "rejected_at>noon", "1=1"]
+)
+def test_what_is_not_a_condition_is_wrong_usage(text: str) -> None:
+    with pytest.raises(WrongUsage, match=r"condition|offset|noon"):
+        parse_condition(text)
