@@ -31,6 +31,7 @@ generate: setup
 
 bench: setup
 	$(BIN)/python bench/minute_loop.py
+	$(BIN)/python bench/relay.py
 	$(BIN)/python bench/fact.py
 
 # Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
