@@ -17,7 +17,7 @@ down:
 	@if [ -x $(BIN)/sluice ]; then $(BIN)/sluice down; fi
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,17 +23,27 @@ from store_api.database import create_tables
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now, each with a free neighbour."""
+    """Ports that nothing listens on now, each with a free neighbour.
+
+    Below those that the system gives to clients, which would take a neighbour before it is used.
+    """
     ports: list[int] = []
-    with ExitStack() as held:
-        while len(ports) < count:
-            one = held.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with socket.socket() as neighbour:
-                if neighbour.connect_ex(("127.0.0.1", port + 1)):
-                    ports.append(port)
+    while len(ports) < count:
+        port = random.randrange(10_000, 30_000, 2)
+        if port not in ports and free(port) and free(port + 1):
+            ports.append(port)
     return ports
+
+
+def free(port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def stack_environment(home: Path) -> dict[str, str]:
