@@ -177,10 +177,11 @@ def change_source(settings: Settings, source: str) -> list[str]:
         NotReady: the present source still reads from the slot, or left undrained events.
         WrongUsage: there is no such source.
     """
-    slot = PostgresSource(settings.postgres).slot(settings.relay.slot)
-    if slot.active:
+    with slots.session(settings.postgres) as cursor:
+        reader = slots.reader(cursor, settings.relay.slot)
+    if reader is not None:
         raise NotReady(
-            f"slot {settings.relay.slot!r} is being read from",
+            f"slot {settings.relay.slot!r} is being read from (pid {reader})",
             remedy="stop the present change source, then run it again",
         )
     catalog = load_catalog(settings.models)
