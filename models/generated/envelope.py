@@ -16,4 +16,5 @@ class EventMetadata(TypedDict):
     lsn: str | None
     commit_lsn: NotRequired[str | None]
     ordinal: NotRequired[int | None]
+    fence: NotRequired[int | None]
     commit_ts_ms: int | None

@@ -31,9 +31,10 @@ from sluice.events import (
     Reject,
     Truncated,
 )
-from sluice.positions import pack, parse_lsn
+from sluice.positions import before, pack, parse_lsn
 
-RELAY = "relay"
+RELAY, CONNECT = "relay", "connect"
+SOURCES = (RELAY, CONNECT)
 # Enough to see what is wrong, too little to carry a row into logs.
 _REASON_LENGTH = 300
 
@@ -114,7 +115,7 @@ class Decoder:
     def _changes(
         self, event: Mapping[str, Any], record: Record, epoch: int, seq: int
     ) -> Iterator[Change]:
-        metadata, payload, before = event["metadata"], event["payload"], event["before"]
+        metadata, payload, old = event["metadata"], event["payload"], event["before"]
         if metadata["table"] != self.table.name:
             raise Rejected(f"the event is of table {metadata['table']!r}")
         place = {
@@ -130,17 +131,17 @@ class Decoder:
         elif operation == DELETE:
             yield KeyDeleted(key=self._key_of(payload), **place)
         else:
-            yield from self._row(payload, before, record, place)
+            yield from self._row(payload, old, record, place)
 
     def _row(
         self,
         payload: Mapping[str, Any],
-        before: Mapping[str, Any] | None,
+        old: Mapping[str, Any] | None,
         record: Record,
         place: Mapping[str, Any],
     ) -> Iterator[Change]:
         key = self._key_of(payload)
-        former = key if before is None else self._key_of(before)
+        former = key if old is None else self._key_of(old)
         values = self._stored(payload)
         if values is not None and UNCHANGED not in values:
             yield FullRow(values=values, **place)
@@ -184,10 +185,13 @@ def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
 
 
 def _version(metadata: Mapping[str, Any], offset: int, epoch: int) -> int:
-    """The relay's commit LSN and ordinal; of other sources the place in the topic."""
+    """The relay's commit LSN and ordinal; of Connect the place in the topic, or a fence there."""
+    ordinal, fence = metadata.get("ordinal"), metadata.get("fence")
     if metadata["source"] != RELAY:
-        return pack(epoch, offset, 0)
-    commit_lsn, ordinal = metadata.get("commit_lsn"), metadata.get("ordinal")
+        if fence is None:
+            return pack(epoch, offset, 0)
+        return before(epoch, fence, 0 if ordinal is None else ordinal)
+    commit_lsn = metadata.get("commit_lsn")
     if commit_lsn is None or ordinal is None or not 0 <= ordinal < 1 << 48:
         raise Rejected("metadata: a relay's event needs commit_lsn and ordinal")
     return pack(epoch, parse_lsn(commit_lsn), ordinal)

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from sluice.catalog import Table
 from sluice.completion import Reread, completed
-from sluice.decoding import Decoded, Decoder
-from sluice.errors import PoisonedTopic, SourceChanged, TopicGap
+from sluice.decoding import CONNECT, SOURCES, Decoded, Decoder
+from sluice.errors import NotReady, PoisonedTopic, SourceChanged, TopicGap, WrongUsage
 from sluice.events import (
     Change,
     OutdatedRow,
@@ -97,6 +97,7 @@ class Drain:
             present,
             generation=present.generation + 1,
             writer=uuid4().hex,
+            epoch=present.epoch + int(present.source == CONNECT),  # its offsets may begin anew
             broker_epoch=self.changes.epoch(),
             topic_id=self.changes.topic_id(table.topic),
             next_offset=first,
@@ -136,6 +137,37 @@ class Drain:
             )
         return decoded.rejects + unresolved
 
+    def change_source(self, table: Table, source: str) -> bool:
+        """Take the events that come from now on as another source's, in a new epoch.
+
+        Returns:
+            False when they were that source's already.
+
+        Raises:
+            WrongUsage: there is no such source.
+            NotReady: events of the present source are not drained yet.
+            StaleCheckpoint: another drain advanced this table meanwhile.
+        """
+        if source not in SOURCES:
+            raise WrongUsage(f"no change source {source!r} (known: {', '.join(SOURCES)})")
+        present = self._resume(table)
+        if present.source == source:
+            return False
+        if any(records for records in self._read(table, present)):
+            raise NotReady(
+                f"{table.topic} has events that are not drained, or its source still runs",
+                remedy=f"stop it, run: sluice drain --until-empty, then: sluice source {source}",
+            )
+        following = replace(
+            present,
+            generation=present.generation + 1,
+            writer=uuid4().hex,
+            source=source,
+            epoch=present.epoch + 1,
+        )
+        self.store.advance(following)
+        return True
+
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
         checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
@@ -143,8 +175,11 @@ class Drain:
         if checkpoint.broker_epoch != epoch:
             if checkpoint.broker_epoch:
                 log.warning("%s: the broker is new; reading its topic from the start", table.name)
+            # Connect's positions are offsets, which begin anew.
+            raised = int(checkpoint.source == CONNECT and checkpoint.broker_epoch != "")
             return replace(
                 checkpoint,
+                epoch=checkpoint.epoch + raised,
                 broker_epoch=epoch,
                 topic_id=topic_id,
                 next_offset=0,
@@ -245,7 +280,8 @@ def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:
     if len(sources) > 1:
         raise SourceChanged(
             f"{table.topic}: events come from {' and '.join(sorted(sources))}",
-            remedy="stop one change source; positions of two sources cannot be compared",
+            remedy="positions of two sources cannot be compared. Let one of them write; to change"
+            " from one to the other see docs/sources.md and: sluice source",
         )
     return next(iter(sources), "")
 

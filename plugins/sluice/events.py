@@ -17,7 +17,8 @@ Every message on `cdc.<table>` has the primary key as a JSON object in its key, 
 - UNCHANGED stands for a large value that Postgres left out because the update kept it.
 
 Redpanda Connect's envelopes have `"source": "connect"` and neither commit_lsn nor ordinal: their
-place is their offset.
+place is their offset. A resync's rows among them have `fence`, the offset they stand before, and
+an ordinal.
 
 A snapshot ends with one `truncate` at (consistent point, 0), below its rows at (consistent
 point, 1): what an earlier, unfinished snapshot left and the source no longer has is deleted by it.

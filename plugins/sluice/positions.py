@@ -40,6 +40,21 @@ def pack(epoch: int, major: int, minor: int) -> int:
     return epoch << _EPOCH_SHIFT | major << _MAJOR_SHIFT | minor
 
 
+def before(epoch: int, offset: int, ordinal: int) -> int:
+    """A version above every event before this offset and below it and all that follow.
+
+    Args:
+        ordinal: 0 or 1; 1 wins over 0.
+
+    Raises:
+        ValueError: nothing can stand there.
+    """
+    version = pack(epoch, offset, 0) - 2 + ordinal
+    if offset < 0 or ordinal not in {0, 1} or version < 0:
+        raise ValueError(f"no position before offset {offset} of epoch {epoch}")
+    return version
+
+
 def unpack(version: int) -> Position:
     """The position of a `_version`."""
     return Position(

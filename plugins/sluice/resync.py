@@ -4,6 +4,10 @@ The rows are read in one exported snapshot, the fence, and go onto the table's t
 events at (fence, 1). So they win over everything older and lose to every change after the fence,
 however the two arrive. When they are drained, live rows below the fence are rows that Postgres
 does not have; they get a `delete` at (fence, 0). Killed anywhere, it can be run again.
+
+Where changes come from Redpanda Connect, whose order is that of the topic, the fence is the topic's
+end, taken before the snapshot. What comes after it the snapshot may have seen as well; coming again
+it leads to the same state.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from typing import Any, Protocol
 
 from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Column, Table
-from sluice.errors import NeedsPerson
+from sluice.decoding import CONNECT
+from sluice.errors import NotReady
 from sluice.generate.clickhouse import quoted
-from sluice.positions import beyond, format_lsn, pack
+from sluice.positions import before, beyond, format_lsn, pack, unpack
 from sluice.selection import Selection, ordered_as_text
 
 log = logging.getLogger(__name__)
@@ -54,9 +59,15 @@ class ResyncReport:
 
 
 class Reading(Protocol):
-    """Rows of a table as of a fence, on their way to the topic."""
+    """Rows of a table as of a fence, on their way to the topic.
+
+    Attributes:
+        fence: the point of the WAL.
+        offset: where offsets order the changes, the one that the rows stand before.
+    """
 
     fence: int
+    offset: int | None
 
     def read(self, selection: Selection) -> int:
         """Publish the selected rows; how many."""
@@ -73,28 +84,28 @@ class Resync:
     """Reads tables again.
 
     Attributes:
-        reading: opens a fence for a table.
+        reading: opens a fence for a table; by offset where that is said.
         clickhouse: a session.
     """
 
     clickhouse: ClickHouse
-    reading: Callable[[Table], AbstractContextManager[Reading]]
+    reading: Callable[[Table, bool], AbstractContextManager[Reading]]
 
     def run(self, table: Table, selection: Selection) -> ResyncReport:
         """Read the selected rows again, and delete what Postgres does not have.
 
         Raises:
             NotReady: a transaction that was open did not end in time, or set-up is not finished.
-            NeedsPerson: the table's change source is not the relay.
         """
         started = time.monotonic()
-        epoch = self._epoch(table)
-        with self.reading(table) as reading:
-            self._remove_beyond(table, beyond(epoch, reading.fence))
+        source, epoch = self._source(table)
+        with self.reading(table, source == CONNECT) as reading:
+            fence = _fence(table, reading, epoch)
+            self._remove_beyond(table, beyond(epoch, unpack(fence).major))
             rows = reading.read(selection)
             log.info("resync: %s, %d rows are on the topic", table.name, rows)
             reading.wait()
-            ghosts = self._below(table, selection, pack(epoch, reading.fence, 0))
+            ghosts = self._below(table, selection, fence)
             for key in ghosts:
                 reading.delete(key)
             reading.wait()
@@ -117,19 +128,15 @@ class Resync:
                 version=version,
             )
 
-    def _epoch(self, table: Table) -> int:
+    def _source(self, table: Table) -> tuple[str, int]:
+        """The table's change source and epoch."""
         found = self.clickhouse.execute(
             "SELECT argMax(source, generation), max(epoch) FROM cdc.checkpoints"
             " WHERE source_table = {table:String} GROUP BY source_table",
             table=table.name,
         )
         source, epoch = found[0] if found else ("", 0)
-        if source not in {"", "relay"}:
-            raise NeedsPerson(
-                f"{table.name}: its changes come from {source}, whose positions are not the WAL's",
-                remedy=f"let {source} take a new snapshot of the table",
-            )
-        return int(epoch)
+        return str(source), int(epoch)
 
     def _below(self, table: Table, selection: Selection, version: int) -> list[str]:
         """Keys, as JSON objects, of live selected rows below the version."""
@@ -168,6 +175,18 @@ class Resync:
                 "seconds": report.seconds,
             },
         )
+
+
+def _fence(table: Table, reading: Reading, epoch: int) -> int:
+    """The version of the deletes; the rows are just above it."""
+    if reading.offset is None:
+        return pack(epoch, reading.fence, 0)
+    try:
+        return before(epoch, reading.offset, 0)
+    except ValueError:
+        raise NotReady(
+            f"{table.topic} is empty: Redpanda Connect has not begun its snapshot"
+        ) from None
 
 
 def _within(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, str]]:

@@ -170,8 +170,30 @@ def resync(
 
         return Resync(
             clickhouse=clickhouse,
-            reading=lambda of: fenced_reading(settings, of, topics, drain_once),
+            reading=lambda of, by_offset: fenced_reading(
+                settings, of, topics, drain_once, by_offset=by_offset
+            ),
         ).run(table, _selection(table, lower, upper, keys))
+
+
+def change_source(settings: Settings, source: str) -> list[str]:
+    """Let another change source take over all tables; what was changed, a line each.
+
+    Raises:
+        NotReady: the present source still reads from the slot, or left undrained events.
+        WrongUsage: there is no such source.
+    """
+    with slots.session(settings.postgres) as cursor:
+        reader = slots.reader(cursor, settings.relay.slot)
+    if reader is not None:
+        raise NotReady(
+            f"slot {settings.relay.slot!r} is being read from (pid {reader})",
+            remedy="stop the present change source, then run it again",
+        )
+    catalog = load_catalog(settings.models)
+    with _drain(settings) as drain:
+        changed = [t.name for t in catalog.tables if drain.change_source(t, source)]
+    return [f"{name}: from here on its changes come from {source}" for name in changed]
 
 
 def _selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:

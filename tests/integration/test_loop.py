@@ -36,9 +36,10 @@ def engine(services: Settings) -> Iterator[Engine]:
 
 
 @contextmanager
-def relaying(services: Settings) -> Iterator[threading.Event]:
+def relaying(services: Settings, *, snapshot: bool = False) -> Iterator[threading.Event]:
     stop = threading.Event()
-    thread = threading.Thread(target=run, args=(services, CATALOG), kwargs={"stop": stop})
+    wanted = {"stop": stop, "snapshot": snapshot}
+    thread = threading.Thread(target=run, args=(services, CATALOG), kwargs=wanted)
     thread.start()
     try:
         yield stop

@@ -104,3 +104,22 @@ def test_what_does_not_fit_is_rejected_with_its_place_and_reason(
     (reject,) = decoded.rejects
     assert reject.record.offset == 7
     assert reason in reject.reason or reject.reason.startswith("payload.name")
+
+
+def test_a_resyncs_rows_among_connects_events_stand_before_their_fence() -> None:
+    def version(**metadata: Any) -> int:
+        place = {"source": "connect", "commit_lsn": None, "ordinal": None, **metadata}
+        (change,) = decode(event("read", ROW, **place)).changes
+        return change.version
+
+    at_offset_7 = version()
+    assert at_offset_7 == 1 << 112 | 7 << 48
+    assert version(fence=7, ordinal=0) < version(fence=7, ordinal=1) < at_offset_7
+    assert version(fence=8, ordinal=0) > at_offset_7
+
+
+@pytest.mark.parametrize("place", [{"fence": -1}, {"fence": 3, "ordinal": 2}])
+def test_a_fence_that_is_no_place_is_rejected(place: dict[str, Any]) -> None:
+    metadata = {"source": "connect", "ordinal": 0, **place}
+    (reject,) = decode(event("read", ROW, **metadata)).rejects
+    assert "no position" in reject.reason

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from sluice.relay.pgoutput import (
 from sluice.relay.publisher import Batch
 from sluice.relay.stream import Stream
 from sluice.settings import PROJECT, RelaySettings
+from tests.conftest import free_ports
 
 CATALOG = load_catalog("models")
 FILES = sorted((PROJECT / "tests/envelopes").glob("*.json"))
@@ -38,6 +41,8 @@ CASES: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in FIL
 TESTS = yaml.safe_load((PROJECT / "redpanda-connect_benthos_test.yaml").read_text())["tests"]
 CONNECT = shutil.which("redpanda-connect")
 BY_CONNECT = pytest.mark.skipif(CONNECT is None, reason="redpanda-connect is not on PATH")
+
+REFUSAL = "this feature requires a valid Redpanda Enterprise Edition license"
 
 Published = tuple[str, str | None, bytes]
 
@@ -165,6 +170,17 @@ def test_connects_own_tests_of_the_mapping_pass() -> None:
 
 
 @BY_CONNECT
+def test_connects_input_refuses_to_run_without_a_licence() -> None:
+    assert CONNECT is not None
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("REDPANDA_LICENSE")}
+    environment["CONNECT_HTTP_ADDRESS"] = f"127.0.0.1:{free_ports(1)[0]}"
+    done = run(CONNECT, "run", str(CONFIGURATION), environment=environment)
+    assert done.returncode == 1
+    assert REFUSAL in done.stdout + done.stderr
+    assert REFUSAL in " ".join((PROJECT / "docs/sources.md").read_text().split())
+
+
+@BY_CONNECT
 def test_the_mapping_of_other_models_cuts_days_to_dates_and_names_the_topic_by_schema(
     tmp_path: Path,
 ) -> None:
@@ -192,7 +208,15 @@ def test_the_mapping_of_other_models_cuts_days_to_dates_and_names_the_topic_by_s
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120
+        command,
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.positions import Position, format_lsn, parse_lsn, unpack
+from sluice.positions import Position, before, format_lsn, pack, parse_lsn, unpack
 
 POSITIONS = st.builds(
     Position,
@@ -29,3 +29,19 @@ def test_an_lsn_survives_its_text(lsn: int) -> None:
 def test_what_is_no_lsn_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse_lsn(text)
+
+
+@given(st.integers(0, 2**16 - 1), st.integers(0, 2**64 - 1))
+def test_a_fence_stands_between_the_events_before_its_offset_and_those_after(
+    epoch: int, offset: int
+) -> None:
+    if (epoch, offset) == (0, 0):
+        with pytest.raises(ValueError, match="no position"):
+            before(epoch, offset, 1)
+        return
+    deleted, row = before(epoch, offset, 0), before(epoch, offset, 1)
+    assert deleted < row < pack(epoch, offset, 0)
+    if offset:
+        assert pack(epoch, offset - 1, 0) < deleted
+    else:
+        assert pack(epoch - 1, 2**64 - 1, 0) < deleted

@@ -81,6 +81,18 @@ def relay(
 
 
 @app.command()
+def source(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="relay or connect.")],
+) -> None:
+    """Let another change source take over, after the present one was stopped and drained."""
+    from sluice import wiring
+
+    for line in wiring.change_source(context.obj, name) or [f"{name} is the source of all tables"]:
+        typer.echo(line)
+
+
+@app.command()
 def drain(
     context: typer.Context,
     tables: TABLES = None,

@@ -10,12 +10,11 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 
+from sluice.decoding import RELAY
 from sluice.errors import NeedsPerson
 from sluice.events import UNCHANGED
 from sluice.positions import format_lsn
 from sluice.relay.pgoutput import MISSING, RelationColumn, Value
-
-SOURCE = "relay"
 
 _BOOL, _BYTEA = 16, 17
 _NUMBERS = frozenset({20, 21, 23, 26})
@@ -34,9 +33,15 @@ class RowEncoder:
         NeedsPerson: a column of the key is not among the columns.
     """
 
-    def __init__(self, table: str, columns: Sequence[RelationColumn], key: Sequence[str]) -> None:
+    def __init__(
+        self,
+        table: str,
+        columns: Sequence[RelationColumn],
+        key: Sequence[str],
+        source: str = RELAY,
+    ) -> None:
         self.table = table
-        self.head = f'{{"metadata":{{"source":"{SOURCE}","table":{_quote(table)},"operation":"'
+        self.head = f'{{"metadata":{{"source":"{source}","table":{_quote(table)},"operation":"'
         self._encoders = [_ENCODERS.get(column.type_oid, _text) for column in columns]
         self._names = [f"{_quote(column.name)}:" for column in columns]
         at = {column.name: index for index, column in enumerate(columns)}
@@ -81,12 +86,14 @@ class Transaction:
     Args:
         commit_lsn: where it committed; of a snapshot its consistent point.
         commit_ms: when, milliseconds since 1970.
+        fence: the offset that a resync's rows stand before, where offsets are the order.
     """
 
     __slots__ = ("_after", "_before")
 
-    def __init__(self, commit_lsn: int, commit_ms: int) -> None:
-        self._before = f'","commit_lsn":"{format_lsn(commit_lsn)}","ordinal":'
+    def __init__(self, commit_lsn: int, commit_ms: int, fence: int | None = None) -> None:
+        place = f'"commit_lsn":"{format_lsn(commit_lsn)}"' if fence is None else f'"fence":{fence}'
+        self._before = f'",{place},"ordinal":'
         self._after = f',"commit_ts_ms":{commit_ms}}},"payload":'
 
     def event(

@@ -28,11 +28,12 @@ class FencedReading:
         publisher: Publisher,
         topics: Topics,
         drain: Callable[[], None],
+        offset: int | None,
     ) -> None:
-        self.fence = batch.end_lsn
+        self.fence, self.offset = batch.end_lsn, offset
         self._batch, self._publisher = batch, publisher
         self._topics, self._drain = topics, drain
-        self._rows = RowReader(cursor, table, publisher, batch, self._check)
+        self._rows = RowReader(cursor, table, publisher, batch, self._check, offset)
 
     def read(self, selection: Selection) -> int:
         """See resync.Reading."""
@@ -61,16 +62,24 @@ class FencedReading:
 
 @contextmanager
 def fenced_reading(
-    settings: Settings, table: Table, topics: Topics, drain: Callable[[], None]
+    settings: Settings,
+    table: Table,
+    topics: Topics,
+    drain: Callable[[], None],
+    *,
+    by_offset: bool = False,
 ) -> Iterator[FencedReading]:
     """Open a fence; it ends with the context.
 
     Args:
         drain: drains the table once.
+        by_offset: whether offsets order the table's changes, not the WAL. The topic's end is then
+            taken before the snapshot: what was sent until then the snapshot has seen.
 
     Raises:
         NotReady: a transaction that was open did not end within a minute.
     """
+    end = topics.ends([table.topic])[table.topic] if by_offset else None
     with (
         slots.replication(settings.postgres) as holder,
         slots.session(settings.postgres) as cursor,
@@ -78,7 +87,7 @@ def fenced_reading(
         _, point = slots.export_snapshot(holder, cursor, settings.relay)
         publisher = Publisher(settings.kafka, lambda: None)
         try:
-            yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain)
+            yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain, end)
         finally:
             publisher.abandon()
 

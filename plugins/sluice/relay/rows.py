@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from psycopg2 import sql
 
 from sluice.catalog import Table
+from sluice.decoding import CONNECT, RELAY
 from sluice.events import DELETE, READ, TRUNCATE, KeyText
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.pgoutput import RelationColumn, Value
@@ -36,6 +37,7 @@ class RowReader:
     Args:
         cursor: a session whose snapshot is that of the batch's end.
         check: called often; ends the reading by raising.
+        offset: of a table of Redpanda Connect's, the offset that the rows stand before.
     """
 
     def __init__(
@@ -45,14 +47,16 @@ class RowReader:
         publisher: Destination,
         batch: Batch,
         check: Callable[[], None],
+        offset: int | None = None,
     ) -> None:
         self.rows = 0
         self._cursor, self._table = cursor, table
         self._publisher, self._batch, self._check = publisher, batch, check
-        self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000))
+        self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000), offset)
         self._columns = _columns(cursor, table)
         self._key = [column.name for column in table.key]
-        self._encoder = RowEncoder(table.name, self._columns, self._key)
+        source = RELAY if offset is None else CONNECT
+        self._encoder = RowEncoder(table.name, self._columns, self._key, source)
 
     def read(self, selection: Selection = _ALL) -> int:
         """Publish the selected rows; how many."""

@@ -99,6 +99,12 @@ def prepare(
         return Ready(confirmed_lsn=confirmed, added=added)
 
 
+def reader(cursor: Any, name: str) -> int | None:
+    """The process in Postgres that reads from the slot; None where none does or there is none."""
+    row = _slot(cursor, name)
+    return None if row is None else row[2]
+
+
 def adding(cursor: Any, relay: RelaySettings) -> bool:
     """Whether an addition of tables was begun and is not finished; see snapshot.add."""
     return _slot(cursor, addition(relay)) is not None

@@ -1,0 +1,186 @@
+"""Redpanda Connect's envelopes on the real services: drained, read again, and the relay back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.adapters.topics import Topics
+from sluice.errors import NotReady
+from sluice.generate.connect import CONFIGURATION
+from sluice.settings import PROJECT, Settings
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.conftest import free_ports
+from tests.integration.test_loop import checked, relaying
+
+pytestmark = pytest.mark.services
+
+ROWS = "SELECT id, name, category, price::text FROM products ORDER BY id"
+FOUND = (
+    "SELECT id, name, category, toDecimalString(price, 2) FROM cdc.dim_product FINAL"
+    " WHERE _is_deleted = 0 ORDER BY id"
+)
+
+
+CONNECT = shutil.which("redpanda-connect")
+INPUT = """
+input:
+  file:
+    paths: ["{path}"]
+  processors:
+    - mapping: |
+        root = this.message
+        meta = this.metadata
+"""
+
+
+def send(settings: Settings, operation: str, row: Any, before: Any = None) -> None:
+    """What redpanda-connect.yaml's mapping writes for a change of products."""
+    metadata = {"source": "connect", "table": "products", "operation": operation}
+    place = {"lsn": "0/1", "commit_ts_ms": 1730000000000}
+    value = {"metadata": {**metadata, **place}, "payload": row, "before": before}
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap})
+    producer.produce("cdc.products", key=json.dumps({"id": row["id"]}), value=json.dumps(value))
+    assert producer.flush(10) == 0
+
+
+def product(key: int, name: str) -> dict[str, Any]:
+    created = "2026-01-01T00:00:00Z"
+    return {"id": key, "name": name, "category": "c", "price": "1.00", "created_at": created}
+
+
+def drained(settings: Settings) -> list[tuple[Any, ...]]:
+    wiring.drain(settings, "products")
+    return wiring.query(settings, FOUND)[1]
+
+
+def in_postgres(engine: Engine) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(ROWS))]
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    load(services, customers=5, orders=10, seed=3)
+    with relaying(services):
+        checked(services)
+        with pytest.raises(NotReady, match="is being read from"):
+            wiring.change_source(services, "connect")
+    for table in ("customers", "products", "orders", "order_items"):
+        while not wiring.drain(services, table).caught_up:
+            pass
+    changed = until_released(services, "connect")
+    assert "products: from here on its changes come from connect" in changed
+    yield made
+    made.dispose()
+
+
+def until_released(settings: Settings, source: str) -> list[str]:
+    """The change of source, as soon as Postgres has noticed that the relay is gone."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return wiring.change_source(settings, source)
+        except NotReady:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def test_connects_changes_win_over_the_relays_and_follow_their_order(
+    services: Settings, engine: Engine
+) -> None:
+    (first, *_) = in_postgres(engine)
+    send(services, "update", {**product(first[0], "of Connect")})
+    send(services, "insert", product(700001, "new"))
+    send(services, "update", product(700002, "moved"), {"id": 700001})
+    found = {row[0]: row[1] for row in drained(services)}
+    assert found[first[0]] == "of Connect"
+    assert found[700002] == "moved"
+    assert 700001 not in found
+
+
+@pytest.mark.skipif(CONNECT is None, reason="redpanda-connect is not on PATH")
+def test_the_program_itself_writes_what_the_drain_takes_and_the_rest_to_the_control_topic(
+    services: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    """Its mapping and its output; only its licensed input is replaced, by messages of a file."""
+    assert CONNECT is not None
+    messages: list[Any] = [
+        {"metadata": {"table": "products", "operation": "read"}, "message": product(700010, "é")},
+        {"metadata": {"table": "", "operation": ""}, "message": None},
+        *(
+            {
+                "metadata": {"table": "products", "operation": "update", "lsn": "0/1"},
+                "message": product(700011, f"version {number}"),
+            }
+            for number in range(3000)
+        ),
+    ]
+    lines = tmp_path / "messages"
+    lines.write_text("".join(json.dumps(message) + "\n" for message in messages))
+    text = (PROJECT / CONFIGURATION).read_text()
+    head, rest = text.split("\ninput:\n")
+    _, tail = rest.split("\npipeline:\n")
+    file = tmp_path / CONFIGURATION
+    file.write_text(f"{head}\n{INPUT.format(path=lines)}\npipeline:\n{tail}")
+    environment = {
+        **os.environ,
+        "KAFKA_BOOTSTRAP_SERVERS": services.kafka.bootstrap,
+        "CONNECT_HTTP_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}",
+    }
+    topics = Topics(services.kafka)
+    before = topics.ends(["cdc.control"])["cdc.control"]
+    done = subprocess.run(
+        [CONNECT, "run", str(file)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {row[0]: row[1] for row in drained(services)}
+    assert (found[700010], found[700011]) == ("é", "version 2999")
+    assert topics.ends(["cdc.control"])["cdc.control"] == before + 1
+
+
+def test_a_resync_behind_the_topics_end_makes_the_table_equal_and_later_changes_win(
+    services: Settings, engine: Engine
+) -> None:
+    send(services, "insert", product(700003, "a ghost"))
+    assert 700003 in {row[0] for row in drained(services)}
+    report = wiring.resync(services, "products")
+    assert report.deleted >= 1
+    assert drained(services) == in_postgres(engine)
+    (first, *_) = in_postgres(engine)
+    send(services, "update", product(first[0], "after the fence"))
+    assert {row[0]: row[1] for row in drained(services)}[first[0]] == "after the fence"
+
+
+def test_the_relay_takes_over_again_with_a_new_snapshot(services: Settings, engine: Engine) -> None:
+    assert until_released(services, "relay")
+    assert until_released(services, "relay") == []
+    without = replace(services, relay=replace(services.relay, slot="not_there"))
+    assert wiring.change_source(without, "relay") == []
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE products SET name = name || '!' WHERE id % 2 = 0"))
+    with relaying(services, snapshot=True):
+        report = checked(services)
+        assert report.passed, [check.sentence() for check in report.checks]
+        assert wiring.quality(services, deep=True).passed
+        assert drained(services) == in_postgres(engine)
