@@ -15,10 +15,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"models", "sqlalchemy", "pydantic", "typing_extensions"},
     "sluice": {"sluice"},
     "sluice_airflow": {"sluice", "sluice_airflow", "airflow"},
+    "sluice_plugin": {"sluice_airflow", "airflow"},
     "store_api": {"models", "sluice.settings", "sluice.errors", "store_api"},
     "dags": {"sluice_airflow", "airflow"},
 }
-WATCHED = {"models", "sluice", "sluice_airflow", "store_api", "dags", "tests", "airflow", *DRIVERS}
+WATCHED = {
+    "models",
+    "sluice",
+    "sluice_airflow",
+    "sluice_plugin",
+    "store_api",
+    "dags",
+    "tests",
+    "airflow",
+    *DRIVERS,
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -33,7 +44,7 @@ def imports(path: Path) -> set[str]:
 
 def files(layer: str) -> list[Path]:
     root = PROJECT / (layer if layer in {"models", "dags"} else f"plugins/{layer}")
-    return sorted(root.rglob("*.py"))
+    return sorted(root.rglob("*.py")) if root.is_dir() else [root.with_suffix(".py")]
 
 
 def below(name: str, allowed: set[str]) -> bool:

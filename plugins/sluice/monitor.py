@@ -96,15 +96,14 @@ class Monitor:
     def _kept(self) -> _Kept:
         asked = self.clickhouse.execute
         results: dict[str, list[CheckResult]] = {}
-        for table, check, at, values in asked(self.queries["last_checks"]):
+        for table, check, at, *values in asked(self.queries["last_checks"]):
             results.setdefault(table, []).append(check_result(table, check, at, *values))
         return _Kept(
             checkpoints={
                 name: (epoch, at) for name, epoch, at in asked(self.queries["checkpoints"])
             },
             drains={
-                name: drain_run(at, *values)
-                for name, at, values in asked(self.queries["last_drains"])
+                name: drain_run(*values) for name, *values in asked(self.queries["last_drains"])
             },
             checks={name: _current(found) for name, found in results.items()},
             rebuilds={

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 _QUERIES = PROJECT / "sql/clickhouse/pipeline.sql"
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
+_LOOK_S = 5.0  # nobody looks at a page that waits longer for a broker
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 
 
@@ -326,7 +327,7 @@ def monitor(settings: Settings) -> Iterator[Monitor]:
             catalog=load_catalog(settings.models),
             source=PostgresSource(settings.postgres),
             clickhouse=clickhouse,
-            topics=Topics(settings.kafka),
+            topics=Topics(settings.kafka, seconds=_LOOK_S),
             queries={**read_statements(_QUERIES), **read_statements(_MONITOR)},
             slot=settings.relay.slot,
         )

@@ -6,18 +6,23 @@ SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, gener
 FROM cdc.checkpoints GROUP BY source_table;
 
 -- name: last_drains
--- Source table -> its last drain that found events.
-SELECT source_table, max(finished_at), argMax(
-    (events, rejected, seconds, freshness_s), finished_at
-)
-FROM cdc.drains GROUP BY source_table;
+-- Source table -> its last drain that found events. Only the key is read of all others.
+SELECT source_table, finished_at, events, rejected, seconds, freshness_s
+FROM cdc.drains
+WHERE (source_table, finished_at) IN (
+    SELECT source_table, max(finished_at) FROM cdc.drains GROUP BY source_table
+);
 
 -- name: last_checks
--- The last result of each check of each table and fact.
-SELECT source_table, check, max(checked_at), argMax(
-    (toString(status), postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at
+-- The last result of each check of each table and fact. Only the key is read of all others.
+SELECT source_table, check, checked_at, toString(status), postgres, clickhouse, fence,
+    arraySlice(keys, 1, 100), repair
+FROM cdc.quality_checks
+WHERE (source_table, check, checked_at) IN (
+    SELECT source_table, check, max(checked_at) FROM cdc.quality_checks
+    GROUP BY source_table, check
 )
-FROM cdc.quality_checks GROUP BY source_table, check ORDER BY source_table, check;
+ORDER BY source_table, check;
 
 -- name: last_rebuilds
 -- Fact -> its last rebuild.

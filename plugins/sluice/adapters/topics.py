@@ -51,10 +51,15 @@ def translated(bootstrap: str) -> Iterator[None]:
 
 
 class Topics:
-    """The topics of one broker; every call opens and closes what it needs."""
+    """The topics of one broker; every call opens and closes what it needs.
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    Args:
+        seconds: how long the broker may take to answer one question.
+    """
+
+    def __init__(self, settings: KafkaSettings, seconds: float = _SECONDS) -> None:
         self._bootstrap = settings.bootstrap
+        self._seconds = seconds
         self._options = client_options(settings)
 
     def ensure(self, names: Iterable[str]) -> str:
@@ -67,7 +72,7 @@ class Topics:
         wanted = [*names, EPOCH_TOPIC]
         with translated(self._bootstrap):
             admin = AdminClient(self._options)
-            present = admin.list_topics(timeout=_SECONDS).topics
+            present = admin.list_topics(timeout=self._seconds).topics
             for name in wanted:
                 if name in present and len(present[name].partitions) > 1:
                     raise TopicPartitioned(
@@ -116,9 +121,9 @@ class Topics:
         Read to the end, because the embedded broker's watermarks count a batch as one message.
         """
         with translated(self._bootstrap), self._consumer("sluice-ends") as consumer:
-            present = consumer.list_topics(timeout=_SECONDS).topics
+            present = consumer.list_topics(timeout=self._seconds).topics
             found = {
-                name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=_SECONDS)
+                name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=self._seconds)
                 for name in names
                 if name in present
             }
@@ -136,7 +141,7 @@ class Topics:
         """Topic -> the drain group's next offset, 0 where it has none."""
         with translated(self._bootstrap), self._consumer(DRAIN_GROUP) as consumer:
             wanted = [TopicPartition(name, 0) for name in names]
-            found = consumer.committed(wanted, timeout=_SECONDS)
+            found = consumer.committed(wanted, timeout=self._seconds)
         return {position.topic: max(0, position.offset) for position in found}
 
     def _write_epoch(self) -> str:
@@ -149,7 +154,7 @@ class Topics:
     def _produce(self, note: dict[str, Any]) -> None:
         producer = Producer({**self._options, "acks": "all"})
         producer.produce(EPOCH_TOPIC, value=json.dumps(note).encode())
-        if producer.flush(_SECONDS):
+        if producer.flush(self._seconds):
             raise Unreachable(f"broker {self._bootstrap} took no message")
 
     def _notes(self) -> list[dict[str, Any]]:
@@ -159,14 +164,14 @@ class Topics:
     def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
         """(offset, value) from `offset` to the end; None where there is no such topic."""
         with translated(self._bootstrap), self._consumer("sluice-notes") as consumer:
-            if name not in consumer.list_topics(timeout=_SECONDS).topics:
+            if name not in consumer.list_topics(timeout=self._seconds).topics:
                 return None
             consumer.assign([TopicPartition(name, 0, offset)])
             return [(at, value) for _, at, value in self._until_end(consumer, {name})]
 
     def _until_end(self, consumer: Consumer, unread: set[str]) -> Iterator[tuple[str, int, bytes]]:
         """(topic, offset, value) of the assigned topics' messages until each has ended."""
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + self._seconds
         while unread:
             if time.monotonic() > deadline:
                 raise Unreachable(
