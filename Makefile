@@ -8,13 +8,17 @@ UV := uv==0.13.9
 -include .env
 export
 
-.PHONY: up down test check generate bench lock setup
+.PHONY: up down env test check generate bench lock setup
 
 up: setup
 	@$(BIN)/sluice up --detach
 
 down:
 	@if [ -x $(BIN)/sluice ]; then $(BIN)/sluice down; fi
+
+# Adds to .env what docker-compose.yaml needs.
+env: setup
+	@$(BIN)/sluice env --write
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile

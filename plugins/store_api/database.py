@@ -1,13 +1,16 @@
-"""The store's database: engine and tables."""
+"""The store's database: its engine, and its tables, which this module as a program makes."""
 
 from __future__ import annotations
+
+import os
+import sys
 
 from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
 from models import Base
-from sluice.errors import Unreachable
-from sluice.settings import PostgresSettings
+from sluice.errors import SluiceError, Unreachable
+from sluice.settings import PostgresSettings, read_settings
 
 
 def make_engine(settings: PostgresSettings) -> Engine:
@@ -33,3 +36,11 @@ def create_tables(settings: PostgresSettings) -> None:
         raise Unreachable(f"PostgreSQL {settings.host}:{settings.port}: {first}") from error
     finally:
         engine.dispose()
+
+
+if __name__ == "__main__":
+    try:
+        create_tables(read_settings(os.environ).postgres)
+    except SluiceError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -86,6 +86,12 @@ class Topics:
                 _created(future)
         return self.epoch() or self._write_epoch()
 
+    def partitions(self) -> dict[str, int]:
+        """How many partitions each topic of the broker has."""
+        with translated(self._bootstrap):
+            present = AdminClient(self._options).list_topics(timeout=_SECONDS).topics
+        return {name: len(topic.partitions) for name, topic in present.items()}
+
     def epoch(self) -> str | None:
         """The broker's incarnation; None where its topics are not set up."""
         notes = self._notes()

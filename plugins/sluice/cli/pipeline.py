@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sluice.cli.tables import print_table
-from sluice.errors import QualityFailed, RowsRejected, StaleGenerated, WrongUsage
+from sluice.errors import Finding, NotReady, QualityFailed, RowsRejected, StaleGenerated, WrongUsage
 from sluice.settings import Settings
 
 app = typer.Typer()
@@ -183,6 +183,30 @@ def quality(
     if not report.passed:
         failed = ", ".join(sorted({c.table for c in report.checks if c.status == "fail"}))
         raise QualityFailed(f"ClickHouse differs from Postgres: {failed}")
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check the services from outside; say what to mend, in order. Changes nothing."""
+    from sluice.catalog import load_catalog
+    from sluice.doctor import examine
+
+    settings: Settings = context.obj
+    found = examine(settings, load_catalog(settings.models))
+    wrong = [diagnosis for diagnosis in found if not diagnosis.ok]
+    if as_json:
+        checks = [asdict(diagnosis) for diagnosis in found]
+        typer.echo(json.dumps({"checks": checks, "healthy": not wrong}, indent=2))
+    else:
+        for diagnosis in found:
+            typer.echo(diagnosis.sentence())
+    if any(not diagnosis.reached for diagnosis in wrong):
+        raise NotReady("not every service could be examined")
+    if wrong:
+        raise Finding(f"{len(wrong)} to mend")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sluice.cli.compose import write_compose_secrets
 from sluice.cli.tables import print_table
 from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
 from sluice.settings import (
@@ -130,8 +131,17 @@ def logs(
 
 
 @app.command()
-def env(context: typer.Context) -> None:
+def env(
+    context: typer.Context,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write what Docker Compose needs to ./.env instead.")
+    ] = False,
+) -> None:
     """Print export lines for other clients; they hold the stack's passwords."""
+    if write:
+        added = write_compose_secrets(Path(".env"))
+        typer.echo(f".env: {', '.join(added) or 'nothing'} added")
+        return
     settings: Settings = context.obj
     postgres, clickhouse = settings.postgres, settings.clickhouse
     values = {

@@ -1,0 +1,57 @@
+"""The passwords of the containers, in the `.env` that Docker Compose reads."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from pathlib import Path
+
+from sluice.errors import WrongUsage
+
+# They differ from the names of `SLUICE_*`, so that `make`, which reads .env too, starts the
+# embedded stack with its own passwords.
+SECRETS = {
+    "POSTGRES_PASSWORD": "the owner of the store's database and of Airflow's metadata",
+    "POSTGRES_REPLICATION_PASSWORD": "the role that the relay or Redpanda Connect connects as",
+    "CLICKHOUSE_PASSWORD": "the user sluice, which writes",
+    "CLICKHOUSE_OLAP_PASSWORD": "the user olap, which reads",
+    "AIRFLOW_PASSWORD": "the user admin of Airflow's UI",
+    "AIRFLOW_FERNET_KEY": "encrypts what Airflow stores",
+    "AIRFLOW_API_SECRET_KEY": "signs Airflow's sessions",
+    "AIRFLOW_JWT_SECRET": "signs the tokens of Airflow's tasks",
+}
+
+
+def write_compose_secrets(path: Path) -> list[str]:
+    """Add the secrets that the file lacks; the names of those it added.
+
+    The file is readable by its owner alone afterwards. Its other lines stay as they are.
+
+    Raises:
+        WrongUsage: the file cannot be read or written.
+    """
+    try:
+        present = path.read_text() if path.exists() else ""
+        known = {
+            line.partition("=")[0].strip()
+            for line in present.splitlines()
+            if line.partition("=")[2]
+        }
+        added = [name for name in SECRETS if name not in known]
+        lines = [f"{name}={_secret(name)}" for name in added]
+        draft = path.with_name(path.name + ".draft")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("\n".join([*present.splitlines(), *lines]) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        raise WrongUsage(f"{path} cannot be written: {error.strerror}") from error
+    return added
+
+
+def _secret(name: str) -> str:
+    if name == "AIRFLOW_FERNET_KEY":
+        return base64.urlsafe_b64encode(os.urandom(32)).decode()
+    return secrets.token_urlsafe(24)

@@ -1,0 +1,229 @@
+"""docker-compose.yaml against the settings, and its commands on real services."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import yaml
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import connection_options
+from sluice.cli.compose import SECRETS, write_compose_secrets
+from sluice.embedded.airflow_service import environment as embedded_airflow
+from sluice.embedded.postgres import BINARIES
+from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
+from tests.conftest import free_ports
+
+TEXT = (PROJECT / "docker-compose.yaml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+ONCE = {"init", "role", "airflow-init"}
+VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+
+def filled(name: str) -> dict[str, str]:
+    """A service's environment with secrets and defaults put in."""
+    values = dict.fromkeys(SECRETS, "canary")
+    return {
+        variable: VARIABLE.sub(lambda m: values.get(m[1], m[3] or ""), value)
+        for variable, value in SERVICES[name].get("environment", {}).items()
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_pinned_limited_unprivileged_and_its_log_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert re.search(r":v?\d+\.\d+", service["image"])
+    assert service["mem_limit"]
+    assert service["cpus"]
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
+
+
+def test_every_port_is_on_loopback_and_the_one_of_the_settings() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:${") for port in published)
+    defaults = {m[1]: m[3] for port in published for m in VARIABLE.finditer(port)}
+    assert defaults.pop("CONSOLE_PORT") == "8081"
+    assert defaults == {n: VARIABLES[n][0] for n in VARIABLES if n.endswith("_PORT")}
+
+
+def test_every_variable_is_a_setting_or_a_listed_one() -> None:
+    listed = set(re.findall(r"^# (\w+)=", (PROJECT / ".env.example").read_text(), re.M))
+    assert {match[1] for match in VARIABLE.finditer(TEXT)} <= listed
+    assert set(SECRETS) <= listed
+    for service in SERVICES.values():
+        names = set(service.get("environment", {}))
+        assert {n for n in names if n.startswith("SLUICE_")} <= set(VARIABLES)
+
+
+@pytest.mark.parametrize("name", ["init", "relay", "api", "airflow-scheduler"])
+def test_the_settings_read_from_a_container_reach_the_other_containers(name: str) -> None:
+    settings = read_settings(filled(name))
+    assert (settings.postgres.host, settings.postgres.port) == ("postgres", 5432)
+    assert settings.kafka.bootstrap == "redpanda:9092"
+    assert (settings.clickhouse.host, settings.clickhouse.port) == ("clickhouse", 9000)
+    assert {"postgres", "redpanda", "clickhouse"} <= set(SERVICES)
+
+
+def test_airflow_is_configured_by_the_options_and_connections_of_the_embedded_one() -> None:
+    environment = filled("airflow-scheduler")
+    secrets = dict.fromkeys(("postgres", "fernet_key", "api_secret_key", "jwt_secret"), "s")
+    known = embedded_airflow(read_settings({}), secrets)
+    assert {name for name in environment if name.startswith("AIRFLOW")} <= set(known)
+    for name in (name for name in known if name.startswith("AIRFLOW_CONN_")):
+        ours, theirs = json.loads(environment[name]), json.loads(known[name])
+        assert set(ours) == set(theirs)
+        assert ours["conn_type"] == theirs["conn_type"]
+    assert f"airflow pools set {WAREHOUSE_POOL} " in SERVICES["airflow-init"]["command"][2]
+
+
+def test_what_a_service_waits_for_is_healthy_or_done() -> None:
+    for service in SERVICES.values():
+        for name, wait in service.get("depends_on", {}).items():
+            done = wait["condition"] == "service_completed_successfully"
+            assert done == (name in ONCE)
+            assert done or "healthcheck" in SERVICES[name]
+
+
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="docker-compose is not installed")
+def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
+    document = yaml.safe_load(TEXT)
+    for service in document["services"].values():
+        service.get("build", {}).pop("dockerfile_inline", None)  # newer than Debian's 1.29
+    (tmp_path / "docker-compose.yaml").write_text(yaml.safe_dump(document))
+    shutil.copy(PROJECT / "docker-compose.test.yaml", tmp_path)
+    write_compose_secrets(tmp_path / ".env")
+    files = ["-f", "docker-compose.yaml", "-f", "docker-compose.test.yaml"]
+    for profile in ("relay", "connect"):
+        done = subprocess.run(
+            ["docker-compose", *files, "--profile", profile, "config"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_secrets_are_private_and_kept_when_written_again(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("SLUICE_API_PORT=4000\nPOSTGRES_PASSWORD=mine\n")
+    added = write_compose_secrets(path)
+    first = path.read_text()
+    assert set(added) == set(SECRETS) - {"POSTGRES_PASSWORD"}
+    assert first.startswith("SLUICE_API_PORT=4000\nPOSTGRES_PASSWORD=mine\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert write_compose_secrets(path) == []
+    assert path.read_text() == first
+
+
+def local(name: str, settings: Settings) -> dict[str, str]:
+    """A container's environment, with the addresses and owners of the services under test."""
+    postgres, clickhouse = settings.postgres, settings.clickhouse
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "plugins")]),
+        **filled(name),
+        "SLUICE_HOME": str(settings.home),
+        "SLUICE_POSTGRES_HOST": postgres.host,
+        "SLUICE_POSTGRES_PORT": str(postgres.port),
+        "SLUICE_POSTGRES_PASSWORD": postgres.password.get_secret_value(),
+        "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        "SLUICE_CLICKHOUSE_HOST": clickhouse.host,
+        "SLUICE_CLICKHOUSE_PORT": str(clickhouse.port),
+        "SLUICE_CLICKHOUSE_USER": clickhouse.user,
+        "SLUICE_CLICKHOUSE_PASSWORD": clickhouse.password.get_secret_value(),
+    }
+
+
+@pytest.mark.services
+def test_the_init_container_prepares_real_services(services: Settings) -> None:
+    done = subprocess.run(
+        SERVICES["init"]["command"],
+        env=local("init", services),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("topics, publication, tables and views are there\n")
+
+
+@pytest.mark.services
+def test_the_change_source_gets_the_password_of_the_environment(services: Settings) -> None:
+    options = connection_options(services.postgres)
+    with psycopg2.connect(**options) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP ROLE IF EXISTS sluice_replication")
+        cursor.execute("CREATE ROLE sluice_replication LOGIN")
+    connection.close()
+    environment = {
+        "PGHOST": options["host"],
+        "PGPORT": str(options["port"]),
+        "PGUSER": options["user"],
+        "PGDATABASE": options["dbname"],
+        "PGPASSWORD": options["password"],
+        "PGPASSWORD_REPLICATION": "it's a canary",
+    }
+    file = str(PROJECT / "docker/postgres/password.sql")
+    psql = [str(BINARIES / "psql"), *SERVICES["role"]["command"][1:3], "-f", file]
+    subprocess.run(psql, env=environment, check=True, capture_output=True)
+    role = {**options, "user": "sluice_replication", "password": "it's a canary"}
+    psycopg2.connect(**role).close()
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(**{**role, "password": "canary"})
+
+
+@pytest.mark.services
+def test_postgres_health_check_passes_on_the_server_and_fails_without(services: Settings) -> None:
+    check = [str(BINARIES / "pg_isready"), *SERVICES["postgres"]["healthcheck"]["test"][2:]]
+    (free,) = free_ports(1)
+    for port, code in ((services.postgres.port, 0), (free, 2)):
+        done = subprocess.run([*check, "-p", str(port)], capture_output=True, check=False)
+        assert done.returncode == code
+
+
+@pytest.mark.services
+def test_the_api_container_becomes_healthy(services: Settings) -> None:
+    (port,) = free_ports(1)
+    there = {**local("api", services)}
+    command = [sys.executable, *SERVICES["api"]["command"][1:-1], str(port)]
+    check = [
+        sys.executable,
+        *(part.replace("3002", str(port)) for part in SERVICES["api"]["healthcheck"]["test"][2:]),
+    ]
+    command[command.index("0.0.0.0")] = "127.0.0.1"
+    assert subprocess.run(check, capture_output=True, check=False).returncode != 0
+    with subprocess.Popen(command, env=there, cwd=PROJECT, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while subprocess.run(check, capture_output=True, check=False).returncode:
+                assert time.monotonic() < deadline, "the API does not become healthy"
+        finally:
+            server.terminate()
+
+
+@pytest.mark.services
+def test_clickhouse_parses_every_grant_of_the_users(services: Settings) -> None:
+    text = (PROJECT / "docker/clickhouse/users.xml").read_text()
+    grants = re.findall(r"<query>(.*)</query>", text)
+    assert len(grants) == 8
+    clickhouse = ClickHouse(services.clickhouse)
+    try:
+        for grant in grants:
+            clickhouse.execute("SELECT formatQuery({query:String})", query=f"{grant} TO reader")
+    finally:
+        clickhouse.close()
