@@ -9,7 +9,6 @@ the rows that differ. Memory is bounded by buckets and by the keys that are repo
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from sluice.generate.clickhouse import quoted
 from sluice.generate.star import select_all
 from sluice.positions import beyond, pack
 from sluice.quality import FAIL, PASS, Check
+from sluice.selection import key_text
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class DeepCheck:
             f"GROUP BY {key} HAVING count() != 2 OR min(row) != max(row)\n"
             f"ORDER BY {key} LIMIT {_MOST_KEYS} {settings}"
         )
-        return int(sums[0][0]), int(sums[1][0]), tuple(_csv(parts) for parts in differing)
+        return int(sums[0][0]), int(sums[1][0]), tuple(key_text(parts) for parts in differing)
 
 
 class _TableCheck:
@@ -224,11 +224,11 @@ class _TableCheck:
         for text, *parts, checksum in found:
             known = by_text.pop(text, None)
             if known is None:
-                differences.append(Difference(key=_csv(parts), kind="is not in Postgres"))
+                differences.append(Difference(key=key_text(parts), kind="is not in Postgres"))
             elif known[1] != checksum:
-                differences.append(Difference(key=_csv(known[0]), kind="differs"))
+                differences.append(Difference(key=key_text(known[0]), kind="differs"))
         differences += [
-            Difference(key=_csv(parts), kind="is not in ClickHouse")
+            Difference(key=key_text(parts), kind="is not in ClickHouse")
             for parts, _ in by_text.values()
         ]
         return differences[:_MOST_KEYS]
@@ -243,7 +243,7 @@ class _TableCheck:
             limit=limit,
         )
         kind = "has a version that no change can have"
-        return [Difference(key=_csv(parts), kind=kind) for parts in found]
+        return [Difference(key=key_text(parts), kind=kind) for parts in found]
 
     def _name_columns(self, differences: list[Difference]) -> None:
         for at, difference in enumerate(differences[:_MOST_NAMED]):
@@ -330,13 +330,6 @@ def _equal(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
 
 def _between(least: int, value: int, most: int) -> int:
     return max(least, min(value, most))
-
-
-def _csv(parts: Sequence[Any]) -> str:
-    """A key as people write it; see selection.parse_key."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(parts)
-    return out.getvalue()
 
 
 def _quoted(name: str) -> str:

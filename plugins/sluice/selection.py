@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sluice.catalog import Column, Table
@@ -43,6 +45,13 @@ class Selection:
 def ordered_as_text(column: Column) -> bool:
     """Whether Postgres and ClickHouse agree on the column's order by its text alone."""
     return column.type.clickhouse in {"String", "UUID"}
+
+
+def key_text(parts: Sequence[object]) -> str:
+    """A key as people write it; see parse_key."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(parts)
+    return out.getvalue()
 
 
 def parse_key(table: Table, text: str) -> KeyText:

@@ -18,6 +18,7 @@ from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.conditions import Conditions
 from sluice.decoding import Decoder
 from sluice.deep import DeepCheck, fact_check, table_check
 from sluice.drain import Drain
@@ -30,17 +31,19 @@ from sluice.errors import (
     WrongUsage,
 )
 from sluice.evolution import evolve, fact_differs, require_same
+from sluice.expectations import Expectations
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
-from sluice.quality import Check, Quality, QualityReport
+from sluice.quality import Check, Quality, QualityReport, graded
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.reading import exact_snapshot, fenced_reading
+from sluice.results import Results
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
 from sluice.settings import PROJECT, Settings
@@ -217,19 +220,39 @@ def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = Fals
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
         checks = _quality(settings, catalog, clickhouse, run)
         report = checks.run(chosen)
-        if not deep or (not report.passed and any(c.check == "caught_up" for c in report.checks)):
-            return report
-        found = _deep(settings, catalog, clickhouse, checks, chosen)
-        return QualityReport(checks=report.checks + found)
+        found = _conditions(settings, catalog, clickhouse).run(chosen)
+        checks.keep(report.fence, found)
+        if deep and report.settled:
+            held = Expectations(clickhouse=clickhouse, catalog=catalog, catch_up=checks.go_on).run(
+                chosen
+            )
+            checks.keep(report.fence, held)
+            found += held + _deep(settings, catalog, clickhouse, checks, chosen)
+        return QualityReport(checks=report.checks + found, fence=report.fence)
+
+
+def _conditions(settings: Settings, catalog: Catalog, clickhouse: ClickHouse) -> Conditions:
+    return Conditions(
+        catalog=catalog,
+        source=PostgresSource(settings.postgres),
+        clickhouse=clickhouse,
+        topics=Topics(settings.kafka),
+        queries=read_statements(_QUERIES),
+        slot=settings.relay.slot,
+    )
 
 
 def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: Drain) -> Quality:
     rebuilds = {fact.name: make_rebuild(clickhouse, fact) for fact in catalog.facts}
     decoders = [_decoder(catalog, table.name) for table in catalog.tables]
+    queries, gaps = read_statements(_QUERIES), dict[str, TopicGap]()
 
     def catch_up() -> None:
         for decoder in decoders:
-            run.run(decoder)
+            try:
+                run.run(decoder)
+            except TopicGap as error:
+                gaps[decoder.table.name] = error
         for step in rebuilds.values():
             _settled_rebuild(step)
 
@@ -237,11 +260,13 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
         source=PostgresSource(settings.postgres),
         clickhouse=clickhouse,
         catalog=catalog,
-        queries=read_statements(_QUERIES),
+        queries=queries,
         rebuilds=rebuilds,
         slot=settings.relay.slot,
         catch_up=catch_up,
         seconds=settings.quality_seconds,
+        gaps=gaps,
+        keep=Results(clickhouse=clickhouse, queries=queries, tell=lambda news: None).keep,
     )
 
 
@@ -273,8 +298,9 @@ def _deep(
     found = [table_check(table, findings) for table, findings in deep.tables(tables)]
     facts = [fact for fact in catalog.facts if fact.table in tables]
     found += [fact_check(fact, *checks.at_rest(fact, deep.fact)) for fact in facts]
-    checks.keep(points[0], found)
-    return tuple(found)
+    kept = graded(catalog, found)
+    checks.keep(points[0], kept)
+    return kept
 
 
 def status(settings: Settings) -> dict[str, Any]:

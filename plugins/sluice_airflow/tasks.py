@@ -178,7 +178,7 @@ def _check(*, deep: bool) -> None:
     with _understood():
         report = wiring.quality(settings_from_connections(), deep=deep)
     for check in report.checks:
-        log.info(check.sentence())
+        log.log(logging.INFO if check.status == "pass" else logging.WARNING, check.sentence())
     if not report.passed:
         failed = [check.sentence() for check in report.checks if check.status == "fail"]
         raise AirflowFailException("\n".join(failed))
