@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import date, timedelta
 from typing import Any
 
+from sluice.adapters.alerts import Alerts
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import PostgresSource
@@ -266,7 +267,9 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
         catch_up=catch_up,
         seconds=settings.quality_seconds,
         gaps=gaps,
-        keep=Results(clickhouse=clickhouse, queries=queries, tell=lambda news: None).keep,
+        keep=Results(
+            clickhouse=clickhouse, queries=queries, tell=Alerts(settings.alerts).tell
+        ).keep,
     )
 
 
