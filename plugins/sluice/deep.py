@@ -72,12 +72,14 @@ class TableFindings:
     """What the deep check of a table found.
 
     Attributes:
+        point: of the WAL, as of which both sides were read.
         buckets: how many buckets differ.
         complete: whether every difference is among `differences`.
     """
 
     postgres: int
     clickhouse: int
+    point: int = 0
     buckets: int = 0
     differences: list[Difference] = field(default_factory=list)
     complete: bool = True
@@ -154,6 +156,7 @@ class _TableCheck:
         findings = TableFindings(
             postgres=sum(count for count, _ in postgres.values()),
             clickhouse=sum(count for count, _ in clickhouse.values()),
+            point=self._snapshot.point,
         )
         differing = [
             bucket

@@ -208,15 +208,17 @@ def resync_table(table: str, *, params: Any = None) -> None:
     from sluice import wiring
 
     get_current_context()["table"] = table  # type: ignore[typeddict-unknown-key]
+    chosen: dict[str, Any] = {
+        "lower": params["from_key"] or "",
+        "upper": params["to_key"] or "",
+        "keys": params["keys"] or (),
+    }
     with _understood():
-        report = wiring.resync(
-            settings_from_connections(),
-            table,
-            lower=params["from_key"] or "",
-            upper=params["to_key"] or "",
-            keys=params["keys"] or (),
-        )
-    log.info(report.sentence())
+        settings = settings_from_connections()
+        if params["dry_run"]:
+            log.info(wiring.forecast(settings, table, **chosen))
+        else:
+            log.info(wiring.resync(settings, table, **chosen).sentence())
 
 
 @task(

@@ -103,6 +103,22 @@ ALTER TABLE cdc.quality_checks
     MODIFY COLUMN status Enum8('pass' = 0, 'fail' = 1, 'unsettled' = 2, 'warn' = 3),
     ADD COLUMN IF NOT EXISTS difference String DEFAULT '' COMMENT 'what differs, in words';
 
+-- name: repairs
+-- One row for each key that was read again because the two sides differed in it.
+CREATE TABLE IF NOT EXISTS cdc.repairs
+(
+    source_table LowCardinality(String),
+    repaired_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    key String,
+    difference String COMMENT 'what differed',
+    compared String COMMENT 'the LSN as of which the two sides were compared',
+    fence String COMMENT 'the LSN as of which the row was read again',
+    mode LowCardinality(String) COMMENT 'auto, or diff: by sluice resync --diff'
+)
+ENGINE = MergeTree
+ORDER BY (source_table, repaired_at, key)
+TTL toDateTime(repaired_at) + INTERVAL 1 YEAR;
+
 -- name: resyncs
 -- What was read again from Postgres.
 CREATE TABLE IF NOT EXISTS cdc.resyncs
