@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
 HEARTBEAT_PREFIX = "sluice-heartbeat"
+_NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(\d+))?\)")
 # Column -> its type in Postgres, whether that is the model's, and whether it is never NULL. All
 # types of text are one, and a domain is the type below it.
 _SCHEMA = """
@@ -147,9 +149,14 @@ def _place(table: Table) -> str:
 
 
 def _digits_differ(present: str, wanted: str) -> bool:
-    """Whether two numerics have other precisions; the types are the same else."""
-    one, other = (text.lower().replace(" ", "") for text in (present, wanted))
-    return one.startswith("numeric") and other.startswith("numeric") and one != other
+    """Whether two numerics, or arrays of them, have other digits; other types have none."""
+    return _digits(present) != _digits(wanted)
+
+
+def _digits(name: str) -> tuple[int, int] | None:
+    """Precision and scale of `numeric(p, s)` or `numeric(p)`; None without them."""
+    found = _NUMERIC.match(name.lower())
+    return (int(found[1]), int(found[2] or 0)) if found else None
 
 
 def connection_options(settings: PostgresSettings) -> dict[str, Any]:
