@@ -88,7 +88,7 @@ def test_a_column_that_postgres_changed_is_a_finding_with_both_types(
         with engine.begin() as connection:
             connection.execute(text(f"ALTER TABLE products ALTER {change}"))
         check = found(services, "products", "schema")
-        assert check.status == "fail"
+        assert check.status == "warn"
         assert said in check.difference
         assert "sluice init" in check.repair
     with engine.begin() as connection:
@@ -105,7 +105,7 @@ def test_a_table_that_clickhouse_has_otherwise_is_a_finding(
 ) -> None:
     wiring.query(services, "ALTER TABLE cdc.dim_customer ADD COLUMN odd String")
     check = found(services, "customers", "schema")
-    assert (check.status, check.repair) == ("fail", "run: sluice init")
+    assert (check.status, check.repair) == ("warn", "run: sluice init")
     wiring.initialise(services)
     assert found(services, "customers", "schema").status == "pass"
 
