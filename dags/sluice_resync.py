@@ -30,6 +30,12 @@ with DAG(
             title="Tables",
             description="Read again, each in a task of its own.",
         ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Compare, and say in the log which rows would change. Nothing is changed.",
+        ),
         "from_key": Param(
             None,
             type=["null", "string"],

@@ -6,6 +6,7 @@ Marks that Sluice reads from `info`:
 - table `{"star": "fact"}`: the grain of a fact; its dimensions are what its many-to-one
   relationships reach.
 - column `{"low_cardinality": True}`: few distinct values, stored as a dictionary in ClickHouse.
+- table `{"quality": {...}}` and column `{"expect": {...}}`: what is checked; docs/quality.md.
 - column `{"clickhouse_type": "..."}`: the ClickHouse type, where the default is not wanted.
 """
 

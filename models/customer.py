@@ -16,7 +16,9 @@ class Customer(Base):
     __tablename__ = "customers"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str] = mapped_column(String(255), unique=True)
+    email: Mapped[str] = mapped_column(
+        String(255), unique=True, info={"expect": {"unique": True, "severity": "warn"}}
+    )
     name: Mapped[str] = mapped_column(String(255))
     country: Mapped[str] = mapped_column(String(100), info={"low_cardinality": True})
     city: Mapped[str] = mapped_column(String(100), info={"low_cardinality": True})

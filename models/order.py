@@ -27,7 +27,9 @@ class Order(Base):
         DateTime(timezone=True), server_default=func.now(), info={"star": "date"}
     )
     status: Mapped[str] = mapped_column(String(50), info={"low_cardinality": True})
-    total: Mapped[Decimal] = mapped_column(Numeric(10, 2))
+    total: Mapped[Decimal] = mapped_column(
+        Numeric(10, 2), info={"expect": {"range": [0, None], "severity": "warn"}}
+    )
 
     customer: Mapped[Customer] = relationship()
     items: Mapped[list[OrderItem]] = relationship(back_populates="order", passive_deletes="all")

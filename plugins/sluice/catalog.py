@@ -16,16 +16,19 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper, configure_mappers
 from sqlalchemy.orm.interfaces import MANYTOONE
 from sqlalchemy.schema import sort_tables
 
 from sluice.errors import WrongUsage
+from sluice.marks import Expectation, QualityMarks, expectations, quality_marks
 from sluice.type_map import LOSSLESS, ColumnType, column_type
 
 # What `info` of a table may say of its ClickHouse tables.
 ENGINE_MARKS = ("partition_by", "settings", "history")
 _PUBLIC = "public"
+_POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 Place = tuple[str, str]
 
 
@@ -41,6 +44,8 @@ class Column:
         in_star: whether facts carry it.
         is_date: whether a fact's rows belong to its day, for backfills.
         codec: its ClickHouse codec, or empty.
+        postgres_type: the type the model gives it in PostgreSQL.
+        expectations: what it is expected to hold; see docs/quality.md.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Column:
     in_star: bool
     is_date: bool
     codec: str
+    postgres_type: str
+    expectations: tuple[Expectation, ...] = ()
 
     @property
     def clickhouse_type(self) -> str:
@@ -112,6 +119,7 @@ class Table:
         in_star: whether facts take it as a dimension.
         engine: what the models say of its ClickHouse tables, such as `partition_by`.
         rollups: what is summed from its fact.
+        quality: limits and severities of its checks.
     """
 
     name: str
@@ -127,6 +135,7 @@ class Table:
     in_star: bool
     engine: Mapping[str, str]
     rollups: tuple[Rollup, ...]
+    quality: QualityMarks
 
     @cached_property
     def key(self) -> tuple[Column, ...]:
@@ -257,6 +266,26 @@ class Catalog:
             known = ", ".join(self._by_name)
             raise WrongUsage(f"no table {name!r} in the models (known: {known})") from None
 
+    def expected_target(self, table: Table, column: Column, expectation: Expectation) -> Table:
+        """The table that a relationship expectation names.
+
+        Raises:
+            WrongUsage: that table or column is not in the models.
+        """
+        name, wanted = expectation.argument
+        for target in self.tables:
+            if name in {target.name, f"{target.schema}.{target.relation}"}:
+                known = [other.name for other in target.columns]
+                if wanted in known:
+                    return target
+                break
+        else:
+            known = [other.name for other in self.tables]
+        raise WrongUsage(
+            f"quality mark of {table.name}.{column.name}: {name}.{wanted} is not in the models",
+            remedy=f"use one of {', '.join(known)}",
+        )
+
     def select(self, names: list[str] | tuple[str, ...]) -> tuple[Table, ...]:
         """The named tables, or all of them when none is named."""
         return tuple(self.table(name) for name in names) if names else self.tables
@@ -317,7 +346,13 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
         _require_distinct(what, [str(getattr(table, what)) for table in tables])
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(_fact(table, by_place) for table in tables if table.is_fact)
-    return Catalog(models=models, profile=profile, tables=tables, facts=facts)
+    catalog = Catalog(models=models, profile=profile, tables=tables, facts=facts)
+    for table in tables:
+        for column in table.columns:
+            for expectation in column.expectations:
+                if expectation.kind == "relationship":
+                    catalog.expected_target(table, column, expectation)
+    return catalog
 
 
 def _require_distinct(what: str, names: list[str]) -> None:
@@ -350,6 +385,7 @@ def _table(mapper: Mapper[Any], profile: str) -> Table:
         in_star=source.info.get("star") != "skip",
         engine={name: str(source.info[name]) for name in ENGINE_MARKS if name in source.info},
         rollups=tuple(_rollups(source)),
+        quality=quality_marks(source.fullname, source.info.get("quality", {})),
     )
 
 
@@ -392,6 +428,10 @@ def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Co
             in_star=column.info.get("star") != "skip",
             is_date=column.info.get("star") == "date",
             codec=str(column.info.get("codec", "")),
+            postgres_type=column.type.compile(dialect=_POSTGRES),
+            expectations=tuple(
+                expectations(f"{source.fullname}.{column.name}", column.info.get("expect", {}))
+            ),
         )
 
 

@@ -9,7 +9,6 @@ the rows that differ. Memory is bounded by buckets and by the keys that are repo
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from sluice.generate.clickhouse import quoted
 from sluice.generate.star import select_all
 from sluice.positions import beyond, pack
 from sluice.quality import FAIL, PASS, Check
+from sluice.selection import key_text
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +72,14 @@ class TableFindings:
     """What the deep check of a table found.
 
     Attributes:
+        point: of the WAL, as of which both sides were read.
         buckets: how many buckets differ.
         complete: whether every difference is among `differences`.
     """
 
     postgres: int
     clickhouse: int
+    point: int = 0
     buckets: int = 0
     differences: list[Difference] = field(default_factory=list)
     complete: bool = True
@@ -135,7 +137,7 @@ class DeepCheck:
             f"GROUP BY {key} HAVING count() != 2 OR min(row) != max(row)\n"
             f"ORDER BY {key} LIMIT {_MOST_KEYS} {settings}"
         )
-        return int(sums[0][0]), int(sums[1][0]), tuple(_csv(parts) for parts in differing)
+        return int(sums[0][0]), int(sums[1][0]), tuple(key_text(parts) for parts in differing)
 
 
 class _TableCheck:
@@ -154,6 +156,7 @@ class _TableCheck:
         findings = TableFindings(
             postgres=sum(count for count, _ in postgres.values()),
             clickhouse=sum(count for count, _ in clickhouse.values()),
+            point=self._snapshot.point,
         )
         differing = [
             bucket
@@ -224,11 +227,11 @@ class _TableCheck:
         for text, *parts, checksum in found:
             known = by_text.pop(text, None)
             if known is None:
-                differences.append(Difference(key=_csv(parts), kind="is not in Postgres"))
+                differences.append(Difference(key=key_text(parts), kind="is not in Postgres"))
             elif known[1] != checksum:
-                differences.append(Difference(key=_csv(known[0]), kind="differs"))
+                differences.append(Difference(key=key_text(known[0]), kind="differs"))
         differences += [
-            Difference(key=_csv(parts), kind="is not in ClickHouse")
+            Difference(key=key_text(parts), kind="is not in ClickHouse")
             for parts, _ in by_text.values()
         ]
         return differences[:_MOST_KEYS]
@@ -243,7 +246,7 @@ class _TableCheck:
             limit=limit,
         )
         kind = "has a version that no change can have"
-        return [Difference(key=_csv(parts), kind=kind) for parts in found]
+        return [Difference(key=key_text(parts), kind=kind) for parts in found]
 
     def _name_columns(self, differences: list[Difference]) -> None:
         for at, difference in enumerate(differences[:_MOST_NAMED]):
@@ -330,13 +333,6 @@ def _equal(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
 
 def _between(least: int, value: int, most: int) -> int:
     return max(least, min(value, most))
-
-
-def _csv(parts: Sequence[Any]) -> str:
-    """A key as people write it; see selection.parse_key."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(parts)
-    return out.getvalue()
 
 
 def _quoted(name: str) -> str:

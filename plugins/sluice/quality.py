@@ -10,35 +10,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from uuid import uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import StaleCheckpoint
+from sluice.errors import StaleCheckpoint, TopicGap
 from sluice.generate.clickhouse import key_expression, quoted
+from sluice.marks import OFF
 from sluice.positions import format_lsn, pack
 from sluice.rebuild import Rebuild
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-PASS, FAIL, UNSETTLED = "pass", "fail", "unsettled"
+PASS, WARN, FAIL, UNSETTLED = "pass", "warn", "fail", "unsettled"
+# Checks whose two values are the same thing counted on both sides.
+COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
 _ATTEMPTS = 4
 _PAUSE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One comparison.
+    """One check; docs/quality.md lists them all.
 
     Attributes:
-        table: the source table, or the fact.
-        check: `row_count` or `fact_row_count`; of a deep check `rows` or `fact_rows`.
-        status: `pass`, `fail`, or `unsettled` when writes never let both sides be compared.
+        table: the source table, the fact, or the slot.
+        check: `row_count`, `freshness`, ...; of a deep check `rows`, `fact_rows`, ...
+        status: `pass`, `warn`, `fail`, or `unsettled` when both sides could not be compared.
+        postgres, clickhouse: what is there and what has come; of a measure 0 and its value.
         keys: keys that differ, where the check knows them.
         repair: the command that repairs a failure.
         difference: what differs, in words.
@@ -56,22 +59,29 @@ class Check:
     def sentence(self) -> str:
         """The check in one line: what, where, both values, and what to do."""
         text = f"{self.table}: {self.check} {self.status}:"
-        text += f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"
+        parts = [f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"]
         if self.difference:
-            text += f"; {self.difference}"
+            parts = [*parts, self.difference] if self.check in COMPARED else [f" {self.difference}"]
+        text += "; ".join(parts)
         return f"{text}; {self.repair}" if self.repair and self.status != PASS else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport:
-    """All checks of a run."""
+    """All checks of a run; `fence` is the point of the WAL they are of."""
 
     checks: tuple[Check, ...]
+    fence: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether no check failed; an unsettled one is not a failure."""
         return all(check.status != FAIL for check in self.checks)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the drain passed the fence, so that both sides could be compared."""
+        return all(c.status == PASS for c in self.checks if c.check in {"caught_up", "gap"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +90,11 @@ class Quality:
 
     Attributes:
         slot: the replication slot's name; the drain is past a fence when the slot is.
-        catch_up: drains the tables and rebuilds the facts.
+        exact: a fence that waits for the transactions under way. Other fences are cheaper, but a
+            commit that is in the WAL already and not yet visible lies before them unseen.
+        catch_up: drains the tables and rebuilds the facts; what a topic lost goes to `gaps`.
+        gaps: by source table.
+        keep: keeps the results of checks as of a point of the WAL.
         rebuilds: by fact name.
         seconds: how long a fence may take to be passed.
     """
@@ -91,8 +105,11 @@ class Quality:
     queries: Mapping[str, str]
     rebuilds: Mapping[str, Rebuild]
     slot: str
+    exact: Callable[[Sequence[Table]], Fence]
     catch_up: Callable[[], None]
     seconds: float
+    gaps: Mapping[str, TopicGap]
+    keep: Callable[[int, Sequence[Check]], None]
 
     def run(self, tables: Sequence[Table]) -> QualityReport:
         """Compare these tables, and the facts whose own table is among them; keep the results.
@@ -104,7 +121,7 @@ class Quality:
         checks: tuple[Check, ...] = ()
         before: set[tuple[str, str, int]] | None = None
         for _ in range(_ATTEMPTS):
-            fence = self.source.fence(tables)
+            fence = self.source.fence(tables) if before is None else self.exact(tables)
             if not self.passed(fence.lsn):
                 checks = tuple(self._lagging(tables, fence))
                 break
@@ -121,8 +138,9 @@ class Quality:
                 if found <= before:
                     break
             before = found
+        checks = graded(self.catalog, checks)
         self.keep(fence.lsn, checks)
-        return QualityReport(checks=checks)
+        return QualityReport(checks=checks, fence=fence.lsn)
 
     def passed(self, lsn: int) -> bool:
         """Drain until the slot has confirmed the point; whether that came in time."""
@@ -133,15 +151,22 @@ class Quality:
                 self.catch_up()
             except StaleCheckpoint:
                 continue  # another drain is at work; look again
+            if self.gaps:
+                return False  # the slot cannot move past what is not there
             if passed:
                 return True
             if time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE)
 
+    def go_on(self) -> None:
+        """Let the drain and the rebuilds pass everything that was committed until now."""
+        self.passed(self.source.fence(()).lsn)
+
     def _compare(self, tables: Sequence[Table], fence: Fence) -> list[Check]:
         counted = {table.name: self._rows_at(table, fence) for table in tables}
-        checks = [
+        checks = list(self._caught_up(tables, fence))
+        checks += [
             Check(
                 table=table.name,
                 check="row_count",
@@ -222,40 +247,58 @@ class Quality:
 
     def _lagging(self, tables: Sequence[Table], fence: Fence) -> list[Check]:
         confirmed = self.source.slot(self.slot).confirmed_lsn
-        return [
-            Check(
+        late = f"changes up to {format_lsn(fence.lsn)} were not drained in {self.seconds:.0f} s"
+        checks = []
+        for table in tables:
+            gap = self.gaps.get(table.name)
+            lagging = Check(
                 table=table.name,
                 check="caught_up",
-                status=FAIL,
+                status=UNSETTLED if self.gaps else FAIL,
                 postgres=fence.lsn,
                 clickhouse=confirmed,
-                repair=f"changes up to {format_lsn(fence.lsn)} were not drained in"
-                f" {self.seconds:.0f} s; see: sluice status, sluice logs relay",
+                difference="another table's topic has a gap" if self.gaps else late,
+                repair="see: sluice status, sluice logs relay",
             )
-            for table in tables
-        ]
+            checks.append(_gap(table, gap) if gap else lagging)
+        return checks
 
-    def keep(self, lsn: int, checks: Sequence[Check]) -> None:
-        """Keep the results of checks as of a point of the WAL."""
-        run = uuid4().hex
-        names = ["run", "source_table", "check", "status", "fence"]
-        names += ["postgres", "clickhouse", "keys", "repair"]
-        rows = [
-            (
-                run,
-                check.table,
-                check.check,
-                check.status,
-                format_lsn(lsn),
-                check.postgres,
-                check.clickhouse,
-                list(check.keys),
-                check.repair if check.status == FAIL else "",
+    def _caught_up(self, tables: Sequence[Table], fence: Fence) -> Iterator[Check]:
+        """That every table is past the fence; so findings of earlier runs end."""
+        for table in tables:
+            yield Check(
+                table=table.name,
+                check="caught_up",
+                status=PASS,
+                postgres=fence.lsn,
+                clickhouse=fence.lsn,
+                difference=f"everything up to {format_lsn(fence.lsn)} is drained",
             )
-            for check in checks
-        ]
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        self.clickhouse.insert("cdc.quality_checks", names, columns)
+            yield _gap(table, None)
+
+
+def graded(catalog: Catalog, checks: Sequence[Check]) -> tuple[Check, ...]:
+    """The checks with the severities that the models mark; without those that are off."""
+    marks = {table.name: table.quality for table in catalog.tables}
+    marks.update((fact.name, fact.table.quality) for fact in catalog.facts)
+    kept = []
+    for check in checks:
+        severity = marks[check.table].severity(check.check)
+        if severity != OFF:
+            kept.append(replace(check, status=severity) if check.status == FAIL else check)
+    return tuple(kept)
+
+
+def _gap(table: Table, error: TopicGap | None) -> Check:
+    return Check(
+        table=table.name,
+        check="gap",
+        status=FAIL if error else PASS,
+        postgres=0,
+        clickhouse=int(error is not None),
+        difference=error.what if error else "no change is missing from the topic",
+        repair=f"run: sluice resync {table.name}",
+    )
 
 
 def _status(postgres: int, clickhouse: int) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from sluice.catalog import Column, Table
 from sluice.errors import WrongUsage
@@ -28,6 +31,15 @@ class Selection:
         """Whether all rows are meant."""
         return self.lower is None and self.upper is None and not self.keys
 
+    def holds(self, table: Table, key: KeyText) -> bool:
+        """Whether a row of this key is selected."""
+        if self.keys:
+            return key in self.keys
+        own = _ordered(table, key)
+        return (self.lower is None or _ordered(table, self.lower) <= own) and (
+            self.upper is None or own <= _ordered(table, self.upper)
+        )
+
     def sentence(self) -> str:
         """The selection in words."""
         if self.everything:
@@ -42,6 +54,23 @@ class Selection:
 def ordered_as_text(column: Column) -> bool:
     """Whether Postgres and ClickHouse agree on the column's order by its text alone."""
     return column.type.clickhouse in {"String", "UUID"}
+
+
+def _ordered(table: Table, key: KeyText) -> list[Decimal | bytes]:
+    """A key's parts, so that they compare as PostgreSQL's do."""
+    return [
+        Decimal(part)
+        if column.type.clickhouse.startswith(("Int", "UInt", "Decimal", "Float"))
+        else part.encode()
+        for column, part in zip(table.key, key, strict=True)
+    ]
+
+
+def key_text(parts: Sequence[object]) -> str:
+    """A key as people write it; see parse_key."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(parts)
+    return out.getvalue()
 
 
 def parse_key(table: Table, text: str) -> KeyText:

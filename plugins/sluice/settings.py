@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -48,6 +49,15 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
     "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a run that stops it"),
     "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
+    "SLUICE_QUALITY_REPAIR": (
+        "suggest",
+        "what a finding of rows brings: off (no command), suggest (the command), auto (it is run)",
+    ),
+    "SLUICE_ALERT_WEBHOOK": ("", "URL that findings and recoveries are posted to as JSON"),
+    "SLUICE_ALERT_SLACK": ("", "URL of a Slack incoming webhook for the same"),
+    "SLUICE_ALERT_SMTP": ("", "smtp://user:password@host:port (smtps:// for TLS at once) for mail"),
+    "SLUICE_ALERT_FROM": ("", "the mail's sender"),
+    "SLUICE_ALERT_TO": ("", "the mail's recipients, separated by commas"),
 }
 
 
@@ -106,6 +116,17 @@ class DrainSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings:
+    """Where findings and recoveries are told; a place without an address is left out."""
+
+    webhook: SecretStr
+    slack: SecretStr
+    smtp: SecretStr
+    sender: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that a run needs to know."""
 
@@ -120,6 +141,8 @@ class Settings:
     relay: RelaySettings
     drain: DrainSettings
     quality_seconds: float
+    repair: str
+    alerts: AlertSettings
 
 
 def secrets_file(home: Path) -> Path:
@@ -158,6 +181,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     password = values["SLUICE_POSTGRES_PASSWORD"] or read_secrets(home).get("postgres", "")
     if values["SLUICE_RELAY_ACK"] not in {"drained", "broker"}:
         raise WrongUsage("SLUICE_RELAY_ACK must be drained or broker")
+    if values["SLUICE_QUALITY_REPAIR"] not in {"off", "suggest", "auto"}:
+        raise WrongUsage("SLUICE_QUALITY_REPAIR must be off, suggest or auto")
     return Settings(
         home=home,
         models=values["SLUICE_MODELS"],
@@ -190,7 +215,39 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
         ),
         quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
+        repair=values["SLUICE_QUALITY_REPAIR"],
+        alerts=_alerts(values),
     )
+
+
+def _alerts(values: Mapping[str, str]) -> AlertSettings:
+    """Where alerts go; the message of an error never holds the address."""
+    schemes = {
+        "SLUICE_ALERT_WEBHOOK": ("http", "https"),
+        "SLUICE_ALERT_SLACK": ("http", "https"),
+        "SLUICE_ALERT_SMTP": ("smtp", "smtps"),
+    }
+    for name, known in schemes.items():
+        if values[name] and not _is_address(values[name], known):
+            raise WrongUsage(f"{name} must be an address with {' or '.join(known)}://")
+    recipients = tuple(part.strip() for part in values["SLUICE_ALERT_TO"].split(",") if part)
+    if values["SLUICE_ALERT_SMTP"] and not (values["SLUICE_ALERT_FROM"] and recipients):
+        raise WrongUsage("SLUICE_ALERT_SMTP needs SLUICE_ALERT_FROM and SLUICE_ALERT_TO")
+    return AlertSettings(
+        webhook=SecretStr(values["SLUICE_ALERT_WEBHOOK"]),
+        slack=SecretStr(values["SLUICE_ALERT_SLACK"]),
+        smtp=SecretStr(values["SLUICE_ALERT_SMTP"]),
+        sender=values["SLUICE_ALERT_FROM"],
+        recipients=recipients,
+    )
+
+
+def _is_address(value: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _number(values: Mapping[str, str], name: str) -> int:

@@ -34,7 +34,7 @@ def read_status(
     rows = source.rows(catalog.tables)
     dead = dict(clickhouse.execute(queries["dead_letters"]))
     current = dict(clickhouse.execute(queries["freshness"]))
-    pending = _pending(catalog, clickhouse, topics)
+    pending = pending_events(catalog, clickhouse, topics)
     tables = {
         table.name: {
             "postgres_rows": rows[table.name],
@@ -54,7 +54,7 @@ def read_status(
     }
 
 
-def _pending(catalog: Catalog, clickhouse: ClickHouse, topics: Topics) -> dict[str, int]:
+def pending_events(catalog: Catalog, clickhouse: ClickHouse, topics: Topics) -> dict[str, int]:
     """Source table -> events on its topic that are not drained."""
     store, epoch = ClickHouseStore(clickhouse), topics.epoch()
     ends = topics.ends([table.topic for table in catalog.tables])

@@ -9,18 +9,21 @@ import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
+from sluice.adapters.alerts import Alerts
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.postgres import PostgresSource
+from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.conditions import Conditions
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import Decoder
-from sluice.deep import DeepCheck, fact_check, table_check
+from sluice.deep import DeepCheck, TableFindings, fact_check, table_check
 from sluice.drain import Drain
 from sluice.errors import (
     NotReady,
@@ -32,6 +35,7 @@ from sluice.errors import (
 )
 from sluice.events import KeyText
 from sluice.evolution import evolve, fact_differs, former_columns, require_same
+from sluice.expectations import Expectations
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current, topics
 from sluice.generate.star import star_statements
@@ -39,12 +43,15 @@ from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.monitor import Monitor
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
-from sluice.quality import Check, Quality, QualityReport
+from sluice.quality import FAIL, Check, Quality, QualityReport, graded
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.reading import exact_snapshot, fenced_reading
 from sluice.relay.rows import present_rows
+from sluice.repair import AUTO, DIFF, Repair, selected
+from sluice.repair import forecast as describe_repair
+from sluice.results import Results
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
 from sluice.settings import PROJECT, Settings
@@ -53,6 +60,7 @@ from sluice.status import read_status
 
 log = logging.getLogger(__name__)
 
+_ROWS = frozenset({"row_count", "rows"})
 _QUERIES = PROJECT / "sql/clickhouse/pipeline.sql"
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
@@ -156,10 +164,15 @@ def resync(
     settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
 ) -> ResyncReport:
     """Read a table, or some of its keys, again from Postgres; see Resync.run."""
+    table = load_catalog(settings.models).table(name)
+    return _resync(settings, table, _selection(table, lower, upper, keys))
+
+
+def _resync(settings: Settings, table: Table, selection: Selection) -> ResyncReport:
     catalog = load_catalog(settings.models)
-    table, topics = catalog.table(name), Topics(settings.kafka)
+    topics = Topics(settings.kafka)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as drain:
-        decoder = _decoder(clickhouse, catalog, name)
+        decoder = _decoder(clickhouse, catalog, table.name)
 
         def drain_once() -> None:
             try:
@@ -169,12 +182,64 @@ def resync(
             except TopicGap:
                 drain.skip_gap(table)
 
+        drain_once()  # a gap shows only until the topic is as long again as it was
         return Resync(
             clickhouse=clickhouse,
             reading=lambda of, by_offset: fenced_reading(
                 settings, of, topics, drain_once, by_offset=by_offset
             ),
-        ).run(table, _selection(table, lower, upper, keys))
+        ).run(table, selection)
+
+
+def differences(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Table, TableFindings]]:
+    """What a deep check finds in tables now; nothing is kept or repaired."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        deep = _deep_check(settings, clickhouse, _quality(settings, catalog, clickhouse, run))
+        return list(deep.tables(catalog.select(tuple(names))))
+
+
+def forecast(
+    settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
+) -> str:
+    """What a resync of these rows would change, in one line; nothing is changed."""
+    selection = _selection(load_catalog(settings.models).table(name), lower, upper, keys)
+    ((table, findings),) = differences(settings, [name])
+    return describe_repair(table, selected(table, findings, selection))
+
+
+def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> list[str]:
+    """Bring tables back to equality by their differences, all of them when none is named.
+
+    A table whose topic has a gap is read again as a whole first, unless `mode` is auto.
+
+    Returns:
+        What was done, a line each.
+    """
+    catalog = load_catalog(settings.models)
+    done = _close_gaps(settings, catalog) if mode == DIFF else []
+    found = differences(settings, names)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        step = Repair(clickhouse=clickhouse, resync=lambda *chosen: _resync(settings, *chosen))
+        for table, findings in found:
+            report = step.run(table, findings, mode)
+            done.append(report.sentence() if report else describe_repair(table, findings))
+    return done + [rebuild(settings, fact.name).sentence() for fact in catalog.facts]
+
+
+def _close_gaps(settings: Settings, catalog: Catalog) -> list[str]:
+    """Read tables again whose topics lost messages; what was done."""
+    gaps = []
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        for table in catalog.tables:
+            try:
+                run.run(_decoder(clickhouse, catalog, table.name))
+            except StaleCheckpoint:
+                continue  # another drain is at work
+            except TopicGap as error:
+                log.warning("%s: %s", table.name, error.what)
+                gaps.append(table.name)
+    return [resync(settings, name).sentence() for name in gaps]
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
@@ -241,24 +306,72 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
 
 def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = False) -> QualityReport:
     """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
+    report = _checked(settings, tables, deep=deep)
+    wrong = {c.table for c in report.checks if c.check in _ROWS and c.status == FAIL}
+    if settings.repair != AUTO or not wrong:
+        return report
+    for line in repair(settings, sorted(wrong), mode=AUTO):
+        log.warning("auto-repair: %s", line)
+    return _checked(settings, tables, deep=deep)
+
+
+def _checked(settings: Settings, tables: Sequence[str], *, deep: bool) -> QualityReport:
     catalog = load_catalog(settings.models)
     chosen = catalog.select(tuple(tables))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
         checks = _quality(settings, catalog, clickhouse, run)
         report = checks.run(chosen)
-        if not deep or (not report.passed and any(c.check == "caught_up" for c in report.checks)):
-            return report
-        found = _deep(settings, catalog, clickhouse, checks, chosen)
-        return QualityReport(checks=report.checks + found)
+        found = _conditions(settings, catalog, clickhouse).run(chosen)
+        checks.keep(report.fence, found)
+        if deep and report.settled:
+            held = Expectations(clickhouse=clickhouse, catalog=catalog, catch_up=checks.go_on).run(
+                chosen
+            )
+            checks.keep(report.fence, held)
+            found += held + _deep(settings, catalog, clickhouse, checks, chosen)
+        together = _suggested(settings, report.checks + found)
+        return QualityReport(checks=together, fence=report.fence)
+
+
+def _suggested(settings: Settings, checks: Sequence[Check]) -> tuple[Check, ...]:
+    """The checks with the commands that repair rows, or without where they are not wanted."""
+    bare = settings.repair == "off"
+    return tuple(
+        replace(check, repair="") if bare and check.check in _ROWS else check for check in checks
+    )
+
+
+def _conditions(settings: Settings, catalog: Catalog, clickhouse: ClickHouse) -> Conditions:
+    return Conditions(
+        catalog=catalog,
+        source=PostgresSource(settings.postgres),
+        clickhouse=clickhouse,
+        topics=Topics(settings.kafka),
+        queries=read_statements(_QUERIES),
+        slot=settings.relay.slot,
+    )
+
+
+def _exact_fence(settings: Settings, tables: Sequence[Table]) -> Fence:
+    with exact_snapshot(settings, lambda _: None) as snapshot:
+        return Fence(
+            lsn=snapshot.point,
+            rows={table.name: snapshot.count(table) for table in tables},
+        )
 
 
 def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: Drain) -> Quality:
     rebuilds = {fact.name: make_rebuild(clickhouse, fact) for fact in catalog.facts}
     decoders = [_decoder(clickhouse, catalog, table.name) for table in catalog.tables]
+    queries, gaps = read_statements(_QUERIES), dict[str, TopicGap]()
+    results = Results(clickhouse=clickhouse, queries=queries, tell=Alerts(settings.alerts).tell)
 
     def catch_up() -> None:
         for decoder in decoders:
-            run.run(decoder)
+            try:
+                run.run(decoder)
+            except TopicGap as error:
+                gaps[decoder.table.name] = error
         for step in rebuilds.values():
             _settled_rebuild(step)
 
@@ -266,11 +379,14 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
         source=PostgresSource(settings.postgres),
         clickhouse=clickhouse,
         catalog=catalog,
-        queries=read_statements(_QUERIES),
+        queries=queries,
         rebuilds=rebuilds,
         slot=settings.relay.slot,
+        exact=lambda tables: _exact_fence(settings, tables),
         catch_up=catch_up,
         seconds=settings.quality_seconds,
+        gaps=gaps,
+        keep=lambda lsn, found: results.keep(lsn, _suggested(settings, found)),
     )
 
 
@@ -282,10 +398,18 @@ def _deep(
     tables: Sequence[Table],
 ) -> tuple[Check, ...]:
     """The deep checks of tables and of the facts whose own table is among them."""
-    points: list[int] = []
+    deep = _deep_check(settings, clickhouse, checks)
+    compared = list(deep.tables(tables))
+    found = [table_check(table, findings) for table, findings in compared]
+    facts = [fact for fact in catalog.facts if fact.table in tables]
+    found += [fact_check(fact, *checks.at_rest(fact, deep.fact)) for fact in facts]
+    kept = graded(catalog, found)
+    checks.keep(compared[0][1].point, kept)
+    return kept
 
+
+def _deep_check(settings: Settings, clickhouse: ClickHouse, checks: Quality) -> DeepCheck:
     def passed(point: int) -> None:
-        points.append(point)
         if not checks.passed(point):
             raise NotReady(
                 f"the drain did not pass {format_lsn(point)} in time",
@@ -296,14 +420,9 @@ def _deep(
         found = ClickHouseStore(clickhouse).checkpoint(table.name)
         return found.epoch if found else 0
 
-    deep = DeepCheck(
+    return DeepCheck(
         clickhouse=clickhouse, snapshot=lambda: exact_snapshot(settings, passed), epoch=epoch
     )
-    found = [table_check(table, findings) for table, findings in deep.tables(tables)]
-    facts = [fact for fact in catalog.facts if fact.table in tables]
-    found += [fact_check(fact, *checks.at_rest(fact, deep.fact)) for fact in facts]
-    checks.keep(points[0], found)
-    return tuple(found)
 
 
 def status(settings: Settings) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _check(*, deep: bool) -> None:
     with _understood():
         report = wiring.quality(settings_from_connections(), deep=deep)
     for check in report.checks:
-        log.info(check.sentence())
+        log.log(logging.INFO if check.status == "pass" else logging.WARNING, check.sentence())
     if not report.passed:
         failed = [check.sentence() for check in report.checks if check.status == "fail"]
         raise AirflowFailException("\n".join(failed))
@@ -208,15 +208,17 @@ def resync_table(table: str, *, params: Any = None) -> None:
     from sluice import wiring
 
     get_current_context()["table"] = table  # type: ignore[typeddict-unknown-key]
+    chosen: dict[str, Any] = {
+        "lower": params["from_key"] or "",
+        "upper": params["to_key"] or "",
+        "keys": params["keys"] or (),
+    }
     with _understood():
-        report = wiring.resync(
-            settings_from_connections(),
-            table,
-            lower=params["from_key"] or "",
-            upper=params["to_key"] or "",
-            keys=params["keys"] or (),
-        )
-    log.info(report.sentence())
+        settings = settings_from_connections()
+        if params["dry_run"]:
+            log.info(wiring.forecast(settings, table, **chosen))
+        else:
+            log.info(wiring.resync(settings, table, **chosen).sentence())
 
 
 @task(

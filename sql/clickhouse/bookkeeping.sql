@@ -100,16 +100,39 @@ CREATE TABLE IF NOT EXISTS cdc.quality_checks
     checked_at DateTime64(3, 'UTC') DEFAULT now64(3),
     source_table LowCardinality(String),
     check LowCardinality(String),
-    status Enum8('pass' = 0, 'fail' = 1, 'unsettled' = 2),
+    status Enum8('pass' = 0, 'fail' = 1, 'unsettled' = 2, 'warn' = 3),
     fence String COMMENT 'the LSN at which both sides were compared',
     postgres Int64,
     clickhouse Int64,
     keys Array(String),
-    repair String
+    repair String,
+    difference String DEFAULT '' COMMENT 'what differs, in words'
 )
 ENGINE = MergeTree
 ORDER BY (source_table, check, checked_at)
 TTL toDateTime(checked_at) + INTERVAL 90 DAY;
+
+-- name: quality_checks_of_before
+-- Brings a table that an earlier version made along.
+ALTER TABLE cdc.quality_checks
+    MODIFY COLUMN status Enum8('pass' = 0, 'fail' = 1, 'unsettled' = 2, 'warn' = 3),
+    ADD COLUMN IF NOT EXISTS difference String DEFAULT '' COMMENT 'what differs, in words';
+
+-- name: repairs
+-- One row for each key that was read again because the two sides differed in it.
+CREATE TABLE IF NOT EXISTS cdc.repairs
+(
+    source_table LowCardinality(String),
+    repaired_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    key String,
+    difference String COMMENT 'what differed',
+    compared String COMMENT 'the LSN as of which the two sides were compared',
+    fence String COMMENT 'the LSN as of which the row was read again',
+    mode LowCardinality(String) COMMENT 'auto, or diff: by sluice resync --diff'
+)
+ENGINE = MergeTree
+ORDER BY (source_table, repaired_at, key)
+TTL toDateTime(repaired_at) + INTERVAL 1 YEAR;
 
 -- name: resyncs
 -- What was read again from Postgres.

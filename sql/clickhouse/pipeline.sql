@@ -40,9 +40,17 @@ SELECT source_table, max(at) FROM (
     FROM cdc.checkpoints GROUP BY source_table
     UNION ALL
     SELECT source_table, toUnixTimestamp64Milli(max(checked_at)) AS at
-    FROM cdc.quality_checks WHERE check = 'row_count' AND status = 'pass' GROUP BY source_table
+    FROM cdc.quality_checks
+    WHERE check IN ('row_count', 'caught_up') AND status = 'pass' GROUP BY source_table
 )
 GROUP BY source_table;
+
+-- name: last_results
+-- The newest settled result of each check of these tables.
+SELECT source_table, check, argMax(status, checked_at)
+FROM cdc.quality_checks
+WHERE source_table IN {tables:Array(String)} AND status != 'unsettled'
+GROUP BY source_table, check;
 
 -- name: last_rebuild
 -- When a fact was last rebuilt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,20 @@ from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
 HEARTBEAT_PREFIX = "sluice-heartbeat"
+_NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(\d+))?\)")
+# Column -> its type in Postgres, whether that is the model's, and whether it is never NULL. All
+# types of text are one, and a domain is the type below it.
+_SCHEMA = """
+SELECT wanted.name, format_type(a.atttypid, a.atttypmod),
+    coalesce(t.oid IN (a.atttypid, d.typbasetype)
+        OR (t.typcategory = 'S' AND d.typcategory = 'S'), false),
+    a.attnotnull
+FROM unnest(%(names)s::text[], %(types)s::text[]) AS wanted (name, type)
+LEFT JOIN pg_type t ON t.oid = to_regtype(wanted.type)
+LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(%(place)s) AND a.attname = wanted.name
+    AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_type d ON d.oid = a.atttypid
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +102,28 @@ class PostgresSource:
         """Source table -> count, each by itself."""
         return self.fence(tables).rows
 
+    def schema_differences(self, table: Table) -> list[str]:
+        """How the table in PostgreSQL differs from the model, in words; empty when it does not.
+
+        Columns that only PostgreSQL has are no difference, and lengths of text are none.
+        """
+        types = [column.postgres_type for column in table.columns]
+        names = [column.name for column in table.columns]
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(_SCHEMA, {"names": names, "types": types, "place": _place(table)})
+            found = {name: row for name, *row in cursor.fetchall()}
+        differences = []
+        for column in table.columns:
+            present, same, required = found[column.name]
+            if present is None:
+                differences.append(f"{column.name} is not in PostgreSQL")
+            elif not same or _digits_differ(present, column.postgres_type):
+                wanted = column.postgres_type.lower()
+                differences.append(f"{column.name} is {present}, the model says {wanted}")
+            elif not required and not column.nullable:
+                differences.append(f"{column.name} may be NULL, the model says not")
+        return differences
+
     def slot(self, name: str) -> SlotState:
         """The slot's state; NotReady when there is none yet."""
         with self.connect() as connection, connection.cursor() as cursor:
@@ -105,6 +142,21 @@ class PostgresSource:
         return SlotState(
             confirmed_lsn=parse_lsn(row[0]), wal_status=row[1], active=row[2], lag_bytes=row[3]
         )
+
+
+def _place(table: Table) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (table.schema, table.relation))
+
+
+def _digits_differ(present: str, wanted: str) -> bool:
+    """Whether two numerics, or arrays of them, have other digits; other types have none."""
+    return _digits(present) != _digits(wanted)
+
+
+def _digits(name: str) -> tuple[int, int] | None:
+    """Precision and scale of `numeric(p, s)` or `numeric(p)`; None without them."""
+    found = _NUMERIC.match(name.lower())
+    return (int(found[1]), int(found[2] or 0)) if found else None
 
 
 def connection_options(settings: PostgresSettings) -> dict[str, Any]:

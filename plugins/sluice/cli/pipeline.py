@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -170,8 +170,9 @@ def quality(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare Postgres with ClickHouse behind a fence; exit 1 when they differ."""
+    """Compare Postgres with ClickHouse behind a fence; exit 1 when a check fails."""
     from sluice import wiring
+    from sluice.quality import COMPARED
 
     report = wiring.quality(context.obj, tables or (), deep=deep)
     if as_json:
@@ -179,10 +180,13 @@ def quality(
         typer.echo(json.dumps({"checks": checks, "passed": report.passed}, indent=2))
     else:
         for check in report.checks:
-            typer.echo(check.sentence())
+            if check.status != "pass" or check.check in COMPARED:
+                typer.echo(check.sentence())
+        passed = sum(check.status == "pass" for check in report.checks)
+        typer.echo(f"{passed} of {len(report.checks)} checks passed")
     if not report.passed:
         failed = ", ".join(sorted({c.table for c in report.checks if c.status == "fail"}))
-        raise QualityFailed(f"ClickHouse differs from Postgres: {failed}")
+        raise QualityFailed(f"quality checks failed: {failed}")
 
 
 @app.command()
@@ -212,10 +216,16 @@ def doctor(
 @app.command()
 def resync(
     context: typer.Context,
-    tables: Annotated[list[str], typer.Argument(help="Source tables.")],
+    tables: TABLES = None,
     from_key: Annotated[str, typer.Option(help="The first key; its parts by commas.")] = "",
     to_key: Annotated[str, typer.Option(help="The last key, included.")] = "",
     key: Annotated[list[str] | None, typer.Option(help="Only this key; may be repeated.")] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Compare first; read only what differs. All tables too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compare, and say what would change.")
+    ] = False,
 ) -> None:
     """Read rows again from Postgres, behind a fence, while everything goes on."""
     from sluice import wiring
@@ -223,12 +233,21 @@ def resync(
 
     settings: Settings = context.obj
     logging.getLogger("sluice").setLevel(logging.INFO)
-    chosen = load_catalog(settings.models).select(tables)
-    if len(chosen) > 1 and (from_key or to_key or key):
-        raise WrongUsage("keys are those of one table; name one table")
+    chosen = load_catalog(settings.models).select(tables or [])
+    if not (tables or diff or dry_run):
+        raise WrongUsage("name tables", remedy="or run: sluice resync --diff, for all of them")
+    if (from_key or to_key or key) and (diff or len(chosen) > 1):
+        raise WrongUsage("keys are those of one table, without --diff; name one table")
+    if diff and not dry_run:
+        for line in wiring.repair(settings, tables or ()):
+            typer.echo(line)
+        return
     for table in chosen:
-        report = wiring.resync(settings, table.name, lower=from_key, upper=to_key, keys=key or ())
-        typer.echo(report.sentence())
+        rows: dict[str, Any] = {"lower": from_key, "upper": to_key, "keys": key or ()}
+        if dry_run:
+            typer.echo(wiring.forecast(settings, table.name, **rows))
+        else:
+            typer.echo(wiring.resync(settings, table.name, **rows).sentence())
 
 
 @app.command()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from psycopg2 import sql
+
 from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
@@ -118,6 +120,12 @@ class ExactSnapshot:
 
     def __init__(self, cursor: Any, point: int) -> None:
         self.point, self._cursor = point, cursor
+
+    def count(self, table: Table) -> int:
+        """The table's rows."""
+        name = sql.Identifier(table.schema, table.relation)
+        self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
+        return int(self._cursor.fetchone()[0])
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """See deep.Snapshot."""

@@ -1,0 +1,108 @@
+"""Alerts to where people look: a webhook, Slack, e-mail. One that fails is logged, never raised."""
+
+from __future__ import annotations
+
+import json
+import logging
+import smtplib
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from email.message import EmailMessage
+from http.client import HTTPException
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from sluice.results import News
+from sluice.settings import AlertSettings
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 5.0
+
+
+class Alerts:
+    """Sends news of checks to every place that the settings name.
+
+    Each place is tried once, for at most some seconds; addresses, which may hold secrets, are
+    never logged.
+    """
+
+    def __init__(self, settings: AlertSettings) -> None:
+        self._settings = settings
+
+    def tell(self, news: Sequence[News]) -> None:
+        """Send the news, findings first; returns when every place took it or failed."""
+        ordered = sorted(news, key=lambda item: item.recovered)
+        places: dict[str, tuple[bool, Callable[[Sequence[News]], None]]] = {
+            "webhook": (bool(self._settings.webhook.get_secret_value()), self._webhook),
+            "Slack": (bool(self._settings.slack.get_secret_value()), self._slack),
+            "e-mail": (bool(self._settings.smtp.get_secret_value()), self._mail),
+        }
+        for name, (wanted, send) in places.items():
+            if not wanted:
+                continue
+            try:
+                send(ordered)
+            except HTTPError as error:
+                log.warning("alert by %s was refused with %d", name, error.code)
+            except (OSError, HTTPException, smtplib.SMTPException, ValueError) as error:
+                log.warning("alert by %s was not delivered (%s)", name, type(error).__name__)
+
+    def _webhook(self, news: Sequence[News]) -> None:
+        items = [
+            {
+                **asdict(item.check),
+                "before": item.before,
+                "recovered": item.recovered,
+                "message": item.sentence(),
+            }
+            for item in news
+        ]
+        _post(self._settings.webhook.get_secret_value(), {"checks": items})
+
+    def _slack(self, news: Sequence[News]) -> None:
+        lines = [_headline(news), *(f"• {item.sentence()}" for item in news)]
+        text = "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        _post(self._settings.slack.get_secret_value(), {"text": text})
+
+    def _mail(self, news: Sequence[News]) -> None:
+        message = EmailMessage()
+        message["Subject"] = _headline(news)
+        message["From"] = self._settings.sender
+        message["To"] = ", ".join(self._settings.recipients)
+        message.set_content("\n\n".join(item.sentence() for item in news) + "\n")
+        server = urlsplit(self._settings.smtp.get_secret_value())
+        host, port = server.hostname or "", server.port
+        with (
+            smtplib.SMTP_SSL(
+                host, port or 465, timeout=_SECONDS, context=ssl.create_default_context()
+            )
+            if server.scheme == "smtps"
+            else smtplib.SMTP(host, port or 587, timeout=_SECONDS)
+        ) as session:
+            session.ehlo()
+            if server.scheme == "smtp" and session.has_extn("starttls"):
+                session.starttls(context=ssl.create_default_context())
+                session.ehlo()
+            if server.username:
+                session.login(unquote(server.username), unquote(server.password or ""))
+            session.send_message(message)
+
+
+def _headline(news: Sequence[News]) -> str:
+    recovered = sum(item.recovered for item in news)
+    parts = [f"{len(news) - recovered} findings"] if recovered < len(news) else []
+    parts += [f"{recovered} recovered"] if recovered else []
+    return f"Sluice: {', '.join(parts)}"
+
+
+def _post(url: str, body: object) -> None:
+    request = Request(  # noqa: S310 - settings admit http and https alone
+        url,
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "User-Agent": "sluice"},
+    )
+    with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+        answer.read(1)

@@ -1,0 +1,136 @@
+"""The minute's checks beside the counts: freshness, what waits, dead letters, the slot, the schema.
+
+Cost: one query on ClickHouse for all tables, and for each table one look at its topic's end and
+one query on Postgres' catalog; nothing is proportional to rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import PostgresSource, SlotState
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog, Table
+from sluice.errors import NotReady, TableDiffers
+from sluice.evolution import require_same
+from sluice.marks import Limit
+from sluice.quality import FAIL, PASS, WARN, Check, graded
+from sluice.status import pending_events
+
+GIBIBYTE = 1 << 30
+# Of every server: WAL that Postgres keeps for the slot fills its disk.
+SLOT_LAG = Limit(warn=1 * GIBIBYTE, fail=10 * GIBIBYTE)
+_WAL_STATUS = {"reserved": PASS, "extended": WARN, "unreserved": FAIL, "lost": FAIL}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Measures of the pipeline, held against the limits that the models mark."""
+
+    catalog: Catalog
+    source: PostgresSource
+    clickhouse: ClickHouse
+    topics: Topics
+    queries: Mapping[str, str]
+    slot: str
+
+    def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
+        """The measures of these tables, their schema, and the slot.
+
+        Raises:
+            Unreachable: a service does not answer.
+        """
+        checks = [*self._measures(tables), *self._slot()]
+        checks += graded(self.catalog, [self._schema(table) for table in tables])
+        return tuple(checks)
+
+    def _measures(self, tables: Sequence[Table]) -> Iterator[Check]:
+        dead = dict(self.clickhouse.execute(self.queries["dead_letters"]))
+        known = dict(self.clickhouse.execute(self.queries["freshness"]))
+        pending = pending_events(self.catalog, self.clickhouse, self.topics)
+        now = time.time()
+        for table in tables:
+            behind = max(0, round(now - known[table.name] / 1000)) if table.name in known else 0
+            yield _measure(
+                table, "freshness", behind, "s behind", "see: sluice status, sluice logs relay"
+            )
+            yield _measure(
+                table,
+                "pending_events",
+                pending[table.name],
+                "events are not drained",
+                f"run: sluice drain {table.name} --until-empty",
+            )
+            yield _measure(
+                table,
+                "dead_letters",
+                dead.get(table.name, 0),
+                "events were rejected",
+                f"see: sluice dead-letters list --table {table.name}",
+            )
+
+    def _slot(self) -> Iterator[Check]:
+        try:
+            state = self.source.slot(self.slot)
+        except NotReady:
+            state = SlotState(confirmed_lsn=0, wal_status="missing", lag_bytes=0, active=False)
+        lag, status = int(state.lag_bytes or 0), SLOT_LAG.status(state.lag_bytes or 0)
+        yield Check(
+            table=self.slot,
+            check="slot_lag",
+            status=status,
+            postgres=0,
+            clickhouse=lag,
+            difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
+            repair="see: sluice status, sluice logs relay",
+        )
+        status = _WAL_STATUS.get(state.wal_status, FAIL)
+        yield Check(
+            table=self.slot,
+            check="wal_status",
+            status=status,
+            postgres=0,
+            clickhouse=int(status != PASS),
+            difference=f"the slot's WAL is {state.wal_status}",
+            repair="raise max_slot_wal_keep_size, then run: sluice relay --snapshot"
+            if state.wal_status in {"lost", "missing"}
+            else "let the relay catch up; see: sluice logs relay",
+        )
+
+    def _schema(self, table: Table) -> Check:
+        """Whether Postgres and ClickHouse have the model's columns."""
+        differs = self.source.schema_differences(table)
+        repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
+        try:
+            require_same(self.clickhouse, table)
+        except TableDiffers as error:
+            differs.append(error.what)
+            repair = f"{error.remedy}" if len(differs) == 1 else repair
+        return Check(
+            table=table.name,
+            check="schema",
+            status=FAIL if differs else PASS,
+            postgres=len(table.columns),
+            clickhouse=len(table.columns) - len(differs),
+            difference="; ".join(differs) or "columns are the model's",
+            repair=repair,
+        )
+
+
+def _measure(table: Table, name: str, value: int, unit: str, repair: str) -> Check:
+    limit = table.quality.limit(name)
+    status = limit.status(value)
+    above = {WARN: limit.warn, FAIL: limit.fail}.get(status)
+    more = f" (limit {above:.0f})" if above is not None else ""
+    return Check(
+        table=table.name,
+        check=name,
+        status=status,
+        postgres=0,
+        clickhouse=value,
+        difference=f"{value} {unit}{more}",
+        repair=repair,
+    )

@@ -1,0 +1,147 @@
+"""What `info` of a model says of quality: limits and severities of a table, what a column holds.
+
+`{"quality": {"freshness": {"warn": 120, "fail": 900}, "row_count": "warn"}}` on a table;
+`{"expect": {"range": [0, None], "severity": "warn"}}` on a column. Anything else is WrongUsage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sluice.errors import WrongUsage
+
+OFF, WARN, FAIL = "off", "warn", "fail"
+SEVERITIES = (OFF, WARN, FAIL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """Above which value a measure warns and fails; None: never."""
+
+    warn: float | None = None
+    fail: float | None = None
+
+    def status(self, value: float) -> str:
+        """`pass`, `warn` or `fail`."""
+        if self.fail is not None and value > self.fail:
+            return FAIL
+        return WARN if self.warn is not None and value > self.warn else "pass"
+
+
+# Seconds, events, events. A dead letter warns: whether a row differs for it, the comparison says.
+MEASURES = {
+    "freshness": Limit(warn=300, fail=1800),
+    "pending_events": Limit(warn=100_000, fail=5_000_000),
+    "dead_letters": Limit(warn=0),
+}
+COMPARISONS = {
+    "row_count": FAIL,
+    "fact_row_count": FAIL,
+    "rows": FAIL,
+    "fact_rows": FAIL,
+    "schema": WARN,  # a migration passes through it: the model comes first
+    "orphans": WARN,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityMarks:
+    """Limits of a table's measures and severities of its comparisons, where they are not usual."""
+
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    severities: Mapping[str, str] = field(default_factory=dict)
+
+    def limit(self, measure: str) -> Limit:
+        """The limit of a measure."""
+        return self.limits.get(measure, MEASURES[measure])
+
+    def severity(self, check: str) -> str:
+        """`off`, `warn` or `fail`: what a difference that a check finds is."""
+        return self.severities.get(check, COMPARISONS.get(check, FAIL))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What a column is expected to hold.
+
+    Attributes:
+        kind: `not_null`, `range`, `values`, `unique` or `relationship`.
+        argument: the range's ends, the accepted values, or (table, column); else empty.
+    """
+
+    kind: str
+    argument: tuple[Any, ...] = ()
+    severity: str = FAIL
+
+
+def quality_marks(where: str, mark: object) -> QualityMarks:
+    """The marks of a table; `where` names it in errors."""
+    if not isinstance(mark, Mapping):
+        raise _wrong(where, f"{mark!r} is not a dictionary", _known_checks())
+    limits: dict[str, Limit] = {}
+    severities: dict[str, str] = {}
+    for name, value in mark.items():
+        if name in MEASURES:
+            limits[name] = _limit(f"{where}: {name}", value)
+        elif name in COMPARISONS:
+            severities[name] = _severity(f"{where}: {name}", value)
+        else:
+            raise _wrong(where, f"no check is named {name!r}", _known_checks())
+    return QualityMarks(limits=limits, severities=severities)
+
+
+def expectations(where: str, mark: object) -> Iterator[Expectation]:
+    """What a column's mark expects; `where` names the column in errors."""
+    known = "use not_null, range, values, unique, relationship, severity"
+    if not isinstance(mark, Mapping):
+        raise _wrong(where, f"{mark!r} is not a dictionary", known)
+    severity = _severity(where, mark.get("severity", FAIL))
+    for kind, value in mark.items():
+        if kind in ("not_null", "unique"):
+            _require(value is True, where, f"{kind!r} is not True", f"write {kind!r}: True")
+            yield Expectation(kind=kind, severity=severity)
+        elif kind == "range":
+            right = isinstance(value, (list, tuple)) and len(value) == 2 and value != [None, None]
+            _require(right, where, f"{value!r} is not a range", "write [least, most] or None in it")
+            yield Expectation(kind=kind, argument=tuple(value), severity=severity)
+        elif kind == "values":
+            right = isinstance(value, (list, tuple)) and len(value) > 0
+            _require(right, where, f"{value!r} are no values", "write a list of values")
+            yield Expectation(kind=kind, argument=tuple(value), severity=severity)
+        elif kind == "relationship":
+            parts = str(value).rsplit(".", 1)
+            _require(len(parts) == 2, where, f"{value!r} is no column", "write 'table.column'")
+            yield Expectation(kind=kind, argument=tuple(parts), severity=severity)
+        elif kind != "severity":
+            raise _wrong(where, f"no expectation is named {kind!r}", known)
+
+
+def _limit(where: str, value: object) -> Limit:
+    remedy = 'write {"warn": number, "fail": number}, either or both, or "off"'
+    if value == OFF:
+        return Limit()
+    right = isinstance(value, Mapping) and value and set(value) <= {WARN, FAIL}
+    if not right or not all(isinstance(n, (int, float)) for n in dict(value).values()):  # type: ignore[call-overload]
+        raise _wrong(where, f"{value!r} is no limit", remedy)
+    assert isinstance(value, Mapping)
+    return Limit(**{str(name): float(number) for name, number in value.items()})
+
+
+def _severity(where: str, value: object) -> str:
+    _require(value in SEVERITIES, where, f"{value!r} is no severity", "write off, warn or fail")
+    return str(value)
+
+
+def _known_checks() -> str:
+    return f"use {', '.join([*MEASURES, *COMPARISONS])}"
+
+
+def _require(right: bool, where: str, what: str, remedy: str) -> None:
+    if not right:
+        raise _wrong(where, what, remedy)
+
+
+def _wrong(where: str, what: str, remedy: str) -> WrongUsage:
+    return WrongUsage(f"quality mark of {where}: {what}", remedy=remedy)

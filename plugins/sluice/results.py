@@ -1,0 +1,94 @@
+"""The results of checks in `cdc.quality_checks`, and what has changed since the ones before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.positions import format_lsn
+from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check
+
+log = logging.getLogger(__name__)
+
+_RANK = {PASS: 0, WARN: 1, FAIL: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """A check whose result is news: worse than the result before, or passed after a finding."""
+
+    check: Check
+    before: str
+
+    @property
+    def recovered(self) -> bool:
+        """Whether a finding has ended."""
+        return self.check.status == PASS
+
+    def sentence(self) -> str:
+        """The news in one line."""
+        told = self.check.sentence()
+        return f"recovered: {told}" if self.recovered else told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Keeps the results of checks, and tells what is new of them.
+
+    Attributes:
+        tell: is given the news of each run, when there is some; it does not raise.
+    """
+
+    clickhouse: ClickHouse
+    queries: Mapping[str, str]
+    tell: Callable[[Sequence[News]], None]
+
+    def keep(self, lsn: int, checks: Sequence[Check]) -> None:
+        """Keep results as of a point of the WAL.
+
+        Two runs at once may both tell the same news; one run after the other tells it once.
+        """
+        if not checks:
+            return
+        news = self._news(checks)
+        self._insert(lsn, checks)
+        if news:
+            self.tell(news)
+
+    def _news(self, checks: Sequence[Check]) -> list[News]:
+        tables = sorted({check.table for check in checks})
+        rows = self.clickhouse.execute(self.queries["last_results"], tables=tables)
+        last = {(table, check): status for table, check, status in rows}
+        news = []
+        for check in checks:
+            before = last.get((check.table, check.check), PASS)
+            if check.status in {UNSETTLED, before}:
+                continue
+            if check.status == PASS or _RANK[check.status] > _RANK[before]:
+                news.append(News(check=check, before=before))
+        return news
+
+    def _insert(self, lsn: int, checks: Sequence[Check]) -> None:
+        run = uuid4().hex
+        names = ["run", "source_table", "check", "status", "fence"]
+        names += ["postgres", "clickhouse", "keys", "repair", "difference"]
+        rows = [
+            (
+                run,
+                check.table,
+                check.check,
+                check.status,
+                format_lsn(lsn),
+                check.postgres,
+                check.clickhouse,
+                list(check.keys),
+                check.repair if check.status in (FAIL, WARN) else "",
+                check.difference,
+            )
+            for check in checks
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        self.clickhouse.insert("cdc.quality_checks", names, columns)

@@ -1,0 +1,230 @@
+"""Alerts: once a finding, once when it ends, whatever becomes of the places they go to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from email import message_from_string, policy
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from sluice import wiring
+from sluice.adapters.alerts import Alerts
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.errors import WrongUsage
+from sluice.quality import Check
+from sluice.results import Results
+from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
+from sluice.statements import read_statements
+from tests.conftest import free_ports
+from tests.integration.test_loop import checked, relaying
+
+
+class Posted(BaseHTTPRequestHandler):
+    """Keeps what is posted; /refused answers 500."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.kept.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
+        self.send_response(500 if self.path == "/refused" else 200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+class Mail(socketserver.StreamRequestHandler):
+    """As much SMTP as a client needs to hand over a message."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 sink\r\n")
+        for line in self.rfile:
+            word = line[:4].upper()
+            if word == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                lines = []
+                for text in self.rfile:
+                    if text == b".\r\n":
+                        break
+                    lines.append(text)
+                self.server.kept.append(b"".join(lines).decode())  # type: ignore[attr-defined]
+            self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
+            if word == b"QUIT":
+                return
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[tuple[int, list[Any]]]:
+    server.kept = []
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_address[1], server.kept
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def web() -> Iterator[tuple[int, list[Any]]]:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Posted)) as served:
+        yield served
+
+
+@pytest.fixture
+def mail() -> Iterator[tuple[int, list[Any]]]:
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mail)) as served:
+        yield served
+
+
+@pytest.fixture
+def results(services: Settings) -> Iterator[tuple[Settings, ClickHouse]]:
+    session = ClickHouse(services.clickhouse)
+    yield services, session
+    session.execute("TRUNCATE TABLE cdc.quality_checks")
+    session.close()
+
+
+def check(status: str, table: str = "orders") -> Check:
+    return Check(
+        table=table,
+        check="row_count",
+        status=status,
+        postgres=7,
+        clickhouse=7 if status == "pass" else 6,
+        repair=f"run: sluice resync {table}",
+    )
+
+
+def results_of(session: ClickHouse, alerts: AlertSettings) -> Results:
+    queries = read_statements(PROJECT / "sql/clickhouse/pipeline.sql")
+    return Results(clickhouse=session, queries=queries, tell=Alerts(alerts).tell)
+
+
+@pytest.mark.services
+def test_a_finding_is_told_once_and_its_end_once(
+    results: tuple[Settings, ClickHouse], web: tuple[int, list[Any]]
+) -> None:
+    port, posted = web
+    environment = {"SLUICE_ALERT_WEBHOOK": f"http://127.0.0.1:{port}/hook"}
+    alerts = read_settings(environment).alerts
+    kept = results_of(results[1], alerts)
+    for status in ("pass", "warn", "warn", "fail", "unsettled", "fail", "warn", "pass", "pass"):
+        kept.keep(16, [check(status)])
+    told = [(item["status"], item["recovered"]) for _, body in posted for item in body["checks"]]
+    assert told == [("warn", False), ("fail", False), ("pass", True)]
+    first = posted[0][1]["checks"][0]
+    assert first["message"] == check("warn").sentence()
+    assert (first["table"], first["postgres"], first["repair"]) == (
+        "orders",
+        7,
+        "run: sluice resync orders",
+    )
+
+
+@pytest.mark.services
+def test_slack_and_mail_say_what_where_and_what_to_do(
+    results: tuple[Settings, ClickHouse],
+    web: tuple[int, list[Any]],
+    mail: tuple[int, list[Any]],
+) -> None:
+    environment = {
+        "SLUICE_ALERT_SLACK": f"http://127.0.0.1:{web[0]}/slack",
+        "SLUICE_ALERT_SMTP": f"smtp://127.0.0.1:{mail[0]}",
+        "SLUICE_ALERT_FROM": "sluice@example.org",
+        "SLUICE_ALERT_TO": "one@example.org, two@example.org",
+    }
+    kept = results_of(results[1], read_settings(environment).alerts)
+    kept.keep(16, [check("fail"), check("fail", "products")])
+    kept.keep(17, [check("pass"), check("fail", "products")])
+    assert [path for path, _ in web[1]] == ["/slack", "/slack"]
+    assert web[1][0][1]["text"].startswith(
+        "Sluice: 2 findings\n• orders: row_count fail: Postgres 7"
+    )
+    assert web[1][1][1]["text"].startswith(
+        "Sluice: 1 recovered\n• recovered: orders: row_count pass"
+    )
+    assert len(mail[1]) == 2
+    first = message_from_string(mail[1][0], policy=policy.default)
+    assert (first["To"], first["Subject"]) == (
+        "one@example.org, two@example.org",
+        "Sluice: 2 findings",
+    )
+    assert "run: sluice resync products" in first.get_content()
+
+
+@pytest.mark.services
+def test_places_that_fail_are_logged_without_their_address_and_the_check_goes_on(
+    results: tuple[Settings, ClickHouse],
+    web: tuple[int, list[Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (closed,) = free_ports(1)
+    environment = {
+        "SLUICE_ALERT_WEBHOOK": f"http://127.0.0.1:{closed}/canary",
+        "SLUICE_ALERT_SLACK": f"http://127.0.0.1:{web[0]}/refused",
+        "SLUICE_ALERT_SMTP": f"smtp://me:canary@127.0.0.1:{closed}",
+        "SLUICE_ALERT_FROM": "sluice@example.org",
+        "SLUICE_ALERT_TO": "one@example.org",
+    }
+    settings = read_settings(environment)
+    with caplog.at_level(logging.DEBUG):
+        results_of(results[1], settings.alerts).keep(16, [check("fail")])
+    said = [record.getMessage() for record in caplog.records if "alert" in record.getMessage()]
+    assert said == [
+        "alert by webhook was not delivered (URLError)",
+        "alert by Slack was refused with 500",
+        "alert by e-mail was not delivered (ConnectionRefusedError)",
+    ]
+    assert "canary" not in caplog.text
+    assert "canary" not in repr(settings)
+    stored = results[1].execute("SELECT toString(status) FROM cdc.quality_checks")
+    assert stored == [("fail",)]
+
+
+@pytest.mark.services
+def test_a_run_of_the_checks_tells_of_its_findings(
+    results: tuple[Settings, ClickHouse], web: tuple[int, list[Any]]
+) -> None:
+    """A schema that differs is found by the command's own way through the wiring."""
+    services, session = results
+    port, posted = web
+    alerts = read_settings({"SLUICE_ALERT_WEBHOOK": f"http://127.0.0.1:{port}/"}).alerts
+    with relaying(services):
+        told = replace(services, alerts=alerts)
+        checked(services)
+        session.execute("TRUNCATE TABLE cdc.quality_checks")
+        session.execute("ALTER TABLE cdc.dim_product ADD COLUMN odd String")
+        wiring.quality(told)
+        wiring.quality(told)
+        wiring.initialise(services)
+        wiring.quality(told)
+    items = [item for _, body in posted for item in body["checks"]]
+    assert [(item["table"], item["check"], item["status"]) for item in items] == [
+        ("products", "schema", "warn"),
+        ("products", "schema", "pass"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLUICE_ALERT_WEBHOOK", "file:///etc/canary"),
+        ("SLUICE_ALERT_SLACK", "canary"),
+        ("SLUICE_ALERT_SMTP", "http://canary"),
+        ("SLUICE_ALERT_SMTP", "smtp://canary:70000"),
+        ("SLUICE_QUALITY_REPAIR", "canary"),
+    ],
+)
+def test_a_setting_that_is_no_address_is_refused_and_not_repeated(name: str, value: str) -> None:
+    with pytest.raises(WrongUsage, match=name) as caught:
+        read_settings({name: value})
+    assert "canary" not in str(caught.value)

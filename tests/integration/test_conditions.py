@@ -1,0 +1,197 @@
+"""The minute's checks beside the counts: each finds what it is for, and ends when that ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Thread
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.adapters.topics import Topics
+from sluice.quality import Check, QualityReport
+from sluice.settings import Settings
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.integration.test_loop import checked, relaying
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    load(services, customers=20, orders=50, seed=2)
+    with relaying(services):
+        checked(services)
+        yield made
+    made.dispose()
+
+
+def found(settings: Settings, table: str, name: str) -> Check:
+    report = wiring.quality(settings)
+    (check,) = (c for c in report.checks if (c.table, c.check) == (table, name))
+    return check
+
+
+def kept(settings: Settings, table: str, name: str) -> tuple[str, str]:
+    newest = wiring.query(
+        settings,
+        "SELECT toString(status), repair FROM cdc.quality_checks WHERE source_table ="
+        f" '{table}' AND check = '{name}' ORDER BY checked_at DESC LIMIT 1",
+    )
+    status, repair = newest[1][0]
+    return status, repair
+
+
+def test_a_healthy_pipeline_passes_every_check_of_every_table(
+    services: Settings, engine: Engine
+) -> None:
+    report = wiring.quality(services)
+    assert {check.status for check in report.checks} == {"pass"}
+    names = {check.check for check in report.checks if check.table == "customers"}
+    assert names == {
+        *("row_count", "caught_up", "gap", "schema"),
+        *("freshness", "pending_events", "dead_letters"),
+    }
+    assert {c.check for c in report.checks if c.table == "sluice"} == {"slot_lag", "wal_status"}
+    for check in report.checks:
+        assert kept(services, check.table, check.check) == ("pass", "")
+
+
+def test_a_rejected_event_warns_and_does_not_fail_the_run(
+    services: Settings, engine: Engine
+) -> None:
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    producer.produce("cdc.products", key=b'{"id":1}', value=b"{}", partition=0)
+    assert producer.flush(20) == 0
+    check = found(services, "products", "dead_letters")
+    assert (check.status, check.clickhouse) == ("warn", 1)
+    assert check.repair == "see: sluice dead-letters list --table products"
+    assert wiring.quality(services).passed
+    assert kept(services, "products", "dead_letters") == ("warn", check.repair)
+    wiring.query(services, "TRUNCATE TABLE cdc.dead_letters")
+    assert found(services, "products", "dead_letters").status == "pass"
+
+
+def test_a_column_that_postgres_changed_is_a_finding_with_both_types(
+    services: Settings, engine: Engine
+) -> None:
+    steps = [
+        ("price TYPE numeric(12,2)", "price is numeric(12,2), the model says numeric(10, 2)"),
+        ("name DROP NOT NULL", "name may be NULL, the model says not"),
+    ]
+    for change, said in steps:
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE products ALTER {change}"))
+        check = found(services, "products", "schema")
+        assert check.status == "warn"
+        assert said in check.difference
+        assert "sluice init" in check.repair
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE products ALTER price TYPE numeric(10,2)"))
+        connection.execute(text("ALTER TABLE products ALTER name SET NOT NULL"))
+        connection.execute(text("ALTER TABLE products ALTER name TYPE text"))
+    assert found(services, "products", "schema").status == "pass"
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE products ALTER name TYPE varchar(255)"))
+
+
+def test_a_table_that_clickhouse_has_otherwise_is_a_finding(
+    services: Settings, engine: Engine
+) -> None:
+    wiring.query(services, "ALTER TABLE cdc.dim_customer ADD COLUMN odd String")
+    check = found(services, "customers", "schema")
+    assert (check.status, check.repair) == ("warn", "run: sluice init")
+    wiring.initialise(services)
+    assert found(services, "customers", "schema").status == "pass"
+
+
+def test_a_topic_that_was_made_again_is_a_gap_until_a_resync(
+    services: Settings, engine: Engine
+) -> None:
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    for future in admin.delete_topics(["cdc.customers"]).values():
+        future.result()
+    Topics(services.kafka).ensure(["cdc.customers"])
+    report = wiring.quality(services)
+    gap = next(c for c in report.checks if (c.table, c.check) == ("customers", "gap"))
+    assert (gap.status, gap.repair) == ("fail", "run: sluice resync customers")
+    others = {c.status for c in report.checks if c.check == "caught_up"}
+    assert others == {"unsettled"}
+    wiring.resync(services, "customers")
+    assert found(services, "customers", "gap").status == "pass"
+    assert wiring.quality(services).passed
+
+
+def test_changes_that_nobody_drains_are_late_pending_and_named(
+    services: Settings, engine: Engine
+) -> None:
+    """No relay runs on this slot: the fence is never passed."""
+    short = replace(services, quality_seconds=1)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT pg_create_logical_replication_slot('idle', 'pgoutput')"))
+        connection.execute(text("UPDATE orders SET status = 'paid'"))
+        alone = replace(short, relay=replace(services.relay, slot="idle"))
+        report = wiring.quality(alone)
+        late = next(c for c in report.checks if (c.table, c.check) == ("orders", "caught_up"))
+        assert late.status == "fail"
+        assert "were not drained in 1 s" in late.sentence()
+        connection.execute(text("SELECT pg_drop_replication_slot('idle')"))
+
+
+def test_a_commit_that_is_drained_before_anybody_can_see_it_is_no_finding(
+    services: Settings, engine: Engine
+) -> None:
+    """A commit waits for a standby that never answers: ClickHouse is ahead of Postgres."""
+    administer(engine, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    waiting = Thread(target=insert_product, args=[engine])
+    reports: list[QualityReport] = []
+    checking = Thread(target=lambda: reports.append(wiring.quality(services)))
+    try:
+        waiting.start()
+        until(lambda: wiring.query(services, AHEAD)[1] == [(1,)], services)
+        assert seen(engine, "SELECT count(*) FROM products WHERE name = 'ahead'") == 0
+        checking.start()
+        until(lambda: seen(engine, EXACT_LOOK) > 0)
+    finally:
+        administer(engine, "ALTER SYSTEM RESET synchronous_standby_names")
+    waiting.join(30)
+    checking.join(60)
+    (report,) = reports
+    assert report.passed, [check.sentence() for check in report.checks]
+
+
+AHEAD = "SELECT count() FROM olap.dim_product WHERE name = 'ahead'"
+EXACT_LOOK = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%snapshot%'"
+
+
+def administer(engine: Engine, statement: str) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET synchronous_commit = local"))
+        connection.execute(text(statement))
+        connection.execute(text("SELECT pg_reload_conf()"))
+
+
+def insert_product(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO products VALUES (9000, 'ahead', 'x', 1, now())"))
+
+
+def seen(engine: Engine, query: str) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(text(query)) or 0)
+
+
+def until(condition: Callable[[], bool], draining: Settings | None = None) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        if draining:
+            wiring.drain(draining, "products")
+        time.sleep(0.1)

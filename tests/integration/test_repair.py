@@ -1,0 +1,143 @@
+"""Repair by differences: said before, done to nothing else, kept key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.adapters.topics import Topics
+from sluice.catalog import load_catalog
+from sluice.selection import Selection
+from sluice.settings import Settings
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+
+CATALOG = load_catalog("models")
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    load(services, customers=40, orders=120, seed=3)
+    with relaying(services):
+        checked(services)
+        yield made
+    made.dispose()
+
+
+def rows(settings: Settings, query: str) -> Any:
+    return wiring.query(settings, query)[1]
+
+
+def spoil(settings: Settings, engine: Engine, ghost: int) -> list[int]:
+    """One order lost, one changed, one too many; their keys."""
+    with engine.connect() as connection:
+        lost, changed = connection.scalars(text("SELECT id FROM orders ORDER BY id LIMIT 2")).all()
+    for statement in (
+        f"DELETE FROM cdc.dim_order WHERE id = {lost}",
+        "INSERT INTO cdc.dim_order SELECT * REPLACE ('odd' AS status, _version + 1 AS _version)"
+        f" FROM cdc.dim_order FINAL WHERE id = {changed}",
+        f"INSERT INTO cdc.dim_order SELECT * REPLACE ({ghost} AS id, 5 AS _version)"
+        " FROM cdc.dim_order FINAL LIMIT 1",
+    ):
+        wiring.query(settings, statement)
+    return [lost, changed, ghost]
+
+
+@pytest.mark.services
+def test_a_dry_run_says_what_would_change_and_changes_nothing(
+    services: Settings, engine: Engine
+) -> None:
+    lost, changed, ghost = spoil(services, engine, 900001)
+    counted = (
+        "SELECT count(), sum(cityHash64(*)), (SELECT count() FROM cdc.resyncs),"
+        " (SELECT count() FROM cdc.repairs) FROM cdc.dim_order"
+    )
+    before = rows(services, counted)
+    said = wiring.forecast(services, "orders")
+    assert said.startswith("orders: 3 rows would change: ")
+    assert f"{changed} differs in status" in said
+    assert f"{lost} is not in ClickHouse" in said
+    assert f"{ghost} is not in Postgres" in said
+    assert "1 rows would change" in wiring.forecast(services, "orders", keys=[str(lost)])
+    some = wiring.forecast(services, "orders", lower=str(lost), upper=str(changed))
+    assert "2 rows would change" in some
+    assert "nothing differs" in wiring.forecast(services, "customers")
+    assert rows(services, counted) == before
+    wiring.resync(services, "orders")
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.services
+def test_a_repair_reads_what_differs_and_keeps_each_key(services: Settings, engine: Engine) -> None:
+    keys = spoil(services, engine, 900002)
+    done = wiring.repair(services)
+    (line,) = [line for line in done if line.startswith("orders: ")]
+    assert line.startswith("orders: 2 rows read again")
+    assert "(3 keys), 1 deleted" in line
+    assert [one for one in done if one.startswith("customers: nothing differs")]
+    kept = rows(services, "SELECT key, mode, difference FROM cdc.repairs ORDER BY toInt64(key)")
+    assert [(key, mode) for key, mode, _ in kept] == [(str(key), "diff") for key in keys]
+    assert kept[1][2] == f"{keys[1]} differs in status"
+    assert wiring.quality(services, deep=True).passed
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.services
+def test_findings_are_repaired_by_themselves_only_where_that_is_set(
+    services: Settings, engine: Engine
+) -> None:
+    wiring.query(services, "TRUNCATE TABLE cdc.repairs")
+    keys = spoil(services, engine, 900003)
+    bare = wiring.quality(replace(services, repair="off"), ["orders"], deep=True)
+    assert {c.repair for c in bare.checks if c.check in {"rows", "row_count"}} == {""}
+    told = wiring.quality(services, ["orders"], deep=True)
+    assert not told.passed
+    assert any(c.repair.startswith("run: sluice resync orders --key") for c in told.checks)
+    assert rows(services, "SELECT count() FROM cdc.repairs") == [(0,)]
+    assert wiring.quality(replace(services, repair="auto"), ["orders"], deep=True).passed
+    kept = rows(services, "SELECT key, mode FROM cdc.repairs ORDER BY toInt64(key)")
+    assert kept == [(str(key), "auto") for key in keys]
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.services
+def test_one_command_closes_a_gap_and_what_was_lost_beside_it(
+    services: Settings, engine: Engine
+) -> None:
+    spoil(services, engine, 900004)
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    for future in admin.delete_topics(["cdc.customers"]).values():
+        future.result()
+    Topics(services.kafka).ensure(["cdc.customers"])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE customers SET city = 'Ulm' WHERE id % 3 = 0"))
+    done = wiring.repair(services)
+    again = [line for line in done if line.startswith("customers: ")]
+    assert "(all rows), 0 deleted" in again[0]
+    assert "nothing differs" in again[1]
+    assert any("(3 keys), 1 deleted" in line for line in done), done
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.parametrize(
+    ("selection", "held"),
+    [
+        (Selection(), {"9", "10", "11"}),
+        (Selection(lower=("10",)), {"10", "11"}),
+        (Selection(lower=("2",), upper=("10",)), {"9", "10"}),
+        (Selection(keys=(("9",),)), {"9"}),
+    ],
+)
+def test_a_selection_holds_the_keys_that_postgres_would_select(
+    selection: Selection, held: set[str]
+) -> None:
+    table = CATALOG.table("orders")
+    assert {key for key in ("9", "10", "11") if selection.holds(table, (key,))} == held
