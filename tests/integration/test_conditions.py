@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from threading import Thread
+from itertools import count
+from threading import Event, Thread
 
 import pytest
 from confluent_kafka import Producer
@@ -149,25 +150,31 @@ def test_a_commit_that_is_drained_before_anybody_can_see_it_is_no_finding(
     services: Settings, engine: Engine
 ) -> None:
     """A commit waits for a standby that never answers: ClickHouse is ahead of Postgres."""
+    administer(engine, "ALTER ROLE postgres SET synchronous_commit = 'local'")
     administer(engine, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    waiting = Thread(target=insert_product, args=[engine])
+    stop = Event()
+    waiting = Thread(target=insert_products, args=[engine, stop])
     reports: list[QualityReport] = []
     checking = Thread(target=lambda: reports.append(wiring.quality(services)))
     try:
         waiting.start()
-        until(lambda: wiring.query(services, AHEAD)[1] == [(1,)], services)
-        assert seen(engine, "SELECT count(*) FROM products WHERE name = 'ahead'") == 0
+        until(lambda: seen(engine, WAITING) == 1)
+        stop.set()
+        until(lambda: wiring.query(services, PRODUCTS)[1][0][0] > seen(engine, ROWS), services)
         checking.start()
         until(lambda: seen(engine, EXACT_LOOK) > 0)
     finally:
+        stop.set()
         administer(engine, "ALTER SYSTEM RESET synchronous_standby_names")
+        administer(engine, "ALTER ROLE postgres RESET synchronous_commit")
     waiting.join(30)
     checking.join(60)
     (report,) = reports
     assert report.passed, [check.sentence() for check in report.checks]
 
 
-AHEAD = "SELECT count() FROM olap.dim_product WHERE name = 'ahead'"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+PRODUCTS, ROWS = "SELECT count() FROM olap.dim_product", "SELECT count(*) FROM products"
 EXACT_LOOK = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%snapshot%'"
 
 
@@ -178,9 +185,15 @@ def administer(engine: Engine, statement: str) -> None:
         connection.execute(text("SELECT pg_reload_conf()"))
 
 
-def insert_product(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(text("INSERT INTO products VALUES (9000, 'ahead', 'x', 1, now())"))
+def insert_products(engine: Engine, stop: Event) -> None:
+    """One after another until the setting has come into effect and one waits."""
+    for number in count(9000):
+        if stop.is_set():
+            return
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL synchronous_commit = on"))
+            insert = "INSERT INTO products VALUES (:id, 'ahead', 'x', 1, now())"
+            connection.execute(text(insert), {"id": number})
 
 
 def seen(engine: Engine, query: str) -> int:
