@@ -43,8 +43,8 @@ class Ship(Base):
     sister_id: Mapped[int | None] = mapped_column(info={"expect": {"relationship": "ships.id"}})
 
 
-class Visit(Base):
-    __tablename__ = "visits"
+class PortCall(Base):
+    __tablename__ = "port_calls"
     harbour: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[int] = mapped_column(primary_key=True)
     ship_id: Mapped[int] = mapped_column(ForeignKey("ships.id"))
@@ -61,7 +61,7 @@ def clickhouse(services: Settings) -> Iterator[ClickHouse]:
         for statement in table_statements(table).values():
             session.execute(statement)
     write(session, "dim_ship", "(1, 'LA', 'NO', 80, NULL), (2, 'LB', 'it''s', 0.01, 1)")
-    write(session, "dim_visit", "('Bergen', 1, 1), ('Oslo, old', 2, 2)")
+    write(session, "dim_port_call", "('Bergen', 1, 1), ('Oslo, old', 2, 2)")
     yield session
     for table in CATALOG.tables:
         session.execute(f"TRUNCATE TABLE cdc.{table.storage}")
@@ -92,7 +92,7 @@ def test_each_offender_is_found_with_its_key_and_severity(clickhouse: ClickHouse
         "(3, NULL, 'NO', 80, NULL), (4, 'LA', 'NO', 80, NULL), (5, 'LC', 'SE', 80, NULL),"
         " (6, 'LD', NULL, 400.01, NULL), (7, 'LE', NULL, 0, 99)",
     )
-    write(clickhouse, "dim_visit", "('Oslo, new', 3, 98)")
+    write(clickhouse, "dim_port_call", "('Oslo, new', 3, 98)")
     found = findings(clickhouse)
     assert {name: (check.status, check.keys) for name, check in found.items()} == {
         "ships expect call_sign unique": ("warn", ("1", "4")),
@@ -100,7 +100,7 @@ def test_each_offender_is_found_with_its_key_and_severity(clickhouse: ClickHouse
         "ships expect flag values": ("fail", ("5",)),
         "ships expect length range": ("fail", ("6", "7")),
         "ships expect sister_id relationship": ("fail", ("7",)),
-        "visits orphans ship": ("warn", ('"Oslo, new",3',)),
+        "port_calls orphans ship": ("warn", ('"Oslo, new",3',)),
     }
     said = found["ships expect length range"].sentence()
     assert "length is within 0.01..400: not so in 2 of 7 rows: 6, 7" in said
@@ -118,7 +118,7 @@ def test_a_deleted_row_breaks_nothing(clickhouse: ClickHouse) -> None:
 def test_a_row_that_comes_before_the_one_it_refers_to_is_no_finding(
     clickhouse: ClickHouse,
 ) -> None:
-    write(clickhouse, "dim_visit", "('Bergen', 9, 9)")
+    write(clickhouse, "dim_port_call", "('Bergen', 9, 9)")
     late = "(9, 'LI', NULL, 9, NULL)"
     assert findings(clickhouse, lambda: write(clickhouse, "dim_ship", late)) == {}
 

@@ -106,6 +106,9 @@ def test_a_large_value_that_an_update_left_out_is_kept(
     checked(services)
     _, rows = wiring.query(services, "SELECT name, city FROM olap.dim_customer WHERE id = 1")
     assert rows == [(wide, "Bonn")]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE customers SET name = 'Ada' WHERE id = 1"))
+        connection.execute(text("ALTER TABLE customers ALTER name TYPE varchar(255)"))
 
 
 def test_truncate_empties_the_fact_and_a_full_rebuild_equals_the_incremental_one(
