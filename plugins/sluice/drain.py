@@ -10,22 +10,18 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import uuid4
 
 from sluice.catalog import Table
+from sluice.chunks import Blank, complete, joined, mark_truncated, renumbered
 from sluice.decoding import Columns, Decoded, Decoder
-from sluice.errors import PoisonedTopic, SourceChanged, TopicGap
+from sluice.errors import PoisonedTopic, Refused, SourceChanged, TopicGap
 from sluice.events import (
-    UNCHANGED,
     Change,
-    FullRow,
-    Key,
-    KeyDeleted,
     PartialRow,
     Record,
     Reject,
@@ -36,20 +32,41 @@ from sluice.settings import DrainSettings
 
 log = logging.getLogger(__name__)
 
-# Where the machine columns stand, from the end; see StateStore.append.
-_VERSION, _DELETED, _SEQ = -4, -3, -2
-
+# What `Drain.reached` is told, in the order of the effects before them.
+POINTS = (
+    "chunk read",
+    "rows written",
+    "truncated",
+    "rejects kept",
+    "dead letters published",
+    "checkpoint written",
+    "group told",
+    "run recorded",
+)
+# Waits before an insert that ClickHouse refuses is tried again, seconds: merges and other
+# queries' memory need some; a minute's task has no more.
+_WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+_SMALLEST = 1_000  # rows; an insert of so few is not split any more
 # Fewer rejects than this are dead letters whatever their share.
 FEW_REJECTS = 100
 
 
+def _go_on(_: str) -> None:
+    """Nothing is to be done at a point."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Drains tables from a change log into a state store, within limits."""
+    """Drains tables from a change log into a state store, within limits.
+
+    Attributes:
+        reached: called with each of POINTS as it is passed.
+    """
 
     changes: ChangeLog
     store: StateStore
     limits: DrainSettings
+    reached: Callable[[str], None] = _go_on
 
     def run(self, decoder: Decoder) -> DrainReport:
         """Drain one table until its topic's end or a limit is reached.
@@ -92,6 +109,7 @@ class Drain:
         )
         if events:
             self.store.record(report, checkpoint.broker_epoch)
+            self.reached("run recorded")
         elif checkpoint.next_offset:  # a drain may have been killed before it told the group
             self.changes.commit(table.topic, checkpoint.next_offset)
         return report
@@ -133,8 +151,8 @@ class Drain:
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
         decoded = decoder.decode(records, epoch=epoch, base_seq=0)
         # Rebuilds have gone past the original numbers: one that is new makes them look again.
-        renumbered = _renumbered(decoded, present.last_seq + 1)
-        unresolved, truncated = self._store(table, renumbered, present.truncated)
+        newest = renumbered(decoded, present.last_seq + 1)
+        unresolved, truncated = self._store(table, newest, present.truncated)
         if decoded.rows or decoded.changes:
             self.store.advance(
                 replace(
@@ -184,6 +202,7 @@ class Drain:
     ) -> tuple[Checkpoint, int]:
         """Store one chunk, then its checkpoint, then tell the group; and the rejects' number."""
         table = decoder.table
+        self.reached("chunk read")
         source = _one_source(table, checkpoint, decoded)
         self._refuse_poison(table, len(records), decoded.rejects)
         unresolved, truncated = self._store(table, decoded, checkpoint.truncated)
@@ -200,7 +219,9 @@ class Drain:
             committed_at=max([checkpoint.committed_at, *decoded.committed_at()]),
         )
         self.store.advance(following)
+        self.reached("checkpoint written")
         self.changes.commit(table.topic, following.next_offset)
+        self.reached("group told")
         return following, len(rejects)
 
     def _refuse_poison(self, table: Table, events: int, rejects: list[Reject]) -> None:
@@ -220,100 +241,46 @@ class Drain:
         for reject in rejects[:3]:
             log.warning("%s: offset %d rejected: %s", name, reject.record.offset, reject.reason)
         self.store.reject(checkpoint, decoder.schema_version, rejects)
+        self.reached("rejects kept")
         self.changes.publish_dead_letters(name, rejects)
+        self.reached("dead letters published")
 
     def _store(self, table: Table, decoded: Decoded, truncated: int) -> tuple[list[Reject], int]:
         """Write rows and changes; what could not be completed, and the newest truncation."""
         changes: Sequence[Change] = decoded.changes
         rejects: list[Reject] = []
         if any(isinstance(change, PartialRow) for change in changes):
-            changes, rejects = self._complete(table, changes)
+            changes, rejects = complete(self.store, table, changes)
         truncations = [change for change in changes if isinstance(change, Truncated)]
-        blank = _Blank(table)
+        blank = Blank(table)
         rows = [blank.stored(change) for change in changes if not isinstance(change, Truncated)]
-        columns = _joined(decoded.rows, rows)
+        columns = joined(decoded.rows, rows)
         if columns:
-            _mark_truncated(columns, truncated)
-            self.store.append(table, columns)
+            mark_truncated(columns, truncated)
+            self._append(table, columns)
+            self.reached("rows written")
         for change in truncations:  # after the rows: it takes those that are older, and no other
             self.store.truncate(table, change)
+            self.reached("truncated")
         return rejects, max([truncated, *(change.version for change in truncations)])
 
-    def _complete(
-        self, table: Table, changes: Sequence[Change]
-    ) -> tuple[list[Change], list[Reject]]:
-        """Fill in values that Postgres left out because an update did not change them."""
-        partial = [change for change in changes if isinstance(change, PartialRow)]
-        current = self.store.current(table, [change.former_key for change in partial])
-        known = {key: row for key, (_, row) in current.items() if row is not None}
-        key_of = _Blank(table).key_of
-        complete: list[Change] = []
-        rejects: list[Reject] = []
-        for change in changes:
-            row = change
-            if isinstance(change, PartialRow):
-                version, _ = current.get(change.former_key, (0, None))
-                if version >= change.version:
-                    continue  # read again: what came later is in the table already
-                if change.former_key not in known:
-                    rejects.append(_without_base(change))
-                    continue
-                row = _filled(change, known[change.former_key])
-            if isinstance(row, FullRow):
-                known[key_of(row.values)] = row.values
-            elif isinstance(row, KeyDeleted):
-                known.pop(row.key, None)
-            complete.append(row)
-        return complete, rejects
-
-
-class _Blank:
-    """Changes as stored rows: a deleted key stands among zero values."""
-
-    def __init__(self, table: Table) -> None:
-        self._zeros = [None if column.nullable else column.type.zero for column in table.columns]
-        names = [column.name for column in table.columns]
-        self._key_at = [names.index(column.name) for column in table.key]
-
-    def key_of(self, values: Sequence[Any]) -> Key:
-        return tuple(values[index] for index in self._key_at)
-
-    def stored(self, change: Change) -> tuple[Any, ...]:
-        deleted = int(isinstance(change, KeyDeleted))
-        if isinstance(change, FullRow):
-            values = change.values
-        else:
-            assert isinstance(change, KeyDeleted)
-            zeros = list(self._zeros)
-            for index, value in zip(self._key_at, change.key, strict=True):
-                zeros[index] = value
-            values = tuple(zeros)
-        return (*values, change.version, deleted, change.seq, change.committed_at)
-
-
-def _joined(columns: Columns, rows: list[tuple[Any, ...]]) -> Columns:
-    """The columns with these rows below."""
-    if not rows:
-        return columns
-    more = map(list, zip(*rows, strict=True))
-    return [one + other for one, other in zip(columns, more, strict=True)] if columns else [*more]
-
-
-def _mark_truncated(columns: Columns, truncated: int) -> None:
-    """Rows that a truncation came after are gone, however late they arrive."""
-    versions = columns[_VERSION]
-    if min(versions) < truncated:
-        pairs = zip(columns[_DELETED], versions, strict=True)
-        columns[_DELETED] = [int(deleted or version < truncated) for deleted, version in pairs]
-
-
-def _renumbered(decoded: Decoded, seq: int) -> Decoded:
-    """The same with one `_seq` for all of it."""
-    rows = list(decoded.rows)
-    if rows:
-        rows[_SEQ] = [seq] * len(rows[_SEQ])
-    changes = [replace(change, seq=seq) for change in decoded.changes]
-    return replace(decoded, rows=rows, changes=changes)
+    def _append(self, table: Table, columns: Columns) -> None:
+        """Insert, in halves where a piece is too large, again after a while where refused."""
+        for wait in (*_WAITS, None):
+            try:
+                self.store.append(table, columns)
+            except Refused as error:
+                rows = len(columns[0])
+                if error.too_large and rows > _SMALLEST:
+                    for half in (slice(rows // 2), slice(rows // 2, None)):
+                        self._append(table, [column[half] for column in columns])
+                    return
+                if wait is None:
+                    raise
+                log.warning("%s: %s; trying again in %.1f s", table.name, error, wait)
+                time.sleep(wait)
+            else:
+                return
 
 
 @contextmanager
@@ -328,25 +295,6 @@ def _collector_off() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _filled(change: PartialRow, base: tuple[Any, ...]) -> FullRow:
-    values = tuple(
-        old if new == UNCHANGED else new for new, old in zip(change.values, base, strict=True)
-    )
-    return FullRow(
-        values=values,
-        version=change.version,
-        seq=change.seq,
-        committed_at=change.committed_at,
-    )
-
-
-def _without_base(change: PartialRow) -> Reject:
-    return Reject(
-        record=change.record,
-        reason=f"an unchanged large value was left out and no row has key {change.former_key}",
-    )
 
 
 def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:
