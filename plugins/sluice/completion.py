@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +67,10 @@ def _whole(
     values = tuple(
         old if new == UNCHANGED else new for new, old in zip(change.values, base, strict=True)
     )
+    return _at(change, values)
+
+
+def _at(change: PartialRow | OutdatedRow, values: Key) -> FullRow:
     return FullRow(
         values=values, version=change.version, seq=change.seq, committed_at=change.committed_at
     )
@@ -88,19 +91,19 @@ class _Present:
             reason = f"the row is not whole, and no row has key {change.former_key}"
             return Reject(record=change.record, reason=reason)
         rows, reasons = self._rows
-        if found := rows.get(change.key):
-            return replace(
-                found, version=change.version, seq=change.seq, committed_at=change.committed_at
-            )
+        if values := rows.get(change.key):
+            return _at(change, values)
         return Reject(record=change.record, reason=reasons[0]) if reasons else None
 
     @cached_property
-    def _rows(self) -> tuple[dict[Key, FullRow], list[str]]:
-        """Rows by key, and why others are not among them."""
+    def _rows(self) -> tuple[dict[Key, Key], list[str]]:
+        """Rows' values by key, and why others are not among them."""
         assert self._reread is not None
         values = self._reread(self._decoder.table, list(dict.fromkeys(self._keys)))
         records = [Record(offset=0, key=None, value=value) for value in values]
         decoded = self._decoder.decode(records, epoch=0, base_seq=0)
         key_of = RowForm(self._decoder.table).key_of
-        rows = [row for row in decoded.changes if isinstance(row, FullRow)]
-        return {key_of(row.values): row for row in rows}, [one.reason for one in decoded.rejects]
+        width = len(self._decoder.table.columns)
+        rows = [row.values for row in decoded.changes if isinstance(row, FullRow)]
+        rows += zip(*decoded.rows[:width], strict=True)
+        return {key_of(row): row for row in rows}, [one.reason for one in decoded.rejects]

@@ -7,18 +7,21 @@ drains of one table at once are harmless; the slower one is told so (StaleCheckp
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from sluice.catalog import Table
+from sluice.chunks import joined, mark_truncated, renumbered
 from sluice.completion import Reread, completed
-from sluice.decoding import CONNECT, SOURCES, Decoded, Decoder
-from sluice.errors import NotReady, PoisonedTopic, SourceChanged, TopicGap, WrongUsage
+from sluice.decoding import CONNECT, SOURCES, Columns, Decoded, Decoder
+from sluice.errors import NotReady, PoisonedTopic, Refused, SourceChanged, TopicGap, WrongUsage
 from sluice.events import (
-    Change,
     OutdatedRow,
     PartialRow,
     Record,
@@ -31,8 +34,27 @@ from sluice.settings import DrainSettings
 
 log = logging.getLogger(__name__)
 
+# What `Drain.reached` is told, in the order of the effects before them.
+POINTS = (
+    "chunk read",
+    "rows written",
+    "truncated",
+    "rejects kept",
+    "dead letters published",
+    "checkpoint written",
+    "group told",
+    "run recorded",
+)
+# Waits before an insert that ClickHouse refuses is tried again, seconds: merges and other
+# queries' memory need some; a minute's task has no more.
+_WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+_SMALLEST = 1_000  # rows; an insert of so few is not split any more
 # Fewer rejects than this are dead letters whatever their share.
 FEW_REJECTS = 100
+
+
+def _go_on(_: str) -> None:
+    """Nothing is to be done at a point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +63,14 @@ class Drain:
 
     Attributes:
         reread: asked for rows that their event has not whole; without it those are dead letters.
+        reached: called with each of POINTS as it is passed.
     """
 
     changes: ChangeLog
     store: StateStore
     limits: DrainSettings
     reread: Reread | None = None
+    reached: Callable[[str], None] = _go_on
 
     def run(self, decoder: Decoder) -> DrainReport:
         """Drain one table until its topic's end or a limit is reached.
@@ -60,15 +84,23 @@ class Drain:
         first = checkpoint = self._resume(table)
         events = rejected = 0
         caught_up = False
-        for records in self._read(table, checkpoint):
-            if not records:
-                caught_up = True
-                break
-            checkpoint, rejects = self._advance(decoder, checkpoint, records)
-            events += len(records)
-            rejected += rejects
-            if events >= self.limits.events:
-                break
+        with ThreadPoolExecutor(1) as writer, _collector_off():
+            writing: Future[tuple[Checkpoint, int]] | None = None
+            for records in self._read(table, checkpoint):
+                if not records:
+                    caught_up = True
+                    break
+                decoded = decoder.decode(records, epoch=first.epoch, base_seq=first.base_seq)
+                if writing is not None:  # one chunk is written while the next is read
+                    checkpoint, rejects = writing.result()
+                    rejected += rejects
+                writing = writer.submit(self._advance, decoder, checkpoint, records, decoded)
+                events += len(records)
+                if events >= self.limits.events:
+                    break
+            if writing is not None:
+                checkpoint, rejects = writing.result()
+                rejected += rejects
         report = DrainReport(
             table=table.name,
             events=events,
@@ -81,6 +113,7 @@ class Drain:
         )
         if events:
             self.store.record(report, checkpoint.broker_epoch)
+            self.reached("run recorded")
         elif checkpoint.next_offset:  # a drain may have been killed before it told the group
             self.changes.commit(table.topic, checkpoint.next_offset)
         return report
@@ -123,9 +156,9 @@ class Drain:
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
         decoded = decoder.decode(records, epoch=epoch, base_seq=0)
         # Rebuilds have gone past the original numbers: one that is new makes them look again.
-        changes = [replace(change, seq=present.last_seq + 1) for change in decoded.changes]
-        unresolved, truncated = self._store(decoder, changes, present.truncated)
-        if changes:
+        newest = renumbered(decoded, present.last_seq + 1)
+        unresolved, truncated = self._store(decoder, newest, present.truncated)
+        if decoded.rows or decoded.changes:
             self.store.advance(
                 replace(
                     present,
@@ -200,14 +233,18 @@ class Drain:
         )
 
     def _advance(
-        self, decoder: Decoder, checkpoint: Checkpoint, records: list[Record]
+        self,
+        decoder: Decoder,
+        checkpoint: Checkpoint,
+        records: Sequence[Record],
+        decoded: Decoded,
     ) -> tuple[Checkpoint, int]:
         """Store one chunk, then its checkpoint, then tell the group; and the rejects' number."""
         table = decoder.table
-        decoded = decoder.decode(records, epoch=checkpoint.epoch, base_seq=checkpoint.base_seq)
+        self.reached("chunk read")
         source = _one_source(table, checkpoint, decoded)
         self._refuse_poison(table, len(records), decoded.rejects)
-        unresolved, truncated = self._store(decoder, decoded.changes, checkpoint.truncated)
+        unresolved, truncated = self._store(decoder, decoded, checkpoint.truncated)
         rejects = decoded.rejects + unresolved
         if rejects:
             self._keep_rejects(decoder, checkpoint, rejects)
@@ -218,12 +255,12 @@ class Drain:
             source=source,
             next_offset=records[-1].offset + 1,
             truncated=truncated,
-            committed_at=max(
-                [checkpoint.committed_at, *(change.committed_at for change in decoded.changes)]
-            ),
+            committed_at=max([checkpoint.committed_at, *decoded.committed_at()]),
         )
         self.store.advance(following)
+        self.reached("checkpoint written")
         self.changes.commit(table.topic, following.next_offset)
+        self.reached("group told")
         return following, len(rejects)
 
     def _refuse_poison(self, table: Table, events: int, rejects: list[Reject]) -> None:
@@ -243,34 +280,62 @@ class Drain:
         for reject in rejects[:3]:
             log.warning("%s: offset %d rejected: %s", name, reject.record.offset, reject.reason)
         self.store.reject(checkpoint, decoder.schema_version, rejects)
+        self.reached("rejects kept")
         self.changes.publish_dead_letters(name, rejects)
+        self.reached("dead letters published")
 
     def _store(
-        self, decoder: Decoder, changes: Sequence[Change], truncated: int
+        self, decoder: Decoder, decoded: Decoded, truncated: int
     ) -> tuple[list[Reject], int]:
-        """Write changes in order; what could not be completed, and the newest truncation."""
-        table = decoder.table
-        rejects: list[Reject] = []
-        start = 0
-        for index, change in enumerate(changes):
-            if isinstance(change, Truncated):
-                rejects += self._append(decoder, changes[start:index], truncated)
-                self.store.truncate(table, change)
-                truncated = max(truncated, change.version)
-                start = index + 1
-        rejects += self._append(decoder, changes[start:], truncated)
-        return rejects, truncated
-
-    def _append(self, decoder: Decoder, changes: Sequence[Change], truncated: int) -> list[Reject]:
-        table = decoder.table
+        """Write rows and changes; what could not be completed, and the newest truncation."""
+        table, changes = decoder.table, decoded.changes
         rejects: list[Reject] = []
         if any(isinstance(change, PartialRow | OutdatedRow) for change in changes):
             changes, rejects = completed(decoder, changes, self.store, self.reread)
-        if changes:
-            form = RowForm(table)
-            rows = [form.stored(change, truncated) for change in changes]
-            self.store.append(table, list(zip(*rows, strict=True)))
-        return rejects
+        truncations = [change for change in changes if isinstance(change, Truncated)]
+        form = RowForm(table)
+        rows = [form.stored(change) for change in changes if not isinstance(change, Truncated)]
+        columns = joined(decoded.rows, rows)
+        if columns:
+            mark_truncated(columns, truncated)
+            self._append(table, columns)
+            self.reached("rows written")
+        for change in truncations:  # after the rows: it takes those that are older, and no other
+            self.store.truncate(table, change)
+            self.reached("truncated")
+        return rejects, max([truncated, *(change.version for change in truncations)])
+
+    def _append(self, table: Table, columns: Columns) -> None:
+        """Insert, in halves where a piece is too large, again after a while where refused."""
+        for wait in (*_WAITS, None):
+            try:
+                self.store.append(table, columns)
+            except Refused as error:
+                rows = len(columns[0])
+                if error.too_large and rows > _SMALLEST:
+                    for half in (slice(rows // 2), slice(rows // 2, None)):
+                        self._append(table, [column[half] for column in columns])
+                    return
+                if wait is None:
+                    raise
+                log.warning("%s: %s; trying again in %.1f s", table.name, error, wait)
+                time.sleep(wait)
+            else:
+                return
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Without the cycle collector: events make no cycles, and looking for them takes a sixth of
+    the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:

@@ -10,6 +10,7 @@ SluiceError
 ├── Retryable            the same call may succeed later                    exit 3
 │   ├── Unreachable      a service does not answer
 │   ├── NotReady         a service answers, but set-up is not finished
+│   ├── Refused          ClickHouse takes nothing now: too many parts, no memory, read-only
 │   ├── StaleCheckpoint  another drain advanced the checkpoint first
 │   ├── StaleRebuild     another rebuild replaced the fact first
 │   └── SlotBusy         another relay reads from the slot
@@ -80,6 +81,18 @@ class Unreachable(Retryable):
 
 class NotReady(Retryable):
     """A service answers, but is not set up yet."""
+
+
+class Refused(Retryable):
+    """ClickHouse takes no insert for now.
+
+    Attributes:
+        too_large: whether a smaller insert may be taken.
+    """
+
+    def __init__(self, what: str | None = None, *, too_large: bool = False) -> None:
+        super().__init__(what)
+        self.too_large = too_large
 
 
 class StaleCheckpoint(Retryable):

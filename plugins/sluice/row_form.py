@@ -21,13 +21,9 @@ class RowForm:
         """The key among a row's values."""
         return tuple(values[index] for index in self._key_at)
 
-    def stored(self, change: Change, truncated: int) -> tuple[Any, ...]:
-        """The columns, then version, deleted, seq, committed_at.
-
-        Args:
-            truncated: the version below which every row is gone.
-        """
-        deleted = int(isinstance(change, KeyDeleted) or change.version < truncated)
+    def stored(self, change: Change) -> tuple[Any, ...]:
+        """The columns, then version, deleted, seq, committed_at."""
+        deleted = int(isinstance(change, KeyDeleted))
         if isinstance(change, FullRow):
             values = change.values
         else:

@@ -10,13 +10,12 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
-# ClickHouse shows DateTime64 and Date32 outside of these years as another day.
+# ClickHouse shows DateTime64 and Date32 outside of these whole years as another day.
 _FIRST, _LAST = date(1900, 1, 1), date(2299, 12, 31)
 _LAST_SECOND = 2**32 - 1
 _ELEMENT = re.compile(r'[{},]|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
@@ -28,10 +27,10 @@ def microsecond_ticks(value: datetime) -> int:
     DateTime64 goes to the driver as ticks because the driver is off by a second for fractions
     before 1970 and reads values without a zone in the machine's own.
     """
-    if not _FIRST <= value.date() <= _LAST:
+    if not _FIRST.year <= value.year <= _LAST.year:
         raise ValueError(f"timestamp outside {_FIRST} to {_LAST}")
-    aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-    return (aware - _EPOCH) // _MICROSECOND
+    since = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def whole_seconds(value: datetime) -> int:

@@ -95,7 +95,7 @@ def letters_are_chosen_by_offset_and_reason_and_stay_marked(
     only = [parse_condition(f"offset <= {first}"), parse_condition("reason~CARS")]
     assert wiring.replay_dead_letters(harbour.settings, "crossings", only).replayed == 1
     assert harbour.rows(CARS) == [(10, 6), (12, 12)]  # what is newer stays
-    assert [letter["offset"] for letter in listed(harbour)] == [second]
+    assert [letter["offset"] for letter in listed(harbour, "--table", "crossings")] == [second]
     whole = listed(harbour, "--all", "--table", "crossings")
     state = {letter["offset"]: letter["replayed_at"] is None for letter in whole}
     assert state == {first: False, second: True}

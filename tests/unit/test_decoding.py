@@ -10,6 +10,7 @@ from models.generated import ProductEvent
 from sluice.catalog import load_catalog
 from sluice.decoding import Decoded, Decoder
 from sluice.events import UNCHANGED, FullRow, KeyDeleted, OutdatedRow, PartialRow, Record, Truncated
+from tests.decoded import changes
 
 TABLE = load_catalog("models").table("products")
 DECODER = Decoder(TABLE, ProductEvent)
@@ -33,10 +34,28 @@ def decode(value: bytes | None) -> Decoded:
 
 
 def test_a_row_is_stored_unaltered_with_ticks_before_1970() -> None:
-    (change,) = decode(event("insert", ROW)).changes
-    assert isinstance(change, FullRow)
-    assert change.values == (1, "Lamp", "Garden", Decimal("9.90"), -500_000)
-    assert (change.version, change.seq) == (1 << 112 | 16 << 48 | 3, 108)
+    ((*values, version, deleted, seq, committed_at),) = zip(
+        *decode(event("insert", ROW)).rows, strict=True
+    )
+    assert values == [1, "Lamp", "Garden", Decimal("9.90"), -500_000]
+    assert (version, deleted, seq, committed_at) == (1 << 112 | 16 << 48 | 3, 0, 108, 5)
+
+
+def test_rows_are_the_same_whether_they_come_among_rows_or_beside_what_does_not_fit() -> None:
+    late = event("update", {**ROW, "name": "late"}, ordinal=4)
+    good = [event("insert", ROW), late, event("insert", ROW, source="connect")]
+    plain = decode_all(good)
+    beside = decode_all([*good, event("insert", ROW, commit_lsn="zz")])
+    assert plain.changes == []
+    assert beside.rows == []
+    rows = [(*c.values, c.version, 0, c.seq, c.committed_at) for c in beside.changes]
+    assert rows == list(zip(*plain.rows, strict=True))
+    assert [reject.record.offset for reject in beside.rejects] == [3]
+
+
+def decode_all(values: list[bytes]) -> Any:
+    records = [Record(offset=at, key=None, value=value) for at, value in enumerate(values)]
+    return DECODER.decode(records, epoch=1, base_seq=100)
 
 
 def test_a_key_change_writes_the_new_row_and_deletes_the_old_key() -> None:
@@ -63,11 +82,10 @@ def test_a_column_that_the_table_had_once_is_left_out_and_no_other() -> None:
     values = [event("update", {**ROW, name: "red"}, {"id": 1}) for name in ("colour", "size")]
     records = [Record(offset=7, key=None, value=value) for value in values]
     decoded = decoder.decode(records, epoch=1, base_seq=0)
-    assert [change.values for change in decoded.changes if isinstance(change, FullRow)] == [
-        change.values
-        for change in decode(event("update", ROW)).changes
-        if isinstance(change, FullRow)
-    ]
+    (taken,) = [change for change in changes(decoded) if isinstance(change, FullRow)]
+    (plain,) = changes(decode(event("update", ROW)))
+    assert isinstance(plain, FullRow)
+    assert taken.values == plain.values
     (reject,) = decoded.rejects
     assert reject.reason.startswith("payload.size")
 
@@ -100,7 +118,8 @@ def test_what_does_not_fit_is_rejected_with_its_place_and_reason(
     value: bytes | None, reason: str
 ) -> None:
     decoded = decode(value)
-    assert decoded.changes == []
+    assert not decoded.changes
+    assert not decoded.rows
     (reject,) = decoded.rejects
     assert reject.record.offset == 7
     assert reason in reject.reason or reject.reason.startswith("payload.name")
@@ -109,7 +128,7 @@ def test_what_does_not_fit_is_rejected_with_its_place_and_reason(
 def test_a_resyncs_rows_among_connects_events_stand_before_their_fence() -> None:
     def version(**metadata: Any) -> int:
         place = {"source": "connect", "commit_lsn": None, "ordinal": None, **metadata}
-        (change,) = decode(event("read", ROW, **place)).changes
+        (change,) = changes(decode(event("read", ROW, **place)))
         return change.version
 
     at_offset_7 = version()

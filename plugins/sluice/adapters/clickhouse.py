@@ -10,12 +10,13 @@ from typing import Any
 from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
 
-from sluice.errors import NeedsPerson, NotReady, Retryable, Unreachable
+from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable
 from sluice.settings import ClickHouseSettings
 
 _NOT_SET_UP = frozenset({16, 60, 81})  # no such column in the table, table, database
 _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
-_BUSY = frozenset({164, 202, 241, 242, 243, 252, 319})  # read-only, memory, parts, disk, replicas
+_MEMORY = 241
+_BUSY = frozenset({_MEMORY, 164, 202, 242, 243, 252, 319})  # read-only, parts, disk, replicas
 
 
 class ClickHouse:
@@ -113,5 +114,5 @@ def _server_error(where: str, error: driver_errors.ServerException) -> Exception
     if error.code in {_AUTHENTICATION_FAILED, _ACCESS_DENIED}:
         return NeedsPerson(f"{where}: {first}", remedy="check the sluice_clickhouse credentials")
     if error.code in _BUSY:
-        return Retryable(f"{where} refuses for now: {first}")
+        return Refused(f"{where} refuses for now: {first}", too_large=error.code == _MEMORY)
     return NeedsPerson(f"{where}: {first}")

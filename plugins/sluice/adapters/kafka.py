@@ -100,10 +100,12 @@ class KafkaLog:
             for message in [first, *self._consumer.consume(size - len(records) - 1, 0)]:
                 error, offset = message.error(), message.offset()
                 if error is None and offset is not None:
-                    records.append(Record(offset=offset, key=message.key(), value=message.value()))
-                elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                    records.append(Record(offset, message.key(), message.value()))
+                elif error is None:
+                    continue
+                elif error.code() == KafkaError._PARTITION_EOF:
                     return records, True
-                elif error is not None:
+                else:
                     self._fail(topic, error)
             quiet_until = time.monotonic() + _PATIENCE
         return records, False
