@@ -58,7 +58,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(
     lost, changed, ghost = spoil(services, engine, 900001)
     counted = (
         "SELECT count(), sum(cityHash64(*)), (SELECT count() FROM cdc.resyncs),"
-        " (SELECT count() FROM cdc.repairs) FROM cdc.dim_order"
+        " (SELECT count() FROM cdc.repairs) FROM cdc.dim_order FINAL"
     )
     before = rows(services, counted)
     said = wiring.forecast(services, "orders")
