@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import uuid4
 
 from sluice.catalog import Table
@@ -301,27 +302,32 @@ class Drain:
             self._append(table, columns)
             self.reached("rows written")
         for change in truncations:  # after the rows: it takes those that are older, and no other
-            self.store.truncate(table, change)
+            self._patiently(table, partial(self.store.truncate, table, change))
             self.reached("truncated")
         return rejects, max([truncated, *(change.version for change in truncations)])
 
     def _append(self, table: Table, columns: Columns) -> None:
-        """Insert, in halves where a piece is too large, again after a while where refused."""
-        for wait in (*_WAITS, None):
+        """Insert, in halves where a piece needs too much memory."""
+        try:
+            self._patiently(table, lambda: self.store.append(table, columns))
+        except Refused as error:
+            rows = len(columns[0])
+            if not error.too_large or rows <= _SMALLEST:
+                raise
+            for half in (slice(rows // 2), slice(rows // 2, None)):
+                self._append(table, [column[half] for column in columns])
+
+    def _patiently(self, table: Table, write: Callable[[], None]) -> None:
+        """Write, again after a while where ClickHouse refuses; too large a piece at once fails."""
+        for wait in _WAITS:
             try:
-                self.store.append(table, columns)
+                return write()
             except Refused as error:
-                rows = len(columns[0])
-                if error.too_large and rows > _SMALLEST:
-                    for half in (slice(rows // 2), slice(rows // 2, None)):
-                        self._append(table, [column[half] for column in columns])
-                    return
-                if wait is None:
+                if error.too_large:
                     raise
                 log.warning("%s: %s; trying again in %.1f s", table.name, error, wait)
                 time.sleep(wait)
-            else:
-                return
+        return write()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from models.generated import ProductEvent
+from sluice import drain as draining
 from sluice.adapters.memory import MemoryLog, MemoryStore
-from sluice.catalog import load_catalog
+from sluice.catalog import Table, load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import PoisonedTopic, StaleCheckpoint, TopicGap
+from sluice.errors import PoisonedTopic, Refused, StaleCheckpoint, TopicGap
 from sluice.events import UNCHANGED, Record
 from sluice.positions import format_lsn
 from sluice.settings import DrainSettings
@@ -256,3 +259,50 @@ def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None
     assert len(store.rejected) == 1
     assert store.checkpoint(TABLE.name) is not None
     assert log.committed[TABLE.topic] == 2
+
+
+class Refusing(MemoryStore):
+    """A store that refuses inserts of more than `most` rows, and the first `times` of all."""
+
+    def __init__(self, most: int = 1 << 30, times: int = 0) -> None:
+        super().__init__()
+        self.most, self.times = most, times
+        self.sizes: list[int] = []
+
+    def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
+        self.sizes.append(len(columns[0]))
+        if len(columns[0]) > self.most:
+            raise Refused("memory", too_large=True)
+        self.times -= 1
+        if self.times >= 0:
+            raise Refused("parts")
+        super().append(table, columns)
+
+
+def refused_drain(store: Refusing) -> dict[int, str]:
+    """A drain of nine rows in one chunk; the names that are expected."""
+    events, expected = history([Step(kind="write", key=key) for key in range(1, 10)])
+    limits = replace(LIMITS, chunk=500)
+    Drain(changes=filled(events), store=store, limits=limits).run(DECODER)
+    return expected
+
+
+def test_an_insert_that_needs_too_much_memory_is_split_until_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(draining, "_SMALLEST", 2)
+    store = Refusing(most=3)
+    assert refused_drain(store) == names(store)
+    assert store.sizes == [9, 4, 2, 2, 5, 2, 3]
+
+
+def test_a_refused_insert_is_tried_again_and_nothing_advances_when_it_stays_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(draining, "_WAITS", (0, 0))
+    store = Refusing(times=2)
+    assert refused_drain(store) == names(store)
+    for stubborn in (Refusing(times=3), Refusing(most=0)):
+        with pytest.raises(Refused):
+            refused_drain(stubborn)
+        assert stubborn.checkpoint(TABLE.name) is None
