@@ -25,6 +25,12 @@ _ORDER = """
 SELECT name FROM system.columns
 WHERE database = 'cdc' AND table = {table:String} AND is_in_sorting_key
 """
+# A drop narrows the feed and widens it again; one that was cut short left it narrowed.
+_NARROWED = """
+SELECT count() FROM system.tables
+WHERE database = 'cdc' AND table = {table:String}
+    AND positionCaseInsensitive(as_select, 'EXCEPT') > 0
+"""
 _WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"(U?Int)(\d+)")
 _DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
@@ -79,7 +85,8 @@ def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
     wanted = _wanted(clickhouse, table.columns)
     ordered = {name for (name,) in clickhouse.execute(_ORDER, table=table.storage)}
     history = _columns(clickhouse, table.history)
-    return plan(table, wanted, present, history, ordered)
+    ((narrowed,),) = clickhouse.execute(_NARROWED, table=f"{table.history}_feed")
+    return plan(table, wanted, present, history, ordered, narrowed=bool(narrowed))
 
 
 def plan(
@@ -88,8 +95,14 @@ def plan(
     present: Mapping[str, str],
     history: Mapping[str, str],
     ordered: set[str],
+    *,
+    narrowed: bool = False,
 ) -> Plan:
-    """The plan from the types of the model, the current state, the history and the order key."""
+    """The plan from the types of the model, the current state, the history and the order key.
+
+    Args:
+        narrowed: whether the history's feed leaves columns out.
+    """
     key = {column.name for column in table.key}
     added = [name for name in wanted if name not in present]
     dropped = [name for name in present if name not in wanted]
@@ -120,7 +133,7 @@ def plan(
     widened = [name for name in wanted if name in altered]
     new = [column for column in table.columns if column.name in added]
     return Plan(
-        safe=tuple(_statements(table, added, dropped, widened)),
+        safe=tuple(_statements(table, added, dropped, widened, narrowed=narrowed)),
         resync=any(column.has_default or not column.nullable for column in new),
     )
 
@@ -177,12 +190,17 @@ def _bare(kind: str) -> tuple[str, bool]:
 
 
 def _statements(
-    table: Table, added: Sequence[str], dropped: Sequence[str], widened: Sequence[str]
+    table: Table,
+    added: Sequence[str],
+    dropped: Sequence[str],
+    widened: Sequence[str],
+    *,
+    narrowed: bool,
 ) -> list[str]:
     """The history goes first: its feed writes every column that the current state has.
 
     It keeps dropped columns as what was; the current state does not. ClickHouse drops no column
-    that a feed names, so the feed lets go of it before.
+    that a feed names, so the feed lets go of it before, and takes all that are left after.
     """
     changes = []
     for column in table.columns:
@@ -194,12 +212,13 @@ def _statements(
     lines = [
         f"ALTER TABLE {stored} {', '.join(changes)}" for stored in (history, storage) if changes
     ]
-    if changes or dropped:
-        gone = f" EXCEPT ({', '.join(map(quoted, dropped))})" if dropped else ""
-        lines.append(f"ALTER TABLE {feed} MODIFY QUERY SELECT *{gone} FROM {storage}")
     if dropped:
+        gone = ", ".join(map(quoted, dropped))
+        lines.append(f"ALTER TABLE {feed} MODIFY QUERY SELECT * EXCEPT ({gone}) FROM {storage}")
         drops = ", ".join(f"DROP COLUMN IF EXISTS {quoted(name)}" for name in dropped)
         lines.append(f"ALTER TABLE {storage} {drops}")
+    if changes or dropped or narrowed:
+        lines.append(f"ALTER TABLE {feed} MODIFY QUERY SELECT * FROM {storage}")
     return lines
 
 

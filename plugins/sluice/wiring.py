@@ -87,6 +87,7 @@ def initialise(settings: Settings) -> list[str]:
         done, stopped = create_warehouse(clickhouse, catalog)
     with slots.session(settings.postgres) as cursor:
         publications.ensure(cursor, settings.relay, catalog)
+    done += _unlike_postgres(settings, catalog)
     if stopped:
         raise TableDiffers("\n".join([*done, *map(str, stopped.values())]))
     return done
@@ -110,6 +111,17 @@ def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[s
         for statement in table_statements(table).values():
             clickhouse.execute(statement)
     return done, stopped
+
+
+def _unlike_postgres(settings: Settings, catalog: Catalog) -> list[str]:
+    """Tables whose columns in PostgreSQL are not their model's, a line each."""
+    source = PostgresSource(settings.postgres)
+    differences = {table.name: source.schema_differences(table) for table in catalog.tables}
+    return [
+        f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
+        for name, lines in differences.items()
+        if lines
+    ]
 
 
 def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import TableDiffers
 from sluice.settings import Settings
 from tests.integration.harbour import DECKS, NAME, NOTE, TEXT, TITLE, WIDE, Harbour, harbour
@@ -33,11 +35,16 @@ def added_and_widened(harbour: Harbour) -> None:
     assert caught.value.remedy == "run: sluice init"
     done = wiring.initialise(harbour.settings)
     assert any("ADD COLUMN IF NOT EXISTS note" in line for line in done), done
-    assert wiring.initialise(harbour.settings) == []
+    (left,) = wiring.initialise(harbour.settings)
+    assert left == (
+        "PostgreSQL's table crossings is not its model's: cars is integer, the model says bigint;"
+        " note is not in PostgreSQL; migrate it"
+    )
     harbour.postgres(
         "ALTER TABLE crossings ALTER cars TYPE int8, ADD note text",
         "INSERT INTO crossings VALUES (12, 1, 5000000000, 'full')",
     )
+    assert wiring.initialise(harbour.settings) == []
     harbour.settle()
     expected = [(10, 5, None), (11, 6, None), (12, 5000000000, "full")]
     fact = "SELECT crossing_id, cars, note FROM olap.fact_crossing ORDER BY crossing_id"
@@ -120,3 +127,57 @@ def another_type_stops_until_its_plan_is_run(harbour: Harbour) -> None:
     found = harbour.rows("SELECT crossing_id, cars FROM olap.fact_crossing ORDER BY crossing_id")
     assert found == [(10, "5"), (11, "6"), (12, "5000000000"), (13, "7"), (14, "8")]
     assert harbour.dead() == []
+
+
+class Killed(Exception):
+    """The process went here."""
+
+
+def killed(patch: pytest.MonkeyPatch, harbour: Harbour, *, after: int) -> None:
+    """An init that ends after so many changes of tables."""
+    execute, changes = ClickHouse.execute, 0
+
+    def until(self: ClickHouse, query: str, *rest: Any, **parameters: Any) -> Any:
+        nonlocal changes
+        changes += query.startswith("ALTER TABLE") and "_crossing" in query
+        if changes > after:
+            raise Killed
+        return execute(self, query, *rest, **parameters)
+
+    with patch.context() as present:
+        present.setattr(ClickHouse, "execute", until)
+        with pytest.raises(Killed):
+            wiring.initialise(harbour.settings)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_init_killed_between_two_statements_is_made_whole_by_the_next(
+    services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [WIDE, NOTE])
+        killed(monkeypatch, made, after=after)
+        made.postgres("ALTER TABLE crossings ALTER cars TYPE int8, ADD note text")
+        assert wiring.initialise(made.settings) != []
+        assert wiring.initialise(made.settings) == []
+        made.postgres("INSERT INTO crossings VALUES (11, 1, 5000000000, 'full')")
+        made.settle()
+        history = "SELECT id, cars, note FROM cdc.history_crossings FINAL ORDER BY id"
+        assert made.rows(history) == [(10, 5, None), (11, 5000000000, "full")]
+        made.take([NAME], [WIDE])
+        killed(monkeypatch, made, after=after)
+        made.postgres("ALTER TABLE crossings DROP note")
+        wiring.initialise(made.settings)
+        assert wiring.initialise(made.settings) == []
+        made.postgres("INSERT INTO crossings VALUES (12, 1, 7)")
+        made.settle()
+        made.take([NAME], [WIDE, NOTE])
+        killed(monkeypatch, made, after=after)
+        made.postgres("ALTER TABLE crossings ADD note text")
+        wiring.initialise(made.settings)
+        assert wiring.initialise(made.settings) == []
+        made.postgres("INSERT INTO crossings VALUES (13, 1, 8, 'half')")
+        made.settle()
+        rows = [(11, 5000000000, "full"), (12, 7, None), (13, 8, "half")]
+        assert made.rows(history)[1:] == rows
+        assert made.dead() == []

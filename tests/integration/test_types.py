@@ -81,7 +81,7 @@ def relaying(settings: Settings) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def stream(settings: Settings, postgres: Any) -> Iterator[None]:
-    wiring.initialise(settings)
+    assert wiring.initialise(settings) == []
     with relaying(settings):
         yield
 
