@@ -76,7 +76,13 @@ class Conditions:
         try:
             state = self.source.slot(self.slot)
         except NotReady:
-            state = SlotState(confirmed_lsn=0, wal_status="missing", lag_bytes=0, active=False)
+            state = SlotState(
+                confirmed_lsn=0,
+                wal_status="missing",
+                lag_bytes=0,
+                safe_wal_size=None,
+                active=False,
+            )
         lag, status = int(state.lag_bytes or 0), SLOT_LAG.status(state.lag_bytes or 0)
         yield Check(
             table=self.slot,

@@ -111,6 +111,10 @@ class SlotMissing(NeedsPerson):
     """The replication slot is gone."""
 
 
+class SlotRecreated(NeedsPerson):
+    """The replication slot was dropped and made again: it skips what came in between."""
+
+
 class SlotLost(NeedsPerson):
     """The replication slot was invalidated: Postgres removed WAL it still needed."""
 

@@ -44,6 +44,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "drained",
         "when Postgres may drop WAL: drained (into ClickHouse) or broker (it is durable)",
     ),
+    "SLUICE_RELAY_METRICS": ("", "host:port where the relay serves /metrics and /ready"),
     "SLUICE_DRAIN_EVENTS": ("5000000", "most events a table's drain takes in one run"),
     "SLUICE_DRAIN_SECONDS": ("45", "most seconds a table's drain reads in one run"),
     "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
@@ -94,10 +95,15 @@ class ClickHouseSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
-    """Slot and acknowledgement of the relay; `ack` is `drained` or `broker`."""
+    """Slot and acknowledgement of the relay; `ack` is `drained` or `broker`.
+
+    Attributes:
+        metrics: where it serves metrics, host and port; None for nowhere.
+    """
 
     slot: str
     ack: str
+    metrics: tuple[str, int] | None = None
 
     @property
     def publication(self) -> str:
@@ -207,7 +213,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             user=values["SLUICE_CLICKHOUSE_USER"],
             password=SecretStr(values["SLUICE_CLICKHOUSE_PASSWORD"]),
         ),
-        relay=RelaySettings(slot=values["SLUICE_SLOT"], ack=values["SLUICE_RELAY_ACK"]),
+        relay=RelaySettings(
+            slot=values["SLUICE_SLOT"],
+            ack=values["SLUICE_RELAY_ACK"],
+            metrics=_address(values["SLUICE_RELAY_METRICS"]),
+        ),
         drain=DrainSettings(
             events=_number(values, "SLUICE_DRAIN_EVENTS"),
             seconds=_number(values, "SLUICE_DRAIN_SECONDS"),
@@ -218,6 +228,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
     )
+
+
+def _address(value: str) -> tuple[str, int] | None:
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise WrongUsage(f"SLUICE_RELAY_METRICS must be host:port, not {value!r}")
+    return host, int(port)
 
 
 def _alerts(values: Mapping[str, str]) -> AlertSettings:

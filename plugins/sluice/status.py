@@ -96,8 +96,13 @@ def _slot(source: PostgresSource, name: str) -> dict[str, Any]:
     try:
         state = source.slot(name)
     except NotReady:
-        return {"name": name, "wal_status": None, "lag_bytes": None}
-    return {"name": name, "wal_status": state.wal_status, "lag_bytes": state.lag_bytes}
+        return {"name": name, "wal_status": None, "lag_bytes": None, "safe_wal_size": None}
+    return {
+        "name": name,
+        "wal_status": state.wal_status,
+        "lag_bytes": state.lag_bytes,
+        "safe_wal_size": state.safe_wal_size,
+    }
 
 
 def _age(committed_at: int | None) -> float | None:

@@ -26,7 +26,7 @@ def test_a_server_that_was_restored_from_a_copy_is_refused(source: Source) -> No
         source.sql("INSERT INTO things SELECT i, 'after' FROM generate_series(2, 2000) i")
         source.arrives()
         end = source.lsn()
-        until(lambda: Topics(source.settings.kafka).noted_wal(source.slot) > end)
+        until(lambda: Topics(source.settings.kafka).mark(source.slot).wal > end)
     with source.server_stopped() as data:
         shutil.rmtree(data)
         copied.rename(data)

@@ -11,11 +11,13 @@ from psycopg2.extras import LogicalReplicationConnection
 
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import connection_options
+from sluice.adapters.topics import Topics
 from sluice.errors import (
     NeedsPerson,
     PublicationIncomplete,
     SlotLost,
     SlotMissing,
+    SlotRecreated,
     SourceChanged,
 )
 from tests.faults.source import Source, until, version
@@ -81,6 +83,25 @@ def test_a_slot_that_is_gone_is_not_made_again_in_silence(source: Source) -> Non
     with source.relaying() as relaying:
         assert isinstance(relaying.ends(), SlotMissing)
     assert source.confirmed() == 0
+
+
+def test_a_slot_that_was_made_again_is_refused_until_a_new_snapshot(source: Source) -> None:
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        source.arrives()
+        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0)
+    with source.relaying():  # the same slot is no other
+        source.sql("INSERT INTO things VALUES (2, 'b')")
+        source.arrives()
+    source.drop_slot()
+    source.sql("DELETE FROM things WHERE id = 1")
+    source.sql(f"SELECT pg_create_logical_replication_slot('{source.slot}', 'pgoutput')")
+    with source.relaying() as relaying:
+        assert isinstance(relaying.ends(), SlotRecreated)
+    with source.relaying(snapshot=True):
+        source.arrives()
+    with source.relaying():
+        source.arrives()
 
 
 def test_a_second_relay_waits_for_the_first_to_end(

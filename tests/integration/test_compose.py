@@ -10,8 +10,10 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -22,8 +24,9 @@ from sluice.adapters.postgres import connection_options
 from sluice.cli.compose import SECRETS, write_compose_secrets
 from sluice.embedded.airflow_service import environment as embedded_airflow
 from sluice.embedded.postgres import BINARIES
+from sluice.relay import slot as slots
 from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
-from tests.conftest import free_ports
+from tests.conftest import drop_slot, free_ports
 
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
@@ -199,19 +202,42 @@ def test_postgres_health_check_passes_on_the_server_and_fails_without(services: 
 @pytest.mark.services
 def test_the_api_container_becomes_healthy(services: Settings) -> None:
     (port,) = free_ports(1)
-    there = {**local("api", services)}
-    command = [sys.executable, *SERVICES["api"]["command"][1:-1], str(port)]
-    check = [
-        sys.executable,
-        *(part.replace("3002", str(port)) for part in SERVICES["api"]["healthcheck"]["test"][2:]),
-    ]
-    command[command.index("0.0.0.0")] = "127.0.0.1"
+    becomes_healthy("api", local("api", services), "3002", port)
+
+
+@pytest.mark.services
+def test_the_relay_container_becomes_healthy(services: Settings) -> None:
+    (port,) = free_ports(1)
+    slot = f"health_{uuid4().hex[:8]}"
+    relay = replace(services.relay, slot=slot)
+    there = {
+        **local("relay", services),
+        "SLUICE_POSTGRES_USER": services.postgres.user,
+        "SLUICE_SLOT": slot,
+        "SLUICE_RELAY_ACK": "broker",
+        "SLUICE_RELAY_METRICS": f"127.0.0.1:{port}",
+    }
+    try:
+        becomes_healthy("relay", there, "4195", port)
+    finally:
+        drop_slot(replace(services, relay=relay))
+        with slots.session(services.postgres) as cursor:
+            cursor.execute(f"DROP PUBLICATION IF EXISTS {relay.publication}")
+
+
+def becomes_healthy(name: str, there: dict[str, str], published: str, port: int) -> None:
+    """Run the container's command here, at a free port, until its health check passes."""
+    program, *arguments = SERVICES[name]["command"]
+    ours = {"0.0.0.0": "127.0.0.1", published: str(port)}
+    command = [str(Path(sys.executable).parent / program), *(ours.get(a, a) for a in arguments)]
+    test = SERVICES[name]["healthcheck"]["test"]
+    check = [sys.executable, *(part.replace(published, str(port)) for part in test[2:])]
     assert subprocess.run(check, capture_output=True, check=False).returncode != 0
     with subprocess.Popen(command, env=there, cwd=PROJECT, stderr=subprocess.DEVNULL) as server:
         try:
             deadline = time.monotonic() + 60
             while subprocess.run(check, capture_output=True, check=False).returncode:
-                assert time.monotonic() < deadline, "the API does not become healthy"
+                assert time.monotonic() < deadline, f"{name} does not become healthy"
         finally:
             server.terminate()
 

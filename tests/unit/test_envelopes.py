@@ -32,6 +32,7 @@ from sluice.relay.pgoutput import (
 )
 from sluice.relay.publisher import Batch
 from sluice.relay.stream import Stream
+from sluice.relay.telemetry import Progress
 from sluice.settings import PROJECT, RelaySettings
 from tests.conftest import free_ports
 from tests.decoded import changes
@@ -94,7 +95,7 @@ def streamed(
         change = Update(relation_id=1, old=old, new=values(pgoutput["new"]))
     recorder = Recorder()
     relay = RelaySettings(slot="sluice", ack="broker")
-    stream = Stream(None, relay, CATALOG, recorder, None, lambda: None)  # type: ignore[arg-type]
+    stream = Stream(None, relay, CATALOG, recorder, None, lambda: None, Progress())  # type: ignore[arg-type]
     relation = Relation(relation_id=1, schema="public", table=table.relation, columns=columns)
     for message in (Begin(commit_lsn=2, commit_ms=commit_ms), relation, change):
         stream._take(message, 1)

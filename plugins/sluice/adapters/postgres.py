@@ -48,11 +48,17 @@ class Fence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotState:
-    """The replication slot as Postgres reports it; `lag_bytes` is WAL not yet confirmed."""
+    """The replication slot as Postgres reports it.
+
+    Attributes:
+        lag_bytes: WAL not yet confirmed.
+        safe_wal_size: bytes that may be written before the slot is lost; None without a limit.
+    """
 
     confirmed_lsn: int
     wal_status: str
     lag_bytes: int
+    safe_wal_size: int | None
     active: bool
 
 
@@ -129,7 +135,8 @@ class PostgresSource:
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 "SELECT confirmed_flush_lsn::text, wal_status, active,"
-                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint"
+                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,"
+                " safe_wal_size"
                 " FROM pg_replication_slots WHERE slot_name = %s",
                 [name],
             )
@@ -140,7 +147,11 @@ class PostgresSource:
                 remedy="see: sluice logs relay",
             )
         return SlotState(
-            confirmed_lsn=parse_lsn(row[0]), wal_status=row[1], active=row[2], lag_bytes=row[3]
+            confirmed_lsn=parse_lsn(row[0]),
+            wal_status=row[1],
+            active=row[2],
+            lag_bytes=row[3],
+            safe_wal_size=row[4],
         )
 
 

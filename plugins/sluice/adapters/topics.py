@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -19,11 +19,27 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from sluice.errors import TopicPartitioned, Unreachable
-from sluice.events import DRAIN_GROUP
+from sluice.events import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
 _SECONDS = 10.0
+# Under these names a slot's group keeps its mark; nothing is read from them by it.
+_MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
+
+
+class SlotMark(NamedTuple):
+    """What tells later whether a slot, and its server, went on from where they were.
+
+    Attributes:
+        wal: how far the server's WAL reached.
+        transactions: how many the server counts as decoded for the slot.
+        counted_since: when it began to count, milliseconds since 1970.
+    """
+
+    wal: int = 0
+    transactions: int = 0
+    counted_since: int = 0
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
@@ -109,17 +125,20 @@ class Topics:
         """Note a snapshot: slot, system_identifier, timeline, consistent_point, publication."""
         self._produce({"epoch": self.epoch(), **note})
 
-    def note_wal(self, slot: str, lsn: int) -> None:
-        """Note how far the server's WAL reached: an offset that the slot's group commits."""
+    def note_mark(self, slot: str, mark: SlotMark) -> None:
+        """Note where a slot is: its numbers are offsets that the slot's own group commits."""
+        numbers = zip(_MARK_TOPICS, mark, strict=True)
+        positions = [TopicPartition(name, 0, number) for name, number in numbers]
         with translated(self._bootstrap), self._consumer(f"sluice-relay-{slot}") as consumer:
-            position = TopicPartition(EPOCH_TOPIC, 0, lsn)
-            consumer.commit(offsets=[position], asynchronous=False)
+            consumer.commit(offsets=positions, asynchronous=False)
 
-    def noted_wal(self, slot: str) -> int:
-        """What was noted last; 0 where nothing was."""
+    def mark(self, slot: str) -> SlotMark:
+        """What was noted last; zeros where nothing was."""
+        positions = [TopicPartition(name, 0) for name in _MARK_TOPICS]
         with translated(self._bootstrap), self._consumer(f"sluice-relay-{slot}") as consumer:
-            (found,) = consumer.committed([TopicPartition(EPOCH_TOPIC, 0)], timeout=_SECONDS)
-        return max(0, found.offset)
+            found = consumer.committed(positions, timeout=_SECONDS)
+        offsets = {position.topic: max(0, position.offset) for position in found}
+        return SlotMark(*(offsets[name] for name in _MARK_TOPICS))
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the offset after its last message; topics that are not there are left out.

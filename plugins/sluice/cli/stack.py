@@ -93,10 +93,11 @@ def down(
     from sluice.embedded.stack import Stack
 
     settings: Settings = context.obj
-    Stack(settings).stop()
+    ended = "stopped" if Stack(settings).stop() else "nothing was running"
     if wipe:
         shutil.rmtree(settings.home, ignore_errors=True)
-    typer.echo("stopped, data removed" if wipe else f"stopped; data stays in {settings.home}")
+    kept = f"data stays in {settings.home}" if settings.home.exists() else "no data is left"
+    typer.echo(f"{ended}; {kept}")
 
 
 @app.command()

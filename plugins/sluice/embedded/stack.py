@@ -133,7 +133,7 @@ class Stack:
         for name in names:
             program = self.programs[name]
             self._wait(lambda p=program: self._ready(p), name)  # type: ignore[misc]
-            report(f"{name} is up at {program.address}")
+            report(f"{name} is up: {program.address}")
 
     def restart(self, names: Sequence[str], report: Callable[[str], None]) -> None:
         """Start programs anew, so that they read models and code as they are now; see `start`."""
@@ -146,13 +146,14 @@ class Stack:
             if self._state(name) in {"RUNNING", "STARTING"}:
                 self._call("stopProcess", name)
 
-    def stop(self) -> None:
-        """Stop everything; returns when no process is left."""
+    def stop(self) -> bool:
+        """Stop everything; returns when no process is left, and whether anything ran."""
         if not self.running():
-            return
+            return False
         pid = int(self._call("getPID"))
         self._call("shutdown")
         self._wait(lambda: not _alive(pid), "the supervisor's end")
+        return True
 
     def states(self) -> dict[str, ProgramState]:
         """Every program's state; all are `stopped` where no supervisor runs."""

@@ -23,12 +23,14 @@ class Batch:
 
     Attributes:
         end_lsn: what may be confirmed to Postgres once they are.
+        commit_ms: when it was committed, milliseconds since 1970; None for a snapshot.
         undelivered: how many the broker has not acknowledged.
         offsets: topic -> offset of the batch's last message.
         reports: topic -> what takes in the broker's acknowledgements.
     """
 
     end_lsn: int = 0
+    commit_ms: int | None = None
     undelivered: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Publisher:
 
     def __init__(self, settings: KafkaSettings, wait: Callable[[], None]) -> None:
         self.wait = wait
+        self.published = 0
         self.failed: KafkaError | None = None
         self._too_large: list[tuple[str, bytes | str | None, Batch]] = []
         self._producer = Producer(
@@ -62,6 +65,7 @@ class Publisher:
         if report is None:
             report = batch.reports[topic] = self._report(topic, batch)
         batch.undelivered += 1
+        self.published += 1
         while True:
             try:
                 self._producer.produce(topic, key=key, value=value, on_delivery=report)

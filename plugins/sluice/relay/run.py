@@ -7,20 +7,28 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import FrameType
 
-from sluice.adapters.postgres import HEARTBEAT_PREFIX
+from sluice.adapters.postgres import HEARTBEAT_PREFIX, PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
-from sluice.positions import parse_lsn
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay import snapshot as snapshots
 from sluice.relay.aside import Aside
 from sluice.relay.publisher import Publisher
 from sluice.relay.stream import Stream
+from sluice.relay.telemetry import (
+    SNAPSHOT,
+    STREAMING,
+    WAITING,
+    Progress,
+    Telemetry,
+    served,
+)
 from sluice.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,10 +54,19 @@ class Relay:
         self._catalog = catalog
         self._stop = stop
         self._topics = Topics(settings.kafka)
+        self._progress = Progress()
         self._streamed = False
 
     def run(self) -> None:
         """Relay until stopped. Retryable errors are waited out; others are raised."""
+        metrics, source = self._settings.relay.metrics, PostgresSource(self._settings.postgres)
+        if metrics is None:
+            return self._run()
+        state = partial(source.slot, self._settings.relay.slot)
+        with served(Telemetry(self._progress, state), *metrics):
+            return self._run()
+
+    def _run(self) -> None:
         failures, said = 0, ""
         while not self._stop.is_set():
             self._streamed = False
@@ -60,6 +77,7 @@ class Relay:
             except Retryable as error:
                 if self._streamed:
                     failures, said = 0, ""
+                self._progress.state, self._progress.reason = WAITING, error.what
                 if error.what != said:
                     log.warning("%s; trying again", error.what)
                     said = error.what
@@ -78,16 +96,23 @@ class Relay:
         check = self._checks(pool, publisher, epoch, added)
         publisher.wait = check
         try:
+            progress = self._progress
+            progress.reason = ""
             if ready.confirmed_lsn is None:
-                snapshots.take(settings, catalog, publisher, topics, check, again=self._snapshot)
+                progress.state = SNAPSHOT
+                snapshots.take(
+                    settings, catalog, publisher, topics, check, progress, again=self._snapshot
+                )
                 self._snapshot = False
             committed = None
             if settings.relay.ack == "drained":
                 names = [table.topic for table in catalog.tables]
                 committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
             with slots.replication(settings.postgres) as cursor:
-                stream = Stream(cursor, settings.relay, catalog, publisher, committed, check)
-                self._streamed = True
+                stream = Stream(
+                    cursor, settings.relay, catalog, publisher, committed, check, progress
+                )
+                self._streamed, progress.state = True, STREAMING
                 stream.run(ready.confirmed_lsn or 0)
         finally:
             ended.set()
@@ -105,7 +130,15 @@ class Relay:
 
         publisher = Publisher(self._settings.kafka, check)
         try:
-            snapshots.add(self._settings, self._catalog, tables, publisher, self._topics, check)
+            snapshots.add(
+                self._settings,
+                self._catalog,
+                tables,
+                publisher,
+                self._topics,
+                check,
+                self._progress,
+            )
         finally:
             publisher.abandon()
 
@@ -137,13 +170,15 @@ class Relay:
         return check
 
     def _heartbeat(self) -> None:
-        """Let an idle database's slot move on, note the WAL's position, and see that the
-        publication is what it was.
+        """Let an idle database's slot move on, note where it is, and see that the publication
+        is what it was.
         """
         settings = self._settings
         with slots.session(settings.postgres) as cursor:
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
-            self._topics.note_wal(settings.relay.slot, parse_lsn(cursor.fetchone()[0]))
+            (lsn,) = cursor.fetchone()
+            slot = settings.relay.slot
+            self._topics.note_mark(slot, slots.mark(cursor, slot, lsn))
             noted = self._topics.slot_note(settings.relay.slot)
             if noted and noted["consistent_point"]:
                 publications.require_unchanged(cursor, settings.relay, self._catalog, noted)

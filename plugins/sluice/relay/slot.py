@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2.extras import LogicalReplicationConnection
 
 from sluice.adapters.postgres import connection_options, translated
-from sluice.adapters.topics import Topics
+from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import (
     NeedsPerson,
@@ -20,6 +20,7 @@ from sluice.errors import (
     SlotBusy,
     SlotLost,
     SlotMissing,
+    SlotRecreated,
     SourceChanged,
     Unreachable,
 )
@@ -36,6 +37,12 @@ SESSION_OPTIONS = (
 )
 # Seconds that a snapshot waits for transactions that began before it.
 PATIENCE = 60.0
+# Decoded transactions of a slot, and since when the server counts: after a crash it begins anew.
+_COUNTED = """
+SELECT coalesce(s.total_txns, 0),
+    (extract(epoch FROM greatest(b.stats_reset, s.stats_reset)) * 1000)::int8
+FROM pg_stat_bgwriter b LEFT JOIN pg_stat_replication_slots s ON s.slot_name = %s
+"""
 SNAPSHOT = "take a new snapshot: sluice relay --snapshot"
 
 
@@ -65,7 +72,8 @@ def prepare(
         snapshot: a new snapshot is wanted although one was taken.
 
     Raises:
-        SlotMissing, SlotLost, PublicationIncomplete, SourceChanged: a person decides.
+        SlotMissing, SlotRecreated, SlotLost, PublicationIncomplete, SourceChanged: a person
+            decides.
         SlotBusy: another relay reads from the slot.
         NotReady: a table is not there yet.
     """
@@ -77,13 +85,15 @@ def prepare(
         publications.require_keys(cursor, catalog)
         noted = topics.slot_note()
         if not snapshot:
-            _require_same_server(cursor, noted, topics.noted_wal(relay.slot))
+            mark = topics.mark(relay.slot)
+            _require_same_server(cursor, noted, mark.wal)
             noted = topics.slot_note(relay.slot)
             if row is None and noted and noted["consistent_point"]:
                 raise SlotMissing(
                     f"replication slot {relay.slot!r} is gone; changes since are unknown",
                     remedy=SNAPSHOT,
                 )
+            _require_same_slot(cursor, relay.slot, mark)
         if row is None or snapshot:
             publications.ensure(cursor, relay, catalog)
             return Ready(confirmed_lsn=None)
@@ -103,6 +113,13 @@ def reader(cursor: Any, name: str) -> int | None:
     """The process in Postgres that reads from the slot; None where none does or there is none."""
     row = _slot(cursor, name)
     return None if row is None else row[2]
+
+
+def mark(cursor: Any, name: str, lsn: str) -> SlotMark:
+    """The slot's mark while the server's WAL is at `lsn`."""
+    cursor.execute(_COUNTED, [name])
+    transactions, since = cursor.fetchone()
+    return SlotMark(wal=parse_lsn(lsn), transactions=transactions, counted_since=since)
 
 
 def adding(cursor: Any, relay: RelaySettings) -> bool:
@@ -244,6 +261,18 @@ def _require_same_server(cursor: Any, noted: dict[str, Any] | None, wal: int) ->
             what,
             remedy="if that is meant: drop the ClickHouse databases cdc and olap, then run:"
             " sluice init, sluice relay --snapshot",
+        )
+
+
+def _require_same_slot(cursor: Any, name: str, noted: SlotMark) -> None:
+    """That the server's count for the slot goes on; a slot that is made again begins at 0."""
+    present = mark(cursor, name, "0/0")
+    counting = present.counted_since == noted.counted_since
+    if counting and present.transactions < noted.transactions:
+        raise SlotRecreated(
+            f"replication slot {name!r} was dropped and made again; it does not have the changes"
+            " in between",
+            remedy=SNAPSHOT,
         )
 
 

@@ -9,10 +9,13 @@ at a later point; the closing `truncate` below its rows removes what the unfinis
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sluice.adapters.topics import Topics
+from psycopg2 import sql
+
+from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import SlotBusy
 from sluice.positions import format_lsn
@@ -20,9 +23,12 @@ from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.rows import RowReader
-from sluice.settings import Settings
+from sluice.relay.telemetry import Progress
+from sluice.settings import RelaySettings, Settings
 
 log = logging.getLogger(__name__)
+
+_TELL_SECONDS = 5.0
 
 
 def take(
@@ -31,6 +37,7 @@ def take(
     publisher: Publisher,
     topics: Topics,
     check: Callable[[], None],
+    progress: Progress,
     *,
     again: bool,
 ) -> None:
@@ -51,8 +58,10 @@ def take(
         _claim(cursor, relay.slot)
         if again:
             slots.drop(cursor, relay.slot, topics)
-        temporary, batch = _copy(holder, cursor, settings, catalog.tables, publisher, check)
+        tables = catalog.tables
+        temporary, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
+        topics.note_mark(relay.slot, SlotMark())  # the new slot is counted from 0
         copy = "SELECT pg_copy_logical_replication_slot(%s, %s, false)"
         cursor.execute(copy, [temporary, relay.slot])
         slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
@@ -66,6 +75,7 @@ def add(
     publisher: Publisher,
     topics: Topics,
     check: Callable[[], None],
+    progress: Progress,
 ) -> None:
     """Publish the rows of tables that came to the publication while the stream goes on.
 
@@ -83,7 +93,7 @@ def add(
         if not slots.adding(cursor, relay):
             create = "SELECT pg_create_physical_replication_slot(%s)"
             cursor.execute(create, [slots.addition(relay)])
-        _, batch = _copy(holder, cursor, settings, tables, publisher, check)
+        _, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
         noted = topics.slot_note(relay.slot)
         publications.require_unchanged(cursor, relay, catalog, noted)
@@ -95,23 +105,61 @@ def add(
 def _copy(
     holder: Any,
     cursor: Any,
-    settings: Settings,
+    relay: RelaySettings,
     tables: Sequence[Table],
     publisher: Publisher,
     check: Callable[[], None],
+    progress: Progress,
 ) -> tuple[str, Batch]:
     """Publish the tables' rows; the temporary slot that lasts as long as `holder`, and the batch.
 
     The batch ends at the slot's consistent point.
     """
-    temporary, point = slots.export_snapshot(holder, cursor, settings.relay)
+    temporary, point = slots.export_snapshot(holder, cursor, relay)
     batch = Batch(end_lsn=point)
+    progress.snapshot_tables, progress.snapshot_done, progress.snapshot_rows = len(tables), 0, 0
     for table in tables:
-        reader = RowReader(cursor, table, publisher, batch, check)
-        log.info("snapshot: %s, %d rows", table.name, reader.read())
-        reader.truncate_below()
+        _read(cursor, table, publisher, batch, check, progress)
+        progress.snapshot_done += 1
     cursor.execute("COMMIT")
     return temporary, batch
+
+
+def _read(
+    cursor: Any,
+    table: Table,
+    publisher: Publisher,
+    batch: Batch,
+    check: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Publish one table's rows, and tell every few seconds how many there are by now."""
+    place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
+    cursor.execute("SELECT reltuples::int8 FROM pg_class WHERE oid = %s::regclass", [place])
+    about = cursor.fetchone()[0]  # -1 where the table was never analysed
+    before, began = progress.snapshot_rows, time.monotonic()
+    told = began
+
+    def tell() -> None:
+        nonlocal told
+        check()
+        progress.snapshot_rows = before + reader.rows
+        now = time.monotonic()
+        if now - told >= _TELL_SECONDS:
+            told = now
+            whole = f" of about {about:,}" if about > reader.rows else ""
+            rate = reader.rows / (now - began)
+            log.info(
+                "snapshot: %s, %s rows%s, %.0f a second",
+                table.name,
+                f"{reader.rows:,}",
+                whole,
+                rate,
+            )
+
+    reader = RowReader(cursor, table, publisher, batch, tell)
+    log.info("snapshot: %s, %d rows", table.name, reader.read())
+    reader.truncate_below()
 
 
 def _claim(cursor: Any, slot: str) -> None:

@@ -31,6 +31,7 @@ from sluice.relay.pgoutput import (
     decode,
 )
 from sluice.relay.publisher import Batch, Publisher
+from sluice.relay.telemetry import Progress
 from sluice.settings import RelaySettings
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Stream:
     Args:
         committed: the drain group's next offsets; None where the broker's word is enough.
         check: called often; ends the stream by raising.
+        progress: told four times a second how far the stream is.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Stream:
         publisher: Publisher,
         committed: Aside[dict[str, int]] | None,
         check: Callable[[], None],
+        progress: Progress,
     ) -> None:
         self._cursor = cursor
         self._relay = relay
         self._publisher = publisher
         self._committed = committed
         self._check = check
+        self._progress = progress
         self._tables = {(table.schema, table.relation): table for table in catalog.tables}
         self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
         self._transaction = Transaction(0, 0)
@@ -108,6 +112,9 @@ class Stream:
         self._publisher.poll()
         self._settle()
         self._cursor.send_feedback(flush_lsn=self._confirmed, force=True)
+        self._progress.events = self._publisher.published
+        self._progress.confirmed_lsn = self._confirmed
+        self._progress.oldest_ms = (self._pending or (self._batch,))[0].commit_ms
         self._fed_back = time.monotonic()
 
     def _start(self) -> None:
@@ -153,11 +160,15 @@ class Stream:
             self._ordinal = 0
             # The last one, not yet durable, grows; it is confirmed when all of it is.
             crowded = len(self._pending) >= _MOST_PENDING
-            self._batch = self._pending.pop() if crowded else Batch()
+            if crowded:
+                self._batch = self._pending.pop()
+            else:
+                self._batch.commit_ms = change.commit_ms
             self._asked = min(self._asked, len(self._pending))
         elif isinstance(change, Commit):
             self._batch.end_lsn = change.end_lsn
             self._pending.append(self._batch)
+            self._batch = Batch()
         elif isinstance(change, Relation):
             self._relations[change.relation_id] = self._relation(change)
         elif isinstance(change, Truncate):

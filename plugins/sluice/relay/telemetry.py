@@ -1,0 +1,156 @@
+"""What a relay tells of itself over HTTP: Prometheus metrics, and whether it is at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sluice.adapters.postgres import SlotState
+from sluice.errors import NotReady, SluiceError
+
+STARTING, SNAPSHOT, STREAMING, WAITING = "starting", "snapshot", "streaming", "waiting"
+_STATES = (STARTING, SNAPSHOT, STREAMING, WAITING)
+_WAL_STATES = ("reserved", "extended", "unreserved", "lost")
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a relay is; its own thread writes it, any other may read.
+
+    Attributes:
+        state: one of starting, snapshot, streaming, waiting (it tries again after an error).
+        reason: why it waits.
+        events: put onto the topics since the present session with Postgres began.
+        snapshot_rows: rows of the present or last snapshot that were put there.
+        snapshot_tables, snapshot_done: its tables, and those that are finished.
+        confirmed_lsn: what Postgres was told is durable.
+        oldest_ms: commit time of the oldest change read that is not durable by the relay's
+            `ack`; None when there is none.
+    """
+
+    state: str = STARTING
+    reason: str = ""
+    events: int = 0
+    snapshot_rows: int = 0
+    snapshot_tables: int = 0
+    snapshot_done: int = 0
+    confirmed_lsn: int = 0
+    oldest_ms: int | None = None
+
+    def seconds_behind(self) -> float:
+        """Age of the oldest change that is not durable; 0 when all that was read is."""
+        return max(0.0, time.time() - self.oldest_ms / 1000) if self.oldest_ms else 0.0
+
+
+class Telemetry(Collector):
+    """The metrics of one relay.
+
+    Args:
+        slot: reads the slot's state from Postgres; a scrape goes without when that fails.
+    """
+
+    def __init__(self, progress: Progress, slot: Callable[[], SlotState]) -> None:
+        self._progress, self._slot = progress, slot
+
+    def collect(self) -> Iterator[Metric]:
+        """Names as docs/monitoring.md lists them."""
+        now = self._progress
+        state = GaugeMetricFamily("sluice_relay_state", "1 at the present one", labels=["state"])
+        for name in _STATES:
+            state.add_metric([name], float(now.state == name))
+        yield state
+        yield CounterMetricFamily("sluice_relay_events", "put onto the topics", now.events)
+        for name, text, value in (
+            ("seconds_behind", "age of the oldest change not durable", now.seconds_behind()),
+            ("confirmed_lsn", "what Postgres was told is durable", now.confirmed_lsn),
+            ("snapshot_rows", "rows of the last snapshot", now.snapshot_rows),
+            ("snapshot_tables", "tables of the last snapshot", now.snapshot_tables),
+            ("snapshot_tables_done", "of them finished", now.snapshot_done),
+        ):
+            yield GaugeMetricFamily(f"sluice_relay_{name}", text, value)
+        try:
+            yield from _of_slot(self._slot())
+        except SluiceError:
+            return  # what is not known is left out
+
+    def application(self) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+        """WSGI: `/metrics`, and `/ready`, which is 503 while the relay waits."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        metrics = make_wsgi_app(registry)
+
+        def answer(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+            if environ["PATH_INFO"] == "/metrics":
+                exposition: Iterable[bytes] = metrics(environ, start)
+                return exposition
+            status, text = HTTPStatus.NOT_FOUND, "see /metrics and /ready"
+            if environ["PATH_INFO"] == "/ready":
+                now = self._progress
+                ready = now.state in {SNAPSHOT, STREAMING}
+                status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+                text = f"{now.state}: {now.reason}" if now.reason else now.state
+            start(f"{status.value} {status.phrase}", [("Content-Type", "text/plain")])
+            return [f"{text}\n".encode()]
+
+        return answer
+
+
+@contextmanager
+def served(telemetry: Telemetry, host: str, port: int) -> Iterator[None]:
+    """Answer on the port while the context lasts.
+
+    Raises:
+        NotReady: the port is taken.
+    """
+    try:
+        server = make_server(
+            host, port, telemetry.application(), server_class=_Server, handler_class=_Handler
+        )
+    except OSError as error:
+        raise NotReady(
+            f"port {port} for the relay's metrics cannot be used: {error.strerror}",
+            remedy="stop what uses it, or set SLUICE_RELAY_METRICS to another",
+        ) from error
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _of_slot(state: SlotState) -> Iterator[Metric]:
+    yield GaugeMetricFamily("sluice_relay_slot_lag_bytes", "WAL not confirmed", state.lag_bytes)
+    if state.safe_wal_size is not None:
+        yield GaugeMetricFamily(
+            "sluice_relay_slot_safe_wal_bytes",
+            "WAL that may be written before the slot is lost",
+            state.safe_wal_size,
+        )
+    status = GaugeMetricFamily(
+        "sluice_relay_slot_wal_status", "1 at the present one", labels=["status"]
+    )
+    for name in _WAL_STATES:
+        status.add_metric([name], float(state.wal_status == name))
+    yield status
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *_: Any) -> None:
+        """Scrapes are no news."""
