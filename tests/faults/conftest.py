@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from sluice.adapters.topics import EPOCH_TOPIC
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.stack import Stack
-from sluice.settings import Settings, read_settings
+from sluice.settings import KafkaSettings, Settings, read_settings
 from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import TABLES, Source, until
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Settings, Stack]]:
-    """PostgreSQL and a broker that tests may break."""
+    """PostgreSQL and a broker that tests may break.
+
+    `SLUICE_TEST_BROKER` puts another broker in the embedded one's place. It must be for tests
+    alone: its notes of other servers are deleted.
+    """
     with temporary_home() as home:
         environment = stack_environment(home)
         Stack(read_settings(environment)).launch()
@@ -23,6 +30,9 @@ def server() -> Iterator[tuple[Settings, Stack]]:
         try:
             stack.start(("postgres", "broker"), lambda _: None)
             ensure_database(settings.postgres, settings.postgres.database)
+            if outside := os.environ.get("SLUICE_TEST_BROKER"):
+                settings = replace(settings, kafka=KafkaSettings(bootstrap=outside))
+                delete_topics(settings, {EPOCH_TOPIC})
             yield settings, stack
         finally:
             stack.stop()
@@ -43,7 +53,11 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
         f"DROP PUBLICATION IF EXISTS {made.settings.relay.publication}",
         "DROP TABLE IF EXISTS parts, things",
     )
-    admin = AdminClient({"bootstrap.servers": made.settings.kafka.bootstrap})
-    present = {f"cdc.{name}" for name in TABLES} & set(admin.list_topics(timeout=10).topics)
+    delete_topics(made.settings, {f"cdc.{name}" for name in TABLES})
+
+
+def delete_topics(settings: Settings, names: set[str]) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    present = names & set(admin.list_topics(timeout=10).topics)
     for future in admin.delete_topics(list(present)).values() if present else ():
         future.result()

@@ -95,7 +95,7 @@ class Source:
             "SLUICE_SLOT": self.slot,
             "SLUICE_RELAY_ACK": "broker",
             "SLUICE_POSTGRES_PORT": str(self.settings.postgres.port),
-            "SLUICE_KAFKA_PORT": self.settings.kafka.bootstrap.rpartition(":")[2],
+            "SLUICE_KAFKA_BOOTSTRAP": self.settings.kafka.bootstrap,
         }
         command = [str(Path(sys.executable).parent / "sluice"), "relay"]
         started = subprocess.Popen(

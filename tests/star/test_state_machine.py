@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from hypothesis.stateful import run_state_machine_as_test as run_machine
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import SluiceError, StaleRebuild, WrongUsage
@@ -184,7 +183,8 @@ def test_any_order_of_changes_drains_and_rebuilds_gives_the_join(machine: type[S
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
+    run: Callable[..., None] = run_state_machine_as_test  # untyped in the release for 3.10
     try:
-        run_machine(machine, settings=chosen)
+        run(machine, settings=chosen)
     except SluiceError as error:
         raise AssertionError(f"a rebuild failed: {error}") from error
