@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -32,13 +33,22 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_POSTGRES_USER": ("postgres", "PostgreSQL's user"),
     "SLUICE_POSTGRES_PASSWORD": ("", "its password; the embedded stack makes one"),
     "SLUICE_POSTGRES_DATABASE": ("store", "the application's database"),
+    "SLUICE_POSTGRES_OPTIONS": ("", 'libpq\'s options as JSON: {"sslmode": "verify-full", ...}'),
     "SLUICE_KAFKA_PORT": ("19092", "the port of the Kafka protocol on this machine"),
     "SLUICE_KAFKA_BOOTSTRAP": ("", "host:port,... of an external Kafka or Redpanda cluster"),
+    "SLUICE_KAFKA_OPTIONS": (
+        "",
+        'librdkafka\'s options as JSON: {"security.protocol": "SASL_SSL", ...}',
+    ),
     "SLUICE_CLICKHOUSE_HOST": ("127.0.0.1", "ClickHouse's host"),
     "SLUICE_CLICKHOUSE_PORT": ("9000", "ClickHouse's native port"),
     "SLUICE_CLICKHOUSE_HTTP_PORT": ("8123", "ClickHouse's HTTP port"),
     "SLUICE_CLICKHOUSE_USER": ("default", "ClickHouse's user"),
     "SLUICE_CLICKHOUSE_PASSWORD": ("", "its password"),
+    "SLUICE_CLICKHOUSE_OPTIONS": (
+        "",
+        'clickhouse-driver\'s options as JSON: {"secure": true, ...}',
+    ),
     "SLUICE_SLOT": ("sluice", "the replication slot; the publication is pglog_stream_<slot>"),
     "SLUICE_RELAY_ACK": (
         "drained",
@@ -64,13 +74,14 @@ VARIABLES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSettings:
-    """How to reach the source."""
+    """How to reach the source; `options` are libpq's (sslmode and the like)."""
 
     host: str
     port: int
     user: str
     password: SecretStr
     database: str
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +94,14 @@ class KafkaSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClickHouseSettings:
-    """How to reach the warehouse."""
+    """How to reach the warehouse; `options` are clickhouse-driver's (secure and the like)."""
 
     host: str
     port: int
     http_port: int
     user: str
     password: SecretStr
-    secure: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +212,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             user=values["SLUICE_POSTGRES_USER"],
             password=SecretStr(password),
             database=values["SLUICE_POSTGRES_DATABASE"],
+            options=_options(values, "SLUICE_POSTGRES_OPTIONS"),
         ),
         kafka=KafkaSettings(
             bootstrap=values["SLUICE_KAFKA_BOOTSTRAP"]
-            or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}"
+            or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}",
+            options=_options(values, "SLUICE_KAFKA_OPTIONS"),
         ),
         clickhouse=ClickHouseSettings(
             host=values["SLUICE_CLICKHOUSE_HOST"],
@@ -212,6 +225,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             http_port=_number(values, "SLUICE_CLICKHOUSE_HTTP_PORT"),
             user=values["SLUICE_CLICKHOUSE_USER"],
             password=SecretStr(values["SLUICE_CLICKHOUSE_PASSWORD"]),
+            options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
         ),
         relay=RelaySettings(
             slot=values["SLUICE_SLOT"],
@@ -228,6 +242,17 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
     )
+
+
+def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:
+    """A client's own options; the message of an error never holds them, there are passwords."""
+    try:
+        options = json.loads(values[name] or "{}")
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise WrongUsage(f'{name} must be a JSON object like {{"option": "value"}}')
+    return options
 
 
 def _address(value: str) -> tuple[str, int] | None:

@@ -30,6 +30,7 @@ def settings_from_connections() -> Settings:
     settings = read_settings(os.environ)
     postgres, redpanda, clickhouse = map(_connection, (POSTGRES, REDPANDA, CLICKHOUSE))
     options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
+    driver = dict(clickhouse.extra_dejson)
     return replace(
         settings,
         postgres=PostgresSettings(
@@ -38,15 +39,16 @@ def settings_from_connections() -> Settings:
             user=postgres.login or "postgres",
             password=SecretStr(postgres.password or ""),
             database=postgres.schema or "store",
+            options=postgres.extra_dejson,
         ),
         kafka=KafkaSettings(bootstrap=options.pop("bootstrap.servers", ""), options=options),
         clickhouse=ClickHouseSettings(
             host=clickhouse.host or "127.0.0.1",
             port=clickhouse.port or 9000,
-            http_port=int(clickhouse.extra_dejson.get("http_port", 8123)),
+            http_port=int(driver.pop("http_port", 8123)),
             user=clickhouse.login or "default",
             password=SecretStr(clickhouse.password or ""),
-            secure=bool(clickhouse.extra_dejson.get("secure", False)),
+            options=driver,
         ),
     )
 

@@ -23,7 +23,9 @@ def make_engine(settings: PostgresSettings) -> Engine:
         port=settings.port,
         database=settings.database,
     )
-    return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    return create_engine(
+        url, pool_pre_ping=True, connect_args={"connect_timeout": 5, **settings.options}
+    )
 
 
 def create_tables(settings: PostgresSettings) -> None:

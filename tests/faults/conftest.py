@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.topics import EPOCH_TOPIC
+from sluice.adapters.topics import EPOCH_TOPIC, client_options
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.stack import Stack
-from sluice.settings import KafkaSettings, Settings, read_settings
+from sluice.settings import Settings, read_settings
 from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import TABLES, Source, until
 
@@ -31,7 +31,8 @@ def server() -> Iterator[tuple[Settings, Stack]]:
             stack.start(("postgres", "broker"), lambda _: None)
             ensure_database(settings.postgres, settings.postgres.database)
             if outside := os.environ.get("SLUICE_TEST_BROKER"):
-                settings = replace(settings, kafka=KafkaSettings(bootstrap=outside))
+                kafka = replace(read_settings(os.environ).kafka, bootstrap=outside)
+                settings = replace(settings, kafka=kafka)
                 delete_topics(settings, {EPOCH_TOPIC})
             yield settings, stack
         finally:
@@ -57,7 +58,7 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
 
 
 def delete_topics(settings: Settings, names: set[str]) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    admin = AdminClient(client_options(settings.kafka))
     present = names & set(admin.list_topics(timeout=10).topics)
     for future in admin.delete_topics(list(present)).values() if present else ():
         future.result()

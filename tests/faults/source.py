@@ -96,6 +96,7 @@ class Source:
             "SLUICE_RELAY_ACK": "broker",
             "SLUICE_POSTGRES_PORT": str(self.settings.postgres.port),
             "SLUICE_KAFKA_BOOTSTRAP": self.settings.kafka.bootstrap,
+            "SLUICE_KAFKA_OPTIONS": json.dumps(dict(self.settings.kafka.options)),
         }
         command = [str(Path(sys.executable).parent / "sluice"), "relay"]
         started = subprocess.Popen(

@@ -6,12 +6,12 @@ import signal
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from sluice.events import UNCHANGED
-from sluice.settings import KafkaSettings
 from tests.faults.source import Source, until
 
 pytestmark = pytest.mark.services
@@ -174,8 +174,8 @@ def test_a_role_with_settings_of_its_own_gives_the_same_text(source: Source) -> 
 def test_a_row_over_the_brokers_limit_is_a_dead_letter_and_the_slot_goes_on(
     source: Source,
 ) -> None:
-    bootstrap = source.settings.kafka.bootstrap
-    source.limit(KafkaSettings(bootstrap=bootstrap, options={"message.max.bytes": "2000000"}))
+    kafka = source.settings.kafka
+    source.limit(replace(kafka, options={**kafka.options, "message.max.bytes": "2000000"}))
     with source.relaying():
         source.sql(
             "INSERT INTO things VALUES (1, repeat('ab', 3000000))",

@@ -37,9 +37,8 @@ class ClickHouse:
             user=settings.user,
             password=settings.password.get_secret_value(),
             database="default",
-            secure=settings.secure,
-            connect_timeout=5,
             client_name="sluice",
+            **{"connect_timeout": 5, **settings.options},
             settings={"server_side_params": True, "strings_as_bytes": False},
         )
 
@@ -92,8 +91,9 @@ class ClickHouse:
             raise _server_error(where, error) from error
         except (driver_errors.NetworkError, EOFError, OSError) as error:
             self._client.disconnect()
+            said = getattr(error, "message", "") or str(error) or type(error).__name__
             raise Unreachable(
-                f"{where} does not answer ({type(error).__name__})",
+                f"{where} does not answer: {said.splitlines()[0]}",
                 remedy="see: sluice status, sluice logs clickhouse",
             ) from error
 

@@ -173,12 +173,13 @@ def _digits(name: str) -> tuple[int, int] | None:
 def connection_options(settings: PostgresSettings) -> dict[str, Any]:
     """psycopg2's connection arguments."""
     return {
+        "connect_timeout": 5,
+        **settings.options,
         "host": settings.host,
         "port": settings.port,
         "user": settings.user,
         "password": settings.password.get_secret_value(),
         "dbname": settings.database,
-        "connect_timeout": 5,
         "application_name": "sluice",
     }
 

@@ -64,10 +64,11 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
             "login": postgres.user,
             "password": secrets["postgres"],
             "schema": postgres.database,
+            **({"extra": postgres.options} if postgres.options else {}),
         },
         "SLUICE_REDPANDA": {
             "conn_type": "kafka",
-            "extra": {"bootstrap.servers": settings.kafka.bootstrap},
+            "extra": {**settings.kafka.options, "bootstrap.servers": settings.kafka.bootstrap},
         },
         "SLUICE_CLICKHOUSE": {
             "conn_type": "generic",
@@ -75,7 +76,7 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
             "port": clickhouse.port,
             "login": clickhouse.user,
             "password": clickhouse.password.get_secret_value(),
-            "extra": {"http_port": clickhouse.http_port},
+            "extra": {**clickhouse.options, "http_port": clickhouse.http_port},
         },
     }
     return {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()}
