@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 from sluice.adapters.alerts import Alerts
@@ -44,10 +45,11 @@ from sluice.monitor import Monitor
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
 from sluice.quality import FAIL, Check, Quality, QualityReport, graded
+from sluice.ranges import Plans
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
-from sluice.relay.reading import exact_snapshot, fenced_reading
+from sluice.relay.reading import division, exact_snapshot, fenced_reading
 from sluice.relay.rows import present_rows
 from sluice.repair import AUTO, DIFF, Repair, selected
 from sluice.repair import forecast as describe_repair
@@ -173,34 +175,52 @@ def drain(settings: Settings, table: str) -> DrainReport:
 
 
 def resync(
-    settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
+    settings: Settings,
+    name: str,
+    *,
+    lower: str = "",
+    upper: str = "",
+    keys: Sequence[str] = (),
+    restart: bool = False,
 ) -> ResyncReport:
     """Read a table, or some of its keys, again from Postgres; see Resync.run."""
     table = load_catalog(settings.models).table(name)
-    return _resync(settings, table, _selection(table, lower, upper, keys))
+    selection = _selection(table, lower, upper, keys)
+    with resyncing(settings, table) as step:
+        return step.run(table, selection, restart=restart)
 
 
-def _resync(settings: Settings, table: Table, selection: Selection) -> ResyncReport:
+@contextmanager
+def resyncing(settings: Settings, table: Table) -> Iterator[Resync]:
+    """What reads a table again; a gap in its topic is passed first, as its rows are read anew."""
     catalog = load_catalog(settings.models)
     topics = Topics(settings.kafka)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as drain:
         decoder = _decoder(clickhouse, catalog, table.name)
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(_QUERIES))
 
         def drain_once() -> None:
-            try:
+            with suppress(StaleCheckpoint):  # another drain is at work
                 drain.run(decoder)
-            except StaleCheckpoint:
-                return  # another drain is at work
-            except TopicGap:
-                drain.skip_gap(table)
 
-        drain_once()  # a gap shows only until the topic is as long again as it was
-        return Resync(
+        try:
+            drain_once()  # a gap shows only until the topic is as long again as it was
+        except TopicGap:
+            plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
+            drain.skip_gap(table)
+        yield Resync(
             clickhouse=clickhouse,
             reading=lambda of, by_offset: fenced_reading(
                 settings, of, topics, drain_once, by_offset=by_offset
             ),
-        ).run(table, selection)
+            division=partial(division, settings),
+            plans=plans,
+        )
+
+
+def _resync(settings: Settings, table: Table, selection: Selection) -> ResyncReport:
+    with resyncing(settings, table) as step:
+        return step.run(table, selection, restart=True)
 
 
 def differences(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Table, TableFindings]]:
@@ -232,7 +252,7 @@ def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -
     done = _close_gaps(settings, catalog) if mode == DIFF else []
     found = differences(settings, names)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        step = Repair(clickhouse=clickhouse, resync=lambda *chosen: _resync(settings, *chosen))
+        step = Repair(clickhouse=clickhouse, resync=partial(_resync, settings))
         for table, findings in found:
             report = step.run(table, findings, mode)
             done.append(report.sentence() if report else describe_repair(table, findings))
