@@ -414,6 +414,7 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
         queries=queries,
         rebuilds=rebuilds,
         slot=settings.relay.slot,
+        had_slot=lambda: slots.snapshot_taken(Topics(settings.kafka), settings.relay),
         exact=lambda tables: _exact_fence(settings, tables),
         catch_up=catch_up,
         seconds=settings.quality_seconds,

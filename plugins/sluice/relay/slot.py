@@ -115,6 +115,12 @@ def reader(cursor: Any, name: str) -> int | None:
     return None if row is None else row[2]
 
 
+def snapshot_taken(topics: Topics, relay: RelaySettings) -> bool:
+    """Whether a snapshot is noted to be complete, so that there was a slot."""
+    noted = topics.slot_note(relay.slot)
+    return bool(noted and noted["consistent_point"])
+
+
 def mark(cursor: Any, name: str, lsn: str) -> SlotMark:
     """The slot's mark while the server's WAL is at `lsn`."""
     cursor.execute(_COUNTED, [name])
