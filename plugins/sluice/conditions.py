@@ -93,7 +93,7 @@ class Conditions:
             postgres=0,
             clickhouse=int(status != PASS),
             difference=f"the slot's WAL is {wal}" if state else "the slot is gone",
-            repair="raise max_slot_wal_keep_size, then run: sluice relay --snapshot"
+            repair="raise max_slot_wal_keep_size, then run: sluice recover"
             if wal in {"lost", "missing"}
             else "let the relay catch up; see: sluice logs relay",
         )

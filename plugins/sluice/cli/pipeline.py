@@ -254,6 +254,16 @@ def resync(
 
 
 @app.command()
+def recover(context: typer.Context) -> None:
+    """After a lost slot, a failover or a gap: compare, and bring everything back to equality."""
+    from sluice import wiring
+
+    logging.getLogger("sluice").setLevel(logging.INFO)
+    for line in wiring.recover(context.obj):
+        typer.echo(line)
+
+
+@app.command()
 def maintain(
     context: typer.Context,
     guard_days: Annotated[

@@ -34,7 +34,7 @@ class FencedReading:
         publisher: Publisher,
         topics: Topics,
         drain: Callable[[], None],
-        offset: int | None = None,
+        offset: int | None,
     ) -> None:
         self.fence, self.offset = batch.end_lsn, offset
         self._epoch = topics.epoch()
@@ -95,11 +95,8 @@ def fenced_reading(
         slots.session(settings.postgres) as cursor,
     ):
         _, point = slots.export_snapshot(holder, cursor, settings.relay)
-        publisher = Publisher(settings.kafka, lambda: None)
-        try:
-            yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain, end)
-        finally:
-            publisher.abandon()
+        with ExactSnapshot(cursor, point).reading(settings, table, topics, drain, end) as reading:
+            yield reading
 
 
 def division(
@@ -141,6 +138,22 @@ class ExactSnapshot:
 
     def __init__(self, cursor: Any, point: int) -> None:
         self.point, self._cursor = point, cursor
+
+    @contextmanager
+    def reading(
+        self,
+        settings: Settings,
+        table: Table,
+        topics: Topics,
+        drain: Callable[[], None],
+        offset: int | None = None,
+    ) -> Iterator[FencedReading]:
+        """A fence on a table at this point; see `fenced_reading`."""
+        publisher, batch = Publisher(settings.kafka, lambda: None), Batch(end_lsn=self.point)
+        try:
+            yield FencedReading(self._cursor, table, batch, publisher, topics, drain, offset)
+        finally:
+            publisher.abandon()
 
     def count(self, table: Table) -> int:
         """The table's rows."""
