@@ -1,8 +1,8 @@
 """Measures the deep check on a stack of its own, then soaks it under writes.
 
-Not part of `make bench`. Usage: bench/quality.py [ROWS [MINUTES [CHANGES_PER_SECOND]]]. Prints the
-deep check of so many rows (seconds, CPU seconds of PostgreSQL, growth of this process), then deep
-checks one after the other while rows change, and every finding: there must be none.
+Not part of `make bench`. Usage: bench/quality_soak.py [ROWS [MINUTES [CHANGES_PER_SECOND]]].
+Prints the deep check of so many rows (seconds, CPU seconds of PostgreSQL, growth of this process),
+then deep checks one after the other while rows change, and every finding: there must be none.
 """
 
 from __future__ import annotations
