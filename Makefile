@@ -37,6 +37,7 @@ bench: setup
 	$(BIN)/python bench/minute_loop.py
 	$(BIN)/python bench/relay.py
 	$(BIN)/python bench/fact.py
+	$(BIN)/python bench/quality.py
 
 # Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
 lock: setup

@@ -1,27 +1,36 @@
-"""Measures the deep check on a stack of its own, then soaks it under writes.
+"""Measures checks of rows that are equal, of one row that is not, and a resync, side by side.
 
-Not part of `make bench`. Usage: bench/quality.py [ROWS [MINUTES [CHANGES_PER_SECOND]]]. Prints the
-deep check of so many rows (seconds, CPU seconds of PostgreSQL, growth of this process), then deep
-checks one after the other while rows change, and every finding: there must be none.
+Usage: bench/quality.py [ROWS [PICTURE.svg]]. A stack of its own, `order_items` filled with ROWS
+(1,000,000). Each way is timed with the CPU seconds that PostgreSQL spends on it. reladiff takes
+part where RELADIFF_PYTHON names the Python of an environment that has it.
 """
 
 from __future__ import annotations
 
-import random
-import resource
+import json
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import psutil
+import psycopg2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from sluice import wiring
+from sluice.adapters.postgres import PostgresSource, connection_options
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
@@ -29,34 +38,53 @@ from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
 from tests.conftest import stack_environment
-from tests.integration.test_loop import checked, relaying
+from tests.integration.test_loop import CATALOG, relaying
 
-AT_ONCE = 20
 FILL = """
 INSERT INTO order_items (order_id, product_id, quantity, price)
-SELECT o[1 + i % array_length(o, 1)], p[1 + i % array_length(p, 1)], 1 + i % 5, 9.99
+SELECT o[1 + i % array_length(o, 1)], p[1 + i % array_length(p, 1)], 1 + i % 5, 9.99 + i % 1000
 FROM generate_series(1, :rows) AS i,
     (SELECT array_agg(id) AS o FROM orders) AS orders,
     (SELECT array_agg(id) AS p FROM products) AS products
 """
-CHANGES = (
-    "UPDATE order_items SET quantity = 1 + (quantity + 1) % 9 WHERE id = :id",
-    "UPDATE order_items SET price = price + 0.01 WHERE id = :id",
-    "INSERT INTO order_items (order_id, product_id, quantity, price)"
-    " SELECT order_id, product_id, 1, 1 FROM order_items WHERE id = :id",
-    "DELETE FROM order_items WHERE id = :id",
-)
+COLUMNS = "id, order_id, product_id, quantity, price"
+DUMP = f"COPY (SELECT {COLUMNS} FROM order_items ORDER BY id) TO STDOUT"
+SPOIL = """
+INSERT INTO cdc.src_order_item SELECT * REPLACE (quantity + 1 AS quantity, _version + 1 AS _version)
+FROM cdc.src_order_item FINAL WHERE id = {key}
+"""
+LIVE = f"""
+CREATE VIEW cdc.bench_items AS
+SELECT {COLUMNS} FROM cdc.src_order_item FINAL WHERE _is_deleted = 0
+"""
+RELADIFF = """
+import json, os, sys
+from reladiff import connect_to_table, diff_tables
+postgres, clickhouse = json.loads(os.environ["DATABASES"])
+columns = ("order_id", "product_id", "quantity", "price")
+one = connect_to_table(postgres, "order_items", "id", extra_columns=columns)
+other = connect_to_table(clickhouse, "bench_items", "id", extra_columns=columns)
+print(len(list(diff_tables(one, other, extra_columns=columns))), "lines of difference")
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One way, how long it took, and what PostgreSQL spent on it, CPU seconds."""
+
+    name: str
+    seconds: float
+    postgres: float
+    found: object
 
 
 def postgres_seconds(home: Path) -> float:
-    """CPU seconds that the server processes that are there now have used."""
+    """CPU seconds that the server's processes have used, those that have ended included."""
     total = 0.0
     for process in psutil.process_iter():
         try:
-            own = "postgres" in process.name() and str(home) in " ".join(
-                [*process.cmdline(), process.cwd()]
-            )
-            if own:
+            where = " ".join([*process.cmdline(), process.cwd()])
+            if "postgres" in process.name() and str(home) in where:
                 times = process.cpu_times()
                 total += times.user + times.system + times.children_user + times.children_system
         except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -64,67 +92,141 @@ def postgres_seconds(home: Path) -> float:
     return total
 
 
-def deep(settings: Settings, home: Path) -> None:
-    """One deep check of everything at rest."""
-    for again in range(2):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        cpu, started = postgres_seconds(home), time.monotonic()
-        report = wiring.quality(settings, deep=True)
-        seconds = time.monotonic() - started
-        rows = sum(check.postgres for check in report.checks if check.check == "rows")
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(
-            f"deep check {again + 1}: {rows} rows and the fact in {seconds:.1f} s,"
-            f" {rows / seconds:.0f} rows/s; PostgreSQL {postgres_seconds(home) - cpu:.1f} CPU s;"
-            f" the checking process grew by {grown:.0f} MB; passed: {report.passed}",
-            flush=True,
-        )
-
-
-def write(engine: Engine, rate: float, most: int, stop: threading.Event, done: list[int]) -> None:
-    """So many changes a second, in transactions of some."""
-    chance, started = random.Random(1), time.monotonic()
-    with engine.connect() as connection:
-        while not stop.wait(max(0.0, started + done[0] / rate - time.monotonic())):
-            for _ in range(AT_ONCE):
-                change = chance.choices(CHANGES, (4, 3, 2, 1))[0]
-                connection.execute(text(change), {"id": chance.randrange(1, most)})
-            connection.commit()
-            done[0] += AT_ONCE
-
-
-def soak(settings: Settings, engine: Engine, rows: int, minutes: float, rate: float) -> int:
-    """Deep checks under writes; how many findings."""
-    stop, done, findings, runs = threading.Event(), [0], 0, []
-    writer = threading.Thread(target=write, args=(engine, rate, rows, stop, done))
-    writer.start()
-    started = time.monotonic()
-    try:
-        while time.monotonic() < started + minutes * 60:
-            begun = time.monotonic()
-            report = wiring.quality(settings, deep=True)
-            runs.append(time.monotonic() - begun)
-            for check in report.checks:
-                if check.status != "pass":
-                    findings += check.status in {"warn", "fail"}
-                    print(f"{time.monotonic() - started:.0f} s: {check.sentence()}", flush=True)
-    finally:
-        stop.set()
-        writer.join()
+def measured(home: Path, name: str, call: Callable[[], object]) -> Measure:
+    """Time a call and print it."""
+    cpu, started = postgres_seconds(home), time.monotonic()
+    found = call()
     seconds = time.monotonic() - started
-    print(
-        f"soak: {seconds:.0f} s, {done[0]} changes ({done[0] / seconds:.0f}/s),"
-        f" {len(runs)} deep checks, the longest {max(runs):.1f} s; {findings} findings",
-        flush=True,
-    )
-    return findings
+    made = Measure(name=name, seconds=seconds, postgres=postgres_seconds(home) - cpu, found=found)
+    print(f"| {name} | {seconds:.1f} | {made.postgres:.1f} | {found} |", flush=True)
+    return made
 
 
-def main(rows: int = 1_000_000, minutes: float = 10, rate: float = 1000) -> int:
-    """Set up, measure, soak, take down."""
+class Bench:
+    """The ways, on one stack."""
+
+    def __init__(self, settings: Settings, rows: int) -> None:
+        self.settings, self.rows = settings, rows
+
+    def copied(self, sink: Any) -> int:
+        """COPY the table in its key's order."""
+        with self.postgres() as cursor:
+            cursor.copy_expert(DUMP, sink)
+            return int(cursor.rowcount)
+
+    @contextmanager
+    def postgres(self) -> Iterator[Any]:
+        """A cursor on PostgreSQL."""
+        options = connection_options(self.settings.postgres)
+        with closing(psycopg2.connect(**options)) as connection, connection.cursor() as cursor:
+            yield cursor
+
+    def copied_away(self) -> int:
+        """COPY to nowhere."""
+        with Path(os.devnull).open("wb") as sink:
+            return self.copied(sink)
+
+    def counted(self) -> str:
+        """The rows of both sides."""
+        with self.postgres() as cursor:
+            cursor.execute("SELECT count(*) FROM order_items")
+            (one,) = cursor.fetchone()
+        ((other,),) = wiring.query(self.settings, "SELECT count() FROM cdc.bench_items")[1]
+        return f"{one}, {other}"
+
+    def checked(self) -> str:
+        """What the deep check finds in the table."""
+        ((_, findings),) = wiring.differences(self.settings, ["order_items"])
+        return "; ".join(found.sentence() for found in findings.differences) or "equal"
+
+    def dumped(self) -> str:
+        """Dump both sides as text and compare the files."""
+        query = (
+            f"SELECT {COLUMNS.replace('price', 'toDecimalString(price, 2)')}"
+            " FROM cdc.bench_items ORDER BY id FORMAT TSV"
+        )
+        port = self.settings.clickhouse.http_port
+        with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
+            one, other = Path(folder, "postgres"), Path(folder, "clickhouse")
+            with one.open("wb") as sink:
+                self.copied(sink)
+            address = f"http://127.0.0.1:{port}/?query={quote(query)}"
+            with other.open("wb") as file, urlopen(address) as answer:
+                shutil.copyfileobj(answer, file, 1 << 20)
+            command = ["diff", "--speed-large-files", str(one), str(other)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.replace("\n", " ").replace("\t", " ") or "equal"
+
+    def reladiff(self, python: str) -> str:
+        """The same tables by reladiff, its own defaults."""
+        postgres, clickhouse = self.settings.postgres, self.settings.clickhouse
+        databases = [
+            f"postgresql://{postgres.user}:{quote(postgres.password.get_secret_value())}"
+            f"@{postgres.host}:{postgres.port}/{postgres.database}",
+            f"clickhouse://{clickhouse.user}@{clickhouse.host}:{clickhouse.port}/cdc",
+        ]
+        done = subprocess.run(
+            [python, "-c", RELADIFF],
+            env={**os.environ, "DATABASES": json.dumps(databases)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+    def resynced(self) -> int:
+        """Read the table again."""
+        return wiring.resync(self.settings, "order_items").rows
+
+
+def compare(bench: Bench, home: Path) -> list[Measure]:
+    """Every way on equal rows, and those that look at values on one wrong row."""
+    reladiff = os.environ.get("RELADIFF_PYTHON", "")
+    ways: list[tuple[str, Callable[[], object]]] = [
+        ("sluice, every column", bench.checked),
+        ("dump and diff", bench.dumped),
+    ]
+    if reladiff:
+        ways.append(("reladiff", lambda: bench.reladiff(reladiff)))
+    print("| way | seconds | PostgreSQL, CPU s | found |\n|---|---|---|---|", flush=True)
+    found = [measured(home, "count(*) on both sides", bench.counted)]
+    found += [measured(home, f"{name}, equal rows", call) for name, call in ways]
+    wiring.query(bench.settings, SPOIL.format(key=bench.rows // 3))
+    found += [measured(home, f"{name}, one wrong row", call) for name, call in ways]
+    found.append(measured(home, "COPY TO STDOUT alone", bench.copied_away))
+    found.append(measured(home, "resync of the table", bench.resynced))
+    for one in found[-2:]:
+        print(f"{one.name}: {int(str(one.found)) / one.seconds:,.0f} rows/s", flush=True)
+    print(f"after the resync: {bench.checked()}", flush=True)
+    return found
+
+
+def picture(measures: list[Measure], path: Path) -> None:
+    """Horizontal bars of the seconds, as SVG."""
+    longest, height = max(one.seconds for one in measures), 26
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height * len(measures) + 8}"'
+        ' font-family="system-ui, sans-serif" font-size="13" role="img"'
+        ' aria-label="Seconds of each way">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+    ]
+    for at, one in enumerate(measures):
+        top, width = 4 + at * height, max(1, round(440 * one.seconds / longest))
+        ours = one.name.startswith(("sluice", "resync"))
+        lines += [
+            f'<text x="230" y="{top + 17}" text-anchor="end" fill="#222">{one.name}</text>',
+            f'<rect x="238" y="{top + 4}" width="{width}" height="18" rx="2"'
+            f' fill="{"#2563eb" if ours else "#94a3b8"}"/>',
+            f'<text x="{244 + width}" y="{top + 17}" fill="#222">{one.seconds:.1f} s</text>',
+        ]
+    path.write_text("\n".join([*lines, "</svg>", ""]))
+
+
+@contextmanager
+def filled(rows: int) -> Iterator[tuple[Settings, Path]]:
+    """A stack whose `order_items` has so many rows on both sides, and its home."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        environment = stack_environment(home)
+        environment = stack_environment(Path(folder))
         Stack(read_settings(environment)).launch()
         settings = read_settings(environment)
         stack = Stack(settings)
@@ -134,18 +236,31 @@ def main(rows: int = 1_000_000, minutes: float = 10, rate: float = 1000) -> int:
             create_tables(settings.postgres)
             wiring.initialise(settings)
             load(settings, customers=500, orders=5000, seed=1)
-            engine = make_engine(settings.postgres)
-            with engine.begin() as connection:
+            with make_engine(settings.postgres).begin() as connection:
                 connection.execute(text(FILL), {"rows": rows})
                 connection.execute(text("ANALYZE order_items"))
             with relaying(settings):
-                checked(settings)
-                deep(settings, home)
-                return min(1, soak(settings, engine, rows, minutes, rate))
+                drained(settings)
+                wiring.query(settings, LIVE)
+                yield settings, Path(folder)
         finally:
             stack.stop()
 
 
+def drained(settings: Settings) -> None:
+    """Wait until the relay's snapshot is in ClickHouse."""
+    while PostgresSource(settings.postgres).find_slot(settings.relay.slot) is None:
+        for table in CATALOG.tables:
+            wiring.drain(settings, table.name)
+
+
+def main(rows: int, path: str) -> None:
+    """Set up, measure, take down."""
+    with filled(rows) as (settings, home):
+        measures = compare(Bench(settings, rows), home)
+    if path:
+        picture(measures, Path(path))
+
+
 if __name__ == "__main__":
-    given = [float(argument) for argument in sys.argv[1:]]
-    sys.exit(main(*[int(number) for number in given[:1]], *given[1:]))
+    main(int([*sys.argv, "1000000"][1]), "".join(sys.argv[2:3]))

@@ -8,8 +8,9 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from sluice_airflow.addresses import PREFIX
+
 log = logging.getLogger("sluice.plugin")
-PREFIX = "/sluice"
 
 
 class SluicePlugin(AirflowPlugin):

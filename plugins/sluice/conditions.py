@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import PostgresSource, SlotState
+from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
-from sluice.errors import NotReady, TableDiffers
+from sluice.errors import TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
 from sluice.quality import FAIL, PASS, WARN, Check, graded
@@ -73,17 +73,9 @@ class Conditions:
             )
 
     def _slot(self) -> Iterator[Check]:
-        try:
-            state = self.source.slot(self.slot)
-        except NotReady:
-            state = SlotState(
-                confirmed_lsn=0,
-                wal_status="missing",
-                lag_bytes=0,
-                safe_wal_size=None,
-                active=False,
-            )
-        lag, status = int(state.lag_bytes or 0), SLOT_LAG.status(state.lag_bytes or 0)
+        state = self.source.find_slot(self.slot)
+        lag, wal = (state.lag_bytes or 0, state.wal_status) if state else (0, "missing")
+        status = SLOT_LAG.status(lag)
         yield Check(
             table=self.slot,
             check="slot_lag",
@@ -93,16 +85,16 @@ class Conditions:
             difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
             repair="see: sluice status, sluice logs relay",
         )
-        status = _WAL_STATUS.get(state.wal_status, FAIL)
+        status = _WAL_STATUS.get(wal, FAIL)
         yield Check(
             table=self.slot,
             check="wal_status",
             status=status,
             postgres=0,
             clickhouse=int(status != PASS),
-            difference=f"the slot's WAL is {state.wal_status}",
-            repair="raise max_slot_wal_keep_size, then run: sluice relay --snapshot"
-            if state.wal_status in {"lost", "missing"}
+            difference=f"the slot's WAL is {wal}" if state else "the slot is gone",
+            repair="raise max_slot_wal_keep_size, then run: sluice recover"
+            if wal in {"lost", "missing"}
             else "let the relay catch up; see: sluice logs relay",
         )
 

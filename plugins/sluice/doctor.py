@@ -125,7 +125,7 @@ def _role(cursor: Any) -> Diagnosis:
 def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
     free, ours, lost = _row(cursor, _SLOTS, [relay.slot, relay.slot])
     if lost:
-        return _judged("postgres", "slot", False, "it is lost", "sluice relay --snapshot")
+        return _judged("postgres", "slot", False, "it is lost", "sluice recover")
     # A snapshot needs a temporary slot, too; one for an existing relay, two for a new one.
     remedy = "raise max_replication_slots or drop unused slots"
     return _judged("postgres", "slots", free + ours >= 2, f"{free} left", remedy)

@@ -202,6 +202,22 @@ class Drain:
         self.store.advance(following)
         return True
 
+    def raise_epoch(self, table: Table) -> None:
+        """Order everything that comes from now on after all that came until now.
+
+        Raises:
+            StaleCheckpoint: another drain advanced this table meanwhile.
+        """
+        present = self._resume(table)
+        self.store.advance(
+            replace(
+                present,
+                generation=present.generation + 1,
+                writer=uuid4().hex,
+                epoch=present.epoch + 1,
+            )
+        )
+
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
         checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)

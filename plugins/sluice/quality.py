@@ -17,7 +17,7 @@ from typing import TypeVar
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import StaleCheckpoint, TopicGap
+from sluice.errors import NotReady, StaleCheckpoint, TopicGap
 from sluice.generate.clickhouse import key_expression, quoted
 from sluice.marks import OFF
 from sluice.positions import format_lsn, pack
@@ -90,6 +90,7 @@ class Quality:
 
     Attributes:
         slot: the replication slot's name; the drain is past a fence when the slot is.
+        had_slot: whether there was one, so that one that is not there is gone.
         exact: a fence that waits for the transactions under way. Other fences are cheaper, but a
             commit that is in the WAL already and not yet visible lies before them unseen.
         catch_up: drains the tables and rebuilds the facts; what a topic lost goes to `gaps`.
@@ -105,6 +106,7 @@ class Quality:
     queries: Mapping[str, str]
     rebuilds: Mapping[str, Rebuild]
     slot: str
+    had_slot: Callable[[], bool]
     exact: Callable[[Sequence[Table]], Fence]
     catch_up: Callable[[], None]
     seconds: float
@@ -122,8 +124,9 @@ class Quality:
         before: set[tuple[str, str, int]] | None = None
         for _ in range(_ATTEMPTS):
             fence = self.source.fence(tables) if before is None else self.exact(tables)
-            if not self.passed(fence.lsn):
-                checks = tuple(self._lagging(tables, fence))
+            late = self._late(fence.lsn)
+            if late:
+                checks = tuple(self._lagging(tables, fence, late))
                 break
             checks = tuple(self._compare(tables, fence))
             found = {
@@ -142,11 +145,27 @@ class Quality:
         self.keep(fence.lsn, checks)
         return QualityReport(checks=checks, fence=fence.lsn)
 
+    def _late(self, lsn: int) -> str:
+        """Why the drain is not past the point, in words; empty when it is."""
+        try:
+            passed = self.passed(lsn)
+        except NotReady:
+            if not self.had_slot():
+                raise
+            return f"replication slot {self.slot!r} is gone"
+        if self.gaps:
+            return "another table's topic has a gap"
+        late = f"changes up to {format_lsn(lsn)} were not drained in {self.seconds:.0f} s"
+        return "" if passed else late
+
     def passed(self, lsn: int) -> bool:
         """Drain until the slot has confirmed the point; whether that came in time."""
         deadline = time.monotonic() + self.seconds
         while True:
-            passed = self.source.slot(self.slot).confirmed_lsn >= lsn
+            slot = self.source.slot(self.slot)
+            if slot.wal_status == "lost":
+                return False
+            passed = slot.confirmed_lsn >= lsn
             try:
                 self.catch_up()
             except StaleCheckpoint:
@@ -245,23 +264,22 @@ class Quality:
         )
         return int(settled[0][0]) + int(changed[0][0])
 
-    def _lagging(self, tables: Sequence[Table], fence: Fence) -> list[Check]:
-        confirmed = self.source.slot(self.slot).confirmed_lsn
-        late = f"changes up to {format_lsn(fence.lsn)} were not drained in {self.seconds:.0f} s"
-        checks = []
+    def _lagging(self, tables: Sequence[Table], fence: Fence, late: str) -> Iterator[Check]:
+        """That nothing could be compared: a finding where no other check is one for it."""
+        slot = self.source.find_slot(self.slot)
+        alone = slot is not None and slot.wal_status != "lost" and not self.gaps
         for table in tables:
             gap = self.gaps.get(table.name)
             lagging = Check(
                 table=table.name,
                 check="caught_up",
-                status=UNSETTLED if self.gaps else FAIL,
+                status=FAIL if alone else UNSETTLED,
                 postgres=fence.lsn,
-                clickhouse=confirmed,
-                difference="another table's topic has a gap" if self.gaps else late,
+                clickhouse=slot.confirmed_lsn if slot else 0,
+                difference=late,
                 repair="see: sluice status, sluice logs relay",
             )
-            checks.append(_gap(table, gap) if gap else lagging)
-        return checks
+            yield _gap(table, gap) if gap else lagging
 
     def _caught_up(self, tables: Sequence[Table], fence: Fence) -> Iterator[Check]:
         """That every table is past the fence; so findings of earlier runs end."""

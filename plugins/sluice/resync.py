@@ -1,9 +1,10 @@
 """Resync: rows of a table read again from Postgres, beside the relay and the drain.
 
-The rows are read in one exported snapshot, the fence, and go onto the table's topic as `read`
-events at (fence, 1). So they win over everything older and lose to every change after the fence,
-however the two arrive. When they are drained, live rows below the fence are rows that Postgres
-does not have; they get a `delete` at (fence, 0). Killed anywhere, it can be run again.
+A range of keys is read in one exported snapshot, its fence, and goes onto the table's topic as
+`read` events at (fence, 1). So the rows win over everything older and lose to every change after
+the fence, however the two arrive. When they are drained, live rows of the range below the fence are
+rows that Postgres does not have; they get a `delete` at (fence, 0). Then the range is done. Killed
+anywhere, the next run goes on with the ranges that are not; see ranges.py.
 
 Where changes come from Redpanda Connect, whose order is that of the topic, the fence is the topic's
 end, taken before the snapshot. What comes after it the snapshot may have seen as well; coming again
@@ -24,13 +25,28 @@ from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Column, Table
 from sluice.decoding import CONNECT
 from sluice.errors import NotReady
+from sluice.events import KeyText
 from sluice.generate.clickhouse import quoted
 from sluice.positions import before, beyond, format_lsn, pack, unpack
+from sluice.ranges import Plan, Plans, Progress, divided
 from sluice.selection import Selection, ordered_as_text
 
 log = logging.getLogger(__name__)
 
+# What `Resync.reached` is told, in the order of the effects before them.
+POINTS = (
+    "planned",
+    "fence taken",
+    "rows published",
+    "rows drained",
+    "deletes drained",
+    "range noted",
+    "run recorded",
+)
 _KEYS_AT_ONCE = 10_000
+# Some seconds of reading: little is lost with a run that is killed, and a fence costs a few
+# hundredths of one.
+_ROWS_IN_A_RANGE = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +54,10 @@ class ResyncReport:
     """What a resync of one table did.
 
     Attributes:
-        fence: the point of the WAL as of which rows were read.
+        fence: the point of the WAL as of which the last rows were read.
         rows: how many were read.
         deleted: how many rows ClickHouse had that Postgres has not.
+        before: ranges that a run before had done, of how many.
     """
 
     table: str
@@ -49,13 +66,29 @@ class ResyncReport:
     rows: int
     deleted: int
     seconds: float
+    before: tuple[int, int] = (0, 1)
 
     def sentence(self) -> str:
         """The resync in one line."""
-        return (
+        text = (
             f"{self.table}: {self.rows} rows read again as of {format_lsn(self.fence)}"
             f" ({self.selection}), {self.deleted} deleted, in {self.seconds:.1f} s"
         )
+        done, ranges = self.before
+        return f"{text}; {done} of {ranges} ranges were done before" if done else text
+
+
+class Division(Protocol):
+    """Divides a selection."""
+
+    def __call__(
+        self, table: Table, selection: Selection, rows: int
+    ) -> tuple[int, Sequence[KeyText]]:
+        """The number of selected rows, and each key that comes after another `rows` of them."""
+
+
+def _go_on(_: str) -> None:
+    """Nothing is to be done at a point."""
 
 
 class Reading(Protocol):
@@ -86,39 +119,87 @@ class Resync:
     Attributes:
         reading: opens a fence for a table; by offset where that is said.
         clickhouse: a session.
+        rows: of one range.
+        reached: called with each of POINTS as it is passed.
     """
 
     clickhouse: ClickHouse
     reading: Callable[[Table, bool], AbstractContextManager[Reading]]
+    division: Division
+    plans: Plans
+    rows: int = _ROWS_IN_A_RANGE
+    reached: Callable[[str], None] = _go_on
 
-    def run(self, table: Table, selection: Selection) -> ResyncReport:
+    def run(self, table: Table, selection: Selection, *, restart: bool = False) -> ResyncReport:
         """Read the selected rows again, and delete what Postgres does not have.
+
+        Args:
+            restart: read all of them, also where a killed run of the same selection left some.
 
         Raises:
             NotReady: a transaction that was open did not end in time, or set-up is not finished.
         """
         started = time.monotonic()
         source, epoch = self._source(table)
-        with self.reading(table, source == CONNECT) as reading:
-            fence = _fence(table, reading, epoch)
-            self._remove_beyond(table, beyond(epoch, unpack(fence).major))
-            rows = reading.read(selection)
-            log.info("resync: %s, %d rows are on the topic", table.name, rows)
-            reading.wait()
-            ghosts = self._below(table, selection, fence)
-            for key in ghosts:
-                reading.delete(key)
-            reading.wait()
-            report = ResyncReport(
-                table=table.name,
-                selection=selection.sentence(),
-                fence=reading.fence,
-                rows=rows,
-                deleted=len(ghosts),
-                seconds=time.monotonic() - started,
-            )
+        plan = self._plan(table, selection, epoch, restart)
+        self.reached("planned")
+        fence = rows = deleted = 0
+        progress = Progress(plan, plan.open)
+        for part in plan.open:
+            with self.reading(table, source == CONNECT) as reading:
+                self.reached("fence taken")
+                version = _fence(table, reading, epoch)
+                if not fence:
+                    self._remove_beyond(table, beyond(epoch, unpack(version).major))
+                fence = reading.fence
+                read, ghosts = self._read(table, part.selection, reading, version)
+            self.plans.finish(plan, part, fence, read, ghosts)
+            self.reached("range noted")
+            rows, deleted = rows + read, deleted + ghosts
+            log.info("resync: %s", progress.add(part, read))
+        report = ResyncReport(
+            table=table.name,
+            selection=selection.sentence(),
+            fence=fence,
+            rows=rows,
+            deleted=deleted,
+            seconds=time.monotonic() - started,
+            before=(len(plan.done), len(plan.ranges)),
+        )
         self._keep(report)
+        self.reached("run recorded")
         return report
+
+    def _plan(self, table: Table, selection: Selection, epoch: int, restart: bool) -> Plan:
+        """What the last run left, or new ranges."""
+        unfinished = self.plans.unfinished(table, selection, epoch)
+        if unfinished is not None and not restart:
+            log.info(
+                "resync: %s goes on where a run stopped: %d of %d ranges are done",
+                table.name,
+                len(unfinished.done),
+                len(unfinished.ranges),
+            )
+            return unfinished
+        total, keys = self.division(table, selection, self.rows)
+        plan = divided(table, selection, total, self.rows, keys)
+        self.plans.keep(plan, selection, epoch)
+        return plan
+
+    def _read(
+        self, table: Table, selection: Selection, reading: Reading, version: int
+    ) -> tuple[int, int]:
+        """Read one range and bring it to ClickHouse: its rows, and the rows that were deleted."""
+        rows = reading.read(selection)
+        self.reached("rows published")
+        reading.wait()
+        self.reached("rows drained")
+        ghosts = self._below(table, selection, version)
+        for key in ghosts:
+            reading.delete(key)
+        reading.wait()
+        self.reached("deletes drained")
+        return rows, len(ghosts)
 
     def _remove_beyond(self, table: Table, version: int) -> None:
         """Remove rows that no change can have written: nothing could win over them."""
@@ -190,26 +271,32 @@ def _fence(table: Table, reading: Reading, epoch: int) -> int:
 
 
 def _within(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, str]]:
-    """The condition of a range, and its parameters."""
-    own = ", ".join(
-        f"toString({quoted(column.name)})" if ordered_as_text(column) else quoted(column.name)
+    """The condition of a range, and its parameters.
+
+    The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
+    """
+    own = [
+        f"toString({quoted(column.name)})"
+        if column.type.clickhouse == "UUID"
+        else quoted(column.name)
         for column in key
-    )
-    text, parameters = "", {}
-    for name, sign, bound in (("lower", ">=", selection.lower), ("upper", "<=", selection.upper)):
-        if bound is not None:
-            places = ", ".join(
-                _cast(column, f"{{{name}{at}:String}}") for at, column in enumerate(key)
-            )
-            text += f" AND tuple({own}) {sign} tuple({places})"
-            parameters.update({f"{name}{at}": part for at, part in enumerate(bound)})
+    ]
+    text, parameters = "", dict[str, str]()
+    for number, (sign, bound) in enumerate(selection.bounds()):
+        names = [f"bound{number}_{at}" for at in range(len(key))]
+        places = [_cast(*pair) for pair in zip(key, names, strict=True)]
+        parameters.update(zip(names, bound, strict=True))
+        if len(key) == 1:
+            text += f" AND {own[0]} {sign} {places[0]}"
+        else:
+            text += f" AND {own[0]} {sign[0]}= {places[0]}"
+            text += f" AND tuple({', '.join(own)}) {sign} tuple({', '.join(places)})"
     return text, parameters
 
 
-def _cast(column: Column, expression: str) -> str:
-    if ordered_as_text(column):
-        return expression
-    return f"CAST({expression} AS {column.type.clickhouse})"
+def _cast(column: Column, parameter: str) -> str:
+    place = f"{{{parameter}:String}}"
+    return place if ordered_as_text(column) else f"CAST({place} AS {column.type.clickhouse})"
 
 
 def _among(key: Sequence[Column]) -> str:

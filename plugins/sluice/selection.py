@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,6 +13,8 @@ from sluice.catalog import Column, Table
 from sluice.errors import WrongUsage
 from sluice.events import KeyText
 
+_COMPARED = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
@@ -19,26 +22,31 @@ class Selection:
 
     Attributes:
         lower, upper: bounds, both included. Text and UUIDs are ordered by their bytes.
+        below: a bound that is not included; with it there is no upper one.
         keys: exactly these, when there are any.
     """
 
     lower: KeyText | None = None
     upper: KeyText | None = None
+    below: KeyText | None = None
     keys: tuple[KeyText, ...] = ()
 
     @property
     def everything(self) -> bool:
         """Whether all rows are meant."""
-        return self.lower is None and self.upper is None and not self.keys
+        return self.bounds() == [] and not self.keys
+
+    def bounds(self) -> list[tuple[str, KeyText]]:
+        """Each bound behind the SQL sign that holds it."""
+        signs = ((">=", self.lower), ("<=", self.upper), ("<", self.below))
+        return [(sign, bound) for sign, bound in signs if bound is not None]
 
     def holds(self, table: Table, key: KeyText) -> bool:
         """Whether a row of this key is selected."""
         if self.keys:
             return key in self.keys
         own = _ordered(table, key)
-        return (self.lower is None or _ordered(table, self.lower) <= own) and (
-            self.upper is None or own <= _ordered(table, self.upper)
-        )
+        return all(_COMPARED[sign](own, _ordered(table, bound)) for sign, bound in self.bounds())
 
     def sentence(self) -> str:
         """The selection in words."""
@@ -46,14 +54,26 @@ class Selection:
             return "all rows"
         if self.keys:
             return f"{len(self.keys)} keys"
-        lower = "the first" if self.lower is None else ",".join(self.lower)
-        upper = "the last" if self.upper is None else ",".join(self.upper)
+        lower = "the first" if self.lower is None else key_text(self.lower)
+        if self.below is not None:
+            return f"keys from {lower} to before {key_text(self.below)}"
+        upper = "the last" if self.upper is None else key_text(self.upper)
         return f"keys from {lower} to {upper}"
 
 
 def ordered_as_text(column: Column) -> bool:
     """Whether Postgres and ClickHouse agree on the column's order by its text alone."""
     return column.type.clickhouse in {"String", "UUID"}
+
+
+def divisible(table: Table) -> bool:
+    """Whether both sides agree on the order of the table's keys and on what their text means."""
+    return all(
+        column.type.clickhouse.startswith(("Int", "UInt"))
+        or column.type.clickhouse == "UUID"
+        or (column.type.clickhouse == "String" and column.type.postgres_text == "{}::text")
+        for column in table.key
+    )
 
 
 def _ordered(table: Table, key: KeyText) -> list[Decimal | bytes]:

@@ -69,6 +69,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_ALERT_SMTP": ("", "smtp://user:password@host:port (smtps:// for TLS at once) for mail"),
     "SLUICE_ALERT_FROM": ("", "the mail's sender"),
     "SLUICE_ALERT_TO": ("", "the mail's recipients, separated by commas"),
+    "SLUICE_ALERT_PAGE": ("", "URL of the CDC page that alerts link to; Airflow's tasks know it"),
 }
 
 
@@ -134,13 +135,18 @@ class DrainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSettings:
-    """Where findings and recoveries are told; a place without an address is left out."""
+    """Where findings and recoveries are told; a place without an address is left out.
+
+    Attributes:
+        page: the CDC page, which they link to; empty where there is none.
+    """
 
     webhook: SecretStr
     slack: SecretStr
     smtp: SecretStr
     sender: str
     recipients: tuple[str, ...]
+    page: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +275,7 @@ def _alerts(values: Mapping[str, str]) -> AlertSettings:
     schemes = {
         "SLUICE_ALERT_WEBHOOK": ("http", "https"),
         "SLUICE_ALERT_SLACK": ("http", "https"),
+        "SLUICE_ALERT_PAGE": ("http", "https"),
         "SLUICE_ALERT_SMTP": ("smtp", "smtps"),
     }
     for name, known in schemes.items():
@@ -283,6 +290,7 @@ def _alerts(values: Mapping[str, str]) -> AlertSettings:
         smtp=SecretStr(values["SLUICE_ALERT_SMTP"]),
         sender=values["SLUICE_ALERT_FROM"],
         recipients=recipients,
+        page=values["SLUICE_ALERT_PAGE"],
     )
 
 

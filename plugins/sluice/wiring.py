@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 from sluice.adapters.alerts import Alerts
@@ -22,11 +23,14 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
-from sluice.decoding import Decoder
+from sluice.decoding import CONNECT, Decoder
 from sluice.deep import DeepCheck, TableFindings, fact_check, table_check
 from sluice.drain import Drain
 from sluice.errors import (
     NotReady,
+    SlotBusy,
+    SlotMissing,
+    SluiceError,
     StaleCheckpoint,
     StaleRebuild,
     TableDiffers,
@@ -37,18 +41,28 @@ from sluice.events import KeyText
 from sluice.evolution import evolve, fact_differs, former_columns, require_same
 from sluice.expectations import Expectations
 from sluice.generate.clickhouse import table_statements
-from sluice.generate.files import require_current, topics
+from sluice.generate.files import require_current
+from sluice.generate.files import topics as topic_names
 from sluice.generate.star import star_statements
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.monitor import Monitor
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
 from sluice.quality import FAIL, Check, Quality, QualityReport, graded
+from sluice.ranges import Plans
 from sluice.rebuild import Rebuild, RebuildReport
+from sluice.recovery import MENDED, Recovery
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
-from sluice.relay.reading import exact_snapshot, fenced_reading
+from sluice.relay.reading import (
+    ExactSnapshot,
+    FencedReading,
+    division,
+    exact_snapshot,
+    fenced_reading,
+)
 from sluice.relay.rows import present_rows
+from sluice.relay.snapshot import replacing
 from sluice.repair import AUTO, DIFF, Repair, selected
 from sluice.repair import forecast as describe_repair
 from sluice.results import Results
@@ -82,7 +96,7 @@ def initialise(settings: Settings) -> list[str]:
     """
     catalog = load_catalog(settings.models)
     require_current(catalog, settings.out)
-    Topics(settings.kafka).ensure(topics(catalog))
+    Topics(settings.kafka).ensure(topic_names(catalog))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         done, stopped = create_warehouse(clickhouse, catalog)
     with slots.session(settings.postgres) as cursor:
@@ -173,41 +187,72 @@ def drain(settings: Settings, table: str) -> DrainReport:
 
 
 def resync(
-    settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
+    settings: Settings,
+    name: str,
+    *,
+    lower: str = "",
+    upper: str = "",
+    keys: Sequence[str] = (),
+    restart: bool = False,
 ) -> ResyncReport:
     """Read a table, or some of its keys, again from Postgres; see Resync.run."""
     table = load_catalog(settings.models).table(name)
-    return _resync(settings, table, _selection(table, lower, upper, keys))
+    selection = _selection(table, lower, upper, keys)
+    with resyncing(settings, table) as step:
+        return step.run(table, selection, restart=restart)
 
 
-def _resync(settings: Settings, table: Table, selection: Selection) -> ResyncReport:
+@contextmanager
+def resyncing(
+    settings: Settings, table: Table, within: ExactSnapshot | None = None
+) -> Iterator[Resync]:
+    """What reads a table again; a gap in its topic is passed first, as its rows are read anew.
+
+    Args:
+        within: where rows are read, for all ranges; without it each has a fence of its own.
+    """
     catalog = load_catalog(settings.models)
     topics = Topics(settings.kafka)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as drain:
         decoder = _decoder(clickhouse, catalog, table.name)
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(_QUERIES))
 
         def drain_once() -> None:
-            try:
+            with suppress(StaleCheckpoint):  # another drain is at work
                 drain.run(decoder)
-            except StaleCheckpoint:
-                return  # another drain is at work
-            except TopicGap:
-                drain.skip_gap(table)
 
-        drain_once()  # a gap shows only until the topic is as long again as it was
-        return Resync(
+        try:
+            drain_once()  # a gap shows only until the topic is as long again as it was
+        except TopicGap:
+            plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
+            drain.skip_gap(table)
+
+        def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
+            if within is not None:
+                return within.reading(settings, of, topics, drain_once)
+            return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
+
+        yield Resync(
             clickhouse=clickhouse,
-            reading=lambda of, by_offset: fenced_reading(
-                settings, of, topics, drain_once, by_offset=by_offset
-            ),
-        ).run(table, selection)
+            reading=reading,
+            division=partial(division, settings),
+            plans=plans,
+        )
+
+
+def _resync(
+    settings: Settings, table: Table, selection: Selection, within: ExactSnapshot | None = None
+) -> ResyncReport:
+    with resyncing(settings, table, within) as step:
+        return step.run(table, selection, restart=True)
 
 
 def differences(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Table, TableFindings]]:
     """What a deep check finds in tables now; nothing is kept or repaired."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
-        deep = _deep_check(settings, clickhouse, _quality(settings, catalog, clickhouse, run))
+        checks = _quality(settings, catalog, clickhouse, run)
+        deep = _deep_check(clickhouse, _drained_snapshot(settings, checks))
         return list(deep.tables(catalog.select(tuple(names))))
 
 
@@ -232,11 +277,83 @@ def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -
     done = _close_gaps(settings, catalog) if mode == DIFF else []
     found = differences(settings, names)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        step = Repair(clickhouse=clickhouse, resync=lambda *chosen: _resync(settings, *chosen))
+        step = Repair(clickhouse=clickhouse, resync=partial(_resync, settings))
         for table, findings in found:
             report = step.run(table, findings, mode)
             done.append(report.sentence() if report else describe_repair(table, findings))
     return done + [rebuild(settings, fact.name).sentence() for fact in catalog.facts]
+
+
+def recover(settings: Settings) -> Iterator[str]:
+    """Bring everything back to equality after changes were lost, without dropping a table.
+
+    Where the slot is of no use, or the server is another one, a new slot is made first; see
+    Recovery. Where the relay can go on, what differs is read again; see `repair`.
+
+    Returns:
+        What is done, a line each, as it is done.
+
+    Raises:
+        NotReady: a relay is needed and does not run, or set-up is not finished.
+        WrongUsage: the slot is Redpanda Connect's.
+    """
+    catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
+    topics.ensure(topic_names(catalog))
+    fault = _fault(settings, catalog, topics)
+    if fault is None:
+        yield from repair(settings)
+        return
+    yield fault.what
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        store = ClickHouseStore(clickhouse)
+        checkpoints = [store.checkpoint(table.name) for table in catalog.tables]
+        if CONNECT in {found.source for found in checkpoints if found}:
+            raise WrongUsage(
+                "Redpanda Connect keeps its slot itself",
+                remedy="let it make its slot again; then run: sluice resync --diff",
+            )
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(_QUERIES))
+
+        def drained(table: Table) -> None:
+            plans.drop(table)  # changes were lost since the ranges that are done
+            _drain_all(run, _decoder(clickhouse, catalog, table.name))
+
+        step = Recovery(
+            drained=drained,
+            raise_epoch=run.raise_epoch,
+            replacing=lambda: replacing(settings, catalog, topics),
+            compare=lambda within: _deep_check(clickhouse, lambda: nullcontext(within)),
+            repair=lambda within: Repair(
+                clickhouse=clickhouse, resync=partial(_resync, settings, within=within)
+            ),
+        )
+        yield from step.run(catalog.tables, fault)
+    for fact in catalog.facts:
+        yield rebuild(settings, fact.name).sentence()
+    yield "start the relay: sluice up, or sluice relay"
+
+
+def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError | None:
+    """Why the relay cannot go on from its slot; None where it can."""
+    try:
+        ready = slots.prepare(settings.postgres, settings.relay, catalog, topics, snapshot=False)
+    except SlotBusy:
+        return None
+    except MENDED as error:
+        return error
+    return None if ready.confirmed_lsn is not None else SlotMissing("there is no slot")
+
+
+def _drain_all(run: Drain, decoder: Decoder) -> None:
+    """Drain to the topic's end; what is missing from the topic is found by comparing."""
+    while True:
+        try:
+            if run.run(decoder).caught_up:
+                return
+        except StaleCheckpoint:
+            continue  # another drain is at work
+        except TopicGap:
+            run.skip_gap(decoder.table)
 
 
 def _close_gaps(settings: Settings, catalog: Catalog) -> list[str]:
@@ -394,6 +511,7 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
         queries=queries,
         rebuilds=rebuilds,
         slot=settings.relay.slot,
+        had_slot=lambda: slots.snapshot_taken(Topics(settings.kafka), settings.relay),
         exact=lambda tables: _exact_fence(settings, tables),
         catch_up=catch_up,
         seconds=settings.quality_seconds,
@@ -410,7 +528,7 @@ def _deep(
     tables: Sequence[Table],
 ) -> tuple[Check, ...]:
     """The deep checks of tables and of the facts whose own table is among them."""
-    deep = _deep_check(settings, clickhouse, checks)
+    deep = _deep_check(clickhouse, _drained_snapshot(settings, checks))
     compared = list(deep.tables(tables))
     found = [table_check(table, findings) for table, findings in compared]
     facts = [fact for fact in catalog.facts if fact.table in tables]
@@ -420,7 +538,21 @@ def _deep(
     return kept
 
 
-def _deep_check(settings: Settings, clickhouse: ClickHouse, checks: Quality) -> DeepCheck:
+def _deep_check(
+    clickhouse: ClickHouse, snapshot: Callable[[], AbstractContextManager[ExactSnapshot]]
+) -> DeepCheck:
+    def epoch(table: Table) -> int:
+        found = ClickHouseStore(clickhouse).checkpoint(table.name)
+        return found.epoch if found else 0
+
+    return DeepCheck(clickhouse=clickhouse, snapshot=snapshot, epoch=epoch)
+
+
+def _drained_snapshot(
+    settings: Settings, checks: Quality
+) -> Callable[[], AbstractContextManager[ExactSnapshot]]:
+    """Opens PostgreSQL at a point that the drain has passed."""
+
     def passed(point: int) -> None:
         if not checks.passed(point):
             raise NotReady(
@@ -428,13 +560,7 @@ def _deep_check(settings: Settings, clickhouse: ClickHouse, checks: Quality) -> 
                 remedy="see: sluice status, sluice logs relay",
             )
 
-    def epoch(table: Table) -> int:
-        found = ClickHouseStore(clickhouse).checkpoint(table.name)
-        return found.epoch if found else 0
-
-    return DeepCheck(
-        clickhouse=clickhouse, snapshot=lambda: exact_snapshot(settings, passed), epoch=epoch
-    )
+    return lambda: exact_snapshot(settings, passed)
 
 
 def status(settings: Settings) -> dict[str, Any]:

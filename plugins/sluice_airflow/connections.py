@@ -17,6 +17,7 @@ from sluice.settings import (
     Settings,
     read_settings,
 )
+from sluice_airflow.addresses import cdc_page
 
 POSTGRES, REDPANDA, CLICKHOUSE = "sluice_postgres", "sluice_redpanda", "sluice_clickhouse"
 
@@ -31,8 +32,10 @@ def settings_from_connections() -> Settings:
     postgres, redpanda, clickhouse = map(_connection, (POSTGRES, REDPANDA, CLICKHOUSE))
     options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
     driver = dict(clickhouse.extra_dejson)
+    page = settings.alerts.page or cdc_page()
     return replace(
         settings,
+        alerts=replace(settings.alerts, page=page),
         postgres=PostgresSettings(
             host=postgres.host or "127.0.0.1",
             port=postgres.port or 5432,

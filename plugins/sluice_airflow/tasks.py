@@ -176,12 +176,14 @@ def _check(*, deep: bool) -> None:
     from sluice import wiring
 
     with _understood():
-        report = wiring.quality(settings_from_connections(), deep=deep)
+        settings = settings_from_connections()
+        report = wiring.quality(settings, deep=deep)
     for check in report.checks:
         log.log(logging.INFO if check.status == "pass" else logging.WARNING, check.sentence())
     if not report.passed:
         failed = [check.sentence() for check in report.checks if check.status == "fail"]
-        raise AirflowFailException("\n".join(failed))
+        page = settings.alerts.page
+        raise AirflowFailException("\n".join([*failed, *([f"see: {page}"] if page else [])]))
 
 
 @task(task_display_name="which tables?", doc_md="The tables that were chosen in the form.")

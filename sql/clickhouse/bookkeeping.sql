@@ -149,3 +149,25 @@ CREATE TABLE IF NOT EXISTS cdc.resyncs
 ENGINE = MergeTree
 ORDER BY (source_table, finished_at)
 TTL toDateTime(finished_at) + INTERVAL 90 DAY;
+
+-- name: resync_ranges
+-- The key ranges of each resync: written together when it begins, each again when it is drained.
+CREATE TABLE IF NOT EXISTS cdc.resync_ranges
+(
+    source_table LowCardinality(String),
+    run String,
+    number UInt32,
+    selection String COMMENT 'what the run was asked for',
+    epoch UInt16 COMMENT 'the epoch of positions',
+    lower Array(String) COMMENT 'the first key; empty: from the first row on',
+    upper Array(String) COMMENT 'the last key, included; empty: there is none',
+    below Array(String) COMMENT 'the key that the range ends before; empty: there is none',
+    state Enum8('open' = 0, 'done' = 1, 'dropped' = 2),
+    rows UInt64 COMMENT 'open: expected; done: read',
+    deleted UInt64 COMMENT 'rows that Postgres does not have',
+    fence String COMMENT 'the LSN as of which rows were read',
+    noted_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = MergeTree
+ORDER BY (source_table, run, number, state)
+TTL toDateTime(noted_at) + INTERVAL 90 DAY;

@@ -69,7 +69,7 @@ def test_a_slot_that_lost_its_wal_stops_the_relay_until_a_new_snapshot(source: S
             error = relaying.ends()
         assert isinstance(error, SlotLost)
         assert error.remedy is not None
-        assert "sluice relay --snapshot" in error.remedy
+        assert "sluice recover" in error.remedy
     finally:
         source.sql("ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
     with source.relaying(snapshot=True):

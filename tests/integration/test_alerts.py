@@ -23,7 +23,7 @@ from sluice.quality import Check
 from sluice.results import Results
 from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
 from sluice.statements import read_statements
-from tests.conftest import free_ports
+from tests.conftest import drop_slot, free_ports
 from tests.integration.test_loop import checked, relaying
 
 
@@ -141,17 +141,19 @@ def test_slack_and_mail_say_what_where_and_what_to_do(
         "SLUICE_ALERT_SMTP": f"smtp://127.0.0.1:{mail[0]}",
         "SLUICE_ALERT_FROM": "sluice@example.org",
         "SLUICE_ALERT_TO": "one@example.org, two@example.org",
+        "SLUICE_ALERT_WEBHOOK": f"http://127.0.0.1:{web[0]}/hook",
+        "SLUICE_ALERT_PAGE": "https://airflow.example.org/sluice/",
     }
     kept = results_of(results[1], read_settings(environment).alerts)
     kept.keep(16, [check("fail"), check("fail", "products")])
     kept.keep(17, [check("pass"), check("fail", "products")])
-    assert [path for path, _ in web[1]] == ["/slack", "/slack"]
-    assert web[1][0][1]["text"].startswith(
-        "Sluice: 2 findings\n• orders: row_count fail: Postgres 7"
-    )
-    assert web[1][1][1]["text"].startswith(
-        "Sluice: 1 recovered\n• recovered: orders: row_count pass"
-    )
+    assert [path for path, _ in web[1]] == ["/hook", "/slack", "/hook", "/slack"]
+    (_, hook), (_, found), _, (_, ended) = web[1]
+    link = "see: https://airflow.example.org/sluice/"
+    assert hook["page"] == "https://airflow.example.org/sluice/"
+    assert found["text"].startswith("Sluice: 2 findings\n• orders: row_count fail: Postgres 7")
+    assert found["text"].endswith(f"\n{link}")
+    assert ended["text"].startswith("Sluice: 1 recovered\n• recovered: orders: row_count pass")
     assert len(mail[1]) == 2
     first = message_from_string(mail[1][0], policy=policy.default)
     assert (first["To"], first["Subject"]) == (
@@ -159,6 +161,7 @@ def test_slack_and_mail_say_what_where_and_what_to_do(
         "Sluice: 2 findings",
     )
     assert "run: sluice resync products" in first.get_content()
+    assert first.get_content().rstrip().endswith(link)
 
 
 @pytest.mark.services
@@ -214,11 +217,38 @@ def test_a_run_of_the_checks_tells_of_its_findings(
     ]
 
 
+@pytest.mark.services
+def test_a_slot_that_is_gone_is_told_once_and_the_new_one_once(
+    results: tuple[Settings, ClickHouse], web: tuple[int, list[Any]]
+) -> None:
+    services, session = results
+    alerts = read_settings({"SLUICE_ALERT_WEBHOOK": f"http://127.0.0.1:{web[0]}/"}).alerts
+    told = replace(services, alerts=alerts)
+    with relaying(services):
+        checked(services)
+        session.execute("TRUNCATE TABLE cdc.quality_checks")
+    drop_slot(services)
+    for _ in range(2):
+        report = wiring.quality(told)
+        assert not report.passed
+        assert {c.status for c in report.checks if c.check == "caught_up"} == {"unsettled"}
+    with relaying(services, snapshot=True):
+        checked(told)
+        assert wiring.quality(told).passed
+    items = [item for _, body in web[1] for item in body["checks"]]
+    assert [(item["table"], item["check"], item["status"]) for item in items] == [
+        (services.relay.slot, "wal_status", "fail"),
+        (services.relay.slot, "wal_status", "pass"),
+    ]
+    assert items[0]["difference"] == "the slot is gone"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("SLUICE_ALERT_WEBHOOK", "file:///etc/canary"),
         ("SLUICE_ALERT_SLACK", "canary"),
+        ("SLUICE_ALERT_PAGE", "canary"),
         ("SLUICE_ALERT_SMTP", "http://canary"),
         ("SLUICE_ALERT_SMTP", "smtp://canary:70000"),
         ("SLUICE_QUALITY_REPAIR", "canary"),

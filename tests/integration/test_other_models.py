@@ -23,6 +23,7 @@ from sluice.catalog import load_catalog
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.relay.run import run
+from sluice.selection import Selection
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests import logistics
@@ -293,6 +294,37 @@ def test_composite_text_and_uuid_keys_are_checked_deeply_and_read_again_by_range
     assert wiring.resync(settings, "crm_people", keys=[*found["crm_people"].keys]).deleted == 1
     quoted = '"' + str(code).replace('"', '""') + '"'
     assert wiring.resync(settings, "crm_people", lower=quoted, upper=quoted).rows == 1
+    report = wiring.quality(settings, deep=True)
+    assert report.passed, [check.sentence() for check in report.checks]
+    assert_facts_equal_joins(settings, engine)
+
+
+def test_composite_text_and_uuid_keys_are_read_again_in_ranges(
+    settings: Settings, engine: Engine, relay: None
+) -> None:
+    Company(engine, seed=6).work(80)
+    codes = ["a'b", "tab\tx", "back\\slash", "ü", '"q"', "a,b", "~", "A"]
+    with Session(engine) as session, session.begin():
+        person = session.scalars(select(Person)).first()
+        assert person is not None
+        session.add_all(Person(code=code, name=person.name) for code in codes)
+    assert_facts_equal_joins(settings, engine)
+    for statement in (
+        "DELETE FROM cdc.src_shipment WHERE cityHash64(id) % 2",
+        "INSERT INTO cdc.src_shipment SELECT * REPLACE (generateUUIDv4(number) AS id,"
+        " number % 9 - 4 AS tenant_id, 5 AS _version)"
+        " FROM cdc.src_shipment FINAL, numbers(20) LIMIT 20",
+        "DELETE FROM cdc.dim_person WHERE cityHash64(code) % 2",
+        "INSERT INTO cdc.dim_person SELECT * REPLACE (char(33 + number * 4, 39, 92, 9) AS code,"
+        " 5 AS _version) FROM cdc.dim_person FINAL, numbers(20) LIMIT 20",
+    ):
+        wiring.query(settings, statement)
+    for name in ("shipments", "crm_people"):
+        table = CATALOG.table(name)
+        with wiring.resyncing(settings, table) as step:
+            done = replace(step, rows=3).run(table, Selection())
+        assert done.before[1] > 5
+        assert done.deleted == 20
     report = wiring.quality(settings, deep=True)
     assert report.passed, [check.sentence() for check in report.checks]
     assert_facts_equal_joins(settings, engine)

@@ -60,10 +60,12 @@ class Alerts:
             }
             for item in news
         ]
-        _post(self._settings.webhook.get_secret_value(), {"checks": items})
+        body = {"checks": items, "page": self._settings.page}
+        _post(self._settings.webhook.get_secret_value(), body)
 
     def _slack(self, news: Sequence[News]) -> None:
         lines = [_headline(news), *(f"• {item.sentence()}" for item in news)]
+        lines += [f"see: {self._settings.page}"] if self._settings.page else []
         text = "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         _post(self._settings.slack.get_secret_value(), {"text": text})
 
@@ -72,7 +74,9 @@ class Alerts:
         message["Subject"] = _headline(news)
         message["From"] = self._settings.sender
         message["To"] = ", ".join(self._settings.recipients)
-        message.set_content("\n\n".join(item.sentence() for item in news) + "\n")
+        parts = [item.sentence() for item in news]
+        parts += [f"see: {self._settings.page}"] if self._settings.page else []
+        message.set_content("\n\n".join(parts) + "\n")
         server = urlsplit(self._settings.smtp.get_secret_value())
         host, port = server.hostname or "", server.port
         with (

@@ -132,6 +132,16 @@ class PostgresSource:
 
     def slot(self, name: str) -> SlotState:
         """The slot's state; NotReady when there is none yet."""
+        found = self.find_slot(name)
+        if found is None:
+            raise NotReady(
+                f"replication slot {name!r} is not there: the relay has not finished its snapshot",
+                remedy="see: sluice logs relay",
+            )
+        return found
+
+    def find_slot(self, name: str) -> SlotState | None:
+        """The slot's state; None when there is none."""
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 "SELECT confirmed_flush_lsn::text, wal_status, active,"
@@ -142,10 +152,7 @@ class PostgresSource:
             )
             row = cursor.fetchone()
         if row is None or row[0] is None:
-            raise NotReady(
-                f"replication slot {name!r} is not there: the relay has not finished its snapshot",
-                remedy="see: sluice logs relay",
-            )
+            return None
         return SlotState(
             confirmed_lsn=parse_lsn(row[0]),
             wal_status=row[1],

@@ -226,6 +226,9 @@ def resync(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compare, and say what would change.")
     ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Do not go on where a killed run stopped.")
+    ] = False,
 ) -> None:
     """Read rows again from Postgres, behind a fence, while everything goes on."""
     from sluice import wiring
@@ -247,7 +250,17 @@ def resync(
         if dry_run:
             typer.echo(wiring.forecast(settings, table.name, **rows))
         else:
-            typer.echo(wiring.resync(settings, table.name, **rows).sentence())
+            typer.echo(wiring.resync(settings, table.name, **rows, restart=restart).sentence())
+
+
+@app.command()
+def recover(context: typer.Context) -> None:
+    """After a lost slot, a failover or a gap: compare, and bring everything back to equality."""
+    from sluice import wiring
+
+    logging.getLogger("sluice").setLevel(logging.INFO)
+    for line in wiring.recover(context.obj):
+        typer.echo(line)
 
 
 @app.command()

@@ -59,7 +59,7 @@ def create_cluster(data: Path, password: str) -> None:
         command += ["--auth=scram-sha-256", f"--pwfile={file.name}", "--encoding=UTF8"]
         command += ["--locale=C.UTF-8"] if os.uname().sysname == "Linux" else []
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=data, **_identity()
+            command, capture_output=True, text=True, check=False, cwd=data, **identity()
         )
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
@@ -112,7 +112,7 @@ def _make_reachable(data: Path) -> None:
             folder.chmod(mode | stat.S_IXOTH)
 
 
-def _identity() -> dict[str, Any]:
+def identity() -> dict[str, Any]:
     """subprocess arguments that run a command as the server's user, its groups included."""
     user = system_user()
     if user is None:

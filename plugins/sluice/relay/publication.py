@@ -18,7 +18,7 @@ from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete
 from sluice.generate.publication import computed, options
 from sluice.settings import RelaySettings
 
-_AGAIN = "take a new snapshot: sluice relay --snapshot"
+_AGAIN = "bring it and the tables back: sluice recover"
 _OPERATIONS = "insert, update, delete, truncate"
 _KEY = """
 SELECT c.relreplident, i.indisreplident, i.indimmediate, array(

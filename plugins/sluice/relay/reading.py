@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +13,14 @@ from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
 from sluice.errors import Unreachable
+from sluice.events import KeyText
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
-from sluice.relay.rows import RowReader
-from sluice.selection import Selection
+from sluice.relay.rows import RowReader, count_rows, keys_between
+from sluice.selection import Selection, divisible
 from sluice.settings import Settings
+
+_PAUSE = 0.1
 
 
 class FencedReading:
@@ -33,6 +37,7 @@ class FencedReading:
         offset: int | None,
     ) -> None:
         self.fence, self.offset = batch.end_lsn, offset
+        self._epoch = topics.epoch()
         self._batch, self._publisher = batch, publisher
         self._topics, self._drain = topics, drain
         self._rows = RowReader(cursor, table, publisher, batch, self._check, offset)
@@ -55,6 +60,9 @@ class FencedReading:
             committed = self._topics.committed(self._batch.offsets)
             if all(committed[topic] > offset for topic, offset in self._batch.offsets.items()):
                 return
+            if self._topics.epoch() != self._epoch:
+                raise Unreachable("the broker lost its topics; what was read is to be read again")
+            time.sleep(_PAUSE)  # another drain is at work
 
     def _check(self) -> None:
         failed = self._publisher.failed
@@ -87,11 +95,21 @@ def fenced_reading(
         slots.session(settings.postgres) as cursor,
     ):
         _, point = slots.export_snapshot(holder, cursor, settings.relay)
-        publisher = Publisher(settings.kafka, lambda: None)
-        try:
-            yield FencedReading(cursor, table, Batch(end_lsn=point), publisher, topics, drain, end)
-        finally:
-            publisher.abandon()
+        with ExactSnapshot(cursor, point).reading(settings, table, topics, drain, end) as reading:
+            yield reading
+
+
+def division(
+    settings: Settings, table: Table, selection: Selection, rows: int
+) -> tuple[int, list[KeyText]]:
+    """See resync.Division; a selection that cannot be divided has no keys between."""
+    if selection.keys:
+        return len(selection.keys), []
+    with slots.session(settings.postgres) as cursor:
+        total = count_rows(cursor, table, selection)
+        if total <= rows or not divisible(table):
+            return total, []
+        return total, keys_between(cursor, table, selection, rows)
 
 
 @contextmanager
@@ -120,6 +138,22 @@ class ExactSnapshot:
 
     def __init__(self, cursor: Any, point: int) -> None:
         self.point, self._cursor = point, cursor
+
+    @contextmanager
+    def reading(
+        self,
+        settings: Settings,
+        table: Table,
+        topics: Topics,
+        drain: Callable[[], None],
+        offset: int | None = None,
+    ) -> Iterator[FencedReading]:
+        """A fence on a table at this point; see `fenced_reading`."""
+        publisher, batch = Publisher(settings.kafka, lambda: None), Batch(end_lsn=self.point)
+        try:
+            yield FencedReading(self._cursor, table, batch, publisher, topics, drain, offset)
+        finally:
+            publisher.abandon()
 
     def count(self, table: Table) -> int:
         """The table's rows."""

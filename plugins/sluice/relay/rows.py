@@ -121,19 +121,51 @@ def _condition(table: Table, selection: Selection) -> sql.Composable:
         names = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.key)
         keys = sql.SQL(", ").join(map(_literals, selection.keys))
         return sql.SQL("({}) IN ({})").format(names, keys)
-    own = sql.SQL(", ").join(
+    conditions = [
+        sql.SQL(f"({{}}) {sign} {{}}").format(_ordered(table), _literals(bound))
+        for sign, bound in selection.bounds()
+    ]
+    return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+
+def _ordered(table: Table) -> sql.Composable:
+    """The key's parts as both sides order them."""
+    return sql.SQL(", ").join(
         sql.SQL('{}::text COLLATE "C"' if ordered_as_text(column) else "{}").format(
             sql.Identifier(column.name)
         )
         for column in table.key
     )
-    bounds = [(">=", selection.lower), ("<=", selection.upper)]
-    conditions = [
-        sql.SQL(f"({{}}) {sign} {{}}").format(own, _literals(bound))
-        for sign, bound in bounds
-        if bound is not None
-    ]
-    return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+
+def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
+    """How many rows are selected."""
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+        sql.Identifier(table.schema, table.relation), _condition(table, selection)
+    )
+    cursor.execute(query)
+    return int(cursor.fetchone()[0])
+
+
+def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> list[KeyText]:
+    """The key of every selected row that comes after another `rows` of them, in their order.
+
+    Cost: one scan of the key's index, or a sort of all keys where they are text.
+    """
+    names = [sql.Identifier(column.name) for column in table.key]
+    query = sql.SQL(
+        "SELECT {texts} FROM (SELECT {names}, row_number() OVER (ORDER BY {ordered}) - 1 AS n"
+        " FROM {place} WHERE {condition}) AS numbered WHERE n > 0 AND n % {rows} = 0 ORDER BY n"
+    ).format(
+        texts=sql.SQL(", ").join(map(sql.SQL("{}::text").format, names)),
+        names=sql.SQL(", ").join(names),
+        ordered=_ordered(table),
+        place=sql.Identifier(table.schema, table.relation),
+        condition=_condition(table, selection),
+        rows=sql.Literal(rows),
+    )
+    cursor.execute(query)
+    return [tuple(key) for key in cursor.fetchall()]
 
 
 def _literals(parts: Sequence[str]) -> sql.Composable:

@@ -43,7 +43,7 @@ SELECT coalesce(s.total_txns, 0),
     (extract(epoch FROM greatest(b.stats_reset, s.stats_reset)) * 1000)::int8
 FROM pg_stat_bgwriter b LEFT JOIN pg_stat_replication_slots s ON s.slot_name = %s
 """
-SNAPSHOT = "take a new snapshot: sluice relay --snapshot"
+RECOVER = "bring slot and tables back: sluice recover"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ def prepare(
             if row is None and noted and noted["consistent_point"]:
                 raise SlotMissing(
                     f"replication slot {relay.slot!r} is gone; changes since are unknown",
-                    remedy=SNAPSHOT,
+                    remedy=RECOVER,
                 )
             _require_same_slot(cursor, relay.slot, mark)
         if row is None or snapshot:
@@ -113,6 +113,12 @@ def reader(cursor: Any, name: str) -> int | None:
     """The process in Postgres that reads from the slot; None where none does or there is none."""
     row = _slot(cursor, name)
     return None if row is None else row[2]
+
+
+def snapshot_taken(topics: Topics, relay: RelaySettings) -> bool:
+    """Whether a snapshot is noted to be complete, so that there was a slot."""
+    noted = topics.slot_note(relay.slot)
+    return bool(noted and noted["consistent_point"])
 
 
 def mark(cursor: Any, name: str, lsn: str) -> SlotMark:
@@ -259,8 +265,7 @@ def _require_same_server(cursor: Any, noted: dict[str, Any] | None, wal: int) ->
     if what:
         raise SourceChanged(
             what,
-            remedy="if that is meant: drop the ClickHouse databases cdc and olap, then run:"
-            " sluice init, sluice relay --snapshot",
+            remedy="if that is meant, bring slot and tables back: sluice recover",
         )
 
 
@@ -272,7 +277,7 @@ def _require_same_slot(cursor: Any, name: str, noted: SlotMark) -> None:
         raise SlotRecreated(
             f"replication slot {name!r} was dropped and made again; it does not have the changes"
             " in between",
-            remedy=SNAPSHOT,
+            remedy=RECOVER,
         )
 
 
@@ -282,13 +287,12 @@ def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
     if wal_status == "lost" or confirmed is None:
         raise SlotLost(
             f"replication slot {name!r} was invalidated: WAL it needed is removed",
-            remedy="raise max_slot_wal_keep_size, then run: sluice relay --snapshot",
+            remedy="raise max_slot_wal_keep_size, then run: sluice recover",
         )
     if parse_lsn(confirmed) > _wal_end(cursor):
         raise SourceChanged(
             f"slot {name!r} is ahead of the server's WAL: the server went back in time",
-            remedy="drop the ClickHouse databases cdc and olap, then run:"
-            " sluice init, sluice relay --snapshot",
+            remedy=RECOVER,
         )
     return parse_lsn(confirmed)
 

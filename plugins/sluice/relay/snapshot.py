@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg2 import sql
@@ -22,6 +23,7 @@ from sluice.positions import format_lsn
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
+from sluice.relay.reading import ExactSnapshot
 from sluice.relay.rows import RowReader
 from sluice.relay.telemetry import Progress
 from sluice.settings import RelaySettings, Settings
@@ -61,11 +63,43 @@ def take(
         tables = catalog.tables
         temporary, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
-        topics.note_mark(relay.slot, SlotMark())  # the new slot is counted from 0
-        copy = "SELECT pg_copy_logical_replication_slot(%s, %s, false)"
-        cursor.execute(copy, [temporary, relay.slot])
-        slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
+        _make_permanent(cursor, relay, catalog, topics, temporary, batch.end_lsn)
     log.info("snapshot: complete at %s", format_lsn(batch.end_lsn))
+
+
+@contextmanager
+def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[ExactSnapshot]:
+    """Put a new slot in the place of the one that is there or was.
+
+    Within the context PostgreSQL is as of the new slot's point, and who enters it sees to it that
+    ClickHouse is so when it ends; then the slot is there. Killed before, none is, and a relay that
+    is started takes a snapshot of everything.
+
+    Raises:
+        SlotBusy: another relay takes a snapshot.
+    """
+    relay = settings.relay
+    with (
+        slots.replication(settings.postgres) as holder,
+        slots.session(settings.postgres) as cursor,
+    ):
+        _claim(cursor, relay.slot)
+        slots.drop(cursor, relay.slot, topics)
+        publications.ensure(cursor, relay, catalog)
+        temporary, point = slots.export_snapshot(holder, cursor, relay)
+        yield ExactSnapshot(cursor, point)
+        cursor.execute("COMMIT")
+        _make_permanent(cursor, relay, catalog, topics, temporary, point)
+    log.info("slot %s begins at %s", relay.slot, format_lsn(point))
+
+
+def _make_permanent(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, temporary: str, point: int
+) -> None:
+    topics.note_mark(relay.slot, SlotMark())  # the new slot is counted from 0
+    copy = "SELECT pg_copy_logical_replication_slot(%s, %s, false)"
+    cursor.execute(copy, [temporary, relay.slot])
+    slots.note(cursor, relay, catalog, topics, format_lsn(point))
 
 
 def add(

@@ -1,0 +1,58 @@
+"""Recovery: a new slot where the old one is of no use, and everything as it is at its point.
+
+What was lost between the two nobody knows. So each table is compared with PostgreSQL as of the
+point where the new slot begins, and what differs is read again in the same snapshot. When all of it
+is drained, the slot is there. Killed before, recovery starts again with another slot; what it
+brought is equal by then and is not read twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from sluice.catalog import Table
+from sluice.deep import DeepCheck
+from sluice.errors import (
+    PublicationIncomplete,
+    SlotLost,
+    SlotMissing,
+    SlotRecreated,
+    SourceChanged,
+)
+from sluice.relay.reading import ExactSnapshot
+from sluice.repair import DIFF, Repair, forecast
+
+# Errors of a relay's preparation that a new slot mends.
+MENDED = (SlotMissing, SlotLost, SlotRecreated, SourceChanged, PublicationIncomplete)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """Brings tables back after changes were lost.
+
+    Attributes:
+        drained: drains a table to its topic's end, whatever the topic lacks.
+        raise_epoch: of a table's positions.
+        replacing: opens a new slot's snapshot; the slot is there when the context ends.
+        compare, repair: in a snapshot.
+    """
+
+    drained: Callable[[Table], None]
+    raise_epoch: Callable[[Table], None]
+    replacing: Callable[[], AbstractContextManager[ExactSnapshot]]
+    compare: Callable[[ExactSnapshot], DeepCheck]
+    repair: Callable[[ExactSnapshot], Repair]
+
+    def run(self, tables: Sequence[Table], fault: Exception) -> Iterator[str]:
+        """Recover from what the relay's preparation raised; what was done, a line each."""
+        for table in tables:
+            self.drained(table)
+            if isinstance(fault, SourceChanged):  # its LSNs cannot be compared with those before
+                self.raise_epoch(table)
+        with self.replacing() as snapshot:
+            repair = self.repair(snapshot)
+            for table, findings in self.compare(snapshot).tables(tables):
+                report = repair.run(table, findings, DIFF)
+                yield report.sentence() if report else forecast(table, findings)

@@ -1,0 +1,292 @@
+"""After changes were lost for good, one command brings both sides to equality; no table is dropped.
+
+Each test loses changes on a stack of its own kind of fault, recovers, lets a relay go on, and
+compares every column. The failover is the last: what its server became, it stays.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+
+from sluice import wiring
+from sluice.adapters.postgres import PostgresSource, connection_options
+from sluice.catalog import load_catalog
+from sluice.embedded import postgres
+from sluice.embedded.programs import STORES
+from sluice.embedded.stack import Stack
+from sluice.errors import SlotLost, SlotMissing, SluiceError, SourceChanged
+from sluice.relay.run import run
+from sluice.settings import PROJECT, Settings, read_settings
+from store_api.database import create_tables, make_engine
+from store_api.demo import load
+from tests.conftest import drop_slot, free_ports, stack_environment, temporary_home
+from tests.faults.source import until
+from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+from tests.integration.test_resync import make_again
+from tests.oracle import change
+
+pytestmark = pytest.mark.services
+
+CATALOG = load_catalog("models")
+TABLES = len(CATALOG.tables)
+
+
+@dataclass(slots=True, kw_only=True)
+class Pipeline:
+    settings: Settings
+    stack: Stack
+    environment: dict[str, str]
+    changes: random.Random
+
+    def sql(self, *statements: str) -> Any:
+        """Run each by itself; the first value of the last."""
+        with closing(psycopg2.connect(**connection_options(self.settings.postgres))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+                return cursor.fetchone()[0] if cursor.description else None
+
+    def change(self, count: int = 150) -> None:
+        """Inserts, updates, deletes and key changes."""
+        engine = make_engine(self.settings.postgres)
+        change(engine, self.changes, count)
+        engine.dispose()
+
+    def refused(self) -> SluiceError:
+        """What a relay ends with."""
+        with pytest.raises(SluiceError) as caught:
+            run(self.settings, CATALOG)
+        return caught.value
+
+    def recover(self) -> list[str]:
+        return list(wiring.recover(self.settings))
+
+    def equal(self) -> None:
+        """Both sides are, in every column, and stay so when changes go on."""
+        engine = make_engine(self.settings.postgres)
+        with relaying(self.settings):
+            assert_fact_equals_join(self.settings, engine)
+            report = wiring.quality(self.settings, deep=True)
+            assert report.passed, [check.sentence() for check in report.checks]
+            self.change(60)
+            assert_fact_equals_join(self.settings, engine)
+        engine.dispose()
+
+    def broker_crash(self) -> None:
+        """The broker is killed and forgets everything; another one is there after."""
+        broker = psutil.Process(self.stack.states()["broker"].pid)
+        broker.kill()
+        until(lambda: self.stack.states()["broker"].pid not in {broker.pid, 0})
+        self.stack.start(("broker",), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        Stack(read_settings(environment)).launch()
+        settings = read_settings(environment)
+        stack = Stack(settings)
+        made = Pipeline(
+            settings=settings, stack=stack, environment=environment, changes=random.Random(4)
+        )
+        try:
+            stack.start(STORES, lambda _: None)
+            postgres.ensure_database(settings.postgres, settings.postgres.database)
+            create_tables(settings.postgres)
+            wiring.initialise(settings)
+            load(settings, customers=40, orders=200, seed=6)
+            with relaying(settings):
+                checked(settings)
+            yield made
+        finally:
+            stack.stop()
+
+
+def lose_wal(pipeline: Pipeline) -> None:
+    """Let PostgreSQL remove WAL that the slot needs."""
+    pipeline.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
+    try:
+        for _ in range(6):
+            pipeline.sql("CREATE TABLE filler (id int)", "DROP TABLE filler")
+            pipeline.sql("SELECT pg_switch_wal()", "CHECKPOINT")
+        until(
+            lambda: (
+                PostgresSource(pipeline.settings.postgres)
+                .slot(pipeline.settings.relay.slot)
+                .wal_status
+                == "lost"
+            )
+        )
+    finally:
+        pipeline.sql("ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
+
+
+def drop(pipeline: Pipeline) -> None:
+    drop_slot(pipeline.settings)
+
+
+@pytest.mark.parametrize(("lose", "kind"), [(lose_wal, SlotLost), (drop, SlotMissing)])
+def test_after_a_slot_was_lost_what_differs_is_read_again_and_nothing_else(
+    pipeline: Pipeline, lose: Any, kind: type[SluiceError]
+) -> None:
+    pipeline.change()
+    lose(pipeline)
+    pipeline.change()
+    error = pipeline.refused()
+    assert isinstance(error, kind)
+    assert error.remedy is not None
+    assert "sluice recover" in error.remedy
+    told = pipeline.recover()
+    assert any(" keys), " in line for line in told), told
+    assert not any("(all rows)" in line for line in told), told
+    pipeline.equal()
+
+
+@pytest.mark.parametrize("lines", [1, 3, 1 + TABLES])
+def test_a_recovery_that_is_killed_is_finished_by_the_next(pipeline: Pipeline, lines: int) -> None:
+    drop(pipeline)
+    pipeline.change()
+    paths = f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.interrupted_recovery", str(lines)],
+        env={**pipeline.environment, "PYTHONPATH": paths},
+        cwd=PROJECT,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert pipeline.sql("SELECT count(*) FROM pg_replication_slots WHERE NOT temporary") == 0
+    pipeline.change()
+    pipeline.recover()
+    pipeline.equal()
+
+
+def test_after_slot_and_broker_were_lost_together_both_sides_are_equal_again(
+    pipeline: Pipeline,
+) -> None:
+    drop(pipeline)
+    pipeline.change()
+    pipeline.broker_crash()
+    pipeline.recover()
+    pipeline.equal()
+
+
+def test_after_a_broker_forgot_what_it_had_acknowledged_both_sides_are_equal_again(
+    pipeline: Pipeline,
+) -> None:
+    settings = pipeline.settings
+    durable = replace(settings, relay=replace(settings.relay, ack="broker"))
+    with relaying(durable):
+        checked(durable)
+        pipeline.change()
+        end = pipeline.sql("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+        source = PostgresSource(settings.postgres)
+        until(lambda: source.slot(settings.relay.slot).confirmed_lsn >= end)
+    pipeline.broker_crash()
+    with relaying(settings):
+        checked(settings)
+        assert not wiring.quality(settings, deep=True).passed
+        pipeline.recover()
+    pipeline.equal()
+
+
+def test_after_a_gap_in_a_topic_both_sides_are_equal_again(pipeline: Pipeline) -> None:
+    with relaying(pipeline.settings):
+        checked(pipeline.settings)
+    make_again(pipeline.settings, "cdc.order_items")
+    with relaying(pipeline.settings):
+        pipeline.change()
+        pipeline.recover()
+    pipeline.equal()
+
+
+def test_after_a_failover_that_lost_commits_both_sides_are_equal_again(
+    pipeline: Pipeline,
+) -> None:
+    """ClickHouse has commits that the promoted standby never saw, and the other way round."""
+    primary = pipeline.settings
+    with relaying(primary):
+        checked(primary)
+        with standby(pipeline) as second:
+            replica = replace(pipeline, settings=second)
+            end = pipeline.sql("SELECT pg_current_wal_lsn()::text")
+            until(
+                lambda: replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'::pg_lsn") is True
+            )
+            replica.sql("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+            until(lambda: replica.sql("SELECT count(*) FROM pg_stat_wal_receiver") == 0)
+            pipeline.change()
+            checked(primary)
+            fail_over(pipeline, replica)
+
+
+def fail_over(pipeline: Pipeline, replica: Pipeline) -> None:
+    """The primary is gone, the standby takes its place and goes its own way."""
+    pipeline.stack.halt(("postgres",))
+    replica.sql("SELECT pg_promote()")
+    until(lambda: replica.sql("SELECT NOT pg_is_in_recovery()") is True)
+    replica.change()
+    assert isinstance(replica.refused(), SourceChanged)
+    before = epochs(replica.settings)
+    told = replica.recover()
+    assert any(" keys), " in line for line in told), told
+    assert epochs(replica.settings) == {name: epoch + 1 for name, epoch in before.items()}
+    replica.equal()
+
+
+def epochs(settings: Settings) -> dict[str, int]:
+    query = "SELECT source_table, max(epoch) FROM cdc.checkpoints GROUP BY source_table"
+    return dict(wiring.query(settings, query)[1])
+
+
+@contextmanager
+def standby(pipeline: Pipeline) -> Iterator[Settings]:
+    """A second cluster that follows the first; the settings that reach it."""
+    first = pipeline.settings.postgres
+    (port,) = free_ports(1)
+    data = pipeline.settings.home / "postgres-standby"
+    copy = [str(postgres.BINARIES / "pg_basebackup"), "-D", str(data), "-R", "-c", "fast"]
+    copy += ["-h", first.host, "-p", str(first.port), "-U", first.user]
+    environment = {**os.environ, "PGPASSWORD": first.password.get_secret_value()}
+    subprocess.run(copy, env=environment, check=True, capture_output=True)
+    own(data, postgres.system_user())
+    with (pipeline.settings.home / "logs" / "standby.log").open("wb") as log:
+        server = subprocess.Popen(
+            postgres.command(data, port), cwd=data, stdout=log, stderr=log, **postgres.identity()
+        )
+    settings = replace(pipeline.settings, postgres=replace(first, port=port))
+    try:
+        until(lambda: answers(settings))
+        yield settings
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+
+
+def own(data: Path, user: str | None) -> None:
+    if user is not None:
+        subprocess.run(["chown", "-R", user, str(data)], check=True)
+
+
+def answers(settings: Settings) -> bool:
+    try:
+        PostgresSource(settings.postgres).ping()
+    except SluiceError:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""A resync that is killed between any two effects, beside a store that writes, is gone on with."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.catalog import load_catalog
+from sluice.embedded.stack import Stack
+from sluice.resync import POINTS
+from sluice.selection import Selection
+from sluice.settings import PROJECT, Settings
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+from tests.integration.test_resync import corrupt, make_again
+from tests.oracle import change
+
+pytestmark = pytest.mark.services
+
+ITEMS = load_catalog("models").table("order_items")
+ROWS = 60
+KEPT = """
+INSERT INTO order_items SELECT kept.* FROM kept
+JOIN orders ON orders.id = order_id JOIN products ON products.id = product_id
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    load(services, customers=50, orders=300, seed=1)
+    with made.begin() as connection:
+        connection.execute(text("CREATE TABLE kept AS SELECT * FROM order_items"))
+    with relaying(services):
+        checked(services)
+        yield made
+    with made.begin() as connection:
+        connection.execute(text("DROP TABLE kept"))
+    made.dispose()
+
+
+@pytest.fixture(autouse=True)
+def forgotten(services: Settings, engine: Engine) -> None:
+    """Nothing is left of earlier runs."""
+    wiring.query(services, "TRUNCATE TABLE cdc.resync_ranges")
+
+
+@contextmanager
+def writing(engine: Engine, seed: int) -> Iterator[None]:
+    """Inserts, updates, deletes, key changes, and now and then a truncation."""
+    stop, chance = threading.Event(), random.Random(seed)
+
+    def write() -> None:
+        while not stop.is_set():
+            change(engine, chance, 60)
+            with engine.begin() as connection:
+                connection.execute(text("TRUNCATE order_items"))
+                connection.execute(text(KEPT))
+
+    busy = threading.Thread(target=write)
+    busy.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        busy.join()
+
+
+def killed(settings: Settings, point: str, times: int) -> None:
+    """A resync in a process of its own that is killed where it has reached the point so often."""
+    command = [sys.executable, "-m", "tests.integration.interrupted_resync"]
+    ports = {
+        "SLUICE_POSTGRES_PORT": settings.postgres.port,
+        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
+        "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
+    }
+    process = subprocess.run(
+        [*command, ITEMS.name, str(ROWS), point, str(times)],
+        env={**Stack(settings).environment(), **{k: str(v) for k, v in ports.items()}},
+        cwd=PROJECT,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+
+
+def states(settings: Settings) -> dict[str, int]:
+    """State -> ranges of the newest run."""
+    query = (
+        "SELECT state, count() FROM (SELECT toString(max(state)) AS state FROM cdc.resync_ranges"
+        " WHERE run = (SELECT argMax(run, noted_at) FROM cdc.resync_ranges) GROUP BY number)"
+        " GROUP BY state"
+    )
+    return dict(wiring.query(settings, query)[1])
+
+
+def test_every_point_is_reached_and_each_range_has_a_fence_of_its_own(
+    services: Settings, engine: Engine
+) -> None:
+    passed: list[str] = []
+    with wiring.resyncing(services, ITEMS) as step:
+        report = replace(step, rows=ROWS, reached=passed.append).run(ITEMS, Selection())
+    assert set(passed) == set(POINTS)
+    ranges = passed.count("range noted")
+    assert ranges > 5
+    assert report.before == (0, ranges)
+    fences = "SELECT uniqExact(fence) FROM cdc.resync_ranges WHERE state = 'done'"
+    assert wiring.query(services, fences)[1] == [(ranges,)]
+    assert states(services) == {"done": ranges}
+
+
+@pytest.mark.parametrize(
+    ("point", "times"), [*((point, 3) for point in POINTS[1:-1]), (POINTS[2], 1)]
+)
+def test_a_resync_that_is_killed_goes_on_at_the_range_beside_writes(
+    services: Settings, engine: Engine, point: str, times: int
+) -> None:
+    corrupt(services)
+    with writing(engine, seed=POINTS.index(point)):
+        killed(services, point, times)
+        done = times if point == "range noted" else times - 1
+        assert states(services).get("done", 0) == done
+        report = wiring.resync(services, "order_items")
+    assert report.before[0] == done
+    assert states(services) == {"done": report.before[1]}
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.parametrize("point", ["planned", "run recorded"])
+def test_a_resync_that_is_killed_before_or_after_all_ranges_is_done_whole_by_the_next(
+    services: Settings, engine: Engine, point: str
+) -> None:
+    corrupt(services)
+    with writing(engine, seed=11):
+        killed(services, point, 1)
+        assert wiring.resync(services, "order_items").before[0] == 0
+    assert_fact_equals_join(services, engine)
+
+
+def test_what_was_asked_for_otherwise_is_not_gone_on_with(
+    services: Settings, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        last = connection.scalar(text("SELECT max(id) FROM order_items"))
+    killed(services, "range noted", 2)
+    assert wiring.resync(services, "order_items", upper=str(last)).before[0] == 0
+    assert wiring.resync(services, "order_items", restart=True).before[0] == 0
+    assert_fact_equals_join(services, engine)
+
+
+def test_a_gap_in_the_topic_takes_back_the_ranges_that_were_done(
+    services: Settings, engine: Engine
+) -> None:
+    killed(services, "range noted", 3)
+    make_again(services, ITEMS.topic)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE order_items SET quantity = quantity + 1"))
+    assert wiring.resync(services, "order_items").before[0] == 0
+    assert_fact_equals_join(services, engine)
+
+
+def test_an_unfinished_run_of_long_ago_is_not_gone_on_with(
+    services: Settings, engine: Engine
+) -> None:
+    killed(services, "range noted", 2)
+    older = "ALTER TABLE cdc.resync_ranges UPDATE noted_at = noted_at - toIntervalHour(7)"
+    wiring.query(services, f"{older} WHERE 1 SETTINGS mutations_sync = 1")
+    assert wiring.resync(services, "order_items").before[0] == 0
+
+
+def test_progress_and_time_left_are_told(
+    services: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(services, "range noted", 2)
+    with caplog.at_level("INFO", logger="sluice.resync"):
+        report = wiring.resync(services, "order_items")
+    told = [record.getMessage() for record in caplog.records if record.name == "sluice.resync"]
+    ranges = report.before[1]
+    assert told[0] == (
+        f"resync: order_items goes on where a run stopped: 2 of {ranges} ranges are done"
+    )
+    assert told[1].startswith(f"resync: order_items: 3 of {ranges} ranges, {ROWS} rows read again")
+    assert told[1].endswith(" s left")
+    assert told[-1].startswith(f"resync: order_items: {ranges} of {ranges} ranges, ")
+    assert f"; 2 of {ranges} ranges were done before" in report.sentence()
