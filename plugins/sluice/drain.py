@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from uuid import uuid4
 
 from sluice.catalog import Table
@@ -29,6 +30,7 @@ from sluice.events import (
     Reject,
     Truncated,
 )
+from sluice.pace import Pace
 from sluice.ports import ChangeLog, Checkpoint, DrainReport, StateStore
 from sluice.row_form import RowForm
 from sluice.settings import DrainSettings
@@ -85,6 +87,11 @@ class Drain:
         first = checkpoint = self._resume(table)
         events = rejected = 0
         caught_up = False
+        pace = Pace(
+            log,
+            f"{table.name}: {{}} events",
+            lambda: self.changes.end(table.topic) - first.next_offset,
+        )
         with ThreadPoolExecutor(1) as writer, _collector_off():
             writing: Future[tuple[Checkpoint, int]] | None = None
             for records in self._read(table, checkpoint):
@@ -97,6 +104,7 @@ class Drain:
                     rejected += rejects
                 writing = writer.submit(self._advance, decoder, checkpoint, records, decoded)
                 events += len(records)
+                pace.at(events)
                 if events >= self.limits.events:
                     break
             if writing is not None:
@@ -111,6 +119,7 @@ class Drain:
             seconds=time.monotonic() - started,
             freshness_s=_age(checkpoint.committed_at) if events else None,
             caught_up=caught_up,
+            waiting=0 if caught_up else self.changes.end(table.topic) - checkpoint.next_offset,
         )
         if events:
             self.store.record(report, checkpoint.broker_epoch)
@@ -260,7 +269,7 @@ class Drain:
         table = decoder.table
         self.reached("chunk read")
         source = _one_source(table, checkpoint, decoded)
-        self._refuse_poison(table, len(records), decoded.rejects)
+        self._refuse_poison(table, records, decoded.rejects)
         unresolved, truncated = self._store(decoder, decoded, checkpoint.truncated)
         rejects = decoded.rejects + unresolved
         if rejects:
@@ -280,11 +289,18 @@ class Drain:
         self.reached("group told")
         return following, len(rejects)
 
-    def _refuse_poison(self, table: Table, events: int, rejects: list[Reject]) -> None:
-        if len(rejects) < FEW_REJECTS or len(rejects) <= events * self.limits.reject_ratio:
+    def _refuse_poison(
+        self, table: Table, records: Sequence[Record], rejects: Sequence[Reject]
+    ) -> None:
+        many = len(rejects) > max(FEW_REJECTS - 1, len(records) * self.limits.reject_ratio)
+        if many:
+            what = f"{len(rejects)} of {len(records)} events are invalid"
+        elif (run := _longest_run(records, rejects)) > self.limits.reject_run:
+            what = f"{run} events in a row are invalid"
+        else:
             return
         raise PoisonedTopic(
-            f"{table.topic}: {len(rejects)} of {events} events are invalid, first at offset"
+            f"{table.topic}: {what}, first at offset"
             f" {rejects[0].record.offset}: {rejects[0].reason}",
             remedy="nothing was drained past them; mend the models (make generate, sluice init)"
             " or the producer, then run: sluice drain " + table.name,
@@ -358,6 +374,15 @@ def _collector_off() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:
+    """How many records in a row were rejected at most; rejects are in the records' order."""
+    if not rejects:
+        return 0
+    rejected = {reject.record.offset for reject in rejects}
+    runs = groupby(record.offset in rejected for record in records)
+    return max(sum(1 for _ in run) for was_rejected, run in runs if was_rejected)
 
 
 def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:

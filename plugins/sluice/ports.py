@@ -42,6 +42,7 @@ class DrainReport:
     Attributes:
         freshness_s: age in seconds of the newest drained change; None when nothing came.
         caught_up: whether the end of the topic was reached.
+        waiting: events that it left on the topic.
     """
 
     table: str
@@ -52,15 +53,16 @@ class DrainReport:
     seconds: float
     freshness_s: float | None
     caught_up: bool
+    waiting: int = 0
 
     def sentence(self) -> str:
         """The run in one line."""
-        text = f"{self.table}: {self.events} events in {self.seconds:.1f} s"
+        text = f"{self.table}: {self.events:,} events in {self.seconds:.1f} s"
         if self.rejected:
             text += f", {self.rejected} rejected"
         if self.freshness_s is not None:
             text += f", fresh to {self.freshness_s:.1f} s"
-        return text if self.caught_up else f"{text}; more are waiting"
+        return text if self.caught_up else f"{text}; {self.waiting:,} more are waiting"
 
 
 class ChangeLog(Protocol):
@@ -85,6 +87,9 @@ class ChangeLog(Protocol):
 
     def first(self, topic: str) -> int:
         """The earliest offset that is still on the topic."""
+
+    def end(self, topic: str) -> int:
+        """The offset after the topic's last message."""
 
     def commit(self, topic: str, next_offset: int) -> None:
         """Tell the drain group's committed offset, for lag tools and the relay."""

@@ -58,7 +58,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_DRAIN_EVENTS": ("5000000", "most events a table's drain takes in one run"),
     "SLUICE_DRAIN_SECONDS": ("45", "most seconds a table's drain reads in one run"),
     "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
-    "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a run that stops it"),
+    "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a chunk that stops the drain"),
+    "SLUICE_REJECT_RUN": ("1000", "most invalid events in a row; one more stops the drain"),
     "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
     "SLUICE_QUALITY_REPAIR": (
         "suggest",
@@ -125,12 +126,18 @@ class RelaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainSettings:
-    """What one run of a table's drain may take (events, seconds) and tolerate (share 0 to 1)."""
+    """What one run of a table's drain may take (events, seconds) and tolerate.
+
+    Attributes:
+        reject_ratio: share of invalid events in a chunk, 0 to 1.
+        reject_run: invalid events in a row.
+    """
 
     events: int
     seconds: float
     chunk: int
     reject_ratio: float
+    reject_run: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +250,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             seconds=_number(values, "SLUICE_DRAIN_SECONDS"),
             chunk=_number(values, "SLUICE_DRAIN_CHUNK"),
             reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
+            reject_run=_number(values, "SLUICE_REJECT_RUN"),
         ),
         quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
         repair=values["SLUICE_QUALITY_REPAIR"],

@@ -150,7 +150,9 @@ class Pipeline:
 
     def drain(self, table: str, events: int = 1000) -> None:
         """Drain about this many events of a table."""
-        limits = DrainSettings(events=events, seconds=10, chunk=events, reject_ratio=0.5)
+        limits = DrainSettings(
+            events=events, seconds=10, chunk=events, reject_ratio=0.5, reject_run=1000
+        )
         with closing(ClickHouse(self.settings)) as clickhouse:
             store = ClickHouseStore(clickhouse)
             report = Drain(changes=self.store.log, store=store, limits=limits).run(DECODERS[table])

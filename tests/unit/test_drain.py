@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from models.generated import ProductEvent
 from sluice import drain as draining
+from sluice import pace
 from sluice.adapters.memory import MemoryLog, MemoryStore
 from sluice.catalog import Table, load_catalog
 from sluice.decoding import Decoder
@@ -26,7 +28,7 @@ from sluice.settings import DrainSettings
 
 TABLE = load_catalog("models").table("products")
 DECODER = Decoder(TABLE, ProductEvent)
-LIMITS = DrainSettings(events=10_000, seconds=10, chunk=3, reject_ratio=0.5)
+LIMITS = DrainSettings(events=10_000, seconds=10, chunk=3, reject_ratio=0.5, reject_run=1000)
 
 
 class Step(BaseModel):
@@ -226,7 +228,7 @@ def test_rows_that_no_event_has_whole_are_read_from_the_source_unless_they_are_g
         asked.append(keys)
         return [event("read", payload) for payload in whole]
 
-    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5)
+    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5, reject_run=1000)
     log = filled([event("update", payload, number) for number, payload in enumerate(sent)])
     store = MemoryStore()
     drain = Drain(changes=log, store=store, limits=limits, reread=reread)
@@ -248,7 +250,7 @@ def event(operation: str, payload: Any, number: int = 0, before: Any = None) -> 
 
 def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None:
     log, store = filled([b"bad", *history([Step(kind="write", key=1)])[0]]), MemoryStore()
-    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5)
+    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5, reject_run=1000)
     report = Drain(changes=log, store=store, limits=limits).run(DECODER)
     assert (report.events, report.rejected, names(store)) == (2, 1, {1: "n0"})
     assert len(log.dead_letters) == 1
@@ -259,6 +261,36 @@ def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None
     assert len(store.rejected) == 1
     assert store.checkpoint(TABLE.name) is not None
     assert log.committed[TABLE.topic] == 2
+
+
+@pytest.mark.parametrize(("run", "stops"), [(10, False), (11, True)])
+def test_a_run_of_rejects_over_the_limit_stops_the_drain(run: int, stops: bool) -> None:
+    good = history([Step(kind="write", key=1)])[0]
+    log = filled([*good * 50, *[b"bad"] * run, *good * 5, b"bad", *good * 5])
+    store, limits = MemoryStore(), replace(LIMITS, chunk=500, reject_run=10)
+    drain = Drain(changes=log, store=store, limits=limits)
+    if stops:
+        with pytest.raises(
+            PoisonedTopic, match="11 events in a row are invalid, first at offset 50"
+        ):
+            drain.run(DECODER)
+        assert store.checkpoint(TABLE.name) is None
+    else:
+        assert drain.run(DECODER).rejected == 11
+
+
+def test_a_long_drain_tells_its_rate_and_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pace, "SECONDS", 0.0)
+    caplog.set_level("INFO", "sluice.drain")
+    events, _ = history([Step(kind="write", key=1 + number % 4) for number in range(12)])
+    limits = replace(LIMITS, chunk=4, events=8)
+    report = Drain(changes=filled(events), store=MemoryStore(), limits=limits).run(DECODER)
+    assert re.fullmatch(
+        r"products: 4 events, [\d,]+ a second, 8 left: about 1 s", caplog.messages[0]
+    )
+    assert report.sentence().endswith("; 4 more are waiting")
 
 
 class Refusing(MemoryStore):

@@ -79,7 +79,7 @@ class KafkaLog:
 
     def _require_within(self, topic: str, offset: int) -> None:
         """That the topic is not shorter than `offset`: a broker may be silent there."""
-        end = self._topics.ends([topic]).get(topic, 0)
+        end = self.end(topic)
         if offset > end:
             raise TopicGap(
                 f"{topic} ends at {end}, but {offset} messages of it were drained: it was made"
@@ -147,6 +147,10 @@ class KafkaLog:
             place = TopicPartition(topic, 0)
             low, _ = self._consumer.get_watermark_offsets(place, timeout=_PATIENCE)
         return low
+
+    def end(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        return self._topics.ends([topic]).get(topic, 0)
 
     def commit(self, topic: str, next_offset: int) -> None:
         """See ports.ChangeLog."""

@@ -73,6 +73,11 @@ class MemoryLog:
         records = self._topics[topic]
         return records[0].offset if records else 0
 
+    def end(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        records = self._topics[topic]
+        return records[-1].offset + 1 if records else 0
+
     def commit(self, topic: str, next_offset: int) -> None:
         """See ports.ChangeLog."""
         self.committed[topic] = next_offset

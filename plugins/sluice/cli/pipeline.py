@@ -107,6 +107,7 @@ def drain(
     from sluice import wiring
     from sluice.catalog import load_catalog
 
+    logging.getLogger("sluice.drain").setLevel(logging.INFO)  # how far a long one is
     settings: Settings = context.obj
     rejected = 0
     for table in load_catalog(settings.models).select(tables or []):

@@ -9,7 +9,6 @@ at a later point; the closing `truncate` below its rows removes what the unfinis
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from psycopg2 import sql
 from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import SlotBusy
+from sluice.pace import Pace
 from sluice.positions import format_lsn
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
@@ -29,8 +29,6 @@ from sluice.relay.telemetry import Progress
 from sluice.settings import RelaySettings, Settings
 
 log = logging.getLogger(__name__)
-
-_TELL_SECONDS = 5.0
 
 
 def take(
@@ -170,26 +168,14 @@ def _read(
     """Publish one table's rows, and tell every few seconds how many there are by now."""
     place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
     cursor.execute("SELECT reltuples::int8 FROM pg_class WHERE oid = %s::regclass", [place])
-    about = cursor.fetchone()[0]  # -1 where the table was never analysed
-    before, began = progress.snapshot_rows, time.monotonic()
-    told = began
+    about = int(cursor.fetchone()[0])  # -1 where the table was never analysed
+    before = progress.snapshot_rows
+    pace = Pace(log, f"snapshot: {table.name}, {{}} rows", lambda: about)
 
     def tell() -> None:
-        nonlocal told
         check()
         progress.snapshot_rows = before + reader.rows
-        now = time.monotonic()
-        if now - told >= _TELL_SECONDS:
-            told = now
-            whole = f" of about {about:,}" if about > reader.rows else ""
-            rate = reader.rows / (now - began)
-            log.info(
-                "snapshot: %s, %s rows%s, %.0f a second",
-                table.name,
-                f"{reader.rows:,}",
-                whole,
-                rate,
-            )
+        pace.at(reader.rows)
 
     reader = RowReader(cursor, table, publisher, batch, tell)
     log.info("snapshot: %s, %d rows", table.name, reader.read())

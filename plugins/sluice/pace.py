@@ -1,0 +1,37 @@
+"""How far long work is, told in the log every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from sluice.ranges import duration
+
+SECONDS = 5.0
+
+
+class Pace:
+    """Tells how much is done, how fast it goes and how long it will take; short work is silent.
+
+    Args:
+        what: the work and its unit, as in `orders: {} events`.
+        total: how much there is to do; asked once, when there is something to tell.
+    """
+
+    def __init__(self, log: logging.Logger, what: str, total: Callable[[], int]) -> None:
+        self._log, self._what, self._ask = log, what, total
+        self._total: int | None = None
+        self._began = self._told = time.monotonic()
+
+    def at(self, done: int) -> None:
+        """So much is done."""
+        now = time.monotonic()
+        if now - self._told < SECONDS or not done:
+            return
+        if self._total is None:
+            self._total = self._ask()
+        self._told, rate = now, done / (now - self._began)
+        text = f"{self._what.format(f'{done:,}')}, {rate:,.0f} a second"
+        left = self._total - done
+        self._log.info(f"{text}, {left:,} left: {duration(left / rate)}" if left > 0 else text)
