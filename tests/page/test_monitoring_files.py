@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 
+from sluice.adapters.postgres import SlotState
+from sluice.relay.telemetry import Progress, Telemetry
 from sluice.settings import PROJECT
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
@@ -25,7 +28,18 @@ def exported(person: Callable[[str], httpx.Client]) -> set[str]:
 
 def test_every_exported_metric_is_documented_and_no_other(exported: set[str]) -> None:
     text = (PROJECT / "docs/monitoring.md").read_text()
-    assert set(re.findall(r"^\| `(sluice_\w+)`", text, flags=re.MULTILINE)) == exported
+    page, relay = text.split("## The relay's own metrics")
+    assert set(re.findall(r"^\| `(sluice_\w+)`", page, flags=re.MULTILINE)) == exported
+    slot = SlotState(
+        confirmed_lsn=1, wal_status="extended", lag_bytes=1, safe_wal_size=1, active=True
+    )
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Telemetry(Progress(), lambda: slot))
+    served = set(METRIC.findall(generate_latest(registry).decode()))
+    named = set(re.findall(r"sluice_relay_\w+", relay))
+    assert {name.removesuffix("_total") for name in named} == {
+        name.removesuffix("_total") for name in served
+    }
 
 
 def test_alert_rules_are_whole_and_name_exported_metrics(exported: set[str]) -> None:

@@ -62,6 +62,8 @@ class KafkaLog:
     def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         deadline = time.monotonic() + seconds
+        with translated(self._bootstrap):  # asked, or an assigned topic's leader is looked up late
+            self._consumer.list_topics(topic, timeout=_PATIENCE)
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         try:
             ended = False
