@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 from airflow.sdk import DAG, Param
 
-from sluice_airflow import tasks
+from sluice_airflow import resync, tasks
 
 NAMES = [table.name for table in tasks.catalog().tables]
 
@@ -28,7 +28,22 @@ with DAG(
             uniqueItems=True,
             examples=NAMES,
             title="Tables",
-            description="Read again, each in a task of its own.",
+            description="Compared, and read again.",
+        ),
+        "diff": Param(
+            True,
+            type="boolean",
+            title="Only what differs",
+            description="Compare every column first, read again the rows that differ, and a whole"
+            " table only where it has more than 1,000 of them. Off: read all rows.",
+        ),
+        "readers": Param(
+            2,
+            type="integer",
+            minimum=1,
+            maximum=8,
+            title="Readers",
+            description="Of all rows: into how many tasks the key ranges of a table are shared.",
         ),
         "dry_run": Param(
             False,
@@ -61,11 +76,14 @@ with DAG(
     },
     doc_md="""
 ### Resync
-Reads rows again in one snapshot of PostgreSQL and puts them onto the table's topic, as of that
-point of the WAL. Older rows give way to them, newer changes win over them, and rows that
-PostgreSQL does not have are deleted. The minute loop goes on meanwhile, and rebuilds the facts.
+Compares the tables and reads rows that differ again, or all rows, or a range of keys, or some keys.
+Rows are read in a snapshot of PostgreSQL and put onto the table's topic, as of that point of the
+WAL. Older rows give way to them, newer changes win over them, and rows that PostgreSQL does not
+have are deleted. The minute loop goes on meanwhile, and rebuilds the facts. A run that was killed
+is gone on with, range by range.
 
-Run it when `sluice_quality` names it. By hand: `sluice resync TABLE [--from-key K --to-key K]`.
+By hand: `sluice resync --diff`, `sluice resync TABLE [--from-key K --to-key K]`. After a lost slot
+or a failover: `sluice recover`.
 """,
 ) as dag:
-    tasks.resync_table.expand(table=tasks.chosen_tables())
+    resync.resync_part.expand(part=resync.plan_parts())

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import csv
 import logging
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sluice.adapters.clickhouse import ClickHouse
@@ -30,10 +29,10 @@ from sluice.comparison import (
     postgres_text,
     same_sum,
 )
+from sluice.findings import MOST_NAMED, Difference, FactFindings, TableFindings
 from sluice.generate.clickhouse import quoted
 from sluice.generate.star import select_all
 from sluice.positions import beyond, pack
-from sluice.quality import FAIL, PASS, Check
 from sluice.selection import key_text
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,6 @@ log = logging.getLogger(__name__)
 _ROWS_IN_A_BUCKET = 2000
 _MOST_BUCKETS = 32_768
 _MOST_KEYS = 1000
-_MOST_NAMED = 50
 
 
 class Snapshot(Protocol):
@@ -51,42 +49,6 @@ class Snapshot(Protocol):
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query in the snapshot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A key whose rows differ; `columns` are those that do, when both sides have the row."""
-
-    key: str
-    kind: str
-    columns: tuple[str, ...] = ()
-
-    def sentence(self) -> str:
-        """The difference in a few words."""
-        where = f" in {', '.join(self.columns)}" if self.columns else ""
-        return f"{self.key} {self.kind}{where}"
-
-
-@dataclass(slots=True, kw_only=True)
-class TableFindings:
-    """What the deep check of a table found.
-
-    Attributes:
-        point: of the WAL, as of which both sides were read.
-        buckets: how many buckets differ.
-        complete: whether every difference is among `differences`.
-    """
-
-    postgres: int
-    clickhouse: int
-    point: int = 0
-    buckets: int = 0
-    differences: list[Difference] = field(default_factory=list)
-    complete: bool = True
-
-
-# Rows of the join, rows of the fact, and keys that differ.
-FactFindings = tuple[int, int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +211,7 @@ class _TableCheck:
         return [Difference(key=key_text(parts), kind=kind) for parts in found]
 
     def _name_columns(self, differences: list[Difference]) -> None:
-        for at, difference in enumerate(differences[:_MOST_NAMED]):
+        for at, difference in enumerate(differences[:MOST_NAMED]):
             if difference.kind == "differs":
                 columns = tuple(self._columns_of(difference.key))
                 differences[at] = Difference(key=difference.key, kind="differs", columns=columns)
@@ -278,51 +240,6 @@ class _TableCheck:
             for column, one, other in zip(table.columns, postgres[0], clickhouse[0], strict=True):
                 if one != other:
                     yield column.name
-
-
-def table_check(table: Table, findings: TableFindings) -> Check:
-    """The findings of a table as a check."""
-    differences = findings.differences
-    more = "" if findings.complete else ", and more"
-    named = ", ".join(difference.sentence() for difference in differences[:_MOST_NAMED])
-    if len(differences) > _MOST_NAMED:
-        named += f" and {len(differences) - _MOST_NAMED} others"
-    return Check(
-        table=table.name,
-        check="rows",
-        status=FAIL if differences else PASS,
-        postgres=findings.postgres,
-        clickhouse=findings.clickhouse,
-        keys=tuple(difference.key for difference in differences),
-        repair=_repair(table, findings),
-        difference=f"{named}{more}",
-    )
-
-
-def fact_check(fact: Fact, joined: int, stored: int, keys: tuple[str, ...]) -> Check:
-    """A fact's comparison with its join as a check."""
-    named = f"differs from its join in {', '.join(keys[:_MOST_NAMED])}" if keys else ""
-    if len(keys) > _MOST_NAMED:
-        named += f" and {len(keys) - _MOST_NAMED} others"
-    return Check(
-        table=fact.name,
-        check="fact_rows",
-        status=FAIL if keys else PASS,
-        postgres=joined,
-        clickhouse=stored,
-        keys=keys,
-        repair="run: sluice rebuild --full",
-        difference=named,
-    )
-
-
-def _repair(table: Table, findings: TableFindings) -> str:
-    """The command that brings the differing rows right."""
-    keys = [difference.key for difference in findings.differences]
-    if not findings.complete or not 0 < len(keys) <= _MOST_NAMED:
-        return f"run: sluice resync {table.name}"
-    listed = " ".join(f"--key {shlex.quote(key)}" for key in keys)
-    return f"run: sluice resync {table.name} {listed}"
 
 
 def _equal(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:

@@ -36,10 +36,15 @@ class KeyRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The ranges of a run, and the numbers of those that are done."""
+    """The ranges of a run, and the numbers of those that are done.
+
+    Attributes:
+        asked: the selection that was asked for, in words.
+    """
 
     table: Table
     run: str
+    asked: str
     ranges: tuple[KeyRange, ...]
     done: frozenset[int] = frozenset()
 
@@ -65,12 +70,14 @@ class Plans:
             epoch=epoch,
         )
         run = str(found[0][0])
-        return self._read(table, run) if run and not selection.keys else None
+        plan = self.find(table, run) if run and not selection.keys else None
+        return plan if plan and plan.open else None
 
-    def _read(self, table: Table, run: str) -> Plan | None:
+    def find(self, table: Table, run: str) -> Plan | None:
+        """A run's plan; None where it was dropped, or is of too long ago."""
         rows = self.clickhouse.execute(self.queries["ranges_of"], table=table.name, run=run)
-        states = {state for *_, state, _ in rows}
-        if _OPEN not in states or _DROPPED in states or min(row[-1] for row in rows) > _GOES_ON:
+        states = {state for *_, state, _, _ in rows}
+        if not rows or _DROPPED in states or min(age for *_, age, _ in rows) > _GOES_ON:
             return None
         ranges = tuple(
             KeyRange(
@@ -80,10 +87,10 @@ class Plans:
             )
             for number, lower, upper, below, expected, *_ in rows
         )
-        done = frozenset(number for number, *_, state, _ in rows if state == _DONE)
-        return Plan(table=table, run=run, ranges=ranges, done=done)
+        done = frozenset(number for number, *_, state, _, _ in rows if state == _DONE)
+        return Plan(table=table, run=run, asked=rows[0][-1], ranges=ranges, done=done)
 
-    def keep(self, plan: Plan, selection: Selection, epoch: int) -> None:
+    def keep(self, plan: Plan, epoch: int) -> None:
         """Keep a new plan, as one block: all of it or nothing."""
         parts = plan.ranges
         bounds = {
@@ -94,7 +101,7 @@ class Plans:
             "source_table": [plan.table.name] * len(parts),
             "run": [plan.run] * len(parts),
             "number": [part.number for part in parts],
-            "selection": [selection.sentence()] * len(parts),
+            "selection": [plan.asked] * len(parts),
             "epoch": [epoch] * len(parts),
             "state": [_OPEN] * len(parts),
             "rows": [part.rows for part in parts],
@@ -138,14 +145,14 @@ def divided(
     ]
     if selection.keys:
         parts = [KeyRange(number=0, rows=rows, selection=selection)]
-    return Plan(table=table, run=uuid4().hex, ranges=tuple(parts))
+    return Plan(table=table, run=uuid4().hex, asked=selection.sentence(), ranges=tuple(parts))
 
 
 class Progress:
     """How far a run is, in one line; time left from the rows that this run has read."""
 
     def __init__(self, plan: Plan, parts: Sequence[KeyRange]) -> None:
-        self._name, self._ranges = plan.table.name, len(plan.ranges)
+        self._name, self._ranges = plan.table.name, len(plan.ranges) - len(plan.open) + len(parts)
         self._done = len(plan.done)
         self._left = sum(part.rows for part in parts)
         self._rows, self._started = 0, time.monotonic()

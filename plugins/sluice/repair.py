@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Table
-from sluice.deep import TableFindings
+from sluice.findings import TableFindings
 from sluice.positions import format_lsn
 from sluice.resync import ResyncReport
 from sluice.selection import Selection, parse_key

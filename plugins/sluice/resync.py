@@ -13,23 +13,23 @@ it leads to the same state.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from sluice.adapters.clickhouse import ClickHouse, external_table
-from sluice.catalog import Column, Table
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Table
 from sluice.decoding import CONNECT
 from sluice.errors import NotReady
 from sluice.events import KeyText
 from sluice.generate.clickhouse import quoted
+from sluice.live_keys import live_keys_below
 from sluice.positions import before, beyond, format_lsn, pack, unpack
 from sluice.ranges import Plan, Plans, Progress, divided
-from sluice.selection import Selection, ordered_as_text
+from sluice.selection import Selection
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ POINTS = (
     "range noted",
     "run recorded",
 )
-_KEYS_AT_ONCE = 10_000
 # Some seconds of reading: little is lost with a run that is killed, and a fence costs a few
 # hundredths of one.
 _ROWS_IN_A_RANGE = 200_000
@@ -70,6 +69,8 @@ class ResyncReport:
 
     def sentence(self) -> str:
         """The resync in one line."""
+        if not self.fence:
+            return f"{self.table}: nothing is left to read ({self.selection})"
         text = (
             f"{self.table}: {self.rows} rows read again as of {format_lsn(self.fence)}"
             f" ({self.selection}), {self.deleted} deleted, in {self.seconds:.1f} s"
@@ -139,13 +140,35 @@ class Resync:
         Raises:
             NotReady: a transaction that was open did not end in time, or set-up is not finished.
         """
-        started = time.monotonic()
-        source, epoch = self._source(table)
-        plan = self._plan(table, selection, epoch, restart)
+        plan = self.plan(table, selection, restart=restart)
         self.reached("planned")
+        return self.read(plan)
+
+    def plan(self, table: Table, selection: Selection, *, restart: bool = False) -> Plan:
+        """What the last run of the selection left, or new ranges; see `run`."""
+        _, epoch = self._source(table)
+        unfinished = self.plans.unfinished(table, selection, epoch)
+        if unfinished is not None and not restart:
+            log.info(
+                "resync: %s goes on where a run stopped: %d of %d ranges are done",
+                table.name,
+                len(unfinished.done),
+                len(unfinished.ranges),
+            )
+            return unfinished
+        total, keys = self.division(table, selection, self.rows)
+        plan = divided(table, selection, total, self.rows, keys)
+        self.plans.keep(plan, epoch)
+        return plan
+
+    def read(self, plan: Plan, share: int = 0, shares: int = 1) -> ResyncReport:
+        """Read the ranges of a plan that are left, or one of several shares of them; see `run`."""
+        started, table = time.monotonic(), plan.table
+        parts = [part for part in plan.open if part.number % shares == share]
+        source, epoch = self._source(table)
         fence = rows = deleted = 0
-        progress = Progress(plan, plan.open)
-        for part in plan.open:
+        progress = Progress(plan, parts)
+        for part in parts:
             with self.reading(table, source == CONNECT) as reading:
                 self.reached("fence taken")
                 version = _fence(table, reading, epoch)
@@ -159,32 +182,17 @@ class Resync:
             log.info("resync: %s", progress.add(part, read))
         report = ResyncReport(
             table=table.name,
-            selection=selection.sentence(),
+            selection=plan.asked if shares == 1 else f"{plan.asked}, share {share + 1} of {shares}",
             fence=fence,
             rows=rows,
             deleted=deleted,
             seconds=time.monotonic() - started,
             before=(len(plan.done), len(plan.ranges)),
         )
-        self._keep(report)
+        if parts:
+            self._keep(report)
         self.reached("run recorded")
         return report
-
-    def _plan(self, table: Table, selection: Selection, epoch: int, restart: bool) -> Plan:
-        """What the last run left, or new ranges."""
-        unfinished = self.plans.unfinished(table, selection, epoch)
-        if unfinished is not None and not restart:
-            log.info(
-                "resync: %s goes on where a run stopped: %d of %d ranges are done",
-                table.name,
-                len(unfinished.done),
-                len(unfinished.ranges),
-            )
-            return unfinished
-        total, keys = self.division(table, selection, self.rows)
-        plan = divided(table, selection, total, self.rows, keys)
-        self.plans.keep(plan, selection, epoch)
-        return plan
 
     def _read(
         self, table: Table, selection: Selection, reading: Reading, version: int
@@ -194,7 +202,7 @@ class Resync:
         self.reached("rows published")
         reading.wait()
         self.reached("rows drained")
-        ghosts = self._below(table, selection, version)
+        ghosts = live_keys_below(self.clickhouse, table, selection, version)
         for key in ghosts:
             reading.delete(key)
         reading.wait()
@@ -218,31 +226,6 @@ class Resync:
         )
         source, epoch = found[0] if found else ("", 0)
         return str(source), int(epoch)
-
-    def _below(self, table: Table, selection: Selection, version: int) -> list[str]:
-        """Keys, as JSON objects, of live selected rows below the version."""
-        values = ", ".join(f"toJSONString({quoted(column.name)})" for column in table.key)
-        query = (
-            f"SELECT {values} FROM cdc.{quoted(table.storage)} FINAL"
-            " WHERE _version < {version:UInt128}"
-        )
-        if not selection.keys:
-            where, bounds = _within(table.key, selection)
-            return self._keys(table, query + where, version=version, **bounds)
-        found: list[str] = []
-        for start in range(0, len(selection.keys), _KEYS_AT_ONCE):
-            wanted = _wanted(table.key, selection.keys[start : start + _KEYS_AT_ONCE])
-            found += self._keys(
-                table, query + _among(table.key), version=version, external=[wanted]
-            )
-        return found
-
-    def _keys(self, table: Table, query: str, **arguments: Any) -> list[str]:
-        names = [json.dumps(column.name) for column in table.key]
-        return [
-            "{" + ",".join(f"{name}:{value}" for name, value in zip(names, row, strict=True)) + "}"
-            for row in self.clickhouse.execute(query, **arguments)
-        ]
 
     def _keep(self, report: ResyncReport) -> None:
         self.clickhouse.insert_row(
@@ -268,43 +251,3 @@ def _fence(table: Table, reading: Reading, epoch: int) -> int:
         raise NotReady(
             f"{table.topic} is empty: Redpanda Connect has not begun its snapshot"
         ) from None
-
-
-def _within(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, str]]:
-    """The condition of a range, and its parameters.
-
-    The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
-    """
-    own = [
-        f"toString({quoted(column.name)})"
-        if column.type.clickhouse == "UUID"
-        else quoted(column.name)
-        for column in key
-    ]
-    text, parameters = "", dict[str, str]()
-    for number, (sign, bound) in enumerate(selection.bounds()):
-        names = [f"bound{number}_{at}" for at in range(len(key))]
-        places = [_cast(*pair) for pair in zip(key, names, strict=True)]
-        parameters.update(zip(names, bound, strict=True))
-        if len(key) == 1:
-            text += f" AND {own[0]} {sign} {places[0]}"
-        else:
-            text += f" AND {own[0]} {sign[0]}= {places[0]}"
-            text += f" AND tuple({', '.join(own)}) {sign} tuple({', '.join(places)})"
-    return text, parameters
-
-
-def _cast(column: Column, parameter: str) -> str:
-    place = f"{{{parameter}:String}}"
-    return place if ordered_as_text(column) else f"CAST({place} AS {column.type.clickhouse})"
-
-
-def _among(key: Sequence[Column]) -> str:
-    own = ", ".join(quoted(column.name) for column in key)
-    cast = ", ".join(f"CAST(part{at} AS {column.type.clickhouse})" for at, column in enumerate(key))
-    return f" AND ({own}) IN (SELECT {cast} FROM wanted)"
-
-
-def _wanted(key: Sequence[Column], keys: Sequence[Sequence[str]]) -> Any:
-    structure = [(f"part{at}", "String") for at, _ in enumerate(key)]
-    return external_table("wanted", structure, list(keys))

@@ -24,9 +24,10 @@ from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import CONNECT, Decoder
-from sluice.deep import DeepCheck, TableFindings, fact_check, table_check
+from sluice.deep import DeepCheck
 from sluice.drain import Drain
 from sluice.errors import (
+    NeedsPerson,
     NotReady,
     SlotBusy,
     SlotMissing,
@@ -40,6 +41,7 @@ from sluice.errors import (
 from sluice.events import KeyText
 from sluice.evolution import evolve, fact_differs, former_columns, require_same
 from sluice.expectations import Expectations
+from sluice.findings import TableFindings, fact_check, table_check
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
@@ -49,7 +51,7 @@ from sluice.monitor import Monitor
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
 from sluice.quality import FAIL, Check, Quality, QualityReport, graded
-from sluice.ranges import Plans
+from sluice.ranges import Plan, Plans
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.recovery import MENDED, Recovery
 from sluice.relay import publication as publications
@@ -200,6 +202,30 @@ def resync(
     selection = _selection(table, lower, upper, keys)
     with resyncing(settings, table) as step:
         return step.run(table, selection, restart=restart)
+
+
+def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = "") -> Plan:
+    """Divide a table, or a range of its keys, so that several can read it; see Resync.plan."""
+    table = load_catalog(settings.models).table(name)
+    with resyncing(settings, table) as step:
+        return step.plan(table, _selection(table, lower, upper, ()))
+
+
+def resync_share(settings: Settings, name: str, run: str, share: int, shares: int) -> ResyncReport:
+    """Read one share of the ranges of a plan that are left; see Resync.read.
+
+    Raises:
+        NeedsPerson: changes were lost since it was planned.
+    """
+    table = load_catalog(settings.models).table(name)
+    with resyncing(settings, table) as step:
+        plan = step.plans.find(table, run)
+        if plan is None:
+            raise NeedsPerson(
+                f"{name}: changes were lost since the resync began, or it began long ago",
+                remedy=f"begin it again: sluice resync {name}, or a new run of sluice_resync",
+            )
+        return step.read(plan, share, shares)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def drain_task(table: Table) -> Any:
     def drain(*, outlet_events: Any = None) -> None:
         from sluice import wiring
 
-        with _understood():
+        with understood():
             report = wiring.drain(settings_from_connections(), table.name)
         log.info(report.sentence())
         if not report.events:
@@ -104,7 +104,7 @@ def rebuild_task(fact: Fact) -> Any:
     def rebuild(*, outlet_events: Any = None) -> None:
         from sluice import wiring
 
-        with _understood():
+        with understood():
             report = wiring.rebuild(settings_from_connections(), fact.name)
         log.info(report.sentence())
         if report.mode == "none":
@@ -129,7 +129,7 @@ def backfill_task(fact: Fact) -> Any:
         from sluice import wiring
 
         day = _day(dag_run)
-        with _understood():
+        with understood():
             report = wiring.backfill(settings_from_connections(), fact.name, day, day)
         log.info("%s: %s", day, report.sentence())
 
@@ -175,7 +175,7 @@ def compare_deeply() -> None:
 def _check(*, deep: bool) -> None:
     from sluice import wiring
 
-    with _understood():
+    with understood():
         settings = settings_from_connections()
         report = wiring.quality(settings, deep=deep)
     for check in report.checks:
@@ -184,43 +184,6 @@ def _check(*, deep: bool) -> None:
         failed = [check.sentence() for check in report.checks if check.status == "fail"]
         page = settings.alerts.page
         raise AirflowFailException("\n".join([*failed, *([f"see: {page}"] if page else [])]))
-
-
-@task(task_display_name="which tables?", doc_md="The tables that were chosen in the form.")
-def chosen_tables(*, params: Any = None) -> list[str]:
-    """The form's tables; a range or keys go with one table alone."""
-    chosen = list(params["tables"])
-    if len(chosen) > 1 and (params["from_key"] or params["to_key"] or params["keys"]):
-        raise AirflowFailException("keys are those of one table: choose one table")
-    return chosen
-
-
-@task(
-    max_active_tis_per_dagrun=2,  # the minute loop keeps half of the pool
-    execution_timeout=timedelta(hours=6),
-    map_index_template="{{ table }}",
-    task_display_name="read again",
-    doc_md="Reads the rows again behind a fence and waits until they are drained. A run that is"
-    " killed can be run again: the rows carry the version of their fence.",
-)
-def resync_table(table: str, *, params: Any = None) -> None:
-    """Resync one table, or the form's keys of it."""
-    from airflow.sdk import get_current_context
-
-    from sluice import wiring
-
-    get_current_context()["table"] = table  # type: ignore[typeddict-unknown-key]
-    chosen: dict[str, Any] = {
-        "lower": params["from_key"] or "",
-        "upper": params["to_key"] or "",
-        "keys": params["keys"] or (),
-    }
-    with _understood():
-        settings = settings_from_connections()
-        if params["dry_run"]:
-            log.info(wiring.forecast(settings, table, **chosen))
-        else:
-            log.info(wiring.resync(settings, table, **chosen).sentence())
 
 
 @task(
@@ -232,7 +195,7 @@ def maintain(*, params: Any = None) -> None:
     """One run of the maintenance."""
     from sluice import wiring
 
-    with _understood():
+    with understood():
         report = wiring.maintain(settings_from_connections(), timedelta(days=params["guard_days"]))
         for line in report.done:
             log.info(line)
@@ -240,7 +203,7 @@ def maintain(*, params: Any = None) -> None:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
+def understood() -> Iterator[None]:
     """Retryable errors are retried; what a person has to decide fails at once."""
     try:
         yield

@@ -63,9 +63,11 @@ WHERE source_table = {table:String} AND selection = {selection:String}
     AND epoch = {epoch:UInt16} AND state = 'open';
 
 -- name: ranges_of
--- The ranges of a run: bounds, expected rows, state, and how long ago it was noted, seconds.
+-- The ranges of a run: bounds, expected rows, state, how many seconds ago it was noted, and what
+-- was asked for.
 SELECT number, argMin(lower, state), argMin(upper, state), argMin(below, state),
-    argMin(rows, state), toString(max(state)), dateDiff('second', max(noted_at), now64(3))
+    argMin(rows, state), toString(max(state)), dateDiff('second', max(noted_at), now64(3)),
+    argMin(selection, state)
 FROM cdc.resync_ranges WHERE source_table = {table:String} AND run = {run:String}
 GROUP BY number ORDER BY number;
 

@@ -311,12 +311,13 @@ def test_composite_text_and_uuid_keys_are_read_again_in_ranges(
     assert_facts_equal_joins(settings, engine)
     for statement in (
         "DELETE FROM cdc.src_shipment WHERE cityHash64(id) % 2",
-        "INSERT INTO cdc.src_shipment SELECT * REPLACE (generateUUIDv4(number) AS id,"
-        " number % 9 - 4 AS tenant_id, 5 AS _version)"
-        " FROM cdc.src_shipment FINAL, numbers(20) LIMIT 20",
+        "INSERT INTO cdc.src_shipment SELECT one.* REPLACE (generateUUIDv4(number) AS id,"
+        " number % 9 - 4 AS tenant_id, 5 AS _version) FROM"
+        " (SELECT * FROM cdc.src_shipment FINAL LIMIT 1) AS one CROSS JOIN numbers(20) AS n",
         "DELETE FROM cdc.dim_person WHERE cityHash64(code) % 2",
-        "INSERT INTO cdc.dim_person SELECT * REPLACE (char(33 + number * 4, 39, 92, 9) AS code,"
-        " 5 AS _version) FROM cdc.dim_person FINAL, numbers(20) LIMIT 20",
+        "INSERT INTO cdc.dim_person SELECT one.* REPLACE (char(33 + number * 4, 39, 92, 9) AS code,"
+        " 5 AS _version) FROM"
+        " (SELECT * FROM cdc.dim_person FINAL LIMIT 1) AS one CROSS JOIN numbers(20) AS n",
     ):
         wiring.query(settings, statement)
     for name in ("shipments", "crm_people"):

@@ -77,6 +77,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(
 
 @pytest.mark.services
 def test_a_repair_reads_what_differs_and_keeps_each_key(services: Settings, engine: Engine) -> None:
+    wiring.query(services, "TRUNCATE TABLE cdc.repairs")
     keys = spoil(services, engine, 900002)
     done = wiring.repair(services)
     (line,) = [line for line in done if line.startswith("orders: ")]

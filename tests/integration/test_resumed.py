@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
+from sluice.errors import NeedsPerson
 from sluice.resync import POINTS
 from sluice.selection import Selection
 from sluice.settings import PROJECT, Settings
@@ -146,6 +148,35 @@ def test_a_resync_that_is_killed_before_or_after_all_ranges_is_done_whole_by_the
     with writing(engine, seed=11):
         killed(services, point, 1)
         assert wiring.resync(services, "order_items").before[0] == 0
+    assert_fact_equals_join(services, engine)
+
+
+def test_shares_of_the_ranges_are_read_side_by_side_and_are_all_of_them(
+    services: Settings, engine: Engine
+) -> None:
+    corrupt(services)
+    with wiring.resyncing(services, ITEMS) as step:
+        plan = replace(step, rows=ROWS).plan(ITEMS, Selection())
+    with writing(engine, seed=5), ThreadPoolExecutor(3) as pool:
+        shares = pool.map(
+            lambda share: wiring.resync_share(services, ITEMS.name, plan.run, share, 3), range(3)
+        )
+        done = list(shares)
+    assert states(services) == {"done": len(plan.ranges)}
+    assert "(all rows, share 3 of 3)" in done[2].sentence()
+    again = wiring.resync_share(services, ITEMS.name, plan.run, 0, 3).sentence()
+    assert again == "order_items: nothing is left to read (all rows, share 1 of 3)"
+    assert_fact_equals_join(services, engine)
+
+
+def test_shares_whose_ranges_a_gap_took_back_are_refused(
+    services: Settings, engine: Engine
+) -> None:
+    plan = wiring.plan_resync(services, ITEMS.name)
+    make_again(services, ITEMS.topic)
+    with pytest.raises(NeedsPerson, match="changes were lost"):
+        wiring.resync_share(services, ITEMS.name, plan.run, 0, 1)
+    wiring.resync(services, ITEMS.name)
     assert_fact_equals_join(services, engine)
 
 

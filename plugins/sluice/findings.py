@@ -1,0 +1,93 @@
+"""What a deep check found, and how it is told: the rows that differ, in what, what repairs them."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+
+from sluice.catalog import Fact, Table
+from sluice.quality import FAIL, PASS, Check
+
+# Of so many keys the columns that differ are looked up, and all are named in the finding.
+MOST_NAMED = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A key whose rows differ; `columns` are those that do, when both sides have the row."""
+
+    key: str
+    kind: str
+    columns: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """The difference in a few words."""
+        where = f" in {', '.join(self.columns)}" if self.columns else ""
+        return f"{self.key} {self.kind}{where}"
+
+
+@dataclass(slots=True, kw_only=True)
+class TableFindings:
+    """What the deep check of a table found.
+
+    Attributes:
+        point: of the WAL, as of which both sides were read.
+        buckets: how many buckets differ.
+        complete: whether every difference is among `differences`.
+    """
+
+    postgres: int
+    clickhouse: int
+    point: int = 0
+    buckets: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    complete: bool = True
+
+
+# Rows of the join, rows of the fact, and keys that differ.
+FactFindings = tuple[int, int, tuple[str, ...]]
+
+
+def table_check(table: Table, findings: TableFindings) -> Check:
+    """The findings of a table as a check."""
+    differences = findings.differences
+    more = "" if findings.complete else ", and more"
+    named = ", ".join(difference.sentence() for difference in differences[:MOST_NAMED])
+    if len(differences) > MOST_NAMED:
+        named += f" and {len(differences) - MOST_NAMED} others"
+    return Check(
+        table=table.name,
+        check="rows",
+        status=FAIL if differences else PASS,
+        postgres=findings.postgres,
+        clickhouse=findings.clickhouse,
+        keys=tuple(difference.key for difference in differences),
+        repair=_repair(table, findings),
+        difference=f"{named}{more}",
+    )
+
+
+def fact_check(fact: Fact, joined: int, stored: int, keys: tuple[str, ...]) -> Check:
+    """A fact's comparison with its join as a check."""
+    named = f"differs from its join in {', '.join(keys[:MOST_NAMED])}" if keys else ""
+    if len(keys) > MOST_NAMED:
+        named += f" and {len(keys) - MOST_NAMED} others"
+    return Check(
+        table=fact.name,
+        check="fact_rows",
+        status=FAIL if keys else PASS,
+        postgres=joined,
+        clickhouse=stored,
+        keys=keys,
+        repair="run: sluice rebuild --full",
+        difference=named,
+    )
+
+
+def _repair(table: Table, findings: TableFindings) -> str:
+    """The command that brings the differing rows right."""
+    keys = [difference.key for difference in findings.differences]
+    if not findings.complete or not 0 < len(keys) <= MOST_NAMED:
+        return f"run: sluice resync {table.name}"
+    listed = " ".join(f"--key {shlex.quote(key)}" for key in keys)
+    return f"run: sluice resync {table.name} {listed}"

@@ -1,0 +1,82 @@
+"""Keys of live rows in ClickHouse that a resync's fence found behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse, external_table
+from sluice.catalog import Column, Table
+from sluice.generate.clickhouse import quoted
+from sluice.selection import Selection, ordered_as_text
+
+_KEYS_AT_ONCE = 10_000
+
+
+def live_keys_below(
+    clickhouse: ClickHouse, table: Table, selection: Selection, version: int
+) -> list[str]:
+    """Keys, as JSON objects, of live selected rows below the version."""
+    values = ", ".join(f"toJSONString({quoted(column.name)})" for column in table.key)
+    query = (
+        f"SELECT {values} FROM cdc.{quoted(table.storage)} FINAL"
+        " WHERE _version < {version:UInt128}"
+    )
+    if not selection.keys:
+        where, bounds = _within(table.key, selection)
+        return _objects(table, clickhouse.execute(query + where, version=version, **bounds))
+    found: list[str] = []
+    for start in range(0, len(selection.keys), _KEYS_AT_ONCE):
+        wanted = _wanted(table.key, selection.keys[start : start + _KEYS_AT_ONCE])
+        rows = clickhouse.execute(query + _among(table.key), version=version, external=[wanted])
+        found += _objects(table, rows)
+    return found
+
+
+def _objects(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
+    names = [json.dumps(column.name) for column in table.key]
+    return [
+        "{" + ",".join(f"{name}:{value}" for name, value in zip(names, row, strict=True)) + "}"
+        for row in rows
+    ]
+
+
+def _within(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, Any]]:
+    """The condition of a range, and its parameters.
+
+    The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
+    """
+    own = [
+        f"toString({quoted(column.name)})"
+        if column.type.clickhouse == "UUID"
+        else quoted(column.name)
+        for column in key
+    ]
+    text, parameters = "", dict[str, Any]()
+    for number, (sign, bound) in enumerate(selection.bounds()):
+        names = [f"bound{number}_{at}" for at in range(len(key))]
+        places = [_cast(*pair) for pair in zip(key, names, strict=True)]
+        parameters.update(zip(names, bound, strict=True))
+        if len(key) == 1:
+            text += f" AND {own[0]} {sign} {places[0]}"
+        else:
+            text += f" AND {own[0]} {sign[0]}= {places[0]}"
+            text += f" AND tuple({', '.join(own)}) {sign} tuple({', '.join(places)})"
+    return text, parameters
+
+
+def _cast(column: Column, parameter: str) -> str:
+    place = f"{{{parameter}:String}}"
+    return place if ordered_as_text(column) else f"CAST({place} AS {column.type.clickhouse})"
+
+
+def _among(key: Sequence[Column]) -> str:
+    own = ", ".join(quoted(column.name) for column in key)
+    cast = ", ".join(f"CAST(part{at} AS {column.type.clickhouse})" for at, column in enumerate(key))
+    return f" AND ({own}) IN (SELECT {cast} FROM wanted)"
+
+
+def _wanted(key: Sequence[Column], keys: Sequence[Sequence[str]]) -> Any:
+    structure = [(f"part{at}", "String") for at, _ in enumerate(key)]
+    return external_table("wanted", structure, list(keys))

@@ -1,0 +1,104 @@
+"""The tasks of `sluice_resync`: what the form asks for, and a mapped task for each part of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import task
+from airflow.sdk.exceptions import AirflowFailException
+
+from sluice.settings import Settings
+from sluice_airflow.connections import settings_from_connections
+from sluice_airflow.tasks import understood
+
+log = logging.getLogger("sluice.tasks")
+
+FORECAST, DIFF, KEYS, RANGES = "forecast", "diff", "keys", "ranges"
+
+
+@task(
+    task_display_name="what is to be read?",
+    doc_md="What the form asks for, a part each: a dry run or the keys of a table, all tables that"
+    " are compared, or a share of a table's key ranges. A table that a killed run left unfinished"
+    " is gone on with.",
+)
+def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
+    """The parts of the run; the form's keys go with one table alone."""
+    tables = list(params["tables"])
+    bounded = bool(params["from_key"] or params["to_key"])
+    if len(tables) > 1 and (bounded or params["keys"]):
+        raise AirflowFailException("keys are those of one table: choose one table")
+    if params["dry_run"]:
+        return [{"do": FORECAST, "name": name, "table": name} for name in tables]
+    if params["keys"]:
+        return [{"do": KEYS, "name": tables[0], "table": tables[0]}]
+    if params["diff"] and not bounded:
+        return [{"do": DIFF, "name": ", ".join(tables), "tables": tables}]
+    with understood():
+        settings = settings_from_connections()
+        return [part for name in tables for part in _shares(settings, name, params)]
+
+
+def _shares(settings: Settings, name: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    from sluice import wiring
+
+    plan = wiring.plan_resync(
+        settings, name, lower=params["from_key"] or "", upper=params["to_key"] or ""
+    )
+    shares = min(params["readers"], len(plan.ranges))
+    log.info("%s: %d of %d ranges are to be read", name, len(plan.open), len(plan.ranges))
+    return [
+        {
+            "do": RANGES,
+            "name": name if shares == 1 else f"{name}, share {share + 1} of {shares}",
+            "table": name,
+            "run": plan.run,
+            "share": share,
+            "shares": shares,
+        }
+        for share in range(shares)
+    ]
+
+
+@task(
+    max_active_tis_per_dagrun=2,  # the minute loop keeps half of the pool
+    execution_timeout=timedelta(hours=6),
+    map_index_template="{{ part_name }}",
+    task_display_name="read again",
+    doc_md="Reads rows again, each range of keys behind a fence of its own, and waits until they"
+    " are drained; tells after every range how far it is and how long it will take. Killed or"
+    " cleared, it goes on with the ranges that are left.",
+)
+def resync_part(part: dict[str, Any], *, params: Any = None) -> None:
+    """One part of the run."""
+    from airflow.sdk import get_current_context
+
+    get_current_context()["part_name"] = part["name"]  # type: ignore[typeddict-unknown-key]
+    with understood():
+        for line in _resynced(settings_from_connections(), part, params):
+            log.info(line)
+
+
+def _resynced(
+    settings: Settings, part: Mapping[str, Any], params: Mapping[str, Any]
+) -> Iterator[str]:
+    """Do a part; what was done, a line each."""
+    from sluice import wiring
+
+    chosen: dict[str, Any] = {
+        "lower": params["from_key"] or "",
+        "upper": params["to_key"] or "",
+        "keys": params["keys"] or (),
+    }
+    if part["do"] == FORECAST:
+        yield wiring.forecast(settings, part["table"], **chosen)
+    elif part["do"] == DIFF:
+        yield from wiring.repair(settings, part["tables"])
+    elif part["do"] == KEYS:
+        yield wiring.resync(settings, part["table"], keys=chosen["keys"]).sentence()
+    else:
+        share = [part[name] for name in ("table", "run", "share", "shares")]
+        yield wiring.resync_share(settings, *share).sentence()

@@ -1,0 +1,109 @@
+"""The resync DAG as Airflow runs it, on the real services: each way that its form offers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from sluice import wiring
+from sluice.settings import PROJECT, Settings
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+from tests.page.conftest import airflow_environment
+
+pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    load(services, customers=20, orders=80, seed=2)
+    with relaying(services):
+        checked(services)
+        yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="module")
+def run(services: Settings, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the DAG with values of the form; its log."""
+    environment = {
+        **os.environ,
+        **airflow_environment(tmp_path_factory.mktemp("airflow"), services),
+        "SLUICE_HOME": str(services.home),
+    }
+    script = Path(__file__).with_name("run_resync.py")
+    migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(migrate, env=environment, check=True, capture_output=True)
+
+    def run(**form: object) -> str:
+        done = subprocess.run(
+            [sys.executable, str(script), str(PROJECT / "dags"), json.dumps(form)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        log = done.stdout + done.stderr
+        assert "state: success" in log, log[-3000:]
+        return re.sub(r"\x1b\[[0-9;]*m", "", log)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def lost(services: Settings, engine: Engine) -> tuple[int, int]:
+    """Two orders that ClickHouse has lost."""
+    with engine.connect() as connection:
+        first, *_, last = connection.scalars(text("SELECT id FROM orders ORDER BY id LIMIT 40"))
+    wiring.query(services, f"DELETE FROM cdc.dim_order WHERE id IN ({first}, {last})")
+    return first, last
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(services: Settings, run: Run) -> None:
+    counted = "SELECT count() FROM cdc.dim_order FINAL"
+    before = wiring.query(services, counted)
+    log = run(tables=["orders", "customers"], dry_run=True)
+    assert re.search(r"orders: 2 rows would change: ", log), log
+    assert "customers: nothing differs as of " in log
+    assert wiring.query(services, counted) == before
+
+
+def test_by_difference_only_what_differs_is_read(
+    services: Settings, engine: Engine, run: Run
+) -> None:
+    log = run(tables=["orders", "customers"])
+    assert re.search(r"orders: 2 rows read again as of \S+ \(2 keys\), 0 deleted, in ", log), log
+    assert "customers: nothing differs as of " in log
+    assert_fact_equals_join(services, engine)
+
+
+def test_all_rows_of_several_tables_are_read(services: Settings, engine: Engine, run: Run) -> None:
+    log = run(tables=["orders", "customers"], diff=False, readers=3)
+    assert "orders: 1 of 1 ranges are to be read" in log
+    assert re.search(r"orders: \d+ rows read again as of \S+ \(all rows\), 0 deleted, in ", log)
+    assert re.search(r"customers: \d+ rows read again as of \S+ \(all rows\), 0 deleted", log)
+    assert_fact_equals_join(services, engine)
+
+
+def test_keys_and_ranges_of_keys_are_read(
+    services: Settings, engine: Engine, run: Run, lost: tuple[int, int]
+) -> None:
+    first, last = lost
+    log = run(tables=["orders"], keys=[str(first)])
+    assert re.search(r"orders: 1 rows read again as of \S+ \(1 keys\), 0 deleted", log)
+    log = run(tables=["orders"], from_key=str(first + 1), to_key=str(last))
+    asked = rf"\(keys from {first + 1} to {last}\), 0 deleted"
+    assert re.search(rf"orders: 39 rows read again as of \S+ {asked}", log)
+    assert_fact_equals_join(services, engine)
