@@ -47,6 +47,7 @@ def settings_from_connections() -> Settings:
             user=clickhouse.login or "default",
             password=SecretStr(clickhouse.password or ""),
             secure=bool(clickhouse.extra_dejson.get("secure", False)),
+            cluster=settings.clickhouse.cluster,
         ),
     )
 
