@@ -15,6 +15,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Column, Fact, Table
 from sluice.errors import TableDiffers
 from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, quoted
+from sluice.settings import ONE_SERVER, Cluster
 
 _MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
 _PRESENT = """
@@ -23,7 +24,10 @@ ORDER BY position
 """
 _ORDER = """
 SELECT name FROM system.columns
-WHERE database = 'cdc' AND table = {table:String} AND is_in_sorting_key
+WHERE database = 'cdc' AND is_in_sorting_key AND table = (
+    SELECT if(engine = 'Distributed', extract(engine_full, '\\'cdc\\', \\'([^\\']+)\\''), name)
+    FROM system.tables WHERE database = 'cdc' AND name = {table:String}
+)
 """
 # A drop narrows the feed and widens it again; one that was cut short left it narrowed.
 _NARROWED = """
@@ -60,33 +64,36 @@ def evolve(clickhouse: ClickHouse, table: Table) -> Plan:
     Raises:
         TableDiffers: it cannot be brought along without a person; nothing was changed.
     """
-    plan = plan_of(clickhouse, table)
+    plan, cluster = plan_of(clickhouse, table), clickhouse.cluster
     if plan.differs:
+        where = f", on each server of {cluster.name}" if cluster.name else ""
         raise TableDiffers(
             f"table {table.name} differs from its model: {'; '.join(plan.differs)}",
             remedy="\n".join(
                 [
-                    "choose and run in ClickHouse:",
+                    f"choose and run in ClickHouse{where}:",
                     *(f"  {line};" for line in plan.advised),
                     f"then: sluice init, sluice resync {table.name}",
                 ]
             ),
         )
     for statement in plan.safe:
-        clickhouse.execute(statement)
+        clickhouse.everywhere(statement)
     return plan
 
 
 def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
     """What `evolve` would do; an empty plan where the table is not there yet."""
-    present = _columns(clickhouse, table.storage)
+    cluster = clickhouse.cluster
+    present = _columns(clickhouse, cluster.local(table.storage))
     if not present:
         return Plan()
     wanted = _wanted(clickhouse, table.columns)
-    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=table.storage)}
-    history = _columns(clickhouse, table.history)
+    storage = cluster.local(table.storage)
+    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=storage)}
+    history = _columns(clickhouse, cluster.local(table.history))
     ((narrowed,),) = clickhouse.execute(_NARROWED, table=f"{table.history}_feed")
-    return plan(table, wanted, present, history, ordered, narrowed=bool(narrowed))
+    return plan(table, wanted, present, history, ordered, narrowed=bool(narrowed), cluster=cluster)
 
 
 def plan(
@@ -97,6 +104,7 @@ def plan(
     ordered: set[str],
     *,
     narrowed: bool = False,
+    cluster: Cluster = ONE_SERVER,
 ) -> Plan:
     """The plan from the types of the model, the current state, the history and the order key.
 
@@ -124,16 +132,16 @@ def plan(
             f"column {name} is {present.get(name, history.get(name))}, not {wanted[name]}"
         )
     if differs:
-        advised = [f"DROP TABLE cdc.{quoted(name)}" for name in _stored(table)]
+        advised = [f"DROP TABLE cdc.{quoted(name)}" for name in _stored(table, cluster)]
     elif added and dropped:
         differs.append(f"{_named(dropped)} went and {_named(added)} came: renamed, or not?")
-        advised = _renames(table, wanted, present, added, dropped)
+        advised = _renames(table, wanted, present, added, dropped, cluster)
     if differs:
         return Plan(differs=tuple(differs), advised=tuple(advised))
     widened = [name for name in wanted if name in altered]
     new = [column for column in table.columns if column.name in added]
     return Plan(
-        safe=tuple(_statements(table, added, dropped, widened, narrowed=narrowed)),
+        safe=tuple(_statements(table, added, dropped, widened, cluster, narrowed=narrowed)),
         resync=any(column.has_default or not column.nullable for column in new),
     )
 
@@ -148,7 +156,8 @@ def require_same(clickhouse: ClickHouse, table: Table) -> None:
 
 def former_columns(clickhouse: ClickHouse, table: Table) -> set[str]:
     """Columns that the table had once: the history keeps them."""
-    return _columns(clickhouse, table.history).keys() - {column.name for column in table.columns}
+    history = clickhouse.cluster.local(table.history)
+    return _columns(clickhouse, history).keys() - {column.name for column in table.columns}
 
 
 def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
@@ -194,6 +203,7 @@ def _statements(
     added: Sequence[str],
     dropped: Sequence[str],
     widened: Sequence[str],
+    cluster: Cluster,
     *,
     narrowed: bool,
 ) -> list[str]:
@@ -208,7 +218,7 @@ def _statements(
             changes.append(f"ADD COLUMN IF NOT EXISTS {column_line(column)}{_place(table, column)}")
         elif column.name in widened:
             changes.append(f"MODIFY COLUMN {column_line(column)}")
-    feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table))
+    feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table, cluster))
     lines = [
         f"ALTER TABLE {stored} {', '.join(changes)}" for stored in (history, storage) if changes
     ]
@@ -233,27 +243,27 @@ def _renames(
     present: Mapping[str, str],
     added: Sequence[str],
     dropped: Sequence[str],
+    cluster: Cluster,
 ) -> list[str]:
     """Renames between columns of one type, and the drops for where it was none.
 
     Without the feed, which `sluice init` makes again; nothing is drained into the table meanwhile.
     """
-    lines = [f"DROP TABLE cdc.{quoted(table.history + '_feed')}"]
+    feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table, cluster))
+    lines = [f"DROP TABLE {feed}"]
     lines += [
-        f"ALTER TABLE cdc.{quoted(stored)} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
+        f"ALTER TABLE {stored} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
         for old in dropped
         for new in added
         if widens(present[old], wanted[new])
-        for stored in (table.history, table.storage)
+        for stored in (history, storage)
     ]
-    drops = [
-        f"ALTER TABLE cdc.{quoted(table.storage)} DROP COLUMN {quoted(name)}" for name in dropped
-    ]
+    drops = [f"ALTER TABLE {storage} DROP COLUMN {quoted(name)}" for name in dropped]
     return lines + drops
 
 
-def _stored(table: Table) -> tuple[str, str, str]:
-    return (f"{table.history}_feed", table.history, table.storage)
+def _stored(table: Table, cluster: Cluster) -> tuple[str, str, str]:
+    return f"{table.history}_feed", cluster.local(table.history), cluster.local(table.storage)
 
 
 def _named(names: Sequence[str] | set[str]) -> str:

@@ -72,7 +72,12 @@ class Maintenance:
         for fact in self.catalog.facts:
             done += self._clean_fact(fact)
         done += self._drop_shadows()
-        return MaintenanceReport(done=tuple(done), alarms=tuple(self._watch()))
+        alarms = [alarm for server in self._servers() for alarm in self._watch(server)]
+        return MaintenanceReport(done=tuple(done), alarms=tuple(alarms))
+
+    def _servers(self) -> Iterator[ClickHouse]:
+        yield from self.clickhouse.others()
+        yield self.clickhouse
 
     def _one(self, name: str, **parameters: Any) -> tuple[Any, ...]:
         return self.clickhouse.execute(self.queries[name], **parameters)[0]
@@ -90,7 +95,8 @@ class Maintenance:
             condition += " AND _seq <= {seen:UInt64}"
             bounds["seen"] = seen
         keys = [column.name for column in table.key]
-        yield from self._delete_markers(table.storage, keys, condition, bounds)
+        local = self.clickhouse.cluster.local(table.storage)
+        yield from self._delete_markers(table.storage, local, keys, condition, bounds)
 
     def _clean_fact(self, fact: Fact) -> Iterator[str]:
         """Delete markers of a fact that no rebuild of the guard's time wrote; summed groups."""
@@ -99,7 +105,8 @@ class Maintenance:
         )
         keys = [column.name for column in fact.key]
         condition = "_version < {version:UInt128}"
-        yield from self._delete_markers(fact.name, keys, condition, {"version": version})
+        local = self._one("rows_of", table=fact.name)[0]
+        yield from self._delete_markers(fact.name, local, keys, condition, {"version": version})
         (summed,) = self._one("summed_version", fact=fact.name)
         for rollup in fact.table.rollups:
             self.clickhouse.execute(
@@ -108,53 +115,70 @@ class Maintenance:
             )
 
     def _delete_markers(
-        self, table: str, keys: list[str], condition: str, bounds: dict[str, Any]
+        self, table: str, local: str, keys: list[str], condition: str, bounds: dict[str, Any]
     ) -> Iterator[str]:
-        """Delete markers under this condition whose key has no other row in any part."""
-        key, listed = key_expression(keys), ", ".join(map(quoted, keys))
-        source = f"cdc.{quoted(table)}"
-        old = f"SELECT {listed} FROM {source} WHERE _is_deleted = 1 AND {condition}"
-        lonely = (
-            f"_is_deleted = 1 AND {condition} AND {key} NOT IN (\n    SELECT {listed}"
-            f" FROM {source}\n    WHERE NOT (_is_deleted = 1 AND {condition})"
-            f" AND {key} IN ({old})\n)"
+        """Delete markers under this condition whose key has no other row in any part.
+
+        All rows of a key are on one server, so each can tell by its own table, `local`.
+        """
+        if self.clickhouse.cluster.replicated:
+            return  # replicas would look at different moments, and keep different rows
+        counted = self.clickhouse.execute(
+            f"SELECT count() FROM cdc.{quoted(table)} WHERE {_lonely(table, keys, condition)}",
+            **bounds,
         )
-        counted = self.clickhouse.execute(f"SELECT count() FROM {source} WHERE {lonely}", **bounds)
         if counted[0][0]:
-            self.clickhouse.execute(f"DELETE FROM {source} WHERE {lonely}", **bounds)
+            self.clickhouse.everywhere(
+                f"DELETE FROM cdc.{quoted(local)} WHERE {_lonely(local, keys, condition)}",
+                **bounds,
+            )
             yield f"cdc.{table}: {counted[0][0]} old delete markers removed"
 
     def _expire(self, table: Table) -> Iterator[str]:
         """Apply the history's TTL where merges have not come to it for a day."""
+        local = self.clickhouse.cluster.local(table.history)
         oldest, rows = self._one("oldest", table=table.history)
         days = self.clickhouse.execute(
             "SELECT toInt64(extract(create_table_query, 'toIntervalDay\\\\((\\\\d+)\\\\)'))"
             " FROM system.tables WHERE database = 'cdc' AND name = {table:String}"
             " AND create_table_query LIKE '%toIntervalDay(%'",
-            table=table.history,
+            table=local,
         )
         if not rows or not days:
             return
         kept = timedelta(days=days[0][0] + 1)
         if oldest < datetime.now(timezone.utc) - kept:
-            self.clickhouse.execute(
-                f"ALTER TABLE cdc.{quoted(table.history)} MATERIALIZE TTL"
-                " SETTINGS mutations_sync = 1"
+            self.clickhouse.everywhere(
+                f"ALTER TABLE cdc.{quoted(local)} MATERIALIZE TTL SETTINGS mutations_sync = 1"
             )
             yield f"cdc.{table.history}: rows older than its TTL removed"
 
     def _drop_shadows(self) -> Iterator[str]:
         for (name,) in self.clickhouse.execute(self.queries["shadows"]):
-            self.clickhouse.execute(f"DROP TABLE cdc.{quoted(name)} SYNC")
+            self.clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
             yield f"cdc.{name}: dropped, its full rebuild was killed"
 
-    def _watch(self) -> Iterator[str]:
-        for table, parts, refused in self.clickhouse.execute(self.queries["parts"]):
+    def _watch(self, server: ClickHouse) -> Iterator[str]:
+        on = f" on {server.where}" if server.cluster.name else ""
+        for table, parts, refused in server.execute(self.queries["parts"]):
             if parts > refused * _CROWDED:
                 yield (
-                    f"cdc.{table} has {parts} parts in a partition; inserts are refused at"
+                    f"cdc.{table}{on} has {parts} parts in a partition; inserts are refused at"
                     f" {refused}: merges do not keep up"
                 )
-        for name, free, total in self.clickhouse.execute(self.queries["disks"]):
+        for name, free, total in server.execute(self.queries["disks"]):
             if free < total * _FREE:
-                yield f"disk {name} of ClickHouse has {free / 2**30:.1f} GB left"
+                where = server.where if on else "ClickHouse"
+                yield f"disk {name} of {where} has {free / 2**30:.1f} GB left"
+
+
+def _lonely(table: str, keys: list[str], condition: str) -> str:
+    """The condition on delete markers of a table whose key has no other row in it."""
+    key, listed = key_expression(keys), ", ".join(map(quoted, keys))
+    source = f"cdc.{quoted(table)}"
+    old = f"SELECT {listed} FROM {source} WHERE _is_deleted = 1 AND {condition}"
+    return (
+        f"_is_deleted = 1 AND {condition} AND {key} NOT IN (\n    SELECT {listed}"
+        f" FROM {source}\n    WHERE NOT (_is_deleted = 1 AND {condition})"
+        f" AND {key} IN ({old})\n)"
+    )

@@ -25,8 +25,8 @@ from uuid import uuid4
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
 from sluice.errors import NeedsPerson, QualityFailed, StaleRebuild, WrongUsage
+from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
-from sluice.generate.star import fact_table
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ class Rebuild:
             QualityFailed: a full rebuild does not have the source's rows; nothing was exchanged.
         """
         started = time.monotonic()
+        self._tables.catch_strays()
         storage = self._storage(self.fact.name)
         low = self._last_seen(storage)
         if full or low is None:
@@ -167,6 +168,10 @@ class Rebuild:
         self._exchange(kept)
         self._catch_up(storage, high)
         return self._report("rollback", started, self.live_rows(self.fact.name), deleted)
+
+    @property
+    def _tables(self) -> FactStorage:
+        return FactStorage(clickhouse=self.clickhouse, fact=self.fact, queries=self.queries)
 
     @property
     def kept(self) -> str:
@@ -256,9 +261,10 @@ class Rebuild:
 
     def _insert(self, how: str, target: str, high: Seen) -> int:
         self.clickhouse.execute(self.star[how], fact=target, version=sum(high.values()))
-        rows = self.clickhouse.written_rows()
+        # Not what was written: a row that goes to another server is written here and there.
+        rows = self.clickhouse.execute("SELECT count() FROM joined")[0][0]
         self.reached("rows written")
-        return rows
+        return int(rows)
 
     def _drop_temporary(self, *tables: str) -> None:
         for table in tables:
@@ -267,7 +273,7 @@ class Rebuild:
     def _full(self) -> int:
         """All rows into a shadow table, verified, exchanged, caught up; how many rows."""
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
-        self.clickhouse.execute(fact_table(self.fact, shadow))
+        self._tables.create(shadow)
         try:
             storage, high = self._storage(shadow), self.drained()
             self.reached("shadow made")
@@ -280,7 +286,7 @@ class Rebuild:
             self._exchange(shadow)
             self._keep(shadow)
         finally:
-            self.clickhouse.execute(f"DROP TABLE IF EXISTS cdc.{quoted(shadow)} SYNC")
+            self._tables.drop(shadow)
         self._catch_up(storage, high)
         return rows
 
@@ -308,12 +314,13 @@ class Rebuild:
         one, other = quoted(self.fact.name), quoted(table)
         self.clickhouse.execute(f"EXCHANGE TABLES cdc.{one} AND cdc.{other}")
         self.reached("exchanged")
+        self._tables.follow()
 
     def _keep(self, replaced: str) -> None:
         """Keep the replaced table for a rollback, in place of the one kept before."""
         kept = quoted(self.kept)
         for _ in range(_ATTEMPTS):
-            self.clickhouse.execute(f"DROP TABLE IF EXISTS cdc.{kept} SYNC")
+            self._tables.drop(self.kept)
             # Another full rebuild may keep its own in between.
             with suppress(NeedsPerson):
                 self.clickhouse.execute(f"RENAME TABLE cdc.{quoted(replaced)} TO cdc.{kept}")

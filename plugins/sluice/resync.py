@@ -212,8 +212,9 @@ class Resync:
     def _remove_beyond(self, table: Table, version: int) -> None:
         """Remove rows that no change can have written: nothing could win over them."""
         for name in (table.storage, table.history):
-            self.clickhouse.execute(
-                f"DELETE FROM cdc.{quoted(name)} WHERE _version > {{version:UInt128}}",
+            self.clickhouse.everywhere(
+                f"DELETE FROM cdc.{quoted(self.clickhouse.cluster.local(name))}"
+                " WHERE _version > {version:UInt128}",
                 version=version,
             )
 

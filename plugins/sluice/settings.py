@@ -7,6 +7,7 @@ with `VARIABLES`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,11 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_CLICKHOUSE_OPTIONS": (
         "",
         'clickhouse-driver\'s options as JSON: {"secure": true, ...}',
+    ),
+    "SLUICE_CLICKHOUSE_CLUSTER": ("", "a cluster of its remote_servers; empty is one server"),
+    "SLUICE_CLICKHOUSE_ENGINES": (
+        "plain",
+        "of a cluster's tables: plain, or replicated where its servers have a Keeper",
     ),
     "SLUICE_SLOT": ("sluice", "the replication slot; the publication is pglog_stream_<slot>"),
     "SLUICE_RELAY_ACK": (
@@ -95,6 +101,26 @@ class KafkaSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The servers that tables are spread over; without a name it is one server.
+
+    Attributes:
+        name: of the cluster in ClickHouse's remote_servers.
+        replicated: whether a Keeper copies tables and carries DDL to every server.
+    """
+
+    name: str = ""
+    replicated: bool = False
+
+    def local(self, table: str) -> str:
+        """The table in `cdc` that holds a server's own rows of this one."""
+        return f"{table}__local" if self.name else table
+
+
+ONE_SERVER = Cluster()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClickHouseSettings:
     """How to reach the warehouse; `options` are clickhouse-driver's (secure and the like)."""
 
@@ -104,6 +130,7 @@ class ClickHouseSettings:
     user: str
     password: SecretStr
     options: Mapping[str, Any] = field(default_factory=dict)
+    cluster: Cluster = ONE_SERVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +266,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             user=values["SLUICE_CLICKHOUSE_USER"],
             password=SecretStr(values["SLUICE_CLICKHOUSE_PASSWORD"]),
             options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
+            cluster=_cluster(values),
         ),
         relay=RelaySettings(
             slot=values["SLUICE_SLOT"],
@@ -276,6 +304,17 @@ def _address(value: str) -> tuple[str, int] | None:
     if not host or not port.isdigit() or not 0 < int(port) <= 65535:
         raise WrongUsage(f"SLUICE_RELAY_METRICS must be host:port, not {value!r}")
     return host, int(port)
+
+
+def _cluster(values: Mapping[str, str]) -> Cluster:
+    name, engines = values["SLUICE_CLICKHOUSE_CLUSTER"], values["SLUICE_CLICKHOUSE_ENGINES"]
+    if not re.fullmatch(r"[\w.-]*", name):
+        raise WrongUsage("SLUICE_CLICKHOUSE_CLUSTER takes letters, digits and _ . -")
+    if engines not in {"plain", "replicated"}:
+        raise WrongUsage("SLUICE_CLICKHOUSE_ENGINES must be plain or replicated")
+    if engines == "replicated" and not name:
+        raise WrongUsage("SLUICE_CLICKHOUSE_ENGINES=replicated needs SLUICE_CLICKHOUSE_CLUSTER")
+    return Cluster(name=name, replicated=engines == "replicated")
 
 
 def _alerts(values: Mapping[str, str]) -> AlertSettings:

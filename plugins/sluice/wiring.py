@@ -41,8 +41,9 @@ from sluice.errors import (
 from sluice.events import KeyText
 from sluice.evolution import evolve, fact_differs, former_columns, require_same
 from sluice.expectations import Expectations
+from sluice.fact_storage import FactStorage
 from sluice.findings import TableFindings, fact_check, table_check
-from sluice.generate.clickhouse import table_statements
+from sluice.generate.clickhouse import on_cluster, table_statements
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.generate.star import star_statements
@@ -97,7 +98,7 @@ def initialise(settings: Settings) -> list[str]:
         PublicationIncomplete: the publication there is lacks a table of the models.
     """
     catalog = load_catalog(settings.models)
-    require_current(catalog, settings.out)
+    require_current(catalog, settings.out, settings.clickhouse.cluster)
     Topics(settings.kafka).ensure(topic_names(catalog))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         done, stopped = create_warehouse(clickhouse, catalog)
@@ -124,8 +125,8 @@ def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[s
             done.append(
                 f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
             )
-        for statement in table_statements(table).values():
-            clickhouse.execute(statement)
+        for statement in table_statements(table, clickhouse.cluster).values():
+            clickhouse.everywhere(statement)
     return done, stopped
 
 
@@ -142,16 +143,19 @@ def _unlike_postgres(settings: Settings, catalog: Catalog) -> list[str]:
 
 def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
     """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
-    star, done = star_statements(fact), []
-    clickhouse.execute(star["fact"])
+    star, done = star_statements(fact, clickhouse.cluster), []
+    tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(_QUERIES))
+    tables.create(fact.name)
+    tables.follow()
     for rollup in fact.table.rollups:
-        for part in ("table", "noted"):
-            clickhouse.execute(star[f"{rollup.name}_{part}"])
+        for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
+            clickhouse.everywhere(star[f"{rollup.name}_{part}"])
+        clickhouse.execute(star[f"{rollup.name}_noted"])
     if fact_differs(clickhouse, fact):
         done.append(make_rebuild(clickhouse, fact).run(full=True).sentence())
-    clickhouse.execute(star["view"])
+    clickhouse.everywhere(star["view"])
     for rollup in fact.table.rollups:
-        clickhouse.execute(star[f"{rollup.name}_view"])
+        clickhouse.everywhere(star[f"{rollup.name}_view"])
     return done
 
 
@@ -159,8 +163,11 @@ def create_warehouse(
     clickhouse: ClickHouse, catalog: Catalog
 ) -> tuple[list[str], dict[str, TableDiffers]]:
     """Make or bring along everything in ClickHouse; what was done, and tables that could not be."""
-    for statement in read_statements(_BOOKKEEPING).values():
-        clickhouse.execute(statement)
+    for name, statement in read_statements(_BOOKKEEPING).items():
+        if name.startswith("database_"):
+            clickhouse.everywhere(statement)
+        else:
+            clickhouse.execute(on_cluster(statement, clickhouse.cluster))
     done, stopped = _tables(clickhouse, catalog)
     for fact in catalog.facts:
         if not {table.name for table in fact.tables} & stopped.keys():
@@ -173,7 +180,7 @@ def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
     return Rebuild(
         clickhouse=clickhouse,
         fact=fact,
-        star=star_statements(fact),
+        star=star_statements(fact, clickhouse.cluster),
         queries=read_statements(_QUERIES),
     )
 

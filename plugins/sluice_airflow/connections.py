@@ -52,6 +52,7 @@ def settings_from_connections() -> Settings:
             user=clickhouse.login or "default",
             password=SecretStr(clickhouse.password or ""),
             options=driver,
+            cluster=settings.clickhouse.cluster,
         ),
     )
 

@@ -15,14 +15,25 @@ GROUP BY table ORDER BY 2 DESC, table;
 SELECT name, free_space, total_space FROM system.disks WHERE total_space > 0 AND NOT is_remote;
 
 -- name: shadows
--- Shadow tables of full rebuilds that were killed: nothing has written to them for a day.
+-- Shadow tables of full rebuilds that were killed: nothing has written to them for a day, and no
+-- Distributed table reads from them.
+WITH extract(engine_full, '\'cdc\', \'([^\']+)\'') AS local
 SELECT name FROM system.tables
 WHERE database = 'cdc' AND name LIKE '%\_\_shadow\_%'
     AND metadata_modification_time < now() - INTERVAL 1 DAY
     AND name NOT IN (
+        SELECT extract(engine_full, '\'cdc\', \'([^\']+)\'') FROM system.tables
+        WHERE database = 'cdc' AND engine = 'Distributed'
+    )
+    AND if(engine = 'Distributed', local, name) NOT IN (
         SELECT table FROM system.parts
         WHERE database = 'cdc' AND active AND modification_time > now() - INTERVAL 1 DAY
     );
+
+-- name: rows_of
+-- The table that holds the rows: of a Distributed one the local one, else itself.
+SELECT if(engine = 'Distributed', extract(engine_full, '\'cdc\', \'([^\']+)\''), name)
+FROM system.tables WHERE database = 'cdc' AND name = {table:String};
 
 -- name: oldest
 -- When the oldest row of a history table came.

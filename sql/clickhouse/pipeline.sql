@@ -10,6 +10,18 @@ ORDER BY version DESC, finished_at DESC LIMIT 1;
 -- The identity of a table in cdc: an exchange moves it, a re-creation changes it.
 SELECT uuid FROM system.tables WHERE database = 'cdc' AND name = {table:String};
 
+-- name: local
+-- The table that holds a server's own rows of a Distributed one.
+SELECT extract(engine_full, '\'cdc\', \'([^\']+)\'') FROM system.tables
+WHERE database = 'cdc' AND name = {table:String} AND engine = 'Distributed';
+
+-- name: strays
+-- Servers of a cluster, of those that answer, whose fact has other rows.
+SELECT hostName() FROM clusterAllReplicas({cluster:String}, system.tables)
+WHERE database = 'cdc' AND name = {fact:String} AND engine = 'Distributed'
+    AND extract(engine_full, '\'cdc\', \'([^\']+)\'') != {local:String}
+SETTINGS skip_unavailable_shards = 1;
+
 -- name: drained
 -- Source table -> the highest _seq that is drained.
 SELECT source_table, argMax(base_seq + next_offset, generation)

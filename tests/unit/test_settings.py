@@ -24,6 +24,9 @@ def test_the_example_file_lists_every_variable_with_its_default() -> None:
         ("SLUICE_RELAY_METRICS", "4195"),
         ("SLUICE_KAFKA_OPTIONS", "sasl.password=canary"),
         ("SLUICE_POSTGRES_OPTIONS", '["canary"]'),
+        ("SLUICE_CLICKHOUSE_CLUSTER", "two'); DROP"),
+        ("SLUICE_CLICKHOUSE_ENGINES", "twice"),
+        ("SLUICE_CLICKHOUSE_ENGINES", "replicated"),
     ],
 )
 def test_a_value_that_its_variable_does_not_take_is_named(name: str, value: str) -> None:

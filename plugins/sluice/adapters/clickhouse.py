@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,12 +12,32 @@ from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
 
 from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable
-from sluice.settings import ClickHouseSettings
+from sluice.generate.clickhouse import on_cluster
+from sluice.settings import ClickHouseSettings, Cluster
 
 _NOT_SET_UP = frozenset({16, 60, 81})  # no such column in the table, table, database
 _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
 _MEMORY = 241
+_SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
 _BUSY = frozenset({_MEMORY, 164, 202, 242, 243, 252, 319})  # read-only, parts, disk, replicas
+_SERVERS = """
+SELECT host_name, port, is_local FROM system.clusters WHERE cluster = {cluster:String}
+"""
+# What makes statements that name Distributed tables as right as if they were plain ones: an insert
+# returns when the shards have it, a subquery runs once, here, over all shards.
+_DISTRIBUTED = {
+    "distributed_foreground_insert": 1,
+    "parallel_distributed_insert_select": 0,
+    "prefer_global_in_and_join": 1,
+}
+# What one replica has written, the next query sees on whichever replica it runs; a part that is
+# inserted again is not taken for the same.
+_REPLICATED = {
+    "insert_quorum": "auto",
+    "insert_quorum_parallel": 0,
+    "select_sequential_consistency": 1,
+    "insert_deduplicate": 0,
+}
 
 
 class ClickHouse:
@@ -27,6 +48,11 @@ class ClickHouse:
 
     def __init__(self, settings: ClickHouseSettings) -> None:
         self._settings = settings
+
+    @property
+    def cluster(self) -> Cluster:
+        """What tables are spread over."""
+        return self._settings.cluster
 
     @cached_property
     def _client(self) -> Client:
@@ -39,7 +65,12 @@ class ClickHouse:
             database="default",
             client_name="sluice",
             **{"connect_timeout": 5, **settings.options},
-            settings={"server_side_params": True, "strings_as_bytes": False},
+            settings={
+                "server_side_params": True,
+                "strings_as_bytes": False,
+                **(_DISTRIBUTED if self.cluster.name else {}),
+                **(_REPLICATED if self.cluster.replicated else {}),
+            },
         )
 
     def close(self) -> None:
@@ -59,6 +90,43 @@ class ClickHouse:
                 query, parameters or None, external_tables=list(external) or None
             )
         return rows if isinstance(rows, list) else []
+
+    def everywhere(self, statement: str, /, **parameters: Any) -> None:
+        """Run a statement on each server of the cluster, on this one last; see `on_cluster`.
+
+        So what is not done here is to be done again, wherever else it is done already.
+        """
+        if not self.cluster.replicated:
+            self.elsewhere(statement, **parameters)
+        self.execute(on_cluster(statement, self.cluster), **parameters)
+
+    def elsewhere(self, statement: str, /, **parameters: Any) -> None:
+        """Run a statement on the cluster's other servers, one after the other."""
+        for server in self.others():
+            server.execute(statement, **parameters)
+
+    def others(self) -> Iterator[ClickHouse]:
+        """Sessions on the cluster's other servers; each ends when the next begins.
+
+        Raises:
+            NeedsPerson: this server does not know the cluster.
+        """
+        if not self.cluster.name:
+            return
+        servers = self.execute(_SERVERS, cluster=self.cluster.name)
+        if not servers:
+            raise NeedsPerson(
+                f"{self.where} has no cluster {self.cluster.name!r} among its remote_servers",
+                remedy="configure it there, or mend SLUICE_CLICKHOUSE_CLUSTER",
+            )
+        for host, port in sorted({(host, port) for host, port, is_here in servers if not is_here}):
+            with closing(ClickHouse(replace(self._settings, host=host, port=port))) as server:
+                yield server
+
+    @property
+    def where(self) -> str:
+        """The server, for messages."""
+        return f"ClickHouse {self._settings.host}:{self._settings.port}"
 
     def table(self, query: str, **parameters: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a query; its column names and rows."""
@@ -84,7 +152,7 @@ class ClickHouse:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        where = f"ClickHouse {self._settings.host}:{self._settings.port}"
+        where = self.where
         try:
             yield
         except driver_errors.ServerException as error:
@@ -109,6 +177,8 @@ def external_table(
 
 def _server_error(where: str, error: driver_errors.ServerException) -> Exception:
     first = str(error.message).removeprefix("DB::Exception: ").splitlines()[0][:300]
+    if error.code in _SHARD_DOWN:
+        return Unreachable(f"{where} cannot reach a shard: {first}", remedy="see: sluice status")
     if error.code in _NOT_SET_UP:
         return NotReady(f"{where}: {first}", remedy="run: sluice init")
     if error.code in {_AUTHENTICATION_FAILED, _ACCESS_DENIED}:

@@ -42,13 +42,14 @@ def generate(
         raise WrongUsage(f"no profile {profile!r} (known: {', '.join(PROFILES)})")
     sys.path.insert(0, str(Path.cwd()))
     catalog, out = load_catalog(models or settings.models, profile), out or settings.out
+    cluster = settings.clickhouse.cluster
     if check:
-        stale = difference(catalog, out)
+        stale = difference(catalog, out, cluster)
         typer.echo(stale or "generated files are current", nl=not stale)
         if stale:
             raise StaleGenerated(remedy="run: make generate")
         return
-    changed = write_files(catalog, out)
+    changed = write_files(catalog, out, cluster)
     for path in changed:
         typer.echo(f"wrote {path}" if (out / path).exists() else f"removed {path}")
     typer.echo(f"{len(changed)} files changed")

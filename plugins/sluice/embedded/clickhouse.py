@@ -104,14 +104,15 @@ def _search_path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
 
 
-def serve(data: Path, tcp_port: int, http_port: int) -> int:
-    """Run the server in this process until it ends."""
+def serve(data: Path, tcp_port: int, http_port: int, configuration: Path | None = None) -> int:
+    """Run the server in this process until it ends; remote_servers are in its configuration."""
     arguments = [
         "clickhouse",
         f"--path={data}/",
         f"--tcp_port={tcp_port}",
         f"--http_port={http_port}",
         "--listen_host=127.0.0.1",
+        *([f"--config-file={configuration}"] if configuration else []),
         f"--query={_LISTEN}",
     ]
     library = ctypes.CDLL(str(library_path()))
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path)
     parser.add_argument("--tcp-port", type=int)
     parser.add_argument("--http-port", type=int)
+    parser.add_argument("--config-file", type=Path)
     chosen = parser.parse_args()
     if chosen.fetch:
         try:
@@ -138,7 +140,7 @@ def main() -> None:
             sys.exit(error.exit_code)
         return
     chosen.path.mkdir(parents=True, exist_ok=True)
-    sys.exit(serve(chosen.path, chosen.tcp_port, chosen.http_port))
+    sys.exit(serve(chosen.path, chosen.tcp_port, chosen.http_port, chosen.config_file))
 
 
 if __name__ == "__main__":

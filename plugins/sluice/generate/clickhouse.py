@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from sluice.catalog import Column, Table
+from sluice.settings import ONE_SERVER, Cluster
 
 HISTORY = "30 DAY"
 
@@ -48,16 +49,21 @@ def key_expression(names: Sequence[str]) -> str:
     return columns if len(names) == 1 else f"({columns})"
 
 
-def table_statements(table: Table) -> dict[str, str]:
+def table_statements(table: Table, cluster: Cluster = ONE_SERVER) -> dict[str, str]:
     """Statement name -> DDL that creates what the source table needs; each can run twice."""
     statements = {
-        "current_state": _current_state(table),
-        "history": _history(table),
-        "history_feed": _history_feed(table),
+        "current_state": _current_state(table, cluster),
+        "history": _history(table, cluster),
+        "history_feed": _history_feed(table, cluster),
     }
+    if cluster.name:
+        key = shard_key([column.name for column in table.key])
+        for name, stored in (("current_state", table.storage), ("history", table.history)):
+            local = cluster.local(stored)
+            statements[f"{name}_distributed"] = distributed_table(cluster, stored, local, key)
     if not table.is_fact:
         statements["view"] = view(table.storage, [column.name for column in table.columns])
-    return statements
+    return {name: on_cluster(text, cluster) for name, text in statements.items()}
 
 
 def view(name: str, columns: Sequence[str]) -> str:
@@ -76,6 +82,43 @@ def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> st
     return f"CREATE TABLE IF NOT EXISTS cdc.{quoted(name)}\n(\n{listed}\n)\n{ending}"
 
 
+def shard_key(names: Sequence[str]) -> str:
+    """What decides a row's shard: its key alone, so all versions of a key meet on one."""
+    return f"cityHash64({', '.join(map(quoted, names))})"
+
+
+def distributed_table(cluster: Cluster, name: str, local: str, sharding: str) -> str:
+    """DDL of the table in `cdc` that reads and writes `local` on all shards; it takes the place
+    of one that is there, at once.
+    """
+    over = local.replace("\\", "\\\\").replace("'", "\\'")
+    return (
+        f"CREATE OR REPLACE TABLE cdc.{quoted(name)} AS cdc.{quoted(local)}\n"
+        f"ENGINE = Distributed('{cluster.name}', 'cdc', '{over}', {sharding})"
+    )
+
+
+_NAME = r"(?:`(?:\\.|[^`\\])+`|\w+)"
+_ADDRESSED = re.compile(
+    r"(?:CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE|DATABASE)(?: IF NOT EXISTS)?"
+    rf"|(?:ALTER|DROP) TABLE(?: IF EXISTS)?|DELETE FROM) {_NAME}(?:\.{_NAME})?(?! ON CLUSTER)"
+)
+_ENGINE = re.compile(r"^ENGINE = (?=\w*MergeTree)(?!Replicated)", re.MULTILINE)
+
+
+def on_cluster(statement: str, cluster: Cluster) -> str:
+    """The statement as a Keeper carries it to every server, with engines that it copies; without
+    a Keeper as it is, and each server is to be asked in turn.
+    """
+    if not cluster.replicated:
+        return statement
+    addressed = _ADDRESSED.match(statement)
+    if addressed:
+        end = addressed.end()
+        statement = f"{statement[:end]} ON CLUSTER {quoted(cluster.name)}{statement[end:]}"
+    return _ENGINE.sub("ENGINE = Replicated", statement)
+
+
 def _columns(table: Table) -> list[str]:
     own = [column_line(column) for column in table.columns]
     return own + [f"{quoted(name)} {kind}" for name, kind in MACHINE_COLUMNS] + [_INGESTED_AT]
@@ -91,11 +134,11 @@ def _key(table: Table) -> str:
     return ", ".join(quoted(column.name) for column in table.key)
 
 
-def _current_state(table: Table) -> str:
+def _current_state(table: Table, cluster: Cluster) -> str:
     # The index lets the rebuild find what changed since it last ran without reading the table.
     columns = [*_columns(table), "INDEX _seq_range _seq TYPE minmax GRANULARITY 1"]
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({_key(table)})"]
-    return create_table(table.storage, columns, [*engine, *_marked(table)])
+    return create_table(cluster.local(table.storage), columns, [*engine, *_marked(table)])
 
 
 def _marked(table: Table) -> list[str]:
@@ -110,19 +153,19 @@ def _marked(table: Table) -> list[str]:
     return lines
 
 
-def _history(table: Table) -> str:
+def _history(table: Table, cluster: Cluster) -> str:
     # Ordered by key and version, so a range that is read twice adds nothing.
     engine = [
         "ENGINE = ReplacingMergeTree",
         f"ORDER BY ({_key(table)}, _version)",
         f"TTL toDateTime(_ingested_at) + INTERVAL {table.engine.get('history', HISTORY)}",
     ]
-    return create_table(table.history, _columns(table), engine)
+    return create_table(cluster.local(table.history), _columns(table), engine)
 
 
-def _history_feed(table: Table) -> str:
+def _history_feed(table: Table, cluster: Cluster) -> str:
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS cdc.{quoted(table.history + '_feed')}\n"
-        f"TO cdc.{quoted(table.history)} AS\n"
-        f"SELECT *\nFROM cdc.{quoted(table.storage)}"
+        f"TO cdc.{quoted(cluster.local(table.history))} AS\n"
+        f"SELECT *\nFROM cdc.{quoted(cluster.local(table.storage))}"
     )

@@ -14,24 +14,25 @@ from sluice.generate.page import star_page
 from sluice.generate.publication import publication
 from sluice.generate.schemas import schema_modules
 from sluice.generate.star import star_statements
+from sluice.settings import ONE_SERVER, Cluster
 from sluice.statements import render_statements
 
 CLICKHOUSE = Path("sql/clickhouse/generated")
 _HEADING = "Written by `sluice generate`; do not edit."
 
 
-def generated_files(catalog: Catalog) -> dict[Path, str]:
+def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Path, str]:
     """Path below the project -> text, of everything that is generated from the models."""
     package = Path(*catalog.schemas.split("."))
     files = {package / name: text for name, text in schema_modules(catalog).items()}
     for table in catalog.tables:
         heading = f"{table.storage} and its history, from {table.module}. {_HEADING}"
         path = CLICKHOUSE / f"{table.storage}.sql"
-        files[path] = render_statements(heading, table_statements(table))
+        files[path] = render_statements(heading, table_statements(table, cluster))
     for fact in catalog.facts:
         heading = f"{fact.name}: its table, its view and what keeps it. {_HEADING}"
         path = CLICKHOUSE / f"{fact.name}.sql"
-        files[path] = render_statements(heading, star_statements(fact))
+        files[path] = render_statements(heading, star_statements(fact, cluster))
     files[Path("sql/generated/topics.txt")] = _topics(catalog)
     files[Path("sql/generated/tables.txt")] = _tables(catalog)
     files[Path("sql/generated/publication.sql")] = publication(catalog)
@@ -39,18 +40,18 @@ def generated_files(catalog: Catalog) -> dict[Path, str]:
     return files
 
 
-def _files(catalog: Catalog, out: Path) -> dict[Path, str]:
+def _files(catalog: Catalog, out: Path, cluster: Cluster) -> dict[Path, str]:
     """All that is generated, and the blocks of the configuration where there is one."""
-    files = generated_files(catalog)
+    files = generated_files(catalog, cluster)
     if (out / CONFIGURATION).exists():
         files[CONFIGURATION] = configuration(catalog, (out / CONFIGURATION).read_text())
     return files
 
 
-def write_files(catalog: Catalog, out: Path) -> list[Path]:
+def write_files(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> list[Path]:
     """Write what differs below `out`, remove generated files that are no more; what changed."""
     changed = []
-    files = _files(catalog, out)
+    files = _files(catalog, out, cluster)
     for relative, text in files.items():
         path = out / relative
         if not path.exists() or path.read_text() != text:
@@ -78,9 +79,9 @@ def orphans(files: dict[Path, str], out: Path) -> list[Path]:
     return sorted(present - set(files))
 
 
-def difference(catalog: Catalog, out: Path) -> str:
+def difference(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> str:
     """A unified diff from the files below `out` to what the models give; empty when current."""
-    files = _files(catalog, out)
+    files = _files(catalog, out, cluster)
     parts: list[str] = []
     for relative, text in files.items():
         path = out / relative
@@ -91,9 +92,9 @@ def difference(catalog: Catalog, out: Path) -> str:
     return "".join(parts)
 
 
-def require_current(catalog: Catalog, out: Path) -> None:
+def require_current(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> None:
     """StaleGenerated when a generated file is not what the models give."""
-    files = _files(catalog, out)
+    files = _files(catalog, out, cluster)
     stale = [
         str(relative)
         for relative, text in files.items()

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sluice.catalog import Fact, Rollup
-from sluice.generate.clickhouse import key_expression, quoted, view
+from sluice.generate.clickhouse import (
+    distributed_table,
+    key_expression,
+    on_cluster,
+    quoted,
+    view,
+)
+from sluice.settings import Cluster
 
+# All of a rollup is on one shard, the first: it is small, and one insert stays one part.
+_FIRST_SHARD = "0"
 # One insert is one part, so readers see all of it or nothing.
 WHOLE = (
     "SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000,"
@@ -23,13 +32,16 @@ def noted(rollup: Rollup) -> str:
     return f"{rollup.name}__touched"
 
 
-def rollup_statements(fact: Fact, rollup: Rollup) -> dict[str, str]:
+def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str, str]:
     """Statement name -> text, for one rollup."""
-    name = rollup.name
-    return {
-        f"{name}_table": _table(fact, rollup),
-        f"{name}_noted": _noted_table(fact, rollup),
-        f"{name}_view": _view(rollup),
+    name, local = rollup.name, cluster.local(rollup.name)
+    statements = {f"{name}_table": on_cluster(_table(fact, rollup, local), cluster)}
+    if cluster.name:
+        over = distributed_table(cluster, name, local, _FIRST_SHARD)
+        statements[f"{name}_distributed"] = on_cluster(over, cluster)
+    return statements | {
+        f"{name}_noted": on_cluster(_noted_table(fact, rollup), cluster),
+        f"{name}_view": on_cluster(_view(rollup), cluster),
         f"{name}_note": _note(fact, rollup),
         f"{name}_sum_touched": _sum(rollup, only_noted=True),
         f"{name}_sum_all": _sum(rollup, only_noted=False),
@@ -63,9 +75,9 @@ def _sums(rollup: Rollup) -> str:
     return "\n".join(["    count() AS facts,", *listed])
 
 
-def _table(fact: Fact, rollup: Rollup) -> str:
+def _table(fact: Fact, rollup: Rollup, name: str) -> str:
     return (
-        f"CREATE TABLE IF NOT EXISTS cdc.{quoted(rollup.name)}\n"
+        f"CREATE TABLE IF NOT EXISTS cdc.{quoted(name)}\n"
         f"ENGINE = ReplacingMergeTree(_version, _is_deleted)\nORDER BY ({_groups(rollup)})\n"
         f"SETTINGS allow_nullable_key = 1\nEMPTY AS\nSELECT\n    {_expressions(rollup)},\n"
         f"{_sums(rollup)}\n    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"

@@ -12,17 +12,30 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from sluice.catalog import Dimension, Fact, Table
-from sluice.generate.clickhouse import create_table, key_expression, quoted, view
+from sluice.generate.clickhouse import (
+    create_table,
+    distributed_table,
+    key_expression,
+    on_cluster,
+    quoted,
+    shard_key,
+    view,
+)
 from sluice.generate.rollups import WHOLE, rollup_indexes, rollup_statements
+from sluice.settings import ONE_SERVER, Cluster
 
 _CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
 
 
-def star_statements(fact: Fact) -> dict[str, str]:
+def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]:
     """Statement name -> text, for one fact."""
-    statements = {
-        "fact": fact_table(fact, fact.name),
-        "view": view(fact.name, [column.name for column in fact.columns]),
+    local = cluster.local(fact.name)
+    statements = {"fact": on_cluster(fact_table(fact, local), cluster)}
+    if cluster.name:
+        over = distributed_fact(fact, cluster, fact.name, local)
+        statements["fact_distributed"] = on_cluster(over, cluster)
+    statements |= {
+        "view": on_cluster(view(fact.name, [column.name for column in fact.columns]), cluster),
         "touched": _temporary("touched", _own_keys(fact, "1 = 0"), ordered=True),
         "touched_by_fact": f"INSERT INTO touched\n{_own_keys(fact, _CHANGED)}",
     }
@@ -31,7 +44,7 @@ def star_statements(fact: Fact) -> dict[str, str]:
     if fact.date is not None:
         statements["touched_by_date"] = _touched_by_date(fact)
     statements |= {
-        "all_ranges": _all_ranges(fact),
+        "all_ranges": _all_ranges(fact, cluster),
         "touched_ranges": _touched_ranges(fact),
         "stage_range": _stage_rows(fact, touched=False),
         "stage_touched": _stage_rows(fact, touched=True),
@@ -48,7 +61,7 @@ def star_statements(fact: Fact) -> dict[str, str]:
         "checksum_fact": _checksum(None, _own_columns(fact, stored=False)),
     }
     for rollup in fact.table.rollups:
-        statements |= rollup_statements(fact, rollup)
+        statements |= rollup_statements(fact, rollup, cluster)
     return statements
 
 
@@ -73,6 +86,11 @@ def fact_table(fact: Fact, name: str) -> str:
     key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
     return create_table(name, columns, engine)
+
+
+def distributed_fact(fact: Fact, cluster: Cluster, name: str, local: str) -> str:
+    """DDL of the table under this name that reads and writes `local` on all shards."""
+    return distributed_table(cluster, name, local, shard_key(_key_names(fact)))
 
 
 def _indexes(fact: Fact) -> Iterator[str]:
@@ -158,16 +176,19 @@ def _leading(fact: Fact, dimension: Dimension | None, condition: str) -> str:
     return _leading(fact, parent, inner)
 
 
-def _all_ranges(fact: Fact) -> str:
+def _all_ranges(fact: Fact, cluster: Cluster) -> str:
     """The first key of each range of the fact's table, as text, from its primary index."""
     listed = ", ".join(map(quoted, _own_names(fact)))
     texts = ", ".join(f"toString({quoted(name)})" for name in _own_names(fact))
-    storage = fact.table.storage.replace("'", "''")
+    storage = cluster.local(fact.table.storage).replace("'", "''")
+    index = f"mergeTreeIndex('cdc', '{storage}')"
+    if cluster.name:
+        index = f"cluster('{cluster.name}', {index})"
     return (
         f"SELECT {texts} FROM (\n    SELECT {listed},"
         f" sum(rows_in_granule) OVER (ORDER BY {listed}) - rows_in_granule AS before,\n"
         f"        row_number() OVER (ORDER BY {listed}) AS place, rows_in_granule AS wide\n"
-        f"    FROM mergeTreeIndex('cdc', '{storage}') WHERE rows_in_granule > 0\n)\n"
+        f"    FROM {index} WHERE rows_in_granule > 0\n)\n"
         "WHERE place = 1 OR intDiv(before, {step:UInt64}) !="
         f" intDiv(before + wide, {{step:UInt64}})\nORDER BY {listed}"
     )

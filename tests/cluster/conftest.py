@@ -1,0 +1,77 @@
+"""One Postgres, drained into one ClickHouse server and into a cluster of two."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from sluice import wiring
+from sluice.catalog import load_catalog
+from sluice.embedded.postgres import ensure_database
+from sluice.embedded.programs import STORES
+from sluice.embedded.stack import Stack
+from sluice.generate.files import write_files
+from sluice.relay.run import run
+from sluice.settings import Settings, read_settings
+from store_api.database import create_tables, make_engine
+from tests.cluster.servers import Servers
+from tests.conftest import stack_environment, temporary_home
+
+CATALOG = load_catalog("models")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The services with one ClickHouse server, and a relay."""
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        Stack(read_settings(environment)).launch()
+        settings = read_settings(environment)
+        stack, stop = Stack(settings), threading.Event()
+        relay = threading.Thread(target=run, args=(settings, CATALOG), kwargs={"stop": stop})
+        try:
+            stack.start(STORES, lambda _: None)
+            ensure_database(settings.postgres, settings.postgres.database)
+            create_tables(settings.postgres)
+            wiring.initialise(settings)
+            relay.start()
+            yield settings
+        finally:
+            stop.set()
+            if relay.ident:
+                relay.join(20)
+            stack.stop()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Two servers that know each other."""
+    made = Servers(tmp_path_factory.mktemp("cluster"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.fixture(scope="module")
+def two(one: Settings, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The same services with the cluster of two servers."""
+    out: Path = tmp_path_factory.mktemp("generated")
+    write_files(CATALOG, out, servers.cluster)
+    settings = replace(one, out=out, clickhouse=servers.settings())
+    wiring.initialise(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def engine(one: Settings) -> Iterator[Engine]:
+    """Postgres."""
+    made = make_engine(one.postgres)
+    yield made
+    made.dispose()
