@@ -152,7 +152,10 @@ class Quality:
         except NotReady:
             if not self.had_slot():
                 raise
-            return f"replication slot {self.slot!r} is gone"
+            try:  # it may have been made between the two looks
+                passed = self.passed(lsn)
+            except NotReady:
+                return f"replication slot {self.slot!r} is gone"
         if self.gaps:
             return "another table's topic has a gap"
         late = f"changes up to {format_lsn(lsn)} were not drained in {self.seconds:.0f} s"
