@@ -57,6 +57,8 @@ class ClickHouse:
     @cached_property
     def _client(self) -> Client:
         settings = self._settings
+        options = {"connect_timeout": 5, **settings.options}
+        chosen = options.pop("settings", {})
         return Client(
             host=settings.host,
             port=settings.port,
@@ -64,10 +66,11 @@ class ClickHouse:
             password=settings.password.get_secret_value(),
             database="default",
             client_name="sluice",
-            **{"connect_timeout": 5, **settings.options},
+            **options,
             settings={
                 "server_side_params": True,
                 "strings_as_bytes": False,
+                **chosen,
                 **(_DISTRIBUTED if self.cluster.name else {}),
                 **(_REPLICATED if self.cluster.replicated else {}),
             },
