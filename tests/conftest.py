@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from sluice import wiring
 from sluice.embedded.postgres import ensure_database
@@ -20,6 +21,10 @@ from sluice.embedded.stack import Stack
 from sluice.relay import slot as slots
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
+
+# An example may take as long as it needs: the machine is not what is tested.
+hypothesis_settings.register_profile("sluice", deadline=None)
+hypothesis_settings.load_profile("sluice")
 
 
 def free_ports(count: int) -> list[int]:

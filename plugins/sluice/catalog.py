@@ -26,7 +26,7 @@ from sluice.marks import Expectation, QualityMarks, expectations, quality_marks
 from sluice.type_map import LOSSLESS, ColumnType, column_type
 
 # What `info` of a table may say of its ClickHouse tables.
-ENGINE_MARKS = ("partition_by", "settings", "history")
+ENGINE_MARKS = ("order_by", "partition_by", "settings", "history")
 _PUBLIC = "public"
 _POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 Place = tuple[str, str]
@@ -364,6 +364,23 @@ def _require_distinct(what: str, names: list[str]) -> None:
         )
 
 
+def _engine(source: sa.Table) -> dict[str, str]:
+    """What the marks say of a table's storage; its order is the key's columns in some order."""
+    engine = {name: str(source.info[name]) for name in ENGINE_MARKS if name in source.info}
+    key = sorted(str(column.name) for column in source.primary_key.columns)
+    if sorted(ordered_by(engine) or key) != key:
+        raise WrongUsage(
+            f"table {source.fullname}: order_by is {engine['order_by']!r}, not the key's columns",
+            remedy=f"name each of {', '.join(key)} once, in the order you want",
+        )
+    return engine
+
+
+def ordered_by(engine: Mapping[str, str]) -> list[str]:
+    """The columns that `order_by` names; none where it is not set."""
+    return [name.strip() for name in engine.get("order_by", "").split(",") if name.strip()]
+
+
 def _table(mapper: Mapper[Any], profile: str) -> Table:
     source = mapper.local_table
     assert isinstance(source, sa.Table)
@@ -383,7 +400,7 @@ def _table(mapper: Mapper[Any], profile: str) -> Table:
         references=tuple(_references(mapper)),
         is_fact=source.info.get("star") == "fact",
         in_star=source.info.get("star") != "skip",
-        engine={name: str(source.info[name]) for name in ENGINE_MARKS if name in source.info},
+        engine=_engine(source),
         rollups=tuple(_rollups(source)),
         quality=quality_marks(source.fullname, source.info.get("quality", {})),
     )

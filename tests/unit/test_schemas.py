@@ -107,6 +107,33 @@ def test_overrides_and_marks_stand_in_the_ddl(tmp_path: Path) -> None:
         assert line in ddl.replace(";", "").splitlines(), line
 
 
+def composite(order: str) -> Any:
+    """Models of one table with a key of two columns."""
+
+    class Base(DeclarativeBase): ...
+
+    class Seat(Base):
+        __tablename__ = "seats"
+        __table_args__ = {"info": {"order_by": order}}  # noqa: RUF012
+        tenant_id: Mapped[int] = mapped_column(primary_key=True)
+        number: Mapped[int] = mapped_column(primary_key=True)
+
+    return list(Base.registry.mappers)
+
+
+def test_the_order_key_is_the_key_in_the_order_that_is_marked(tmp_path: Path) -> None:
+    write_files(describe("seat_models", composite("number, tenant_id")), tmp_path)
+    ddl = (tmp_path / "sql/clickhouse/generated/dim_seat.sql").read_text()
+    assert "ORDER BY (number, tenant_id)" in ddl
+    assert "ORDER BY (number, tenant_id, _version)" in ddl
+
+
+@pytest.mark.parametrize("order", ["number", "number, number", "number, tenant_id, price"])
+def test_an_order_key_of_other_columns_is_refused(order: str) -> None:
+    with pytest.raises(WrongUsage, match="seats: order_by"):
+        describe("seat_models", composite(order))
+
+
 @pytest.mark.parametrize(
     "column",
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sluice.catalog import Column, Table
+from sluice.catalog import Column, Table, ordered_by
 from sluice.settings import ONE_SERVER, Cluster
 
 HISTORY = "30 DAY"
@@ -131,7 +131,8 @@ def column_line(column: Column) -> str:
 
 
 def _key(table: Table) -> str:
-    return ", ".join(quoted(column.name) for column in table.key)
+    names = ordered_by(table.engine) or [column.name for column in table.key]
+    return ", ".join(map(quoted, names))
 
 
 def _current_state(table: Table, cluster: Cluster) -> str:
