@@ -32,9 +32,14 @@ pytestmark = pytest.mark.services
 
 ITEMS = load_catalog("models").table("order_items")
 ROWS = 60
-KEPT = """
-INSERT INTO order_items SELECT kept.* FROM kept
-JOIN orders ON orders.id = order_id JOIN products ON products.id = product_id
+# Always as many rows, whatever orders and products there are by now.
+STOCK = """
+INSERT INTO order_items (id, order_id, product_id, quantity, price)
+SELECT n, o.id, p.id, 1 + n % 5, n FROM generate_series(1, 600) n
+JOIN (SELECT id, row_number() OVER () AS nth, count(*) OVER () AS total FROM orders) o
+  ON o.nth = 1 + n % o.total
+JOIN (SELECT id, row_number() OVER () AS nth, count(*) OVER () AS total FROM products) p
+  ON p.nth = 1 + n % p.total
 """
 
 
@@ -42,19 +47,23 @@ JOIN orders ON orders.id = order_id JOIN products ON products.id = product_id
 def engine(services: Settings) -> Iterator[Engine]:
     made = make_engine(services.postgres)
     load(services, customers=50, orders=300, seed=1)
-    with made.begin() as connection:
-        connection.execute(text("CREATE TABLE kept AS SELECT * FROM order_items"))
     with relaying(services):
         checked(services)
         yield made
-    with made.begin() as connection:
-        connection.execute(text("DROP TABLE kept"))
     made.dispose()
+
+
+def restock(engine: Engine) -> None:
+    """Other items, as many as are read in ten ranges."""
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE order_items"))
+        connection.execute(text(STOCK))
 
 
 @pytest.fixture(autouse=True)
 def forgotten(services: Settings, engine: Engine) -> None:
-    """Nothing is left of earlier runs."""
+    """Nothing is left of earlier runs, which may have deleted many rows."""
+    restock(engine)
     wiring.query(services, "TRUNCATE TABLE cdc.resync_ranges")
 
 
@@ -66,9 +75,7 @@ def writing(engine: Engine, seed: int) -> Iterator[None]:
     def write() -> None:
         while not stop.is_set():
             change(engine, chance, 60)
-            with engine.begin() as connection:
-                connection.execute(text("TRUNCATE order_items"))
-                connection.execute(text(KEPT))
+            restock(engine)
 
     busy = threading.Thread(target=write)
     busy.start()

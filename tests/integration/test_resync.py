@@ -105,6 +105,23 @@ def test_a_topic_that_was_made_again_is_a_gap_that_a_resync_closes(
     assert_fact_equals_join(services, engine)
 
 
+def test_a_topic_that_was_made_again_with_changes_in_it_does_not_hold_the_slot(
+    services: Settings, engine: Engine
+) -> None:
+    """Nobody will drain what the old topic had, and the slot must not wait for it."""
+    assert_fact_equals_join(services, engine)
+    topics, topic = Topics(services.kafka), "cdc.customers"
+    before = topics.ends([topic])[topic]
+    with engine.begin() as connection:
+        rows = connection.execute(text("UPDATE customers SET city = 'Bern'")).rowcount
+    deadline = time.monotonic() + 60
+    while topics.ends([topic])[topic] < before + rows:
+        assert time.monotonic() < deadline
+    make_again(services, topic)
+    wiring.resync(services, "customers")
+    assert_fact_equals_join(services, engine)
+
+
 def test_a_topic_that_was_made_again_and_has_outgrown_the_checkpoint_is_a_gap_too(
     services: Settings, engine: Engine
 ) -> None:

@@ -10,18 +10,16 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
-    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.topics import Topics, client_options, translated
+from sluice.adapters.topics import Topics, client_options, described, translated
 from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
 
 _PATIENCE = 10.0
-_NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 
 # librdkafka's defaults pause for a second at every 100,000 messages on a fast local broker.
 _CONSUMER_OPTIONS = {
@@ -126,22 +124,15 @@ class KafkaLog:
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
         with translated(self._bootstrap):
-            described = self._admin.describe_topics(
-                TopicCollection([topic]), request_timeout=_PATIENCE
-            )
-            try:
-                found = described[topic].result()
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise
-                raise _no_topic(topic) from None
-        if len(found.partitions) > 1:
+            found = described(self._admin, [topic], _PATIENCE).get(topic)
+        if found is None:
+            raise _no_topic(topic)
+        if found.partitions > 1:
             raise TopicPartitioned(
-                f"topic {topic} has {len(found.partitions)} partitions; order per table needs one",
+                f"topic {topic} has {found.partitions} partitions; order per table needs one",
                 remedy="recreate the topic with one partition, then run: sluice init",
             )
-        known = str(found.topic_id)
-        return "" if known == _NO_TOPIC_ID else known
+        return found.id
 
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -24,6 +31,7 @@ from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
 _SECONDS = 10.0
+_NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 # Under these names a slot's group keeps its mark; nothing is read from them by it.
 _MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
 
@@ -40,6 +48,13 @@ class SlotMark(NamedTuple):
     wal: int = 0
     transactions: int = 0
     counted_since: int = 0
+
+
+class TopicState(NamedTuple):
+    """A topic's id, "" where the broker knows none (before KIP-516), and its partitions."""
+
+    id: str
+    partitions: int
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
@@ -64,6 +79,22 @@ def translated(bootstrap: str) -> Iterator[None]:
             f"broker {bootstrap} does not answer: {text}",
             remedy="see: sluice status, sluice logs broker",
         ) from error
+
+
+def described(admin: AdminClient, names: Iterable[str], seconds: float) -> dict[str, TopicState]:
+    """Topic -> its state; topics that are not there are left out."""
+    states = {}
+    answers = admin.describe_topics(TopicCollection(list(names)), request_timeout=seconds)
+    for name, answer in answers.items():
+        try:
+            found = answer.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            continue
+        known = str(found.topic_id)
+        states[name] = TopicState("" if known == _NO_TOPIC_ID else known, len(found.partitions))
+    return states
 
 
 class Topics:
@@ -112,6 +143,12 @@ class Topics:
         """The broker's incarnation; None where its topics are not set up."""
         notes = self._notes()
         return str(notes[0]["epoch"]) if notes else None
+
+    def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The broker's epoch and the topics' ids: others once it or one of them was made again."""
+        with translated(self._bootstrap):
+            found = described(AdminClient(self._options), names, self._seconds)
+        return (self.epoch() or "", *(found[name].id for name in names if name in found))
 
     def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
         """What was noted last of the slot, or of any slot, on this broker; None without it.

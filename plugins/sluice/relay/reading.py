@@ -37,7 +37,8 @@ class FencedReading:
         offset: int | None,
     ) -> None:
         self.fence, self.offset = batch.end_lsn, offset
-        self._epoch = topics.epoch()
+        self._names = [table.topic]
+        self._incarnation = topics.incarnation(self._names)
         self._batch, self._publisher = batch, publisher
         self._topics, self._drain = topics, drain
         self._rows = RowReader(cursor, table, publisher, batch, self._check, offset)
@@ -60,8 +61,8 @@ class FencedReading:
             committed = self._topics.committed(self._batch.offsets)
             if all(committed[topic] > offset for topic, offset in self._batch.offsets.items()):
                 return
-            if self._topics.epoch() != self._epoch:
-                raise Unreachable("the broker lost its topics; what was read is to be read again")
+            if self._topics.incarnation(self._names) != self._incarnation:
+                raise Unreachable("the topic was made again; what was read is to be read again")
             time.sleep(_PAUSE)  # another drain is at work
 
     def _check(self) -> None:

@@ -34,7 +34,7 @@ from sluice.settings import Settings
 log = logging.getLogger(__name__)
 
 _BACK_OFF_SECONDS = (1, 2, 5, 10)
-_EPOCH_SECONDS = 1.0
+_INCARNATION_SECONDS = 1.0
 _COMMITTED_SECONDS = 0.5
 _HEARTBEAT_SECONDS = 10.0
 
@@ -86,14 +86,15 @@ class Relay:
 
     def _session(self) -> None:
         settings, catalog, topics = self._settings, self._catalog, self._topics
-        epoch = topics.ensure(topic_names(catalog))
+        topics.ensure(topic_names(catalog))
+        incarnation = topics.incarnation(topic_names(catalog))
         ready = slots.prepare(
             settings.postgres, settings.relay, catalog, topics, snapshot=self._snapshot
         )
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
         added = pool.submit(self._add, ready.added, ended) if ready.added else None
-        check = self._checks(pool, publisher, epoch, added)
+        check = self._checks(pool, publisher, incarnation, added)
         publisher.wait = check
         try:
             progress = self._progress
@@ -146,11 +147,12 @@ class Relay:
         self,
         pool: ThreadPoolExecutor,
         publisher: Publisher,
-        epoch: str,
+        incarnation: tuple[str, ...],
         added: Future[None] | None,
     ) -> Callable[[], None]:
         """What is called often while a session lasts; it takes no time and ends it by raising."""
-        epochs = Aside(pool, lambda: self._topics.epoch() or "", _EPOCH_SECONDS)
+        names = topic_names(self._catalog)
+        broker = Aside(pool, lambda: self._topics.incarnation(names), _INCARNATION_SECONDS)
         heartbeats = Aside(pool, self._heartbeat, _HEARTBEAT_SECONDS)
 
         def check() -> None:
@@ -158,12 +160,12 @@ class Relay:
                 raise _Stopped
             if publisher.failed is not None:
                 raise Unreachable(f"the broker did not take an event: {publisher.failed.str()}")
-            if epochs.answer() not in (None, epoch):
-                raise Unreachable("the broker lost its topics; undrained changes are sent again")
+            if broker.answer() not in (None, incarnation):
+                raise Unreachable("topics were made again; undrained changes are sent again")
             heartbeats.answer()
             if added is not None and added.done():
                 added.result()
-            for aside in (epochs, heartbeats):
+            for aside in (broker, heartbeats):
                 if aside.due():
                     aside.begin()
 
