@@ -17,15 +17,17 @@ class Proxy:
     """Passes bytes on until it sees `marker` from a client; then that connection is cut.
 
     Attributes:
-        before_data: called when the insert's data comes, before it is passed on.
+        column: a column of the insert, which the client names before its data.
+        before_end: called when the end of the data comes, before it is passed on.
         may_cut: whether the server has done the insert; until then its replies are swallowed.
         lost: set when a reply was lost.
     """
 
     target: int
     marker: bytes
+    column: bytes
     may_cut: Callable[[], bool]
-    before_data: Callable[[], None] = lambda: None
+    before_end: Callable[[], None] = lambda: None
     port: int = 0
     lost: threading.Event = field(default_factory=threading.Event)
 
@@ -38,36 +40,25 @@ class Proxy:
 
     def _pass(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self.target)) as server:
-            asked = threading.Event()  # the insert's query went by
-            told = threading.Event()  # the server named its columns
-            back = threading.Thread(target=self._back, args=(server, client, asked, told))
+            asked = sent = False  # whether the insert's query went by, and its data
+            back = threading.Thread(target=self._back, args=(server, client))
             back.start()
             with suppress(OSError):
                 while piece := client.recv(_BYTES):
-                    if asked.is_set() and told.is_set() and not self.lost.is_set():
+                    if sent and not self.lost.is_set():
                         self.lost.set()
-                        self.before_data()
+                        self.before_end()
+                    sent = sent or (asked and self.column in piece)
+                    asked = asked or self.marker in piece
                     server.sendall(piece)
-                    if self.marker in piece and not self.lost.is_set():
-                        asked.set()
             with suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
             back.join()
 
-    def _back(
-        self,
-        server: socket.socket,
-        client: socket.socket,
-        asked: threading.Event,
-        told: threading.Event,
-    ) -> None:
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):
-            while piece := server.recv(_BYTES):
-                if self.lost.is_set():
-                    break
+            while (piece := server.recv(_BYTES)) and not self.lost.is_set():
                 client.sendall(piece)
-                if asked.is_set():
-                    told.set()
         deadline = time.monotonic() + 30
         while self.lost.is_set() and not self.may_cut() and time.monotonic() < deadline:
             time.sleep(0.02)

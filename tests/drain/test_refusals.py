@@ -40,6 +40,7 @@ def test_an_insert_whose_reply_is_lost_is_done_again_with_the_same_result(
     way = Proxy(
         target=table.settings.clickhouse.port,
         marker=INSERT,
+        column=b"_version",
         may_cut=lambda: stored(table) > 0,
     )
     with proxy(way), pytest.raises(Unreachable):
@@ -68,8 +69,9 @@ def test_a_server_that_is_killed_in_an_insert_is_found_again(table: DrainedTable
     way = Proxy(
         target=table.settings.clickhouse.port,
         marker=INSERT,
+        column=b"_version",
         may_cut=lambda: True,
-        before_data=kill,
+        before_end=kill,
     )
     with proxy(way), pytest.raises(Unreachable):
         table.drain(port=way.port)

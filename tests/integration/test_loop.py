@@ -71,7 +71,7 @@ def checked(settings: Settings) -> Any:
 
 def assert_fact_equals_join(settings: Settings, engine: Engine) -> None:
     report = checked(settings)
-    assert report.passed, [check.sentence() for check in report.checks]
+    assert report.passed, [check.sentence() for check in report.checks if check.status != "pass"]
     assert facts(settings) == joined(engine)
 
 
@@ -177,6 +177,8 @@ def test_a_missing_row_in_clickhouse_is_found(
     assert not report.passed
     failed = {check.table for check in report.checks if check.status == "fail"}
     assert "order_items" in failed
+    wiring.resync(services, "order_items")
+    assert_fact_equals_join(services, engine)
 
 
 def test_the_slot_moves_on_when_everything_is_drained(
