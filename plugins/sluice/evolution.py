@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.catalog import Column, Fact, Table
+from sluice.catalog import Column, Fact, Rollup, Table
 from sluice.errors import TableDiffers
-from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, quoted
+from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, literal, quoted
+from sluice.generate.rollups import group_name, rollup_comment
 from sluice.settings import ONE_SERVER, Cluster
 
 _MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
@@ -22,13 +23,15 @@ _PRESENT = """
 SELECT name, type FROM system.columns WHERE database = 'cdc' AND table = {table:String}
 ORDER BY position
 """
-_ORDER = """
-SELECT name FROM system.columns
-WHERE database = 'cdc' AND is_in_sorting_key AND table = (
+_LOCAL = """(
     SELECT if(engine = 'Distributed', extract(engine_full, '\\'cdc\\', \\'([^\\']+)\\''), name)
     FROM system.tables WHERE database = 'cdc' AND name = {table:String}
-)
+)"""
+_ORDER = f"""
+SELECT name FROM system.columns
+WHERE database = 'cdc' AND is_in_sorting_key AND table = {_LOCAL}
 """
+_COMMENT = f"SELECT comment FROM system.tables WHERE database = 'cdc' AND name = {_LOCAL}"
 # A drop narrows the feed and widens it again; one that was cut short left it narrowed.
 _NARROWED = """
 SELECT count() FROM system.tables
@@ -163,10 +166,20 @@ def former_columns(clickhouse: ClickHouse, table: Table) -> set[str]:
 def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
     """Whether the fact is there in another form than the models give."""
     present = _columns(clickhouse, fact.name)
-    structure = [(column.name, column.clickhouse_type) for column in fact.columns]
     ordered = {name for (name,) in clickhouse.execute(_ORDER, table=fact.name)}
-    key = {column.name for column in fact.key}
-    return bool(present) and (present != _normal(clickhouse, structure) or ordered != key)
+    wanted = [(column.name, column.clickhouse_type) for column in fact.columns]
+    hashes = {group_name(rollup) for rollup in fact.table.rollups}
+    return bool(present) and (
+        {name: kind for name, kind in present.items() if name not in hashes}
+        != _normal(clickhouse, wanted)
+        or ordered != {column.name for column in fact.key}
+        or _comment(clickhouse, fact.name) != rollup_comment(fact.table.rollups)
+    )
+
+
+def rollup_differs(clickhouse: ClickHouse, rollup: Rollup) -> bool:
+    """Whether the rollup is there, of other sums or groups than the models give."""
+    return _comment(clickhouse, rollup.name) not in (None, rollup_comment([rollup]))
 
 
 def widens(present: str, wanted: str) -> bool:
@@ -276,6 +289,11 @@ def _columns(clickhouse: ClickHouse, table: str) -> dict[str, str]:
     return {name: kind for name, kind in rows if name not in _MACHINE}
 
 
+def _comment(clickhouse: ClickHouse, table: str) -> str | None:
+    rows = clickhouse.execute(_COMMENT, table=table)
+    return str(rows[0][0]) if rows else None
+
+
 def _wanted(clickhouse: ClickHouse, columns: Sequence[Column]) -> dict[str, str]:
     return _normal(clickhouse, [(column.name, column.clickhouse_type) for column in columns])
 
@@ -283,5 +301,5 @@ def _wanted(clickhouse: ClickHouse, columns: Sequence[Column]) -> dict[str, str]
 def _normal(clickhouse: ClickHouse, structure: Sequence[tuple[str, str]]) -> dict[str, str]:
     """The types in ClickHouse's own spelling."""
     lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in structure)
-    text = lines.replace("\\", "\\\\").replace("'", "\\'")
-    return {row[0]: row[1] for row in clickhouse.execute(f"DESCRIBE TABLE null('{text}')")}
+    described = clickhouse.execute(f"DESCRIBE TABLE null({literal(lines)})")
+    return {row[0]: row[1] for row in described}

@@ -13,7 +13,7 @@ from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Catalog, Column, Table
-from sluice.generate.clickhouse import quoted
+from sluice.generate.clickhouse import literal, quoted
 from sluice.marks import FAIL, OFF, WARN, Expectation
 from sluice.quality import PASS, Check
 from sluice.selection import key_text
@@ -157,8 +157,7 @@ def _never_null(condition: str) -> str:
 
 def _cast(column: Column, value: object) -> str:
     """A value of the mark as a literal of the column's type."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"CAST('{text}' AS {column.type.clickhouse})"
+    return f"CAST({literal(str(value))} AS {column.type.clickhouse})"
 
 
 def _confirmed(

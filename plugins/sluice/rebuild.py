@@ -40,7 +40,7 @@ Range = Mapping[str, Any]
 POINTS = (
     "shadow made",
     "keys found",
-    "rows joined",
+    "rows staged",
     "groups noted",
     "rows written",
     "rollups summed",
@@ -233,11 +233,11 @@ class Rebuild:
         rows = deleted = 0
         for bounds in self._ranges("touched_ranges"):
             self._stage("stage_touched", bounds)
+            self.clickhouse.execute(self.star["join"])
             self.clickhouse.execute(self.star["join_tombstones"], **bounds)
             gone = self.clickhouse.written_rows()
-            self.reached("rows joined")
             self._note_groups(target, high)
-            rows += self._insert("insert_joined", target, high) - gone
+            rows += self._insert("insert_joined", "joined", target, high) - gone
             deleted += gone
         self._drop_temporary("touched")
         return rows, deleted
@@ -252,17 +252,17 @@ class Rebuild:
             yield {**bounds, **{f"high_{n}": text for n, text in enumerate(end)}, "last": int(last)}
 
     def _stage(self, rows: str, bounds: Range) -> None:
-        """The joined rows of a range, in the session's own table."""
+        """The rows of a range and those they lead to, in the session's own tables."""
         self._stage_nothing()
         self.clickhouse.execute(self.star[rows], **bounds)
         for dimension in self.fact.dimensions:
             self.clickhouse.execute(self.star[f"stage_{dimension.prefix}"])
-        self.clickhouse.execute(self.star["join"])
+        self.reached("rows staged")
 
-    def _insert(self, how: str, target: str, high: Seen) -> int:
+    def _insert(self, how: str, source: str, target: str, high: Seen) -> int:
         self.clickhouse.execute(self.star[how], fact=target, version=sum(high.values()))
         # Not what was written: a row that goes to another server is written here and there.
-        rows = self.clickhouse.execute("SELECT count() FROM joined")[0][0]
+        rows = self.clickhouse.execute(f"SELECT count() FROM {source}")[0][0]
         self.reached("rows written")
         return int(rows)
 
@@ -295,8 +295,7 @@ class Rebuild:
         ranges = list(self._ranges("all_ranges"))
         for done, bounds in enumerate(ranges, start=1):
             self._stage("stage_range", bounds)
-            self.reached("rows joined")
-            rows += self._insert("insert_range", shadow, high)
+            rows += self._insert("insert_range", "staged_fact", shadow, high)
             seconds = time.monotonic() - started
             left = seconds / done * (len(ranges) - done)
             self.progress(

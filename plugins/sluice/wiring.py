@@ -20,7 +20,7 @@ from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.catalog import Catalog, Fact, Rollup, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import CONNECT, Decoder
@@ -39,13 +39,14 @@ from sluice.errors import (
     WrongUsage,
 )
 from sluice.events import KeyText
-from sluice.evolution import evolve, fact_differs, former_columns, require_same
+from sluice.evolution import evolve, fact_differs, former_columns, require_same, rollup_differs
 from sluice.expectations import Expectations
 from sluice.fact_storage import FactStorage
 from sluice.findings import TableFindings, fact_check, table_check
-from sluice.generate.clickhouse import on_cluster, table_statements
+from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
+from sluice.generate.rollups import noted
 from sluice.generate.star import star_statements
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.monitor import Monitor
@@ -148,6 +149,8 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
     tables.create(fact.name)
     tables.follow()
     for rollup in fact.table.rollups:
+        if rollup_differs(clickhouse, rollup):
+            _drop_rollup(clickhouse, rollup)
         for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
             clickhouse.everywhere(star[f"{rollup.name}_{part}"])
         clickhouse.execute(star[f"{rollup.name}_noted"])
@@ -157,6 +160,12 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
     for rollup in fact.table.rollups:
         clickhouse.everywhere(star[f"{rollup.name}_view"])
     return done
+
+
+def _drop_rollup(clickhouse: ClickHouse, rollup: Rollup) -> None:
+    """Drop its rows and groups. The fact differs as well: its rebuild sums them anew."""
+    for name in (rollup.name, clickhouse.cluster.local(rollup.name), noted(rollup)):
+        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
 
 
 def create_warehouse(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ class Ferry(Base):
 
 class Crossing(Base):
     __tablename__ = "crossings"
-    __table_args__ = {{"info": {{"star": "fact"}}}}
+    __table_args__ = {{"info": {{"star": "fact", "rollups": {rollups}}}}}
     id: Mapped[int] = mapped_column(primary_key=True)
     ferry_id: Mapped[int] = mapped_column(ForeignKey("ferries.id"))
     ferry: Mapped[Ferry] = relationship()
@@ -52,6 +52,7 @@ WIDE = "    cars: Mapped[int] = mapped_column(BigInteger)"
 TEXT = "    cars: Mapped[str] = mapped_column(String(9))"
 NOTE = "    note: Mapped[str | None] = mapped_column(String(9))"
 DECKS = "    decks: Mapped[int] = mapped_column(server_default='2')"
+NONE: Mapping[str, Any] = {}
 TABLES = (
     "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",
     "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int NOT NULL)",
@@ -67,11 +68,18 @@ class Harbour:
         self.settings, self.engine, self.folder = settings, engine, folder
         self.version = 0
 
-    def take(self, ferry: Sequence[str], crossing: Sequence[str], profile: str = "") -> None:
+    def take(
+        self,
+        ferry: Sequence[str],
+        crossing: Sequence[str],
+        profile: str = "",
+        rollups: Mapping[str, Any] = NONE,
+    ) -> None:
         """Generate from these models; `sluice init` is the caller's."""
         self.version += 1
         name = f"harbour_{self.version}"
-        body = MODELS.format(ferry="\n".join(ferry), crossing="\n".join(crossing))
+        lines = {"ferry": "\n".join(ferry), "crossing": "\n".join(crossing)}
+        body = MODELS.format(**lines, rollups=dict(rollups))
         (self.folder / f"{name}.py").write_text(body)
         write_files(load_catalog(name, profile), self.folder)
         self.settings = replace(self.settings, models=name)

@@ -11,7 +11,7 @@ from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import TableDiffers
 from sluice.settings import Settings
-from tests.integration.harbour import DECKS, NAME, NOTE, TEXT, TITLE, WIDE, Harbour, harbour
+from tests.integration.harbour import DECKS, NAME, NARROW, NOTE, TEXT, TITLE, WIDE, Harbour, harbour
 
 pytestmark = pytest.mark.services
 
@@ -181,3 +181,37 @@ def test_an_init_killed_between_two_statements_is_made_whole_by_the_next(
         rows = [(11, 5000000000, "full"), (12, 7, None), (13, 8, "half")]
         assert made.rows(history)[1:] == rows
         assert made.dead() == []
+
+
+def by_ferry(group: str, cars: str) -> dict[str, Any]:
+    return {"crossings_by_ferry": {"by": {"ferry": group}, "sum": {"cars": cars}}}
+
+
+def test_a_rollup_that_changed_is_summed_anew(
+    services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = ClickHouse.execute
+
+    def until(self: ClickHouse, query: str, *rest: Any, **parameters: Any) -> Any:
+        if "EXCHANGE TABLES" in query:
+            raise Killed
+        return execute(self, query, *rest, **parameters)
+
+    def taken(group: str, cars: str) -> list[tuple[Any, ...]]:
+        made.take([NAME], [NARROW], rollups=by_ferry(group, cars))
+        with monkeypatch.context() as present:
+            present.setattr(ClickHouse, "execute", until)
+            with pytest.raises(Killed):
+                wiring.initialise(made.settings)
+        (line,) = wiring.initialise(made.settings)
+        assert line.startswith("fact_crossing: full rebuild of ")
+        assert wiring.initialise(made.settings) == []
+        return made.rows("SELECT ferry, facts, cars FROM olap.crossings_by_ferry")
+
+    with harbour(services, tmp_path) as made:
+        assert taken("ferry_name", "cars") == [("Aida", 1, 5)]
+        assert taken("ferry_name", "cars * 2") == [("Aida", 1, 10)]
+        assert taken("concat(ferry_name, '\\'s')", "cars") == [("Aida's", 1, 5)]
+        made.postgres("INSERT INTO crossings VALUES (11, 1, 7)")
+        made.settle()
+        assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [("Aida's", 2, 12)]

@@ -92,7 +92,7 @@ def test_a_rebuild_that_ends_at_any_point_leaves_nothing_that_the_next_does_not_
         ("full", "exchanged"),
         ("full", "kept"),
         ("incremental", "keys found"),
-        ("incremental", "rows joined"),
+        ("incremental", "rows staged"),
         ("incremental", "groups noted"),
         ("incremental", "rows written"),
         ("incremental", "rollups summed"),
@@ -195,7 +195,7 @@ def test_rebuilds_of_every_kind_at_once_give_the_join(pipeline: Pipeline) -> Non
 def test_a_full_rebuild_that_misses_or_alters_a_row_is_refused(pipeline: Pipeline) -> None:
     def spoil(*statements: str) -> None:
         def reached(point: str) -> None:
-            if point == "rows joined":
+            if point == "rows staged":
                 for statement in statements:
                     pipeline.clickhouse.execute(statement)
 
@@ -204,11 +204,11 @@ def test_a_full_rebuild_that_misses_or_alters_a_row_is_refused(pipeline: Pipelin
             pipeline.rebuild(reached=reached).run(full=True)
         assert pipeline.facts() == before
 
-    spoil("TRUNCATE TABLE joined")
+    spoil("TRUNCATE TABLE staged_fact")
     spoil(
-        "CREATE TEMPORARY TABLE right_rows AS SELECT * FROM joined",
-        "TRUNCATE TABLE joined",
-        "INSERT INTO joined SELECT * REPLACE (quantity + 1 AS quantity) FROM right_rows",
+        "CREATE TEMPORARY TABLE right_rows AS SELECT * FROM staged_fact",
+        "TRUNCATE TABLE staged_fact",
+        "INSERT INTO staged_fact SELECT * REPLACE (quantity + 1 AS quantity) FROM right_rows",
         "DROP TEMPORARY TABLE right_rows",
     )
 

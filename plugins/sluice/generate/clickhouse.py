@@ -75,6 +75,12 @@ def view(name: str, columns: Sequence[str]) -> str:
     )
 
 
+def literal(text: str) -> str:
+    """A string literal."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> str:
     """CREATE TABLE IF NOT EXISTS in `cdc` from column and engine lines."""
     listed = ",\n".join(f"    {column}" for column in columns)
@@ -91,10 +97,9 @@ def distributed_table(cluster: Cluster, name: str, local: str, sharding: str) ->
     """DDL of the table in `cdc` that reads and writes `local` on all shards; it takes the place
     of one that is there, at once.
     """
-    over = local.replace("\\", "\\\\").replace("'", "\\'")
     return (
         f"CREATE OR REPLACE TABLE cdc.{quoted(name)} AS cdc.{quoted(local)}\n"
-        f"ENGINE = Distributed('{cluster.name}', 'cdc', '{over}', {sharding})"
+        f"ENGINE = Distributed('{cluster.name}', 'cdc', {literal(local)}, {sharding})"
     )
 
 

@@ -6,12 +6,13 @@ writes; then it sums those groups anew. What a killed rebuild had noted, the nex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sluice.catalog import Fact, Rollup
 from sluice.generate.clickhouse import (
     distributed_table,
     key_expression,
+    literal,
     on_cluster,
     quoted,
     view,
@@ -20,10 +21,10 @@ from sluice.settings import Cluster
 
 # All of a rollup is on one shard, the first: it is small, and one insert stays one part.
 _FIRST_SHARD = "0"
-# One insert is one part, so readers see all of it or nothing.
+# One insert is one part, so readers see all of it or nothing; it has each key once.
 WHOLE = (
-    "SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000,"
-    " min_insert_block_size_bytes = 100000000000"
+    "SETTINGS optimize_on_insert = 0, max_insert_threads = 1,"
+    " min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000"
 )
 
 
@@ -43,9 +44,31 @@ def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str,
         f"{name}_noted": on_cluster(_noted_table(fact, rollup), cluster),
         f"{name}_view": on_cluster(_view(rollup), cluster),
         f"{name}_note": _note(fact, rollup),
-        f"{name}_sum_touched": _sum(rollup, only_noted=True),
-        f"{name}_sum_all": _sum(rollup, only_noted=False),
+        f"{name}_sum_touched": _sum(fact, rollup, only_noted=True),
+        f"{name}_sum_all": _sum(fact, rollup, only_noted=False),
     }
+
+
+def rollup_comment(rollups: Iterable[Rollup]) -> str:
+    """What rollups are made of: the comment of their tables, by which a changed one is known."""
+    return "; ".join(
+        f"{rollup.name}: "
+        + ", ".join(f"{name} = {expression}" for name, expression in (*rollup.by, *rollup.sums))
+        for rollup in rollups
+    )
+
+
+def group_name(rollup: Rollup) -> str:
+    """The fact's column with a hash of the row's group."""
+    return f"_{rollup.name}"
+
+
+def group_column(rollup: Rollup) -> str:
+    """Its DDL. A group's facts are found by it: one number is read of each fact instead of all
+    that the group is made of.
+    """
+    group = ", ".join(expression for _, expression in rollup.by)
+    return f"{quoted(group_name(rollup))} UInt64 MATERIALIZED cityHash64(tuple({group}))"
 
 
 def rollup_indexes(fact: Fact) -> Iterator[str]:
@@ -79,8 +102,10 @@ def _table(fact: Fact, rollup: Rollup, name: str) -> str:
     return (
         f"CREATE TABLE IF NOT EXISTS cdc.{quoted(name)}\n"
         f"ENGINE = ReplacingMergeTree(_version, _is_deleted)\nORDER BY ({_groups(rollup)})\n"
-        f"SETTINGS allow_nullable_key = 1\nEMPTY AS\nSELECT\n    {_expressions(rollup)},\n"
-        f"{_sums(rollup)}\n    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
+        "SETTINGS allow_nullable_key = 1\n"
+        f"COMMENT {literal(rollup_comment([rollup]))}\n"
+        f"EMPTY AS\nSELECT\n    {_expressions(rollup)},\n{_sums(rollup)}\n"
+        "    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
         f"FROM cdc.{quoted(fact.name)}\nGROUP BY {_groups(rollup)}"
     )
 
@@ -117,7 +142,7 @@ def _to_sum(rollup: Rollup, beside: str = "") -> str:
     )
 
 
-def _sum(rollup: Rollup, *, only_noted: bool) -> str:
+def _sum(fact: Fact, rollup: Rollup, *, only_noted: bool) -> str:
     """Sums by group; a group that has no facts left gets a delete marker, of all groups where one
     is there, of noted ones always: a rebuild that read before may be about to write a sum.
 
@@ -136,19 +161,32 @@ def _sum(rollup: Rollup, *, only_noted: bool) -> str:
         f"SELECT {_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
         " found = 0\nFROM (\n"
         f"    SELECT {_expressions(rollup)}, 1 AS _facts{measures}\n"
-        f"    FROM cdc.{{fact:Identifier}} FINAL{_noted_rows(rollup) if only_noted else ''}\n"
+        f"    FROM cdc.{{fact:Identifier}} FINAL{_noted_rows(fact, rollup) if only_noted else ''}\n"
         f"    UNION ALL\n    {groups}\n"
         f")\nGROUP BY {_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
     )
 
 
-def _noted_rows(rollup: Rollup) -> str:
-    """WHERE on the fact: each part of the group alone as well, which its indexes know."""
-    parts = [
-        f"{expression} IN (SELECT {quoted(name)} FROM cdc.{quoted(noted(rollup))}"
-        " WHERE _version >= {since:UInt128})"
+def _noted_rows(fact: Fact, rollup: Rollup) -> str:
+    """WHERE on the fact. The keys are found first, in any version of their rows, by the hash of
+    the group and by what has an index of its own: FINAL then merges the rows of those alone.
+    """
+    plain = {column.name for column in fact.columns}
+    since = f"FROM cdc.{quoted(noted(rollup))} WHERE _version >= {{since:UInt128}}"
+    hashes = f"SELECT cityHash64(tuple({_groups(rollup)})) {since}"
+    found = [
+        f"{expression} IN (SELECT {quoted(name)} {since})"
         for name, expression in rollup.by
-    ]
+        if expression not in plain
+    ] + [f"{quoted(group_name(rollup))} IN ({hashes})"]
+    names = [column.name for column in fact.key]
+    keys = (
+        f"SELECT {', '.join(map(quoted, names))} FROM cdc.{{fact:Identifier}}\n        WHERE "
+        + "\n        AND ".join(found)
+    )
     group = ", ".join(expression for _, expression in rollup.by)
     whole = f"({group})" if len(rollup.by) > 1 else group
-    return "\n    WHERE " + "\n    AND ".join([*parts, f"{whole} IN ({_to_sum(rollup)})"])
+    return (
+        f"\n    PREWHERE {key_expression(names)} IN (\n        {keys}\n    )"
+        f"\n    WHERE {whole} IN ({_to_sum(rollup)})"
+    )

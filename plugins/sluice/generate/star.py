@@ -16,12 +16,19 @@ from sluice.generate.clickhouse import (
     create_table,
     distributed_table,
     key_expression,
+    literal,
     on_cluster,
     quoted,
     shard_key,
     view,
 )
-from sluice.generate.rollups import WHOLE, rollup_indexes, rollup_statements
+from sluice.generate.rollups import (
+    WHOLE,
+    group_column,
+    rollup_comment,
+    rollup_indexes,
+    rollup_statements,
+)
 from sluice.settings import ONE_SERVER, Cluster
 
 _CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
@@ -54,9 +61,8 @@ def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]
     statements |= {
         "join": _join(fact),
         "join_tombstones": _tombstones(fact),
-        "insert_joined": f"{_insert(fact)}\n{WHOLE}",
-        # Nobody reads a shadow table yet, and its keys are new: many parts at once, unsorted twice.
-        "insert_range": f"{_insert(fact)}\nSETTINGS max_insert_threads = 4, optimize_on_insert = 0",
+        "insert_joined": _insert_joined(fact),
+        "insert_range": _insert_range(fact),
         "checksum_source": _checksum(fact.table.storage, _own_columns(fact, stored=True)),
         "checksum_fact": _checksum(None, _own_columns(fact, stored=False)),
     }
@@ -82,9 +88,13 @@ def fact_table(fact: Fact, name: str) -> str:
     and a sort key. What people filter by prunes through the indexes; FINAL reads them exactly.
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
-    columns += ["_version UInt128", "_is_deleted UInt8", *_indexes(fact)]
+    columns += ["_version UInt128", "_is_deleted UInt8"]
+    columns += map(group_column, fact.table.rollups)
+    columns += _indexes(fact)
     key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
+    if fact.table.rollups:
+        engine.append(f"COMMENT {literal(rollup_comment(fact.table.rollups))}")
     return create_table(name, columns, engine)
 
 
@@ -265,15 +275,18 @@ def _sources(fact: Fact) -> Iterator[str]:
 
 
 def _join(fact: Fact) -> str:
+    return _temporary("joined", _joined_rows(fact, "toUInt8(0) AS _is_deleted"))
+
+
+def _joined_rows(fact: Fact, marks: str) -> str:
     selected = "\n".join(
         f"    {source} AS {quoted(column.name)},"
         for source, column in zip(_sources(fact), fact.columns, strict=True)
     )
     joins = "".join(f"\n{line}" for line in _joins(fact, staged=True))
-    return _temporary(
-        "joined",
-        f"SELECT\n{selected}\n    toUInt8(0) AS _is_deleted\nFROM staged_fact AS fact{joins}"
-        "\nSETTINGS join_use_nulls = 1",
+    return (
+        f"SELECT\n{selected}\n    {marks}\nFROM staged_fact AS fact{joins}"
+        "\nSETTINGS join_use_nulls = 1"
     )
 
 
@@ -304,13 +317,29 @@ def _tombstones(fact: Fact) -> str:
     )
 
 
-def _insert(fact: Fact) -> str:
+def _columns(fact: Fact) -> str:
     listed = ", ".join(quoted(column.name) for column in fact.columns)
-    columns = textwrap.fill(listed, 96, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(listed, 96, break_long_words=False, break_on_hyphens=False)
+
+
+def _insert(fact: Fact) -> str:
+    return f"INSERT INTO cdc.{{fact:Identifier}} (\n{_columns(fact)},\n_version, _is_deleted\n)"
+
+
+def _insert_joined(fact: Fact) -> str:
+    """The touched rows, which readers see all at once."""
     return (
-        f"INSERT INTO cdc.{{fact:Identifier}} (\n{columns},\n_version, _is_deleted\n)\n"
-        f"SELECT\n{columns},\n{{version:UInt128}}, _is_deleted\nFROM joined"
+        f"{_insert(fact)}\nSELECT\n{_columns(fact)},\n{{version:UInt128}}, _is_deleted\n"
+        f"FROM joined\n{WHOLE}"
     )
+
+
+def _insert_range(fact: Fact) -> str:
+    """A range of a shadow table, joined on the way. Nobody reads it yet, and its keys are new:
+    many parts at once, unsorted twice.
+    """
+    rows = _joined_rows(fact, "{version:UInt128}, 0")
+    return f"{_insert(fact)}\n{rows}, max_insert_threads = 4, optimize_on_insert = 0"
 
 
 def _own_columns(fact: Fact, *, stored: bool) -> list[str]:

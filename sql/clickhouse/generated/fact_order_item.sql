@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     product_created_at Nullable(DateTime64(6, 'UTC')),
     _version UInt128,
     _is_deleted UInt8,
+    _revenue_by_day UInt64 MATERIALIZED cityHash64(tuple(toDate32(order_date), customer_country, product_category)),
     INDEX customer_id_held customer_id TYPE bloom_filter GRANULARITY 1,
     INDEX order_id_held order_id TYPE bloom_filter GRANULARITY 1,
     INDEX product_id_held product_id TYPE bloom_filter GRANULARITY 1,
@@ -31,7 +32,8 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     INDEX revenue_by_day_day toDate32(order_date) TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
-ORDER BY (order_item_id);
+ORDER BY (order_item_id)
+COMMENT 'revenue_by_day: day = toDate32(order_date), country = customer_country, category = product_category, units = quantity, revenue = quantity * price';
 
 -- name: view
 CREATE OR REPLACE VIEW olap.fact_order_item AS
@@ -210,7 +212,7 @@ order_total, customer_email, customer_name, customer_country, customer_city,
 customer_created_at, product_name, product_category, product_price, product_created_at,
 {version:UInt128}, _is_deleted
 FROM joined
-SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000;
+SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000;
 
 -- name: insert_range
 INSERT INTO cdc.{fact:Identifier} (
@@ -220,12 +222,30 @@ customer_created_at, product_name, product_category, product_price, product_crea
 _version, _is_deleted
 )
 SELECT
-order_item_id, order_id, product_id, customer_id, quantity, price, order_date, order_status,
-order_total, customer_email, customer_name, customer_country, customer_city,
-customer_created_at, product_name, product_category, product_price, product_created_at,
-{version:UInt128}, _is_deleted
-FROM joined
-SETTINGS max_insert_threads = 4, optimize_on_insert = 0;
+    fact.id AS order_item_id,
+    fact.order_id AS order_id,
+    fact.product_id AS product_id,
+    `order`.customer_id AS customer_id,
+    fact.quantity AS quantity,
+    fact.price AS price,
+    `order`.order_date AS order_date,
+    `order`.status AS order_status,
+    `order`.total AS order_total,
+    customer.email AS customer_email,
+    customer.name AS customer_name,
+    customer.country AS customer_country,
+    customer.city AS customer_city,
+    customer.created_at AS customer_created_at,
+    product.name AS product_name,
+    product.category AS product_category,
+    product.price AS product_price,
+    product.created_at AS product_created_at,
+    {version:UInt128}, 0
+FROM staged_fact AS fact
+LEFT JOIN staged_order AS `order` ON `order`.id = fact.order_id
+LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
+LEFT JOIN staged_product AS product ON product.id = fact.product_id
+SETTINGS join_use_nulls = 1, max_insert_threads = 4, optimize_on_insert = 0;
 
 -- name: checksum_source
 SELECT count(), sumWithOverflow(cityHash64(tuple(id, order_id, product_id, quantity, price)))
@@ -240,6 +260,7 @@ CREATE TABLE IF NOT EXISTS cdc.revenue_by_day
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (day, country, category)
 SETTINGS allow_nullable_key = 1
+COMMENT 'revenue_by_day: day = toDate32(order_date), country = customer_country, category = product_category, units = quantity, revenue = quantity * price'
 EMPTY AS
 SELECT
     toDate32(order_date) AS day, customer_country AS country, product_category AS category,
@@ -285,15 +306,17 @@ SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _fact
 FROM (
     SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
     FROM cdc.{fact:Identifier} FINAL
-    WHERE toDate32(order_date) IN (SELECT day FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
-    AND customer_country IN (SELECT country FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
-    AND product_category IN (SELECT category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
-    AND (toDate32(order_date), customer_country, product_category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    PREWHERE order_item_id IN (
+        SELECT order_item_id FROM cdc.{fact:Identifier}
+        WHERE toDate32(order_date) IN (SELECT day FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+        AND _revenue_by_day IN (SELECT cityHash64(tuple(day, country, category)) FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+    )
+    WHERE (toDate32(order_date), customer_country, product_category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
     UNION ALL
     SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128}
 )
 GROUP BY day, country, category
-SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
+SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
 
 -- name: revenue_by_day_sum_all
 INSERT INTO cdc.revenue_by_day
@@ -305,4 +328,4 @@ FROM (
     SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL
 )
 GROUP BY day, country, category
-SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
+SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
