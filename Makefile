@@ -8,7 +8,7 @@ UV := uv==0.13.9
 -include .env
 export
 
-.PHONY: up down env test check generate bench lock setup
+.PHONY: up down env test check generate bench docs lock setup
 
 up: setup
 	@$(BIN)/sluice up --detach
@@ -39,6 +39,10 @@ bench: setup
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/fact.py
 	$(BIN)/python bench/quality.py
+
+# Writes the page of errors.
+docs: setup
+	$(BIN)/python docs/errors.py
 
 # Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
 lock: setup

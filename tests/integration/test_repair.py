@@ -142,3 +142,17 @@ def test_a_selection_holds_the_keys_that_postgres_would_select(
 ) -> None:
     table = CATALOG.table("orders")
     assert {key for key in ("9", "10", "11") if selection.holds(table, (key,))} == held
+
+
+@pytest.mark.services
+def test_after_clickhouse_lost_everything_both_sides_are_equal_again(
+    services: Settings, engine: Engine
+) -> None:
+    for database in ("olap", "cdc"):
+        wiring.query(services, f"DROP DATABASE {database} SYNC")
+    wiring.initialise(services)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE customers SET city = 'Brno' WHERE id % 3 = 1"))
+    wiring.repair(services)
+    assert wiring.quality(services, deep=True).passed
+    assert_fact_equals_join(services, engine)

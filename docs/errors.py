@@ -1,0 +1,81 @@
+"""Writes errors.md, every error with its exit code and remedies, from the source: make docs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import sluice
+from sluice import errors
+
+PAGE = Path(__file__).with_suffix(".md")
+CODES = {
+    1: "a finding: the data or a file is not as it should be",
+    2: "wrong usage: mend the call",
+    3: "try again later: the same call may succeed",
+    4: "a person decides, then runs the named command",
+}
+_BEGINNING = """# Errors
+
+Every error that Sluice raises, by exit code; written from the source by `make docs`. A message is
+one line, what to do about it the next. `...` stands for what the message names. [When something is
+wrong](operations.md) goes by what is seen instead.
+"""
+
+
+def raised() -> dict[str, set[tuple[str, str]]]:
+    """Class -> (message, remedy) of each place that raises it."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for path in sorted(Path(inspect.getfile(sluice)).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                remedies = [key.value for key in node.keywords if key.arg == "remedy"]
+                remedy = _text(remedies[0]) if remedies else ""
+                if node.args or remedy:
+                    message = _text(node.args[0]) if node.args else ""
+                    found[node.func.id].add((message, remedy))
+    return found
+
+
+def page() -> str:
+    """The page's text."""
+    parts, places = [_BEGINNING], raised()
+    for code, meaning in CODES.items():
+        parts.append(f"\n## {code}: {meaning}\n")
+        for kind in _kinds(code):
+            said = inspect.getdoc(kind) or ""
+            parts.append(f"\n**{kind.__name__}.** {said.splitlines()[0]}\n")
+            rows = sorted(row for row in places[kind.__name__] if "".join(row).strip(".: "))
+            if rows:
+                parts.append("\n| message | what to do |\n|---|---|\n")
+                parts += [f"| {_cell(message)} | {_cell(remedy)} |\n" for message, remedy in rows]
+    return "".join(parts)
+
+
+def _kinds(code: int) -> Iterator[type[errors.SluiceError]]:
+    silent = (errors.SluiceError, errors.Rejected)
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        known = issubclass(kind, errors.SluiceError) and kind not in silent
+        if known and kind.exit_code == code:
+            yield kind
+
+
+def _text(node: ast.expr) -> str:
+    """A string expression, with `...` for what is put in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return re.sub(r"(\.\.\.)+", "...", "".join(map(_text, node.values)))
+    return "..."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
