@@ -63,16 +63,19 @@ def test_a_publication_that_is_not_there_is_named(services: Settings, catalog: C
     assert found.check == "publication pglog_stream_unpublished"
 
 
-def test_a_role_that_may_not_replicate_is_named(services: Settings, catalog: Catalog) -> None:
+def test_a_role_that_may_neither_replicate_nor_read_is_named(
+    services: Settings, catalog: Catalog
+) -> None:
     with slots.session(services.postgres) as cursor:
         cursor.execute("CREATE ROLE plain_reader LOGIN PASSWORD 'plain'")
     plain = replace(services.postgres, user="plain_reader", password=SecretStr("plain"))
     try:
-        checks = {found.check for found in wrong(replace(services, postgres=plain), catalog)}
+        found = {one.check: one for one in wrong(replace(services, postgres=plain), catalog)}
     finally:
         with slots.session(services.postgres) as cursor:
             cursor.execute("DROP ROLE plain_reader")
-    assert checks == {"replication"}
+    assert set(found) == {"replication", "privileges"}
+    assert "GRANT SELECT ON public.customers, public.order_items" in found["privileges"].remedy
 
 
 @contextmanager

@@ -14,6 +14,15 @@ from sluice.relay import slot as slots
 from sluice.settings import RelaySettings, Settings
 
 _MAJOR = 14  # pg_logical_emit_message's form
+# Tables that are not there are another check's.
+_UNREADABLE = """
+SELECT format('%%I.%%I', n.nspname, c.relname)
+FROM unnest(%s::text[], %s::text[]) AS wanted (schema, relation)
+JOIN pg_namespace n ON n.nspname = wanted.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation
+WHERE NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+ORDER BY 1
+"""
 _SLOTS = """
 SELECT current_setting('max_replication_slots')::int - count(*),
     count(*) FILTER (WHERE slot_name = %s), count(*) FILTER (WHERE wal_status = 'lost'
@@ -39,6 +48,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         )
         yield clock("postgres", skew)
         yield _role(cursor)
+        yield _privileges(cursor, catalog)
         yield _slots(cursor, settings.relay)
         yield _keys(cursor, catalog)
         yield _publication(cursor, settings.relay, catalog)
@@ -53,6 +63,17 @@ def _role(cursor: Any) -> Diagnosis:
     found = f"{user} may {'' if may else 'not '}replicate"
     remedy = "connect as a role with REPLICATION, or run: ALTER ROLE ... REPLICATION"
     return judged("postgres", "replication", may, found, remedy)
+
+
+def _privileges(cursor: Any, catalog: Catalog) -> Diagnosis:
+    """Whether the role may read every table: snapshots, checks and resyncs do."""
+    schemas = [table.schema for table in catalog.tables]
+    relations = [table.relation for table in catalog.tables]
+    cursor.execute(_UNREADABLE, [schemas, relations])
+    unreadable = [name for (name,) in cursor.fetchall()]
+    remedy = f"as their owner: GRANT SELECT ON {', '.join(unreadable)} TO the role; and USAGE"
+    found = f"it may not read {', '.join(unreadable)}" if unreadable else "it may read all tables"
+    return judged("postgres", "privileges", not unreadable, found, f"{remedy} on their schemas")
 
 
 def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
