@@ -32,7 +32,7 @@ def asked() -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=120,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
