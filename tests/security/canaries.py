@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from sluice.settings import secrets_file
 
 # What a stack makes for itself; the others come from the environment. ClickHouse has no password
@@ -87,7 +89,6 @@ class CommandLines:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit():
-                    with suppress(OSError):
-                        self.seen.add((entry / "cmdline").read_bytes())
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    self.seen.add(" ".join(process.cmdline()).encode())

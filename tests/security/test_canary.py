@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import httpx
+import psutil
 import psycopg2
 import pytest
 from confluent_kafka import Producer
@@ -145,6 +146,32 @@ def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Planted) -> 
             "/api/v2/eventLogs?limit=1000",
         ):
             assert troubled.canaries.within(client.get(path).content) == set(), path
+
+
+def test_everything_listens_on_this_machine_alone(planted: Planted) -> None:
+    states = Stack(planted.settings).states()
+    processes = [psutil.Process(state.pid) for state in states.values() if state.pid]
+    places = {place for process in processes for place in listening(process)}
+    ports = {int(port) for name, port in planted.environment.items() if name.endswith("_PORT")}
+    assert ports <= {port for _, port in places}
+    assert {address for address, _ in places} == {"127.0.0.1"}
+
+
+def listening(process: psutil.Process) -> Iterator[tuple[str, int]]:
+    """Where a process and its children listen; those that end meanwhile are left out."""
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
+            for place in one.net_connections("tcp"):
+                if place.status == psutil.CONN_LISTEN:
+                    yield place.laddr.ip, place.laddr.port
+
+
+def test_airflow_gives_nobody_a_token_without_the_password(planted: Planted) -> None:
+    address = f"http://127.0.0.1:{planted.settings.airflow_port}/auth/token"
+    wrong = {"username": "admin", "password": "admin"}
+    with httpx.Client(timeout=60) as client:
+        assert client.get(address).status_code in {401, 403}
+        assert client.post(address, json=wrong).status_code == 401
 
 
 @contextmanager
