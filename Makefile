@@ -29,6 +29,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(BIN)/sluice generate --check
+	$(BIN)/python .ci/audit.py
 
 generate: setup
 	$(BIN)/sluice generate

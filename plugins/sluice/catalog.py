@@ -28,6 +28,7 @@ from sluice.type_map import LOSSLESS, ColumnType, column_type
 # What `info` of a table may say of its ClickHouse tables.
 ENGINE_MARKS = ("order_by", "partition_by", "settings", "history")
 _PUBLIC = "public"
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")  # what Kafka allows, less our own prefix
 _POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 Place = tuple[str, str]
 
@@ -388,8 +389,11 @@ def _table(mapper: Mapper[Any], profile: str) -> Table:
         raise WrongUsage(f"table {source.fullname} has no primary key; changes need one")
     schema = str(source.schema or _PUBLIC)
     relation = str(source.name)  # SQLAlchemy's names are a subclass of str; ours travel as JSON
+    name = relation if schema == _PUBLIC else f"{schema}_{relation}"
+    if not _TOPIC.fullmatch(name):
+        raise WrongUsage(f"table {name!r} has no topic: a topic takes letters, digits and _ . -")
     return Table(
-        name=relation if schema == _PUBLIC else f"{schema}_{relation}",
+        name=name,
         schema=schema,
         relation=relation,
         model=mapper.class_.__name__,

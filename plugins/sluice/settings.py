@@ -89,7 +89,7 @@ class PostgresSettings:
     user: str
     password: SecretStr
     database: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class KafkaSettings:
     """How to reach the broker; `options` are librdkafka's (security.protocol and the like)."""
 
     bootstrap: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class ClickHouseSettings:
     http_port: int
     user: str
     password: SecretStr
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     cluster: Cluster = ONE_SERVER
 
 
@@ -252,12 +252,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             user=values["SLUICE_POSTGRES_USER"],
             password=SecretStr(password),
             database=values["SLUICE_POSTGRES_DATABASE"],
-            options=_options(values, "SLUICE_POSTGRES_OPTIONS"),
+            options=_flat(values, "SLUICE_POSTGRES_OPTIONS"),
         ),
         kafka=KafkaSettings(
             bootstrap=values["SLUICE_KAFKA_BOOTSTRAP"]
             or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}",
-            options=_options(values, "SLUICE_KAFKA_OPTIONS"),
+            options=_flat(values, "SLUICE_KAFKA_OPTIONS"),
         ),
         clickhouse=ClickHouseSettings(
             host=values["SLUICE_CLICKHOUSE_HOST"],
@@ -294,6 +294,15 @@ def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:
         options = None
     if not isinstance(options, dict):
         raise WrongUsage(f'{name} must be a JSON object like {{"option": "value"}}')
+    return options
+
+
+def _flat(values: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Options of a client written in C, which takes no lists, objects or null."""
+    options = _options(values, name)
+    for option, value in options.items():
+        if not isinstance(value, str | int | float):
+            raise WrongUsage(f"{name}: {option} must be a text, a number, true or false")
     return options
 
 

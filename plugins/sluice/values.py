@@ -21,6 +21,10 @@ _LAST_SECOND = 2**32 - 1
 _ELEMENT = re.compile(r'[{},]|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
 
 
+class Unfit(ValueError):
+    """A value that its column does not take; the message says why, and never the value."""
+
+
 def microsecond_ticks(value: datetime) -> int:
     """Microseconds since 1970 in UTC; a value without a zone is UTC.
 
@@ -28,7 +32,7 @@ def microsecond_ticks(value: datetime) -> int:
     before 1970 and reads values without a zone in the machine's own.
     """
     if not _FIRST.year <= value.year <= _LAST.year:
-        raise ValueError(f"timestamp outside {_FIRST} to {_LAST}")
+        raise Unfit(f"timestamp outside {_FIRST} to {_LAST}")
     since = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)) - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
@@ -37,14 +41,14 @@ def whole_seconds(value: datetime) -> int:
     """Seconds since 1970 in UTC, fractions dropped; ValueError outside of ClickHouse's DateTime."""
     seconds = microsecond_ticks(value) // 1_000_000
     if not 0 <= seconds <= _LAST_SECOND:
-        raise ValueError("timestamp outside 1970 to 2106")
+        raise Unfit("timestamp outside 1970 to 2106")
     return seconds
 
 
 def date_in_range(value: date) -> date:
     """The date itself; ValueError outside of ClickHouse's Date32."""
     if not _FIRST <= value <= _LAST:
-        raise ValueError(f"date outside {_FIRST} to {_LAST}")
+        raise Unfit(f"date outside {_FIRST} to {_LAST}")
     return value
 
 
@@ -67,7 +71,7 @@ def base64_bytes(value: str) -> bytes:
 def hexadecimal_bytes(text: str) -> bytes:
     r"""Postgres' text of bytea, `\x00ff`."""
     if not text.startswith("\\x"):
-        raise ValueError("bytea is not in hexadecimal")
+        raise Unfit("bytea is not in hexadecimal")
     return bytes.fromhex(text[2:])
 
 
@@ -75,13 +79,13 @@ def array_of(element: Callable[[str], Any], dimensions: int) -> Callable[[str], 
     """A reader of Postgres' array text, `{1,NULL,"a b"}`, with so many dimensions.
 
     An array whose subscripts do not begin at 1, or of other dimensions, is a ValueError: its
-    shape could not be kept.
+    shape could not be kept. The error of an element does not hold it: reasons are not row data.
     """
 
     def read(text: str) -> list[Any]:
         values = _nested(text)
         if _depth(values) not in {dimensions, 0}:
-            raise ValueError(f"array has {_depth(values)} dimensions, not {dimensions}")
+            raise Unfit(f"array has {_depth(values)} dimensions, not {dimensions}")
         return _converted(values, element)
 
     return read
@@ -90,13 +94,13 @@ def array_of(element: Callable[[str], Any], dimensions: int) -> Callable[[str], 
 def _nested(text: str) -> list[Any]:
     """Array text as nested lists of texts and None."""
     if not text.startswith("{"):
-        raise ValueError("array whose subscripts do not begin at 1")
+        raise Unfit("array whose subscripts do not begin at 1")
     stack: list[list[Any]] = [[]]
     at = 0
     while at < len(text):
         found = _ELEMENT.match(text, at)
         if found is None:
-            raise ValueError("malformed array")
+            raise Unfit("malformed array")
         at = found.end()
         mark, quoted, bare = found.group(0), found.group(1), found.group(2)
         if mark == "{":
@@ -104,14 +108,14 @@ def _nested(text: str) -> list[Any]:
         elif mark == "}":
             closed = stack.pop()
             if not stack:
-                raise ValueError("malformed array")
+                raise Unfit("malformed array")
             stack[-1].append(closed)
         elif quoted is not None:
             stack[-1].append(_unescaped(quoted))
         elif bare is not None:
             stack[-1].append(None if bare.upper() == "NULL" else _unescaped(bare))
     if len(stack) != 1 or len(stack[0]) != 1:
-        raise ValueError("malformed array")
+        raise Unfit("malformed array")
     array: list[Any] = stack[0][0]
     return array
 
@@ -132,15 +136,24 @@ def _converted(values: list[Any], element: Callable[[str], Any]) -> list[Any]:
         if isinstance(value, list)
         else None
         if value is None
-        else element(value)
+        else _told(value, element)
         for value in values
     ]
+
+
+def _told(text: str, element: Callable[[str], Any]) -> Any:
+    try:
+        return element(text)
+    except Unfit:
+        raise
+    except ValueError:  # of the standard library, whose messages repeat the text
+        raise Unfit("an element that is not of the array's type") from None
 
 
 def boolean(text: str) -> bool:
     """Postgres' `t` or `f`."""
     if text not in {"t", "f"}:
-        raise ValueError(f"{text[:20]!r} is not a boolean")
+        raise Unfit("not a boolean")
     return text == "t"
 
 
@@ -151,13 +164,13 @@ def decimal_of(precision: int, scale: int) -> Callable[[str], Decimal]:
         try:
             number = Decimal(text)
         except InvalidOperation:
-            raise ValueError(f"{text[:20]!r} is not a number") from None
+            raise Unfit("not a number") from None
         if not number.is_finite():
-            raise ValueError(f"{text} is not a finite number")
+            raise Unfit("not a finite number")
         _, digits, exponent = number.normalize().as_tuple()
         assert isinstance(exponent, int)
         if -exponent > scale or len(digits) + exponent > precision - scale:
-            raise ValueError(f"number does not fit Decimal({precision}, {scale})")
+            raise Unfit(f"number does not fit Decimal({precision}, {scale})")
         return number
 
     return read

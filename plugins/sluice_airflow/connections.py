@@ -29,7 +29,7 @@ def settings_from_connections() -> Settings:
         WrongUsage: a connection is missing.
     """
     settings = read_settings(os.environ)
-    postgres, redpanda, clickhouse = map(_connection, (POSTGRES, REDPANDA, CLICKHOUSE))
+    postgres, redpanda, clickhouse = map(connection, (POSTGRES, REDPANDA, CLICKHOUSE))
     options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
     driver = dict(clickhouse.extra_dejson)
     page = settings.alerts.page or cdc_page()
@@ -57,7 +57,12 @@ def settings_from_connections() -> Settings:
     )
 
 
-def _connection(name: str) -> Connection:
+def connection(name: str) -> Connection:
+    """One connection of Airflow's.
+
+    Raises:
+        WrongUsage: it is missing.
+    """
     try:
         found: Connection = Connection.get(name)
     except AirflowNotFoundException as error:

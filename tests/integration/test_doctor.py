@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -16,10 +17,11 @@ from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.topics import EPOCH_TOPIC
 from sluice.catalog import Catalog, load_catalog
 from sluice.doctor import Diagnosis, examine
 from sluice.relay import slot as slots
-from sluice.settings import RelaySettings, Settings
+from sluice.settings import Cluster, RelaySettings, Settings
 from tests.conftest import free_ports
 
 pytestmark = pytest.mark.services
@@ -61,28 +63,148 @@ def test_a_publication_that_is_not_there_is_named(services: Settings, catalog: C
     assert found.check == "publication pglog_stream_unpublished"
 
 
-def test_a_role_that_may_not_replicate_is_named(services: Settings, catalog: Catalog) -> None:
+def test_a_role_that_may_neither_replicate_nor_read_is_named(
+    services: Settings, catalog: Catalog
+) -> None:
     with slots.session(services.postgres) as cursor:
         cursor.execute("CREATE ROLE plain_reader LOGIN PASSWORD 'plain'")
     plain = replace(services.postgres, user="plain_reader", password=SecretStr("plain"))
     try:
-        checks = {found.check for found in wrong(replace(services, postgres=plain), catalog)}
+        found = {one.check: one for one in wrong(replace(services, postgres=plain), catalog)}
     finally:
         with slots.session(services.postgres) as cursor:
             cursor.execute("DROP ROLE plain_reader")
-    assert checks == {"replication"}
+    assert set(found) == {"replication", "privileges"}
+    assert "GRANT SELECT ON public.customers, public.order_items" in found["privileges"].remedy
+
+
+@contextmanager
+def topic(
+    settings: Settings, catalog: Catalog, options: dict[str, str], partitions: int = 1
+) -> Iterator[tuple[str, list[Diagnosis]]]:
+    """A topic of one more table, and what is told of the broker then."""
+    table = replace(catalog.tables[0], name="another")
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    made = admin.create_topics([NewTopic(table.topic, partitions, 1, config=options)])
+    made[table.topic].result(10)
+    try:
+        found = examine(settings, replace(catalog, tables=(*catalog.tables, table)))
+        yield table.topic, [diagnosis for diagnosis in found if diagnosis.service == "broker"]
+    finally:
+        admin.delete_topics([table.topic])[table.topic].result(10)
 
 
 def test_a_topic_with_two_partitions_is_named(services: Settings, catalog: Catalog) -> None:
-    table = replace(catalog.tables[0], name="parted")
-    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
-    admin.create_topics([NewTopic(table.topic, 2, 1)])[table.topic].result(10)
-    try:
-        found = wrong(services, replace(catalog, tables=(*catalog.tables, table)))
-    finally:
-        admin.delete_topics([table.topic])[table.topic].result(10)
-    (parted,) = [diagnosis for diagnosis in found if diagnosis.service == "broker"]
-    assert (parted.check, parted.found) == (table.topic, "2 partitions")
+    with topic(services, catalog, {}, partitions=2) as (name, found):
+        (parted,) = [diagnosis for diagnosis in found if not diagnosis.ok]
+    assert (parted.check, parted.found) == (name, "2 partitions")
+
+
+def test_a_topic_whose_messages_go_before_a_weekend_is_over_is_named(
+    services: Settings, catalog: Catalog
+) -> None:
+    with topic(services, catalog, {"retention.ms": "172800000"}) as (name, found):
+        (short,) = [diagnosis for diagnosis in found if not diagnosis.ok]
+    assert (short.check, short.found) == (f"retention of {name}", "2 days, 0:00:00")
+    assert short.remedy == f"set retention.ms=259200000 or more on {name}"
+
+
+def test_a_topic_that_is_compacted_is_named(services: Settings, catalog: Catalog) -> None:
+    with topic(services, catalog, {"cleanup.policy": "compact,delete"}) as (name, found):
+        (compacted,) = [diagnosis for diagnosis in found if not diagnosis.ok]
+    assert (compacted.check, compacted.found) == (
+        f"retention of {name}",
+        "cleanup.policy=compact,delete",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [("259200000", "3 days, 0:00:00, at most 1000 bytes"), ("-1", "for ever, at most 1000 bytes")],
+)
+def test_a_topic_that_keeps_its_messages_long_enough_is_told_with_its_limit(
+    services: Settings, catalog: Catalog, kept: str, found: str
+) -> None:
+    options = {"retention.ms": kept, "retention.bytes": "1000"}
+    with topic(services, catalog, options) as (name, diagnoses):
+        (told,) = [one for one in diagnoses if one.check == f"retention of {name}"]
+    assert (told.ok, told.found) == (True, found)
+
+
+def test_a_broker_that_does_not_tell_its_retention_is_no_fault(
+    services: Settings, catalog: Catalog
+) -> None:
+    """The embedded broker tells only what was set, and nothing was."""
+    with topic(services, catalog, {}) as (name, found):
+        (untold,) = [one for one in found if one.check == f"retention of {name}"]
+    assert (untold.ok, untold.found) == (True, "cannot be read: the broker does not tell it")
+
+
+def test_the_brokers_epoch_is_kept_for_ever(services: Settings, catalog: Catalog) -> None:
+    (kept,) = [one for one in examine(services, catalog) if EPOCH_TOPIC in one.check]
+    assert (kept.ok, kept.found) == (True, "for ever")
+
+
+def with_options(settings: Settings, **chosen: object) -> Settings:
+    """The same services, by a session whose profile sets these."""
+    return replace(settings, clickhouse=replace(settings.clickhouse, options={"settings": chosen}))
+
+
+def test_grants_that_are_missing_are_named_with_the_statements_that_give_them(
+    services: Settings, catalog: Catalog
+) -> None:
+    """The embedded server has no other users; a profile that only reads takes the same rights."""
+    found = {one.check: one for one in wrong(with_options(services, readonly=1), catalog)}
+    assert set(found) == {"grants", "settings"}
+    assert "GRANT INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON cdc.* TO `default`" in (
+        found["grants"].remedy
+    )
+    assert "CREATE TEMPORARY TABLE ON *.*" in found["grants"].found
+    assert found["settings"].found == "readonly=1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("wait_for_async_insert", 0, "1"),
+        ("do_not_merge_across_partitions_select_final", 1, "0"),
+        ("skip_unavailable_shards", 1, "0"),
+        ("join_use_nulls", 1, "0"),
+        ("transform_null_in", 1, "0"),
+        ("data_type_default_nullable", 1, "0"),
+        ("result_overflow_mode", "break", "throw"),
+    ],
+)
+def test_a_setting_that_loses_or_changes_rows_is_named(
+    services: Settings, catalog: Catalog, name: str, value: object, wanted: str
+) -> None:
+    changed = with_options(services, **{name: value})
+    (found,) = [one for one in wrong(changed, catalog) if one.check == "settings"]
+    assert found.found == f"{name}={value}"
+    assert found.remedy == f"set in its profile: {name}={wanted}"
+
+
+def test_a_cluster_that_the_server_does_not_know_is_named(
+    services: Settings, catalog: Catalog
+) -> None:
+    elsewhere = replace(services.clickhouse, cluster=Cluster(name="absent"))
+    found = {one.check: one for one in wrong(replace(services, clickhouse=elsewhere), catalog)}
+    assert "no cluster 'absent' among its remote_servers" in found["cluster absent"].found
+    assert "SLUICE_CLICKHOUSE_CLUSTER" in found["cluster absent"].remedy
+
+
+def test_a_clock_that_is_wrong_is_named(
+    services: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both servers share this machine's clock: it is the doctor's that is moved."""
+    for module in ("postgres", "clickhouse"):
+        monkeypatch.setattr(f"sluice.doctor.{module}.time", lambda: time.time() - 60)
+    found = wrong(services, catalog)
+    assert [(one.service, one.check) for one in found] == [
+        ("postgres", "clock"),
+        ("clickhouse", "clock"),
+    ]
+    assert found[0].found.startswith("60.")
 
 
 def test_the_command_tells_what_does_not_answer_from_what_is_wrong(services: Settings) -> None:

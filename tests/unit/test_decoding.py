@@ -5,11 +5,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import ARRAY, Boolean, Date, DateTime, Float, Integer, Numeric, Uuid
+from sqlalchemy.types import TypeEngine
 
 from models.generated import ProductEvent
 from sluice.catalog import load_catalog
 from sluice.decoding import Decoded, Decoder
 from sluice.events import UNCHANGED, FullRow, KeyDeleted, OutdatedRow, PartialRow, Record, Truncated
+from sluice.type_map import map_type
 from tests.decoded import changes
 
 TABLE = load_catalog("models").table("products")
@@ -142,3 +145,29 @@ def test_a_fence_that_is_no_place_is_rejected(place: dict[str, Any]) -> None:
     metadata = {"source": "connect", "ordinal": 0, **place}
     (reject,) = decode(event("read", ROW, **metadata)).rejects
     assert "no position" in reject.reason
+
+
+SECRETS = ("geheim", "geheim'\\", "geheim" * 100)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("column", ["id", "price", "created_at", "category"])
+def test_a_reason_names_the_column_and_does_not_repeat_its_value(column: str, secret: str) -> None:
+    """Dead letters are personal data; their reasons stand in logs and findings."""
+    for value in (secret, [secret], {secret: 1}):
+        for reject in decode(event("insert", {**ROW, column: value})).rejects:
+            assert column in reject.reason
+            assert "geheim" not in reject.reason
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "column", [Integer(), Float(), Numeric(9, 2), Boolean(), Date(), DateTime(), Uuid()], ids=repr
+)
+def test_a_reason_does_not_repeat_an_arrays_element(column: TypeEngine[Any], secret: str) -> None:
+    kind = map_type(ARRAY(column))
+    assert kind is not None
+    assert kind.to_driver is not None
+    with pytest.raises(ValueError, match=r"element|number|boolean") as caught:
+        kind.to_driver(f"{{{json.dumps(secret)}}}")
+    assert "geheim" not in str(caught.value)

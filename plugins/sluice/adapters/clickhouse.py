@@ -11,7 +11,7 @@ from typing import Any
 from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
 
-from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable
+from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable, WrongUsage
 from sluice.generate.clickhouse import on_cluster
 from sluice.settings import ClickHouseSettings, Cluster
 
@@ -59,22 +59,23 @@ class ClickHouse:
         settings = self._settings
         options = {"connect_timeout": 5, **settings.options}
         chosen = options.pop("settings", {})
-        return Client(
-            host=settings.host,
-            port=settings.port,
-            user=settings.user,
-            password=settings.password.get_secret_value(),
-            database="default",
-            client_name="sluice",
-            **options,
-            settings={
-                "server_side_params": True,
-                "strings_as_bytes": False,
-                **chosen,
-                **(_DISTRIBUTED if self.cluster.name else {}),
-                **(_REPLICATED if self.cluster.replicated else {}),
-            },
-        )
+        defaults = {"server_side_params": True, "strings_as_bytes": False}
+        try:
+            return Client(
+                host=settings.host,
+                port=settings.port,
+                user=settings.user,
+                password=settings.password.get_secret_value(),
+                database="default",
+                client_name="sluice",
+                **options,
+                settings={**defaults, **chosen, **_spread(self.cluster)},
+            )
+        except (TypeError, ValueError) as error:
+            raise WrongUsage(
+                f"the options of {self.where} are not clickhouse-driver's: {error}",
+                remedy="mend SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
+            ) from None
 
     def close(self) -> None:
         """End the session."""
@@ -169,6 +170,14 @@ class ClickHouse:
             ) from error
 
 
+def _spread(cluster: Cluster) -> dict[str, Any]:
+    """The settings that a cluster needs."""
+    return {
+        **(_DISTRIBUTED if cluster.name else {}),
+        **(_REPLICATED if cluster.replicated else {}),
+    }
+
+
 def external_table(
     name: str, structure: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]
 ) -> Mapping[str, Any]:
@@ -179,7 +188,8 @@ def external_table(
 
 
 def _server_error(where: str, error: driver_errors.ServerException) -> Exception:
-    first = str(error.message).removeprefix("DB::Exception: ").splitlines()[0][:300]
+    first = str(error.message).removeprefix("DB::Exception: ").partition(" Stack trace:")[0]
+    first = first.splitlines()[0][:300]
     if error.code in _SHARD_DOWN:
         return Unreachable(f"{where} cannot reach a shard: {first}", remedy="see: sluice status")
     if error.code in _NOT_SET_UP:

@@ -14,7 +14,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.topics import Topics, client_options, described, translated
+from sluice.adapters.topics import Topics, client, client_options, described, translated
 from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
@@ -41,8 +41,8 @@ class KafkaLog:
         self._bootstrap = settings.bootstrap
         self._options = client_options(settings)
         self._topics = Topics(settings)
-        self._admin = AdminClient(self._options)
-        self._consumer = Consumer({**self._options, **_CONSUMER_OPTIONS})
+        self._admin = client(AdminClient, self._options)
+        self._consumer = client(Consumer, {**self._options, **_CONSUMER_OPTIONS})
 
     def close(self) -> None:
         """Leave the broker."""
@@ -154,7 +154,7 @@ class KafkaLog:
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """See ports.ChangeLog."""
         failures: list[KafkaError] = []
-        producer = Producer({**self._options, "message.max.bytes": 67_108_864})
+        producer = client(Producer, {**self._options, "message.max.bytes": 67_108_864})
         for reject in rejects:
             producer.produce(
                 DEAD_LETTER_TOPIC,

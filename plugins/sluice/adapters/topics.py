@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from confluent_kafka import (
@@ -23,15 +23,20 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
-from sluice.errors import TopicPartitioned, Unreachable
+from sluice.errors import TopicPartitioned, Unreachable, WrongUsage
 from sluice.events import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
+C = TypeVar("C")
 _SECONDS = 10.0
+_TELLING = 5  # longer values than this may be a secret
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
+# The epoch is a message: were it to expire, the broker would seem to be another one.
+_FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 # Under these names a slot's group keeps its mark; nothing is read from them by it.
 _MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
 
@@ -65,6 +70,25 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         "log_level": 0,
         **settings.options,
     }
+
+
+def client(kind: Callable[[dict[str, Any]], C], options: Mapping[str, Any]) -> C:
+    """A client of librdkafka with these options.
+
+    Raises:
+        WrongUsage: it does not take them; the message holds no option's value.
+    """
+    try:
+        return kind(dict(options))
+    except (KafkaException, TypeError, ValueError) as error:
+        reason = error.args[0] if error.args else ""
+        text = reason.str() if isinstance(reason, KafkaError) else str(reason)
+        for value in map(str, options.values()):
+            text = text.replace(value, "...") if len(value) > _TELLING else text
+        raise WrongUsage(
+            f"the broker's options are not librdkafka's: {text[:300]}",
+            remedy="mend SLUICE_KAFKA_OPTIONS, or the extra of the connection sluice_redpanda",
+        ) from None
 
 
 @contextmanager
@@ -118,7 +142,7 @@ class Topics:
         """
         wanted = [*names, EPOCH_TOPIC]
         with translated(self._bootstrap):
-            admin = AdminClient(self._options)
+            admin = client(AdminClient, self._options)
             present = admin.list_topics(timeout=self._seconds).topics
             for name in wanted:
                 if name in present and len(present[name].partitions) > 1:
@@ -127,7 +151,11 @@ class Topics:
                         " order per table needs one",
                         remedy="recreate the topic with one partition, then run: sluice init",
                     )
-            missing = [NewTopic(name, 1, 1) for name in wanted if name not in present]
+            missing = [
+                NewTopic(name, 1, 1, config=_FOR_EVER if name == EPOCH_TOPIC else {})
+                for name in wanted
+                if name not in present
+            ]
             futures = admin.create_topics(missing).values() if missing else []
             for future in futures:
                 _created(future)
@@ -136,8 +164,27 @@ class Topics:
     def partitions(self) -> dict[str, int]:
         """How many partitions each topic of the broker has."""
         with translated(self._bootstrap):
-            present = AdminClient(self._options).list_topics(timeout=_SECONDS).topics
+            present = client(AdminClient, self._options).list_topics(timeout=_SECONDS).topics
         return {name: len(topic.partitions) for name, topic in present.items()}
+
+    def configured(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Topic -> its options; empty where the broker does not tell them."""
+        wanted = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in names}
+        found: dict[str, dict[str, str]] = {name: {} for name in names}
+        with translated(self._bootstrap):
+            admin = client(AdminClient, self._options)
+            if not wanted:
+                return found
+            answers = admin.describe_configs(list(wanted.values()), request_timeout=self._seconds)
+            for name, resource in wanted.items():
+                with suppress(KafkaException):  # an old broker, or no right to describe
+                    options = answers[resource].result(self._seconds)
+                    found[name] = {
+                        option: entry.value
+                        for option, entry in options.items()
+                        if entry.value is not None
+                    }
+        return found
 
     def epoch(self) -> str | None:
         """The broker's incarnation; None where its topics are not set up."""
@@ -147,7 +194,7 @@ class Topics:
     def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
         """The broker's epoch and the topics' ids: others once it or one of them was made again."""
         with translated(self._bootstrap):
-            found = described(AdminClient(self._options), names, self._seconds)
+            found = described(client(AdminClient, self._options), names, self._seconds)
         return (self.epoch() or "", *(found[name].id for name in names if name in found))
 
     def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
@@ -214,7 +261,7 @@ class Topics:
         return epoch
 
     def _produce(self, note: dict[str, Any]) -> None:
-        producer = Producer({**self._options, "acks": "all"})
+        producer = client(Producer, {**self._options, "acks": "all"})
         producer.produce(EPOCH_TOPIC, value=json.dumps(note).encode())
         if producer.flush(self._seconds):
             raise Unreachable(f"broker {self._bootstrap} took no message")
@@ -251,7 +298,8 @@ class Topics:
 
     @contextmanager
     def _consumer(self, group: str) -> Iterator[Consumer]:
-        consumer = Consumer(
+        consumer = client(
+            Consumer,
             {
                 **self._options,
                 "group.id": group,
@@ -259,7 +307,7 @@ class Topics:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 20,
-            }
+            },
         )
         try:
             yield consumer

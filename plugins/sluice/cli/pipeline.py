@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -201,7 +203,7 @@ def doctor(
     from sluice.doctor import examine
 
     settings: Settings = context.obj
-    found = examine(settings, load_catalog(settings.models))
+    found = examine(settings, load_catalog(settings.models), _airflow_environment(settings))
     wrong = [diagnosis for diagnosis in found if not diagnosis.ok]
     if as_json:
         checks = [asdict(diagnosis) for diagnosis in found]
@@ -213,6 +215,17 @@ def doctor(
         raise NotReady("not every service could be examined")
     if wrong:
         raise Finding(f"{len(wrong)} to mend")
+
+
+def _airflow_environment(settings: Settings) -> Mapping[str, str] | None:
+    """The variables of the Airflow that is configured here, or of the embedded one that runs."""
+    from sluice.embedded.stack import Stack
+
+    if any(name.startswith(("AIRFLOW_HOME", "AIRFLOW__", "AIRFLOW_CONN_")) for name in os.environ):
+        return os.environ
+    stack = Stack(settings)
+    runs = stack.states()["airflow-scheduler"].state == "running"
+    return stack.environment() if runs else None
 
 
 @app.command()

@@ -162,7 +162,8 @@ def env(
         "AIRFLOW_PASSWORD": read_secrets(settings.home).get("airflow", ""),
     }
     for name, value in values.items():
-        typer.echo(f"export {name}='{value}'")
+        text = str(value).replace("'", "'\\''")
+        typer.echo(f"export {name}='{text}'")
 
 
 def read_status(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""ClickHouse's part: version, grants, settings, the cluster, and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from time import time
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Catalog
+from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
+from sluice.errors import Retryable, SluiceError
+from sluice.evolution import require_same
+from sluice.settings import ClickHouseSettings, Settings
+
+_MAJOR = 25  # the queries' functions
+_BOOKKEEPING = ("checkpoints", "drains", "rebuilds", "dead_letters", "quality_checks", "resyncs")
+_GRANTS = {
+    "cdc.*": ("SELECT", "INSERT", "ALTER", "CREATE", "DROP", "TRUNCATE", "OPTIMIZE"),
+    "olap.*": ("SELECT", "CREATE", "DROP"),
+    "system.*": ("SELECT",),
+    "*.*": ("CREATE TEMPORARY TABLE",),
+}
+# Setting -> the value without which rows are lost or differ; a profile may have another one.
+_SETTINGS = {
+    "readonly": "0",
+    "wait_for_async_insert": "1",  # else the checkpoint may outlive the rows before it
+    "do_not_merge_across_partitions_select_final": "0",
+    "skip_unavailable_shards": "0",
+    "join_use_nulls": "0",
+    "transform_null_in": "0",
+    "data_type_default_nullable": "0",
+}
+# With `break`, a limit that is reached cuts an answer short without a word.
+_OVERFLOWS = "SELECT name, value FROM system.settings WHERE name LIKE '%overflow\\_mode%'"
+
+
+def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Every check on ClickHouse, from the server to the tables."""
+    with closing(ClickHouse(settings.clickhouse)) as session:
+        yield from _server(session, "clickhouse")
+        yield _grants(session, settings.clickhouse)
+        yield _settings(session)
+        yield from _cluster(session)
+        yield _state_tables(session)
+        for table in catalog.tables:
+            try:
+                require_same(session, table)
+            except SluiceError as error:
+                yield failed("clickhouse", table.name, error)
+
+
+def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
+    ((version, now),) = session.execute("SELECT version(), toUnixTimestamp64Micro(now64(6)) / 1e6")
+    skew = abs(now - time())
+    major = int(version.split(".")[0])
+    yield judged(service, "version", major >= _MAJOR, version, "use ClickHouse 25 or newer")
+    yield clock(service, skew)
+
+
+def _grants(session: ClickHouse, settings: ClickHouseSettings) -> Diagnosis:
+    """Whether the user may do what drains, rebuilds and `sluice init` do."""
+    missing = {
+        place: [right for right in rights if not _granted(session, right, place)]
+        for place, rights in _GRANTS.items()
+    }
+    wanted = [f"{', '.join(rights)} ON {place}" for place, rights in missing.items() if rights]
+    user = "`" + settings.user.replace("\\", "\\\\").replace("`", "\\`") + "`"
+    remedy = "; ".join(f"GRANT {right} TO {user}" for right in wanted)
+    found = f"missing: {'; '.join(wanted)}" if wanted else "all there"
+    return judged("clickhouse", "grants", not wanted, found, remedy)
+
+
+def _granted(session: ClickHouse, right: str, place: str) -> bool:
+    ((granted,),) = session.execute(f"CHECK GRANT {right} ON {place}")
+    return bool(granted)
+
+
+def _settings(session: ClickHouse) -> Diagnosis:
+    """Whether the user's profile leaves the settings that results depend on."""
+    names = ", ".join(f"'{name}'" for name in _SETTINGS)
+    query = f"SELECT name, value FROM system.settings WHERE name IN ({names})"
+    there = dict(session.execute(query)) | dict(session.execute(_OVERFLOWS))
+    wrong = sorted(name for name, value in there.items() if value != _SETTINGS.get(name, "throw"))
+    found = ", ".join(f"{name}={there[name]}" for name in wrong) or "as they should be"
+    wanted = ", ".join(f"{name}={_SETTINGS.get(name, 'throw')}" for name in wrong)
+    return judged("clickhouse", "settings", not wrong, found, f"set in its profile: {wanted}")
+
+
+def _cluster(session: ClickHouse) -> Iterator[Diagnosis]:
+    """Each other server of the cluster, and the Keeper that replicated tables need."""
+    cluster = session.cluster
+    if not cluster.name:
+        return
+    name, count = f"cluster {cluster.name}", 1
+    try:
+        for server in session.others():
+            count += 1
+            yield from _server(server, server.where)
+    except SluiceError as error:
+        yield failed("clickhouse", name, error, reached=not isinstance(error, Retryable))
+        return
+    yield judged("clickhouse", name, True, f"{count} servers answer", "")
+    if cluster.replicated:
+        yield _keeper(session)
+
+
+def _keeper(session: ClickHouse) -> Diagnosis:
+    """Whether the server has what replicated tables are made with."""
+    tables = session.execute(
+        "SELECT name FROM system.tables WHERE database = 'system' AND name = 'zookeeper'"
+    )
+    macros = {name for (name,) in session.execute("SELECT macro FROM system.macros")}
+    missing = [] if tables else ["a Keeper"]
+    missing += [f"the macro {name}" for name in ("shard", "replica") if name not in macros]
+    found = f"missing: {', '.join(missing)}" if missing else "Keeper and macros are there"
+    remedy = "configure <keeper_server> or <zookeeper>, and <macros>, on every server"
+    return judged("clickhouse", "replication", not missing, found, remedy)
+
+
+def _state_tables(session: ClickHouse) -> Diagnosis:
+    query = "SELECT name FROM system.tables WHERE database = 'cdc'"
+    missing = sorted(set(_BOOKKEEPING) - {name for (name,) in session.execute(query)})
+    found = f"missing: {', '.join(missing)}" if missing else "all there"
+    return judged("clickhouse", "state tables", not missing, found, "sluice init")

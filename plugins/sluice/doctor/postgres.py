@@ -1,0 +1,111 @@
+"""PostgreSQL's part: what logical replication needs, and what the models say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import time
+from typing import Any
+
+from sluice.catalog import Catalog
+from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
+from sluice.errors import SluiceError
+from sluice.relay import publication as publications
+from sluice.relay import slot as slots
+from sluice.settings import RelaySettings, Settings
+
+_MAJOR = 14  # pg_logical_emit_message's form
+# Tables that are not there are another check's.
+_UNREADABLE = """
+SELECT format('%%I.%%I', n.nspname, c.relname)
+FROM unnest(%s::text[], %s::text[]) AS wanted (schema, relation)
+JOIN pg_namespace n ON n.nspname = wanted.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation
+WHERE NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+ORDER BY 1
+"""
+_SLOTS = """
+SELECT current_setting('max_replication_slots')::int - count(*),
+    count(*) FILTER (WHERE slot_name = %s), count(*) FILTER (WHERE wal_status = 'lost'
+        AND slot_name = %s)
+FROM pg_replication_slots
+"""
+
+
+def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Every check on PostgreSQL."""
+    with slots.session(settings.postgres) as cursor:
+        version, level, now = _row(
+            cursor,
+            "SELECT current_setting('server_version_num')::int / 10000,"
+            " current_setting('wal_level'), extract(epoch FROM clock_timestamp())::float8",
+        )
+        skew = abs(now - time())
+        yield judged(
+            "postgres", "version", version >= _MAJOR, version, "use PostgreSQL 15 or newer"
+        )
+        yield judged(
+            "postgres", "wal_level", level == "logical", level, "set wal_level=logical, restart"
+        )
+        yield clock("postgres", skew)
+        yield _role(cursor)
+        yield _privileges(cursor, catalog)
+        yield _slots(cursor, settings.relay)
+        yield _keys(cursor, catalog)
+        yield _publication(cursor, settings.relay, catalog)
+
+
+def _role(cursor: Any) -> Diagnosis:
+    user, may = _row(
+        cursor,
+        "SELECT rolname::text, rolreplication OR rolsuper FROM pg_roles"
+        " WHERE rolname = current_user",
+    )
+    found = f"{user} may {'' if may else 'not '}replicate"
+    remedy = "connect as a role with REPLICATION, or run: ALTER ROLE ... REPLICATION"
+    return judged("postgres", "replication", may, found, remedy)
+
+
+def _privileges(cursor: Any, catalog: Catalog) -> Diagnosis:
+    """Whether the role may read every table: snapshots, checks and resyncs do."""
+    schemas = [table.schema for table in catalog.tables]
+    relations = [table.relation for table in catalog.tables]
+    cursor.execute(_UNREADABLE, [schemas, relations])
+    unreadable = [name for (name,) in cursor.fetchall()]
+    remedy = f"as their owner: GRANT SELECT ON {', '.join(unreadable)} TO the role; and USAGE"
+    found = f"it may not read {', '.join(unreadable)}" if unreadable else "it may read all tables"
+    return judged("postgres", "privileges", not unreadable, found, f"{remedy} on their schemas")
+
+
+def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
+    free, ours, lost = _row(cursor, _SLOTS, [relay.slot, relay.slot])
+    if lost:
+        return judged("postgres", "slot", False, "it is lost", "sluice recover")
+    # A snapshot needs a temporary slot, too; one for an existing relay, two for a new one.
+    remedy = "raise max_replication_slots or drop unused slots"
+    return judged("postgres", "slots", free + ours >= 2, f"{free} left", remedy)
+
+
+def _keys(cursor: Any, catalog: Catalog) -> Diagnosis:
+    try:
+        publications.require_keys(cursor, catalog)
+    except SluiceError as error:
+        return failed("postgres", "tables and keys", error)
+    return judged("postgres", "tables and keys", True, f"{len(catalog.tables)} tables", "")
+
+
+def _publication(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Diagnosis:
+    found = publications.find(cursor, relay, catalog)
+    if found is None:
+        text, ok = "it is not there", False
+    elif found.missing:
+        text, ok = f"it lacks {', '.join(table.name for table in found.missing)}", False
+    else:
+        ok = found.whole
+        text = "whole" if ok else "it leaves out operations, rows or computed columns"
+    return judged("postgres", f"publication {relay.publication}", ok, text, "sluice init")
+
+
+def _row(cursor: Any, query: str, values: list[Any] | None = None) -> tuple[Any, ...]:
+    cursor.execute(query, values)
+    row: tuple[Any, ...] = cursor.fetchone()
+    return row

@@ -1,0 +1,143 @@
+"""Airflow's part of `sluice doctor`: connections, plugin, pool and DAGs.
+
+Run in Airflow's own environment, where connections and metadata are read as its servers read
+them; prints the diagnoses as JSON, on one line, the last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+
+import airflow
+from airflow import plugins_manager
+from airflow.models.dag import DagModel
+from airflow.models.pool import Pool
+from airflow.sdk.configuration import conf
+from airflow.utils.session import create_session
+from fastapi import FastAPI
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import PostgresSource
+from sluice.adapters.topics import Topics
+from sluice.doctor import Diagnosis, failed, judged
+from sluice.errors import Retryable, SluiceError
+from sluice.settings import PROJECT, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
+from sluice_airflow.addresses import PREFIX
+from sluice_airflow.connections import (
+    CLICKHOUSE,
+    POSTGRES,
+    REDPANDA,
+    connection,
+    settings_from_connections,
+)
+
+_MAJOR = 3
+_MINUTE = ("sluice_drain", "sluice_rebuild", "sluice_quality")
+
+
+def examine() -> Iterator[Diagnosis]:
+    """Every check, in the order to mend things. Changes nothing."""
+    version = airflow.__version__
+    yield judged("airflow", "version", int(version.split(".")[0]) == _MAJOR, version, "Airflow 3")
+    yield from _connections()
+    yield _plugin()
+    yield from _metadata()
+
+
+def _connections() -> Iterator[Diagnosis]:
+    """Whether the three connections are there, and reach their services."""
+    found = []
+    for name in (POSTGRES, REDPANDA, CLICKHOUSE):
+        try:
+            found.append(connection(name))
+        except SluiceError as error:
+            yield failed("airflow", f"connection {name}", error)
+    if len(found) < 3:
+        return
+    settings = settings_from_connections()
+    postgres, clickhouse = settings.postgres, settings.clickhouse
+    yield _reached(POSTGRES, f"{postgres.host}:{postgres.port}", lambda: _ask_postgres(settings))
+    yield _broker(settings)
+    where = f"{clickhouse.host}:{clickhouse.port}"
+    yield _reached(CLICKHOUSE, where, lambda: _ask_clickhouse(settings))
+
+
+def _broker(settings: Settings) -> Diagnosis:
+    bootstrap = settings.kafka.bootstrap
+    if not bootstrap:
+        remedy = 'add {"bootstrap.servers": "host:port,..."} to its extra'
+        return judged("airflow", f"connection {REDPANDA}", False, "no address", remedy)
+    return _reached(REDPANDA, bootstrap, lambda: _ask_broker(settings))
+
+
+def _reached(name: str, where: str, ask: Callable[[], None]) -> Diagnosis:
+    try:
+        ask()
+    except SluiceError as error:
+        reached = not isinstance(error, Retryable)
+        return failed("airflow", f"connection {name}", error, reached=reached)
+    return judged("airflow", f"connection {name}", True, f"{where} answers", "")
+
+
+def _ask_postgres(settings: Settings) -> None:
+    with PostgresSource(settings.postgres).connect():
+        pass
+
+
+def _ask_broker(settings: Settings) -> None:
+    Topics(settings.kafka).partitions()
+
+
+def _ask_clickhouse(settings: Settings) -> None:
+    with closing(ClickHouse(settings.clickhouse)) as session:
+        session.execute("SELECT 1")
+
+
+def _plugin() -> Diagnosis:
+    """Whether the CDC page is served, and nothing below plugins/ was run as a plugin."""
+    folder = conf.get("core", "plugins_folder")
+    apps = {app["url_prefix"]: app["app"] for app in plugins_manager.get_fastapi_plugins()[0]}
+    errors = plugins_manager.get_import_errors()
+    if PREFIX not in apps:
+        remedy = f"set [core] plugins_folder to {PROJECT / 'plugins'}, or link its files there"
+        return judged("airflow", "plugin", False, f"it is not in {folder}", remedy)
+    if errors:
+        remedy = "copy plugins/.airflowignore along, or mend what it names"
+        return judged("airflow", "plugin", False, "; ".join(sorted(errors)), remedy)
+    is_open = isinstance(apps[PREFIX], FastAPI)
+    remedy = "see the api-server's log for why its app did not load"
+    return judged("airflow", "plugin", is_open, "loaded" if is_open else "closed", remedy)
+
+
+def _metadata() -> Iterator[Diagnosis]:
+    """What Airflow's database must hold before a task can run."""
+    try:
+        with create_session() as session:
+            pool = session.scalar(select(Pool.slots).where(Pool.pool == WAREHOUSE_POOL))
+            rows = session.execute(select(DagModel.dag_id, DagModel.is_paused, DagModel.is_stale))
+            dags = {dag_id: paused for dag_id, paused, stale in rows if not stale}
+    except SQLAlchemyError as error:
+        found = f"Airflow's database does not answer ({type(error).__name__})"
+        remedy = "mend AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or run: airflow db migrate"
+        yield Diagnosis(
+            service="airflow", check="database", ok=False, found=found, remedy=remedy, reached=False
+        )
+        return
+    remedy = f"airflow pools set {WAREHOUSE_POOL} {WAREHOUSE_SLOTS} 'reads or writes ClickHouse'"
+    yield judged("airflow", f"pool {WAREHOUSE_POOL}", bool(pool), f"{pool or 0} slots", remedy)
+    missing = [name for name in _MINUTE if name not in dags]
+    remedy = f"set [core] dags_folder to {PROJECT / 'dags'}, start the dag-processor"
+    found = f"missing: {', '.join(missing)}" if missing else f"{len(dags)} there"
+    yield judged("airflow", "DAGs", not missing, found, remedy)
+    paused = [name for name in _MINUTE if dags.get(name)]
+    remedy = "; ".join(f"airflow dags unpause {name}" for name in paused)
+    yield judged("airflow", "paused DAGs", not paused, ", ".join(paused) or "none", remedy)
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(diagnosis) for diagnosis in examine()]))

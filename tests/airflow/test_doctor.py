@@ -1,0 +1,114 @@
+"""Airflow's part of `sluice doctor`: an Airflow that is whole, and one with everything wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sluice.doctor import Diagnosis
+from sluice.doctor.airflow import checks
+from sluice.settings import PROJECT, WAREHOUSE_POOL, Settings
+from tests.conftest import free_ports
+from tests.page.conftest import airflow_environment
+
+pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+
+def run(environment: dict[str, str], *arguments: str) -> None:
+    """A command of Airflow's."""
+    command = [sys.executable, "-m", "airflow", *arguments]
+    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=PROJECT)
+
+
+@pytest.fixture(scope="module")
+def environment(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An Airflow without any pool or DAG; its secrets are looked up as its servers do."""
+    home = tmp_path_factory.mktemp("airflow")
+    made = {**os.environ, **airflow_environment(home, services)}
+    run(made, "db", "migrate")
+    return made
+
+
+def wrong(environment: dict[str, str]) -> dict[str, Diagnosis]:
+    """Check -> what is to mend."""
+    return {found.check: found for found in checks(environment) if not found.ok}
+
+
+def test_an_airflow_that_was_only_migrated_lacks_pool_and_dags(
+    environment: dict[str, str],
+) -> None:
+    found = wrong(environment)
+    assert list(found) == [f"pool {WAREHOUSE_POOL}", "DAGs"]
+    assert found[f"pool {WAREHOUSE_POOL}"].remedy.startswith(f"airflow pools set {WAREHOUSE_POOL}")
+    assert found["DAGs"].found == "missing: sluice_drain, sluice_rebuild, sluice_quality"
+
+
+def test_an_airflow_with_pool_and_dags_is_whole_until_a_dag_is_paused(
+    environment: dict[str, str],
+) -> None:
+    run(environment, "pools", "set", WAREHOUSE_POOL, "4", "of the tests")
+    run(environment, "dags", "reserialize")
+    for name in ("sluice_drain", "sluice_rebuild", "sluice_quality"):
+        run(environment, "dags", "unpause", name)
+    assert wrong(environment) == {}
+    run(environment, "dags", "pause", "sluice_rebuild")
+    (paused,) = wrong(environment).values()
+    assert (paused.found, paused.remedy) == (
+        "sluice_rebuild",
+        "airflow dags unpause sluice_rebuild",
+    )
+
+
+def test_connections_and_plugin_that_are_missing_are_named(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    lacking = {**environment, "AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path)}
+    del lacking["AIRFLOW_CONN_SLUICE_REDPANDA"]
+    found = wrong(lacking)
+    assert {"connection sluice_redpanda", "plugin"} <= set(found)
+    assert "AIRFLOW_CONN_SLUICE_REDPANDA" in found["connection sluice_redpanda"].remedy
+    assert found["plugin"].found == f"it is not in {tmp_path}"
+
+
+def test_connections_that_reach_nothing_are_named(environment: dict[str, str]) -> None:
+    changed = dict(environment)
+    (closed,) = free_ports(1)
+    for name, lost in (
+        ("SLUICE_POSTGRES", {"port": closed}),
+        ("SLUICE_REDPANDA", {"extra": {}}),
+        ("SLUICE_CLICKHOUSE", {"port": closed}),
+    ):
+        variable = f"AIRFLOW_CONN_{name}"
+        changed[variable] = json.dumps({**json.loads(changed[variable]), **lost})
+    found = wrong(changed)
+    names = [f"connection sluice_{name}" for name in ("postgres", "redpanda", "clickhouse")]
+    assert [name for name in found if name.startswith("connection")] == names
+    assert "does not answer" in found[names[0]].found
+    assert "bootstrap.servers" in found[names[1]].remedy
+    assert "does not answer" in found[names[2]].found
+    assert [found[name].reached for name in names] == [False, True, False]
+
+
+def test_libraries_that_airflow_ran_as_plugins_are_named(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Without .airflowignore the loader runs every file below the folder by its stem."""
+    copy = tmp_path / "plugins"
+    shutil.copytree(PROJECT / "plugins", copy, ignore=shutil.ignore_patterns(".airflowignore"))
+    found = wrong({**environment, "AIRFLOW__CORE__PLUGINS_FOLDER": str(copy)})
+    assert "plugin" in found
+    assert ".airflowignore" in found["plugin"].remedy
+
+
+def test_a_database_that_does_not_answer_is_named(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    address = f"sqlite:///{tmp_path / 'absent' / 'airflow.db'}"
+    found = wrong({**environment, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address})
+    assert any(not diagnosis.reached for diagnosis in found.values()), found

@@ -1,0 +1,54 @@
+"""Names that would be SQL, if they were not quoted, work or are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sluice.catalog import describe
+from sluice.errors import WrongUsage
+from sluice.settings import Settings
+from tests.integration.harbour import NARROW, harbour
+
+# A keyword, quotes of every kind, an end of statement, a comment, a placeholder; PostgreSQL's 63
+# bytes in two-byte letters.
+NAMES = ("select", "a`b", 'c"d', "e'f", "g\\h", "i;DROP TABLE ferries;--", "j{k:String}", "я" * 31)
+
+
+@pytest.mark.services
+def test_columns_of_any_name_come_through_the_whole_loop(
+    services: Settings, tmp_path: Path
+) -> None:
+    declared = [
+        f"    odd_{at}: Mapped[str] = mapped_column({name!r}, String(20))"
+        for at, name in enumerate(NAMES)
+    ]
+    quoted = ['"' + name.replace('"', '""') + '"' for name in NAMES]
+    columns = ", ".join(f"{name} text NOT NULL" for name in quoted)
+    values = ", ".join(f"'value {at}'" for at in range(len(NAMES)))
+    tables = (
+        f"CREATE TABLE ferries (id int PRIMARY KEY, {columns})",
+        "CREATE TABLE crossings (id int PRIMARY KEY, ferry_id int NOT NULL, cars int NOT NULL)",
+        f"INSERT INTO ferries VALUES (1, {values})",
+        "INSERT INTO crossings VALUES (10, 1, 5)",
+    )
+    with harbour(services, tmp_path, tables, declared, [NARROW]) as made:
+        made.postgres(f"UPDATE ferries SET {quoted[-1]} = 'changed'")
+        made.settle()
+        (fact,) = made.rows("SELECT * FROM olap.fact_crossing")
+        expected = [f"value {at}" for at in range(len(NAMES) - 1)] + ["changed"]
+        assert set(expected) <= set(fact)
+
+
+@pytest.mark.parametrize("name", ["a`b", 'c"d', "e f", "g;--", "я", "h" * 201])
+def test_a_table_whose_name_makes_no_topic_is_refused(name: str) -> None:
+    class Base(DeclarativeBase): ...
+
+    class Odd(Base):
+        __tablename__ = name
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    with pytest.raises(WrongUsage, match="has no topic"):
+        describe("odd", [Odd.__mapper__])

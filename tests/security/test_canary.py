@@ -1,0 +1,200 @@
+"""Planted secrets, and what a stack in trouble leaves behind: they are nowhere in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import httpx
+import psutil
+import psycopg2
+import pytest
+from confluent_kafka import Producer
+
+from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import connection_options
+from sluice.embedded.stack import Stack
+from tests.security.canaries import files_with
+from tests.security.conftest import Planted, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.airflow]
+
+# Where the stack keeps what it made, readable by its owner alone.
+OWN_FILES = ("secrets.json", "airflow/passwords.json")
+PLACES = ("webhook", "Slack", "e-mail")
+COMMANDS = (
+    ("status", "--json"),
+    ("status",),
+    ("quality", "--json"),
+    ("quality", "--deep"),
+    ("doctor", "--json"),
+    ("doctor",),
+    ("drain",),
+    ("rebuild",),
+    ("resync", "orders"),
+    ("maintain",),
+    ("dead-letters", "list"),
+    ("dead-letters", "show"),
+    ("sql", "SELECT * FROM system.settings WHERE changed"),
+    ("init",),
+)
+
+
+def in_logs(stack: Planted, *words: str) -> bool:
+    """Whether a log of the stack holds a line with all words."""
+    for path in (stack.home / "airflow" / "logs").rglob("*.log"):
+        for line in path.read_text(errors="replace").splitlines():
+            if all(word in line for word in words):
+                return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def troubled(planted: Planted) -> Planted:
+    """The stack after findings, alerts that fail and a service that was gone."""
+    settings = planted.settings
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap})
+    producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event")
+    assert producer.flush(30) == 0
+    wiring.query(settings, "DELETE FROM cdc.dim_order WHERE id % 2 = 0")
+    for words in (["orders: row_count fail"], *(["alert by", place] for place in PLACES)):
+        until(partial(in_logs, planted, *words))
+    until(lambda: bool(wiring.dead_letters(settings, "orders", 1)))
+    resync(planted)
+    for command in COMMANDS:
+        planted.sluice(*command)
+    stack = Stack(settings)
+    stack.halt(["clickhouse"])
+    until(lambda: in_logs(planted, "ClickHouse", "does not answer"))
+    planted.sluice("status", "--json")
+    stack.start(["clickhouse"], lambda _: None)
+    return planted
+
+
+def test_no_file_of_the_stack_holds_a_secret_but_its_owners_two(troubled: Planted) -> None:
+    """Logs of every process and task, the supervisor's files, what the databases keep."""
+    found = files_with(troubled.canaries, troubled.home)
+    assert sorted(found) == sorted(OWN_FILES), found
+    for name in OWN_FILES:
+        assert (troubled.home / name).stat().st_mode & 0o777 == 0o600
+    logs = {path.stem for path in (troubled.home / "logs").glob("*.log")}
+    assert logs >= set(Stack(troubled.settings).programs)
+
+
+def test_no_process_shows_a_secret_on_its_command_line(troubled: Planted) -> None:
+    lines = troubled.lines.seen
+    for program in Stack(troubled.settings).programs.values():
+        assert any(program.command[-1].encode() in line for line in lines), program.name
+    assert any(b"initdb" in line for line in lines)
+    assert [line for line in lines if troubled.canaries.within(line)] == []
+
+
+def test_no_command_prints_a_secret(troubled: Planted) -> None:
+    started, *printed = troubled.printed
+    # `up` ends with the UI's address and its password, for whoever sits at the terminal.
+    assert troubled.canaries.within(started) == {"airflow"}
+    assert [text for text in printed if troubled.canaries.within(text)] == []
+
+
+def test_env_prints_the_passwords_that_its_clients_need_and_no_other(planted: Planted) -> None:
+    printed = planted.sluice("env").stdout
+    planted.printed[-2:] = []
+    assert planted.canaries.within(printed) == {"postgres", "airflow"}
+
+
+def test_state_tables_and_xcoms_hold_no_secret(troubled: Planted) -> None:
+    settings = troubled.settings
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        for (table,) in clickhouse.execute("SHOW TABLES FROM cdc"):
+            rows = clickhouse.execute(f"SELECT * FROM cdc.`{table}`")
+            assert troubled.canaries.within(repr(rows)) == set(), table
+        assert clickhouse.execute("SELECT count() FROM cdc.dead_letters") != [(0,)]
+    with closing(psycopg2.connect(**airflow_database(troubled))) as connection:
+        cursor = connection.cursor()
+        for table in (
+            "xcom",
+            "log",
+            "asset_event",
+            "task_instance",
+            "rendered_task_instance_fields",
+        ):
+            cursor.execute(f"SELECT t::text FROM {table} t")
+            rows = cursor.fetchall()
+            assert troubled.canaries.within(repr(rows)) == set(), table
+            assert rows, f"{table} is empty"
+
+
+def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Planted) -> None:
+    with owner(troubled) as client:
+        described = client.get("/sluice/openapi.json").json()["paths"]
+        pages = ["/sluice/", "/sluice/tables/orders", "/sluice/metrics"]
+        pages += [f"/sluice{path}" for path in described if "{" not in path]
+        pages += [f"/sluice{path}".replace("{table}", "orders") for path in described]
+        for page in dict.fromkeys(pages):
+            answer = client.get(page, params={"key": "1"})
+            assert answer.status_code == 200, (page, answer.text)
+            assert troubled.canaries.within(answer.content) == set(), page
+        runs = "/api/v2/dags/~/dagRuns/~"
+        for path in (
+            "/api/v2/connections",
+            "/api/v2/config",
+            "/api/v2/plugins",
+            f"{runs}/taskInstances?limit=1000",
+            "/api/v2/eventLogs?limit=1000",
+        ):
+            assert troubled.canaries.within(client.get(path).content) == set(), path
+
+
+def test_everything_listens_on_this_machine_alone(planted: Planted) -> None:
+    states = Stack(planted.settings).states()
+    processes = [psutil.Process(state.pid) for state in states.values() if state.pid]
+    places = {place for process in processes for place in listening(process)}
+    ports = {int(port) for name, port in planted.environment.items() if name.endswith("_PORT")}
+    assert ports <= {port for _, port in places}
+    assert {address for address, _ in places} == {"127.0.0.1"}
+
+
+def listening(process: psutil.Process) -> Iterator[tuple[str, int]]:
+    """Where a process and its children listen; those that end meanwhile are left out."""
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
+            for place in one.net_connections("tcp"):
+                if place.status == psutil.CONN_LISTEN:
+                    yield place.laddr.ip, place.laddr.port
+
+
+def test_airflow_gives_nobody_a_token_without_the_password(planted: Planted) -> None:
+    address = f"http://127.0.0.1:{planted.settings.airflow_port}/auth/token"
+    wrong = {"username": "admin", "password": "admin"}
+    with httpx.Client(timeout=60) as client:
+        assert client.get(address).status_code in {401, 403}
+        assert client.post(address, json=wrong).status_code == 401
+
+
+@contextmanager
+def owner(stack: Planted) -> Iterator[httpx.Client]:
+    """The user admin, logged in."""
+    address = f"http://127.0.0.1:{stack.settings.airflow_port}"
+    user = {"username": "admin", "password": stack.canaries["airflow"]}
+    with httpx.Client(base_url=address, timeout=60) as client:
+        token = client.post("/auth/token", json=user).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield client
+
+
+def resync(stack: Planted) -> None:
+    """A run of the form's DAG, which hands its parts on as XComs."""
+    asked = {"logical_date": None, "conf": {"tables": ["orders"]}}
+    with owner(stack) as client:
+        runs = "/api/v2/dags/sluice_resync/dagRuns"
+        run = client.post(runs, json=asked).raise_for_status().json()["dag_run_id"]
+        ended = {"success", "failed"}
+        until(lambda: client.get(f"{runs}/{run}").json()["state"] in ended)
+
+
+def airflow_database(stack: Planted) -> dict[str, Any]:
+    """Where Airflow keeps its metadata."""
+    return {**connection_options(stack.settings.postgres), "dbname": "airflow"}
