@@ -39,6 +39,7 @@ bench: setup
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/fact.py
 	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/page.py
 
 # Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
 lock: setup
