@@ -53,6 +53,7 @@ def test_the_dags_parse_without_an_error_and_without_a_driver(described: Any) ->
         "sluice_quality",
         "sluice_deep_quality",
         "sluice_resync",
+        "sluice_replay",
         "sluice_fact_backfill",
         "sluice_maintenance",
     }

@@ -99,6 +99,7 @@ def test_a_count_answers_an_older_delay_and_a_failed_comparison_stands(
 
 def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> None:
     page = person("viewer").get("/sluice/tables/orders").text
+    assert page.index('<form class="run" data-dag="sluice_resync">') < page.index("<textarea")
     form = page[page.index("<textarea") : page.index("</textarea>")]
     conf = (
         form[form.index(">") + 1 :].replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">")
@@ -119,6 +120,15 @@ def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Pers
     (rejected,) = person("viewer").get("/sluice/api/v1/dead-letters?table=orders").json()
     assert len(rejected["value"]) == 200
     assert rejected["value_bytes"] == len(FAKED) + 1000
+
+
+def test_rejected_events_offer_their_replay_and_tables_without_any_do_not(
+    kept: None, person: Person
+) -> None:
+    page = person("viewer").get("/sluice/tables/orders").text
+    form = page[page.index('<form class="run" data-dag="sluice_replay">') :]
+    assert "{&#34;table&#34;: &#34;orders&#34;, &#34;where&#34;: null}</textarea>" in form
+    assert "sluice_replay" not in person("viewer").get("/sluice/tables/products").text
 
 
 def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:
