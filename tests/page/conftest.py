@@ -112,6 +112,13 @@ def server(environment: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def dags(environment: dict[str, str], server: str) -> None:
+    """The DAGs, known to the server."""
+    command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
+    subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
 def person(server: str) -> Iterator[Callable[[str], httpx.Client]]:
     """Role -> a client logged in as its user; `nobody` is not."""
     clients: dict[str, httpx.Client] = {}

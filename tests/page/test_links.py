@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from base64 import b64decode
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -22,14 +19,8 @@ Person = Callable[[str], httpx.Client]
 
 
 @pytest.fixture(scope="module")
-def links(environment: dict[str, str], person: Person) -> Callable[[str, str], Any]:
+def links(dags: None, person: Person) -> Callable[[str, str], Any]:
     """DAG and task -> the links that Airflow shows on the page of a run's task."""
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "dags", "reserialize"],
-        env={**os.environ, **environment},
-        check=True,
-        capture_output=True,
-    )
     runs: dict[str, str] = {}
 
     def shown(dag: str, task: str) -> Any:
