@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/fact.py
 	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/page.py
 
 # Writes the page of errors.
 docs: setup

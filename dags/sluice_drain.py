@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import DAG, CronTriggerTimetable
 
-from sluice_airflow import tasks
+from sluice_airflow import deadlines, tasks
 
 with DAG(
     dag_id="sluice_drain",
@@ -17,6 +17,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=15),
+    deadline=deadlines.deadline(),
     default_args=tasks.DEFAULTS,
     tags=["sluice", "cdc"],
     doc_md="""

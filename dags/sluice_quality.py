@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import DAG
 
-from sluice_airflow import assets, tasks
+from sluice_airflow import assets, deadlines, tasks
 
 with DAG(
     dag_id="sluice_quality",
@@ -17,6 +17,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(minutes=10),
+    deadline=deadlines.deadline(),
     default_args=tasks.DEFAULTS,
     tags=["sluice", "quality"],
     doc_md="""

@@ -9,6 +9,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from sluice_airflow.addresses import PREFIX
+from sluice_airflow.links import CdcPageLink, PlayLink
 
 log = logging.getLogger("sluice.plugin")
 
@@ -26,6 +27,9 @@ class SluicePlugin(AirflowPlugin):
             "nav_top_level": True,
         }
     ]
+
+    # Of all operators; links of the operators themselves would be stored by every run.
+    global_operator_extra_links = [CdcPageLink(), PlayLink()]  # noqa: RUF012
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

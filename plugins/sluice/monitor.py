@@ -91,7 +91,9 @@ class Monitor:
 
     def _ends(self) -> _Ends:
         names = [table.topic for table in self.catalog.tables]
-        return _Ends(epoch=self.topics.epoch() or "", offsets=self.topics.ends(names))
+        with ThreadPoolExecutor(1) as threads:  # most of either is waiting for the broker
+            epoch = threads.submit(self.topics.epoch)
+            return _Ends(offsets=self.topics.ends(names), epoch=epoch.result() or "")
 
     def _kept(self) -> _Kept:
         asked = self.clickhouse.execute

@@ -99,7 +99,10 @@ def parse_key(table: Table, text: str) -> KeyText:
     Raises:
         WrongUsage: it has not as many parts as the key.
     """
-    parts = tuple(next(csv.reader([text]), []))
+    try:
+        parts = tuple(next(csv.reader([text]), []))
+    except csv.Error:  # a line break that is not within quotes
+        parts = ()
     if len(parts) != len(table.key):
         names = ", ".join(column.name for column in table.key)
         raise WrongUsage(f"{table.name}: {text!r} is not a key; a key is: {names}")

@@ -52,7 +52,7 @@ from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.monitor import Monitor
 from sluice.ports import DrainReport
 from sluice.positions import format_lsn
-from sluice.quality import FAIL, Check, Quality, QualityReport, graded
+from sluice.quality import FAIL, PASS, Check, Quality, QualityReport, graded
 from sluice.ranges import Plan, Plans
 from sluice.rebuild import Rebuild, RebuildReport
 from sluice.recovery import MENDED, Recovery
@@ -69,10 +69,10 @@ from sluice.relay.rows import present_rows
 from sluice.relay.snapshot import replacing
 from sluice.repair import AUTO, DIFF, Repair, selected
 from sluice.repair import forecast as describe_repair
-from sluice.results import Results
+from sluice.results import News, Results
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
-from sluice.settings import PROJECT, Settings
+from sluice.settings import PROJECT, AlertSettings, Settings
 from sluice.statements import read_statements
 from sluice.status import read_status
 
@@ -630,6 +630,11 @@ def monitor(settings: Settings) -> Iterator[Monitor]:
             queries={**read_statements(_QUERIES), **read_statements(_MONITOR)},
             slot=settings.relay.slot,
         )
+
+
+def tell(alerts: AlertSettings, found: Check) -> None:
+    """Tell what no check has found to where checks tell their findings."""
+    Alerts(alerts).tell([News(check=found, before=PASS)])
 
 
 def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -20,6 +20,7 @@ from sluice.settings import (
 from sluice_airflow.addresses import cdc_page
 
 POSTGRES, REDPANDA, CLICKHOUSE = "sluice_postgres", "sluice_redpanda", "sluice_clickhouse"
+PLAY = "play"  # in ClickHouse's extra: where browsers find its play UI
 
 
 def settings_from_connections() -> Settings:
@@ -31,7 +32,7 @@ def settings_from_connections() -> Settings:
     settings = read_settings(os.environ)
     postgres, redpanda, clickhouse = map(connection, (POSTGRES, REDPANDA, CLICKHOUSE))
     options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
-    driver = dict(clickhouse.extra_dejson)
+    driver = {name: value for name, value in clickhouse.extra_dejson.items() if name != PLAY}
     page = settings.alerts.page or cdc_page()
     return replace(
         settings,
@@ -55,6 +56,19 @@ def settings_from_connections() -> Settings:
             cluster=settings.clickhouse.cluster,
         ),
     )
+
+
+def play_address() -> str:
+    """ClickHouse's play UI, at the connection's host where its extra does not say `play`.
+
+    Raises:
+        WrongUsage: the connection is missing.
+    """
+    clickhouse = connection(CLICKHOUSE)
+    extra = clickhouse.extra_dejson
+    scheme = "https" if extra.get("secure") else "http"
+    host = clickhouse.host or "127.0.0.1"
+    return str(extra.get(PLAY) or f"{scheme}://{host}:{extra.get('http_port', 8123)}/play")
 
 
 def connection(name: str) -> Connection:

@@ -202,6 +202,26 @@ def maintain(*, params: Any = None) -> None:
         report.require_calm()
 
 
+@task(
+    retries=0,
+    task_display_name="put rejected events in",
+    doc_md="Replays the dead letters that the form chooses. Fails with the reason of the first that"
+    " is still invalid, after the others went in.",
+)
+def replay(*, params: Any = None) -> None:
+    """One replay of a table's dead letters."""
+    from sluice import wiring
+    from sluice.dead_letters import parse_condition
+
+    with understood():
+        conditions = [parse_condition(text) for text in params["where"] or ()]
+        settings = settings_from_connections()
+        report = wiring.replay_dead_letters(settings, params["table"], conditions)
+    if report.rejected:
+        raise AirflowFailException(report.sentence())
+    log.info(report.sentence())
+
+
 @contextmanager
 def understood() -> Iterator[None]:
     """Retryable errors are retried; what a person has to decide fails at once."""

@@ -14,15 +14,14 @@ WHERE (source_table, finished_at) IN (
 );
 
 -- name: last_checks
--- The last result of each check of each table and fact. Only the key is read of all others.
-SELECT source_table, check, checked_at, toString(status), postgres, clickhouse, fence,
-    arraySlice(keys, 1, 100), repair
-FROM cdc.quality_checks
-WHERE (source_table, check, checked_at) IN (
-    SELECT source_table, check, max(checked_at) FROM cdc.quality_checks
-    GROUP BY source_table, check
+-- The last result of each check of each table and fact, from the projection `latest`.
+SELECT source_table, check, at, toString(status), found.1, found.2, found.3, found.4, found.5
+FROM (
+    SELECT source_table, check, status, max(checked_at) AS at,
+        argMax((postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at) AS found
+    FROM cdc.quality_checks GROUP BY source_table, check, status
 )
-ORDER BY source_table, check;
+ORDER BY source_table, check, at DESC LIMIT 1 BY source_table, check;
 
 -- name: last_rebuilds
 -- Fact -> its last rebuild.

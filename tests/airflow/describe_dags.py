@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any, cast
 
 from airflow import plugins_manager
 from airflow.dag_processing.dagbag import DagBag
@@ -25,6 +26,9 @@ json.dump(
                 "documented": bool(dag.doc_md) and all(task.doc_md for task in dag.tasks),
                 "pools": sorted({task.pool for task in dag.tasks}),
                 "max_active_runs": dag.max_active_runs,
+                "deadlines": [
+                    alert.interval.total_seconds() for alert in cast("Any", dag).deadline or ()
+                ],
                 "timetable": type(dag.timetable).__name__,
                 "consumes": [
                     asset.name for asset in getattr(dag.timetable.asset_condition, "objects", ())

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sluice.health import LATE_S
 from sluice.settings import PROJECT
 
 pytestmark = pytest.mark.airflow
@@ -19,9 +20,14 @@ pytestmark = pytest.mark.airflow
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return describe(tmp_path_factory.mktemp("airflow"))
+
+
+def describe(home: Path, **settings: str) -> Any:
     environment = {
         **os.environ,
-        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+        **settings,
+        "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
@@ -47,6 +53,7 @@ def test_the_dags_parse_without_an_error_and_without_a_driver(described: Any) ->
         "sluice_quality",
         "sluice_deep_quality",
         "sluice_resync",
+        "sluice_replay",
         "sluice_fact_backfill",
         "sluice_maintenance",
     }
@@ -76,3 +83,12 @@ def test_every_table_is_drained_and_every_asset_has_one_producer_and_one_consume
     for side in ("consumes", "produces"):
         counted = Counter(name for dag in dags.values() for name in dag[side])
         assert max(counted.values()) == 1
+
+
+def test_runs_of_the_minute_have_a_deadline_where_somebody_is_told(
+    described: Any, tmp_path: Path
+) -> None:
+    assert all(not dag["deadlines"] for dag in described["dags"].values())
+    told = describe(tmp_path, SLUICE_ALERT_WEBHOOK="http://127.0.0.1:9/")["dags"]
+    late = {dag_id: dag["deadlines"] for dag_id, dag in told.items() if dag["deadlines"]}
+    assert late == {f"sluice_{name}": [LATE_S] for name in ("drain", "rebuild", "quality")}

@@ -43,13 +43,13 @@ def run(services: Settings, engine: Engine, tmp_path_factory: pytest.TempPathFac
         **airflow_environment(tmp_path_factory.mktemp("airflow"), services),
         "SLUICE_HOME": str(services.home),
     }
-    script = Path(__file__).with_name("run_resync.py")
+    script = Path(__file__).with_name("run_dag.py")
     migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
     subprocess.run(migrate, env=environment, check=True, capture_output=True)
 
     def run(**form: object) -> str:
         done = subprocess.run(
-            [sys.executable, str(script), str(PROJECT / "dags"), json.dumps(form)],
+            [sys.executable, script, PROJECT / "dags", "sluice_resync", json.dumps(form)],
             env=environment,
             capture_output=True,
             text=True,

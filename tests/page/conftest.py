@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from sluice.adapters.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
 from tests.conftest import free_ports
+from tests.page.history import fill, forget
 
 ROLES = ("viewer", "user", "op", "admin")
 
@@ -110,6 +112,13 @@ def server(environment: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def dags(environment: dict[str, str], server: str) -> None:
+    """The DAGs, known to the server."""
+    command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
+    subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
 def person(server: str) -> Iterator[Callable[[str], httpx.Client]]:
     """Role -> a client logged in as its user; `nobody` is not."""
     clients: dict[str, httpx.Client] = {}
@@ -128,3 +137,13 @@ def person(server: str) -> Iterator[Callable[[str], httpx.Client]]:
     yield client
     for one in clients.values():
         one.close()
+
+
+@pytest.fixture(scope="module")
+def kept(services: Settings) -> Iterator[None]:
+    """The history of tests/page/history.py."""
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        forget(clickhouse)
+        fill(clickhouse)
+        yield
+        forget(clickhouse)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.settings import Settings
+from tests.page.history import FAKED
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
-FAKED = "<script>alert(1)</script>"
 AGES = "freshness_s"  # goes on between two requests
 
 
@@ -70,52 +66,6 @@ def by_path(overview: Any) -> dict[str, Any]:
     return found
 
 
-CHECKS: tuple[tuple[Any, ...], ...] = (
-    ("customers", "row_count", "pass", 41, 41, [], ""),
-    ("orders", "caught_up", "fail", 9, 8, [], "see: sluice status"),
-    ("orders", "row_count", "pass", 7, 7, [], ""),
-    ("orders", "rows", "fail", 7, 7, ["5", FAKED], "run: sluice resync orders --key 5"),
-    ("fact_order_item", "fact_row_count", "pass", 12, 12, [], ""),
-)
-
-
-def fill(clickhouse: ClickHouse) -> None:
-    for table, events in (("customers", 1234567), ("orders", 3)):
-        drain = {"source_table": table, "broker_epoch": "e", "first_offset": 0}
-        drain |= {"next_offset": events, "events": events, "rejected": 1}
-        clickhouse.insert_row("cdc.drains", {**drain, "seconds": 2.5, "freshness_s": 1.25})
-    now = datetime.now(timezone.utc)
-    names = ("source_table", "check", "status", "postgres", "clickhouse", "keys", "repair")
-    for number, values in enumerate(CHECKS):
-        at = now + timedelta(milliseconds=number)
-        check = {
-            "run": "r",
-            "fence": "0/1",
-            "checked_at": at,
-            **dict(zip(names, values, strict=True)),
-        }
-        clickhouse.insert_row("cdc.quality_checks", check)
-    rejected = {"source_table": "orders", "broker_epoch": "e", "offset": 77, "key": "{}"}
-    rejected |= {"value": FAKED + "x" * 1000, "reason": FAKED, "schema_version": "s"}
-    clickhouse.insert_row("cdc.dead_letters", rejected)
-
-
-@pytest.fixture(scope="module")
-def kept(services: Settings) -> Iterator[None]:
-    """A history in the summaries: drains, a rebuild, checks of which one failed, a dead letter."""
-    with closing(ClickHouse(services.clickhouse)) as clickhouse:
-        forget(clickhouse)
-        fill(clickhouse)
-        yield
-        forget(clickhouse)
-
-
-def forget(clickhouse: ClickHouse) -> None:
-    """Empty the summaries, whichever tests wrote to them."""
-    for summary in ("drains", "rebuilds", "quality_checks", "dead_letters"):
-        clickhouse.execute(f"TRUNCATE TABLE cdc.{summary}")
-
-
 def test_every_number_of_the_page_is_the_apis(kept: None, person: Person) -> None:
     viewer = person("viewer")
     for path in ("/sluice/", "/sluice/tables/orders"):
@@ -149,6 +99,7 @@ def test_a_count_answers_an_older_delay_and_a_failed_comparison_stands(
 
 def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> None:
     page = person("viewer").get("/sluice/tables/orders").text
+    assert page.index('<form class="run" data-dag="sluice_resync">') < page.index("<textarea")
     form = page[page.index("<textarea") : page.index("</textarea>")]
     conf = (
         form[form.index(">") + 1 :].replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">")
@@ -169,6 +120,15 @@ def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Pers
     (rejected,) = person("viewer").get("/sluice/api/v1/dead-letters?table=orders").json()
     assert len(rejected["value"]) == 200
     assert rejected["value_bytes"] == len(FAKED) + 1000
+
+
+def test_rejected_events_offer_their_replay_and_tables_without_any_do_not(
+    kept: None, person: Person
+) -> None:
+    page = person("viewer").get("/sluice/tables/orders").text
+    form = page[page.index('<form class="run" data-dag="sluice_replay">') :]
+    assert "{&#34;table&#34;: &#34;orders&#34;, &#34;where&#34;: null}</textarea>" in form
+    assert "sluice_replay" not in person("viewer").get("/sluice/tables/products").text
 
 
 def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:
@@ -193,6 +153,8 @@ def test_what_is_not_there_is_said(kept: None, person: Person) -> None:
     assert viewer.get("/sluice/api/v1/tables/nothing/runs").status_code == 404
     assert viewer.get("/sluice/static/app.py").status_code == 404
     assert viewer.get("/sluice/api/v1/trends?range=2y").status_code == 422
-    assert viewer.get("/sluice/api/v1/tables/orders/versions?key=1,2").status_code == 400
+    for key in ("1,2", "1\r2", "1\n2"):
+        asked = viewer.get("/sluice/api/v1/tables/orders/versions", params={"key": key})
+        assert asked.status_code == 400
     assert viewer.get("/sluice/api/v1/tables/orders/versions?key=x").json() == []
     assert "not a key" in viewer.get("/sluice/tables/orders?key=1,2").text

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import PlainTextResponse
 
 from sluice import inspection, wiring
 from sluice.catalog import Table
+from sluice.errors import NotReady, WrongUsage
 from sluice.inspection import RejectedEvent, TableRuns, Version
 from sluice.monitor import Monitor
 from sluice.overview import CheckResult, Overview
@@ -20,7 +21,22 @@ from sluice.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.metrics import CONTENT_TYPE, exposition
 
-router = APIRouter()
+
+def refusal(why: str) -> dict[str, Any]:
+    """How the API's description tells of an answer that is none, and why it is given."""
+    texts = {"detail": {"type": "string"}, "remedy": {"type": ["string", "null"]}}
+    body = {"type": "object", "properties": texts, "required": ["detail"]}
+    return {"description": why, "content": {"application/json": {"schema": body}}}
+
+
+NO_TABLE: dict[int | str, Any] = {404: refusal("The models have no table of this name.")}
+router = APIRouter(
+    responses={
+        401: refusal("Nobody is logged in."),
+        403: refusal("Airflow does not know the token, or the user may not see its website."),
+        503: refusal("A service does not answer, or a connection of Airflow's is missing."),
+    }
+)
 V1 = "/api/v1"
 Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
 DEFAULT = Range(DEFAULT_RANGE)
@@ -28,8 +44,16 @@ DEFAULT = Range(DEFAULT_RANGE)
 
 @contextmanager
 def monitor() -> Iterator[Monitor]:
-    """Readers on the services of Airflow's connections."""
-    with wiring.monitor(settings_from_connections()) as found:
+    """Readers on the services of Airflow's connections.
+
+    Raises:
+        NotReady: a connection is missing, which is not for the caller to mend.
+    """
+    try:
+        settings = settings_from_connections()
+    except WrongUsage as error:
+        raise NotReady(error.what, remedy=error.remedy) from error
+    with wiring.monitor(settings) as found:
         yield found
 
 
@@ -55,7 +79,7 @@ def findings() -> tuple[CheckResult, ...]:
         return reading.overview().findings
 
 
-@router.get(f"{V1}/trends", tags=["history"])
+@router.get(f"{V1}/trends", tags=["history"], responses=NO_TABLE)
 def trends(
     range: Range = DEFAULT,
     table: str = "",
@@ -67,7 +91,7 @@ def trends(
         return read_trends(reading.clickhouse, reading.queries, range.value, table)
 
 
-@router.get(f"{V1}/tables/{{table}}/runs", tags=["history"])
+@router.get(f"{V1}/tables/{{table}}/runs", tags=["history"], responses=NO_TABLE)
 def runs(table: str) -> TableRuns:
     """The last drains, check results and resyncs of a table."""
     with monitor() as reading:
@@ -75,7 +99,11 @@ def runs(table: str) -> TableRuns:
         return inspection.read_runs(reading.clickhouse, reading.queries, found)
 
 
-@router.get(f"{V1}/tables/{{table}}/versions", tags=["history"])
+@router.get(
+    f"{V1}/tables/{{table}}/versions",
+    tags=["history"],
+    responses={**NO_TABLE, 400: refusal("The text has not as many parts as the table's key.")},
+)
 def versions(
     table: str,
     key: Annotated[str, Query(min_length=1, max_length=500, examples=["42"])],
@@ -86,7 +114,7 @@ def versions(
         return inspection.read_versions(reading.clickhouse, found, parse_key(found, key))
 
 
-@router.get(f"{V1}/dead-letters", tags=["now"])
+@router.get(f"{V1}/dead-letters", tags=["now"], responses=NO_TABLE)
 def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
     """The newest rejected events of one table or of all, shortened."""
     with monitor() as reading:

@@ -24,7 +24,7 @@ from sluice_airflow.page.api import DEFAULT, Range, known_table, monitor
 from sluice_airflow.page.charts import UNKNOWN
 
 router = APIRouter(include_in_schema=False)
-RESYNC = "sluice_resync"
+RESYNC, REPLAY = "sluice_resync", "sluice_replay"
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -52,6 +52,7 @@ def show_table(request: Request, table: str, range: Range = DEFAULT, key: str = 
             "repairs": [
                 repair(one, reading.catalog) for one in found.findings if one.table == table
             ],
+            "replayed": json.dumps({"table": table, "where": None}),
             "charts": _charts(reading, range.value, table),
             **_inspected(reading, known),
             **_versions(reading, known, key),
@@ -130,6 +131,7 @@ def _page(request: Request, template: str, reach: str, **values: Any) -> HTMLRes
         "range": reach,
         "ranges": list(RANGES),
         "resync": RESYNC,
+        "replay": REPLAY,
     }
     return HTMLResponse(render(template, {**shared, **values}))
 

@@ -1,6 +1,6 @@
 "use strict";
 // Asks for the page again while somebody looks at it and puts the new parts in place; runs a
-// resync through Airflow's own API; follows Airflow's theme. Works without: reload the page.
+// resync or a replay through Airflow's own API; follows Airflow's theme. Works without: reload the page.
 
 const EVERY_MS = 10000;
 const within = window.parent !== window;
@@ -74,7 +74,7 @@ function keepFresh() {
   next();
 }
 
-async function resync(form) {
+async function run(form) {
   const outcome = form.querySelector(".outcome");
   const dag = form.dataset.dag;
   const api = `${document.body.dataset.airflow}/api/v2/dags/${dag}/dagRuns`;
@@ -113,9 +113,9 @@ function leave(event) {
 followTheme();
 keepFresh();
 document.addEventListener("click", leave);
-for (const form of document.querySelectorAll("form.resync")) {
+for (const form of document.querySelectorAll("form.run")) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    resync(form);
+    run(form);
   });
 }

@@ -1,0 +1,160 @@
+"""Measures the CDC page with a long history behind it, as a viewer of a real api-server gets it.
+
+    .venv/bin/python bench/page.py [ITEMS [DAYS]]
+
+Stores of its own. ITEMS (10,000,000) order items with their fact and history; in each table of
+`cdc` that the page reads, a row for every minute of DAYS (30), table and check. Prints the median
+and the worst of repeats, in milliseconds and kB, one client after the other; and as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.fact import Bench, full_rebuild
+from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import load_catalog
+from sluice.embedded.postgres import ensure_database
+from sluice.embedded.programs import STORES
+from sluice.embedded.stack import Stack
+from sluice.settings import Settings, read_settings
+from store_api.database import create_tables
+from store_api.demo import load
+from tests.conftest import stack_environment, temporary_home
+from tests.integration.test_loop import checked, relaying
+from tests.page.conftest import airflow_environment, api_server
+
+REPEATS = 21
+AIM_MS = 300.0
+PATHS = (
+    "/sluice/",
+    "/sluice/?range=30d",
+    "/sluice/tables/order_items",
+    "/sluice/tables/order_items?range=30d&key={key}",
+    "/sluice/api/v1/overview",
+    "/sluice/api/v1/findings",
+    "/sluice/api/v1/trends",
+    "/sluice/api/v1/trends?range=7d",
+    "/sluice/api/v1/trends?range=30d",
+    "/sluice/api/v1/trends?range=30d&table=order_items",
+    "/sluice/api/v1/tables/order_items/runs",
+    "/sluice/api/v1/tables/order_items/versions?key={key}",
+    "/sluice/api/v1/dead-letters",
+    "/sluice/metrics",
+    "/api/v2/version",  # what Airflow itself takes for an answer
+)
+MINUTE = "now64(3) - toIntervalMinute(number)"
+NOISE = "(cityHash64(number, table) % 1000) / 1000"
+CHECKS = "['caught_up', 'gap', 'row_count']"
+# Table -> what its history is made of; `number` counts minutes back, `table` is a source table.
+HISTORY = {
+    "drains": f"SELECT table, {MINUTE}, 'e', number * 50, number * 50 + 50, 50, 0, {NOISE},"
+    f" 30 + 30 * {NOISE} FROM minutes, tables",
+    "checkpoints": "SELECT table, {minutes} - number, 'w', 'relay', 1, 'e', {minutes} - number,"
+    f" 0, 0, toUnixTimestamp64Milli({MINUTE}), {MINUTE}, 't' FROM minutes, tables",
+    "rebuilds": "SELECT 'fact_order_item', toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0'),"
+    " {minutes} - number, 'incremental', map('order_items', number), 50, 0, 0.2,"
+    f" {MINUTE} FROM minutes",
+    "quality_checks": f"SELECT toString(number), {MINUTE}, table, check, 'pass', '0/1', 7, 7, [],"
+    f" '', '' FROM minutes, tables ARRAY JOIN {CHECKS} AS check"
+    f" UNION ALL SELECT toString(number), {MINUTE}, 'fact_order_item', 'fact_row_count', 'pass',"
+    " '0/1', 7, 7, [], '', '' FROM minutes",
+    "resyncs": f"SELECT table, {MINUTE}, '1 keys', '0/1', 1, 0, 0.5 FROM minutes, tables",
+    "dead_letters": "SELECT table, 'e', number, concat('{{\"id\":', toString(number), '}}'),"
+    " randomPrintableASCII(1000), 'price: Input should be a valid decimal', 's',"
+    f" {MINUTE}, 1, NULL FROM minutes, tables",
+}
+
+
+def fill(clickhouse: ClickHouse, items: int, days: int) -> None:
+    """Make the data, and the pipeline's notes of `days`, a part for each day."""
+    data = Bench(clickhouse, items)
+    data.fill()
+    full_rebuild(data.rebuild)
+    clickhouse.execute("INSERT INTO cdc.history_order_items SELECT * FROM cdc.src_order_item")
+    clickhouse.execute("TRUNCATE TABLE cdc.checkpoints")
+    tables = ", ".join(f"'{table.name}'" for table in load_catalog("models").tables)
+    for table, text in HISTORY.items():
+        history = text.format(minutes=days * 1440)
+        for day in range(days):
+            clickhouse.execute(
+                f"INSERT INTO cdc.{table}\n"
+                f"WITH minutes AS (SELECT number FROM numbers({day * 1440}, 1440)),\n"
+                f"    tables AS (SELECT arrayJoin([{tables}]) AS table)\n{history}"
+            )
+
+
+def measure(address: str, key: int) -> dict[str, dict[str, float]]:
+    """Path -> median and worst milliseconds of the repeats, and kB of the answer."""
+    with httpx.Client(base_url=address, timeout=60) as client:
+        login = {"username": "viewer", "password": "viewer"}
+        token = client.post("/auth/token", json=login).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        return {path: _measured(client, path.format(key=key)) for path in PATHS}
+
+
+def _measured(client: httpx.Client, path: str) -> dict[str, float]:
+    client.get(path).raise_for_status()  # the first one loads what the others find loaded
+    times, length = [], 0
+    for _ in range(REPEATS):
+        started = time.monotonic()
+        answer = client.get(path)
+        times.append((time.monotonic() - started) * 1000)
+        answer.raise_for_status()
+        length = len(answer.content)
+    return {"median": statistics.median(times), "worst": max(times), "kB": length / 1000}
+
+
+@contextmanager
+def stores() -> Iterator[Settings]:
+    """PostgreSQL, broker and ClickHouse, with changes of the store on the topics and a slot."""
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        Stack(read_settings(environment)).launch()
+        settings = read_settings(environment)
+        stack = Stack(settings)
+        try:
+            stack.start(STORES, lambda _: None)
+            ensure_database(settings.postgres, settings.postgres.database)
+            create_tables(settings.postgres)
+            wiring.initialise(settings)
+            load(settings, customers=100, orders=400, seed=1)
+            with relaying(settings):
+                checked(settings)
+                yield settings
+        finally:
+            stack.stop()
+
+
+def main() -> None:
+    """Fill, measure, print."""
+    items, days = [*map(int, sys.argv[1:]), *(10_000_000, 30)[len(sys.argv) - 1 :]]
+    with stores() as settings, TemporaryDirectory() as home:
+        with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+            fill(clickhouse, items, days)
+        with api_server(airflow_environment(Path(home), settings)) as address:
+            found = measure(address, key=items // 2)
+    print(f"{items} order items, {days} days; {REPEATS} repeats")
+    for path, values in found.items():
+        late = "" if values["median"] < AIM_MS else f"  over {AIM_MS:.0f} ms"
+        print(
+            f"{path:60} {values['median']:7.0f} ms, worst {values['worst']:5.0f}"
+            f" {values['kB']:7.1f} kB{late}"
+        )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The replay DAG as Airflow runs it, on the real services, with what the CDC page sends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.settings import PROJECT, Settings
+from tests.page.conftest import airflow_environment
+
+pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+Run = Callable[..., str]
+# Which customers came, and whether their letters are marked.
+CAME = "SELECT id FROM olap.dim_customer WHERE id > 990000 ORDER BY id"
+OPEN = "SELECT offset FROM cdc.dead_letters FINAL WHERE replayed_at IS NULL ORDER BY offset"
+
+
+def letter(offset: int, customer: int, name: object) -> dict[str, object]:
+    """A rejected insert; a name that is no text is still invalid."""
+    value = {
+        "metadata": {
+            "source": "relay",
+            "table": "customers",
+            "operation": "insert",
+            "lsn": "0/1",
+            "commit_lsn": "0/2",
+            "ordinal": offset,
+            "commit_ts_ms": 1730000000000,
+        },
+        "payload": {
+            "id": customer,
+            "email": f"{customer}@example.org",
+            "name": name,
+            "country": "DE",
+            "city": "Bonn",
+            "created_at": "2026-01-01T00:00:00Z",
+        },
+        "before": None,
+    }
+    return {
+        "source_table": "customers",
+        "broker_epoch": "e",
+        "offset": offset,
+        "key": json.dumps({"id": customer}),
+        "value": json.dumps(value),
+        "reason": "was too narrow",
+        "schema_version": "s",
+        "epoch": 1,
+    }
+
+
+@pytest.fixture(autouse=True)
+def letters(services: Settings) -> Iterator[None]:
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        for offset, customer, name in ((1, 990001, "Ada"), (2, 990002, "Bo"), (3, 990003, [])):
+            clickhouse.insert_row("cdc.dead_letters", letter(offset, customer, name))
+        yield
+        for table in ("dead_letters", "dim_customer", "history_customers"):
+            clickhouse.execute(f"TRUNCATE TABLE cdc.{table}")
+        clickhouse.execute("DELETE FROM cdc.checkpoints WHERE source_table = 'customers'")
+
+
+@pytest.fixture(scope="module")
+def run(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the DAG with values of the form; its log."""
+    environment = {
+        **os.environ,
+        **airflow_environment(tmp_path_factory.mktemp("airflow"), services),
+        "SLUICE_HOME": str(services.home),
+    }
+    script = Path(__file__).with_name("run_dag.py")
+    migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(migrate, env=environment, check=True, capture_output=True)
+
+    def run(**form: object) -> str:
+        done = subprocess.run(
+            [sys.executable, script, PROJECT / "dags", "sluice_replay", json.dumps(form)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+
+    return run
+
+
+def test_what_the_models_take_goes_in_and_the_run_names_what_is_still_invalid(
+    services: Settings, run: Run
+) -> None:
+    log = run(table="customers", where=["offset=2"])
+    assert "state: success" in log, log[-3000:]
+    assert "customers: 1 dead letters replayed" in log
+    assert wiring.query(services, CAME)[1] == [(990002,)]
+    log = run(table="customers", where=None)
+    assert "state: failed" in log, log[-3000:]
+    assert "1 dead letters replayed, 1 still invalid, first at offset 3: " in log
+    assert wiring.query(services, CAME)[1] == [(990001,), (990002,)]
+    assert wiring.query(services, OPEN)[1] == [(3,)]
+
+
+def test_what_is_no_condition_is_refused_and_changes_nothing(services: Settings, run: Run) -> None:
+    log = run(table="customers", where=["1=1; DROP"])
+    assert "state: failed" in log, log[-3000:]
+    assert "is not a condition on dead letters" in log
+    assert wiring.query(services, CAME)[1] == []

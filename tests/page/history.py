@@ -1,0 +1,45 @@
+"""A history in the summaries: drains, checks of which one failed, a dead letter with markup."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse
+
+FAKED = "<script>alert(1)</script>"
+CHECKS: tuple[tuple[Any, ...], ...] = (
+    ("customers", "row_count", "pass", 41, 41, [], ""),
+    ("orders", "caught_up", "fail", 9, 8, [], "see: sluice status"),
+    ("orders", "row_count", "pass", 7, 7, [], ""),
+    ("orders", "rows", "fail", 7, 7, ["5", FAKED], "run: sluice resync orders --key 5"),
+    ("fact_order_item", "fact_row_count", "pass", 12, 12, [], ""),
+)
+
+
+def fill(clickhouse: ClickHouse) -> None:
+    """Write it."""
+    for table, events in (("customers", 1234567), ("orders", 3)):
+        drain = {"source_table": table, "broker_epoch": "e", "first_offset": 0}
+        drain |= {"next_offset": events, "events": events, "rejected": 1}
+        clickhouse.insert_row("cdc.drains", {**drain, "seconds": 2.5, "freshness_s": 1.25})
+    now = datetime.now(timezone.utc)
+    names = ("source_table", "check", "status", "postgres", "clickhouse", "keys", "repair")
+    for number, values in enumerate(CHECKS):
+        at = now + timedelta(milliseconds=number)
+        check = {
+            "run": "r",
+            "fence": "0/1",
+            "checked_at": at,
+            **dict(zip(names, values, strict=True)),
+        }
+        clickhouse.insert_row("cdc.quality_checks", check)
+    rejected = {"source_table": "orders", "broker_epoch": "e", "offset": 77, "key": "{}"}
+    rejected |= {"value": FAKED + "x" * 1000, "reason": FAKED, "schema_version": "s"}
+    clickhouse.insert_row("cdc.dead_letters", rejected)
+
+
+def forget(clickhouse: ClickHouse) -> None:
+    """Empty the summaries, whichever tests wrote to them."""
+    for summary in ("drains", "rebuilds", "quality_checks", "dead_letters"):
+        clickhouse.execute(f"TRUNCATE TABLE cdc.{summary}")

@@ -1,0 +1,54 @@
+"""The API keeps what its description says, whoever asks and whatever for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sluice.errors import NotReady
+
+pytestmark = [pytest.mark.services, pytest.mark.airflow]
+Person = Callable[[str], httpx.Client]
+EXAMPLES = 40  # a route
+# Any text may be a key in the description; one of too many parts is refused with 400.
+CONFIGURATION = """
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", 400, 401, 403, 404]
+"""
+
+
+@pytest.mark.parametrize("table", [None, "orders"])
+@pytest.mark.parametrize("role", ["nobody", "viewer", "admin"])
+def test_every_answer_is_one_that_the_description_has(
+    role: str, table: str | None, kept: None, person: Person, tmp_path: Path
+) -> None:
+    """Schemathesis makes the requests: valid, invalid, with other methods and other tokens."""
+    described = person("viewer").get("/sluice/openapi.json").json()
+    (tmp_path / "openapi.json").write_text(json.dumps(described))
+    chosen = f'[parameters]\n"path.table" = "{table}"\n' if table else ""
+    (tmp_path / "schemathesis.toml").write_text(chosen + CONFIGURATION)
+    caller = person(role)
+    command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--checks", "all"]
+    command += ["--url", f"{caller.base_url}/sluice", "--max-examples", str(EXAMPLES)]
+    command += ["--seed", "1", "--continue-on-failure", "--no-color"]
+    if token := caller.headers.get("Authorization"):
+        command += ["--header", f"Authorization: {token}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert f"Tested: {len(described['paths'])}" in done.stdout
+    closed = re.search(r"(\d+) operations returned only 401/403", done.stdout)
+    assert int(closed[1] if closed else 0) == (len(described["paths"]) if role == "nobody" else 0)
+
+
+def test_a_missing_connection_is_not_the_callers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sluice_airflow.page import api
+
+    with pytest.raises(NotReady, match="sluice_postgres"), api.monitor():
+        pass

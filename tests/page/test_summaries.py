@@ -1,0 +1,78 @@
+"""What the page reads stays a few rows, however long the history behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import load_catalog
+from sluice.monitor import Monitor
+from sluice.settings import Settings
+
+pytestmark = pytest.mark.services
+LATEST, OLD_PART = "ReadFromMergeTree (latest)", "ReadFromMergeTree (cdc.quality_checks)"
+
+
+@pytest.fixture
+def clickhouse(services: Settings) -> Iterator[ClickHouse]:
+    with closing(ClickHouse(services.clickhouse)) as found:
+        found.execute("TRUNCATE TABLE cdc.quality_checks")
+        yield found
+        found.execute("TRUNCATE TABLE cdc.quality_checks")
+
+
+@pytest.fixture
+def monitor(services: Settings) -> Iterator[Monitor]:
+    with wiring.monitor(services) as found:
+        yield found
+
+
+def note(clickhouse: ClickHouse, status: str, rows: int, minutes: int) -> None:
+    """A result of the row count of orders, so many minutes ago."""
+    at = datetime.now(timezone.utc) - timedelta(minutes=minutes)
+    check = {"run": "r", "checked_at": at, "source_table": "orders", "check": "row_count"}
+    check |= {"status": status, "fence": "0/1", "postgres": 9, "clickhouse": rows}
+    clickhouse.insert_row("cdc.quality_checks", {**check, "keys": [], "repair": ""})
+
+
+def plan(clickhouse: ClickHouse, monitor: Monitor, query: str) -> str:
+    """How ClickHouse would run one of the monitor's queries."""
+    return "\n".join(line for (line,) in clickhouse.execute(f"EXPLAIN {monitor.queries[query]}"))
+
+
+@pytest.mark.parametrize("query", ["last_checks", "freshness"])
+def test_last_results_are_read_from_the_few_rows_that_each_part_keeps_of_them(
+    query: str, clickhouse: ClickHouse, monitor: Monitor
+) -> None:
+    note(clickhouse, "pass", 9, minutes=1)
+    found = plan(clickhouse, monitor, query)
+    assert LATEST in found
+    assert OLD_PART not in found
+
+
+def test_the_newest_result_counts_whatever_its_status(
+    clickhouse: ClickHouse, monitor: Monitor
+) -> None:
+    for status, rows, minutes in (("fail", 8, 3), ("pass", 9, 2), ("unsettled", 7, 1)):
+        note(clickhouse, status, rows, minutes)
+        (result,) = (state.last_check for state in monitor.overview().tables if state.last_check)
+        assert (result.status, result.postgres, result.clickhouse) == (status, 9, rows)
+
+
+def test_a_warehouse_of_before_is_brought_along(clickhouse: ClickHouse, monitor: Monitor) -> None:
+    clickhouse.execute("ALTER TABLE cdc.quality_checks DROP PROJECTION latest")
+    note(clickhouse, "fail", 8, minutes=2)
+    wiring.create_warehouse(clickhouse, load_catalog("models"))
+    note(clickhouse, "pass", 9, minutes=1)
+    deadline = time.monotonic() + 60
+    while OLD_PART in plan(clickhouse, monitor, "last_checks"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (result,) = (state.last_check for state in monitor.overview().tables if state.last_check)
+    assert (result.status, result.clickhouse) == ("pass", 9)
