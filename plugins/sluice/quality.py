@@ -154,12 +154,21 @@ class Quality:
                 raise
             try:  # it may have been made between the two looks
                 passed = self.passed(lsn)
-            except NotReady:
+            except NotReady as error:
+                if self._has_slot():
+                    raise error from None  # something else is not set up
                 return f"replication slot {self.slot!r} is gone"
         if self.gaps:
             return "another table's topic has a gap"
         late = f"changes up to {format_lsn(lsn)} were not drained in {self.seconds:.0f} s"
         return "" if passed else late
+
+    def _has_slot(self) -> bool:
+        try:
+            self.source.slot(self.slot)
+        except NotReady:
+            return False
+        return True
 
     def passed(self, lsn: int) -> bool:
         """Drain until the slot has confirmed the point; whether that came in time."""

@@ -245,26 +245,29 @@ def _needed_columns(fact: Fact, source: str | None, table: Table) -> str:
 
 def _stage_rows(fact: Fact, *, touched: bool) -> str:
     own = _own_names(fact)
-    query = (
-        f"SELECT {_needed_columns(fact, None, fact.table)}\n"
-        f"FROM cdc.{quoted(fact.table.storage)} FINAL\nWHERE {_within(fact, own)}"
-    )
+    wanted = _within(fact, own)
     if touched:
         names = ", ".join(map(quoted, _key_names(fact)))
-        wanted = f"SELECT {names} FROM touched WHERE {_within(fact, _key_names(fact))}"
-        query += f"\n    AND {key_expression(own)} IN (\n{textwrap.indent(wanted, '    ')}\n)"
+        keys = f"SELECT {names} FROM touched WHERE {_within(fact, _key_names(fact))}"
+        wanted += f"\n    AND {key_expression(own)} GLOBAL IN (\n{textwrap.indent(keys, '    ')}\n)"
+    # Keys are the same in every version of a row, so FINAL need not merge the others.
+    query = (
+        f"SELECT {_needed_columns(fact, None, fact.table)}\n"
+        f"FROM cdc.{quoted(fact.table.storage)} FINAL\nPREWHERE {wanted}"
+    )
     return _temporary("staged_fact", query)
 
 
 def _stage_dimension(fact: Fact, dimension: Dimension) -> str:
     """The live rows that the staged rows of the parent lead to, and no others."""
-    reference = dimension.reference
+    reference, table = dimension.reference, dimension.table
     parent = quoted(f"staged_{dimension.parent or 'fact'}")
     columns = ", ".join(map(quoted, reference.columns))
+    by_key = set(reference.target_columns) <= {column.name for column in table.key}
     query = (
-        f"SELECT {_needed_columns(fact, dimension.prefix, dimension.table)}\n"
-        f"FROM cdc.{quoted(dimension.table.storage)} FINAL\n"
-        f"WHERE {key_expression(reference.target_columns)} IN (SELECT {columns} FROM {parent})"
+        f"SELECT {_needed_columns(fact, dimension.prefix, table)}\n"
+        f"FROM cdc.{quoted(table.storage)} FINAL\n{'PREWHERE' if by_key else 'WHERE'}"
+        f" {key_expression(reference.target_columns)} GLOBAL IN (SELECT {columns} FROM {parent})"
     )
     return _temporary(f"staged_{dimension.prefix}", query)
 

@@ -131,16 +131,16 @@ ORDER BY order_item_id;
 CREATE TEMPORARY TABLE staged_fact ENGINE = Memory AS
 SELECT id, order_id, product_id, quantity, price
 FROM cdc.src_order_item FINAL
-WHERE id >= CAST({low_0:String} AS Int32)
+PREWHERE id >= CAST({low_0:String} AS Int32)
     AND ({last:UInt8} OR id < CAST({high_0:String} AS Int32));
 
 -- name: stage_touched
 CREATE TEMPORARY TABLE staged_fact ENGINE = Memory AS
 SELECT id, order_id, product_id, quantity, price
 FROM cdc.src_order_item FINAL
-WHERE id >= CAST({low_0:String} AS Int32)
+PREWHERE id >= CAST({low_0:String} AS Int32)
     AND ({last:UInt8} OR id < CAST({high_0:String} AS Int32))
-    AND id IN (
+    AND id GLOBAL IN (
     SELECT order_item_id FROM touched WHERE order_item_id >= CAST({low_0:String} AS Int32)
         AND ({last:UInt8} OR order_item_id < CAST({high_0:String} AS Int32))
 );
@@ -149,19 +149,19 @@ WHERE id >= CAST({low_0:String} AS Int32)
 CREATE TEMPORARY TABLE staged_order ENGINE = Memory AS
 SELECT id, customer_id, order_date, status, total
 FROM cdc.dim_order FINAL
-WHERE id IN (SELECT order_id FROM staged_fact);
+PREWHERE id GLOBAL IN (SELECT order_id FROM staged_fact);
 
 -- name: stage_customer
 CREATE TEMPORARY TABLE staged_customer ENGINE = Memory AS
 SELECT id, email, name, country, city, created_at
 FROM cdc.dim_customer FINAL
-WHERE id IN (SELECT customer_id FROM staged_order);
+PREWHERE id GLOBAL IN (SELECT customer_id FROM staged_order);
 
 -- name: stage_product
 CREATE TEMPORARY TABLE staged_product ENGINE = Memory AS
 SELECT id, name, category, price, created_at
 FROM cdc.dim_product FINAL
-WHERE id IN (SELECT product_id FROM staged_fact);
+PREWHERE id GLOBAL IN (SELECT product_id FROM staged_fact);
 
 -- name: join
 CREATE TEMPORARY TABLE joined ENGINE = Memory AS
