@@ -29,17 +29,11 @@ COMMANDS = (
     ("status", "--json"),
     ("status",),
     ("quality", "--json"),
-    ("quality", "--deep"),
     ("doctor", "--json"),
-    ("doctor",),
     ("drain",),
-    ("rebuild",),
-    ("resync", "orders"),
-    ("maintain",),
     ("dead-letters", "list"),
     ("dead-letters", "show"),
     ("sql", "SELECT * FROM system.settings WHERE changed"),
-    ("init",),
 )
 
 
