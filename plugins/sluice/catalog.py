@@ -28,7 +28,7 @@ from sluice.type_map import LOSSLESS, ColumnType, column_type
 # What `info` of a table may say of its ClickHouse tables.
 ENGINE_MARKS = ("order_by", "partition_by", "settings", "history")
 _PUBLIC = "public"
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")  # what Kafka allows, less our own prefix
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
 _POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 Place = tuple[str, str]
 
@@ -316,7 +316,13 @@ def load_catalog(models: str, profile: str = "") -> Catalog:
     mappers = [mapper for registry in bases for mapper in registry.mappers]
     if not mappers:
         raise WrongUsage(f"module {models!r} has no declarative SQLAlchemy models")
-    return describe(models, mappers, profile or _generated_profile(models))
+    catalog = describe(models, mappers, profile or _generated_profile(models))
+    for table in catalog.tables:
+        if not _TOPIC.fullmatch(table.topic):
+            raise WrongUsage(
+                f"table {table.name!r} has no topic: its name takes letters, digits and _ . -"
+            )
+    return catalog
 
 
 def schemas_package(models: str) -> str:
@@ -389,11 +395,8 @@ def _table(mapper: Mapper[Any], profile: str) -> Table:
         raise WrongUsage(f"table {source.fullname} has no primary key; changes need one")
     schema = str(source.schema or _PUBLIC)
     relation = str(source.name)  # SQLAlchemy's names are a subclass of str; ours travel as JSON
-    name = relation if schema == _PUBLIC else f"{schema}_{relation}"
-    if not _TOPIC.fullmatch(name):
-        raise WrongUsage(f"table {name!r} has no topic: a topic takes letters, digits and _ . -")
     return Table(
-        name=name,
+        name=relation if schema == _PUBLIC else f"{schema}_{relation}",
         schema=schema,
         relation=relation,
         model=mapper.class_.__name__,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sluice.catalog import describe
+from sluice.catalog import load_catalog
 from sluice.errors import WrongUsage
 from sluice.settings import Settings
 from tests.integration.harbour import NARROW, harbour
@@ -42,13 +42,23 @@ def test_columns_of_any_name_come_through_the_whole_loop(
         assert set(expected) <= set(fact)
 
 
-@pytest.mark.parametrize("name", ["a`b", 'c"d', "e f", "g;--", "я", "h" * 201])
-def test_a_table_whose_name_makes_no_topic_is_refused(name: str) -> None:
-    class Base(DeclarativeBase): ...
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-    class Odd(Base):
-        __tablename__ = name
-        id: Mapped[int] = mapped_column(primary_key=True)
+class Base(DeclarativeBase): ...
 
+class Odd(Base):
+    __tablename__ = {name!r}
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["a`b", 'c"d', "e f", "g;--", "я", "h" * 246])
+def test_a_table_whose_name_makes_no_topic_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    module = f"odd_{uuid4().hex}"
+    (tmp_path / f"{module}.py").write_text(MODELS.format(name=name))
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(WrongUsage, match="has no topic"):
-        describe("odd", [Odd.__mapper__])
+        load_catalog(module)

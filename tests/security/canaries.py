@@ -88,7 +88,7 @@ class CommandLines:
             thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(0.1):
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
                     self.seen.add(" ".join(process.cmdline()).encode())
