@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg2.extensions
@@ -150,3 +151,24 @@ def test_a_table_may_have_hundreds_of_columns(cursor: Any) -> None:
     columns, _ = columns_and_rows(cursor)
     (line, *_) = copied(cursor, row_expression(columns * 20))
     assert line.count(b'"id":1,') == 20
+
+
+def test_bytes_that_are_no_utf_8_are_those_of_the_stream_too(services: Settings) -> None:
+    with slots.session(services.postgres) as owner:
+        owner.execute(
+            "CREATE DATABASE copied_bytes ENCODING 'SQL_ASCII' TEMPLATE template0"
+            " LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+        try:
+            with slots.session(replace(services.postgres, database="copied_bytes")) as cursor:
+                cursor.execute("CREATE TABLE copied (id int, long text, short name)")
+                cursor.execute(r"INSERT INTO copied VALUES (1, E'x\xffy\xe9', E'\xfe\xc3\xa9')")
+                columns = [
+                    RelationColumn(name=name, type_oid=oid, in_key=False)
+                    for name, oid in (("id", 23), ("long", 25), ("short", 19))
+                ]
+                found = copied(cursor, row_expression(columns))
+        finally:
+            owner.execute("DROP DATABASE copied_bytes")
+    values = [b"1", b"x\xffy\xe9", b"\xfe\xc3\xa9"]
+    assert found == [f"{RowEncoder('copied', columns, ['id']).row(values)}\n".encode()]
