@@ -111,6 +111,45 @@ def test_partitions_are_followed_through_their_root(source: Source) -> None:
         source.arrives()
 
 
+def test_a_truncate_of_one_partition_is_not_sent_and_a_snapshot_repairs_it(source: Source) -> None:
+    source.sql(
+        "DROP TABLE parts, things",
+        "CREATE TABLE things (id int PRIMARY KEY, name text) PARTITION BY RANGE (id)",
+        "CREATE TABLE things_low PARTITION OF things FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE things_high PARTITION OF things FOR VALUES FROM (100) TO (200)",
+        "CREATE TABLE parts (id int PRIMARY KEY, thing_id int)",
+        "INSERT INTO things VALUES (1, 'a'), (150, 'b')",
+    )
+    with source.relaying():
+        source.transaction("TRUNCATE things_low", "INSERT INTO things VALUES (2, 'c')")
+        until(lambda: 2 in source.rows())
+        assert set(source.rows()) - set(source.expected()) == {1}
+    with source.relaying(snapshot=True):
+        source.arrives()
+        assert set(source.rows()) == {2, 150}
+
+
+def test_a_relay_killed_between_a_schema_change_and_its_first_row_knows_the_new_columns(
+    source: Source,
+) -> None:
+    source.sql("INSERT INTO things VALUES (1, 'a')")
+    with source.process() as relay:
+        until(lambda: source.confirmed() > 0 and source.active())
+        source.sql("INSERT INTO things VALUES (2, 'b')")
+        until(lambda: 2 in source.rows())  # it knows the columns of before
+        source.sql("ALTER TABLE things DROP name, ADD size int, ADD colour text DEFAULT 'red'")
+        changed = source.lsn()
+        until(lambda: source.confirmed() >= changed)
+        relay.kill()
+    until(lambda: not source.active())
+    source.sql("INSERT INTO things VALUES (3, 7, 'blue')")
+    with source.relaying():
+        source.sql("UPDATE things SET size = 1 WHERE id = 1", "INSERT INTO things VALUES (4, 8)")
+        until(lambda: 4 in source.rows())
+        changed_rows = {key: row for key, row in source.expected().items() if key != 2}
+        assert {key: source.rows()[key] for key in (1, 3, 4)} == changed_rows
+
+
 def test_columns_that_come_go_and_change_their_name_are_told_apart(source: Source) -> None:
     with source.relaying():
         source.transaction(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sluice.errors import NotReady
+from sluice.relay.telemetry import read_status
 from tests.conftest import free_ports
 from tests.faults.source import Source, until
 
@@ -61,6 +63,37 @@ def test_the_metrics_are_what_postgres_and_the_topics_say(source: Source) -> Non
         assert found["slot_wal_status reserved"] == 1
         assert found["slot_lag_bytes"] >= 0
         assert ready(address) == (200, "streaming")
+
+
+def test_the_status_tells_rate_delay_and_snapshot_and_nothing_where_no_relay_is(
+    source: Source,
+) -> None:
+    listening(source)
+    metrics = source.settings.relay.metrics
+    assert metrics is not None
+    assert read_status(*metrics) == {}
+    source.sql("INSERT INTO things SELECT i, 'n' FROM generate_series(1, 2500) i")
+    with source.relaying():
+        source.arrives()
+        until(lambda: read_status(*metrics)["state"] == "streaming")
+        found = read_status(*metrics)
+        assert found["snapshot"] == {"rows": 2500, "tables": 2, "tables_done": 2}
+        assert found["seconds_behind"] >= 0
+        done = threading.Event()
+        writer = threading.Thread(target=write_until, args=(source, done))
+        writer.start()
+        try:
+            until(lambda: read_status(*metrics)["events_per_second"] > 0)
+        finally:
+            done.set()
+            writer.join(30)
+
+
+def write_until(source: Source, done: threading.Event) -> None:
+    number = 10_000
+    while not done.is_set():
+        number += 1
+        source.sql(f"INSERT INTO things VALUES ({number}, 'n')")
 
 
 def test_changes_that_are_not_durable_show_as_seconds_behind(source: Source) -> None:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.relay.pgoutput import MISSING, Insert, MalformedMessage, Relation, Update, decode
-from sluice.relay.rows import unescaped
 
 VALUES = st.lists(st.one_of(st.none(), st.just(MISSING), st.binary(max_size=40)), max_size=6)
 
@@ -55,10 +54,3 @@ def test_a_relation_names_its_columns() -> None:
     relation = decode(message)
     assert isinstance(relation, Relation)
     assert (relation.schema, relation.table, relation.columns[0].type_oid) == ("public", "t", 23)
-
-
-@given(st.binary(max_size=30))
-def test_copy_text_is_read_back(value: bytes) -> None:
-    escapes = {b"\\": rb"\\", b"\t": rb"\t", b"\n": rb"\n", b"\r": rb"\r", b"\b": rb"\b"}
-    escaped = b"".join(escapes.get(bytes([byte]), bytes([byte])) for byte in value)
-    assert unescaped(escaped) == value

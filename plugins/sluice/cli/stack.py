@@ -170,9 +170,12 @@ def read_status(settings: Settings) -> dict[str, Any]:
     """What `sluice status --json` prints; parts that do not answer are left empty."""
     from sluice import wiring
     from sluice.embedded.stack import Stack
+    from sluice.relay import telemetry
 
     services = {name: asdict(state) for name, state in Stack(settings).states().items()}
     found: dict[str, Any] = {"services": services, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
+    metrics = settings.relay.metrics
+    found["relay"] = telemetry.read_status(*metrics) if metrics else {}
     healthy = all(service["state"] == "running" for service in services.values())
     try:
         found.update(wiring.status(settings))
@@ -257,6 +260,14 @@ def _print_status(found: dict[str, Any]) -> None:
     print_table(["service", "state", "pid", "address"], services)
     if found["tables"]:
         _print_tables(found)
+    if found["relay"]:
+        relay = found["relay"]
+        snapshot = relay["snapshot"]
+        typer.echo(
+            f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
+            f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
+            f" {snapshot['tables_done']} of {snapshot['tables']} tables"
+        )
     for dag_id, dag in found["dags"].items():
         typer.echo(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
     if "error" in found:

@@ -1,7 +1,7 @@
-"""Rows in Postgres' text form as envelope JSON; one path for snapshot and stream.
+"""Rows in Postgres' text form as envelope JSON, for the stream.
 
-Both give the text that a type's output function writes under the pinned session settings, so a
-value is the same whichever way it came.
+`expressions` has PostgreSQL write the same bytes for a snapshot: both begin with the text that a
+type's output function writes under the pinned session settings.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Publisher:
             }
         )
 
-    def publish(self, topic: str, key: str | None, value: bytes, batch: Batch) -> None:
+    def publish(self, topic: str, key: str | bytes | None, value: bytes, batch: Batch) -> None:
         """Queue a message; a row refused for its size becomes a dead letter with its key."""
         report = batch.reports.get(topic)
         if report is None:

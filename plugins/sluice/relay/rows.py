@@ -1,4 +1,4 @@
-"""A table's rows as `read` events: COPY's text, encoded and published as it comes."""
+"""A table's rows as `read` events: JSON made by COPY, published as it comes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sluice.catalog import Table
 from sluice.decoding import CONNECT, RELAY
 from sluice.events import DELETE, READ, TRUNCATE, KeyText
 from sluice.relay.envelope import RowEncoder, Transaction
-from sluice.relay.pgoutput import RelationColumn, Value
+from sluice.relay.expressions import escaped, key_expression, row_expression
+from sluice.relay.pgoutput import RelationColumn
 from sluice.relay.publisher import Batch
 from sluice.selection import Selection, ordered_as_text
 
-_UNESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _ROWS_BETWEEN_CHECKS = 1000
 _ALL = Selection()
 
@@ -24,7 +24,7 @@ _ALL = Selection()
 class Destination(Protocol):
     """Where rows go: see Publisher."""
 
-    def publish(self, topic: str, key: str | None, value: bytes, batch: Batch) -> None:
+    def publish(self, topic: str, key: str | bytes | None, value: bytes, batch: Batch) -> None:
         """Take a message."""
 
     def poll(self) -> None:
@@ -57,11 +57,15 @@ class RowReader:
         self._key = [column.name for column in table.key]
         source = RELAY if offset is None else CONNECT
         self._encoder = RowEncoder(table.name, self._columns, self._key, source)
+        # Each row's envelope is the same but for the payload.
+        self._before, self._after = self._event(READ, 1, "\n").split(b"\n")
 
     def read(self, selection: Selection = _ALL) -> int:
         """Publish the selected rows; how many."""
-        query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in self._columns),
+        named = {column.name: column for column in self._columns}
+        query = sql.SQL("COPY (SELECT {}, {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
+            key_expression([named[name] for name in self._key]),
+            row_expression(self._columns),
             sql.Identifier(self._table.schema, self._table.relation),
             _condition(self._table, selection),
             sql.SQL(", ").join(map(sql.Identifier, self._key)),
@@ -71,9 +75,12 @@ class RowReader:
         return self.rows
 
     def write(self, line: bytes) -> None:
-        """One row of COPY's text format."""
-        values = [unescaped(value) for value in line[:-1].split(b"\t")]
-        self._send(READ, 1, self._encoder.key(values), self._encoder.row(values))
+        """One row of COPY's text format: its key and its columns, both JSON objects."""
+        key, _, row = escaped(line).partition(b"\t")
+        if key == rb"\N":
+            raise ValueError(f"table {self._table.name}: a key without a value")
+        value = self._before + row[:-1] + self._after
+        self._publisher.publish(self._table.topic, key, value, self._batch)
         self.rows += 1
         if self.rows % _ROWS_BETWEEN_CHECKS == 0:
             self._publisher.poll()
@@ -81,17 +88,20 @@ class RowReader:
 
     def truncate_below(self) -> None:
         """Delete everything older than the rows, by one event at (batch end, 0)."""
-        self._send(TRUNCATE, 0, None, "null")
+        self._send(TRUNCATE, None, "null")
         self._check()
 
     def delete(self, key: str) -> None:
         """Delete the row of this key, a JSON object, where it is older than the batch's end."""
-        self._send(DELETE, 0, key, key)
+        self._send(DELETE, key, key)
 
-    def _send(self, operation: str, ordinal: int, key: str | None, payload: str) -> None:
-        lsn = self._batch.end_lsn
-        value = self._transaction.event(self._encoder, operation, lsn, ordinal, payload, "null")
+    def _send(self, operation: str, key: str | None, payload: str) -> None:
+        value = self._event(operation, 0, payload)
         self._publisher.publish(self._table.topic, key, value, self._batch)
+
+    def _event(self, operation: str, ordinal: int, payload: str) -> bytes:
+        lsn = self._batch.end_lsn
+        return self._transaction.event(self._encoder, operation, lsn, ordinal, payload, "null")
 
 
 def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
@@ -108,7 +118,7 @@ class _Found:
     def __init__(self) -> None:
         self.values: list[bytes] = []
 
-    def publish(self, topic: str, key: str | None, value: bytes, batch: Batch) -> None:
+    def publish(self, topic: str, key: str | bytes | None, value: bytes, batch: Batch) -> None:
         self.values.append(value)
 
     def poll(self) -> None:
@@ -186,28 +196,3 @@ def _columns(cursor: Any, table: Table) -> list[RelationColumn]:
         for column, oid, generated in cursor.fetchall()
         if not generated or column in wanted
     ]
-
-
-def unescaped(field: bytes) -> Value:
-    """A field of COPY's text format; None for NULL."""
-    if b"\\" not in field:
-        return field
-    if field == rb"\N":
-        return None
-    head, *rest = field.split(b"\\")
-    return head + b"".join(_joined(rest))
-
-
-def _joined(parts: Sequence[bytes]) -> list[bytes]:
-    """The pieces after each backslash, their escapes resolved; an empty piece is `\\\\`."""
-    joined, literal = [], False
-    for part in parts:
-        if literal:
-            joined.append(part)
-            literal = False
-        elif part == b"":
-            joined.append(b"\\")
-            literal = True
-        else:
-            joined.append(_UNESCAPED.get(part[:1], part[:1]) + part[1:])
-    return joined

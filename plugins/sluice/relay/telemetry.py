@@ -1,12 +1,14 @@
-"""What a relay tells of itself over HTTP: Prometheus metrics, and whether it is at work."""
+"""What a relay tells of itself over HTTP: Prometheus metrics, and whether it is at work; and what
+`sluice status` reads there."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
@@ -14,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from sluice.adapters.postgres import SlotState
@@ -21,6 +24,7 @@ from sluice.errors import NotReady, SluiceError
 
 STARTING, SNAPSHOT, STREAMING, WAITING = "starting", "snapshot", "streaming", "waiting"
 _STATES = (STARTING, SNAPSHOT, STREAMING, WAITING)
+_BETWEEN_LOOKS = 0.5  # seconds over which a rate is measured
 _WAL_STATES = ("reserved", "extended", "unreserved", "lost")
 
 
@@ -129,6 +133,43 @@ def served(telemetry: Telemetry, host: str, port: int) -> Iterator[None]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def read_status(host: str, port: int) -> dict[str, Any]:
+    """Key `relay` of `sluice status --json`, read where a relay serves its metrics.
+
+    Takes half a second, in which the rate is measured; empty where no relay answers.
+    """
+    try:
+        began, before = time.monotonic(), _scraped(host, port)
+        time.sleep(_BETWEEN_LOOKS)
+        now, seconds = _scraped(host, port), time.monotonic() - began
+        events = now["events_total"] - before["events_total"]
+        return {
+            "state": next(name for name in _STATES if now[f"state {name}"]),
+            # A new session counts from 0.
+            "events_per_second": round(max(0.0, events) / seconds, 1),
+            "seconds_behind": round(now["seconds_behind"], 1),
+            "snapshot": {
+                "rows": int(now["snapshot_rows"]),
+                "tables": int(now["snapshot_tables"]),
+                "tables_done": int(now["snapshot_tables_done"]),
+            },
+        }
+    except (OSError, HTTPException, ValueError, KeyError, StopIteration):
+        return {}  # another program's port counts as no relay
+
+
+def _scraped(host: str, port: int) -> dict[str, float]:
+    """A relay's samples, by name and label."""
+    with closing(HTTPConnection(host, port, timeout=2)) as connection:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    return {
+        " ".join([sample.name.removeprefix("sluice_relay_"), *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def _of_slot(state: SlotState) -> Iterator[Metric]:
