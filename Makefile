@@ -42,9 +42,10 @@ bench: setup
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/page.py
 
-# Writes the page of errors.
+# Writes the page of errors, then the site of docs/ to .site/.
 docs: setup
-	$(BIN)/python docs/errors.py
+	$(BIN)/python .ci/errors_page.py
+	$(BIN)/uv run -q --no-project --with-requirements docs/requirements.txt zensical build --strict --clean
 
 # Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
 lock: setup

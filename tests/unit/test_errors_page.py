@@ -8,6 +8,6 @@ from sluice.settings import PROJECT
 
 
 def test_the_page_of_errors_is_current() -> None:
-    written = runpy.run_path(str(PROJECT / "docs" / "errors.py"))
+    written = runpy.run_path(str(PROJECT / ".ci" / "errors_page.py"))
     assert written["PAGE"].read_text() == written["page"](), "run: make docs"
     assert "**SlotLost.**" in written["page"]()

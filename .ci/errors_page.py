@@ -1,4 +1,4 @@
-"""Writes errors.md, every error with its exit code and remedies, from the source: make docs."""
+"""Writes docs/errors.md from the source: every error, its exit code and remedies; make docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import sluice
 from sluice import errors
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
 CODES = {
     1: "a finding: the data or a file is not as it should be",
     2: "wrong usage: mend the call",
