@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sluice import wiring
+from sluice import warehouse, wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
@@ -225,7 +225,7 @@ def bench(events: int) -> Iterator[Bench]:
             catalog = load_catalog(settings.models)
             Topics(settings.kafka).ensure(topics(catalog))
             with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-                wiring.create_warehouse(clickhouse, catalog)
+                warehouse.create_warehouse(clickhouse, catalog)
             made = Bench(stack, environment, events)
             made.fill()
             yield made

@@ -23,7 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sluice import wiring
+from sluice import warehouse
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
@@ -80,7 +80,7 @@ class Bench:
     def __init__(self, clickhouse: ClickHouse, items: int) -> None:
         self._execute = clickhouse.execute
         self.rebuild = replace(
-            wiring.make_rebuild(clickhouse, load_catalog("models").facts[0]), progress=print
+            warehouse.make_rebuild(clickhouse, load_catalog("models").facts[0]), progress=print
         )
         self.items = items
         self.sizes = {table: int(items * share) for table, share, _ in SOURCES.values()}
@@ -221,7 +221,7 @@ def main() -> None:
         try:
             stack.start(("clickhouse",), lambda _: None)
             with closing(ClickHouse(read_settings(environment).clickhouse)) as clickhouse:
-                wiring.create_warehouse(clickhouse, load_catalog("models"))
+                warehouse.create_warehouse(clickhouse, load_catalog("models"))
                 for size in sizes:
                     found[size] = Bench(clickhouse, size).measure(home)
                     for name, value in found[size].items():

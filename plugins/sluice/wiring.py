@@ -20,7 +20,7 @@ from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog, Fact, Rollup, Table, load_catalog
+from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import CONNECT, Decoder
@@ -39,15 +39,11 @@ from sluice.errors import (
     WrongUsage,
 )
 from sluice.events import KeyText
-from sluice.evolution import evolve, fact_differs, former_columns, require_same, rollup_differs
+from sluice.evolution import former_columns, require_same
 from sluice.expectations import Expectations
-from sluice.fact_storage import FactStorage
 from sluice.findings import TableFindings, fact_check, table_check
-from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
-from sluice.generate.rollups import noted
-from sluice.generate.star import star_statements
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.monitor import Monitor
 from sluice.ports import DrainReport
@@ -75,15 +71,14 @@ from sluice.selection import Selection, parse_key
 from sluice.settings import PROJECT, AlertSettings, Settings
 from sluice.statements import read_statements
 from sluice.status import read_status
+from sluice.warehouse import PIPELINE, create_warehouse, make_rebuild
 
 log = logging.getLogger(__name__)
 
 _ROWS = frozenset({"row_count", "rows"})
-_QUERIES = PROJECT / "sql/clickhouse/pipeline.sql"
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
 _LOOK_S = 5.0  # nobody looks at a page that waits longer for a broker
-_BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 
 
 def initialise(settings: Settings) -> list[str]:
@@ -111,26 +106,6 @@ def initialise(settings: Settings) -> list[str]:
     return done
 
 
-def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[str, TableDiffers]]:
-    """Make the source tables, or bring them along; what was done, and which could not be."""
-    done: list[str] = []
-    stopped: dict[str, TableDiffers] = {}
-    for table in catalog.tables:
-        try:
-            plan = evolve(clickhouse, table)
-        except TableDiffers as error:
-            stopped[table.name] = error
-            continue
-        done += plan.safe
-        if plan.resync:
-            done.append(
-                f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
-            )
-        for statement in table_statements(table, clickhouse.cluster).values():
-            clickhouse.everywhere(statement)
-    return done, stopped
-
-
 def _unlike_postgres(settings: Settings, catalog: Catalog) -> list[str]:
     """Tables whose columns in PostgreSQL are not their model's, a line each."""
     source = PostgresSource(settings.postgres)
@@ -140,58 +115,6 @@ def _unlike_postgres(settings: Settings, catalog: Catalog) -> list[str]:
         for name, lines in differences.items()
         if lines
     ]
-
-
-def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
-    """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
-    star, done = star_statements(fact, clickhouse.cluster), []
-    tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(_QUERIES))
-    tables.create(fact.name)
-    tables.follow()
-    for rollup in fact.table.rollups:
-        if rollup_differs(clickhouse, rollup):
-            _drop_rollup(clickhouse, rollup)
-        for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
-            clickhouse.everywhere(star[f"{rollup.name}_{part}"])
-        clickhouse.execute(star[f"{rollup.name}_noted"])
-    if fact_differs(clickhouse, fact):
-        done.append(make_rebuild(clickhouse, fact).run(full=True).sentence())
-    clickhouse.everywhere(star["view"])
-    for rollup in fact.table.rollups:
-        clickhouse.everywhere(star[f"{rollup.name}_view"])
-    return done
-
-
-def _drop_rollup(clickhouse: ClickHouse, rollup: Rollup) -> None:
-    """Drop its rows and groups. The fact differs as well: its rebuild sums them anew."""
-    for name in (rollup.name, clickhouse.cluster.local(rollup.name), noted(rollup)):
-        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
-
-
-def create_warehouse(
-    clickhouse: ClickHouse, catalog: Catalog
-) -> tuple[list[str], dict[str, TableDiffers]]:
-    """Make or bring along everything in ClickHouse; what was done, and tables that could not be."""
-    for name, statement in read_statements(_BOOKKEEPING).items():
-        if name.startswith("database_"):
-            clickhouse.everywhere(statement)
-        else:
-            clickhouse.execute(on_cluster(statement, clickhouse.cluster))
-    done, stopped = _tables(clickhouse, catalog)
-    for fact in catalog.facts:
-        if not {table.name for table in fact.tables} & stopped.keys():
-            done += _star(clickhouse, fact)
-    return done, stopped
-
-
-def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
-    """A fact's rebuild on this session."""
-    return Rebuild(
-        clickhouse=clickhouse,
-        fact=fact,
-        star=star_statements(fact, clickhouse.cluster),
-        queries=read_statements(_QUERIES),
-    )
 
 
 def drain(settings: Settings, table: str) -> DrainReport:
@@ -257,7 +180,7 @@ def resyncing(
     topics = Topics(settings.kafka)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as drain:
         decoder = _decoder(clickhouse, catalog, table.name)
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(_QUERIES))
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
 
         def drain_once() -> None:
             with suppress(StaleCheckpoint):  # another drain is at work
@@ -354,7 +277,7 @@ def recover(settings: Settings) -> Iterator[str]:
                 "Redpanda Connect keeps its slot itself",
                 remedy="let it make its slot again; then run: sluice resync --diff",
             )
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(_QUERIES))
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
 
         def drained(table: Table) -> None:
             plans.drop(table)  # changes were lost since the ranges that are done
@@ -518,7 +441,7 @@ def _conditions(settings: Settings, catalog: Catalog, clickhouse: ClickHouse) ->
         source=PostgresSource(settings.postgres),
         clickhouse=clickhouse,
         topics=Topics(settings.kafka),
-        queries=read_statements(_QUERIES),
+        queries=read_statements(PIPELINE),
         slot=settings.relay.slot,
     )
 
@@ -534,7 +457,7 @@ def _exact_fence(settings: Settings, tables: Sequence[Table]) -> Fence:
 def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: Drain) -> Quality:
     rebuilds = {fact.name: make_rebuild(clickhouse, fact) for fact in catalog.facts}
     decoders = [_decoder(clickhouse, catalog, table.name) for table in catalog.tables]
-    queries, gaps = read_statements(_QUERIES), dict[str, TopicGap]()
+    queries, gaps = read_statements(PIPELINE), dict[str, TopicGap]()
     results = Results(clickhouse=clickhouse, queries=queries, tell=Alerts(settings.alerts).tell)
 
     def catch_up() -> None:
@@ -613,7 +536,7 @@ def status(settings: Settings) -> dict[str, Any]:
             PostgresSource(settings.postgres),
             clickhouse,
             Topics(settings.kafka),
-            read_statements(_QUERIES),
+            read_statements(PIPELINE),
             settings.relay.slot,
         )
 
@@ -627,7 +550,7 @@ def monitor(settings: Settings) -> Iterator[Monitor]:
             source=PostgresSource(settings.postgres),
             clickhouse=clickhouse,
             topics=Topics(settings.kafka, seconds=_LOOK_S),
-            queries={**read_statements(_QUERIES), **read_statements(_MONITOR)},
+            queries={**read_statements(PIPELINE), **read_statements(_MONITOR)},
             slot=settings.relay.slot,
         )
 

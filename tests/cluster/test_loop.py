@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from sluice import wiring
+from sluice import warehouse, wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import Retryable, Unreachable
 from sluice.settings import Settings
@@ -150,7 +150,7 @@ def test_a_rebuild_killed_before_the_other_server_followed_is_made_good_by_the_n
 
     fact = CATALOG.facts[0]
     with closing(ClickHouse(two.clickhouse)) as clickhouse:
-        plain = wiring.make_rebuild(clickhouse, fact)
+        plain = warehouse.make_rebuild(clickhouse, fact)
         with pytest.raises(Killed):
             replace(plain, reached=kill).run(full=True)
     change(engine, random.Random(9), 50)

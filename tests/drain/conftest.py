@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from sluice import wiring
+from sluice import warehouse
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
@@ -30,7 +30,7 @@ def environment() -> Iterator[dict[str, str]]:
             settings = read_settings(variables)
             Topics(settings.kafka).ensure(topics(catalog))
             with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-                wiring.create_warehouse(clickhouse, catalog)
+                warehouse.create_warehouse(clickhouse, catalog)
             yield variables
         finally:
             stack.stop()

@@ -20,7 +20,7 @@ from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.generate.files import difference, generated_files, write_files
 from sluice.generate.star import select_all, star_statements
 from sluice.settings import Settings
-from sluice.wiring import make_rebuild
+from sluice.warehouse import make_rebuild
 from store_api.database import make_engine
 from tests.generate.badges import Base
 

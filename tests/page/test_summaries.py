@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from sluice import wiring
+from sluice import warehouse, wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.monitor import Monitor
@@ -68,7 +68,7 @@ def test_the_newest_result_counts_whatever_its_status(
 def test_a_warehouse_of_before_is_brought_along(clickhouse: ClickHouse, monitor: Monitor) -> None:
     clickhouse.execute("ALTER TABLE cdc.quality_checks DROP PROJECTION latest")
     note(clickhouse, "fail", 8, minutes=2)
-    wiring.create_warehouse(clickhouse, load_catalog("models"))
+    warehouse.create_warehouse(clickhouse, load_catalog("models"))
     note(clickhouse, "pass", 9, minutes=1)
     deadline = time.monotonic() + 60
     while OLD_PART in plan(clickhouse, monitor, "last_checks"):

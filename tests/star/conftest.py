@@ -7,11 +7,11 @@ from contextlib import closing
 
 import pytest
 
-from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
 from sluice.settings import ClickHouseSettings, read_settings
+from sluice.warehouse import create_warehouse
 from tests.conftest import stack_environment, temporary_home
 
 
@@ -26,7 +26,7 @@ def warehouse() -> Iterator[ClickHouseSettings]:
             stack.start(("clickhouse",), lambda _: None)
             settings = read_settings(environment).clickhouse
             with closing(ClickHouse(settings)) as clickhouse:
-                wiring.create_warehouse(clickhouse, load_catalog("models"))
+                create_warehouse(clickhouse, load_catalog("models"))
             yield settings
         finally:
             stack.stop()

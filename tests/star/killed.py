@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import replace
 
-from sluice import wiring
+from sluice import warehouse
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.settings import read_settings
 from tests.star.store import FACT
@@ -21,5 +21,5 @@ def reached(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-plain = wiring.make_rebuild(ClickHouse(read_settings(os.environ).clickhouse), FACT)
+plain = warehouse.make_rebuild(ClickHouse(read_settings(os.environ).clickhouse), FACT)
 run(replace(plain, range_rows=3, reached=reached), kind)

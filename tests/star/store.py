@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from models import generated
-from sluice import wiring
+from sluice import warehouse
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.memory import MemoryLog
 from sluice.adapters.state_store import ClickHouseStore
@@ -160,7 +160,7 @@ class Pipeline:
 
     def rebuild(self, clickhouse: ClickHouse | None = None, **options: Any) -> Rebuild:
         """The fact's rebuild, in ranges so small that it has many."""
-        plain = wiring.make_rebuild(clickhouse or self.clickhouse, FACT)
+        plain = warehouse.make_rebuild(clickhouse or self.clickhouse, FACT)
         options = {"range_rows": 3, "progress": lambda _: None, **options}
         parts = {name: getattr(plain, name) for name in ("clickhouse", "fact", "star", "queries")}
         return Rebuild(**parts, **options)

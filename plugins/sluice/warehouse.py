@@ -1,0 +1,90 @@
+"""What ClickHouse has of the models: made where it is missing, brought along where they changed."""
+
+from __future__ import annotations
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Catalog, Fact, Rollup
+from sluice.errors import TableDiffers
+from sluice.evolution import evolve, fact_differs, rollup_differs
+from sluice.fact_storage import FactStorage
+from sluice.generate.clickhouse import on_cluster, quoted, table_statements
+from sluice.generate.rollups import noted
+from sluice.generate.star import star_statements
+from sluice.rebuild import Rebuild
+from sluice.settings import PROJECT
+from sluice.statements import read_statements
+
+_BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
+PIPELINE = PROJECT / "sql/clickhouse/pipeline.sql"
+
+
+def create_warehouse(
+    clickhouse: ClickHouse, catalog: Catalog
+) -> tuple[list[str], dict[str, TableDiffers]]:
+    """Make or bring along everything in ClickHouse; what was done, and tables that could not be."""
+    for name, statement in read_statements(_BOOKKEEPING).items():
+        if name.startswith("database_"):
+            clickhouse.everywhere(statement)
+        else:
+            clickhouse.execute(on_cluster(statement, clickhouse.cluster))
+    done, stopped = _tables(clickhouse, catalog)
+    for fact in catalog.facts:
+        if not {table.name for table in fact.tables} & stopped.keys():
+            done += _star(clickhouse, fact)
+    return done, stopped
+
+
+def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
+    """A fact's rebuild on this session."""
+    return Rebuild(
+        clickhouse=clickhouse,
+        fact=fact,
+        star=star_statements(fact, clickhouse.cluster),
+        queries=read_statements(PIPELINE),
+    )
+
+
+def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[str, TableDiffers]]:
+    """Make the source tables, or bring them along; what was done, and which could not be."""
+    done: list[str] = []
+    stopped: dict[str, TableDiffers] = {}
+    for table in catalog.tables:
+        try:
+            plan = evolve(clickhouse, table)
+        except TableDiffers as error:
+            stopped[table.name] = error
+            continue
+        done += plan.safe
+        if plan.resync:
+            done.append(
+                f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
+            )
+        for statement in table_statements(table, clickhouse.cluster).values():
+            clickhouse.everywhere(statement)
+    return done, stopped
+
+
+def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
+    """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
+    star, done = star_statements(fact, clickhouse.cluster), []
+    tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(PIPELINE))
+    tables.create(fact.name)
+    tables.follow()
+    for rollup in fact.table.rollups:
+        if rollup_differs(clickhouse, rollup):
+            _drop_rollup(clickhouse, rollup)
+        for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
+            clickhouse.everywhere(star[f"{rollup.name}_{part}"])
+        clickhouse.execute(star[f"{rollup.name}_noted"])
+    if fact_differs(clickhouse, fact):
+        done.append(make_rebuild(clickhouse, fact).run(full=True).sentence())
+    clickhouse.everywhere(star["view"])
+    for rollup in fact.table.rollups:
+        clickhouse.everywhere(star[f"{rollup.name}_view"])
+    return done
+
+
+def _drop_rollup(clickhouse: ClickHouse, rollup: Rollup) -> None:
+    """Drop its rows and groups. The fact differs as well: its rebuild sums them anew."""
+    for name in (rollup.name, clickhouse.cluster.local(rollup.name), noted(rollup)):
+        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
