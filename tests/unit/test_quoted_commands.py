@@ -1,4 +1,4 @@
-"""Every `sluice` command that README and docs quote is known with its options; links resolve."""
+"""What README and docs quote is there: commands, options, targets, variables, links, anchors."""
 
 from __future__ import annotations
 
@@ -10,29 +10,81 @@ import pytest
 import typer
 
 from sluice.cli import app
-from sluice.settings import PROJECT
+from sluice.settings import PROJECT, VARIABLES
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
-QUOTED = re.compile(r"(?:`|^|bin/|&& )sluice ((?:[a-z][a-z-]*)[^`\n#|]*)", re.M)
+CODE = re.compile(r"^```[^\n]*\n(.*?)^```|`([^`]+)`|^ {4}([^\n]*)", re.M | re.S)
+QUOTED = re.compile(r"(?:^|bin/|&& |; )(?:[A-Z_]+=\S+ )*(sluice|make) ([a-z][^\n#|&;]*)", re.M)
+LINK = re.compile(r"\]\(([^)\s]*)[^)]*\)")
+PER_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def quoted(page: Path, program: str) -> list[str]:
+    """The words after a program's name, of each call in fenced, indented or inline code."""
+    code = "\n".join("".join(parts) for parts in CODE.findall(page.read_text()))
+    return [words for name, words in QUOTED.findall(code) if name == program]
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked by, as GitHub and Zensical name them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.+)", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@PER_PAGE
 def test_every_quoted_command_is_known(page: Path) -> None:
     group = typer.main.get_command(app)
-    for quoted in QUOTED.findall(page.read_text()):
-        words = re.sub(r"[\[\]]", " ", quoted).split()
+    for call in quoted(page, "sluice"):
+        words = re.sub(r"[\[\]]", " ", call).split()
         command: Any = group
         while commands := getattr(command, "commands", None):
             name = words.pop(0)
-            assert name in commands, f"sluice {quoted}"
+            assert name in commands, f"sluice {call}"
             command = commands[name]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         options = {word.split("=")[0] for word in words if word.startswith("-")}
-        assert options <= known, f"sluice {quoted}"
+        assert options <= known, f"sluice {call}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_every_link_leads_to_a_file(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+def test_every_command_that_an_error_names_is_known() -> None:
+    named = set(re.findall(r"\bsluice ([a-z-]+)", (PROJECT / "docs" / "errors.md").read_text()))
+    assert named <= set(getattr(typer.main.get_command(app), "commands"))  # noqa: B009
+
+
+@PER_PAGE
+def test_every_quoted_make_target_is_in_the_makefile(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M)
+    for call in quoted(page, "make"):
+        assert call.split()[0] in targets, f"make {call}"
+
+
+@PER_PAGE
+def test_every_variable_named_is_a_setting(page: Path) -> None:
+    tests_only = {"SLUICE_TEST_BROKER"}
+    named = set(re.findall(r"SLUICE_[A-Z_]*[A-Z]\b", page.read_text()))
+    assert named <= {*VARIABLES, *tests_only}
+
+
+@PER_PAGE
+def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+
+def test_what_is_not_there_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title: `one`\n`make nothing` and\n```bash\nA=b sluice x && sluice y # z\n```\n"
+    )
+    assert quoted(page, "make") == ["nothing"]
+    assert [call.strip() for call in quoted(page, "sluice")] == ["x", "y"]
+    assert anchors(page) == {"a-title-one"}
