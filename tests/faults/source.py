@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from uuid import uuid4
 
 import psutil
 import psycopg2
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import connection_options
-from sluice.adapters.topics import Topics
+from sluice.adapters.topics import client_options
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
@@ -121,9 +122,12 @@ class Source:
         return [json.loads(record.value or b"") for record in records]
 
     def topic_has(self, table: str) -> bool:
-        """Whether any event of the table is on the broker."""
-        topic = f"cdc.{table}"
-        return Topics(self.settings.kafka).ends([topic]).get(topic, 0) > 0
+        """Whether any event of the table is on the broker; asked at once, however many come."""
+        options = {**client_options(self.settings.kafka), "group.id": "faults"}
+        with closing(Consumer(options)) as consumer, suppress(KafkaException):
+            place = TopicPartition(f"cdc.{table}", 0)
+            return bool(consumer.get_watermark_offsets(place, timeout=10)[1])
+        return False  # no such topic yet
 
     def rows(self, table: str = "things") -> dict[int, Row]:
         """The rows that the events give, each by its version, in whatever order they came."""

@@ -35,7 +35,7 @@ ROWS = 60
 # Always as many rows, whatever orders and products there are by now.
 STOCK = """
 INSERT INTO order_items (id, order_id, product_id, quantity, price)
-SELECT n, o.id, p.id, 1 + n % 5, n FROM generate_series(1, 600) n
+SELECT n, o.id, p.id, 1 + n % 5, n FROM generate_series(1, 420) n
 JOIN (SELECT id, row_number() OVER () AS nth, count(*) OVER () AS total FROM orders) o
   ON o.nth = 1 + n % o.total
 JOIN (SELECT id, row_number() OVER () AS nth, count(*) OVER () AS total FROM products) p
@@ -54,7 +54,7 @@ def engine(services: Settings) -> Iterator[Engine]:
 
 
 def restock(engine: Engine) -> None:
-    """Other items, as many as are read in ten ranges."""
+    """Other items, as many as are read in seven ranges."""
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE order_items"))
         connection.execute(text(STOCK))
