@@ -1,0 +1,38 @@
+"""The one place that builds the pipeline from settings: adapters, queries, schemas.
+
+Each function is one run of a step; the command line and the Airflow tasks call the same ones.
+"""
+
+from __future__ import annotations
+
+from sluice.wiring.checks import differences
+from sluice.wiring.drains import change_source, dead_letters, drain, replay_dead_letters
+from sluice.wiring.repairs import forecast, quality, recover, repair
+from sluice.wiring.reports import monitor, query, status, tell
+from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
+from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rollback
+
+__all__ = [
+    "backfill",
+    "change_source",
+    "dead_letters",
+    "differences",
+    "drain",
+    "forecast",
+    "initialise",
+    "maintain",
+    "monitor",
+    "plan_resync",
+    "quality",
+    "query",
+    "rebuild",
+    "recover",
+    "repair",
+    "replay_dead_letters",
+    "resync",
+    "resync_share",
+    "resyncing",
+    "rollback",
+    "status",
+    "tell",
+]

@@ -1,0 +1,110 @@
+"""From topics to ClickHouse: the drain, its dead letters, and who sends the changes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.kafka import KafkaLog
+from sluice.adapters.state_store import ClickHouseStore
+from sluice.catalog import Catalog, Table, load_catalog
+from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
+from sluice.decoding import Decoder
+from sluice.drain import Drain
+from sluice.errors import NotReady, WrongUsage
+from sluice.events import KeyText
+from sluice.evolution import former_columns, require_same
+from sluice.ports import DrainReport
+from sluice.relay import slot as slots
+from sluice.relay.rows import present_rows
+from sluice.settings import Settings
+
+
+def drain(settings: Settings, table: str) -> DrainReport:
+    """One run of a table's drain; see Drain.run."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        require_same(clickhouse, catalog.table(table))
+        decoder = make_decoder(clickhouse, catalog, table)
+    with draining(settings) as run:
+        return run.run(decoder)
+
+
+def change_source(settings: Settings, source: str) -> list[str]:
+    """Let another change source take over all tables; what was changed, a line each.
+
+    Raises:
+        NotReady: the present source still reads from the slot, or left undrained events.
+        WrongUsage: there is no such source.
+    """
+    with slots.session(settings.postgres) as cursor:
+        reader = slots.reader(cursor, settings.relay.slot)
+    if reader is not None:
+        raise NotReady(
+            f"slot {settings.relay.slot!r} is being read from (pid {reader})",
+            remedy="stop the present change source, then run it again",
+        )
+    catalog = load_catalog(settings.models)
+    with draining(settings) as drain:
+        changed = [t.name for t in catalog.tables if drain.change_source(t, source)]
+    return [f"{name}: from here on its changes come from {source}" for name in changed]
+
+
+def dead_letters(
+    settings: Settings,
+    table: str,
+    limit: int,
+    conditions: Sequence[Condition] = (),
+    *,
+    replayed: bool = False,
+) -> list[DeadLetter]:
+    """The newest rejected events; see DeadLetters.newest."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        letters = DeadLetters(clickhouse=clickhouse)
+        return letters.newest(table, conditions, replayed=replayed, limit=limit)
+
+
+def replay_dead_letters(
+    settings: Settings, table: str, conditions: Sequence[Condition] = ()
+) -> ReplayReport:
+    """Put a table's open dead letters in; see dead_letters.replay."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        require_same(clickhouse, catalog.table(table))
+        letters = DeadLetters(clickhouse=clickhouse)
+        return replay(letters, run, make_decoder(clickhouse, catalog, table), conditions)
+
+
+@contextmanager
+def draining(settings: Settings) -> Iterator[Drain]:
+    """What drains topics; its sessions end with the context."""
+    with (
+        closing(ClickHouse(settings.clickhouse)) as clickhouse,
+        closing(KafkaLog(settings.kafka)) as changes,
+    ):
+        yield Drain(
+            changes=changes,
+            store=ClickHouseStore(clickhouse),
+            limits=settings.drain,
+            reread=lambda table, keys: _present_rows(settings, table, keys),
+        )
+
+
+def make_decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder:
+    """What turns a table's messages into rows, by its generated schema."""
+    table = catalog.table(name)
+    try:
+        schemas = importlib.import_module(catalog.schemas)
+        event_type = getattr(schemas, f"{table.model}Event")
+    except (ImportError, AttributeError) as error:
+        raise WrongUsage(
+            f"{catalog.schemas} has no schema of {name}", remedy="run: make generate"
+        ) from error
+    return Decoder(table, event_type, former_columns(clickhouse, table))
+
+
+def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
+    with slots.session(settings.postgres) as cursor:
+        return present_rows(cursor, table, keys)

@@ -1,0 +1,159 @@
+"""The checks and what brings both sides back to equality: by what differs, or after a loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from functools import partial
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.state_store import ClickHouseStore
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog, Table, load_catalog
+from sluice.decoding import CONNECT, Decoder
+from sluice.drain import Drain
+from sluice.errors import SlotBusy, SlotMissing, SluiceError, StaleCheckpoint, TopicGap, WrongUsage
+from sluice.generate.files import topics as topic_names
+from sluice.quality import FAIL, QualityReport
+from sluice.ranges import Plans
+from sluice.recovery import MENDED, Recovery
+from sluice.relay import slot as slots
+from sluice.relay.snapshot import replacing
+from sluice.repair import AUTO, DIFF, Repair, selected
+from sluice.repair import forecast as describe_repair
+from sluice.settings import Settings
+from sluice.statements import read_statements
+from sluice.warehouse import PIPELINE
+from sluice.wiring.checks import ROWS, check, differences, make_deep_check
+from sluice.wiring.drains import draining, make_decoder
+from sluice.wiring.resyncs import make_selection, read_again, resync
+from sluice.wiring.steps import rebuild
+
+log = logging.getLogger(__name__)
+
+
+def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = False) -> QualityReport:
+    """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
+    report = check(settings, tables, deep=deep)
+    wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
+    if settings.repair != AUTO or not wrong:
+        return report
+    for line in repair(settings, sorted(wrong), mode=AUTO):
+        log.warning("auto-repair: %s", line)
+    return check(settings, tables, deep=deep)
+
+
+def forecast(
+    settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
+) -> str:
+    """What a resync of these rows would change, in one line; nothing is changed."""
+    selection = make_selection(load_catalog(settings.models).table(name), lower, upper, keys)
+    ((table, findings),) = differences(settings, [name])
+    return describe_repair(table, selected(table, findings, selection))
+
+
+def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> list[str]:
+    """Bring tables back to equality by their differences, all of them when none is named.
+
+    A table whose topic has a gap is read again as a whole first, unless `mode` is auto.
+
+    Returns:
+        What was done, a line each.
+    """
+    catalog = load_catalog(settings.models)
+    done = _close_gaps(settings, catalog) if mode == DIFF else []
+    found = differences(settings, names)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        step = Repair(clickhouse=clickhouse, resync=partial(read_again, settings))
+        for table, findings in found:
+            report = step.run(table, findings, mode)
+            done.append(report.sentence() if report else describe_repair(table, findings))
+    return done + [rebuild(settings, fact.name).sentence() for fact in catalog.facts]
+
+
+def recover(settings: Settings) -> Iterator[str]:
+    """Bring everything back to equality after changes were lost, without dropping a table.
+
+    Where the slot is of no use, or the server is another one, a new slot is made first; see
+    Recovery. Where the relay can go on, what differs is read again; see `repair`.
+
+    Returns:
+        What is done, a line each, as it is done.
+
+    Raises:
+        NotReady: a relay is needed and does not run, or set-up is not finished.
+        WrongUsage: the slot is Redpanda Connect's.
+    """
+    catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
+    topics.ensure(topic_names(catalog))
+    fault = _fault(settings, catalog, topics)
+    if fault is None:
+        yield from repair(settings)
+        return
+    yield fault.what
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        store = ClickHouseStore(clickhouse)
+        checkpoints = [store.checkpoint(table.name) for table in catalog.tables]
+        if CONNECT in {found.source for found in checkpoints if found}:
+            raise WrongUsage(
+                "Redpanda Connect keeps its slot itself",
+                remedy="let it make its slot again; then run: sluice resync --diff",
+            )
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+
+        def drained(table: Table) -> None:
+            plans.drop(table)  # changes were lost since the ranges that are done
+            _drain_all(run, make_decoder(clickhouse, catalog, table.name))
+
+        step = Recovery(
+            drained=drained,
+            raise_epoch=run.raise_epoch,
+            replacing=lambda: replacing(settings, catalog, topics),
+            compare=lambda within: make_deep_check(clickhouse, lambda: nullcontext(within)),
+            repair=lambda within: Repair(
+                clickhouse=clickhouse, resync=partial(read_again, settings, within=within)
+            ),
+        )
+        yield from step.run(catalog.tables, fault)
+    for fact in catalog.facts:
+        yield rebuild(settings, fact.name).sentence()
+    yield "start the relay: sluice up, or sluice relay"
+
+
+def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError | None:
+    """Why the relay cannot go on from its slot; None where it can."""
+    try:
+        ready = slots.prepare(settings.postgres, settings.relay, catalog, topics, snapshot=False)
+    except SlotBusy:
+        return None
+    except MENDED as error:
+        return error
+    return None if ready.confirmed_lsn is not None else SlotMissing("there is no slot")
+
+
+def _drain_all(run: Drain, decoder: Decoder) -> None:
+    """Drain to the topic's end; what is missing from the topic is found by comparing."""
+    while True:
+        try:
+            if run.run(decoder).caught_up:
+                return
+        except StaleCheckpoint:
+            continue  # another drain is at work
+        except TopicGap:
+            run.skip_gap(decoder.table)
+
+
+def _close_gaps(settings: Settings, catalog: Catalog) -> list[str]:
+    """Read tables again whose topics lost messages; what was done."""
+    gaps = []
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        for table in catalog.tables:
+            try:
+                run.run(make_decoder(clickhouse, catalog, table.name))
+            except StaleCheckpoint:
+                continue  # another drain is at work
+            except TopicGap as error:
+                log.warning("%s: %s", table.name, error.what)
+                gaps.append(table.name)
+    return [resync(settings, name).sentence() for name in gaps]

@@ -1,0 +1,117 @@
+"""Reading tables again from Postgres, whole or by ranges and shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import partial
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.topics import Topics
+from sluice.catalog import Table, load_catalog
+from sluice.errors import NeedsPerson, StaleCheckpoint, TopicGap, WrongUsage
+from sluice.ranges import Plan, Plans
+from sluice.relay.reading import ExactSnapshot, FencedReading, division, fenced_reading
+from sluice.resync import Resync, ResyncReport
+from sluice.selection import Selection, parse_key
+from sluice.settings import Settings
+from sluice.statements import read_statements
+from sluice.warehouse import PIPELINE
+from sluice.wiring.drains import draining, make_decoder
+
+
+def resync(
+    settings: Settings,
+    name: str,
+    *,
+    lower: str = "",
+    upper: str = "",
+    keys: Sequence[str] = (),
+    restart: bool = False,
+) -> ResyncReport:
+    """Read a table, or some of its keys, again from Postgres; see Resync.run."""
+    table = load_catalog(settings.models).table(name)
+    selection = make_selection(table, lower, upper, keys)
+    with resyncing(settings, table) as step:
+        return step.run(table, selection, restart=restart)
+
+
+def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = "") -> Plan:
+    """Divide a table, or a range of its keys, so that several can read it; see Resync.plan."""
+    table = load_catalog(settings.models).table(name)
+    with resyncing(settings, table) as step:
+        return step.plan(table, make_selection(table, lower, upper, ()))
+
+
+def resync_share(settings: Settings, name: str, run: str, share: int, shares: int) -> ResyncReport:
+    """Read one share of the ranges of a plan that are left; see Resync.read.
+
+    Raises:
+        NeedsPerson: changes were lost since it was planned.
+    """
+    table = load_catalog(settings.models).table(name)
+    with resyncing(settings, table) as step:
+        plan = step.plans.find(table, run)
+        if plan is None:
+            raise NeedsPerson(
+                f"{name}: changes were lost since the resync began, or it began long ago",
+                remedy=f"begin it again: sluice resync {name}, or a new run of sluice_resync",
+            )
+        return step.read(plan, share, shares)
+
+
+@contextmanager
+def resyncing(
+    settings: Settings, table: Table, within: ExactSnapshot | None = None
+) -> Iterator[Resync]:
+    """What reads a table again; a gap in its topic is passed first, as its rows are read anew.
+
+    Args:
+        within: where rows are read, for all ranges; without it each has a fence of its own.
+    """
+    catalog = load_catalog(settings.models)
+    topics = Topics(settings.kafka)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as drain:
+        decoder = make_decoder(clickhouse, catalog, table.name)
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+
+        def drain_once() -> None:
+            with suppress(StaleCheckpoint):  # another drain is at work
+                drain.run(decoder)
+
+        try:
+            drain_once()  # a gap shows only until the topic is as long again as it was
+        except TopicGap:
+            plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
+            drain.skip_gap(table)
+
+        def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
+            if within is not None:
+                return within.reading(settings, of, topics, drain_once)
+            return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
+
+        yield Resync(
+            clickhouse=clickhouse,
+            reading=reading,
+            division=partial(division, settings),
+            plans=plans,
+        )
+
+
+def read_again(
+    settings: Settings, table: Table, selection: Selection, within: ExactSnapshot | None = None
+) -> ResyncReport:
+    """A resync that begins anew, whatever an earlier one left."""
+    with resyncing(settings, table, within) as step:
+        return step.run(table, selection, restart=True)
+
+
+def make_selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:
+    """The rows that a command names by keys or by a range of them; all of them by neither."""
+    if keys and (lower or upper):
+        raise WrongUsage("give keys or a range of keys, not both")
+    return Selection(
+        lower=parse_key(table, lower) if lower else None,
+        upper=parse_key(table, upper) if upper else None,
+        keys=tuple(parse_key(table, key) for key in keys),
+    )

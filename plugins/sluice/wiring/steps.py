@@ -1,0 +1,99 @@
+"""Set-up, and the steps inside ClickHouse: rebuild, backfill, maintenance."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import date, timedelta
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import PostgresSource
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog, Fact, load_catalog
+from sluice.errors import TableDiffers, WrongUsage
+from sluice.generate.files import require_current
+from sluice.generate.files import topics as topic_names
+from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
+from sluice.rebuild import RebuildReport
+from sluice.relay import publication as publications
+from sluice.relay import slot as slots
+from sluice.settings import PROJECT, Settings
+from sluice.statements import read_statements
+from sluice.warehouse import create_warehouse, make_rebuild
+
+_MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
+
+
+def initialise(settings: Settings) -> list[str]:
+    """Create what is missing: topics, ClickHouse tables and views, publication; bring tables to
+    their models. Idempotent.
+
+    Returns:
+        What was changed, and what is left to do, a line each.
+
+    Raises:
+        StaleGenerated: generated files are not what the models give.
+        TableDiffers: a table needs a person; all others are done.
+        PublicationIncomplete: the publication there is lacks a table of the models.
+    """
+    catalog = load_catalog(settings.models)
+    require_current(catalog, settings.out, settings.clickhouse.cluster)
+    Topics(settings.kafka).ensure(topic_names(catalog))
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        done, stopped = create_warehouse(clickhouse, catalog)
+    with slots.session(settings.postgres) as cursor:
+        publications.ensure(cursor, settings.relay, catalog)
+    done += _unlike_postgres(settings, catalog)
+    if stopped:
+        raise TableDiffers("\n".join([*done, *map(str, stopped.values())]))
+    return done
+
+
+def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildReport:
+    """One run of a fact's rebuild; see Rebuild.run."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return make_rebuild(clickhouse, _fact(catalog, fact)).run(full=full)
+
+
+def backfill(settings: Settings, fact: str, first: date, last: date) -> RebuildReport:
+    """Redo a fact's days, both ends included; see Rebuild.backfill."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return make_rebuild(clickhouse, _fact(catalog, fact)).backfill(first, last)
+
+
+def rollback(settings: Settings, fact: str) -> RebuildReport:
+    """Undo a fact's last full rebuild; see Rebuild.rollback."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return make_rebuild(clickhouse, _fact(catalog, fact)).rollback()
+
+
+def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
+    """One run of the maintenance; see Maintenance.run."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        return Maintenance(
+            clickhouse=clickhouse,
+            catalog=load_catalog(settings.models),
+            queries=read_statements(_MAINTENANCE),
+            guard=guard,
+        ).run()
+
+
+def _unlike_postgres(settings: Settings, catalog: Catalog) -> list[str]:
+    """Tables whose columns in PostgreSQL are not their model's, a line each."""
+    source = PostgresSource(settings.postgres)
+    differences = {table.name: source.schema_differences(table) for table in catalog.tables}
+    return [
+        f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
+        for name, lines in differences.items()
+        if lines
+    ]
+
+
+def _fact(catalog: Catalog, name: str) -> Fact:
+    for fact in catalog.facts:
+        if fact.name == name:
+            return fact
+    known = ", ".join(fact.name for fact in catalog.facts)
+    raise WrongUsage(f"no fact {name!r} in the models (known: {known})")
