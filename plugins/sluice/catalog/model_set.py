@@ -1,0 +1,155 @@
+"""A module of models as one catalog."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapper, configure_mappers
+from sqlalchemy.schema import sort_tables
+
+from sluice.catalog.reading import read_table
+from sluice.catalog.stars import Fact, make_fact
+from sluice.catalog.tables import Column, Table
+from sluice.errors import WrongUsage
+from sluice.marks import Expectation
+from sluice.type_map import LOSSLESS
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """All tables, parents before children, and all stars of a model set."""
+
+    models: str
+    profile: str
+    tables: tuple[Table, ...]
+    facts: tuple[Fact, ...]
+    _by_name: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def schemas(self) -> str:
+        """The package of the generated schemas."""
+        return schemas_package(self.models)
+
+    def __post_init__(self) -> None:
+        self._by_name.update((table.name, table) for table in self.tables)
+
+    def table(self, name: str) -> Table:
+        """The table of this name; WrongUsage, naming the known ones, when there is none."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(self._by_name)
+            raise WrongUsage(f"no table {name!r} in the models (known: {known})") from None
+
+    def expected_target(self, table: Table, column: Column, expectation: Expectation) -> Table:
+        """The table that a relationship expectation names.
+
+        Raises:
+            WrongUsage: that table or column is not in the models.
+        """
+        name, wanted = expectation.argument
+        for target in self.tables:
+            if name in {target.name, f"{target.schema}.{target.relation}"}:
+                known = [other.name for other in target.columns]
+                if wanted in known:
+                    return target
+                break
+        else:
+            known = [other.name for other in self.tables]
+        raise WrongUsage(
+            f"quality mark of {table.name}.{column.name}: {name}.{wanted} is not in the models",
+            remedy=f"use one of {', '.join(known)}",
+        )
+
+    def select(self, names: list[str] | tuple[str, ...]) -> tuple[Table, ...]:
+        """The named tables, or all of them when none is named."""
+        return tuple(self.table(name) for name in names) if names else self.tables
+
+
+@lru_cache
+def load_catalog(models: str, profile: str = "") -> Catalog:
+    """Describe the declarative models of a module.
+
+    Args:
+        models: a module's dotted name, such as `models`.
+        profile: `lossless` or `compact`; the one that was generated with, when empty.
+
+    Raises:
+        WrongUsage: the module cannot be imported, has no models, or a model cannot be mapped.
+    """
+    try:
+        module = importlib.import_module(models)
+    except ImportError as error:
+        raise WrongUsage(f"cannot import models {models!r}: {error}") from error
+    bases = {
+        value.registry
+        for value in vars(module).values()
+        if isinstance(value, type) and hasattr(value, "registry") and hasattr(value, "metadata")
+    }
+    configure_mappers()
+    mappers = [mapper for registry in bases for mapper in registry.mappers]
+    if not mappers:
+        raise WrongUsage(f"module {models!r} has no declarative SQLAlchemy models")
+    catalog = describe(models, mappers, profile or _generated_profile(models))
+    for table in catalog.tables:
+        if not _TOPIC.fullmatch(table.topic):
+            raise WrongUsage(
+                f"table {table.name!r} has no topic: its name takes letters, digits and _ . -"
+            )
+    return catalog
+
+
+def schemas_package(models: str) -> str:
+    """Where the schemas of a module of models are: in it, or beside it where it is one file."""
+    module = sys.modules.get(models)
+    return f"{models}.generated" if hasattr(module, "__path__") else f"{models}_generated"
+
+
+def _generated_profile(models: str) -> str:
+    """The profile that stands in the generated schemas."""
+    try:
+        generated = importlib.import_module(schemas_package(models))
+    except ImportError:
+        return LOSSLESS
+    return str(getattr(generated, "PROFILE", LOSSLESS))
+
+
+def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLESS) -> Catalog:
+    """The catalog of these mappers; see load_catalog."""
+    by_table: dict[sa.Table, Mapper[Any]] = {}
+    for mapper in mappers:  # of a single table's classes the one they derive from
+        if isinstance(mapper.local_table, sa.Table) and not mapper.single:
+            by_table[mapper.local_table] = mapper
+    by_name: list[sa.Table] = sorted(by_table, key=lambda table: table.fullname)
+    listed = sort_tables(by_name)
+    tables = tuple(read_table(by_table[table], profile) for table in listed)
+    for what in ("name", "storage", "model"):
+        _require_distinct(what, [str(getattr(table, what)) for table in tables])
+    by_place = {(table.schema, table.relation): table for table in tables}
+    facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
+    catalog = Catalog(models=models, profile=profile, tables=tables, facts=facts)
+    for table in tables:
+        for column in table.columns:
+            for expectation in column.expectations:
+                if expectation.kind == "relationship":
+                    catalog.expected_target(table, column, expectation)
+    return catalog
+
+
+def _require_distinct(what: str, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise WrongUsage(
+            f"two tables of the models have the {what} {twice[0]!r}",
+            remedy="rename one of the models or tables",
+        )
