@@ -301,6 +301,7 @@ class Topics:
             message = consumer.poll(0.2)
             if message is None:
                 continue
+            deadline = time.monotonic() + self._seconds  # it answers, however slowly
             error = message.error()
             if error is None:
                 yield message.topic() or "", message.offset() or 0, message.value() or b""
