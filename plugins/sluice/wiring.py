@@ -46,7 +46,7 @@ from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.monitor import Monitor
-from sluice.ports import DrainReport
+from sluice.ports import Checkpoint, DrainReport
 from sluice.positions import format_lsn
 from sluice.quality import FAIL, PASS, Check, Quality, QualityReport, graded
 from sluice.ranges import Plan, Plans
@@ -60,6 +60,7 @@ from sluice.relay.reading import (
     division,
     exact_snapshot,
     fenced_reading,
+    log_end,
 )
 from sluice.relay.rows import present_rows
 from sluice.relay.snapshot import replacing
@@ -193,8 +194,9 @@ def resyncing(
             drain.skip_gap(table)
 
         def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
-            if within is not None:
-                return within.reading(settings, of, topics, drain_once)
+            if within is not None:  # nothing else comes onto the topic meanwhile
+                end = log_end(topics, of) if by_offset else None
+                return within.reading(settings, of, topics, drain_once, end)
             return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
 
         yield Resync(
@@ -208,8 +210,9 @@ def resyncing(
 def _resync(
     settings: Settings, table: Table, selection: Selection, within: ExactSnapshot | None = None
 ) -> ResyncReport:
+    """Read rows that differ: those of these keys, or ranges of all that do."""
     with resyncing(settings, table, within) as step:
-        return step.run(table, selection, restart=True)
+        return step.run(table, selection, restart=True, differing=not selection.keys)
 
 
 def differences(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Table, TableFindings]]:
@@ -233,13 +236,13 @@ def forecast(
 def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> list[str]:
     """Bring tables back to equality by their differences, all of them when none is named.
 
-    A table whose topic has a gap is read again as a whole first, unless `mode` is auto.
+    A gap in a table's topic is passed first, unless `mode` is auto: what is missing will differ.
 
     Returns:
         What was done, a line each.
     """
     catalog = load_catalog(settings.models)
-    done = _close_gaps(settings, catalog) if mode == DIFF else []
+    done = _pass_gaps(settings, catalog) if mode == DIFF else []
     found = differences(settings, names)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         step = Repair(clickhouse=clickhouse, resync=partial(_resync, settings))
@@ -253,39 +256,38 @@ def recover(settings: Settings) -> Iterator[str]:
     """Bring everything back to equality after changes were lost, without dropping a table.
 
     Where the slot is of no use, or the server is another one, a new slot is made first; see
-    Recovery. Where the relay can go on, what differs is read again; see `repair`.
+    Recovery. Where the change source can go on, what differs is read again; see `repair`.
 
     Returns:
         What is done, a line each, as it is done.
 
     Raises:
-        NotReady: a relay is needed and does not run, or set-up is not finished.
-        WrongUsage: the slot is Redpanda Connect's.
+        NotReady: the change source is needed and does not run, or set-up is not finished.
     """
     catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
     topics.ensure(topic_names(catalog))
     fault = _fault(settings, catalog, topics)
-    if fault is None:
-        yield from repair(settings)
-        return
-    yield fault.what
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
         store = ClickHouseStore(clickhouse)
         checkpoints = [store.checkpoint(table.name) for table in catalog.tables]
-        if CONNECT in {found.source for found in checkpoints if found}:
-            raise WrongUsage(
-                "Redpanda Connect keeps its slot itself",
-                remedy="let it make its slot again; then run: sluice resync --diff",
-            )
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+        by_offset = CONNECT in {found.source for found in checkpoints if found}
 
         def drained(table: Table) -> None:
             plans.drop(table)  # changes were lost since the ranges that are done
             _drain_all(run, _decoder(clickhouse, catalog, table.name))
 
+        if fault is None:
+            for table in catalog.tables if by_offset else ():
+                drained(table)
+                _raise_epoch(run, table)
+            yield from repair(settings)
+            return
+        yield fault.what
         step = Recovery(
             drained=drained,
-            raise_epoch=run.raise_epoch,
+            raise_epoch=partial(_raise_epoch, run),
+            by_offset=by_offset,
             replacing=lambda: replacing(settings, catalog, topics),
             compare=lambda within: _deep_check(clickhouse, lambda: nullcontext(within)),
             repair=lambda within: Repair(
@@ -295,7 +297,10 @@ def recover(settings: Settings) -> Iterator[str]:
         yield from step.run(catalog.tables, fault)
     for fact in catalog.facts:
         yield rebuild(settings, fact.name).sentence()
-    yield "start the relay: sluice up, or sluice relay"
+    if by_offset:
+        yield "start Redpanda Connect; it goes on from the new slot"
+    else:
+        yield "start the relay: sluice up, or sluice relay"
 
 
 def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError | None:
@@ -321,19 +326,29 @@ def _drain_all(run: Drain, decoder: Decoder) -> None:
             run.skip_gap(decoder.table)
 
 
-def _close_gaps(settings: Settings, catalog: Catalog) -> list[str]:
-    """Read tables again whose topics lost messages; what was done."""
-    gaps = []
+def _raise_epoch(run: Drain, table: Table) -> None:
+    while True:
+        try:
+            return run.raise_epoch(table)
+        except StaleCheckpoint:
+            continue  # another drain is at work
+
+
+def _pass_gaps(settings: Settings, catalog: Catalog) -> list[str]:
+    """Let the drain go on where topics lost messages; what was lost, a line each."""
+    passed = []
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, _drain(settings) as run:
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
         for table in catalog.tables:
             try:
                 run.run(_decoder(clickhouse, catalog, table.name))
             except StaleCheckpoint:
                 continue  # another drain is at work
             except TopicGap as error:
-                log.warning("%s: %s", table.name, error.what)
-                gaps.append(table.name)
-    return [resync(settings, name).sentence() for name in gaps]
+                plans.drop(table)  # the gap came after the ranges that are done
+                run.skip_gap(table)
+                passed.append(f"{table.name}: {error.what}")
+    return passed
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
@@ -470,7 +485,7 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
             _settled_rebuild(step)
 
     return Quality(
-        source=PostgresSource(settings.postgres),
+        source=PostgresSource(settings.postgres, settings.statement_seconds),
         clickhouse=clickhouse,
         catalog=catalog,
         queries=queries,
@@ -482,6 +497,7 @@ def _quality(settings: Settings, catalog: Catalog, clickhouse: ClickHouse, run: 
         seconds=settings.quality_seconds,
         gaps=gaps,
         keep=lambda lsn, found: results.keep(lsn, _suggested(settings, found)),
+        most_rows=settings.count_rows,
     )
 
 
@@ -506,11 +522,11 @@ def _deep(
 def _deep_check(
     clickhouse: ClickHouse, snapshot: Callable[[], AbstractContextManager[ExactSnapshot]]
 ) -> DeepCheck:
-    def epoch(table: Table) -> int:
+    def checkpoint(table: Table) -> Checkpoint:
         found = ClickHouseStore(clickhouse).checkpoint(table.name)
-        return found.epoch if found else 0
+        return found or Checkpoint(source_table=table.name)
 
-    return DeepCheck(clickhouse=clickhouse, snapshot=snapshot, epoch=epoch)
+    return DeepCheck(clickhouse=clickhouse, snapshot=snapshot, checkpoint=checkpoint)
 
 
 def _drained_snapshot(
