@@ -37,6 +37,15 @@ with DAG(
             description="Compare every column first, read again the rows that differ, and a whole"
             " table only where it has more than 1,000 of them. Off: read all rows.",
         ),
+        "recover": Param(
+            False,
+            type="boolean",
+            title="Recover",
+            description="After changes were lost for good: a lost slot, a failover, a restored"
+            " server, a wiped broker. All tables, whatever else is chosen; what differs is read"
+            " again. The last line of the log says which change source to start then. Redpanda"
+            " Connect is to be stopped before.",
+        ),
         "readers": Param(
             2,
             type="integer",
@@ -82,8 +91,7 @@ WAL. Older rows give way to them, newer changes win over them, and rows that Pos
 have are deleted. The minute loop goes on meanwhile, and rebuilds the facts. A run that was killed
 is gone on with, range by range.
 
-By hand: `sluice resync --diff`, `sluice resync TABLE [--from-key K --to-key K]`. After a lost slot
-or a failover: `sluice recover`.
+By hand: `sluice resync --diff`, `sluice resync TABLE [--from-key K --to-key K]`, `sluice recover`.
 """,
 ) as dag:
     resync.resync_part.expand(part=resync.plan_parts())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sluice.catalog import Fact, Table
-from sluice.quality import FAIL, PASS, Check
+from sluice.quality import FAIL, PASS, UNSETTLED, Check
 
 # Of so many keys the columns that differ are looked up, and all are named in the finding.
 MOST_NAMED = 50
@@ -14,11 +14,17 @@ MOST_NAMED = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A key whose rows differ; `columns` are those that do, when both sides have the row."""
+    """A key whose rows differ.
+
+    Attributes:
+        columns: those that do, when both sides have the row.
+        sums: the checksum of PostgreSQL's row and of ClickHouse's; 0 where there is none.
+    """
 
     key: str
     kind: str
     columns: tuple[str, ...] = ()
+    sums: tuple[int, int] = (0, 0)
 
     def sentence(self) -> str:
         """The difference in a few words."""
@@ -48,17 +54,28 @@ class TableFindings:
 FactFindings = tuple[int, int, tuple[str, ...]]
 
 
+def seen_twice(first: TableFindings, second: TableFindings) -> TableFindings:
+    """What both found: rows that differ and that neither side changed in between."""
+    known = {(found.key, found.kind, found.sums) for found in first.differences}
+    return replace(
+        second,
+        differences=[d for d in second.differences if (d.key, d.kind, d.sums) in known],
+        complete=first.complete and second.complete,
+    )
+
+
 def table_check(table: Table, findings: TableFindings) -> Check:
     """The findings of a table as a check."""
     differences = findings.differences
     more = "" if findings.complete else ", and more"
+    status = FAIL if differences else PASS if findings.complete else UNSETTLED
     named = ", ".join(difference.sentence() for difference in differences[:MOST_NAMED])
     if len(differences) > MOST_NAMED:
         named += f" and {len(differences) - MOST_NAMED} others"
     return Check(
         table=table.name,
         check="rows",
-        status=FAIL if differences else PASS,
+        status=status,
         postgres=findings.postgres,
         clickhouse=findings.clickhouse,
         keys=tuple(difference.key for difference in differences),

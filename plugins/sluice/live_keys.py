@@ -1,4 +1,4 @@
-"""Keys of live rows in ClickHouse that a resync's fence found behind it."""
+"""Live rows in ClickHouse behind a resync's fence: their keys, and what they sum up to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Column, Table
+from sluice.comparison import clickhouse_as_of, clickhouse_checksum
 from sluice.generate.clickhouse import quoted
 from sluice.selection import Selection, ordered_as_text
 
@@ -32,6 +33,21 @@ def live_keys_below(
         rows = clickhouse.execute(query + _among(table.key), version=version, external=[wanted])
         found += _objects(table, rows)
     return found
+
+
+def checksum_below(
+    clickhouse: ClickHouse, table: Table, selection: Selection, version: int
+) -> tuple[int, int]:
+    """How many rows of a range are live as of the version, and the sum of their checksums."""
+    where, bounds = _within(table.key, selection)
+    found = clickhouse.execute(
+        f"SELECT count(), sum({clickhouse_checksum(table.columns)})\n"
+        f"FROM (\n{clickhouse_as_of(table)}\n) WHERE true{where}",
+        fence=version,
+        **bounds,
+    )
+    count, total = found[0]
+    return int(count), int(total)
 
 
 def _objects(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:

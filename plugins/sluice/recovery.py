@@ -3,7 +3,7 @@
 What was lost between the two nobody knows. So each table is compared with PostgreSQL as of the
 point where the new slot begins, and what differs is read again in the same snapshot. When all of it
 is drained, the slot is there. Killed before, recovery starts again with another slot; what it
-brought is equal by then and is not read twice.
+brought is equal by then and is not read twice. Redpanda Connect goes on from such a slot as well.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Recovery:
     Attributes:
         drained: drains a table to its topic's end, whatever the topic lacks.
         raise_epoch: of a table's positions.
+        by_offset: whether positions are Redpanda Connect's, which begin anew with a topic.
         replacing: opens a new slot's snapshot; the slot is there when the context ends.
         compare, repair: in a snapshot.
     """
 
     drained: Callable[[Table], None]
     raise_epoch: Callable[[Table], None]
+    by_offset: bool
     replacing: Callable[[], AbstractContextManager[ExactSnapshot]]
     compare: Callable[[ExactSnapshot], DeepCheck]
     repair: Callable[[ExactSnapshot], Repair]
@@ -49,7 +51,8 @@ class Recovery:
         """Recover from what the relay's preparation raised; what was done, a line each."""
         for table in tables:
             self.drained(table)
-            if isinstance(fault, SourceChanged):  # its LSNs cannot be compared with those before
+            # LSNs of another server, or offsets of another topic, do not go on where they were.
+            if self.by_offset or isinstance(fault, SourceChanged):
                 self.raise_epoch(table)
         with self.replacing() as snapshot:
             repair = self.repair(snapshot)

@@ -1,7 +1,8 @@
 """Repair: rows that the deep check found to differ are read again, and no others.
 
-Each key is kept in `cdc.repairs`. A table with more differences than a finding can name is read
-again as a whole, unless nobody asked for it.
+Each key is kept in `cdc.repairs`. Of a table with more differences than a finding can name, every
+range of keys that differs is read again, unless nobody asked for it. Killed anywhere, the next
+repair finds less that differs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Repair:
     """Brings a table back to equality by its differences.
 
     Attributes:
-        resync: reads the selected rows of a table again.
+        resync: reads the selected rows of a table again; of all rows the ranges that differ.
     """
 
     clickhouse: ClickHouse

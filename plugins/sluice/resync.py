@@ -4,7 +4,8 @@ A range of keys is read in one exported snapshot, its fence, and goes onto the t
 `read` events at (fence, 1). So the rows win over everything older and lose to every change after
 the fence, however the two arrive. When they are drained, live rows of the range below the fence are
 rows that Postgres does not have; they get a `delete` at (fence, 0). Then the range is done. Killed
-anywhere, the next run goes on with the ranges that are not; see ranges.py.
+anywhere, the next run goes on with the ranges that are not; see ranges.py. A repair of many rows
+does not remember but look: it leaves out ranges whose rows are those of Postgres already.
 
 Where changes come from Redpanda Connect, whose order is that of the topic, the fence is the topic's
 end, taken before the snapshot. What comes after it the snapshot may have seen as well; coming again
@@ -22,13 +23,14 @@ from typing import Protocol
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Table
+from sluice.comparison import same_sum
 from sluice.decoding import CONNECT
 from sluice.errors import NotReady
 from sluice.events import KeyText
 from sluice.generate.clickhouse import quoted
-from sluice.live_keys import live_keys_below
+from sluice.live_keys import checksum_below, live_keys_below
 from sluice.positions import before, beyond, format_lsn, pack, unpack
-from sluice.ranges import Plan, Plans, Progress, divided
+from sluice.ranges import KeyRange, Plan, Plans, Progress, divided
 from sluice.selection import Selection
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class ResyncReport:
         rows: how many were read.
         deleted: how many rows ClickHouse had that Postgres has not.
         before: ranges that a run before had done, of how many.
+        equal: ranges that were not read, because nothing differed in them.
     """
 
     table: str
@@ -66,6 +69,7 @@ class ResyncReport:
     deleted: int
     seconds: float
     before: tuple[int, int] = (0, 1)
+    equal: int = 0
 
     def sentence(self) -> str:
         """The resync in one line."""
@@ -76,6 +80,8 @@ class ResyncReport:
             f" ({self.selection}), {self.deleted} deleted, in {self.seconds:.1f} s"
         )
         done, ranges = self.before
+        if self.equal:
+            text += f"; {self.equal} of {ranges} ranges were equal"
         return f"{text}; {done} of {ranges} ranges were done before" if done else text
 
 
@@ -102,6 +108,9 @@ class Reading(Protocol):
 
     fence: int
     offset: int | None
+
+    def checksum(self, selection: Selection) -> tuple[int, int]:
+        """How many rows are selected, and the sum of their checksums."""
 
     def read(self, selection: Selection) -> int:
         """Publish the selected rows; how many."""
@@ -131,18 +140,26 @@ class Resync:
     rows: int = _ROWS_IN_A_RANGE
     reached: Callable[[str], None] = _go_on
 
-    def run(self, table: Table, selection: Selection, *, restart: bool = False) -> ResyncReport:
+    def run(
+        self,
+        table: Table,
+        selection: Selection,
+        *,
+        restart: bool = False,
+        differing: bool = False,
+    ) -> ResyncReport:
         """Read the selected rows again, and delete what Postgres does not have.
 
         Args:
             restart: read all of them, also where a killed run of the same selection left some.
+            differing: leave out ranges whose rows are equal.
 
         Raises:
             NotReady: a transaction that was open did not end in time, or set-up is not finished.
         """
         plan = self.plan(table, selection, restart=restart)
         self.reached("planned")
-        return self.read(plan)
+        return self.read(plan, differing=differing)
 
     def plan(self, table: Table, selection: Selection, *, restart: bool = False) -> Plan:
         """What the last run of the selection left, or new ranges; see `run`."""
@@ -161,12 +178,14 @@ class Resync:
         self.plans.keep(plan, epoch)
         return plan
 
-    def read(self, plan: Plan, share: int = 0, shares: int = 1) -> ResyncReport:
+    def read(
+        self, plan: Plan, share: int = 0, shares: int = 1, *, differing: bool = False
+    ) -> ResyncReport:
         """Read the ranges of a plan that are left, or one of several shares of them; see `run`."""
         started, table = time.monotonic(), plan.table
         parts = [part for part in plan.open if part.number % shares == share]
         source, epoch = self._source(table)
-        fence = rows = deleted = 0
+        fence = rows = deleted = equal = 0
         progress = Progress(plan, parts)
         for part in parts:
             with self.reading(table, source == CONNECT) as reading:
@@ -175,7 +194,9 @@ class Resync:
                 if not fence:
                     self._remove_beyond(table, beyond(epoch, unpack(version).major))
                 fence = reading.fence
-                read, ghosts = self._read(table, part.selection, reading, version)
+                same = differing and self._same(table, part.selection, reading, version)
+                equal += same
+                read, ghosts = self._read(table, part, reading, version) if not same else (0, 0)
             self.plans.finish(plan, part, fence, read, ghosts)
             self.reached("range noted")
             rows, deleted = rows + read, deleted + ghosts
@@ -188,24 +209,35 @@ class Resync:
             deleted=deleted,
             seconds=time.monotonic() - started,
             before=(len(plan.done), len(plan.ranges)),
+            equal=equal,
         )
         if parts:
             self._keep(report)
         self.reached("run recorded")
         return report
 
+    def _same(self, table: Table, selection: Selection, reading: Reading, version: int) -> bool:
+        """Whether ClickHouse's rows of a range are those of the fence already.
+
+        What is drained later and is older than the fence leads to the same rows.
+        """
+        count, total = reading.checksum(selection)
+        present = checksum_below(self.clickhouse, table, selection, version)
+        return count == present[0] and same_sum(total, present[1])
+
     def _read(
-        self, table: Table, selection: Selection, reading: Reading, version: int
+        self, table: Table, part: KeyRange, reading: Reading, version: int
     ) -> tuple[int, int]:
         """Read one range and bring it to ClickHouse: its rows, and the rows that were deleted."""
-        rows = reading.read(selection)
+        rows = reading.read(part.selection)
         self.reached("rows published")
         reading.wait()
         self.reached("rows drained")
-        ghosts = live_keys_below(self.clickhouse, table, selection, version)
+        ghosts = live_keys_below(self.clickhouse, table, part.selection, version)
         for key in ghosts:
             reading.delete(key)
-        reading.wait()
+        if ghosts:
+            reading.wait()
         self.reached("deletes drained")
         return rows, len(ghosts)
 

@@ -67,6 +67,14 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a chunk that stops the drain"),
     "SLUICE_REJECT_RUN": ("1000", "most invalid events in a row; one more stops the drain"),
     "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
+    "SLUICE_QUALITY_STATEMENT_SECONDS": (
+        "900",
+        "longest query of a check on PostgreSQL; it ends there, and the check says so",
+    ),
+    "SLUICE_QUALITY_COUNT_ROWS": (
+        "20000000",
+        "larger tables, by PostgreSQL's estimate, are counted by the deep check alone",
+    ),
     "SLUICE_QUALITY_REPAIR": (
         "suggest",
         "what a finding of rows brings: off (no command), suggest (the command), auto (it is run)",
@@ -198,6 +206,8 @@ class Settings:
     relay: RelaySettings
     drain: DrainSettings
     quality_seconds: float
+    statement_seconds: int
+    count_rows: int
     repair: str
     alerts: AlertSettings
 
@@ -281,6 +291,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             reject_run=_number(values, "SLUICE_REJECT_RUN"),
         ),
         quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
+        statement_seconds=_number(values, "SLUICE_QUALITY_STATEMENT_SECONDS"),
+        count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
     )

@@ -53,14 +53,24 @@ def date_in_range(value: date) -> date:
 
 
 def json_text(value: Any) -> str:
-    """JSON as its text. The relay sends the text itself; native JSON is written out."""
+    """JSON as its text. The relay sends the text itself; native JSON is written as jsonb's is."""
     if isinstance(value, str):
         try:
             json.loads(value)
         except (ValueError, RecursionError):
             return json.dumps(value, ensure_ascii=False)
         return value
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_in_order(value), ensure_ascii=False, allow_nan=False)
+
+
+def _in_order(value: Any) -> Any:
+    """The value with the keys of its objects in jsonb's order: by length, then by their bytes."""
+    if isinstance(value, list):
+        return [_in_order(item) for item in value]
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
+        return {key: _in_order(value[key]) for key in keys}
+    return value
 
 
 def base64_bytes(value: str) -> bytes:

@@ -16,17 +16,19 @@ from sluice_airflow.tasks import understood
 
 log = logging.getLogger("sluice.tasks")
 
-FORECAST, DIFF, KEYS, RANGES = "forecast", "diff", "keys", "ranges"
+RECOVER, FORECAST, DIFF, KEYS, RANGES = "recover", "forecast", "diff", "keys", "ranges"
 
 
 @task(
     task_display_name="what is to be read?",
-    doc_md="What the form asks for, a part each: a dry run or the keys of a table, all tables that"
-    " are compared, or a share of a table's key ranges. A table that a killed run left unfinished"
-    " is gone on with.",
+    doc_md="What the form asks for, a part each: the recovery, a dry run or the keys of a table,"
+    " all tables that are compared, or a share of a table's key ranges. A table that a killed run"
+    " left unfinished is gone on with.",
 )
 def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
     """The parts of the run; the form's keys go with one table alone."""
+    if params["recover"]:
+        return [{"do": RECOVER, "name": "recover all tables"}]
     tables = list(params["tables"])
     bounded = bool(params["from_key"] or params["to_key"])
     if len(tables) > 1 and (bounded or params["keys"]):
@@ -93,7 +95,9 @@ def _resynced(
         "upper": params["to_key"] or "",
         "keys": params["keys"] or (),
     }
-    if part["do"] == FORECAST:
+    if part["do"] == RECOVER:
+        yield from wiring.recover(settings)
+    elif part["do"] == FORECAST:
         yield wiring.forecast(settings, part["table"], **chosen)
     elif part["do"] == DIFF:
         yield from wiring.repair(settings, part["tables"])

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sluice import wiring
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
+from tests.conftest import drop_slot
 from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
 from tests.page.conftest import airflow_environment
 
@@ -26,12 +28,17 @@ Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def engine(services: Settings) -> Iterator[Engine]:
-    made = make_engine(services.postgres)
+def relay(services: Settings) -> Iterator[threading.Event]:
     load(services, customers=20, orders=80, seed=2)
-    with relaying(services):
+    with relaying(services) as stop:
         checked(services)
-        yield made
+        yield stop
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings, relay: threading.Event) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    yield made
     made.dispose()
 
 
@@ -107,3 +114,27 @@ def test_keys_and_ranges_of_keys_are_read(
     asked = rf"\(keys from {first + 1} to {last}\), 0 deleted"
     assert re.search(rf"orders: 39 rows read again as of \S+ {asked}", log)
     assert_fact_equals_join(services, engine)
+
+
+def test_a_recovery_where_the_relay_goes_on_reads_what_differs_in_all_tables(
+    services: Settings, engine: Engine, run: Run
+) -> None:
+    log = run(recover=True)
+    assert re.search(r"orders: 2 rows read again as of \S+ \(2 keys\), 0 deleted, in ", log), log
+    assert "products: nothing differs as of " in log
+    assert_fact_equals_join(services, engine)
+
+
+def test_after_a_lost_slot_one_run_brings_all_tables_back_and_makes_another(
+    services: Settings, engine: Engine, run: Run, relay: threading.Event
+) -> None:
+    """The last: the relay ends with it."""
+    relay.set()
+    drop_slot(services)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE customers SET city = 'Graz' WHERE id % 4 = 0"))
+    log = run(recover=True)
+    assert "replication slot 'sluice' is gone" in log
+    assert "start the relay: sluice up" in log
+    with relaying(services):
+        assert_fact_equals_join(services, engine)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from threading import Event, Thread
 from uuid import uuid4
 
 import pytest
@@ -22,7 +23,7 @@ from sluice.adapters.topics import Topics
 from sluice.errors import NotReady, TopicGap, TopicPartitioned
 from sluice.events import DEAD_LETTER_TOPIC, Record, Reject
 from sluice.ports import ChangeLog
-from sluice.settings import KafkaSettings
+from sluice.settings import KafkaSettings, Settings
 
 Dead = tuple[bytes | None, bytes | None]
 
@@ -164,3 +165,29 @@ def test_dead_letters_keep_the_raw_message(subject: Subject) -> None:
 
 def test_the_epoch_stays_while_the_broker_does(subject: Subject) -> None:
     assert subject.log.epoch() == subject.log.epoch() != ""
+
+
+@pytest.mark.services
+def test_the_end_of_a_topic_that_grows_all_the_time_is_told(services: Settings) -> None:
+    topics, topic, stop = Topics(services.kafka, seconds=5), f"cdc.busy-{uuid4().hex}", Event()
+    topics.ensure([topic])
+    sent = 0
+
+    def produce() -> None:
+        nonlocal sent
+        producer = Producer({"bootstrap.servers": services.kafka.bootstrap, "linger.ms": 0})
+        while not stop.wait(0.001):
+            producer.produce(topic, value=b"value")
+            if producer.flush(10) == 0:
+                sent += 1
+
+    busy = Thread(target=produce)
+    busy.start()
+    try:
+        for _ in range(3):
+            before = sent
+            assert topics.ends([topic])[topic] >= before
+    finally:
+        stop.set()
+        busy.join()
+    assert topics.ends([topic]) == {topic: sent}

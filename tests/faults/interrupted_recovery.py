@@ -1,6 +1,7 @@
-"""Recover in this process, and be killed when so many lines have been told.
+"""Recover in this process, and be killed when so many lines have been told, or in a resync where a
+point is reached so many times.
 
-Run by test_recovery.py.
+Run by test_recovery.py: lines (0 for none), point, times; ranges are of 200 rows.
 """
 
 from __future__ import annotations
@@ -8,10 +9,24 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
+from unittest.mock import patch
 
 from sluice import wiring
+from sluice.resync import Resync
 from sluice.settings import read_settings
 
-for number, _ in enumerate(wiring.recover(read_settings(os.environ)), start=1):
-    if number == int(sys.argv[1]):
+lines, wanted, times = [*sys.argv[1:], "", "0"][:3]
+passed: list[str] = []
+
+
+def reached(point: str) -> None:
+    passed.append(point)
+    if passed.count(wanted) == int(times):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+with patch.object(wiring, "Resync", partial(Resync, rows=200, reached=reached)):
+    for number, _ in enumerate(wiring.recover(read_settings(os.environ)), start=1):
+        if number == int(lines):
+            os.kill(os.getpid(), signal.SIGKILL)

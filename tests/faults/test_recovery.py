@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.errors import SlotLost, SlotMissing, SluiceError, SourceChanged
 from sluice.relay.run import run
+from sluice.resync import Resync
 from sluice.settings import PROJECT, Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
@@ -157,13 +160,11 @@ def test_after_a_slot_was_lost_what_differs_is_read_again_and_nothing_else(
     pipeline.equal()
 
 
-@pytest.mark.parametrize("lines", [1, 3, 1 + TABLES])
-def test_a_recovery_that_is_killed_is_finished_by_the_next(pipeline: Pipeline, lines: int) -> None:
-    drop(pipeline)
-    pipeline.change()
+def killed(pipeline: Pipeline, *where: str) -> None:
+    """A recovery in a process of its own that is killed; see interrupted_recovery.py."""
     paths = f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.interrupted_recovery", str(lines)],
+        [sys.executable, "-m", "tests.faults.interrupted_recovery", *where],
         env={**pipeline.environment, "PYTHONPATH": paths},
         cwd=PROJECT,
         capture_output=True,
@@ -172,9 +173,36 @@ def test_a_recovery_that_is_killed_is_finished_by_the_next(pipeline: Pipeline, l
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert pipeline.sql("SELECT count(*) FROM pg_replication_slots WHERE NOT temporary") == 0
+
+
+@pytest.mark.parametrize("lines", [1, 3, 1 + TABLES])
+def test_a_recovery_that_is_killed_is_finished_by_the_next(pipeline: Pipeline, lines: int) -> None:
+    drop(pipeline)
+    pipeline.change()
+    killed(pipeline, str(lines))
     pipeline.change()
     pipeline.recover()
     pipeline.equal()
+
+
+def test_a_recovery_of_a_whole_table_goes_on_at_the_range_where_it_was_killed(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(pipeline)
+    pipeline.sql(
+        "INSERT INTO order_items (id, order_id, product_id, quantity, price)"
+        " SELECT 5000000 + n, (SELECT min(id) FROM orders), (SELECT min(id) FROM products), 1, n"
+        " FROM generate_series(1, 2000) n"
+    )
+    killed(pipeline, "0", "range noted", "6")
+    monkeypatch.setattr(wiring, "Resync", partial(Resync, rows=200))
+    (line,) = [line for line in pipeline.recover() if line.startswith("order_items: ")]
+    found = re.search(r"; (\d+) of (\d+) ranges were equal", line)
+    assert found, line
+    assert int(found[1]) >= 6
+    assert int(found[2]) > 10
+    pipeline.equal()
+    pipeline.sql("DELETE FROM order_items WHERE id > 5000000")
 
 
 def test_after_slot_and_broker_were_lost_together_both_sides_are_equal_again(

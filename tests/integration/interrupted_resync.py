@@ -1,6 +1,6 @@
-"""Resync a table in this process, and be killed where a point is reached so many times.
+"""Resync or repair a table in this process, and be killed where a point is reached so many times.
 
-Run by test_resumed.py: table, rows of a range, point, times.
+Run by test_resumed.py: what, table, rows of a range, point, times.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
 
 from sluice import wiring
-from sluice.catalog import load_catalog
-from sluice.selection import Selection
+from sluice.resync import Resync
 from sluice.settings import read_settings
 
-name, rows, wanted, times = sys.argv[1:]
+what, name, rows, wanted, times = sys.argv[1:]
 passed: list[str] = []
 
 
@@ -26,7 +26,8 @@ def reached(point: str) -> None:
 
 
 settings = read_settings(os.environ)
-table = load_catalog(settings.models).table(name)
-with wiring.resyncing(settings, table) as step:
-    interrupted = replace(step, rows=int(rows), reached=reached)
-    print(interrupted.run(table, Selection()).sentence())
+with patch.object(wiring, "Resync", partial(Resync, rows=int(rows), reached=reached)):
+    if what == "repair":
+        print(wiring.repair(settings))
+    else:
+        print(wiring.resync(settings, name, restart=True).sentence())

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,22 @@ from sluice import wiring
 from sluice.adapters.topics import Topics
 from sluice.errors import NotReady
 from sluice.generate.connect import CONFIGURATION
+from sluice.quality import Check
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.conftest import free_ports
+from tests.conftest import drop_slot, free_ports
 from tests.integration.test_loop import checked, relaying
+from tests.integration.test_resync import make_again
 
 pytestmark = pytest.mark.services
 
 ROWS = "SELECT id, name, category, price::text FROM products ORDER BY id"
+RENAME = (
+    "UPDATE products SET name = :name WHERE id = :id"
+    " RETURNING id, name, category, price::text, to_char(created_at AT TIME ZONE 'UTC',"
+    ' \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
+)
 FOUND = (
     "SELECT id, name, category, toDecimalString(price, 2) FROM cdc.dim_product FINAL"
     " WHERE _is_deleted = 0 ORDER BY id"
@@ -170,6 +180,125 @@ def test_a_resync_behind_the_topics_end_makes_the_table_equal_and_later_changes_
     (first, *_) = in_postgres(engine)
     send(services, "update", product(first[0], "after the fence"))
     assert {row[0]: row[1] for row in drained(services)}[first[0]] == "after the fence"
+
+
+@contextmanager
+def confirming(engine: Engine) -> Iterator[None]:
+    """What Connect tells PostgreSQL: that it has everything."""
+    stop = threading.Event()
+    advance = text(
+        "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn())"
+        " FROM pg_replication_slots WHERE slot_name = 'sluice'"
+    )
+
+    def confirm() -> None:
+        while not stop.wait(0.1):
+            with engine.begin() as connection:
+                connection.execute(advance)
+
+    thread = threading.Thread(target=confirm)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def rename(settings: Settings, engine: Engine, keys: Sequence[int], name: str) -> None:
+    """Change rows, of which Connect sends the events."""
+    for key in keys:
+        with engine.begin() as connection:
+            row = connection.execute(text(RENAME), {"id": key, "name": name}).one()
+        named = dict(zip(("id", "name", "category", "price", "created_at"), row, strict=True))
+        send(settings, "update", named)
+
+
+def lost(settings: Settings, engine: Engine) -> None:
+    """Changes that Connect never sends, and a row that PostgreSQL does not have."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE products SET name = name || '?' WHERE id % 3 = 0"))
+        connection.execute(text("UPDATE customers SET city = 'Linz' WHERE id % 3 = 0"))
+    send(settings, "insert", product(700005, "a ghost"))
+
+
+def rows_check(settings: Settings) -> Check:
+    report = wiring.quality(settings, ["products"], deep=True)
+    (found,) = [check for check in report.checks if check.check == "rows"]
+    return found
+
+
+def test_writes_that_go_on_raise_no_alarm_and_hide_no_row(
+    services: Settings, engine: Engine
+) -> None:
+    wiring.resync(services, "products")
+    stop, keys = threading.Event(), [row[0] for row in in_postgres(engine)]
+
+    def write() -> None:
+        for number in count():
+            rename(services, engine, keys[1:], f"name {number}")
+            if stop.is_set():
+                return
+
+    busy = threading.Thread(target=write)
+    with confirming(engine):
+        busy.start()
+        try:
+            assert rows_check(services).status == "pass"
+            wiring.query(
+                services,
+                "INSERT INTO cdc.dim_product SELECT * REPLACE ('odd' AS name,"
+                f" _version + 1 AS _version) FROM cdc.dim_product FINAL WHERE id = {keys[0]}",
+            )
+            found = rows_check(services)
+        finally:
+            stop.set()
+            busy.join()
+        assert (found.status, found.keys) == ("fail", (str(keys[0]),))
+        assert found.difference == f"{keys[0]} differs in name"
+        wiring.resync(services, "products", keys=found.keys)
+        assert rows_check(services).status == "pass"
+
+
+def test_a_recovery_reads_what_connect_did_not_send(services: Settings, engine: Engine) -> None:
+    lost(services, engine)
+    with confirming(engine):
+        told = list(wiring.recover(services))
+        assert not any("new slot" in line for line in told), told
+        assert any(line.startswith("customers: ") and " keys), " in line for line in told), told
+        assert wiring.quality(services, deep=True).passed
+    assert drained(services) == in_postgres(engine)
+
+
+def test_after_a_lost_slot_a_recovery_makes_one_that_connect_goes_on_from(
+    services: Settings, engine: Engine
+) -> None:
+    drop_slot(services)
+    lost(services, engine)
+    told = list(wiring.recover(services))
+    assert "replication slot 'sluice' is gone" in told[0]
+    assert told[-1] == "start Redpanda Connect; it goes on from the new slot"
+    assert drained(services) == in_postgres(engine)
+    (key, *_) = in_postgres(engine)[0]
+    rename(services, engine, [key], "after the recovery")
+    with confirming(engine):
+        assert wiring.quality(services, deep=True).passed
+    assert drained(services) == in_postgres(engine)
+
+
+def test_after_slot_and_topics_were_lost_offsets_that_begin_anew_win(
+    services: Settings, engine: Engine
+) -> None:
+    drop_slot(services)
+    lost(services, engine)
+    for name in ("cdc.products", "cdc.customers"):
+        make_again(services, name)
+    list(wiring.recover(services))
+    assert drained(services) == in_postgres(engine)
+    (key, *_) = in_postgres(engine)[0]
+    rename(services, engine, [key], "on the new topic")
+    with confirming(engine):
+        assert wiring.quality(services, deep=True).passed
 
 
 def test_the_relay_takes_over_again_with_a_new_snapshot(services: Settings, engine: Engine) -> None:

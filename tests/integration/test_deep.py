@@ -6,12 +6,15 @@ import random
 import shlex
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
+from sluice import deep as deep_check
 from sluice import wiring
+from sluice.errors import NotReady
 from sluice.quality import Check
 from sluice.settings import Settings
 from store_api.database import make_engine
@@ -66,6 +69,44 @@ GOOD = {
     "spell": "[2026-01-01 00:00:00+00,)",
     "spans": "{[1,2),[3.5,4)}",
 }
+# A later value of each.
+LATER = {
+    "small": "6",
+    "whole": "-8",
+    "big": "9007199254740994",
+    "exact": "12.000000000002",
+    "widest": "1.500000000000000000000000000001",
+    "cents": "1.51",
+    "thousands": "4000",
+    "free": "1.1",
+    "double": "0.10000000000000002",
+    "single": "0.2",
+    "yes": "false",
+    "short": "a,b'\\ ",
+    "long": "",
+    "day": "2026-01-02",
+    "daytime": "07:30:00.000002",
+    "moment": "1969-12-31 23:59:59.500001",
+    "instant": "2026-01-01 00:00:00.000002+00",
+    "length": "3 days 00:00:02",
+    "identity": "00000000-0000-0000-0000-0000000000fe",
+    "choice": "ü",
+    "raw": "\\x00",
+    "document": '{"a": 1.1}',
+    "kept": '{"a":1.10,"a":2}',
+    "numbers": "{1,0,3}",
+    "words": '{"a b",NULL,"{}",""}',
+    "instants": '{"2026-01-01 00:00:00+01"}',
+    "amounts": "{1.5,0}",
+    "address": "10.0.0.2",
+    "network": "10.0.0.0/9",
+    "card": "08:00:2b:01:02:04",
+    "bits": "1011",
+    "span": "[1,6)",
+    "days": "[2026-01-01,2026-02-02)",
+    "spell": "[2026-01-01 00:00:00+00,infinity)",
+    "spans": "{[1,2),[3.5,4]}",
+}
 # Another value, by the ClickHouse type's beginning.
 OTHER = {
     "Int": "{} - 1",
@@ -87,6 +128,12 @@ def altered(name: str) -> str:
     kind = CATALOG.table("samples").column(name).type.clickhouse
     found = max((start for start in OTHER if kind.startswith(start)), key=len)
     return OTHER[found].replace("{type}", f"Nullable({kind})").replace("{}", f"`{name}`")
+
+
+def nullable(name: str) -> bool:
+    from tests.integration.test_types import CATALOG
+
+    return CATALOG.table("samples").column(name).nullable
 
 
 def corrupt(of: Settings, key: int, column: str, expression: str) -> None:
@@ -111,27 +158,81 @@ def repaired(of: Settings, check: Check) -> None:
     wiring.resync(of, command[2], keys=keys)
 
 
+ANOTHER, NULLED, FILLED, STALE = "another value", "a wrong NULL", "a lost NULL", "a stale version"
+
+
+def plant(of: Settings, kind: str, keys: dict[str, int], good: int) -> None:
+    """Spoil the column that each row is for."""
+    if kind == STALE:
+        listed = ", ".join(map(str, keys.values()))
+        newest = f"SELECT id, max(_version) FROM cdc.history_samples WHERE id IN ({listed})"
+        for statement in (
+            f"DELETE FROM cdc.dim_sample WHERE id IN ({listed})",
+            f"DELETE FROM cdc.history_samples WHERE (id, _version) IN ({newest} GROUP BY id)",
+            f"INSERT INTO cdc.dim_sample SELECT * FROM cdc.history_samples WHERE id IN ({listed})",
+        ):
+            wiring.query(of, statement)
+    for name, key in {} if kind == STALE else keys.items():
+        value = f"(SELECT `{name}` FROM cdc.dim_sample FINAL WHERE id = {good})"
+        corrupt(of, key, name, {ANOTHER: altered(name), NULLED: "NULL", FILLED: value}[kind])
+
+
+@pytest.mark.parametrize("kind", [ANOTHER, NULLED, FILLED, STALE])
 def test_one_wrong_value_in_a_column_of_any_type_is_found_named_and_repaired(
     settings: Settings,  # noqa: F811
     postgres: Any,  # noqa: F811
     stream: None,  # noqa: F811
+    kind: str,
 ) -> None:
-    assert set(GOOD) == set(SAMPLES)
+    assert set(GOOD) == set(LATER) == set(SAMPLES)
     good: dict[str, str | None] = {**GOOD}
-    keys = {name: insert(postgres, good) for name in GOOD}
-    nulls = {name: insert(postgres, good) for name in ("whole", "short", "moment", "choice")}
+    whole = insert(postgres, good)
     insert(postgres, dict.fromkeys(("numbers", "words", "instants", "amounts"), "{}"))
+    names = [name for name in GOOD if kind in {ANOTHER, STALE} or nullable(name)]
+    keys = {
+        name: insert(postgres, {**good, name: None} if kind == FILLED else good) for name in names
+    }
     drained(settings)
+    if kind == STALE:
+        for name, key in keys.items():
+            postgres.execute(f'UPDATE samples SET "{name}" = %s WHERE id = %s', [LATER[name], key])
+        drained(settings)
     assert deep(settings, "samples").status == "pass"
-    for name, key in keys.items():
-        corrupt(settings, key, name, altered(name))
-    for name, key in nulls.items():
-        corrupt(settings, key, name, "NULL")
+    plant(settings, kind, keys, whole)
     found = deep(settings, "samples")
     assert found.status == "fail"
-    assert set(found.keys) == {str(key) for key in (*keys.values(), *nulls.values())}
-    for name, key in (*keys.items(), *nulls.items()):
+    assert set(found.keys) == {str(key) for key in keys.values()}
+    for name, key in keys.items():
         assert f"{key} differs in {name}" in found.difference, found.difference
+    repaired(settings, found)
+    assert deep(settings, "samples").status == "pass"
+
+
+def test_rows_of_every_type_that_are_lost_too_many_or_twice_are_found_though_the_counts_agree(
+    settings: Settings,  # noqa: F811
+    postgres: Any,  # noqa: F811
+    stream: None,  # noqa: F811
+) -> None:
+    missing, deleted, twice = (insert(postgres, {**GOOD}) for _ in range(3))
+    drained(settings)
+    postgres.execute("DELETE FROM samples WHERE id = %s", [deleted])
+    drained(settings)
+    live = f"FROM (SELECT * FROM cdc.dim_sample FINAL WHERE id = {twice})"
+    for statement in (
+        f"DELETE FROM cdc.dim_sample WHERE id = {missing}",
+        f"DELETE FROM cdc.dim_sample WHERE id = {deleted} AND _is_deleted = 1",
+        f"INSERT INTO cdc.dim_sample SELECT * {live}",  # is no other row to anybody
+    ):
+        wiring.query(settings, statement)
+    found = deep(settings, "samples")
+    assert found.postgres == found.clickhouse
+    assert set(found.keys) == {str(missing), str(deleted)}
+    wiring.query(settings, f"INSERT INTO cdc.dim_sample SELECT * REPLACE (-id AS id) {live}")
+    found = deep(settings, "samples")
+    assert set(found.keys) == {str(missing), str(deleted), str(-twice)}
+    assert f"{missing} is not in ClickHouse" in found.difference
+    assert f"{deleted} is not in Postgres" in found.difference
+    assert f"{-twice} is not in Postgres" in found.difference
     repaired(settings, found)
     assert deep(settings, "samples").status == "pass"
 
@@ -231,3 +332,26 @@ def test_writes_that_go_on_raise_no_alarm(services: Settings, engine: Engine) ->
     finally:
         stop.set()
         busy.join()
+
+
+def test_a_table_that_is_too_large_for_counting_is_left_to_the_deep_check(
+    services: Settings, engine: Engine
+) -> None:
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("ANALYZE"))
+        customers = connection.scalar(text("SELECT count(*) FROM customers"))
+    limited = replace(services, count_rows=customers)
+    checks = {(check.table, check.check) for check in wiring.quality(limited, deep=True).checks}
+    counted = {table for table, check in checks if check in {"row_count", "fact_row_count"}}
+    assert counted == {"customers", "products"}
+    assert {table for table, check in checks if check == "rows"} >= {"orders", "order_items"}
+    assert ("fact_order_item", "fact_rows") in checks
+
+
+def test_a_query_that_takes_too_long_ends_and_the_check_says_so(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "(SELECT pg_sleep(30) IS NULL)::int"
+    monkeypatch.setattr(deep_check, "postgres_checksum", lambda _: slow)
+    with pytest.raises(NotReady, match="did not finish a query: canceling statement"):
+        wiring.quality(replace(services, statement_seconds=1), ["orders"], deep=True)

@@ -324,8 +324,10 @@ def test_composite_text_and_uuid_keys_are_read_again_in_ranges(
         table = CATALOG.table(name)
         with wiring.resyncing(settings, table) as step:
             done = replace(step, rows=3).run(table, Selection())
+            again = replace(step, rows=3).run(table, Selection(), restart=True, differing=True)
         assert done.before[1] > 5
         assert done.deleted == 20
+        assert (again.rows, again.equal) == (0, again.before[1])
     report = wiring.quality(settings, deep=True)
     assert report.passed, [check.sentence() for check in report.checks]
     assert_facts_equal_joins(settings, engine)

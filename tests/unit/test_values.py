@@ -84,3 +84,9 @@ def test_json_text_keeps_its_bytes(text: str) -> None:
 @pytest.mark.parametrize("value", [{"a": [1, None, "é"]}, [1.5], 3, True, "plain"])
 def test_native_json_is_written_out(value: Any) -> None:
     assert json.loads(values.json_text(value)) == value
+
+
+def test_native_json_is_written_as_postgres_writes_jsonb() -> None:
+    value = {"long": [{"b": None, "a": 1}], "é": True, "zz": "\n", "aa": {}}
+    written = '{"aa": {}, "zz": "\\n", "é": true, "long": [{"a": 1, "b": null}]}'
+    assert values.json_text(value) == written

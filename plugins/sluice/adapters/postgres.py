@@ -63,10 +63,14 @@ class SlotState:
 
 
 class PostgresSource:
-    """Reads what the checks compare with; never writes to a table."""
+    """Reads what the checks compare with; never writes to a table.
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        self._settings = settings
+    Args:
+        seconds: how long counting a table may take; 0 for as long as it takes.
+    """
+
+    def __init__(self, settings: PostgresSettings, seconds: int = 0) -> None:
+        self._settings, self._seconds = settings, seconds
 
     @contextmanager
     def connect(self) -> Iterator[extensions.connection]:
@@ -85,6 +89,21 @@ class PostgresSource:
         with translated(self._settings):
             psycopg2.connect(**options).close()
 
+    def at_most(self, tables: Sequence[Table], rows: int) -> tuple[Table, ...]:
+        """Those that have no more rows than this, by what PostgreSQL's statistics say."""
+        estimate = (
+            "SELECT coalesce(sum(reltuples), 0) FROM pg_class WHERE relkind = 'r' AND (oid ="
+            " to_regclass(%(place)s)"
+            " OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(place)s))))"
+        )
+        kept = []
+        with self.connect() as connection, connection.cursor() as cursor:
+            for table in tables:
+                cursor.execute(estimate, {"place": _place(table)})
+                if _value(cursor) <= rows:
+                    kept.append(table)
+        return tuple(kept)
+
     def fence(self, tables: Sequence[Table]) -> Fence:
         """Count the tables in one snapshot, and mark the WAL so that a relay passes it soon.
 
@@ -92,6 +111,7 @@ class PostgresSource:
         """
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            limit_statements(cursor, self._seconds)
             cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
             lsn = parse_lsn(_value(cursor))
             rows = {}
@@ -191,12 +211,22 @@ def connection_options(settings: PostgresSettings) -> dict[str, Any]:
     }
 
 
+def limit_statements(cursor: Any, seconds: int) -> None:
+    """Let every statement of the transaction end after so many seconds."""
+    cursor.execute("SET LOCAL statement_timeout = %s", [seconds * 1000])
+
+
 @contextmanager
 def translated(settings: PostgresSettings) -> Iterator[None]:
     """psycopg2's errors as ours, in one line and without the connection string."""
     where = f"PostgreSQL {settings.host}:{settings.port}"
     try:
         yield
+    except psycopg2.errors.QueryCanceled as error:
+        raise NotReady(
+            f"{where} did not finish a query: {_first_line(error)}",
+            remedy="look for what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
+        ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise Unreachable(
             f"{where} does not answer: {_first_line(error)}",

@@ -33,6 +33,7 @@ from sluice.settings import KafkaSettings
 EPOCH_TOPIC = "cdc.broker_epoch"
 C = TypeVar("C")
 _SECONDS = 10.0
+_LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
 _TELLING = 5  # longer values than this may be a secret
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 # The epoch is a message: were it to expire, the broker would seem to be another one.
@@ -227,7 +228,9 @@ class Topics:
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the offset after its last message; topics that are not there are left out.
 
-        Read to the end, because the embedded broker's watermarks count a batch as one message.
+        Read to the end, because the embedded broker's watermark counts the last batch as one
+        message. A topic that grows all the time has no end to wait for: where the watermark has
+        moved on, every batch before the last is whole.
         """
         with translated(self._bootstrap), self._consumer("sluice-ends") as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
@@ -242,8 +245,16 @@ class Topics:
             ]
             ends = {name: high for name, (_, high) in found.items()}
             consumer.assign(starts)
-            for name, offset, _ in self._until_end(consumer, set(found)):
-                ends[name] = offset + 1
+            unread, looking = set(found), time.monotonic() + _LOOK
+            for name, offset, _ in self._until_end(consumer, unread):
+                ends[name] = max(ends[name], offset + 1)
+                if name in unread and time.monotonic() > looking:
+                    looking = time.monotonic() + _LOOK
+                    place = TopicPartition(name, 0)
+                    _, high = consumer.get_watermark_offsets(place, timeout=self._seconds)
+                    if high > found[name][1]:
+                        ends[name] = max(ends[name], high - 1)
+                        unread.discard(name)
         return ends
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
@@ -290,6 +301,7 @@ class Topics:
             message = consumer.poll(0.2)
             if message is None:
                 continue
+            deadline = time.monotonic() + self._seconds  # it answers, however slowly
             error = message.error()
             if error is None:
                 yield message.topic() or "", message.offset() or 0, message.value() or b""

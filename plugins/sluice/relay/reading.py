@@ -9,14 +9,14 @@ from typing import Any
 
 from psycopg2 import sql
 
-from sluice.adapters.postgres import HEARTBEAT_PREFIX
+from sluice.adapters.postgres import HEARTBEAT_PREFIX, limit_statements
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
 from sluice.errors import Unreachable
 from sluice.events import KeyText
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
-from sluice.relay.rows import RowReader, count_rows, keys_between
+from sluice.relay.rows import RowReader, checksum_rows, count_rows, keys_between
 from sluice.selection import Selection, divisible
 from sluice.settings import Settings
 
@@ -37,11 +37,15 @@ class FencedReading:
         offset: int | None,
     ) -> None:
         self.fence, self.offset = batch.end_lsn, offset
-        self._names = [table.topic]
+        self._cursor, self._table, self._names = cursor, table, [table.topic]
         self._incarnation = topics.incarnation(self._names)
         self._batch, self._publisher = batch, publisher
         self._topics, self._drain = topics, drain
         self._rows = RowReader(cursor, table, publisher, batch, self._check, offset)
+
+    def checksum(self, selection: Selection) -> tuple[int, int]:
+        """See resync.Reading."""
+        return checksum_rows(self._cursor, self._table, selection)
 
     def read(self, selection: Selection) -> int:
         """See resync.Reading."""
@@ -90,7 +94,7 @@ def fenced_reading(
     Raises:
         NotReady: a transaction that was open did not end within a minute.
     """
-    end = topics.ends([table.topic])[table.topic] if by_offset else None
+    end = log_end(topics, table) if by_offset else None
     with (
         slots.replication(settings.postgres) as holder,
         slots.session(settings.postgres) as cursor,
@@ -98,6 +102,11 @@ def fenced_reading(
         _, point = slots.export_snapshot(holder, cursor, settings.relay)
         with ExactSnapshot(cursor, point).reading(settings, table, topics, drain, end) as reading:
             yield reading
+
+
+def log_end(topics: Topics, table: Table) -> int:
+    """The offset that the next event of a table gets."""
+    return topics.ends([table.topic])[table.topic]
 
 
 def division(
@@ -121,7 +130,8 @@ def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterato
         passed: returns when the drain has passed the point.
 
     Raises:
-        NotReady: a transaction that was open did not end within a minute.
+        NotReady: a transaction that was open did not end within a minute, or a query not within
+            the seconds that a check's may take.
     """
     with (
         slots.replication(settings.postgres) as holder,
@@ -129,6 +139,7 @@ def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterato
         slots.session(settings.postgres) as beside,
     ):
         _, point = slots.export_snapshot(holder, cursor, settings.relay)
+        limit_statements(cursor, settings.statement_seconds)
         beside.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
         passed(point)
         yield ExactSnapshot(cursor, point)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from psycopg2 import sql
 
 from sluice.catalog import Table
+from sluice.comparison import postgres_checksum
 from sluice.decoding import CONNECT, RELAY
 from sluice.events import DELETE, READ, TRUNCATE, KeyText
 from sluice.relay.envelope import RowEncoder, Transaction
@@ -155,6 +156,18 @@ def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
     )
     cursor.execute(query)
     return int(cursor.fetchone()[0])
+
+
+def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int, int]:
+    """How many rows are selected, and the sum of their checksums."""
+    query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM {} WHERE {}").format(
+        sql.SQL(postgres_checksum(table.columns)),
+        sql.Identifier(table.schema, table.relation),
+        _condition(table, selection),
+    )
+    cursor.execute(query)
+    count, total = cursor.fetchone()
+    return int(count), int(total)
 
 
 def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> list[KeyText]:

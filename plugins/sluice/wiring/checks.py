@@ -18,6 +18,7 @@ from sluice.drain import Drain
 from sluice.errors import NotReady, StaleRebuild, TopicGap
 from sluice.expectations import Expectations
 from sluice.findings import TableFindings, fact_check, table_check
+from sluice.ports import Checkpoint
 from sluice.positions import format_lsn
 from sluice.quality import Check, Quality, QualityReport, graded
 from sluice.rebuild import Rebuild
@@ -65,11 +66,11 @@ def make_deep_check(
 ) -> DeepCheck:
     """The comparison of every row, as of points at which `snapshot` opens PostgreSQL."""
 
-    def epoch(table: Table) -> int:
+    def checkpoint(table: Table) -> Checkpoint:
         found = ClickHouseStore(clickhouse).checkpoint(table.name)
-        return found.epoch if found else 0
+        return found or Checkpoint(source_table=table.name)
 
-    return DeepCheck(clickhouse=clickhouse, snapshot=snapshot, epoch=epoch)
+    return DeepCheck(clickhouse=clickhouse, snapshot=snapshot, checkpoint=checkpoint)
 
 
 def drained_snapshot(
@@ -133,7 +134,7 @@ def make_quality(
             _settled_rebuild(step)
 
     return Quality(
-        source=PostgresSource(settings.postgres),
+        source=PostgresSource(settings.postgres, settings.statement_seconds),
         clickhouse=clickhouse,
         catalog=catalog,
         queries=queries,
@@ -145,6 +146,7 @@ def make_quality(
         seconds=settings.quality_seconds,
         gaps=gaps,
         keep=lambda lsn, found: results.keep(lsn, _suggested(settings, found)),
+        most_rows=settings.count_rows,
     )
 
 

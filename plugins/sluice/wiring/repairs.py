@@ -13,7 +13,7 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
 from sluice.decoding import CONNECT, Decoder
 from sluice.drain import Drain
-from sluice.errors import SlotBusy, SlotMissing, SluiceError, StaleCheckpoint, TopicGap, WrongUsage
+from sluice.errors import SlotBusy, SlotMissing, SluiceError, StaleCheckpoint, TopicGap
 from sluice.generate.files import topics as topic_names
 from sluice.quality import FAIL, QualityReport
 from sluice.ranges import Plans
@@ -27,7 +27,7 @@ from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
 from sluice.wiring.checks import ROWS, check, differences, make_deep_check
 from sluice.wiring.drains import draining, make_decoder
-from sluice.wiring.resyncs import make_selection, read_again, resync
+from sluice.wiring.resyncs import make_selection, read_again
 from sluice.wiring.steps import rebuild
 
 log = logging.getLogger(__name__)
@@ -56,13 +56,13 @@ def forecast(
 def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> list[str]:
     """Bring tables back to equality by their differences, all of them when none is named.
 
-    A table whose topic has a gap is read again as a whole first, unless `mode` is auto.
+    A gap in a table's topic is passed first, unless `mode` is auto: what is missing will differ.
 
     Returns:
         What was done, a line each.
     """
     catalog = load_catalog(settings.models)
-    done = _close_gaps(settings, catalog) if mode == DIFF else []
+    done = _pass_gaps(settings, catalog) if mode == DIFF else []
     found = differences(settings, names)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         step = Repair(clickhouse=clickhouse, resync=partial(read_again, settings))
@@ -76,39 +76,38 @@ def recover(settings: Settings) -> Iterator[str]:
     """Bring everything back to equality after changes were lost, without dropping a table.
 
     Where the slot is of no use, or the server is another one, a new slot is made first; see
-    Recovery. Where the relay can go on, what differs is read again; see `repair`.
+    Recovery. Where the change source can go on, what differs is read again; see `repair`.
 
     Returns:
         What is done, a line each, as it is done.
 
     Raises:
-        NotReady: a relay is needed and does not run, or set-up is not finished.
-        WrongUsage: the slot is Redpanda Connect's.
+        NotReady: the change source is needed and does not run, or set-up is not finished.
     """
     catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
     topics.ensure(topic_names(catalog))
     fault = _fault(settings, catalog, topics)
-    if fault is None:
-        yield from repair(settings)
-        return
-    yield fault.what
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
         store = ClickHouseStore(clickhouse)
         checkpoints = [store.checkpoint(table.name) for table in catalog.tables]
-        if CONNECT in {found.source for found in checkpoints if found}:
-            raise WrongUsage(
-                "Redpanda Connect keeps its slot itself",
-                remedy="let it make its slot again; then run: sluice resync --diff",
-            )
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+        by_offset = CONNECT in {found.source for found in checkpoints if found}
 
         def drained(table: Table) -> None:
             plans.drop(table)  # changes were lost since the ranges that are done
             _drain_all(run, make_decoder(clickhouse, catalog, table.name))
 
+        if fault is None:
+            for table in catalog.tables if by_offset else ():
+                drained(table)
+                _raise_epoch(run, table)
+            yield from repair(settings)
+            return
+        yield fault.what
         step = Recovery(
             drained=drained,
-            raise_epoch=run.raise_epoch,
+            raise_epoch=partial(_raise_epoch, run),
+            by_offset=by_offset,
             replacing=lambda: replacing(settings, catalog, topics),
             compare=lambda within: make_deep_check(clickhouse, lambda: nullcontext(within)),
             repair=lambda within: Repair(
@@ -118,7 +117,10 @@ def recover(settings: Settings) -> Iterator[str]:
         yield from step.run(catalog.tables, fault)
     for fact in catalog.facts:
         yield rebuild(settings, fact.name).sentence()
-    yield "start the relay: sluice up, or sluice relay"
+    if by_offset:
+        yield "start Redpanda Connect; it goes on from the new slot"
+    else:
+        yield "start the relay: sluice up, or sluice relay"
 
 
 def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError | None:
@@ -144,16 +146,26 @@ def _drain_all(run: Drain, decoder: Decoder) -> None:
             run.skip_gap(decoder.table)
 
 
-def _close_gaps(settings: Settings, catalog: Catalog) -> list[str]:
-    """Read tables again whose topics lost messages; what was done."""
-    gaps = []
+def _raise_epoch(run: Drain, table: Table) -> None:
+    while True:
+        try:
+            return run.raise_epoch(table)
+        except StaleCheckpoint:
+            continue  # another drain is at work
+
+
+def _pass_gaps(settings: Settings, catalog: Catalog) -> list[str]:
+    """Let the drain go on where topics lost messages; what was lost, a line each."""
+    passed = []
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
         for table in catalog.tables:
             try:
                 run.run(make_decoder(clickhouse, catalog, table.name))
             except StaleCheckpoint:
                 continue  # another drain is at work
             except TopicGap as error:
-                log.warning("%s: %s", table.name, error.what)
-                gaps.append(table.name)
-    return [resync(settings, name).sentence() for name in gaps]
+                plans.drop(table)  # the gap came after the ranges that are done
+                run.skip_gap(table)
+                passed.append(f"{table.name}: {error.what}")
+    return passed

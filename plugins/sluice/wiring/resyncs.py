@@ -11,7 +11,13 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Table, load_catalog
 from sluice.errors import NeedsPerson, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.ranges import Plan, Plans
-from sluice.relay.reading import ExactSnapshot, FencedReading, division, fenced_reading
+from sluice.relay.reading import (
+    ExactSnapshot,
+    FencedReading,
+    division,
+    fenced_reading,
+    log_end,
+)
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
 from sluice.settings import Settings
@@ -86,8 +92,9 @@ def resyncing(
             drain.skip_gap(table)
 
         def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
-            if within is not None:
-                return within.reading(settings, of, topics, drain_once)
+            if within is not None:  # nothing else comes onto the topic meanwhile
+                end = log_end(topics, of) if by_offset else None
+                return within.reading(settings, of, topics, drain_once, end)
             return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
 
         yield Resync(
@@ -101,9 +108,9 @@ def resyncing(
 def read_again(
     settings: Settings, table: Table, selection: Selection, within: ExactSnapshot | None = None
 ) -> ResyncReport:
-    """A resync that begins anew, whatever an earlier one left."""
+    """Read rows that differ: those of these keys, or ranges of all that do."""
     with resyncing(settings, table, within) as step:
-        return step.run(table, selection, restart=True)
+        return step.run(table, selection, restart=True, differing=not selection.keys)
 
 
 def make_selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:
