@@ -326,7 +326,10 @@ def test_airflows_containers_become_healthy_one_after_the_other(
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     with running("airflow-api-server", there, "8080", api):
         user = {"username": "admin", "password": "canary"}
-        assert httpx.post(f"http://127.0.0.1:{api}/auth/token", json=user).is_success
+        token = f"http://127.0.0.1:{api}/auth/token"
+        assert httpx.post(token, json=user).is_success
+        assert httpx.post(token, json={**user, "password": "admin"}).status_code == 401
+        assert httpx.get(token).status_code >= 400  # which without passwords makes anyone an admin
         becomes_healthy("airflow-scheduler", there, "8974", scheduler)
         becomes_healthy("airflow-dag-processor", there, "8974", scheduler)
 
