@@ -29,6 +29,15 @@ def quoted(page: Path, program: str) -> list[str]:
     return [words for name, words in QUOTED.findall(code) if name == program]
 
 
+def named_only(program: str) -> set[str]:
+    """What all pages call a program with in sentences and in no block of shell."""
+    named = {" ".join(call.split()) for page in PAGES for call in quoted(page, program)}
+    text = "\n".join(block for page in PAGES for block in blocks(page))
+    return named - {
+        " ".join(words.split()) for name, words in QUOTED.findall(text) if name == program
+    }
+
+
 def blocks(page: Path) -> list[str]:
     """The blocks of shell, which are fenced as bash."""
     return [text for language, text in FENCED.findall(page.read_text()) if language == "bash"]

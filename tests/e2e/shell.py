@@ -33,8 +33,9 @@ REFUSED = {
     "resync": 2,
     "dead-letters replay": 2,
 }
-# What goes on until it is stopped; tests/faults and test_compose.py run it.
-FOREGROUND = {"relay", "relay --snapshot"}
+# What goes on until it is stopped: tests/faults and test_compose.py run the relay, and `up` with
+# `--detach` began this stack.
+FOREGROUND = {"relay", "relay --snapshot", "up"}
 # Make says what it would run. What a DAG did first at that moment is done again, as the exit code
 # says. `store` in psql's arguments is a database of the same tables without a publication.
 _PRELUDE = """

@@ -87,12 +87,12 @@ def test_the_whole_pipeline_runs_with_what_its_user_is_granted(writer: Settings)
     load(writer, customers=20, orders=40, seed=9)
     with relaying(writer):
         assert checked(writer).passed
-    for table in load_catalog(writer.models).tables:
-        wiring.resync(writer, table.name)
-    assert wiring.rebuild(writer, "fact_order_item", full=True).rows > 0
-    assert wiring.rollback(writer, "fact_order_item").mode == "rollback"
-    assert wiring.maintain(writer).alarms == ()
-    assert wiring.quality(writer, deep=True).passed
+        for table in load_catalog(writer.models).tables:
+            wiring.resync(writer, table.name)
+        assert wiring.rebuild(writer, "fact_order_item", full=True).rows > 0
+        assert wiring.rollback(writer, "fact_order_item").mode == "rollback"
+        assert wiring.maintain(writer).alarms == ()
+        assert wiring.quality(writer, deep=True).passed
     engine = make_engine(writer.postgres)
     assert facts(writer) == joined(engine)
     engine.dispose()

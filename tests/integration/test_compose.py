@@ -25,7 +25,6 @@ import yaml
 from cryptography.fernet import Fernet
 from jsonschema import Draft202012Validator
 
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import connection_options
 from sluice.cli.compose import SECRETS, write_compose_secrets
 from sluice.embedded.airflow_service import environment as embedded_airflow
@@ -351,16 +350,3 @@ def test_postgres_takes_the_options_of_its_container() -> None:
                 **identity(),
             )
             assert done.stdout.strip() == value, done.stderr
-
-
-@pytest.mark.services
-def test_clickhouse_parses_every_grant_of_the_users(services: Settings) -> None:
-    text = (PROJECT / "docker/clickhouse/users.xml").read_text()
-    grants = re.findall(r"<query>(.*)</query>", text)
-    assert len(grants) == 8
-    clickhouse = ClickHouse(services.clickhouse)
-    try:
-        for grant in grants:
-            clickhouse.execute("SELECT formatQuery({query:String})", query=f"{grant} TO reader")
-    finally:
-        clickhouse.close()
