@@ -279,7 +279,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             cluster=_cluster(values),
         ),
         relay=RelaySettings(
-            slot=values["SLUICE_SLOT"],
+            slot=_slot(values["SLUICE_SLOT"]),
             ack=values["SLUICE_RELAY_ACK"],
             metrics=_address(values["SLUICE_RELAY_METRICS"]),
         ),
@@ -316,6 +316,13 @@ def _flat(values: Mapping[str, str], name: str) -> dict[str, Any]:
         if not isinstance(value, str | int | float):
             raise WrongUsage(f"{name}: {option} must be a text, a number, true or false")
     return options
+
+
+def _slot(name: str) -> str:
+    """A name that PostgreSQL takes for a slot, and with its prefix for a publication."""
+    if not re.fullmatch(r"[a-z0-9_]{1,50}", name):
+        raise WrongUsage("SLUICE_SLOT takes up to 50 lower-case letters, digits and _")
+    return name
 
 
 def _address(value: str) -> tuple[str, int] | None:

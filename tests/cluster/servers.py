@@ -1,4 +1,4 @@
-"""Two ClickHouse servers that are two shards of one cluster, without a Keeper."""
+"""Two ClickHouse servers that know each other: two shards, or with a Keeper two replicas."""
 
 from __future__ import annotations
 
@@ -38,13 +38,25 @@ class Shard:
             cluster=cluster,
         )
 
-    def start(self, configuration: Path) -> None:
+    @property
+    def configuration(self) -> Path:
+        """Its remote_servers, and with a Keeper its macros."""
+        return self.folder.with_suffix(".xml")
+
+    def start(self) -> None:
         """Start it and wait until it answers."""
         command = [sys.executable, "-m", "sluice.embedded.clickhouse"]
         ports = ["--tcp-port", str(self.port), "--http-port", str(self.http_port)]
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--path", str(self.folder), *ports, "--config-file", str(configuration)],
+                [
+                    *command,
+                    "--path",
+                    str(self.folder),
+                    *ports,
+                    "--config-file",
+                    str(self.configuration),
+                ],
                 stdout=log,
                 stderr=log,
             )
@@ -68,22 +80,27 @@ class Shard:
 
 
 class Servers:
-    """The cluster; `settings` reach its first server, which is the one that Sluice uses."""
+    """The cluster; `settings` reach its first server, which is the one that Sluice uses.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        keeper: the port of a Keeper; the servers are then replicas of one shard.
+    """
+
+    def __init__(self, folder: Path, keeper: int | None = None) -> None:
         ports = free_ports(4)
         self.shards = [
             Shard(folder=folder / f"shard{at}", port=ports[2 * at], http_port=ports[2 * at + 1])
             for at in range(2)
         ]
-        self.configuration = folder / "cluster.xml"
-        self.configuration.write_text(_configuration([shard.port for shard in self.shards]))
-        self.cluster = Cluster(name=NAME)
+        for shard in self.shards:
+            text = _configuration([each.port for each in self.shards], shard.folder.name, keeper)
+            shard.configuration.write_text(text)
+        self.cluster = Cluster(name=NAME, replicated=keeper is not None)
 
     def start(self) -> None:
         """Start both."""
         for shard in self.shards:
-            shard.start(self.configuration)
+            shard.start()
 
     def kill(self) -> None:
         """Kill both."""
@@ -95,13 +112,24 @@ class Servers:
         return self.shards[at].settings(self.cluster)
 
 
-def _configuration(ports: list[int]) -> str:
-    shards = "".join(
-        "<shard><internal_replication>true</internal_replication>"
-        f"<replica><host>127.0.0.1</host><port>{port}</port></replica></shard>"
-        for port in ports
-    )
+def _configuration(ports: list[int], name: str, keeper: int | None) -> str:
+    servers = [f"<replica><host>127.0.0.1</host><port>{port}</port></replica>" for port in ports]
+    copied = "<internal_replication>true</internal_replication>"
+    if keeper is None:
+        more, shards = "", "".join(f"<shard>{copied}{server}</shard>" for server in servers)
+    else:
+        more, shards = _keeper(keeper, name), f"<shard>{copied}{''.join(servers)}</shard>"
     return (
-        f"<clickhouse><remote_servers><{NAME}>{shards}</{NAME}></remote_servers>"
+        f"<clickhouse><remote_servers><{NAME}>{shards}</{NAME}></remote_servers>{more}"
         "<mlock_executable>false</mlock_executable></clickhouse>"
+    )
+
+
+def _keeper(port: int, replica: str) -> str:
+    """Where replicas meet: by the name; without ON CLUSTER each has a UUID of its own."""
+    return (
+        f"<zookeeper><node><host>127.0.0.1</host><port>{port}</port></node></zookeeper>"
+        f"<macros><shard>1</shard><replica>{replica}</replica></macros>"
+        "<default_replica_path>/clickhouse/{database}/{table}/{shard}</default_replica_path>"
+        "<default_replica_name>{replica}</default_replica_name>"
     )

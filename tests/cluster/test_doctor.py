@@ -36,7 +36,7 @@ def test_the_other_server_is_examined_too_and_its_end_is_named(servers: Servers)
     try:
         lost = examined(servers, servers.cluster)[f"clickhouse cluster {NAME}"]
     finally:
-        other.start(servers.configuration)
+        other.start()
     assert (lost.ok, lost.reached) == (False, False)
     assert f"127.0.0.1:{other.port} does not answer" in lost.found
 

@@ -193,5 +193,5 @@ def test_while_a_shard_is_down_nothing_is_drained_and_then_nothing_is_lost(
         wiring.drain(two, "order_items")
     with pytest.raises(Unreachable):
         facts(two)  # not the half that is there
-    servers.shards[1].start(servers.configuration)
+    servers.shards[1].start()
     assert_same(one, two, engine)

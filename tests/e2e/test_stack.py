@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ import httpx
 import psutil
 import pytest
 
+from sluice.embedded import airflow_service
+from sluice.embedded.postgres import ensure_database
 from sluice.settings import PROJECT, read_secrets, read_settings
-from store_api.database import make_engine
+from store_api.database import create_tables, make_engine
 from tests.conftest import stack_environment, temporary_home
+from tests.e2e.shell import FOREGROUND, Shell, may_be_called
 from tests.oracle import change, facts, joined
+from tests.quoted import PAGES, blocks, named_only
 
 pytestmark = pytest.mark.e2e
 
@@ -91,7 +96,7 @@ def test_requests_to_the_store_are_in_the_fact_within_two_minutes(stack: Running
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/api") as api:
         customer = api.post(
             "/customers",
-            json={"email": "test@example.com", "name": "Test", "country": "USA", "city": "NYC"},
+            json={"email": "buyer@example.com", "name": "Test", "country": "USA", "city": "NYC"},
         )
         assert customer.status_code == 201
         product = api.post(
@@ -112,7 +117,7 @@ def test_requests_to_the_store_are_in_the_fact_within_two_minutes(stack: Running
         ).json()
         where = f"FROM olap.fact_order_item WHERE order_item_id = {item['id']}"
         seen = f"SELECT customer_email, product_name, order_status {where}"
-        until(lambda: "test@example.com" in stack.query(seen), 120)
+        until(lambda: "buyer@example.com" in stack.query(seen), 120)
         assert "Laptop" in stack.query(seen)
         api.patch(f"/orders/{order['id']}", json={"status": "shipped"}).raise_for_status()
         api.patch(f"/products/{product['id']}", json={"name": "Notebook"}).raise_for_status()
@@ -174,6 +179,50 @@ def test_airflows_backfill_redoes_a_day_that_was_spoiled(stack: Running) -> None
         assert made.is_success, made.text
     until(lambda: facts(settings) == joined(engine), 180)
     engine.dispose()
+
+
+def beside(stack: Running, folder: Path) -> Shell:
+    """A shell with the variables of the stack and of its Airflow."""
+    airflow = airflow_service.environment(
+        read_settings(stack.environment), read_secrets(stack.home)
+    )
+    return Shell.make(folder, {**stack.environment, **airflow})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda p: p.name)
+def test_the_commands_that_a_page_quotes_run(stack: Running, page: Path, tmp_path: Path) -> None:
+    postgres = replace(read_settings(stack.environment).postgres, database="quoted")
+    ensure_database(postgres, postgres.database)
+    create_tables(postgres)
+    for number, block in enumerate(blocks(page)):
+        shell = beside(stack, tmp_path / str(number))
+        done = shell.run(block)
+        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        assert [call for call in shell.calls() if not may_be_called(call)] == []
+
+
+def test_the_commands_that_pages_name_in_sentences_run(stack: Running, tmp_path: Path) -> None:
+    today = datetime.now(timezone.utc).date().isoformat()
+    named = named_only("sluice") - FOREGROUND
+    whole = [call for call in sorted(named) if not re.search(r"\[|\.\.\.|your\.models", call)]
+    assert len(whole) > 15
+    for number, call in enumerate(whole):
+        words = call.replace("TABLE", "orders").replace("KEY", "7").replace("DAY", today)
+        done = beside(stack, tmp_path / str(number)).run(f"sluice {words}")
+        assert done.returncode == 0, f"{call}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_a_quoted_command_that_is_wrong_is_found(stack: Running, tmp_path: Path) -> None:
+    shell = beside(stack, tmp_path)
+    for wrong in (
+        "sluice resync nothing",
+        "kubectl get pods",
+        "curl -s http://localhost:3002/nothing",
+        "make nothing",
+    ):
+        assert shell.run(f"{wrong}\ntrue").returncode != 0, wrong
+    assert shell.run("docker compose --profile none up").returncode == 0
+    assert [may_be_called(call) for call in shell.calls()] == [False]
 
 
 def test_a_crash_of_broker_relay_or_clickhouse_loses_nothing(stack: Running) -> None:

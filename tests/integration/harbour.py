@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.dead_letters import DeadLetter
 from sluice.errors import Retryable
@@ -81,13 +82,19 @@ class Harbour:
         lines = {"ferry": "\n".join(ferry), "crossing": "\n".join(crossing)}
         body = MODELS.format(**lines, rollups=dict(rollups))
         (self.folder / f"{name}.py").write_text(body)
-        write_files(load_catalog(name, profile), self.folder)
+        write_files(load_catalog(name, profile), self.folder, self.settings.clickhouse.cluster)
         self.settings = replace(self.settings, models=name)
 
     def postgres(self, *statements: str) -> None:
         with self.engine.begin() as connection:
             for statement in statements:
                 connection.execute(text(statement))
+
+    def clickhouse(self, *statements: str) -> None:
+        """Run statements on ClickHouse, on each of its servers."""
+        with closing(ClickHouse(self.settings.clickhouse)) as clickhouse:
+            for statement in statements:
+                clickhouse.everywhere(statement)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in wiring.query(self.settings, query)[1]]
@@ -129,7 +136,7 @@ class Harbour:
             " ORDER BY engine IN ('View', 'MaterializedView') DESC"
         )
         for database, name in self.rows(stored):
-            wiring.query(self.settings, f"DROP TABLE IF EXISTS {database}.{name} SYNC")
+            self.clickhouse(f"DROP TABLE IF EXISTS {database}.{name} SYNC")
         for noted in ("checkpoints", "dead_letters"):
             wiring.query(
                 self.settings,

@@ -10,23 +10,28 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
+import httpx
 import psycopg2
 import pytest
 import yaml
+from cryptography.fernet import Fernet
+from jsonschema import Draft202012Validator
 
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import connection_options
 from sluice.cli.compose import SECRETS, write_compose_secrets
 from sluice.embedded.airflow_service import environment as embedded_airflow
-from sluice.embedded.postgres import BINARIES
+from sluice.embedded.postgres import BINARIES, create_cluster, identity
 from sluice.relay import slot as slots
 from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
-from tests.conftest import drop_slot, free_ports
+from tests.conftest import drop_slot, free_ports, temporary_home
 
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
@@ -99,6 +104,17 @@ def test_what_a_service_waits_for_is_healthy_or_done() -> None:
             done = wait["condition"] == "service_completed_successfully"
             assert done == (name in ONCE)
             assert done or "healthcheck" in SERVICES[name]
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yaml", "docker-compose.test.yaml"])
+def test_the_file_is_what_the_compose_specification_allows(name: str) -> None:
+    """By its JSON schema, of compose-go 2.16.2 (Apache-2.0)."""
+    schema = json.loads((PROJECT / "tests" / "compose" / "compose-spec.json").read_text())
+    allowed = Draft202012Validator(schema)
+    document = yaml.safe_load((PROJECT / name).read_text())
+    assert [f"{error.json_path}: {error.message}" for error in allowed.iter_errors(document)] == []
+    document["services"]["postgres"]["reastart"] = "no"
+    assert not allowed.is_valid(document)
 
 
 @pytest.mark.skipif(not shutil.which("docker-compose"), reason="docker-compose is not installed")
@@ -225,31 +241,112 @@ def test_the_relay_container_becomes_healthy(services: Settings) -> None:
             cursor.execute(f"DROP PUBLICATION IF EXISTS {relay.publication}")
 
 
-def becomes_healthy(name: str, there: dict[str, str], published: str, port: int) -> None:
-    """Run the container's command here, at a free port, until its health check passes."""
+@contextmanager
+def running(name: str, there: dict[str, str], published: str, port: int) -> Iterator[None]:
+    """The container's command here, at a free port, from when its health check passes."""
     program, *arguments = SERVICES[name]["command"]
     ours = {"0.0.0.0": "127.0.0.1", published: str(port)}
-    command = [str(Path(sys.executable).parent / program), *(ours.get(a, a) for a in arguments)]
-    test = SERVICES[name]["healthcheck"]["test"]
-    check = [sys.executable, *(part.replace(published, str(port)) for part in test[2:])]
-    assert subprocess.run(check, capture_output=True, check=False).returncode != 0
-    with subprocess.Popen(command, env=there, cwd=PROJECT, stderr=subprocess.DEVNULL) as server:
+    programs = Path(sys.executable).parent
+    command = [str(programs / program), *(ours.get(a, a) for a in arguments)]
+    test = [part.replace(published, str(port)) for part in SERVICES[name]["healthcheck"]["test"]]
+    check = [str(programs / test[1]), *test[2:]]
+
+    def unhealthy() -> bool:
+        done = subprocess.run(check, env=there, cwd=PROJECT, capture_output=True, check=False)
+        return done.returncode != 0
+
+    assert unhealthy()
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=there, cwd=PROJECT, stdout=quiet, stderr=quiet) as server:
         try:
-            deadline = time.monotonic() + 60
-            while subprocess.run(check, capture_output=True, check=False).returncode:
+            deadline = time.monotonic() + 180
+            while unhealthy():
+                assert server.poll() is None, f"{name} ended"
                 assert time.monotonic() < deadline, f"{name} does not become healthy"
+            yield
         finally:
             server.terminate()
 
 
+def becomes_healthy(name: str, there: dict[str, str], published: str, port: int) -> None:
+    with running(name, there, published, port):
+        pass
+
+
+def in_postgres(services: Settings, *arguments: str) -> None:
+    """Run psql as the server's owner, as an image's entry point does with its scripts."""
+    options = connection_options(services.postgres)
+    psql = [str(BINARIES / "psql"), "-v", "ON_ERROR_STOP=1", "-h", options["host"]]
+    where = ["-p", str(options["port"]), "-U", options["user"], "-d", options["dbname"]]
+    environment = {"PGPASSWORD": options["password"]}
+    subprocess.run([*psql, *where, *arguments], env=environment, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def airflow(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The database that PostgreSQL's image makes at its first start, for Airflow's containers."""
+    in_postgres(services, "-f", str(PROJECT / "docker/postgres/airflow.sql"))
+    yield services
+    in_postgres(services, "-c", "DROP DATABASE airflow WITH (FORCE)")
+
+
+@pytest.mark.airflow
 @pytest.mark.services
-def test_clickhouse_parses_every_grant_of_the_users(services: Settings) -> None:
-    text = (PROJECT / "docker/clickhouse/users.xml").read_text()
-    grants = re.findall(r"<query>(.*)</query>", text)
-    assert len(grants) == 8
-    clickhouse = ClickHouse(services.clickhouse)
-    try:
-        for grant in grants:
-            clickhouse.execute("SELECT formatQuery({query:String})", query=f"{grant} TO reader")
-    finally:
-        clickhouse.close()
+def test_airflows_containers_become_healthy_one_after_the_other(
+    airflow: Settings, tmp_path: Path
+) -> None:
+    """As in the file: init to its end, then the API server, then scheduler and DAG processor."""
+    api, scheduler = free_ports(2)
+    postgres = airflow.postgres
+    password = postgres.password.get_secret_value()
+    there = {
+        **local("airflow-init", airflow),
+        "HOME": str(tmp_path),
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(tmp_path / "passwords.json"),
+        "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
+            f"postgresql+psycopg2://postgres:{quote(password)}@{postgres.host}:{postgres.port}/airflow"
+        ),
+        # A container's own address; here nobody else is to reach it.
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST": "127.0.0.1",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(scheduler),
+    }
+    first = [part.replace("$$", "$") for part in SERVICES["airflow-init"]["command"]]
+    done = subprocess.run(
+        first, env=there, cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = tmp_path / "passwords.json"
+    assert json.loads(kept.read_text()) == {"admin": "canary"}
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    with running("airflow-api-server", there, "8080", api):
+        user = {"username": "admin", "password": "canary"}
+        token = f"http://127.0.0.1:{api}/auth/token"
+        assert httpx.post(token, json=user).is_success
+        assert httpx.post(token, json={**user, "password": "admin"}).status_code == 401
+        assert httpx.get(token).status_code >= 400  # which without passwords makes anyone an admin
+        becomes_healthy("airflow-scheduler", there, "8974", scheduler)
+        becomes_healthy("airflow-dag-processor", there, "8974", scheduler)
+
+
+@pytest.mark.services
+def test_postgres_takes_the_options_of_its_container() -> None:
+    program, *options = SERVICES["postgres"]["command"]
+    assert program == "postgres"
+    with temporary_home() as home:
+        create_cluster(home / "data", "secret")
+        command = [str(BINARIES / program), "-D", str(home / "data"), *options]
+        for name, value in (("wal_level", "logical"), ("max_slot_wal_keep_size", "20480")):
+            done = subprocess.run(
+                [*command, "-C", name],
+                cwd=home / "data",
+                capture_output=True,
+                text=True,
+                check=False,
+                **identity(),
+            )
+            assert done.stdout.strip() == value, done.stderr

@@ -19,7 +19,11 @@ pytestmark = pytest.mark.services
 def test_changed_models_are_applied_where_that_is_safe_and_planned_where_not(
     services: Settings, tmp_path: Path
 ) -> None:
-    with harbour(services, tmp_path) as made:
+    models_change(services, tmp_path)
+
+
+def models_change(services: Settings, folder: Path) -> None:
+    with harbour(services, folder) as made:
         added_and_widened(made)
         added_with_a_default(made)
         dropped(made)
@@ -101,8 +105,7 @@ def renamed_stops_its_table_alone(harbour: Harbour) -> None:
     wiring.drain(harbour.settings, "crossings")
     feed = "DROP TABLE cdc.history_ferries_feed"
     assert f"  {feed};" in str(caught.value).splitlines()
-    for statement in (feed, *renames):
-        wiring.query(harbour.settings, statement.strip().rstrip(";"))
+    harbour.clickhouse(*(line.strip().rstrip(";") for line in (feed, *renames)))
     wiring.initialise(harbour.settings)
     harbour.postgres("ALTER TABLE ferries RENAME name TO title")
     harbour.postgres("UPDATE ferries SET title = 'Bela'")
@@ -119,8 +122,7 @@ def another_type_stops_until_its_plan_is_run(harbour: Harbour) -> None:
     harbour.postgres("ALTER TABLE crossings ALTER cars TYPE text, ADD note text")
     plan = [line.strip() for line in str(caught.value).splitlines() if line.startswith("  ")]
     assert len(plan) == 3
-    for statement in plan:
-        wiring.query(harbour.settings, statement.rstrip(";"))
+    harbour.clickhouse(*(line.rstrip(";") for line in plan))
     wiring.initialise(harbour.settings)
     wiring.resync(harbour.settings, "crossings")
     harbour.settle()
@@ -154,7 +156,13 @@ def killed(patch: pytest.MonkeyPatch, harbour: Harbour, *, after: int) -> None:
 def test_an_init_killed_between_two_statements_is_made_whole_by_the_next(
     services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    with harbour(services, tmp_path) as made:
+    inits_are_killed(services, tmp_path, monkeypatch, after)
+
+
+def inits_are_killed(
+    services: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    with harbour(services, folder) as made:
         made.take([NAME], [WIDE, NOTE])
         killed(monkeypatch, made, after=after)
         made.postgres("ALTER TABLE crossings ALTER cars TYPE int8, ADD note text")
@@ -190,6 +198,10 @@ def by_ferry(group: str, cars: str) -> dict[str, Any]:
 def test_a_rollup_that_changed_is_summed_anew(
     services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rollups_change(services, tmp_path, monkeypatch)
+
+
+def rollups_change(services: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     execute = ClickHouse.execute
 
     def until(self: ClickHouse, query: str, *rest: Any, **parameters: Any) -> Any:
@@ -208,7 +220,7 @@ def test_a_rollup_that_changed_is_summed_anew(
         assert wiring.initialise(made.settings) == []
         return made.rows("SELECT ferry, facts, cars FROM olap.crossings_by_ferry")
 
-    with harbour(services, tmp_path) as made:
+    with harbour(services, folder) as made:
         assert taken("ferry_name", "cars") == [("Aida", 1, 5)]
         assert taken("ferry_name", "cars * 2") == [("Aida", 1, 10)]
         assert taken("concat(ferry_name, '\\'s')", "cars") == [("Aida's", 1, 5)]

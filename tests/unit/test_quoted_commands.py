@@ -11,18 +11,10 @@ import typer
 
 from sluice.cli import app
 from sluice.settings import PROJECT, VARIABLES
+from tests.quoted import PAGES, blocks, quoted, unmarked
 
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
-CODE = re.compile(r"^```[^\n]*\n(.*?)^```|`([^`]+)`|^ {4}([^\n]*)", re.M | re.S)
-QUOTED = re.compile(r"(?:^|bin/|&& |; )(?:[A-Z_]+=\S+ )*(sluice|make) ([a-z][^\n#|&;]*)", re.M)
 LINK = re.compile(r"\]\(([^)\s]*)[^)]*\)")
 PER_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-
-
-def quoted(page: Path, program: str) -> list[str]:
-    """The words after a program's name, of each call in fenced, indented or inline code."""
-    code = "\n".join("".join(parts) for parts in CODE.findall(page.read_text()))
-    return [words for name, words in QUOTED.findall(code) if name == program]
 
 
 def anchors(page: Path) -> set[str]:
@@ -57,6 +49,11 @@ def test_every_command_that_an_error_names_is_known() -> None:
 
 
 @PER_PAGE
+def test_every_block_of_shell_is_marked_as_bash_so_that_it_is_run(page: Path) -> None:
+    assert unmarked(page) == []
+
+
+@PER_PAGE
 def test_every_quoted_make_target_is_in_the_makefile(page: Path) -> None:
     targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M)
     for call in quoted(page, "make"):
@@ -66,7 +63,7 @@ def test_every_quoted_make_target_is_in_the_makefile(page: Path) -> None:
 @PER_PAGE
 def test_every_variable_named_is_a_setting(page: Path) -> None:
     tests_only = {"SLUICE_TEST_BROKER"}
-    named = set(re.findall(r"SLUICE_[A-Z_]*[A-Z]\b", page.read_text()))
+    named = set(re.findall(r"(?<!AIRFLOW_CONN_)SLUICE_[A-Z_]*[A-Z]\b", page.read_text()))
     assert named <= {*VARIABLES, *tests_only}
 
 
@@ -88,3 +85,6 @@ def test_what_is_not_there_is_found(tmp_path: Path) -> None:
     assert quoted(page, "make") == ["nothing"]
     assert [call.strip() for call in quoted(page, "sluice")] == ["x", "y"]
     assert anchors(page) == {"a-title-one"}
+    assert blocks(page) == ["A=b sluice x && sluice y # z\n"]
+    page.write_text("Do:\n\n    export A=b\n\n```\npsql -f x\n```\n```yaml\nmake: up\n```\n")
+    assert unmarked(page) == ["psql -f x\n", "export A=b\n"]

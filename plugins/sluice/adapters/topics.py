@@ -37,6 +37,7 @@ _LOOK = 0.5  # so often a topic's watermark is looked at while its end does not 
 _TELLING = 5  # longer values than this may be a secret
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 # The epoch is a message: were it to expire, the broker would seem to be another one.
+_COPIES = -1  # as many as the broker makes of a topic by its own configuration
 _FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 # Under these names a slot's group keeps its mark; nothing is read from them by it.
 _MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
@@ -153,7 +154,7 @@ class Topics:
                         remedy="recreate the topic with one partition, then run: sluice init",
                     )
             missing = [
-                NewTopic(name, 1, 1, config=_FOR_EVER if name == EPOCH_TOPIC else {})
+                NewTopic(name, 1, _COPIES, config=_FOR_EVER if name == EPOCH_TOPIC else {})
                 for name in wanted
                 if name not in present
             ]

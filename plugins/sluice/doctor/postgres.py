@@ -41,7 +41,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         )
         skew = abs(now - time())
         yield judged(
-            "postgres", "version", version >= _MAJOR, version, "use PostgreSQL 15 or newer"
+            "postgres", "version", version >= _MAJOR, version, f"use PostgreSQL {_MAJOR} or newer"
         )
         yield judged(
             "postgres", "wal_level", level == "logical", level, "set wal_level=logical, restart"
@@ -57,8 +57,10 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
 def _role(cursor: Any) -> Diagnosis:
     user, may = _row(
         cursor,
-        "SELECT rolname::text, rolreplication OR rolsuper FROM pg_roles"
-        " WHERE rolname = current_user",
+        "SELECT rolname::text, rolreplication OR rolsuper OR EXISTS ("
+        "    SELECT FROM pg_roles AS granting WHERE granting.rolname = 'rds_replication'"
+        "    AND pg_has_role(current_user, granting.oid, 'MEMBER')"
+        ") FROM pg_roles WHERE rolname = current_user",
     )
     found = f"{user} may {'' if may else 'not '}replicate"
     remedy = "connect as a role with REPLICATION, or run: ALTER ROLE ... REPLICATION"

