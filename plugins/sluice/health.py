@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from sluice.overview import BAD, WARN, Concern, Overview, Slot, TableState
+from sluice.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
 from sluice.quality import FAIL
 
 LATE_S = 180.0  # runs of two minutes in a row were missed
@@ -16,17 +17,27 @@ def concerns(state: Overview) -> Iterator[Concern]:
     for service in state.services:
         if not service.answers:
             yield Concern(severity=BAD, what=service.error, remedy="sluice status")
+    now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
     for result in state.findings:
-        severity = BAD if result.status == FAIL else WARN
-        what = f"{result.table}: {result.check} {result.status}"
-        yield Concern(severity=severity, what=what, remedy=result.repair, table=result.table)
+        if (result.table, result.check) not in now:
+            what = f"{result.table}: {result.check} {result.status}"
+            severity = _severity(result)
+            yield Concern(severity=severity, what=what, remedy=result.repair, table=result.table)
     if state.services[0].answers:
-        yield from _slot_concerns(state.slot)
+        yield from slot_concerns(state.slot)
     for table in state.tables:
-        yield from _table_concerns(table)
+        found = {one.check: _severity(one) for one in state.findings if one.table == table.name}
+        for check, concern in _measured(table):
+            graver = BAD in {concern.severity, found.get(check)}
+            yield replace(concern, severity=BAD) if graver else concern
 
 
-def _slot_concerns(slot: Slot) -> Iterator[Concern]:
+def _severity(result: CheckResult) -> str:
+    return BAD if result.status == FAIL else WARN
+
+
+def slot_concerns(slot: Slot) -> Iterator[Concern]:
+    """Why the relay does not follow, or soon cannot."""
     if slot.wal_status is None:
         yield Concern(
             severity=BAD, what=f"no replication slot {slot.name}", remedy="sluice logs relay"
@@ -39,11 +50,16 @@ def _slot_concerns(slot: Slot) -> Iterator[Concern]:
         yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
 
 
-def _table_concerns(table: TableState) -> Iterator[Concern]:
+def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:
+    """What is measured now, with the check that measures it every minute as well."""
     if table.freshness_s is not None and table.freshness_s > LATE_S:
         what = f"{table.name}: fresh as of {table.freshness_s / 60:.0f} minutes ago"
-        yield Concern(severity=BAD, what=what, remedy="sluice status", table=table.name)
+        yield (
+            "freshness",
+            Concern(severity=BAD, what=what, remedy="sluice status", table=table.name),
+        )
     if table.dead_letters:
-        what = f"{table.name}: {table.dead_letters} rejected events"
+        events = "event" if table.dead_letters == 1 else "events"
+        what = f"{table.name}: {table.dead_letters} rejected {events}"
         remedy = f"sluice dead-letters list --table {table.name}"
-        yield Concern(severity=WARN, what=what, remedy=remedy, table=table.name)
+        yield "dead_letters", Concern(severity=WARN, what=what, remedy=remedy, table=table.name)

@@ -8,7 +8,7 @@ an error of it: what only it knows is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -97,23 +97,24 @@ class Monitor:
 
     def _kept(self) -> _Kept:
         asked = self.clickhouse.execute
-        results: dict[str, list[CheckResult]] = {}
-        for table, check, at, *values in asked(self.queries["last_checks"]):
-            results.setdefault(table, []).append(check_result(table, check, at, *values))
+        checkpoints = {name: values for name, *values in asked(self.queries["checkpoints"])}
+        results = [
+            check_result(table, check, at, status, *values)
+            for table, check, at, status, values in asked(self.queries["last_checks"])
+        ]
         return _Kept(
-            checkpoints={
-                name: (epoch, at) for name, epoch, at in asked(self.queries["checkpoints"])
-            },
+            checkpoints={name: (epoch, at) for name, (epoch, at, _) in checkpoints.items()},
             drains={
-                name: drain_run(*values) for name, *values in asked(self.queries["last_drains"])
+                name: drain_run(at, *values)
+                for name, at, values in asked(self.queries["last_drains"])
             },
-            checks={name: _current(found) for name, found in results.items()},
+            checks=_current(results),
             rebuilds={
                 name: _rebuild_run(at, *values)
                 for name, at, values in asked(self.queries["last_rebuilds"])
             },
             dead_letters=dict(asked(self.queries["dead_letters"])),
-            fresh_at=dict(asked(self.queries["freshness"])),
+            fresh_at=_fresh_at({name: at for name, (_, _, at) in checkpoints.items()}, results),
         )
 
 
@@ -171,14 +172,36 @@ def _ask(name: str, question: Callable[[], T]) -> tuple[Service, T | None]:
         return Service(name=name, answers=False, error=error.what), None
 
 
-def _current(results: list[CheckResult]) -> tuple[CheckResult, ...]:
-    """Results that stand, the newest first: rows that were counted answer `caught_up`."""
-    counted = max(
-        (one.checked_at for one in results if one.check == _ROW_COUNT),
-        default=datetime.fromtimestamp(0, timezone.utc),
-    )
-    standing = (one for one in results if one.check != _CAUGHT_UP or one.checked_at > counted)
-    return tuple(sorted(standing, key=lambda one: one.checked_at, reverse=True))
+def _fresh_at(committed: Mapping[str, int], results: Sequence[CheckResult]) -> dict[str, int]:
+    """Table -> the last moment of which everything is known to have come, ms since 1970.
+
+    That is the newest drained commit, or the last time both sides were found to be even.
+    """
+    found = dict(committed)
+    for one in results:
+        if one.check in {_ROW_COUNT, _CAUGHT_UP} and one.status == PASS:
+            at = round(one.checked_at.timestamp() * 1000)
+            found[one.table] = max(found.get(one.table, 0), at)
+    return found
+
+
+def _current(results: Sequence[CheckResult]) -> dict[str, tuple[CheckResult, ...]]:
+    """Table or fact -> its results that stand, the newest first.
+
+    The newest of each check stands; rows that were counted answer `caught_up`.
+
+    Args:
+        results: the newest first.
+    """
+    newest: dict[tuple[str, str], CheckResult] = {}
+    for one in results:
+        newest.setdefault((one.table, one.check), one)
+    standing: dict[str, tuple[CheckResult, ...]] = {}
+    for one in newest.values():
+        counted = newest.get((one.table, _ROW_COUNT))
+        if one.check != _CAUGHT_UP or counted is None or one.checked_at > counted.checked_at:
+            standing[one.table] = (*standing.get(one.table, ()), one)
+    return standing
 
 
 def _telling(checks: tuple[CheckResult, ...]) -> CheckResult | None:

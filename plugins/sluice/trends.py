@@ -50,11 +50,11 @@ class Trends:
 
 
 def read_trends(
-    clickhouse: ClickHouse, queries: Mapping[str, str], reach: str, table: str = ""
+    clickhouse: ClickHouse, queries: Mapping[str, str], reach: str, slot: str, table: str = ""
 ) -> Trends:
     """The trends of a range, of one source table or of all.
 
-    A table has no trend of rebuilds: they are the facts'.
+    A table has no trend of rebuilds, which are the facts', nor one of the slot's lag.
 
     Args:
         reach: a key of RANGES.
@@ -62,14 +62,15 @@ def read_trends(
     seconds, step = RANGES[reach]
     last = int(time.time()) // step * step
     times = tuple(range(last - seconds + step, last + step, step))
-    asked: dict[str, Any] = {"start": times[0], "step": step}
-    drains = clickhouse.execute(queries["drain_trend"], table=table, **asked)
-    checks = clickhouse.execute(queries["check_trend"], table=table, **asked)
-    trends = [*_drains(times, drains, step), _checks(times, checks)]
+
+    def asked(query: str, **of: Any) -> list[tuple[Any, ...]]:
+        return clickhouse.execute(queries[query], start=times[0], step=step, **of)
+
+    trends = _drains(times, asked("drain_trend", table=table), step)
     if not table:
-        rebuilds = clickhouse.execute(queries["rebuild_trend"], **asked)
-        lines = _lines(times, rebuilds, ("median", "longest"))
-        trends.insert(3, Trend(name="rebuilds", title="Rebuilds", unit="seconds", lines=lines))
+        trends.append(_lag(times, asked("slot_trend", slot=slot)))
+        trends.append(_rebuilds(times, asked("rebuild_trend")))
+    trends.append(_checks(times, asked("check_trend", table=table)))
     return Trends(range=reach, step_s=step, times=times, trends=tuple(trends))
 
 
@@ -78,7 +79,7 @@ def _drains(times: Sequence[int], rows: Sequence[Sequence[Any]], step: int) -> l
     rates = [(row[0], row[3] / (step / _MINUTE)) for row in rows]
     backlogs = [(row[0], row[4]) for row in rows]
     return [
-        Trend(name="freshness", title="Freshness when drained", unit="seconds", lines=fresh),
+        Trend(name="freshness", title="Freshness", unit="seconds", lines=fresh),
         Trend(
             name="events",
             title="Events",
@@ -87,11 +88,21 @@ def _drains(times: Sequence[int], rows: Sequence[Sequence[Any]], step: int) -> l
         ),
         Trend(
             name="backlog",
-            title="Most that waited for one drain",
+            title="Most for one drain",
             unit="events",
             lines=_lines(times, backlogs, ("backlog",), nothing=0.0),
         ),
     ]
+
+
+def _lag(times: Sequence[int], rows: Sequence[Sequence[Any]]) -> Trend:
+    lines = _lines(times, rows, ("most",))
+    return Trend(name="lag", title="Slot lag", unit="bytes", lines=lines)
+
+
+def _rebuilds(times: Sequence[int], rows: Sequence[Sequence[Any]]) -> Trend:
+    lines = _lines(times, rows, ("median", "longest"))
+    return Trend(name="rebuilds", title="Rebuilds", unit="seconds", lines=lines)
 
 
 def _checks(times: Sequence[int], rows: Sequence[Sequence[Any]]) -> Trend:

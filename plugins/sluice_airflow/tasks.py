@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.errors import Retryable, SluiceError
 from sluice.settings import WAREHOUSE_POOL
-from sluice_airflow import assets
+from sluice_airflow import assets, lineage
 from sluice_airflow.connections import settings_from_connections
 
 log = logging.getLogger("sluice.tasks")
@@ -56,10 +56,12 @@ def drain_task(table: Table) -> Any:
         from sluice import wiring
 
         with understood():
-            report = wiring.drain(settings_from_connections(), table.name)
+            settings = settings_from_connections()
+            report = wiring.drain(settings, table.name)
         log.info(report.sentence())
         if not report.events:
             raise AirflowSkipException(f"{table.name}: nothing came")
+        lineage.drained(settings, table)
         outlet_events[assets.current_state(table)].extra = {
             "table": table.name,
             "events": report.events,
@@ -105,10 +107,12 @@ def rebuild_task(fact: Fact) -> Any:
         from sluice import wiring
 
         with understood():
-            report = wiring.rebuild(settings_from_connections(), fact.name)
+            settings = settings_from_connections()
+            report = wiring.rebuild(settings, fact.name)
         log.info(report.sentence())
         if report.mode == "none":
             raise AirflowSkipException(report.sentence())
+        lineage.rebuilt(settings, fact)
         outlet_events[assets.fact(fact)].extra = {"mode": report.mode, "rows": report.rows}
 
     return rebuild()
@@ -130,8 +134,10 @@ def backfill_task(fact: Fact) -> Any:
 
         day = _day(dag_run)
         with understood():
-            report = wiring.backfill(settings_from_connections(), fact.name, day, day)
+            settings = settings_from_connections()
+            report = wiring.backfill(settings, fact.name, day, day)
         log.info("%s: %s", day, report.sentence())
+        lineage.rebuilt(settings, fact)
 
     return backfill()
 

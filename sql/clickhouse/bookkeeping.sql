@@ -49,6 +49,19 @@ ENGINE = MergeTree
 ORDER BY (source_table, finished_at)
 TTL toDateTime(finished_at) + INTERVAL 90 DAY;
 
+-- name: drains_latest
+-- A few rows a part from which the last drains are read, however many there are.
+ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS latest
+(
+    SELECT source_table, max(finished_at),
+        argMax((events, rejected, seconds, freshness_s), finished_at)
+    GROUP BY source_table
+);
+
+-- name: drains_latest_of_before
+-- For parts that were written before; a merge would not make it. Others are left as they are.
+ALTER TABLE cdc.drains MATERIALIZE PROJECTION latest;
+
 -- name: rebuilds
 -- What each rebuild of a fact had seen. It belongs to the storage it wrote to, so a fact that
 -- was exchanged for another table goes on from that table's own last rebuild.
@@ -66,6 +79,19 @@ CREATE TABLE IF NOT EXISTS cdc.rebuilds
 )
 ENGINE = MergeTree
 ORDER BY (fact, storage, version);
+
+-- name: rebuilds_latest
+-- The same of rebuilds.
+ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS latest
+(
+    SELECT fact, max(finished_at),
+        argMax((toString(mode), rows, deleted, seconds), finished_at)
+    GROUP BY fact
+);
+
+-- name: rebuilds_latest_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION latest;
 
 -- name: dead_letters
 -- Events that were rejected, raw. Reading a range twice adds nothing.
@@ -119,7 +145,7 @@ ALTER TABLE cdc.quality_checks
     ADD COLUMN IF NOT EXISTS difference String DEFAULT '' COMMENT 'what differs, in words';
 
 -- name: quality_checks_latest
--- A few rows a part from which the last results are read, however many there are.
+-- The same of check results.
 ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS latest
 (
     SELECT source_table, check, status, max(checked_at),
@@ -128,7 +154,7 @@ ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS latest
 );
 
 -- name: quality_checks_latest_of_before
--- For parts that were written before; a merge would not make it. Others are left as they are.
+-- For parts that were written before.
 ALTER TABLE cdc.quality_checks MATERIALIZE PROJECTION latest;
 
 -- name: repairs

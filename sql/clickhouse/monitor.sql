@@ -1,30 +1,26 @@
 -- What the CDC page, its API and the metrics read: summaries, never the data itself.
 
 -- name: checkpoints
--- Source table -> how far it is drained, and on which broker.
-SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation)
+-- Source table -> how far it is drained, on which broker, and the newest commit that is.
+SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation),
+    argMax(committed_at, generation)
 FROM cdc.checkpoints GROUP BY source_table;
 
 -- name: last_drains
--- Source table -> its last drain that found events. Only the key is read of all others.
-SELECT source_table, finished_at, events, rejected, seconds, freshness_s
-FROM cdc.drains
-WHERE (source_table, finished_at) IN (
-    SELECT source_table, max(finished_at) FROM cdc.drains GROUP BY source_table
-);
+-- Source table -> its last drain that found events, from the projection `latest`.
+SELECT source_table, max(finished_at),
+    argMax((events, rejected, seconds, freshness_s), finished_at)
+FROM cdc.drains GROUP BY source_table;
 
 -- name: last_checks
--- The last result of each check of each table and fact, from the projection `latest`.
-SELECT source_table, check, at, toString(status), found.1, found.2, found.3, found.4, found.5
-FROM (
-    SELECT source_table, check, status, max(checked_at) AS at,
-        argMax((postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at) AS found
-    FROM cdc.quality_checks GROUP BY source_table, check, status
-)
-ORDER BY source_table, check, at DESC LIMIT 1 BY source_table, check;
+-- The last result of each status of each check, the newest first, from the projection `latest`.
+SELECT source_table, check, max(checked_at) AS at, toString(status),
+    argMax((postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at)
+FROM cdc.quality_checks GROUP BY source_table, check, status
+ORDER BY at DESC;
 
 -- name: last_rebuilds
--- Fact -> its last rebuild.
+-- Fact -> its last rebuild, from the projection `latest`.
 SELECT fact, max(finished_at), argMax((toString(mode), rows, deleted, seconds), finished_at)
 FROM cdc.rebuilds GROUP BY fact;
 
@@ -35,6 +31,15 @@ SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32})))
 FROM cdc.drains
 WHERE finished_at >= fromUnixTimestamp({start:UInt32})
     AND ({table:String} = '' OR source_table = {table:String})
+GROUP BY at ORDER BY at;
+
+-- name: slot_trend
+-- What Postgres kept for the slot, by stretches of time: the most of each, in bytes.
+SELECT toUInt32(toStartOfInterval(checked_at, toIntervalSecond({step:UInt32}))) AS at,
+    max(clickhouse)
+FROM cdc.quality_checks
+WHERE source_table = {slot:String} AND check = 'slot_lag'
+    AND checked_at >= fromUnixTimestamp({start:UInt32})
 GROUP BY at ORDER BY at;
 
 -- name: rebuild_trend

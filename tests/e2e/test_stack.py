@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,75 +16,14 @@ import pytest
 
 from sluice.embedded import airflow_service
 from sluice.embedded.postgres import ensure_database
-from sluice.settings import PROJECT, read_secrets, read_settings
+from sluice.settings import read_secrets, read_settings
 from store_api.database import create_tables, make_engine
-from tests.conftest import stack_environment, temporary_home
+from tests.e2e.conftest import Running, until
 from tests.e2e.shell import FOREGROUND, Shell, may_be_called
 from tests.oracle import change, facts, joined
 from tests.quoted import PAGES, blocks, named_only
 
 pytestmark = pytest.mark.e2e
-
-SLUICE = Path(sys.executable).parent / "sluice"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    environment: dict[str, str]
-    home: Path
-
-    def sluice(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [SLUICE, *arguments],
-            env=self.environment,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def status(self) -> Any:
-        return json.loads(self.sluice("status", "--json").stdout)
-
-    def query(self, text: str) -> str:
-        done = self.sluice("sql", text)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Running]:
-    with temporary_home() as home:
-        running = Running(environment=stack_environment(home), home=home)
-        done = running.sluice("up", "--detach")
-        try:
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-            for word in ("sluice_quality", "Revenue", "Airflow ", "Postgres", "customers"):
-                assert word in done.stdout
-            yield running
-        finally:
-            assert running.sluice("down").returncode == 0
-            assert left_behind(home) == []
-
-
-def left_behind(home: Path) -> list[str]:
-    """Processes whose command line or environment names this home."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            text = " ".join([*process.cmdline(), *process.environ().values()])
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if str(home) in text:
-            found.append(text[:200])
-    return found
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(1)
 
 
 def test_requests_to_the_store_are_in_the_fact_within_two_minutes(stack: Running) -> None:

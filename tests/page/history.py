@@ -14,6 +14,7 @@ CHECKS: tuple[tuple[Any, ...], ...] = (
     ("orders", "row_count", "pass", 7, 7, [], ""),
     ("orders", "rows", "fail", 7, 7, ["5", FAKED], "run: sluice resync orders --key 5"),
     ("fact_order_item", "fact_row_count", "pass", 12, 12, [], ""),
+    ("sluice", "slot_lag", "pass", 0, 1_500_000, [], ""),
 )
 
 

@@ -1,75 +1,78 @@
-"""The page in a real browser, inside Airflow's own UI. Runs where playwright and a Chromium are."""
+"""The page in a real browser, in every state that the history puts it into."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.settings import Settings
+from tests.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in, too_wide
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 Person = Callable[[str], httpx.Client]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+Look = Callable[..., Page]
+PAGES = ("/sluice/", "/sluice/tables/orders?key=5", "/sluice/docs")
+DRAINED = "data[data-path='tables.orders.last_drain.events']"
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is on PATH")
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
-def look(chromium: Any, server: str) -> Iterator[Callable[[str], Any]]:
+def look(browser: Browser, server: str) -> Iterator[Look]:
     """Role -> a browser's page in which its user has logged in by Airflow's form."""
-    opened: list[Any] = []
+    opened: list[Page] = []
 
-    def log_in(role: str) -> Any:
-        page = chromium.new_context(base_url=server).new_page()
-        opened.append(page)
-        page.set_default_timeout(60_000)
-        page.goto("/")
-        page.locator("input[name=username]").fill(role)
-        page.locator("input[name=password]").fill(role)
-        page.locator("button[type=submit]").click()
-        page.get_by_role("link", name="CDC").wait_for()
-        return page
+    def log_in_as(role: str, **context: Any) -> Page:
+        opened.append(log_in(browser, server, role, role, **context))
+        return opened[-1]
 
-    yield log_in
+    yield log_in_as
     for page in opened:
         page.context.close()
 
 
-def test_the_page_is_a_click_away_and_its_numbers_move_by_themselves(
-    kept: None, look: Callable[[str], Any], services: Settings, person: Person
+def drained(settings: Settings, first: int, events: int) -> None:
+    """Note a drain of orders that found events."""
+    drain = {"source_table": "orders", "broker_epoch": "e", "first_offset": first}
+    drain |= {"next_offset": first + events, "events": events, "rejected": 0, "seconds": 1.0}
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        clickhouse.insert_row("cdc.drains", {**drain, "freshness_s": 1.0})
+
+
+def test_it_goes_on_by_itself_stops_while_nobody_looks_and_then_catches_up(
+    kept: None, look: Look, services: Settings
 ) -> None:
     page = look("viewer")
-    page.get_by_role("link", name="CDC").click()
-    frame = page.frame_locator("iframe")
-    shown = frame.locator("data[data-path='tables.orders.last_drain.events']").first
-    shown.wait_for()
-    assert shown.get_attribute("value") == "3"
-    with closing(ClickHouse(services.clickhouse)) as clickhouse:
-        drain = {"source_table": "orders", "broker_epoch": "e", "first_offset": 3}
-        drain |= {"next_offset": 48, "events": 45, "rejected": 0, "seconds": 1.0}
-        clickhouse.insert_row("cdc.drains", {**drain, "freshness_s": 1.0})
-    moved = "data[data-path='tables.orders.last_drain.events'][value='45']"
-    frame.locator(moved).first.wait_for()
+    asked: list[str] = []
+    page.goto("/sluice/")
+    page.on("request", lambda request: asked.append(request.url))
+    drained(services, 3, 45)
+    page.locator(f"{DRAINED}[value='45']").wait_for()
+    page.evaluate(  # what a browser does to a page whose tab is not in front
+        "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    before = len(asked)
+    drained(services, 48, 67)
+    page.wait_for_timeout(12_000)  # longer than it waits between two looks
+    assert len(asked) == before
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    page.locator(f"{DRAINED}[value='67']").wait_for()
 
 
 def test_a_replay_starts_from_the_page_for_those_who_may_run_it(
-    kept: None, dags: None, look: Callable[[str], Any], person: Person
+    kept: None, dags: None, look: Look, person: Person
 ) -> None:
     runs = "/api/v2/dags/sluice_replay/dagRuns"
     for role, said in (("viewer", "You may not run sluice_replay"), ("admin", "Started manual")):
@@ -77,24 +80,52 @@ def test_a_replay_starts_from_the_page_for_those_who_may_run_it(
         page.goto("/sluice/tables/orders")
         form = page.locator("form.run[data-dag=sluice_replay]")
         form.get_by_role("button", name="Replay now").click()
-        outcome = form.locator(".outcome")
-        playwright.expect(outcome).to_contain_text(said, timeout=60_000)
+        expect(form.locator(".outcome")).to_contain_text(said, timeout=SLOWEST_MS)
         found = person("admin").get(runs).raise_for_status().json()["dag_runs"]
         assert [run["conf"] for run in found] == (
             [] if role == "viewer" else [{"table": "orders", "where": None}]
         )
 
 
-def test_nothing_of_the_page_is_refused_by_its_own_policy(
-    kept: None, look: Callable[[str], Any]
-) -> None:
+def test_nothing_of_the_page_is_refused_by_its_own_policy(kept: None, look: Look) -> None:
     page = look("viewer")
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    for path in ("/sluice/", "/sluice/tables/orders", "/sluice/docs"):
+    for path in PAGES:
         page.goto(path)
         page.locator("main").wait_for()
-        width = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert width <= 0
     assert not [text for text in complaints if re.search("refused|violat|error", text, re.I)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [{"width": 1280, "height": 900}, PHONE], ids=["desk", "phone"])
+def test_nobody_is_kept_out_and_nothing_is_wider_than_the_window(
+    scheme: str, size: dict[str, int], kept: None, look: Look
+) -> None:
+    page = look("viewer", color_scheme=scheme, viewport=size)
+    for path in PAGES:
+        page.goto(path)
+        page.locator("main").wait_for()
+        for numbers in page.locator("summary").all():
+            numbers.click()
+        assert barriers(page) == [], path
+        assert too_wide(page) <= 0, path
+
+
+def test_all_of_it_is_reached_by_keyboard_alone(kept: None, look: Look) -> None:
+    page = look("viewer")
+    page.goto("/sluice/tables/orders")
+    reached, wanted = set(), page.locator("a[href], button, input:not([type=hidden]), textarea")
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.outerHTML"))
+        if page.evaluate("document.activeElement === document.body"):
+            break
+    there = wanted.evaluate_all("all => all.map(one => one.outerHTML)")
+    assert [html for html in there if html not in reached] == []
+    page.goto("/sluice/")
+    page.get_by_role("button", name="Pause").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("status").first).to_have_text("paused")

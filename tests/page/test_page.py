@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
 import pytest
 
+from sluice.catalog import load_catalog
+from sluice.overview import CheckResult
+from sluice_airflow.page.pages import repair
 from tests.page.history import FAKED
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
@@ -112,6 +117,23 @@ def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> 
     }
 
 
+@pytest.mark.parametrize("check", ["dead_letters", "freshness", "schema", "caught_up"])
+def test_a_finding_that_rows_read_again_do_not_mend_offers_no_resync(check: str) -> None:
+    found = CheckResult(
+        table="orders",
+        check=check,
+        status="fail",
+        checked_at=datetime.now(timezone.utc),
+        postgres=0,
+        clickhouse=6,
+        fence="0/1",
+        keys=(),
+        repair="",
+    )
+    assert repair(found, load_catalog("models"))["conf"] is None
+    assert repair(replace(found, check="row_count"), load_catalog("models"))["conf"]
+
+
 def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Person) -> None:
     page = person("viewer").get("/sluice/tables/orders")
     assert Shown(page.text).tags.count("script") == 1
@@ -145,6 +167,15 @@ def test_trends_cover_their_range_to_the_present(kept: None, reach: str, person:
     events = next(one for one in trends["trends"] if one["name"] == "events")["lines"][0]["values"]
     assert len(events) == len(times)
     assert sum(events) * step / 60 == pytest.approx(1234570, rel=1e-6)
+
+
+def test_the_slots_lag_is_drawn_as_the_minutes_checks_found_it(kept: None, person: Person) -> None:
+    trends = person("viewer").get("/sluice/api/v1/trends").json()["trends"]
+    (lag,) = (one for one in trends if one["name"] == "lag")
+    assert [value for value in lag["lines"][0]["values"] if value is not None] == [1_500_000]
+    shown = person("viewer").get("/sluice/").text
+    assert 'aria-label="Slot lag, bytes. most: 1.50 MB to 1.50 MB, last 1.50 MB."' in shown
+    assert "Slot lag" not in person("viewer").get("/sluice/tables/orders").text
 
 
 def test_what_is_not_there_is_said(kept: None, person: Person) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from uuid import UUID
 
 import pytest
 
@@ -14,6 +15,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.monitor import Monitor
 from sluice.settings import Settings
+from tests.page.history import forget
 
 pytestmark = pytest.mark.services
 LATEST, OLD_PART = "ReadFromMergeTree (latest)", "ReadFromMergeTree (cdc.quality_checks)"
@@ -22,9 +24,9 @@ LATEST, OLD_PART = "ReadFromMergeTree (latest)", "ReadFromMergeTree (cdc.quality
 @pytest.fixture
 def clickhouse(services: Settings) -> Iterator[ClickHouse]:
     with closing(ClickHouse(services.clickhouse)) as found:
-        found.execute("TRUNCATE TABLE cdc.quality_checks")
+        forget(found)
         yield found
-        found.execute("TRUNCATE TABLE cdc.quality_checks")
+        forget(found)
 
 
 @pytest.fixture
@@ -54,6 +56,28 @@ def test_last_results_are_read_from_the_few_rows_that_each_part_keeps_of_them(
     found = plan(clickhouse, monitor, query)
     assert LATEST in found
     assert OLD_PART not in found
+
+
+def test_the_last_drain_and_rebuild_are_read_from_such_rows_too(
+    clickhouse: ClickHouse, monitor: Monitor
+) -> None:
+    drain = {"source_table": "orders", "broker_epoch": "e", "first_offset": 0, "next_offset": 5}
+    drain |= {"events": 5, "rejected": 0, "seconds": 1.0, "freshness_s": None}
+    rebuild = {"fact": "fact_order_item", "storage": UUID(int=1), "version": 1, "seen": {}}
+    rebuild |= {"mode": "incremental", "rows": 7, "deleted": 0, "seconds": 0.5}
+    clickhouse.insert_row("cdc.drains", drain)
+    clickhouse.insert_row("cdc.rebuilds", rebuild)
+    for query, table in (("last_drains", "drains"), ("last_rebuilds", "rebuilds")):
+        found = plan(clickhouse, monitor, query)
+        assert LATEST in found
+        assert f"ReadFromMergeTree (cdc.{table})" not in found
+    overview = monitor.overview()
+    last = next(state.last_drain for state in overview.tables if state.name == "orders")
+    assert last is not None
+    assert (last.events, last.freshness_s) == (5, None)
+    (fact,) = overview.facts
+    assert fact.last_rebuild is not None
+    assert (fact.last_rebuild.mode, fact.last_rebuild.rows) == ("incremental", 7)
 
 
 def test_the_newest_result_counts_whatever_its_status(

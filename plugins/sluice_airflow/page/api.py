@@ -84,11 +84,14 @@ def trends(
     range: Range = DEFAULT,
     table: str = "",
 ) -> Trends:
-    """Freshness, events, backlog, rebuilds and check results over time, of one table or of all."""
+    """Freshness, events, backlog, slot lag, rebuilds and check results over time.
+
+    Of one table, or of all; the slot and the rebuilds are nobody's alone.
+    """
     with monitor() as reading:
         if table:
             known_table(reading, table)
-        return read_trends(reading.clickhouse, reading.queries, range.value, table)
+        return read_trends(reading.clickhouse, reading.queries, range.value, reading.slot, table)
 
 
 @router.get(f"{V1}/tables/{{table}}/runs", tags=["history"], responses=NO_TABLE)

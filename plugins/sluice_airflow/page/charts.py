@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from sluice.trends import Trend, Trends
+from sluice_airflow.page.figures import amount
 
 WIDTH, HEIGHT = 400.0, 170.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 4.0, 8.0, 22.0
-_DAY = 86400
-_APART = (600, 3600, 4 * 3600, _DAY, 5 * _DAY)  # seconds between the marks of the time axis
-UNKNOWN = "—"
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 4.0, 8.0, 22.0
+_HOUR, _DAY = 3600, 86400
+_APART = (600, _HOUR, 4 * _HOUR, _DAY, 5 * _DAY)  # seconds between the marks of the time axis
 BARS = frozenset({"events", "backlog", "checks"})
 
 
@@ -69,15 +69,6 @@ def draw(trends: Trends) -> list[Chart]:
     return [_chart(trend, trends) for trend in trends.trends]
 
 
-def number(value: float | None) -> str:
-    """A measured value, short: 1,234 or 0.18; a dash where nothing was measured."""
-    if value is None:
-        return UNKNOWN
-    if value == int(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 def _chart(trend: Trend, of: Trends) -> Chart:
     stacked = trend.name in BARS
     columns = list(zip(*(line.values for line in trend.lines), strict=True))
@@ -93,7 +84,7 @@ def _chart(trend: Trend, of: Trends) -> Chart:
         unit=trend.unit,
         summary=_summary(trend),
         lines=lines,
-        y_ticks=tuple((_y(tick, top), number(tick)) for tick in ticks),
+        y_ticks=tuple((_y(tick, top), amount(tick, trend.unit)) for tick in ticks),
         x_ticks=_x_ticks(of),
         stretches=tuple(_stretches(trend, of)),
     )
@@ -181,8 +172,9 @@ def _stretches(trend: Trend, of: Trends) -> list[Stretch]:
         values = tuple(line.values[at] for line in trend.lines)
         moment = datetime.fromtimestamp(begins, timezone.utc)
         when = f"{moment:%d %b %H:%M}"
+        texts = tuple(amount(value, trend.unit) for value in values)
         said = ", ".join(
-            f"{line.name} {number(value)}" for line, value in zip(trend.lines, values, strict=True)
+            f"{line.name} {text}" for line, text in zip(trend.lines, texts, strict=True)
         )
         found.append(
             Stretch(
@@ -190,7 +182,7 @@ def _stretches(trend: Trend, of: Trends) -> list[Stretch]:
                 width=width,
                 when=when,
                 readout=f"{when}: {said}",
-                values=tuple(number(value) for value in values),
+                values=texts,
                 empty=not any(values),
             )
         )
@@ -205,7 +197,6 @@ def _summary(trend: Trend) -> str:
         if not known:
             said.append(f"{line.name}: nothing")
             continue
-        said.append(
-            f"{line.name}: {number(min(known))} to {number(max(known))}, last {number(known[-1])}"
-        )
+        least, most, last = (amount(v, trend.unit) for v in (min(known), max(known), known[-1]))
+        said.append(f"{line.name}: {least} to {most}, last {last}")
     return f"{trend.title}, {trend.unit}. {'; '.join(said)}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,18 @@ from sluice import inspection
 from sluice.catalog import Catalog, Table
 from sluice.errors import SluiceError, WrongUsage
 from sluice.monitor import Monitor
-from sluice.overview import BAD, CheckResult, Overview
+from sluice.overview import CheckResult
+from sluice.quality import COMPARED
 from sluice.selection import parse_key
 from sluice.trends import DEFAULT_RANGE, RANGES, read_trends
-from sluice_airflow.page import charts
+from sluice_airflow.page import charts, figures, glance
 from sluice_airflow.page.api import DEFAULT, Range, known_table, monitor
-from sluice_airflow.page.charts import UNKNOWN
 
 router = APIRouter(include_in_schema=False)
 RESYNC, REPLAY = "sluice_resync", "sluice_replay"
+MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # what reading rows again mends
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 @router.get("/")
@@ -36,7 +35,14 @@ def show_overview(request: Request, range: Range = DEFAULT) -> HTMLResponse:
     with monitor() as reading:
         found = reading.overview()
         drawn = _charts(reading, range.value)
-    return _page(request, "overview.html", range.value, of=found, charts=drawn)
+    return _page(
+        request,
+        "overview.html",
+        range.value,
+        of=found,
+        answers=glance.answers(found),
+        charts=drawn,
+    )
 
 
 @router.get("/tables/{table}")
@@ -79,16 +85,20 @@ def repair(result: CheckResult, catalog: Catalog) -> dict[str, Any]:
     """A finding with what the form of the resync DAG would hold; None where that is no help."""
     tables = {table.name for table in catalog.tables}
     conf = None
-    if result.table in tables and result.check != "caught_up":
+    if result.table in tables and result.check in MISSING_ROWS:
         conf = {"tables": [result.table], "keys": list(result.keys) or None}
         conf |= {"from_key": None, "to_key": None}
-    return {"finding": result, "conf": conf and json.dumps(conf, indent=2)}
+    return {
+        "finding": result,
+        "compared": result.check in COMPARED,
+        "conf": conf and json.dumps(conf, indent=2),
+    }
 
 
 def _charts(reading: Monitor, reach: str, table: str = "") -> list[charts.Chart] | None:
     """None where ClickHouse does not answer: the overview says so."""
     try:
-        found = read_trends(reading.clickhouse, reading.queries, reach, table)
+        found = read_trends(reading.clickhouse, reading.queries, reach, reading.slot, table)
     except SluiceError:
         return None
     return charts.draw(found)
@@ -136,46 +146,6 @@ def _page(request: Request, template: str, reach: str, **values: Any) -> HTMLRes
     return HTMLResponse(render(template, {**shared, **values}))
 
 
-def duration(seconds: float | None) -> str:
-    """A length of time as people say it; a dash where it is not known."""
-    if seconds is None:
-        return UNKNOWN
-    for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.2f} s"
-
-
-def size(count: int | None) -> str:
-    """Bytes as people say them."""
-    if count is None:
-        return UNKNOWN
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} GB"
-
-
-def ago(at: datetime) -> str:
-    """How long ago that was."""
-    return f"{duration(max(0.0, (datetime.now(timezone.utc) - at).total_seconds()))} ago"
-
-
-def whole(value: int | None) -> str:
-    """A count with its thousands apart."""
-    return UNKNOWN if value is None else f"{value:,}"
-
-
-def verdict(of: Overview) -> str:
-    """The state in words."""
-    if of.healthy:
-        return "Healthy"
-    bad = sum(one.severity == BAD for one in of.concerns)
-    return f"{bad} {'problem' if bad == 1 else 'problems'}"
-
-
 _templates = Environment(
     loader=FileSystemLoader(_HERE / "templates"),
     autoescape=True,
@@ -184,10 +154,9 @@ _templates = Environment(
     lstrip_blocks=True,
 )
 _templates.filters |= {
-    "duration": duration,
-    "size": size,
-    "ago": ago,
-    "whole": whole,
-    "number": charts.number,
+    "ago": figures.ago,
+    "amount": figures.amount,
+    "duration": figures.duration,
+    "freshness_status": glance.freshness_status,
+    "whole": figures.whole,
 }
-_templates.globals["verdict"] = verdict

@@ -1,0 +1,48 @@
+"""Figures as people say them: 1,234 or 0.18, 1.50 MB, 3 min ago; a dash where nothing is known."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+UNKNOWN = "—"
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def whole(value: int | None) -> str:
+    """A count with its thousands apart."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def number(value: float | None) -> str:
+    """A measured value, short."""
+    if value is None:
+        return UNKNOWN
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A measured value; of bytes with the unit that makes it short, others have theirs beside."""
+    if value is None or unit != "bytes":
+        return number(value)
+    for name in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{number(value)} {name}"
+        value /= 1000
+    return f"{number(value)} GB"
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time."""
+    if seconds is None:
+        return UNKNOWN
+    for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.2f} s"
+
+
+def ago(at: datetime) -> str:
+    """How long ago that was."""
+    return f"{duration(max(0.0, (datetime.now(timezone.utc) - at).total_seconds()))} ago"

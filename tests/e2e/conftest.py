@@ -1,0 +1,79 @@
+"""A whole stack, brought up and down as a newcomer does it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sluice.settings import PROJECT
+from tests.conftest import stack_environment, temporary_home
+
+SLUICE = Path(sys.executable).parent / "sluice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    environment: dict[str, str]
+    home: Path
+
+    def sluice(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [SLUICE, *arguments],
+            env=self.environment,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def status(self) -> Any:
+        return json.loads(self.sluice("status", "--json").stdout)
+
+    def query(self, text: str) -> str:
+        done = self.sluice("sql", text)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Running]:
+    with temporary_home() as home:
+        running = Running(environment=stack_environment(home), home=home)
+        done = running.sluice("up", "--detach")
+        try:
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            for word in ("sluice_quality", "Revenue", "Airflow ", "Postgres", "customers"):
+                assert word in done.stdout
+            yield running
+        finally:
+            assert running.sluice("down").returncode == 0
+            assert left_behind(home) == []
+
+
+def left_behind(home: Path) -> list[str]:
+    """Processes whose command line or environment names this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            text = " ".join([*process.cmdline(), *process.environ().values()])
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if str(home) in text:
+            found.append(text[:200])
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(1)

@@ -1,0 +1,152 @@
+"""What people do in Airflow's UI with a pipeline that runs: see it, trust it, steer it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+from sqlalchemy import text
+
+from sluice.settings import read_secrets, read_settings
+from store_api.database import make_engine
+from tests.browser import SLOWEST_MS, barriers, chromium, log_in, too_wide
+from tests.e2e.conftest import Running, until
+
+pytestmark = pytest.mark.e2e
+Airflow = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Browser, stack: Running) -> Iterator[Page]:
+    """A page in which the admin has logged in."""
+    address = f"http://127.0.0.1:{stack.environment['SLUICE_AIRFLOW_PORT']}"
+    password = read_secrets(stack.home)["airflow"]
+    found = log_in(browser, address, "admin", password)
+    yield found
+    found.context.close()
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Running) -> Iterator[Airflow]:
+    """Path below Airflow's API -> its answer."""
+    address = f"http://127.0.0.1:{stack.environment['SLUICE_AIRFLOW_PORT']}"
+    user = {"username": "admin", "password": read_secrets(stack.home)["airflow"]}
+    with httpx.Client(base_url=address, timeout=60) as client:
+        token = client.post("/auth/token", json=user).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield lambda path: client.get(f"/api/v2/{path}").raise_for_status().json()
+
+
+def number(path: str, value: int) -> str:
+    """Where the page shows this value for this path of the API."""
+    return f"data[data-path='{path}'][value='{value}']"
+
+
+def rows(stack: Running, table: str) -> int:
+    """How many PostgreSQL has."""
+    engine = make_engine(read_settings(stack.environment).postgres)
+    with engine.connect() as connection:
+        found = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+    engine.dispose()
+    return int(found)
+
+
+def in_clickhouse(stack: Running, query: str) -> int:
+    """The one number that a query on ClickHouse gives."""
+    return int(next(word for word in stack.query(query).split() if word.isdigit()))
+
+
+def test_its_numbers_are_those_of_sql_and_follow_a_change_by_themselves(
+    page: Page, stack: Running
+) -> None:
+    page.get_by_role("link", name="CDC").click()
+    frame = page.frame_locator("iframe")
+    before = rows(stack, "customers")
+    for side in ("postgres_rows", "clickhouse_rows"):
+        frame.locator(number(f"tables.customers.{side}", before)).wait_for()
+    items = in_clickhouse(stack, "SELECT count() AS n FROM olap.fact_order_item")
+    frame.locator(number("facts.fact_order_item.rows", items)).wait_for()
+    assert items == rows(stack, "order_items")
+    api = f"http://127.0.0.1:{stack.environment['SLUICE_API_PORT']}/api/customers"
+    person = {"email": "browser@example.com", "name": "B", "country": "Chile", "city": "Arica"}
+    assert httpx.post(api, json=person).status_code == 201
+    for side in ("postgres_rows", "clickhouse_rows"):
+        frame.locator(number(f"tables.customers.{side}", before + 1)).wait_for()
+    assert in_clickhouse(stack, "SELECT count() AS n FROM olap.dim_customer") == before + 1
+
+
+def test_a_finding_is_repaired_by_the_button_beside_it(
+    page: Page, stack: Running, airflow: Airflow
+) -> None:
+    stack.query(
+        "INSERT INTO cdc.dim_customer SELECT * REPLACE ('wrong' AS city)"
+        " FROM cdc.dim_customer FINAL WHERE id = 3"
+    )
+    found = json.loads(stack.sluice("quality", "--deep", "customers", "--json").stdout)
+    (check,) = (one for one in found["checks"] if one["status"] == "fail")
+    assert check["keys"] == ["3"]
+    page.goto("/sluice/tables/customers")
+    finding = page.locator("article.finding")
+    expect(finding.get_by_role("link", name="3", exact=True)).to_be_visible()
+    assert barriers(page) == []
+    finding.get_by_role("button", name="Resync now").click()
+    expect(finding.locator(".outcome")).to_contain_text("Started manual", timeout=SLOWEST_MS)
+    runs = "dags/sluice_resync/dagRuns"
+    until(lambda: airflow(runs)["dag_runs"][0]["state"] in {"success", "failed"}, 240)
+    (run,) = airflow(runs)["dag_runs"]
+    assert (run["state"], run["conf"]["keys"]) == ("success", ["3"])
+    done = stack.sluice("quality", "--deep", "customers")
+    assert done.returncode == 0, done.stdout
+    page.reload()
+    expect(page.locator("article.finding")).to_have_count(0)
+
+
+def test_airflows_form_takes_a_backfill_of_two_days(page: Page, airflow: Airflow) -> None:
+    today = datetime.now(timezone.utc).date()
+    page.goto("/dags/sluice_fact_backfill")
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog").first
+    form.get_by_text("Backfill", exact=True).click()
+    for day in (today - timedelta(days=3), today - timedelta(days=2)):
+        choose(page, form.get_by_text("Select date and time").first, f"{day:%Y/%m/%d}")
+    form.get_by_text("All Runs", exact=True).click()
+    form.get_by_role("button", name="Run Backfill").click()
+
+    def done() -> bool:
+        found = airflow("backfills?dag_id=sluice_fact_backfill")["backfills"]
+        return bool(found) and all(one["completed_at"] for one in found)
+
+    until(done, 300)
+    found = airflow("dags/sluice_fact_backfill/dagRuns?run_type=backfill")["dag_runs"]
+    days = sorted(run["logical_date"][:10] for run in found)
+    assert days == [f"{today - timedelta(days=back)}" for back in (3, 2)]
+    assert {run["state"] for run in found} == {"success"}
+
+
+def choose(page: Page, picker: Locator, day: str) -> None:
+    """Type midnight of a day into Airflow's date picker."""
+    picker.click()
+    page.get_by_placeholder("YYYY/MM/DD").fill(day)
+    page.get_by_placeholder("YYYY/MM/DD").press("Tab")
+    page.get_by_placeholder("HH:mm").fill("00:00")
+    page.get_by_placeholder("HH:mm").press("Enter")
+    page.keyboard.press("Escape")
+
+
+def test_the_page_of_a_running_pipeline_has_no_barriers_within_airflow(page: Page) -> None:
+    for path in ("/sluice/", "/sluice/tables/order_items"):
+        page.goto(path)
+        page.locator("main").wait_for()
+        assert barriers(page) == [], path
+        assert too_wide(page) <= 0, path

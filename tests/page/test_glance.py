@@ -1,0 +1,159 @@
+"""What the four answers say of a pipeline in each state, and how figures are written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from sluice.health import concerns
+from sluice.overview import BAD, CheckResult, Concern, Overview, Service, Slot, TableState
+from sluice_airflow.page.figures import UNKNOWN, amount, duration
+from sluice_airflow.page.glance import answers
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def result(status: str) -> CheckResult:
+    return CheckResult(
+        table="orders",
+        check="row_count",
+        status=status,
+        checked_at=NOW,
+        postgres=1,
+        clickhouse=1,
+        fence="0/1",
+        keys=(),
+        repair="",
+    )
+
+
+def table(**changes: Any) -> TableState:
+    state = TableState(
+        name="orders",
+        topic="cdc.orders",
+        storage="cdc.dim_order",
+        postgres_rows=1,
+        clickhouse_rows=1,
+        counted_at=NOW,
+        pending_events=2,
+        freshness_s=5.0,
+        dead_letters=0,
+        last_drain=None,
+        last_check=result("pass"),
+    )
+    return replace(state, **changes)
+
+
+def pipeline(*tables: TableState, **changes: Any) -> Overview:
+    state = Overview(
+        at=NOW,
+        healthy=True,
+        tables=tables or (table(),),
+        facts=(),
+        slot=Slot(name="sluice", wal_status="reserved", active=True, lag_bytes=1_500_000),
+        services=(Service(name="PostgreSQL", answers=True, error=""),),
+        concerns=(),
+        findings=(),
+    )
+    return replace(state, **changes)
+
+
+def looks(of: Overview) -> list[tuple[str, str, str]]:
+    return [(one.status, one.word, one.said) for one in answers(of)]
+
+
+def test_a_pipeline_that_is_well_is_green_in_all_four() -> None:
+    assert looks(pipeline()) == [
+        ("good", "", "Healthy"),
+        ("good", "fresh", "5 s"),
+        ("good", "following", "2 events"),
+        ("good", "matches", "1 of 1"),
+    ]
+    assert "1.50 MB of WAL" in answers(pipeline())[2].more
+
+
+def test_the_table_that_is_late_is_named() -> None:
+    _, fresh, behind, _ = looks(pipeline(table(), table(name="items", freshness_s=600.0)))
+    assert fresh == ("bad", "items is late", "10 min")
+    assert behind[2] == "4 events"
+
+
+def test_what_is_not_known_is_neither_good_nor_bad() -> None:
+    blank = table(pending_events=None, freshness_s=None, last_check=None)
+    assert looks(pipeline(blank))[1:] == [
+        ("warn", "unknown", UNKNOWN),
+        ("warn", "unknown", UNKNOWN),
+        ("warn", "not settled", UNKNOWN),
+    ]
+    assert looks(pipeline(table(), blank))[1] == ("warn", "unknown", "5 s")
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "word"),
+    [
+        ("fail", "bad", "differs"),
+        ("warn", "warn", "with warnings"),
+        ("unsettled", "warn", "not settled"),
+    ],
+)
+def test_a_check_that_did_not_pass_is_no_match(status: str, wanted: str, word: str) -> None:
+    found = looks(pipeline(table(), table(last_check=result(status))))[3]
+    assert found == (wanted, word, "1 of 2")
+
+
+def test_what_is_measured_now_is_told_once_and_as_gravely_as_its_check_found_it() -> None:
+    state = pipeline(table(dead_letters=1, freshness_s=600.0))
+    told = [("bad", "orders: fresh as of 10 minutes ago"), ("warn", "orders: 1 rejected event")]
+    assert [(one.severity, one.what) for one in concerns(state)] == told
+    found = replace(result("fail"), check="dead_letters")
+    told = [(BAD, what) for _, what in told]
+    again = [(one.severity, one.what) for one in concerns(replace(state, findings=(found,)))]
+    assert again == told
+    elsewhere = replace(state, findings=(replace(found, table="items"),))
+    assert (BAD, "items: dead_letters fail") in [
+        (one.severity, one.what) for one in concerns(elsewhere)
+    ]
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        Slot(name="sluice", wal_status="lost", active=False, lag_bytes=None),
+        Slot(name="sluice", wal_status="reserved", active=False, lag_bytes=1),
+        Slot(name="sluice", wal_status=None, active=None, lag_bytes=None),
+    ],
+)
+def test_a_slot_that_nobody_can_read_is_stuck_whatever_waits(slot: Slot) -> None:
+    assert looks(pipeline(slot=slot))[2][:2] == ("bad", "stuck")
+
+
+def test_problems_are_counted_and_warnings_are_not_among_them() -> None:
+    concerns = [Concern(severity=kind, what="w", remedy="") for kind in ("bad", "bad", "warn")]
+    assert looks(pipeline(concerns=tuple(concerns), healthy=False))[0][2] == "2 problems"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, UNKNOWN),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1_000_000, "1 MB"),
+        (1_500_000, "1.50 MB"),
+        (57_930, "57.9 kB"),
+        (12_000_000_000_000, "12,000 GB"),
+    ],
+)
+def test_bytes_are_short(value: int | None, text: str) -> None:
+    assert amount(value, "bytes") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, UNKNOWN), (0.25, "0.25 s"), (119, "119 s"), (7200, "2 h")]
+)
+def test_durations_are_short(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
