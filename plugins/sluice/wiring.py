@@ -23,7 +23,7 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
-from sluice.decoding import CONNECT, Decoder
+from sluice.decoding import Decoder
 from sluice.deep import DeepCheck
 from sluice.drain import Drain
 from sluice.errors import (
@@ -38,7 +38,7 @@ from sluice.errors import (
     TopicGap,
     WrongUsage,
 )
-from sluice.events import KeyText
+from sluice.events import CONNECT, KeyText
 from sluice.evolution import former_columns, require_same
 from sluice.expectations import Expectations
 from sluice.findings import TableFindings, fact_check, table_check
