@@ -1,12 +1,15 @@
 """Measures the drain beside what else brings a topic into ClickHouse; run by `make bench`.
 
     .venv/bin/python bench/drain.py [EVENTS [REPEATS [PICTURE.svg]]]
+    .venv/bin/python bench/drain.py backlog [EVENTS]
 
 A broker and a ClickHouse of its own (BENCH_BROKER=host:port takes another, for tests alone; its
 topic cdc.orders is deleted); EVENTS (1,000,000) changes of orders on one topic: inserts,
 updates and deletes. Every way takes all of them, in a process of its own, in turns, REPEATS (3)
 times; medians count. `BENCH_PEERS_PYTHON` names the Python of an environment with quixstreams,
 clickhouse-connect and dlt[clickhouse]; without it those are left out.
+
+`backlog` drains a topic of EVENTS (10,000,000) once and tells how its memory goes.
 """
 
 from __future__ import annotations
@@ -110,18 +113,46 @@ class Bench:
 
     def way(self, name: str) -> dict[str, float]:
         """In a process of its own."""
+        with self.started(name) as process:
+            said, errors = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{name}: {errors[-2000:]}")
+        measured: dict[str, float] = json.loads(said.splitlines()[-1])
+        return measured
+
+    def started(self, name: str) -> subprocess.Popen[str]:
+        """The process of a way."""
         python = self.peers if name in {"quixstreams", "dlt"} else sys.executable
-        done = subprocess.run(
+        return subprocess.Popen(
             [python, str(WAYS), name, str(self.events)],
             env=self.environment(),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
-        if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-        measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return measured
+
+    def backlog(self, steps: int) -> Iterator[str]:
+        """Drain all of it once: a line for each of `steps` parts, then one for all."""
+        self.empty()
+        following = 1
+        with self.started("drain") as process:
+            drain = psutil.Process(process.pid)
+            while process.poll() is None and following < steps:
+                time.sleep(0.1)
+                if (done := self.drained()) >= following * self.events // steps:
+                    yield f"| {done:,} | {drain.memory_info().rss >> 20} |"
+                    following += 1
+            said, errors = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"drain: {errors[-2000:]}")
+        run = json.loads(said.splitlines()[-1])
+        yield f"| {self.drained():,} | {run['memory']:.0f} at most |"
+        yield f"\n{self.events / run['seconds']:,.0f} events/s, {run['cpu']:.1f} CPU s"
+
+    def drained(self) -> int:
+        """The checkpoint of the table."""
+        query = "SELECT max(next_offset) FROM cdc.checkpoints"
+        return int(wiring.query(self.settings, query)[1][0][0])
 
     def environment(self) -> dict[str, str]:
         """What a way finds the services by."""
@@ -270,6 +301,12 @@ def picture(found: dict[str, Measure], events: int) -> str:
 def main() -> None:
     """Print the table, and write the picture where one is asked for."""
     given = dict(enumerate(sys.argv))
+    if given.get(1) == "backlog":
+        with bench(int(given.get(2, 10_000_000))) as made:
+            print("| events drained | MB |\n|---:|---:|")
+            for line in made.backlog(10):
+                print(line, flush=True)
+        return
     events, repeats = int(given.get(1, 1_000_000)), int(given.get(2, 3))
     with bench(events) as made:
         runs: dict[str, list[Measure]] = {name: [] for name in made.names()}

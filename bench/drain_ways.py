@@ -99,10 +99,11 @@ def insert(events: int) -> Work:
     from sluice.adapters.state_store import ClickHouseStore
     from sluice.catalog import load_catalog
     from sluice.decoding import Decoder
+    from sluice.ports import Chunk
     from sluice.settings import read_settings
 
     settings, table = read_settings(os.environ), load_catalog("models").table("orders")
-    records = next(iter(KafkaLog(settings.kafka).read(TOPIC, 0, settings.drain.chunk, 60)))
+    records = next(iter(KafkaLog(settings.kafka).read(TOPIC, 0, Chunk(settings.drain.chunk), 60)))
     columns = Decoder(table, OrderEvent).decode(records, epoch=0, base_seq=0).rows
     assert columns
     store = ClickHouseStore(ClickHouse(settings.clickhouse))

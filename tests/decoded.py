@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from sluice.catalog import Table
+from sluice.chunks import rows_of
 from sluice.decoding import Decoded
-from sluice.events import Change, FullRow
+from sluice.events import Change
 
 
-def changes(decoded: Decoded) -> list[Change]:
-    """Plain rows as FullRows, then everything else."""
-    rows: list[Change] = [
-        FullRow(values=tuple(values), version=version, seq=seq, committed_at=committed_at)
-        for *values, version, _, seq, committed_at in zip(*decoded.rows, strict=True)
-    ]
-    return rows + decoded.changes
+def changes(table: Table, decoded: Decoded) -> list[Change]:
+    """Plain rows as changes, then everything else."""
+    places = [at for at, column in enumerate(table.columns) if column.primary_key]
+    keys = set(zip(*(decoded.rows[at] for at in places), strict=True)) if decoded.rows else set()
+    return [*rows_of(table, decoded.rows, keys), *decoded.changes]

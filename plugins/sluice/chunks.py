@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from sluice.decoding import Columns, Decoded
+from sluice.catalog import Table
+from sluice.decoding import Decoded
+from sluice.events import FullRow, Key, KeyDeleted
+from sluice.plain import Columns, below
 
 # Where the machine columns stand, from the end; see StateStore.append.
 _VERSION, _DELETED, _SEQ = -4, -3, -2
+
+
+def rows_of(table: Table, columns: Columns, keys: Collection[Key]) -> list[FullRow | KeyDeleted]:
+    """The rows of these keys as changes."""
+    if not columns:
+        return []
+    places = [at for at, column in enumerate(table.columns) if column.primary_key]
+    found: list[FullRow | KeyDeleted] = []
+    for at, key in enumerate(zip(*(columns[place] for place in places), strict=True)):
+        if key in keys:
+            *values, version, deleted, seq, committed_at = (column[at] for column in columns)
+            place = {"version": version, "seq": seq, "committed_at": committed_at}
+            change = (
+                KeyDeleted(key=key, **place) if deleted else FullRow(values=tuple(values), **place)
+            )
+            found.append(change)
+    return found
 
 
 def joined(columns: Columns, rows: list[tuple[Any, ...]]) -> Columns:
     """The columns with these rows below."""
     if not rows:
         return columns
-    more = map(list, zip(*rows, strict=True))
-    return [one + other for one, other in zip(columns, more, strict=True)] if columns else [*more]
+    return below([*map(list, columns)], [*map(list, zip(*rows, strict=True))])
 
 
 def mark_truncated(columns: Columns, truncated: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from sluice.catalog import Table
-from sluice.decoding import Decoder
+from sluice.chunks import rows_of
+from sluice.decoding import Decoded, Decoder
 from sluice.events import (
     UNCHANGED,
     Change,
@@ -28,28 +30,32 @@ Reread = Callable[[Table, Sequence[KeyText]], Sequence[bytes]]
 
 
 def completed(
-    decoder: Decoder, changes: Sequence[Change], store: StateStore, reread: Reread | None
+    decoder: Decoder, decoded: Decoded, store: StateStore, reread: Reread | None
 ) -> tuple[list[Change], list[Reject]]:
-    """The changes with every row whole, and the rejects of those that could not be made so.
+    """A chunk's changes with every row whole, and the rejects of what could not be made so.
 
     A row that Postgres has no more is left out: its end is further on in the topic. So is one
     whose table has what came later, because the topic is read again.
     """
+    changes = decoded.changes
     partial = [change for change in changes if isinstance(change, PartialRow | OutdatedRow)]
+    if not partial:
+        return changes, []
     current = store.current(decoder.table, [change.former_key for change in partial])
     known = {key: row for key, (_, row) in current.items() if row is not None}
     key_of = RowForm(decoder.table).key_of
     present = _Present(decoder, reread, [change.key_text for change in partial])
     complete: list[Change] = []
     rejects: list[Reject] = []
-    for change in changes:
+    rows = rows_of(decoder.table, decoded.rows, {change.former_key for change in partial})
+    for change in sorted([*rows, *changes], key=attrgetter("seq")):
         row: Change | Reject | None = change
         if isinstance(change, PartialRow | OutdatedRow):
             later = current.get(change.former_key, (0, None))[0] >= change.version
             row = None if later else _whole(change, known, present)
         if isinstance(row, Reject):
             rejects.append(row)
-        elif row is not None:
+        elif row is not None:  # one of `rows` is written twice, which changes nothing
             complete.append(row)
         if isinstance(row, FullRow):
             known[key_of(row.values)] = row.values

@@ -19,9 +19,9 @@ from sluice.catalog import Table
 from sluice.errors import Rejected
 from sluice.events import (
     DELETE,
+    RELAY,
     TRUNCATE,
     UNCHANGED,
-    WRITES,
     Change,
     FullRow,
     Key,
@@ -32,16 +32,11 @@ from sluice.events import (
     Reject,
     Truncated,
 )
-from sluice.positions import before, pack, parse_lsn
+from sluice.plain import TOO_LATE, Columns, PlainReader
+from sluice.positions import MOST_ORDINAL, before, pack, parse_lsn
 
-RELAY, CONNECT = "relay", "connect"
-SOURCES = (RELAY, CONNECT)
-Valid = tuple[Record, Mapping[str, Any]]
 # Enough to see what is wrong, too little to carry a row into logs.
 _REASON_LENGTH = 300
-
-
-Columns = list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +44,7 @@ class Decoded:
     """What a chunk of records turned out to be.
 
     Attributes:
-        rows: whole rows whose key did not change, as StateStore.append takes them; or nothing.
+        rows: what plain events say, as StateStore.append takes it; or nothing.
         changes: everything else, in the records' order. Versions order all of it.
     """
 
@@ -78,23 +73,16 @@ class Decoder:
         self._former = frozenset(former)
         adapter: TypeAdapter[Any] = TypeAdapter(event_type)
         self._validate = adapter.validator.validate_json
+        self._plain = PlainReader(table)
         self._names = [column.name for column in table.columns]
         self._values = _getter(self._names)
         self._key = _getter([column.name for column in table.key])
-        self._added = {
-            column.name: None
-            for column in table.columns
-            if column.nullable and column.type.nullable and not column.has_default
-        }
+        self._added = {column.name: None for column in table.columns if column.filled_with_null}
         self._required = set(self._names) - self._added.keys()
         self._fits = [
             (index, column.name, column.type.to_driver)
             for index, column in enumerate(table.columns)
             if column.type.to_driver
-        ]
-        # Only values of varying size are ever left out; their zero is empty.
-        self._left_out = [
-            index for index, column in enumerate(table.columns) if column.type.zero in ("", b"", [])
         ]
         self._key_fits = [
             (index, column.name, column.type.to_driver)
@@ -106,73 +94,22 @@ class Decoder:
 
     def decode(self, records: Sequence[Record], *, epoch: int, base_seq: int) -> Decoded:
         """Validate records; `epoch` and `base_seq` are the checkpoint's."""
-        valid, rejects = self._validated(records)
-        rows, others = self._rows(valid, epoch, base_seq)
+        plain = self._plain.read(records, epoch, base_seq)
         changes: list[Change] = []
-        for record, event in others:
+        rejects: list[Reject] = []
+        sources = set(plain.sources)
+        for record in plain.others:
             try:
+                event = self._event(record.value or b"")
                 changes += self._changes(event, record, epoch, base_seq + record.offset + 1)
-            except (Rejected, ValueError) as error:
-                rejects.append(Reject(record=record, reason=str(error)[:_REASON_LENGTH]))
-        refused = {reject.record.offset for reject in rejects}
-        sources = {e["metadata"]["source"] for record, e in valid if record.offset not in refused}
-        return Decoded(rows=rows, changes=changes, rejects=rejects, sources=frozenset(sources))
-
-    def _validated(self, records: Sequence[Record]) -> tuple[list[Valid], list[Reject]]:
-        validate, rejects = self._validate, []
-        try:
-            return [(record, validate(record.value or b"")) for record in records], []
-        except ValidationError:
-            valid = []
-        for record in records:
-            try:
-                valid.append((record, self._event(record.value or b"")))
+                sources.add(event["metadata"]["source"])
             except ValidationError as error:
                 rejects.append(Reject(record=record, reason=_explain(error)))
-        return valid, rejects
-
-    def _rows(self, valid: list[Valid], epoch: int, base_seq: int) -> tuple[Columns, list[Valid]]:
-        """The columns of plain rows, and the other events.
-
-        Most events are plain rows, and columns are built several times as fast as changes. Where
-        one event of the chunk does not fit, nothing is said about which: that is found out by
-        going through all of them one by one.
-        """
-        plain: list[Valid] = []
-        others: list[Valid] = []
-        for pair in valid:
-            event = pair[1]
-            whole = event["before"] is None and event["metadata"]["operation"] in WRITES
-            (plain if whole else others).append(pair)
-        if any(UNCHANGED in (event["payload"] or {}).values() for _, event in others):
-            return [], valid  # a value that was left out may be that of a row of this chunk
-        try:
-            return self._columns(plain, epoch, base_seq), others
-        except (LookupError, TypeError, ValueError, Rejected):
-            return [], valid
-
-    def _columns(self, plain: list[Valid], epoch: int, base_seq: int) -> Columns:
-        """The rows' columns; an error of any kind where they are not all plain."""
-        if not plain:
-            return []
-        metadata = [event["metadata"] for _, event in plain]
-        payloads = [event["payload"] for _, event in plain]
-        if {one["table"] for one in metadata} != {self.table.name}:
-            raise ValueError("events of another table")
-        columns = [[payload[name] for payload in payloads] for name in self._names]
-        if any(UNCHANGED in columns[index] for index in self._left_out):
-            raise ValueError("values that were left out")
-        for index, _, to_driver in self._fits:
-            columns[index] = [
-                None if value is None else to_driver(value) for value in columns[index]
-            ]
-        return [
-            *columns,
-            _versions(metadata, [record.offset for record, _ in plain], epoch),
-            [0] * len(plain),
-            [base_seq + record.offset + 1 for record, _ in plain],
-            [one["commit_ts_ms"] or 0 for one in metadata],
-        ]
+            except (Rejected, ValueError) as error:
+                rejects.append(Reject(record=record, reason=str(error)[:_REASON_LENGTH]))
+        return Decoded(
+            rows=plain.rows, changes=changes, rejects=rejects, sources=frozenset(sources)
+        )
 
     def _event(self, value: bytes) -> Any:
         try:
@@ -193,6 +130,8 @@ class Decoder:
         metadata, payload, old = event["metadata"], event["payload"], event["before"]
         if metadata["table"] != self.table.name:
             raise Rejected(f"the event is of table {metadata['table']!r}")
+        if not 0 <= (metadata["commit_ts_ms"] or 0) < TOO_LATE:
+            raise Rejected("metadata.commit_ts_ms is no time")
         place = {
             "version": _version(metadata, record.offset, epoch),
             "seq": seq,
@@ -259,20 +198,6 @@ def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
     return tuple(fitted)
 
 
-def _versions(metadata: list[Any], offsets: list[int], epoch: int) -> list[int]:
-    """The versions of events; an error of any kind where one has none."""
-    if {one["source"] for one in metadata} != {RELAY}:
-        return [_version(*pair, epoch) for pair in zip(metadata, offsets, strict=True)]
-    texts = [one["commit_lsn"] for one in metadata]
-    if None in texts:
-        raise ValueError("an event without commit_lsn")
-    commits = {text: pack(epoch, parse_lsn(text), 0) for text in set(texts)}
-    ordinals = [one["ordinal"] for one in metadata]
-    if min(ordinals) < 0 or max(ordinals) >= 1 << 48:
-        raise ValueError("an ordinal out of range")
-    return [commits[text] | ordinal for text, ordinal in zip(texts, ordinals, strict=True)]
-
-
 def _version(metadata: Mapping[str, Any], offset: int, epoch: int) -> int:
     """The relay's commit LSN and ordinal; of Connect the place in the topic, or a fence there."""
     ordinal, fence = metadata.get("ordinal"), metadata.get("fence")
@@ -281,7 +206,7 @@ def _version(metadata: Mapping[str, Any], offset: int, epoch: int) -> int:
             return pack(epoch, offset, 0)
         return before(epoch, fence, 0 if ordinal is None else ordinal)
     commit_lsn = metadata.get("commit_lsn")
-    if commit_lsn is None or ordinal is None or not 0 <= ordinal < 1 << 48:
+    if commit_lsn is None or ordinal is None or not 0 <= ordinal <= MOST_ORDINAL:
         raise Rejected("metadata: a relay's event needs commit_lsn and ordinal")
     return pack(epoch, parse_lsn(commit_lsn), ordinal)
 

@@ -32,7 +32,7 @@ from sluice.comparison import (
     postgres_text,
     same_sum,
 )
-from sluice.decoding import CONNECT
+from sluice.events import CONNECT
 from sluice.findings import MOST_NAMED, Difference, FactFindings, TableFindings, seen_twice
 from sluice.generate.clickhouse import quoted
 from sluice.generate.star import select_all

@@ -21,19 +21,14 @@ from uuid import uuid4
 from sluice.catalog import Table
 from sluice.chunks import joined, mark_truncated, renumbered
 from sluice.completion import Reread, completed
-from sluice.decoding import CONNECT, SOURCES, Columns, Decoded, Decoder
-from sluice.errors import NotReady, PoisonedTopic, Refused, SourceChanged, TopicGap, WrongUsage
-from sluice.events import (
-    OutdatedRow,
-    PartialRow,
-    Record,
-    Reject,
-    Truncated,
-)
+from sluice.decoding import Decoded, Decoder
+from sluice.errors import PoisonedTopic, Refused, SourceChanged
+from sluice.events import Record, Reject, Truncated
 from sluice.pace import Pace
-from sluice.ports import ChangeLog, Checkpoint, DrainReport, StateStore
+from sluice.plain import Columns
+from sluice.ports import Checkpoint, DrainReport
+from sluice.resumption import Resumption
 from sluice.row_form import RowForm
-from sluice.settings import DrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +56,7 @@ def _go_on(_: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drain:
+class Drain(Resumption):
     """Drains tables from a change log into a state store, within limits.
 
     Attributes:
@@ -69,9 +64,6 @@ class Drain:
         reached: called with each of POINTS as it is passed.
     """
 
-    changes: ChangeLog
-    store: StateStore
-    limits: DrainSettings
     reread: Reread | None = None
     reached: Callable[[str], None] = _go_on
 
@@ -128,27 +120,6 @@ class Drain:
             self.changes.commit(table.topic, checkpoint.next_offset)
         return report
 
-    def skip_gap(self, table: Table) -> None:
-        """Go on at the topic's first message; what was lost before it has to be read again.
-
-        Raises:
-            StaleCheckpoint: another drain advanced this table meanwhile.
-        """
-        present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        first = self.changes.first(table.topic)
-        following = replace(
-            present,
-            generation=present.generation + 1,
-            writer=uuid4().hex,
-            epoch=present.epoch + int(present.source == CONNECT),  # its offsets may begin anew
-            broker_epoch=self.changes.epoch(),
-            topic_id=self.changes.topic_id(table.topic),
-            next_offset=first,
-            base_seq=max(0, present.last_seq - first),
-        )
-        self.store.advance(following)
-        self.changes.commit(table.topic, first)
-
     def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:
         """Put records that were rejected in at their original positions.
 
@@ -179,84 +150,6 @@ class Drain:
                 )
             )
         return decoded.rejects + unresolved
-
-    def change_source(self, table: Table, source: str) -> bool:
-        """Take the events that come from now on as another source's, in a new epoch.
-
-        Returns:
-            False when they were that source's already.
-
-        Raises:
-            WrongUsage: there is no such source.
-            NotReady: events of the present source are not drained yet.
-            StaleCheckpoint: another drain advanced this table meanwhile.
-        """
-        if source not in SOURCES:
-            raise WrongUsage(f"no change source {source!r} (known: {', '.join(SOURCES)})")
-        present = self._resume(table)
-        if present.source == source:
-            return False
-        if any(records for records in self._read(table, present)):
-            raise NotReady(
-                f"{table.topic} has events that are not drained, or its source still runs",
-                remedy=f"stop it, run: sluice drain --until-empty, then: sluice source {source}",
-            )
-        following = replace(
-            present,
-            generation=present.generation + 1,
-            writer=uuid4().hex,
-            source=source,
-            epoch=present.epoch + 1,
-        )
-        self.store.advance(following)
-        return True
-
-    def raise_epoch(self, table: Table) -> None:
-        """Order everything that comes from now on after all that came until now.
-
-        Raises:
-            StaleCheckpoint: another drain advanced this table meanwhile.
-        """
-        present = self._resume(table)
-        self.store.advance(
-            replace(
-                present,
-                generation=present.generation + 1,
-                writer=uuid4().hex,
-                epoch=present.epoch + 1,
-            )
-        )
-
-    def _resume(self, table: Table) -> Checkpoint:
-        """The checkpoint, moved to the topic's start when the broker is another incarnation."""
-        checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        epoch, topic_id = self.changes.epoch(), self.changes.topic_id(table.topic)
-        if checkpoint.broker_epoch != epoch:
-            if checkpoint.broker_epoch:
-                log.warning("%s: the broker is new; reading its topic from the start", table.name)
-            # Connect's positions are offsets, which begin anew.
-            raised = int(checkpoint.source == CONNECT and checkpoint.broker_epoch != "")
-            return replace(
-                checkpoint,
-                epoch=checkpoint.epoch + raised,
-                broker_epoch=epoch,
-                topic_id=topic_id,
-                next_offset=0,
-                base_seq=checkpoint.last_seq,
-            )
-        if topic_id and checkpoint.topic_id not in {"", topic_id}:
-            # What was on the former topic behind the checkpoint is gone, and nobody knows it.
-            raise TopicGap(
-                f"{table.topic} was deleted and made again after {checkpoint.next_offset} messages"
-                " of it were drained",
-                remedy=f"read the table again: sluice resync {table.name}",
-            )
-        return replace(checkpoint, topic_id=topic_id)
-
-    def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
-        return self.changes.read(
-            table.topic, checkpoint.next_offset, self.limits.chunk, self.limits.seconds
-        )
 
     def _advance(
         self,
@@ -321,10 +214,8 @@ class Drain:
         self, decoder: Decoder, decoded: Decoded, truncated: int
     ) -> tuple[list[Reject], int]:
         """Write rows and changes; what could not be completed, and the newest truncation."""
-        table, changes = decoder.table, decoded.changes
-        rejects: list[Reject] = []
-        if any(isinstance(change, PartialRow | OutdatedRow) for change in changes):
-            changes, rejects = completed(decoder, changes, self.store, self.reread)
+        table = decoder.table
+        changes, rejects = completed(decoder, decoded, self.store, self.reread)
         truncations = [change for change in changes if isinstance(change, Truncated)]
         form = RowForm(table)
         rows = [form.stored(change) for change in changes if not isinstance(change, Truncated)]

@@ -10,7 +10,7 @@ SluiceError
 ├── Retryable            the same call may succeed later                    exit 3
 │   ├── Unreachable      a service does not answer
 │   ├── NotReady         a service answers, but set-up is not finished
-│   ├── Refused          ClickHouse takes nothing now: too many parts, no memory, read-only
+│   ├── Refused          ClickHouse takes nothing now: too many parts, no memory or disk, read-only
 │   ├── StaleCheckpoint  another drain advanced the checkpoint first
 │   ├── StaleRebuild     another rebuild replaced the fact first
 │   └── SlotBusy         another relay reads from the slot
@@ -90,8 +90,10 @@ class Refused(Retryable):
         too_large: whether a smaller insert may be taken.
     """
 
-    def __init__(self, what: str | None = None, *, too_large: bool = False) -> None:
-        super().__init__(what)
+    def __init__(
+        self, what: str | None = None, *, remedy: str | None = None, too_large: bool = False
+    ) -> None:
+        super().__init__(what, remedy=remedy)
         self.too_large = too_large
 
 

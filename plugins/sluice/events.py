@@ -32,12 +32,14 @@ from typing import Any, NamedTuple
 # Postgres text cannot hold NUL, so no real value is ever equal to this.
 UNCHANGED = "\x00unchanged"
 
+RELAY, CONNECT = "relay", "connect"
+SOURCES = (RELAY, CONNECT)
+
 READ = "read"
 INSERT = "insert"
 UPDATE = "update"
 DELETE = "delete"
 TRUNCATE = "truncate"
-WRITES = frozenset({READ, INSERT, UPDATE})
 
 DEAD_LETTER_TOPIC = "cdc.dead_letter"
 # What Redpanda Connect could not place: a TRUNCATE, a row that is too large.

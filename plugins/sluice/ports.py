@@ -35,6 +35,14 @@ class Checkpoint:
         return self.base_seq + self.next_offset
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """How much is read at a time: at most so many events, and about so many bytes of values."""
+
+    events: int
+    size: int = 32 << 20
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
     """What one run of a table's drain did.
@@ -71,7 +79,7 @@ class ChangeLog(Protocol):
     def epoch(self) -> str:
         """The broker's incarnation; NotReady when the topics are not set up."""
 
-    def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
+    def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """Records from `offset` on in chunks, until the topic's end or `seconds` have passed.
 
         The last chunk is empty exactly when the end was reached. Raises TopicGap when `offset`

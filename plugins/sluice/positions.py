@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 _EPOCH_SHIFT = 112
 _MAJOR_SHIFT = 48
+MOST_ORDINAL = (1 << _MAJOR_SHIFT) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -60,7 +61,7 @@ def unpack(version: int) -> Position:
     return Position(
         epoch=version >> _EPOCH_SHIFT,
         major=version >> _MAJOR_SHIFT & (1 << 64) - 1,
-        minor=version & (1 << _MAJOR_SHIFT) - 1,
+        minor=version & MOST_ORDINAL,
     )
 
 

@@ -24,9 +24,8 @@ from typing import Protocol
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Table
 from sluice.comparison import same_sum
-from sluice.decoding import CONNECT
 from sluice.errors import NotReady
-from sluice.events import KeyText
+from sluice.events import CONNECT, KeyText
 from sluice.generate.clickhouse import quoted
 from sluice.live_keys import checksum_below, live_keys_below
 from sluice.positions import before, beyond, format_lsn, pack, unpack

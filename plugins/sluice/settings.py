@@ -64,6 +64,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_DRAIN_EVENTS": ("5000000", "most events a table's drain takes in one run"),
     "SLUICE_DRAIN_SECONDS": ("45", "most seconds a table's drain reads in one run"),
     "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
+    "SLUICE_DRAIN_CHUNK_BYTES": ("33554432", "bytes of them at a time, one event at least"),
     "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a chunk that stops the drain"),
     "SLUICE_REJECT_RUN": ("1000", "most invalid events in a row; one more stops the drain"),
     "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
@@ -164,6 +165,7 @@ class DrainSettings:
     """What one run of a table's drain may take (events, seconds) and tolerate.
 
     Attributes:
+        chunk, chunk_bytes: what is validated and inserted at a time; its memory follows them.
         reject_ratio: share of invalid events in a chunk, 0 to 1.
         reject_run: invalid events in a row.
     """
@@ -171,6 +173,7 @@ class DrainSettings:
     events: int
     seconds: float
     chunk: int
+    chunk_bytes: int
     reject_ratio: float
     reject_run: int
 
@@ -287,6 +290,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             events=_number(values, "SLUICE_DRAIN_EVENTS"),
             seconds=_number(values, "SLUICE_DRAIN_SECONDS"),
             chunk=_number(values, "SLUICE_DRAIN_CHUNK"),
+            chunk_bytes=_number(values, "SLUICE_DRAIN_CHUNK_BYTES"),
             reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
             reject_run=_number(values, "SLUICE_REJECT_RUN"),
         ),

@@ -25,25 +25,27 @@ not in the table is an error when generating, never a silent String.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.ranges import AbstractRange
 from sqlalchemy.types import TypeEngine
 
-from sluice import values
+from sluice import columns, values
 from sluice.annotations import Annotation, plain
 from sluice.errors import WrongUsage
 
 LOSSLESS, COMPACT = "lossless", "compact"
 PROFILES = (LOSSLESS, COMPACT)
-_MOST_DIGITS = 76  # of ClickHouse's Decimal
+_DECIMALS = ((32, 9), (64, 18), (128, 38), (256, 76))  # bits, digits of ClickHouse's Decimals
+_MOST_DIGITS = 76
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +57,15 @@ class ColumnType:
         event: how a change event's value is validated.
         api: how the store API's value is validated.
         zero: the driver value that stands in a deleted row's columns.
+        plain: how msgspec reads a value in Postgres' form; takes no more than `event` does.
+        whole: gives of a column of such values, none of them NULL, what `to_driver` would give
+            of each, or raises ValueError; None where `to_driver` is asked for each.
         to_driver: turns a validated value into what clickhouse-driver stores unaltered, or
             raises ValueError when it does not fit; None where the value is right as it is.
-        from_storage: SQL that reads a stored `{}` as the value `to_driver` gave.
+        wire: the ClickHouse type that the driver sends, of the same bits; empty where it is the
+            column's own.
+        to_storage, from_storage: SQL that makes of a `{}` that `to_driver` gave the stored value,
+            and the reverse.
         from_text: reads Postgres' text of the value as `to_driver` would give it, for arrays.
         dictionary: whether few distinct values are to be expected.
         nullable: whether ClickHouse allows NULL in it; an Array cannot be NULL.
@@ -69,7 +77,11 @@ class ColumnType:
     event: Annotation
     api: Annotation
     zero: Any
+    plain: Any = str
+    whole: Callable[[Sequence[Any]], list[Any]] | None = None
     to_driver: Callable[[Any], Any] | None = None
+    wire: str = ""
+    to_storage: str = "{}"
     from_storage: str = "{}"
     from_text: Callable[[str], Any] = str
     dictionary: bool = False
@@ -80,13 +92,32 @@ class ColumnType:
 
 def _type(kind: type, clickhouse: str, zero: Any, **more: Any) -> ColumnType:
     annotation = plain(kind)
-    return ColumnType(clickhouse=clickhouse, event=annotation, api=annotation, zero=zero, **more)
+    known = {"event": annotation, "api": annotation, "plain": kind, **more}
+    return ColumnType(clickhouse=clickhouse, zero=zero, **known)
+
+
+def _reinterpreted(mapped: ColumnType, wire: str) -> ColumnType:
+    """The type as the driver is given it: integers, which it writes as they are."""
+    stored = mapped.clickhouse.replace("'", "\\'")
+    return replace(
+        mapped,
+        wire=wire,
+        to_storage=f"reinterpret({{}}, '{stored}')",
+        from_storage=f"reinterpret({{}}, '{wire}')",
+    )
 
 
 def _integer(bits: int) -> ColumnType:
     limit = 1 << bits - 1
     bounds = plain(int).constrained(ge=-limit, le=limit - 1)
-    return ColumnType(clickhouse=f"Int{bits}", event=bounds, api=bounds, zero=0, from_text=int)
+    return ColumnType(
+        clickhouse=f"Int{bits}",
+        event=bounds,
+        api=bounds,
+        zero=0,
+        plain=Annotated[int, msgspec.Meta(ge=-limit, le=limit - 1)],
+        from_text=int,
+    )
 
 
 def _bits(size: int) -> tuple[str, str]:
@@ -109,6 +140,8 @@ def _floating(bits: int) -> ColumnType:
         event=named,
         api=plain(float),
         zero=0.0,
+        plain=float,
+        whole=list,
         to_driver=float,
         from_text=float,
         postgres_text=_bits(bits)[0],
@@ -130,22 +163,31 @@ def _text(length: int | None = None, api: type = str, *, cast: bool = False) -> 
 
 
 def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
-    precision, scale = column_type.precision, column_type.scale or 0
-    if precision is None:
+    digits = _digits(column_type)
+    if digits is None:
         return replace(_text(), api=plain(Decimal))
-    if scale < 0:  # numeric(2, -3) holds 99,000
-        precision, scale = precision - scale, 0
-    if precision > _MOST_DIGITS:
-        return replace(_text(), api=plain(Decimal))
+    precision, scale = digits
     exact = plain(Decimal).constrained(max_digits=precision, decimal_places=scale)
-    return ColumnType(
+    mapped = ColumnType(
         clickhouse=f"Decimal({precision}, {scale})",
         event=exact,
         api=exact,
-        zero=Decimal(0),
-        from_text=values.decimal_of(precision, scale),
+        zero=0,
+        whole=columns.scaled(precision, scale),
+        to_driver=values.scaled(scale),
+        from_text=values.scaled_of(precision, scale),
         clickhouse_text=f"toDecimalString({{}}, {scale})",
     )
+    bits = next(bits for bits, digits in _DECIMALS if precision <= digits)
+    return _reinterpreted(mapped, f"Int{bits}")
+
+
+def _digits(column_type: sa.Numeric[Any]) -> tuple[int, int] | None:
+    """All of its digits and those behind the point; None where ClickHouse has no Decimal of it."""
+    precision, scale = column_type.precision, column_type.scale or 0
+    if precision is not None and scale < 0:  # numeric(2, -3) holds 99,000
+        precision, scale = precision - scale, 0
+    return None if precision is None or precision > _MOST_DIGITS else (precision, scale)
 
 
 def _enum(column_type: sa.Enum) -> ColumnType:
@@ -163,19 +205,19 @@ def _array(column_type: sa.ARRAY[Any], profile: str) -> ColumnType | None:
     if element is None:
         return None
     dimensions = column_type.dimensions or 1
-    clickhouse = f"Nullable({element.clickhouse})" if element.nullable else element.clickhouse
+    form = "Nullable({})" if element.nullable else "{}"
     api = element.api.optional()
     for _ in range(dimensions):
-        clickhouse, api = f"Array({clickhouse})", api.listed()
-    read = element.from_storage
-    stored = "{}" if read == "{}" else _mapped(read, dimensions)
+        form, api = f"Array({form})", api.listed()
     return ColumnType(
-        clickhouse=clickhouse,
+        clickhouse=form.format(element.clickhouse),
         event=plain(str),
         api=api,
         zero=[],
         to_driver=values.array_of(element.from_text, dimensions),
-        from_storage=stored,
+        wire=form.format(element.wire) if element.wire else "",
+        to_storage=_mapped(element.to_storage, dimensions),
+        from_storage=_mapped(element.from_storage, dimensions),
         nullable=False,
         postgres_text=(
             "(SELECT coalesce(string_agg("
@@ -196,9 +238,11 @@ def _flat(dimensions: int) -> str:
     return "{}" if dimensions == 1 else "arrayFlatten({})"
 
 
-def _mapped(read: str, dimensions: int) -> str:
-    """SQL that reads each element of a nested array."""
-    expression = read.format("x1")
+def _mapped(element: str, dimensions: int) -> str:
+    """SQL of an element as SQL of a nested array."""
+    if element == "{}":
+        return element
+    expression = element.format("x1")
     for level in range(1, dimensions + 1):
         within = f"x{level + 1}" if level < dimensions else "{}"
         expression = f"arrayMap(x{level} -> {expression}, {within})"
@@ -214,18 +258,22 @@ _JSON = ColumnType(
     zero="",
     to_driver=values.json_text,
 )
-_TIMESTAMP = _type(
-    datetime,
-    "DateTime64(6, 'UTC')",
-    0,
-    to_driver=values.microsecond_ticks,
-    from_storage="toUnixTimestamp64Micro({})",
-    from_text=values.timestamp_ticks,
-    postgres_text=(
-        "CASE WHEN isfinite({}) THEN (extract(epoch FROM {}) * 1000000)::bigint::text"
-        " ELSE {}::text END"
+_TIMESTAMP = _reinterpreted(
+    _type(
+        datetime,
+        "DateTime64(6, 'UTC')",
+        0,
+        plain=str,
+        whole=columns.ticks,
+        to_driver=values.microsecond_ticks,
+        from_text=values.timestamp_ticks,
+        postgres_text=(
+            "CASE WHEN isfinite({}) THEN (extract(epoch FROM {}) * 1000000)::bigint::text"
+            " ELSE {}::text END"
+        ),
+        clickhouse_text="toString(toUnixTimestamp64Micro({}))",
     ),
-    clickhouse_text="toString(toUnixTimestamp64Micro({}))",
+    "Int64",
 )
 _BYTES = replace(
     _text(),
@@ -311,28 +359,40 @@ _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
     if isinstance(kind, sa.Integer):
         never_negative = plain(int).constrained(ge=0, le=2**64 - 1)
-        return replace(mapped, clickhouse="UInt64", event=never_negative, api=never_negative)
+        return replace(
+            mapped,
+            clickhouse="UInt64",
+            event=never_negative,
+            api=never_negative,
+            plain=Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)],
+        )
     if isinstance(kind, sa.Numeric):
         postgres, clickhouse = _bits(64)
+        digits = None if isinstance(kind, sa.Float) else _digits(kind)
         return replace(
             mapped,
             clickhouse="Float64",
             zero=0.0,
+            whole=columns.floats(*digits) if digits else mapped.whole,
             to_driver=float,
+            wire="",
+            to_storage="{}",
+            from_storage="{}",
             from_text=float,
             postgres_text=postgres.replace("{}", "{}::float8"),
             clickhouse_text=clickhouse,
         )
     if isinstance(kind, sa.DateTime):
-        return replace(
+        compacted = replace(
             mapped,
             clickhouse="DateTime('UTC')",
+            whole=columns.seconds,
             to_driver=values.whole_seconds,
-            from_storage="toUnixTimestamp({})",
             from_text=values.whole_seconds_of,
             postgres_text="floor(extract(epoch FROM {}))::text",
             clickhouse_text="toString(toUnixTimestamp({}))",
         )
+        return _reinterpreted(compacted, "UInt32")
     return mapped
 
 

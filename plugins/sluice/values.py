@@ -10,14 +10,17 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from datetime import date, datetime, timezone
-from decimal import Decimal, InvalidOperation
+from datetime import date, datetime, timedelta, timezone
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 # ClickHouse shows DateTime64 and Date32 outside of these whole years as another day.
 _FIRST, _LAST = date(1900, 1, 1), date(2299, 12, 31)
-_LAST_SECOND = 2**32 - 1
+FIRST_TICK, LAST_TICK = -2_208_988_800_000_000, 10_413_791_999_999_999
+LAST_SECOND = 2**32 - 1
+_EXACT = Context(prec=1000)  # more digits than any column has
 _ELEMENT = re.compile(r'[{},]|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
 
 
@@ -31,16 +34,21 @@ def microsecond_ticks(value: datetime) -> int:
     DateTime64 goes to the driver as ticks because the driver is off by a second for fractions
     before 1970 and reads values without a zone in the machine's own.
     """
-    if not _FIRST.year <= value.year <= _LAST.year:
+    ticks = since_1970(value if value.tzinfo else value.replace(tzinfo=timezone.utc))
+    if not FIRST_TICK <= ticks <= LAST_TICK:
         raise Unfit(f"timestamp outside {_FIRST} to {_LAST}")
-    since = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return ticks
+
+
+def since_1970(value: datetime) -> int:
+    """Microseconds since 1970 of a time with a zone."""
+    return (value - _EPOCH) // _MICROSECOND
 
 
 def whole_seconds(value: datetime) -> int:
     """Seconds since 1970 in UTC, fractions dropped; ValueError outside of ClickHouse's DateTime."""
     seconds = microsecond_ticks(value) // 1_000_000
-    if not 0 <= seconds <= _LAST_SECOND:
+    if not 0 <= seconds <= LAST_SECOND:
         raise Unfit("timestamp outside 1970 to 2106")
     return seconds
 
@@ -167,21 +175,30 @@ def boolean(text: str) -> bool:
     return text == "t"
 
 
-def decimal_of(precision: int, scale: int) -> Callable[[str], Decimal]:
-    """A reader of numbers with so many digits; ValueError for others, and for NaN."""
+def scaled(scale: int) -> Callable[[Decimal], int]:
+    """A number of at most so many digits behind the point as an integer of its last digit.
 
-    def read(text: str) -> Decimal:
+    Decimals go to the driver as integers, because it takes a microsecond for each to make one.
+    """
+    return lambda number: int(number.scaleb(scale, _EXACT))
+
+
+def scaled_of(precision: int, scale: int) -> Callable[[str], int]:
+    """A reader of such numbers in Postgres' text; ValueError for others, and for NaN."""
+    convert = scaled(scale)
+
+    def read(text: str) -> int:
         try:
             number = Decimal(text)
         except InvalidOperation:
             raise Unfit("not a number") from None
         if not number.is_finite():
             raise Unfit("not a finite number")
-        _, digits, exponent = number.normalize().as_tuple()
+        exponent = number.normalize(_EXACT).as_tuple().exponent
         assert isinstance(exponent, int)
-        if -exponent > scale or len(digits) + exponent > precision - scale:
+        if -exponent > scale or (number and number.adjusted() >= precision - scale):
             raise Unfit(f"number does not fit Decimal({precision}, {scale})")
-        return number
+        return convert(number)
 
     return read
 

@@ -22,7 +22,7 @@ from sluice.adapters.memory import MemoryLog
 from sluice.adapters.topics import Topics
 from sluice.errors import NotReady, TopicGap, TopicPartitioned
 from sluice.events import DEAD_LETTER_TOPIC, Record, Reject
-from sluice.ports import ChangeLog
+from sluice.ports import ChangeLog, Chunk
 from sluice.settings import KafkaSettings, Settings
 
 Dead = tuple[bytes | None, bytes | None]
@@ -41,7 +41,7 @@ class Subject:
     make_again: Callable[[], None]
 
     def read(self, offset: int, chunk: int = 100) -> list[list[Record]]:
-        return list(self.log.read(self.topic, offset, chunk, 20))
+        return list(self.log.read(self.topic, offset, Chunk(chunk), 20))
 
 
 @pytest.fixture(params=["memory", pytest.param("broker", marks=pytest.mark.services)])
@@ -99,11 +99,18 @@ def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
         committed=lambda: topics.committed([topic])[topic],
         dead_letters=lambda: [
             (record.key, record.value)
-            for chunk in log.read(DEAD_LETTER_TOPIC, begin, 100, 20)
+            for chunk in log.read(DEAD_LETTER_TOPIC, begin, Chunk(100), 20)
             for record in chunk
         ],
         make_again=make_again,
     )
+
+
+def test_a_chunk_ends_where_its_bytes_are_full(subject: Subject) -> None:
+    for _ in range(250):
+        subject.produce(b"x" * 300, None)
+    chunks = list(subject.log.read(subject.topic, 0, Chunk(1000, 30_000), 20))
+    assert [len(chunk) for chunk in chunks] == [100, 100, 50, 0]
 
 
 def test_a_topic_is_read_in_chunks_to_its_end(subject: Subject) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
 
 def rows(*given: tuple[int, str, int, int]) -> list[list[Any]]:
     """Columns of product rows from (id, name, version, deleted)."""
-    full = [(key, name, "c", Decimal("1.50"), -1, v, gone, key, 0) for key, name, v, gone in given]
+    full = [(key, name, "c", 150, -1, v, gone, key, 0) for key, name, v, gone in given]
     return [list(column) for column in zip(*full, strict=True)]
 
 
@@ -58,7 +57,7 @@ def test_the_row_of_the_highest_version_counts_in_whatever_order(store: StateSto
 def test_values_come_back_as_the_driver_took_them(store: StateStore) -> None:
     store.append(PRODUCTS, rows((1, "x", 1 << 112, 0)))
     found = store.current(PRODUCTS, [(1,)])
-    assert found[1,] == (1 << 112, (1, "x", "c", Decimal("1.50"), -1))
+    assert found[1,] == (1 << 112, (1, "x", "c", 150, -1))
 
 
 def test_a_truncate_takes_the_rows_below_its_version_alone(store: StateStore) -> None:

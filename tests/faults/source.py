@@ -27,6 +27,7 @@ from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
 from sluice.events import DEAD_LETTER_TOPIC, UNCHANGED
+from sluice.ports import Chunk
 from sluice.positions import parse_lsn
 from sluice.relay.run import run
 from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
@@ -118,7 +119,7 @@ class Source:
         """All events of a table, in the topic's order."""
         topic = f"cdc.{table}"
         with closing(KafkaLog(self.settings.kafka)) as changes:
-            records = [r for chunk in changes.read(topic, 0, 10_000, 60) for r in chunk]
+            records = [r for chunk in changes.read(topic, 0, Chunk(10_000), 60) for r in chunk]
         return [json.loads(record.value or b"") for record in records]
 
     def topic_has(self, table: str) -> bool:
@@ -189,7 +190,7 @@ class Source:
     def dead_letters(self) -> list[bytes | None]:
         """The keys of all dead letters."""
         with closing(KafkaLog(self.settings.kafka)) as changes:
-            chunks = changes.read(DEAD_LETTER_TOPIC, 0, 10_000, 60)
+            chunks = changes.read(DEAD_LETTER_TOPIC, 0, Chunk(10_000), 60)
             return [record.key for chunk in chunks for record in chunk]
 
     def server(self) -> psutil.Process:

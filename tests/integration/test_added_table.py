@@ -20,6 +20,7 @@ from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, describe
 from sluice.errors import Unreachable
+from sluice.ports import Chunk
 from sluice.relay import publication, slot
 from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
@@ -95,7 +96,7 @@ def relaying(settings: Settings, catalog: Catalog) -> Iterator[threading.Thread]
 
 def events(settings: Settings, topic: str) -> list[Any]:
     with closing(KafkaLog(settings.kafka)) as log:
-        chunks = log.read(topic, 0, 100_000, 30)
+        chunks = log.read(topic, 0, Chunk(100_000), 30)
         return [json.loads(record.value or b"{}") for chunk in chunks for record in chunk]
 
 

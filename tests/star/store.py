@@ -151,7 +151,12 @@ class Pipeline:
     def drain(self, table: str, events: int = 1000) -> None:
         """Drain about this many events of a table."""
         limits = DrainSettings(
-            events=events, seconds=10, chunk=events, reject_ratio=0.5, reject_run=1000
+            events=events,
+            seconds=10,
+            chunk=events,
+            chunk_bytes=1 << 25,
+            reject_ratio=0.5,
+            reject_run=1000,
         )
         with closing(ClickHouse(self.settings)) as clickhouse:
             store = ClickHouseStore(clickhouse)

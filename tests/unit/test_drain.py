@@ -28,7 +28,9 @@ from sluice.settings import DrainSettings
 
 TABLE = load_catalog("models").table("products")
 DECODER = Decoder(TABLE, ProductEvent)
-LIMITS = DrainSettings(events=10_000, seconds=10, chunk=3, reject_ratio=0.5, reject_run=1000)
+LIMITS = DrainSettings(
+    events=10_000, seconds=10, chunk=3, chunk_bytes=1 << 20, reject_ratio=0.5, reject_run=1000
+)
 
 
 class Step(BaseModel):
@@ -87,7 +89,7 @@ def row(key: int, name: str) -> dict[str, Any]:
         "id": key,
         "name": name,
         "category": "c",
-        "price": "1",
+        "price": "1.00" if key % 2 else "1",  # plain, and for the schema to judge
         "created_at": "2026-01-01T00:00:00Z",
     }
 
@@ -228,7 +230,9 @@ def test_rows_that_no_event_has_whole_are_read_from_the_source_unless_they_are_g
         asked.append(keys)
         return [event("read", payload) for payload in whole]
 
-    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5, reject_run=1000)
+    limits = DrainSettings(
+        events=10_000, seconds=10, chunk=500, chunk_bytes=1 << 20, reject_ratio=0.5, reject_run=1000
+    )
     log = filled([event("update", payload, number) for number, payload in enumerate(sent)])
     store = MemoryStore()
     drain = Drain(changes=log, store=store, limits=limits, reread=reread)
@@ -250,7 +254,9 @@ def event(operation: str, payload: Any, number: int = 0, before: Any = None) -> 
 
 def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None:
     log, store = filled([b"bad", *history([Step(kind="write", key=1)])[0]]), MemoryStore()
-    limits = DrainSettings(events=10_000, seconds=10, chunk=500, reject_ratio=0.5, reject_run=1000)
+    limits = DrainSettings(
+        events=10_000, seconds=10, chunk=500, chunk_bytes=1 << 20, reject_ratio=0.5, reject_run=1000
+    )
     report = Drain(changes=log, store=store, limits=limits).run(DECODER)
     assert (report.events, report.rejected, names(store)) == (2, 1, {1: "n0"})
     assert len(log.dead_letters) == 1

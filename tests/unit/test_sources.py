@@ -20,7 +20,9 @@ from sluice.settings import DrainSettings
 
 TABLE = load_catalog("models").table("products")
 DECODER = Decoder(TABLE, ProductEvent)
-LIMITS = DrainSettings(events=10_000, seconds=10, chunk=3, reject_ratio=0.5, reject_run=1000)
+LIMITS = DrainSettings(
+    events=10_000, seconds=10, chunk=3, chunk_bytes=1 << 20, reject_ratio=0.5, reject_run=1000
+)
 RELAY: dict[str, Any] = {"source": "relay", "commit_ts_ms": 1}
 CONNECT: dict[str, Any] = {"source": "connect", "commit_ts_ms": 1}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +12,15 @@ from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
 
 from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable, WrongUsage
-from sluice.generate.clickhouse import on_cluster
+from sluice.generate.clickhouse import literal, on_cluster, quoted
 from sluice.settings import ClickHouseSettings, Cluster
 
 _NOT_SET_UP = frozenset({16, 60, 81})  # no such column in the table, table, database
 _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
 _MEMORY = 241
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
-_BUSY = frozenset({_MEMORY, 164, 202, 242, 243, 252, 319})  # read-only, parts, disk, replicas
+_BUSY = frozenset({_MEMORY, 164, 202, 242, 252, 319})  # read-only, parts, replicas
+_NO_SPACE, _CANNOT_WRITE = 243, 75
 _SERVERS = """
 SELECT host_name, port, is_local FROM system.clusters WHERE cluster = {cluster:String}
 """
@@ -38,6 +39,15 @@ _REPLICATED = {
     "select_sequential_consistency": 1,
     "insert_deduplicate": 0,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Travelling:
+    """A column on its way: the type it travels as, and SQL that makes of it what is stored."""
+
+    name: str
+    type: str
+    stored: str
 
 
 class ClickHouse:
@@ -150,6 +160,21 @@ class ClickHouse:
                 f"INSERT INTO {table} ({', '.join(names)}) VALUES", columns, columnar=True
             )
 
+    def insert_converted(
+        self, table: str, columns: Sequence[Travelling], values: Sequence[Sequence[Any]]
+    ) -> None:
+        """Insert columns of equal length as one block, each made what is stored by the server."""
+        names = ", ".join(quoted(column.name) for column in columns)
+        stored = ", ".join(column.stored for column in columns)
+        structure = ", ".join(f"{quoted(column.name)} {column.type}" for column in columns)
+        with self._translated():
+            self._client.execute(
+                f"INSERT INTO {table} ({names}) SELECT {stored}"
+                f" FROM input({literal(structure)}) FORMAT Native",
+                values,
+                columnar=True,
+            )
+
     def insert_row(self, table: str, row: Mapping[str, Any]) -> None:
         """Insert one row."""
         self.insert(table, list(row), [[value] for value in row.values()])
@@ -196,6 +221,10 @@ def _server_error(where: str, error: driver_errors.ServerException) -> Exception
         return NotReady(f"{where}: {first}", remedy="run: sluice init")
     if error.code in {_AUTHENTICATION_FAILED, _ACCESS_DENIED}:
         return NeedsPerson(f"{where}: {first}", remedy="check the sluice_clickhouse credentials")
+    if error.code == _NO_SPACE or (error.code == _CANNOT_WRITE and "No space left" in first):
+        return Refused(
+            f"{where} refuses for now: {first}", remedy="make room on its disk, then run it again"
+        )
     if error.code in _BUSY:
         return Refused(f"{where} refuses for now: {first}", too_large=error.code == _MEMORY)
     return NeedsPerson(f"{where}: {first}")

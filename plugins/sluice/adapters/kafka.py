@@ -17,20 +17,23 @@ from confluent_kafka.admin import AdminClient
 from sluice.adapters.topics import Topics, client, client_options, described, translated
 from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
+from sluice.ports import Chunk
 from sluice.settings import KafkaSettings
 
 _PATIENCE = 10.0
+_FIRST, _AT_ONCE = 100, 5_000  # messages asked for before their size is known, and after
 
-# librdkafka's defaults pause for a second at every 100,000 messages on a fast local broker.
+# librdkafka would pause for a second whenever its queue is full; what waits there is memory.
 _CONSUMER_OPTIONS = {
     "group.id": DRAIN_GROUP,
     "enable.auto.commit": False,
     "enable.partition.eof": True,
     "auto.offset.reset": "error",
-    "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 131_072,
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 32_768,
+    "fetch.queue.backoff.ms": 5,
     "fetch.wait.max.ms": 20,  # the topic's end is told only after a fetch that waited
-    "fetch.message.max.bytes": 67_108_864,
+    "fetch.message.max.bytes": 8_388_608,  # a larger message comes all the same, alone
 }
 
 
@@ -57,7 +60,7 @@ class KafkaLog:
             )
         return epoch
 
-    def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
+    def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         deadline = time.monotonic() + seconds
         with translated(self._bootstrap):  # asked, or an assigned topic's leader is looked up late
@@ -87,20 +90,26 @@ class KafkaLog:
                 remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
             )
 
-    def _chunk(self, topic: str, size: int, deadline: float) -> tuple[list[Record], bool]:
-        """At most `size` records, and whether the topic's end came after them."""
+    def _chunk(self, topic: str, chunk: Chunk, deadline: float) -> tuple[list[Record], bool]:
+        """At most a chunk of records, and whether the topic's end came after them."""
         records: list[Record] = []
+        taken = 0
         quiet_until = time.monotonic() + _PATIENCE
-        while len(records) < size and time.monotonic() < deadline:
+        while len(records) < chunk.events and taken < chunk.size and time.monotonic() < deadline:
             first = self._consumer.poll(0.5)
             if first is None:
                 if time.monotonic() > quiet_until:
                     raise Unreachable(f"broker {self._bootstrap} does not answer for {topic}")
                 continue
-            for message in [first, *self._consumer.consume(size - len(records) - 1, 0)]:
+            # As many as there is room for, if they are as large as those before.
+            room = (chunk.size - taken) * len(records) // taken if taken else _FIRST
+            more = min(chunk.events - len(records), _AT_ONCE, room) - 1
+            for message in [first, *(self._consumer.consume(more, 0) if more > 0 else ())]:
                 error, offset = message.error(), message.offset()
                 if error is None and offset is not None:
-                    records.append(Record(offset, message.key(), message.value()))
+                    value = message.value()
+                    records.append(Record(offset, message.key(), value))
+                    taken += len(value) if value else 0
                 elif error is None:
                     continue
                 elif error.code() == KafkaError._PARTITION_EOF:

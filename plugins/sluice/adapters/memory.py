@@ -10,7 +10,7 @@ from typing import Any
 from sluice.catalog import Table
 from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
 from sluice.events import Change, Key, Record, Reject
-from sluice.ports import Checkpoint, DrainReport
+from sluice.ports import Checkpoint, Chunk, DrainReport
 
 
 class MemoryLog:
@@ -47,13 +47,21 @@ class MemoryLog:
         """See ports.ChangeLog."""
         return self._epoch
 
-    def read(self, topic: str, offset: int, chunk: int, seconds: float) -> Iterator[list[Record]]:
+    def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         records = self._there(topic)
         if not 0 <= offset <= len(records):
             raise TopicGap(f"{topic}: offset {offset} is not on the topic")
-        for start in range(offset, len(records), chunk):
-            yield records[start : start + chunk]
+        portion: list[Record] = []
+        taken = 0
+        for record in records[offset:]:
+            portion.append(record)
+            taken += len(record.value or b"")
+            if len(portion) == chunk.events or taken >= chunk.size:
+                yield portion
+                portion, taken = [], 0
+        if portion:
+            yield portion
         yield []
 
     def topic_id(self, topic: str) -> str:

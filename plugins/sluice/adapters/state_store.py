@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sluice.adapters.clickhouse import ClickHouse, external_table
+from sluice.adapters.clickhouse import ClickHouse, Travelling, external_table
 from sluice.catalog import Table
 from sluice.errors import StaleCheckpoint
 from sluice.events import Change, Key, Reject
@@ -57,7 +57,9 @@ class ClickHouseStore:
 
     def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
         """See ports.StateStore."""
-        self._clickhouse.insert(f"cdc.{quoted(table.storage)}", _names(table), columns)
+        self._clickhouse.insert_converted(
+            f"cdc.{quoted(table.storage)}", _travelling(table), columns
+        )
 
     def truncate(self, table: Table, change: Change) -> None:
         """See ports.StateStore."""
@@ -79,14 +81,16 @@ class ClickHouseStore:
         width = len(table.key)
         expression = key_expression([column.name for column in table.key])
         selected = ", ".join(
-            _stored(column.name, column.type.from_storage) for column in table.columns
+            _sql(column.name, column.type.from_storage) for column in table.columns
         )
-        key = ", ".join(_stored(column.name, column.type.from_storage) for column in table.key)
-        structure = [(column.name, column.type.clickhouse) for column in table.key]
+        key = ", ".join(_sql(column.name, column.type.from_storage) for column in table.key)
+        structure = [(column.name, column.wire_type) for column in table.key]
+        wanted = ", ".join(_sql(column.name, column.type.to_storage) for column in table.key)
         names = ", ".join(quoted(column.name) for column in table.key)
         rows = self._clickhouse.execute(
             f"SELECT {key}, _version, _is_deleted, {selected} FROM cdc.{quoted(table.storage)}"
-            f" WHERE {expression} IN wanted ORDER BY _version DESC LIMIT 1 BY {names}",
+            f" WHERE {expression} IN (SELECT {wanted} FROM wanted)"
+            f" ORDER BY _version DESC LIMIT 1 BY {names}",
             external=[external_table("wanted", structure, list(set(keys)))],
         )
         found = {}
@@ -133,12 +137,23 @@ class ClickHouseStore:
         )
 
 
-def _names(table: Table) -> list[str]:
-    return [
-        *(quoted(column.name) for column in table.columns),
-        *(name for name, _ in MACHINE_COLUMNS),
+def _travelling(table: Table) -> list[Travelling]:
+    """The columns that `append` is given."""
+    own = [
+        Travelling(
+            name=column.name,
+            type=column.wire_type,
+            stored=_sql(column.name, column.type.to_storage),
+        )
+        for column in table.columns
+    ]
+    return own + [
+        Travelling(name=name, type=kind, stored=name)
+        if name != "_committed_at"
+        else Travelling(name=name, type="Int64", stored=f"fromUnixTimestamp64Milli({name})")
+        for name, kind in MACHINE_COLUMNS
     ]
 
 
-def _stored(name: str, from_storage: str) -> str:
-    return from_storage.format(quoted(name))
+def _sql(name: str, expression: str) -> str:
+    return expression.format(quoted(name))

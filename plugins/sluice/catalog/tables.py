@@ -42,9 +42,20 @@ class Column:
     expectations: tuple[Expectation, ...] = ()
 
     @property
+    def filled_with_null(self) -> bool:
+        """Whether Postgres fills it with NULL in the rows that are there when it is added."""
+        return self.nullable and self.type.nullable and not self.has_default
+
+    @property
     def clickhouse_type(self) -> str:
         """The full ClickHouse type: dictionary and NULL included."""
         return clickhouse_type(self, nullable=self.nullable)
+
+    @property
+    def wire_type(self) -> str:
+        """The ClickHouse type that the driver sends its values as."""
+        plain = self.type.wire or self.type.clickhouse
+        return f"Nullable({plain})" if self.nullable and self.type.nullable else plain
 
 
 def clickhouse_type(column: Column, *, nullable: bool) -> str:

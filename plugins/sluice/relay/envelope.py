@@ -10,9 +10,8 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 
-from sluice.decoding import RELAY
 from sluice.errors import NeedsPerson
-from sluice.events import UNCHANGED
+from sluice.events import RELAY, UNCHANGED
 from sluice.positions import format_lsn
 from sluice.relay.pgoutput import MISSING, RelationColumn, Value
 

@@ -10,8 +10,7 @@ from psycopg2 import sql
 
 from sluice.catalog import Table
 from sluice.comparison import postgres_checksum
-from sluice.decoding import CONNECT, RELAY
-from sluice.events import DELETE, READ, TRUNCATE, KeyText
+from sluice.events import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.expressions import escaped, key_expression, row_expression
 from sluice.relay.pgoutput import RelationColumn

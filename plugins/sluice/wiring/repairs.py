@@ -11,9 +11,10 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
-from sluice.decoding import CONNECT, Decoder
+from sluice.decoding import Decoder
 from sluice.drain import Drain
 from sluice.errors import SlotBusy, SlotMissing, SluiceError, StaleCheckpoint, TopicGap
+from sluice.events import CONNECT
 from sluice.generate.files import topics as topic_names
 from sluice.quality import FAIL, QualityReport
 from sluice.ranges import Plans

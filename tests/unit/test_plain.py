@@ -1,0 +1,226 @@
+"""Plain events are read to what the event schema would make of them, whatever is in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ConfigDict
+from typing_extensions import Required, TypedDict
+
+from models.generated.envelope import EventMetadata
+from sluice.catalog import Table, load_catalog
+from sluice.decoding import Decoded, Decoder
+from sluice.events import UNCHANGED, Record
+from sluice.plain import Plain, PlainReader
+from sluice.type_map import PROFILES
+from tests.decoded import changes
+
+
+class NothingIsPlain(PlainReader):
+    """Leaves all to the schema."""
+
+    def read(self, records: Sequence[Record], epoch: int, base_seq: int) -> Plain:
+        return Plain(rows=[], others=list(records), sources=frozenset())
+
+
+def event_type(table: Table) -> Any:
+    """The schema that is generated for the table."""
+    fields: dict[str, Any] = {}
+    for column in table.columns:
+        kind = column.type.event.resolve()
+        optional = kind | None if column.nullable else kind
+        fields[column.name] = Required[optional] if column.primary_key else optional
+    typed: Any = TypedDict
+    row = typed("row", fields, total=False)
+    row.__pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+    envelope = {"metadata": EventMetadata, "payload": row | None, "before": row | None}
+    return typed("event", envelope)
+
+
+def pair(profile: str) -> tuple[Decoder, Decoder]:
+    """A decoder, and one by the schema alone."""
+    table = load_catalog("tests.type_samples", profile).table("samples")
+    fast, slow = Decoder(table, event_type(table)), Decoder(table, event_type(table))
+    slow._plain = NothingIsPlain(table)
+    return fast, slow
+
+
+PAIRS = {profile: pair(profile) for profile in PROFILES}
+
+# A value of each column as the relay sends it, JSON.
+ROW = {
+    "id": "7",
+    "small": "-7",
+    "whole": "7",
+    "big": "7",
+    "exact": '"-12.345678901234"',
+    "widest": f'"1.{"5" * 30}"',
+    "cents": '"99.90"',
+    "thousands": '"99000"',
+    "free": '"1.23456789"',
+    "double": "1.5",
+    "single": "-2",
+    "yes": "true",
+    "short": '"naïve"',
+    "long": '"x"',
+    "day": '"2026-01-31"',
+    "daytime": '"24:00:00"',
+    "moment": '"1969-12-31T23:59:59.5Z"',
+    "instant": '"2026-01-31T12:00:00.123456Z"',
+    "length": '"1 day"',
+    "identity": '"12345678-1234-5678-1234-567812345678"',
+    "choice": '"a"',
+    "raw": '"AP8="',
+    "document": '"{\\"a\\": 1.10}"',
+    "kept": '"[]"',
+    "numbers": '"{1,NULL}"',
+    "words": '"{a}"',
+    "instants": '"{\\"2026-01-31 12:00:00+00\\"}"',
+    "amounts": '"{1.500}"',
+    "address": '"::1"',
+    "network": '"10.0.0.0/8"',
+    "card": '"08:00:2b:01:02:03"',
+    "bits": '"1010"',
+    "span": '"[1,5)"',
+    "days": '"empty"',
+    "spell": '"empty"',
+    "spans": '"{}"',
+}
+COMPACT_ROW = {**ROW, "small": "7", "moment": '"2026-01-31T12:00:00Z"'}
+METADATA = {
+    "source": '"relay"',
+    "table": '"samples"',
+    "operation": '"insert"',
+    "lsn": '"0/1"',
+    "commit_lsn": '"1/10"',
+    "ordinal": "3",
+    "commit_ts_ms": "5",
+}
+
+
+def written(fields: dict[str, str]) -> str:
+    return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in fields.items()) + "}"
+
+
+def event(
+    row: dict[str, str] | None, metadata: dict[str, str] = METADATA, before: str = "null"
+) -> bytes:
+    payload = "null" if row is None else written(row)
+    return f'{{"metadata":{written(metadata)},"payload":{payload},"before":{before}}}'.encode()
+
+
+def require_the_same(profile: str, values: list[bytes]) -> Decoded:
+    """Both decoders make the same of the events; that of the first."""
+    records = [Record(offset=at, key=None, value=value) for at, value in enumerate(values)]
+    fast, slow = (one.decode(records, epoch=1, base_seq=9) for one in PAIRS[profile])
+    table = PAIRS[profile][0].table
+    assert repr(by_place(table, fast)) == repr(by_place(table, slow))
+    assert fast.rejects == slow.rejects
+    assert fast.sources == slow.sources
+    return fast
+
+
+def by_place(table: Table, decoded: Decoded) -> list[Any]:
+    return sorted(changes(table, decoded), key=lambda change: (change.seq, type(change).__name__))
+
+
+@pytest.mark.parametrize(("profile", "row"), [("lossless", ROW), ("compact", COMPACT_ROW)])
+def test_what_the_relay_sends_is_plain_whatever_its_type(profile: str, row: dict[str, str]) -> None:
+    nothing = {name: "null" if name in NULLABLE else value for name, value in row.items()}
+    gone = event({"id": "7"}, {**METADATA, "operation": '"delete"'})
+    decoded = require_the_same(profile, [event(row), event(nothing), event(row), gone])
+    assert decoded.changes == []
+    assert len(decoded.rows[0]) == 4
+
+
+NULLABLE = {column.name for column in PAIRS["lossless"][0].table.columns if column.nullable}
+
+DIGITS = st.text("0123456789.-+eE_ ", max_size=45)
+TIMES = st.from_regex(r"\A\d{3,5}-\d\d-\d\d[T tZ]\d\d:\d\d(:\d\d(\.\d{1,8})?)?(Z|[+-]\d\d:\d\d)?\Z")
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+VALUES = st.one_of(
+    st.sampled_from([*ROW.values(), *METADATA.values(), json.dumps(UNCHANGED), '"infinity"']),
+    st.sampled_from(['"NaN"', "NaN", "1e400", "-0", "-0.0", "1.0", "1e2", "9007199254740993"]),
+    st.sampled_from([str(sign * (1 << bits) - 1) for bits in (15, 31, 63, 64) for sign in (1, -1)]),
+    st.sampled_from([r'"\ud800"', r'"\u0000"', '"\t"', '"a\\nb"', '"1.00\\n2.00"', '"1.00\\n"']),
+    st.integers().map(str),
+    st.floats().map(json.dumps),
+    st.decimals(places=2, allow_nan=False).map(lambda number: f'"{number}"'),
+    DIGITS.map(json.dumps),
+    TIMES.map(json.dumps),
+    st.dates().map(lambda day: f'"{day}"'),
+    st.datetimes().map(lambda moment: f'"{moment.isoformat()}Z"'),
+    st.uuids().map(lambda number: f'"{number}"'),
+    st.uuids().map(lambda number: f'"{number.hex}"'),
+    JSONS.map(json.dumps),
+)
+
+
+@given(st.sampled_from(PROFILES), st.sampled_from(sorted(ROW)), VALUES)
+@example("lossless", "cents", '"100000000.00"')
+@example("lossless", "cents", '"-0.00"')
+@example("compact", "cents", '"-0.00"')
+@example("compact", "big", str(2**64 - 1))
+@example("lossless", "moment", '"2026-01-01T00:00:00.1234567Z"')
+@example("lossless", "moment", '"2026-02-30T00:00:00Z"')
+@example("lossless", "moment", '"1899-12-31T23:59:59.999999Z"')
+@example("lossless", "day", '"2300-01-01"')
+@example("lossless", "whole", "2147483648")
+@example("lossless", "identity", '"{12345678-1234-5678-1234-567812345678}"')
+def test_any_value_is_what_the_schema_makes_of_it(profile: str, name: str, value: str) -> None:
+    row = {**(ROW if profile == "lossless" else COMPACT_ROW), name: value}
+    require_the_same(profile, [event(row)] * 2)
+
+
+@given(st.data())
+def test_any_event_is_what_the_schema_makes_of_it(data: st.DataObject) -> None:
+    """Fields that are missing, of others, twice there, of other kinds; among events like them."""
+    events = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        row, metadata, before = dict(ROW), dict(METADATA), "null"
+        match data.draw(st.sampled_from(["plain", "metadata", "payload", "before", "cut"])):
+            case "metadata":
+                name = data.draw(st.sampled_from([*METADATA, "fence", "stranger"]))
+                metadata[name] = data.draw(
+                    VALUES | st.sampled_from(['"connect"', '"delete"', '"truncate"', '"read"'])
+                )
+            case "payload":
+                row.pop(data.draw(st.sampled_from([*ROW])))
+                row |= data.draw(st.sampled_from([{}, {"stranger": "1"}, {"id": "1"}]))
+            case "before":
+                before = data.draw(st.sampled_from(['{"id":7}', '{"id":8}', "{}", "1"]))
+            case "cut":
+                whole = event(row)
+                events.append(whole[: data.draw(st.integers(0, len(whole)))])
+                continue
+        events.append(event(row, metadata, before))
+    require_the_same("lossless", events)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xff",
+        b" " + event(ROW) + b"\n",
+        b"\xef\xbb\xbf" + event(ROW),
+        event(ROW) + event(ROW),
+        event(ROW).replace(b'"a"', b'"\xff"'),
+        event(ROW).replace(b'"a"', b'"\xed\xa0\x80"'),
+        event(ROW).replace(b'"id":7', b'"id":7,"id":8'),
+        event(ROW).replace(b'"id":7', b'"id":"x","id":8'),
+        event(ROW).replace(b'"id"', b'"\\u0069d"'),
+        event(None),
+    ],
+)
+def test_malformed_json_is_what_the_schema_makes_of_it(value: bytes) -> None:
+    require_the_same("lossless", [event(ROW), value, event(ROW)])
