@@ -1,8 +1,9 @@
 """Measures checks of rows that are equal, of one row that is not, and a resync, side by side.
 
 Usage: bench/quality.py [ROWS [PICTURE.svg]]. A stack of its own, `order_items` filled with ROWS
-(1,000,000). Each way is timed with the CPU seconds that PostgreSQL spends on it. reladiff takes
-part where RELADIFF_PYTHON names the Python of an environment that has it.
+(1,000,000) on both sides. Each way is timed, with the CPU seconds that PostgreSQL and this process
+spend on it. What it takes to pinpoint one wrong row is the check that finds it less the one before.
+reladiff takes part where RELADIFF_PYTHON names the Python of an environment that has it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 import psycopg2
@@ -53,6 +54,8 @@ SPOIL = """
 INSERT INTO cdc.src_order_item SELECT * REPLACE (quantity + 1 AS quantity, _version + 1 AS _version)
 FROM cdc.src_order_item FINAL WHERE id = {key}
 """
+INSERT = f"INSERT INTO cdc.src_order_item ({COLUMNS}, _version) FORMAT TSV"
+VERSION = 1 << 48  # as of the first byte of the WAL
 LIVE = f"""
 CREATE VIEW cdc.bench_items AS
 SELECT {COLUMNS} FROM cdc.src_order_item FINAL WHERE _is_deleted = 0
@@ -70,11 +73,12 @@ print(len(list(diff_tables(one, other, extra_columns=columns))), "lines of diffe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One way, how long it took, and what PostgreSQL spent on it, CPU seconds."""
+    """One way, how long it took, and what PostgreSQL and this process spent on it, CPU seconds."""
 
     name: str
     seconds: float
     postgres: float
+    own: float
     found: object
 
 
@@ -94,11 +98,17 @@ def postgres_seconds(home: Path) -> float:
 
 def measured(home: Path, name: str, call: Callable[[], object]) -> Measure:
     """Time a call and print it."""
-    cpu, started = postgres_seconds(home), time.monotonic()
+    cpu, own, started = postgres_seconds(home), time.process_time(), time.monotonic()
     found = call()
-    seconds = time.monotonic() - started
-    made = Measure(name=name, seconds=seconds, postgres=postgres_seconds(home) - cpu, found=found)
-    print(f"| {name} | {seconds:.1f} | {made.postgres:.1f} | {found} |", flush=True)
+    made = Measure(
+        name=name,
+        seconds=time.monotonic() - started,
+        postgres=postgres_seconds(home) - cpu,
+        own=time.process_time() - own,
+        found=found,
+    )
+    spent = f"{made.seconds:.1f} | {made.postgres:.1f} | {made.own:.1f}"
+    print(f"| {name} | {spent} | {found} |", flush=True)
     return made
 
 
@@ -188,11 +198,15 @@ def compare(bench: Bench, home: Path) -> list[Measure]:
     ]
     if reladiff:
         ways.append(("reladiff", lambda: bench.reladiff(reladiff)))
-    print("| way | seconds | PostgreSQL, CPU s | found |\n|---|---|---|---|", flush=True)
+    head = "| way | seconds | PostgreSQL, CPU s | the process, CPU s | found |"
+    print(f"{head}\n|---|---|---|---|---|", flush=True)
+    bench.checked()  # what the first drain left to be merged is merged by now
     found = [measured(home, "count(*) on both sides", bench.counted)]
     found += [measured(home, f"{name}, equal rows", call) for name, call in ways]
     wiring.query(bench.settings, SPOIL.format(key=bench.rows // 3))
     found += [measured(home, f"{name}, one wrong row", call) for name, call in ways]
+    clean, wrong = found[1], found[1 + len(ways)]
+    print(f"to pinpoint one wrong row: {wrong.seconds - clean.seconds:.1f} s more", flush=True)
     found.append(measured(home, "COPY TO STDOUT alone", bench.copied_away))
     found.append(measured(home, "resync of the table", bench.resynced))
     for one in found[-2:]:
@@ -226,7 +240,8 @@ def picture(measures: list[Measure], path: Path) -> None:
 def filled(rows: int) -> Iterator[tuple[Settings, Path]]:
     """A stack whose `order_items` has so many rows on both sides, and its home."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
-        environment = stack_environment(Path(folder))
+        patient = {"SLUICE_QUALITY_SECONDS": "600"}  # the relay goes past what `fill` wrote
+        environment = stack_environment(Path(folder)) | patient
         Stack(read_settings(environment)).launch()
         settings = read_settings(environment)
         stack = Stack(settings)
@@ -235,16 +250,40 @@ def filled(rows: int) -> Iterator[tuple[Settings, Path]]:
             ensure_database(settings.postgres, settings.postgres.database)
             create_tables(settings.postgres)
             wiring.initialise(settings)
-            load(settings, customers=500, orders=5000, seed=1)
-            with make_engine(settings.postgres).begin() as connection:
-                connection.execute(text(FILL), {"rows": rows})
-                connection.execute(text("ANALYZE order_items"))
+            load(settings, customers=100, orders=500, seed=1)
             with relaying(settings):
                 drained(settings)
-                wiring.query(settings, LIVE)
+            fill(settings, rows)
+            with relaying(settings):
                 yield settings, Path(folder)
         finally:
             stack.stop()
+
+
+def fill(settings: Settings, rows: int) -> None:
+    """Put so many rows into both sides, past the relay and the drain, which are not measured."""
+    bench = Bench(settings, rows)
+    with make_engine(settings.postgres).begin() as connection:
+        last = connection.scalar(text("SELECT coalesce(max(id), 0) FROM order_items"))
+        connection.execute(text("SET LOCAL session_replication_role = replica"))  # no foreign keys
+        connection.execute(text(FILL), {"rows": rows})
+        connection.execute(text("ANALYZE order_items"))
+    with bench.postgres() as cursor, tempfile.TemporaryFile() as file:
+        advance = "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())"
+        cursor.connection.autocommit = True
+        cursor.execute(advance, [settings.relay.slot])
+        new = f"SELECT {COLUMNS}, {VERSION} FROM order_items WHERE id > {last}"
+        cursor.copy_expert(f"COPY ({new}) TO STDOUT", file)
+        file.seek(0)
+        port = settings.clickhouse.http_port
+        size = os.fstat(file.fileno()).st_size
+        request = Request(
+            f"http://127.0.0.1:{port}/?query={quote(INSERT)}",
+            data=file,
+            headers={"Content-Length": str(size)},
+        )
+        urlopen(request).close()
+    wiring.query(settings, LIVE)
 
 
 def drained(settings: Settings) -> None:

@@ -1,37 +1,47 @@
-"""Measures the deep check on a stack of its own, then soaks it under writes.
+"""Soaks the checks: an hour's changes and an hour's checks, in as little time as it takes.
 
-Not part of `make bench`. Usage: bench/quality_soak.py [ROWS [MINUTES [CHANGES_PER_SECOND]]].
-Prints the deep check of so many rows (seconds, CPU seconds of PostgreSQL, growth of this process),
-then deep checks one after the other while rows change, and every finding: there must be none.
+Not part of `make bench`. Usage: bench/quality_soak.py [ROWS [CHANGES [CHECKS [DEEP_EVERY
+[MINUTES]]]]]; as given without, 1,000,000 rows, 3,600,000 changes (an hour of 1,000 a second), 60
+checks of which every fifth is a deep one, two hours at most. Changes are made as fast as the relay
+and the drain follow. Every third deep check has corruptions to find, planted in ClickHouse beside
+the writes, and repairs them. In all other checks there must be no finding; exit 1 where there is
+one, or where one is missed.
 """
 
 from __future__ import annotations
 
-import random
-import resource
+import os
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-import psutil
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.adapters.postgres import PostgresSource
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
+from sluice.errors import Retryable
+from sluice.quality import PASS, UNSETTLED, QualityReport
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
 from tests.conftest import stack_environment
-from tests.integration.test_loop import checked, relaying
+from tests.integration.test_loop import CATALOG, checked
 
-AT_ONCE = 20
+T = TypeVar("T")
+AT_ONCE = 20  # changes of a transaction
+MOST_BEHIND = 64 << 20  # bytes of WAL that the writer may be ahead of what is drained
+LEFT_ALONE = 1000  # the last rows, which no change touches: corruptions are planted there
 FILL = """
 INSERT INTO order_items (order_id, product_id, quantity, price)
 SELECT o[1 + i % array_length(o, 1)], p[1 + i % array_length(p, 1)], 1 + i % 5, 9.99
@@ -39,113 +49,225 @@ FROM generate_series(1, :rows) AS i,
     (SELECT array_agg(id) AS o FROM orders) AS orders,
     (SELECT array_agg(id) AS p FROM products) AS products
 """
-CHANGES = (
-    "UPDATE order_items SET quantity = 1 + (quantity + 1) % 9 WHERE id = :id",
-    "UPDATE order_items SET price = price + 0.01 WHERE id = :id",
-    "INSERT INTO order_items (order_id, product_id, quantity, price)"
-    " SELECT order_id, product_id, 1, 1 FROM order_items WHERE id = :id",
-    "DELETE FROM order_items WHERE id = :id",
+# So many changes of random rows; half of what is inserted is deleted again.
+CHANGE = """
+CREATE FUNCTION soak_change(changes int, most int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    chosen int;
+    kind float;
+BEGIN
+    FOR _ IN 1..changes LOOP
+        chosen := 1 + floor(random() * most);
+        kind := random();
+        IF kind < 0.4 THEN
+            UPDATE order_items SET quantity = 1 + (quantity + 1) % 9 WHERE id = chosen;
+        ELSIF kind < 0.7 THEN
+            UPDATE order_items SET price = price + 0.01 WHERE id = chosen;
+        ELSIF kind < 0.85 THEN
+            INSERT INTO order_items (order_id, product_id, quantity, price)
+            SELECT order_id, product_id, 1, 1 FROM order_items WHERE id > chosen LIMIT 1;
+        ELSE
+            DELETE FROM order_items
+            WHERE id = (SELECT id FROM order_items WHERE id BETWEEN chosen AND most LIMIT 1);
+        END IF;
+    END LOOP;
+END $$
+"""
+SAME = "INSERT INTO cdc.src_order_item SELECT * REPLACE ({}) FROM cdc.src_order_item FINAL"
+# Of the rows k to k + 4. They were changed in PostgreSQL before, and k + 3 was deleted.
+PLANT = (
+    "DELETE FROM cdc.src_order_item WHERE id = {k}",  # missing
+    SAME.format("quantity + 1 AS quantity, _version + 1 AS _version") + " WHERE id = {k} + 1",
+    # stale: the version before the newest
+    "DELETE FROM cdc.src_order_item WHERE id = {k} + 2",
+    "INSERT INTO cdc.src_order_item SELECT * FROM cdc.history_order_items"
+    " WHERE id = {k} + 2 ORDER BY _version LIMIT 1",
+    "DELETE FROM cdc.history_order_items WHERE id = {k} + 2 AND _version ="
+    " (SELECT max(_version) FROM cdc.history_order_items WHERE id = {k} + 2)",
+    # a lost delete, and a row too many, which makes up for the missing one
+    "INSERT INTO cdc.src_order_item SELECT * REPLACE (0 AS _is_deleted, _version + 1 AS _version)"
+    " FROM cdc.history_order_items WHERE id = {k} + 3 ORDER BY _version DESC LIMIT 1",
+    "INSERT INTO cdc.src_order_item SELECT * REPLACE (1000000000 + id AS id, {k} AS _version)"
+    " FROM (SELECT * FROM cdc.src_order_item FINAL WHERE id = {k} + 4)",
+)
+PREPARE = (
+    "UPDATE order_items SET quantity = quantity + 1 WHERE id BETWEEN {k} AND {k} + 4",
+    "DELETE FROM order_items WHERE id = {k} + 3",
 )
 
 
-def postgres_seconds(home: Path) -> float:
-    """CPU seconds that the server processes that are there now have used."""
-    total = 0.0
-    for process in psutil.process_iter():
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What the soak saw; `seconds` of each kind of check."""
+
+    alarms: int = 0
+    unsettled: int = 0
+    again: int = 0
+    planted: int = 0
+    found: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"minute": [], "deep": []})
+
+
+class Writer(threading.Thread):
+    """Changes rows until told to stop, as fast as the pipeline follows."""
+
+    def __init__(self, settings: Settings, engine: Engine, most: int) -> None:
+        super().__init__()
+        self.changes, self.stop = 0, threading.Event()
+        self._settings, self._engine, self._most = settings, engine, most
+
+    def run(self) -> None:
+        """See the class."""
+        source, slot = PostgresSource(self._settings.postgres), self._settings.relay.slot
+        change = text("SELECT soak_change(:changes, :most)")
+        with self._engine.connect() as connection:
+            while not self.stop.is_set():
+                for _ in range(50):
+                    connection.execute(change, {"changes": AT_ONCE, "most": self._most})
+                    connection.commit()
+                    self.changes += AT_ONCE
+                while source.slot(slot).lag_bytes > MOST_BEHIND and not self.stop.wait(0.2):
+                    pass
+
+
+class Soak:
+    """Checks of one stack under writes."""
+
+    def __init__(self, settings: Settings, engine: Engine, rows: int) -> None:
+        self.settings, self.engine, self.tally = settings, engine, Tally()
+        self.changes, self._quiet = 0, rows - LEFT_ALONE
+
+    def run(self, changes: int, checks: int, deep_every: int, minutes: int) -> Tally:
+        """So many checks, spread over so many changes; fewer where the minutes are over."""
+        with self.engine.begin() as connection:
+            connection.execute(text(CHANGE))
+        writer = Writer(self.settings, self.engine, self._quiet - 1)
+        writer.start()
+        started = time.monotonic()
         try:
-            own = "postgres" in process.name() and str(home) in " ".join(
-                [*process.cmdline(), process.cwd()]
-            )
-            if own:
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return total
+            for number in range(1, checks + 1):
+                while writer.changes < changes * number / checks:
+                    self._drain()
+                    time.sleep(0.1)
+                    if time.monotonic() > started + minutes * 60:
+                        return self.tally
+                deep = number % deep_every == 0
+                if deep and number % (3 * deep_every) == 0:
+                    self._find(self._quiet + number * 5)
+                else:
+                    self._alarms(number, self._checked(deep=deep))
+                seconds = time.monotonic() - started
+                rate = f"{writer.changes} changes, {writer.changes / seconds:.0f}/s"
+                print(f"{seconds:.0f} s: {number} of {checks} checks, {rate}", flush=True)
+        finally:
+            writer.stop.set()
+            writer.join()
+            self.changes = writer.changes
+        return self.tally
+
+    def _drain(self) -> None:
+        for table in CATALOG.tables:
+            self._patiently(partial(wiring.drain, self.settings, table.name))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Again where a service did not answer in time, as a task would be."""
+        while True:
+            try:
+                return call()
+            except Retryable as error:
+                self.tally.again += 1
+                print(f"again: {error}", flush=True)
+                time.sleep(1)
+
+    def _checked(self, *, deep: bool) -> QualityReport:
+        begun = time.monotonic()
+        report = self._patiently(partial(wiring.quality, self.settings, deep=deep))
+        self.tally.seconds["deep" if deep else "minute"].append(time.monotonic() - begun)
+        return report
+
+    def _alarms(self, number: int, report: QualityReport) -> None:
+        for check in report.checks:
+            if check.status != PASS:
+                self.tally.unsettled += check.status == UNSETTLED
+                self.tally.alarms += check.status != UNSETTLED
+                print(f"check {number}: {check.sentence()}", flush=True)
+
+    def _find(self, first: int) -> None:
+        """Plant corruptions from this row on; find exactly those; repair them."""
+        with self.engine.begin() as connection:
+            for statement in PREPARE:
+                connection.execute(text(statement.format(k=first)))
+        self._alarms(0, self._checked(deep=False))
+        for statement in PLANT:
+            wiring.query(self.settings, statement.format(k=first))
+        planted = {str(first + at) for at in (0, 1, 2, 3, 1_000_000_004)}
+        report = self._checked(deep=True)
+        keys = [set(c.keys) for c in report.checks if (c.table, c.check) == ("order_items", "rows")]
+        (found,) = keys or [set[str]()]
+        self.tally.planted += len(planted)
+        self.tally.found += len(planted & found)
+        self.tally.alarms += len(found - planted)
+        print(f"planted {sorted(planted)}, found {sorted(found)}", flush=True)
+        repair = partial(wiring.resync, self.settings, "order_items", keys=sorted(planted))
+        self._patiently(repair)
 
 
-def deep(settings: Settings, home: Path) -> None:
-    """One deep check of everything at rest."""
-    for again in range(2):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        cpu, started = postgres_seconds(home), time.monotonic()
-        report = wiring.quality(settings, deep=True)
-        seconds = time.monotonic() - started
-        rows = sum(check.postgres for check in report.checks if check.check == "rows")
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(
-            f"deep check {again + 1}: {rows} rows and the fact in {seconds:.1f} s,"
-            f" {rows / seconds:.0f} rows/s; PostgreSQL {postgres_seconds(home) - cpu:.1f} CPU s;"
-            f" the checking process grew by {grown:.0f} MB; passed: {report.passed}",
-            flush=True,
-        )
-
-
-def write(engine: Engine, rate: float, most: int, stop: threading.Event, done: list[int]) -> None:
-    """So many changes a second, in transactions of some."""
-    chance, started = random.Random(1), time.monotonic()
-    with engine.connect() as connection:
-        while not stop.wait(max(0.0, started + done[0] / rate - time.monotonic())):
-            for _ in range(AT_ONCE):
-                change = chance.choices(CHANGES, (4, 3, 2, 1))[0]
-                connection.execute(text(change), {"id": chance.randrange(1, most)})
-            connection.commit()
-            done[0] += AT_ONCE
-
-
-def soak(settings: Settings, engine: Engine, rows: int, minutes: float, rate: float) -> int:
-    """Deep checks under writes; how many findings."""
-    stop, done, findings, runs = threading.Event(), [0], 0, []
-    writer = threading.Thread(target=write, args=(engine, rate, rows, stop, done))
-    writer.start()
-    started = time.monotonic()
-    try:
-        while time.monotonic() < started + minutes * 60:
-            begun = time.monotonic()
-            report = wiring.quality(settings, deep=True)
-            runs.append(time.monotonic() - begun)
-            for check in report.checks:
-                if check.status != "pass":
-                    findings += check.status in {"warn", "fail"}
-                    print(f"{time.monotonic() - started:.0f} s: {check.sentence()}", flush=True)
-    finally:
-        stop.set()
-        writer.join()
-    seconds = time.monotonic() - started
+def told(tally: Tally, changes: int, seconds: float) -> None:
+    """Print what came of it."""
+    each = ", ".join(
+        f"{len(spent)} {kind} checks, {sorted(spent)[len(spent) // 2]:.1f} s in the middle,"
+        f" {max(spent):.1f} s at most"
+        for kind, spent in tally.seconds.items()
+        if spent
+    )
     print(
-        f"soak: {seconds:.0f} s, {done[0]} changes ({done[0] / seconds:.0f}/s),"
-        f" {len(runs)} deep checks, the longest {max(runs):.1f} s; {findings} findings",
+        f"soak: {seconds:.0f} s, {changes} changes in transactions of {AT_ONCE}"
+        f" ({changes / seconds:.0f}/s); {each}; {tally.alarms} alarms, {tally.unsettled} unsettled,"
+        f" {tally.again} tried again because a service did not answer;"
+        f" {tally.found} of {tally.planted} planted corruptions found",
         flush=True,
     )
-    return findings
 
 
-def main(rows: int = 1_000_000, minutes: float = 10, rate: float = 1000) -> int:
-    """Set up, measure, soak, take down."""
+def main(
+    rows: int = 1_000_000,
+    changes: int = 3_600_000,
+    checks: int = 60,
+    deep_every: int = 5,
+    minutes: int = 120,
+) -> int:
+    """Set up, soak, take down."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        environment = stack_environment(home)
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
+        os.environ.update(stack_environment(Path(folder)))  # the relay is a program of the stack
+        os.environ["SLUICE_QUALITY_SECONDS"] = "600"  # as slow as others on the machine make it
+        Stack(read_settings(os.environ)).launch()
+        settings = read_settings(os.environ)
         stack = Stack(settings)
         try:
             stack.start(STORES, lambda _: None)
             ensure_database(settings.postgres, settings.postgres.database)
             create_tables(settings.postgres)
             wiring.initialise(settings)
-            load(settings, customers=500, orders=5000, seed=1)
+            load(settings, customers=100, orders=500, seed=1)
             engine = make_engine(settings.postgres)
             with engine.begin() as connection:
+                last = connection.scalar(text("SELECT max(id) FROM order_items"))
                 connection.execute(text(FILL), {"rows": rows})
-                connection.execute(text("ANALYZE order_items"))
-            with relaying(settings):
-                checked(settings)
-                deep(settings, home)
-                return min(1, soak(settings, engine, rows, minutes, rate))
+            with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                connection.execute(text("VACUUM ANALYZE order_items"))
+            stack.start(["relay"], lambda _: None)
+            while PostgresSource(settings.postgres).find_slot(settings.relay.slot) is None:
+                for table in CATALOG.tables:
+                    wiring.drain(settings, table.name)
+            checked(settings)
+            soak = Soak(settings, engine, rows + last)
+            begun = time.monotonic()
+            tally = soak.run(changes, checks, deep_every, minutes)
+            told(tally, soak.changes, time.monotonic() - begun)
+            return int(tally.alarms > 0 or tally.found < tally.planted)
         finally:
             stack.stop()
 
 
 if __name__ == "__main__":
-    given = [float(argument) for argument in sys.argv[1:]]
-    sys.exit(main(*[int(number) for number in given[:1]], *given[1:]))
+    sys.exit(main(*map(int, sys.argv[1:])))
