@@ -24,4 +24,4 @@ def test_a_port_that_is_taken_or_wanted_twice_is_named_with_its_setting() -> Non
         taken = pytest.raises(NotReady, match="for broker")
         with socket.create_server(address), taken as caught:
             busy_ports(programs(read_settings(environment)))
-        assert "SLUICE_KAFKA_PORT" in caught.value.remedy
+        assert "SLUICE_KAFKA_PORT" in str(caught.value.remedy)
