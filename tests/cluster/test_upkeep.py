@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -95,17 +94,17 @@ def test_maintenance_removes_the_markers_of_both_shards_and_nothing_comes_back(
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM order_items WHERE id % 5 = 0"))
     assert_same(one, two, engine)
-    deleted = markers(one, "src_order_item")
-    assert deleted == markers(two, "src_order_item") > 10
-    done: list[Any] = []
+    done = []
     for settings in (one, two):
         age(settings)
+        deleted = markers(settings, "src_order_item")
+        assert deleted > 10
         report = wiring.maintain(settings)
         assert report.alarms == ()
+        assert f"cdc.src_order_item: {deleted} old delete markers removed" in report.done
         assert markers(settings, "src_order_item") == 0
-        done.append(report.done)
+        done.append([line for line in report.done if line.startswith(("cdc.src", "cdc.dim"))])
     assert done[0] == done[1]
-    assert f"cdc.src_order_item: {deleted} old delete markers removed" in done[1]
     change(engine, random.Random(5), 100)
     assert_same(one, two, engine)
     for settings in (one, two):
@@ -137,6 +136,10 @@ def test_a_marker_stays_while_an_older_row_is_in_another_part_of_its_shard(
 def test_a_backfill_redoes_its_days_alone_and_every_server_reads_them(
     one: Settings, two: Settings, servers: Servers, engine: Engine
 ) -> None:
+    load(one, customers=10, orders=40, seed=4)
+    with engine.begin() as connection:
+        earlier = "UPDATE orders SET order_date = order_date - INTERVAL '3 days' WHERE id % 2 = 0"
+        connection.execute(text(earlier))
     assert_same(one, two, engine)
     days = wiring.query(
         two,

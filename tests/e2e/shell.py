@@ -31,7 +31,6 @@ REFUSED = {
     "init two": 4,
     "source": 2,
     "resync": 2,
-    "dead-letters replay": 2,
 }
 # What goes on until it is stopped: tests/faults and test_compose.py run the relay, and `up` with
 # `--detach` began this stack.

@@ -116,6 +116,40 @@ def test_airflows_backfill_redoes_a_day_that_was_spoiled(stack: Running) -> None
     engine.dispose()
 
 
+def test_a_crash_of_broker_relay_or_clickhouse_loses_nothing(stack: Running) -> None:
+    services = stack.status()["services"]
+    done = stack.sluice("demo", "--rate", "50", "--seconds", "3", "--seed", "5")
+    assert done.returncode == 0, done.stderr
+    for name in ("broker", "relay", "clickhouse"):
+        psutil.Process(services[name]["pid"]).kill()
+    assert stack.sluice("demo", "--rate", "50", "--seconds", "3").returncode == 0
+
+    def equal() -> bool:
+        checked = stack.sluice("quality", "--json")
+        return checked.returncode == 0 and json.loads(checked.stdout)["passed"]
+
+    until(equal, 120)
+
+
+def test_the_scheduler_runs_all_dags_every_minute_by_itself(stack: Running) -> None:
+    first = stack.status()["dags"]
+
+    def went_on() -> bool:
+        dags = stack.status()["dags"]
+        return all(
+            dags[dag_id]["last_state"] == "success"
+            and dags[dag_id]["last_end"] != first[dag_id]["last_end"]
+            for dag_id in ("sluice_drain", "sluice_rebuild", "sluice_quality")
+        )
+
+    until(went_on, 150)
+    status = stack.status()
+    assert status["healthy"], status
+    for table in status["tables"].values():
+        assert table["postgres_rows"] == table["clickhouse_rows"]
+    assert status["fact"]["rows"] == status["fact"]["expected_rows"]
+
+
 def beside(stack: Running, folder: Path) -> Shell:
     """A shell with the variables of the stack and of its Airflow."""
     airflow = airflow_service.environment(
@@ -158,40 +192,6 @@ def test_a_quoted_command_that_is_wrong_is_found(stack: Running, tmp_path: Path)
         assert shell.run(f"{wrong}\ntrue").returncode != 0, wrong
     assert shell.run("docker compose --profile none up").returncode == 0
     assert [may_be_called(call) for call in shell.calls()] == [False]
-
-
-def test_a_crash_of_broker_relay_or_clickhouse_loses_nothing(stack: Running) -> None:
-    services = stack.status()["services"]
-    done = stack.sluice("demo", "--rate", "50", "--seconds", "3", "--seed", "5")
-    assert done.returncode == 0, done.stderr
-    for name in ("broker", "relay", "clickhouse"):
-        psutil.Process(services[name]["pid"]).kill()
-    assert stack.sluice("demo", "--rate", "50", "--seconds", "3").returncode == 0
-
-    def equal() -> bool:
-        checked = stack.sluice("quality", "--json")
-        return checked.returncode == 0 and json.loads(checked.stdout)["passed"]
-
-    until(equal, 120)
-
-
-def test_the_scheduler_runs_all_dags_every_minute_by_itself(stack: Running) -> None:
-    first = stack.status()["dags"]
-
-    def went_on() -> bool:
-        dags = stack.status()["dags"]
-        return all(
-            dags[dag_id]["last_state"] == "success"
-            and dags[dag_id]["last_end"] != first[dag_id]["last_end"]
-            for dag_id in ("sluice_drain", "sluice_rebuild", "sluice_quality")
-        )
-
-    until(went_on, 150)
-    status = stack.status()
-    assert status["healthy"], status
-    for table in status["tables"].values():
-        assert table["postgres_rows"] == table["clickhouse_rows"]
-    assert status["fact"]["rows"] == status["fact"]["expected_rows"]
 
 
 def test_wrong_calls_have_their_exit_codes_and_no_traceback(stack: Running) -> None:
