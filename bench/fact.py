@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -31,6 +32,7 @@ from sluice.rebuild import Rebuild
 from sluice.settings import read_settings
 from tests.conftest import stack_environment, temporary_home
 
+Before = Callable[[int], object] | None
 DAYS = 730
 DATE = f"toDateTime64('2024-01-01', 6, 'UTC') + intDiv(number * {DAYS} * 86400, {{rows}})"
 # Table -> share of the items, and the columns of row `number`.
@@ -77,8 +79,8 @@ DASHBOARDS = {
 class Bench:
     """One size."""
 
-    def __init__(self, clickhouse: ClickHouse, items: int) -> None:
-        self._execute = clickhouse.execute
+    def __init__(self, clickhouse: ClickHouse, server: psutil.Process, items: int) -> None:
+        self._execute, self._server = clickhouse.execute, server
         self.rebuild = replace(
             warehouse.make_rebuild(clickhouse, load_catalog("models").facts[0]), progress=print
         )
@@ -119,60 +121,73 @@ class Bench:
         self.seen[table] = self._execute(f"SELECT max(_seq) FROM cdc.{storage}")[0][0]
         self._checkpoint(table)
 
-    def copied(self) -> float:
-        """Seconds of a plain copy of the fact's rows."""
+    def cost(self, name: str, act: Callable[[], object], before: Before = None) -> dict[str, float]:
+        """What it costs, the median of three where something is done before each.
+
+        Seconds of the clock, and seconds of CPU of ClickHouse, which others' work alters less.
+        """
+        seconds, cpu = [], []
+        for repeat in range(3 if before else 1):
+            if before:
+                before(repeat)
+            started, used = time.monotonic(), cpu_seconds(self._server)
+            act()
+            seconds.append(time.monotonic() - started)
+            cpu.append(cpu_seconds(self._server) - used)
+        return {f"{name}, s": statistics.median(seconds), f"{name}, CPU s": statistics.median(cpu)}
+
+    def copy(self) -> None:
+        """A plain copy of the fact's rows."""
+        self._execute("INSERT INTO cdc.copy SELECT * FROM cdc.fact_order_item")
+
+    def merge(self) -> None:
+        """What the maintenance does every night."""
+        self._execute("OPTIMIZE TABLE cdc.fact_order_item FINAL")
+
+    def dashboards(self, state: str) -> dict[str, float]:
+        """Each query on the view, in this state of the fact, and on the plain copy; of five."""
+        measures = {}
+        for name, query in DASHBOARDS.items():
+            for what, table in ((state, "olap.fact_order_item"), ("plain copy", "cdc.copy")):
+                seconds, used = [], cpu_seconds(self._server)
+                for _ in range(5):
+                    started = time.monotonic()
+                    self._execute(query.format(t=table))
+                    seconds.append(time.monotonic() - started)
+                measures[f"{what}, {name}, s"] = statistics.median(seconds)
+                measures[f"{what}, {name}, CPU s"] = (cpu_seconds(self._server) - used) / 5
+        return measures
+
+    def measure(self) -> dict[str, float]:
+        """Every measure of this size."""
+        self.fill()
+        with peak_memory(self._server) as peak:
+            measures = self.cost("full rebuild", lambda: full_rebuild(self.rebuild))
+        measures["peak memory of ClickHouse, MB"] = peak[0]
         self._execute("DROP TABLE IF EXISTS cdc.copy SYNC")
         self._execute(
             "CREATE TABLE cdc.copy ENGINE = MergeTree ORDER BY order_item_id EMPTY AS"
             " SELECT * FROM cdc.fact_order_item"
         )
-        return timed(
-            lambda: self._execute("INSERT INTO cdc.copy SELECT * FROM cdc.fact_order_item")
-        )
-
-    def incremental(self, storage: str, where: str, replaced: str) -> tuple[float, int]:
-        """Median seconds of the rebuild after a change, of three; and its rows."""
-        found, rows = [], 0
-        for repeat in range(3):
-            self.change(storage, where, replaced.format(repeat=repeat))
-            report = self.rebuild.run()
-            assert report.mode == "incremental"
-            found.append(report.seconds)
-            rows = report.rows
-        return statistics.median(found), rows
-
-    def dashboards(self) -> dict[str, float]:
-        """Of each query, the view's time in that of the plain copy."""
-        ratios = {}
-        for name, query in DASHBOARDS.items():
-            times = {
-                table: statistics.median(
-                    timed(lambda t=table, q=query: self._execute(q.format(t=t)))  # type: ignore[misc]
-                    for _ in range(5)
-                )
-                for table in ("olap.fact_order_item", "cdc.copy")
-            }
-            ratios[f"view, {name}, s"] = times["olap.fact_order_item"]
-            ratios[f"plain copy, {name}, s"] = times["cdc.copy"]
-        return ratios
-
-    def measure(self, home: Path) -> dict[str, float]:
-        """Every measure of this size."""
-        self.fill()
-        with peak_memory(home) as peak:
-            full = timed(lambda: full_rebuild(self.rebuild))
-        measures = {"full rebuild, s": full, "peak memory of ClickHouse, MB": peak[0]}
-        measures["plain copy, s"] = self.copied()
-        measures |= self.dashboards()
+        measures |= self.cost("plain copy", self.copy)
+        measures |= self.dashboards("view, just filled")
+        measures |= self.cost("nightly merge", self.merge)
+        measures |= self.dashboards("view, merged")
         for name, storage, where, replaced in (
             ("2,500 newest items", "src_order_item", RECENT, "quantity + 1 AS quantity"),
             ("2,500 random items", "src_order_item", RANDOM, "quantity + 1 AS quantity"),
             ("a product's name", "dim_product", "id = 50", "'new {repeat}' AS name"),
         ):
-            seconds, rows = self.incremental(storage, where, replaced)
-            measures[f"incremental, {name}, s"] = seconds
-            measures[f"incremental, {name}, rows"] = rows
+            change = partial(self.change_again, storage, where, replaced)
+            measures |= self.cost(f"incremental, {name}", self.rebuild.run, change)
+            if where == RECENT:
+                measures |= self.dashboards("view, newest rows changed since")
+        measures |= self.dashboards("view, random rows changed since")
         return measures
+
+    def change_again(self, storage: str, where: str, replaced: str, repeat: int) -> None:
+        """The same rows, another value."""
+        self.change(storage, where, replaced.format(repeat=repeat))
 
 
 def full_rebuild(rebuild: Rebuild) -> None:
@@ -180,21 +195,24 @@ def full_rebuild(rebuild: Rebuild) -> None:
     assert rebuild.run(full=True).mode == "full"
 
 
-def timed(act: Callable[[], object]) -> float:
-    """Seconds it takes."""
-    started = time.monotonic()
-    act()
-    return time.monotonic() - started
+def cpu_seconds(server: psutil.Process) -> float:
+    """Seconds of CPU that it has used."""
+    used = server.cpu_times()
+    return float(used.user + used.system)
 
 
-@contextmanager
-def peak_memory(home: Path) -> Iterator[list[float]]:
-    """The most memory (RSS, MB) the home's ClickHouse takes meanwhile."""
-    server = next(
+def server_of(home: Path) -> psutil.Process:
+    """The home's ClickHouse."""
+    return next(
         process
         for process in psutil.process_iter(["cmdline"])
         if f"{home}/clickhouse" in (process.info["cmdline"] or ())
     )
+
+
+@contextmanager
+def peak_memory(server: psutil.Process) -> Iterator[list[float]]:
+    """The most memory (RSS, MB) it takes meanwhile."""
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
@@ -223,9 +241,9 @@ def main() -> None:
             with closing(ClickHouse(read_settings(environment).clickhouse)) as clickhouse:
                 warehouse.create_warehouse(clickhouse, load_catalog("models"))
                 for size in sizes:
-                    found[size] = Bench(clickhouse, size).measure(home)
+                    found[size] = Bench(clickhouse, server_of(home), size).measure()
                     for name, value in found[size].items():
-                        print(f"{size:>10} items  {name:45} {value:12.3f}", flush=True)
+                        print(f"{size:>10} items  {name:70} {value:12.3f}", flush=True)
         finally:
             stack.stop()
     print(json.dumps(found))

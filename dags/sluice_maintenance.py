@@ -11,7 +11,7 @@ from sluice_airflow import tasks
 with DAG(
     dag_id="sluice_maintenance",
     dag_display_name="Sluice: maintenance",
-    description="Removes old delete markers, history past its TTL and killed shadow tables.",
+    description="Removes old delete markers, old history and killed shadow tables; merges.",
     schedule=CronTriggerTimetable("40 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
@@ -31,8 +31,9 @@ with DAG(
     doc_md="""
 ### Maintenance
 Removes delete markers that nothing can need any more, history past its TTL, and the shadow tables
-of full rebuilds that were killed. Fails when a table has half the parts at which ClickHouse refuses
-inserts, or a disk is nine tenths full. By hand: `sluice maintain`.
+of full rebuilds that were killed. Merges what `olap.*` reads into one part a table, so that by day
+FINAL merges only what the minutes since have written. Fails when a table has half the parts at
+which ClickHouse refuses inserts, or a disk is nine tenths full. By hand: `sluice maintain`.
 """,
 ) as dag:
     tasks.maintain()

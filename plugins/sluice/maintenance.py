@@ -10,13 +10,14 @@ OPTIMIZE ... CLEANUP knows none of that and is never used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import QualityFailed, WrongUsage
+from sluice.errors import QualityFailed, Unreachable, WrongUsage
 from sluice.generate.clickhouse import key_expression, quoted
 from sluice.generate.rollups import noted
 
@@ -72,6 +73,11 @@ class Maintenance:
         for fact in self.catalog.facts:
             done += self._clean_fact(fact)
         done += self._drop_shadows()
+        # After the markers: one that meets its older row only now stays until the next night.
+        for storage in [table.storage for table in self.catalog.tables]:
+            done += self._merge(storage)
+        for fact in self.catalog.facts:
+            done += self._merge(fact.name)
         alarms = [alarm for server in self._servers() for alarm in self._watch(server)]
         return MaintenanceReport(done=tuple(done), alarms=tuple(alarms))
 
@@ -152,6 +158,21 @@ class Maintenance:
                 f"ALTER TABLE cdc.{quoted(local)} MATERIALIZE TTL SETTINGS mutations_sync = 1"
             )
             yield f"cdc.{table.history}: rows older than its TTL removed"
+
+    def _merge(self, table: str) -> Iterator[str]:
+        """Merge a table into one part: FINAL then merges only what the minutes since have written.
+
+        A server that takes longer than the client waits goes on by itself.
+        """
+        local, merged = self._one("rows_of", table=table)[0], False
+        for server in self._servers():
+            ((parts,),) = server.execute(self.queries["unmerged"], table=local)
+            if parts:
+                with suppress(Unreachable):
+                    server.execute(f"OPTIMIZE TABLE cdc.{quoted(local)} FINAL")
+                merged = True
+        if merged:
+            yield f"cdc.{table}: merged"
 
     def _drop_shadows(self) -> Iterator[str]:
         for (name,) in self.clickhouse.execute(self.queries["shadows"]):

@@ -15,26 +15,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
 from sluice.errors import NeedsPerson, QualityFailed, StaleRebuild, WrongUsage
+from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
+from sluice.rollup_sums import Recorded, RollupSums, Seen
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
 # Rows that are made and inserted at a time: about 1 GB of memory with wide rows.
 RANGE_ROWS = 1_000_000
-Seen = Mapping[str, int]
-Range = Mapping[str, Any]
 
 # Where a rebuild stands between two effects, in order; tests kill it at each.
 POINTS = (
@@ -43,6 +43,7 @@ POINTS = (
     "rows staged",
     "groups noted",
     "rows written",
+    "sums read",
     "rollups summed",
     "verified",
     "recorded",
@@ -111,8 +112,8 @@ class Rebuild:
         low = self._last_seen(storage)
         if full or low is None:
             return self._report("full", started, self._full(), 0)
-        self._sum_new(low)
-        mode, rows, deleted = self._catch_up(storage, low)
+        self._rollups.sum_new(self._now(low.seen))
+        mode, rows, deleted = self._catch_up(storage)
         return self._report(mode, started, rows, deleted)
 
     def backfill(self, first: date, last: date) -> RebuildReport:
@@ -134,15 +135,12 @@ class Rebuild:
         low = self._last_seen(storage)
         if low is None:
             return self.run()
-        high = self.drained()
-        self._create_touched()
-        self.clickhouse.execute(
-            self.star["touched_by_date"], fact=self.fact.name, first=first, last=last
-        )
-        rows, deleted = self._rewrite(self.fact.name, high)
-        self._sum_noted(low, high)
-        self._record(storage, high, "backfill", rows, deleted, time.monotonic() - started)
-        return self._report("backfill", started, rows, deleted)
+        now = self._now(self.drained())
+        self._rows.touch_days(first, last)
+        written = self._rows.rewrite(self.fact.name, now, self._rollups)
+        self._rollups.sum_noted(low, now)
+        self._record(storage, now, "backfill", written.rows, written.deleted, started)
+        return self._report("backfill", started, written.rows, written.deleted)
 
     def rollback(self) -> RebuildReport:
         """Exchange the fact for the table that the last full rebuild replaced, and catch up.
@@ -161,17 +159,35 @@ class Rebuild:
         low = self._last_seen(storage)
         if low is None:
             raise WrongUsage(f"cdc.{kept} was never finished", remedy="run: sluice rebuild --full")
-        high = self.drained()
-        rows, deleted = self._insert_touched(kept, low, high)
-        self._sum_all(kept, high)
-        self._record(storage, high, "rollback", rows, deleted, time.monotonic() - started)
+        now = self._now(self.drained())
+        self._rows.touch_changes(kept, low.seen, now.seen)
+        written = self._rows.rewrite(kept, now)
+        self._rollups.sum_all(kept, now)
+        self._record(storage, now, "rollback", written.rows, written.deleted, started)
         self._exchange(kept)
-        self._catch_up(storage, high)
-        return self._report("rollback", started, self.live_rows(self.fact.name), deleted)
+        self._catch_up(storage)
+        return self._report("rollback", started, self.live_rows(self.fact.name), written.deleted)
 
     @property
     def _tables(self) -> FactStorage:
         return FactStorage(clickhouse=self.clickhouse, fact=self.fact, queries=self.queries)
+
+    @property
+    def _rows(self) -> FactRows:
+        return FactRows(
+            clickhouse=self.clickhouse,
+            fact=self.fact,
+            star=self.star,
+            range_rows=self.range_rows,
+            reached=self.reached,
+            progress=self.progress,
+        )
+
+    @property
+    def _rollups(self) -> RollupSums:
+        return RollupSums(
+            clickhouse=self.clickhouse, fact=self.fact, star=self.star, reached=self.reached
+        )
 
     @property
     def kept(self) -> str:
@@ -185,7 +201,8 @@ class Rebuild:
 
     def seen(self) -> Seen | None:
         """What the fact as it stands has seen; None before its first rebuild."""
-        return self._last_seen(self._storage(self.fact.name))
+        last = self._last_seen(self._storage(self.fact.name))
+        return last.seen if last else None
 
     def live_rows(self, table: str) -> int:
         """Live rows of a table in `cdc`."""
@@ -197,117 +214,45 @@ class Rebuild:
             fact=self.fact.name, mode=mode, rows=rows, deleted=deleted, seconds=seconds
         )
 
-    def _catch_up(self, storage: Any, low: Seen) -> tuple[str, int, int]:
-        started, high = time.monotonic(), self.drained()
-        if high == low:
+    def _now(self, seen: Seen) -> Recorded:
+        """What a rebuild that begins now will have seen, under a name of its own."""
+        return Recorded(seen=seen, rebuild=uuid4())
+
+    def _catch_up(self, storage: Any) -> tuple[str, int, int]:
+        started, low, now = time.monotonic(), self._last_seen(storage), self._now(self.drained())
+        assert low is not None, "it was recorded before"
+        if now.seen == low.seen:
             return "none", 0, 0
-        rows, deleted = self._insert_touched(self.fact.name, low, high)
-        self._sum_noted(low, high)
+        self._rows.touch_changes(self.fact.name, low.seen, now.seen)
+        written = self._rows.rewrite(self.fact.name, now, self._rollups)
+        # What many ranges change is not kept in memory until the end.
+        bring = {0: self._rollups.settle, 1: self._rollups.add}
+        bring.get(written.ranges, self._rollups.sum_noted)(low, now)
         if self._storage(self.fact.name) != storage:
             raise StaleRebuild()
-        seconds = time.monotonic() - started
-        self._record(storage, high, "incremental", rows, deleted, seconds)
+        self._record(storage, now, "incremental", written.rows, written.deleted, started)
         self.reached("recorded")
-        return "incremental", rows, deleted
-
-    def _insert_touched(self, target: str, low: Seen, high: Seen) -> tuple[int, int]:
-        """Recompute into `target` what changes in (low, high] touch: rows and tombstones."""
-        self._create_touched()
-        ways = {"fact": self.fact.table.name}
-        ways |= {dimension.prefix: dimension.table.name for dimension in self.fact.dimensions}
-        for way, table in ways.items():
-            since = low.get(table, 0)
-            if since < high[table]:
-                self.clickhouse.execute(
-                    self.star[f"touched_by_{way}"], fact=target, low=since, high=high[table]
-                )
-        return self._rewrite(target, high)
-
-    def _create_touched(self) -> None:
-        self._drop_temporary("touched")
-        self.clickhouse.execute(self.star["touched"])
-
-    def _rewrite(self, target: str, high: Seen) -> tuple[int, int]:
-        """Recompute into `target` what is touched, range by range: rows and tombstones."""
-        self.reached("keys found")
-        rows = deleted = 0
-        for bounds in self._ranges("touched_ranges"):
-            self._stage("stage_touched", bounds)
-            self.clickhouse.execute(self.star["join"])
-            self.clickhouse.execute(self.star["join_tombstones"], **bounds)
-            gone = self.clickhouse.written_rows()
-            self._note_groups(target, high)
-            rows += self._insert("insert_joined", "joined", target, high) - gone
-            deleted += gone
-        self._drop_temporary("touched")
-        return rows, deleted
-
-    def _ranges(self, listing: str) -> Iterator[Range]:
-        """Bounds of a key's ranges as parameters, in the key's order."""
-        starts = self.clickhouse.execute(self.star[listing], step=self.range_rows)
-        for at, start in enumerate(starts):
-            last = at + 1 == len(starts)
-            bounds: dict[str, Any] = {f"low_{n}": text for n, text in enumerate(start)}
-            end = start if last else starts[at + 1]
-            yield {**bounds, **{f"high_{n}": text for n, text in enumerate(end)}, "last": int(last)}
-
-    def _stage(self, rows: str, bounds: Range) -> None:
-        """The rows of a range and those they lead to, in the session's own tables."""
-        self._stage_nothing()
-        self.clickhouse.execute(self.star[rows], **bounds)
-        for dimension in self.fact.dimensions:
-            self.clickhouse.execute(self.star[f"stage_{dimension.prefix}"])
-        self.reached("rows staged")
-
-    def _insert(self, how: str, source: str, target: str, high: Seen) -> int:
-        self.clickhouse.execute(self.star[how], fact=target, version=sum(high.values()))
-        # Not what was written: a row that goes to another server is written here and there.
-        rows = self.clickhouse.execute(f"SELECT count() FROM {source}")[0][0]
-        self.reached("rows written")
-        return int(rows)
-
-    def _drop_temporary(self, *tables: str) -> None:
-        for table in tables:
-            self.clickhouse.execute(f"DROP TEMPORARY TABLE IF EXISTS {quoted(table)}")
+        return "incremental", written.rows, written.deleted
 
     def _full(self) -> int:
         """All rows into a shadow table, verified, exchanged, caught up; how many rows."""
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
         self._tables.create(shadow)
         try:
-            storage, high = self._storage(shadow), self.drained()
+            storage, now = self._storage(shadow), self._now(self.drained())
             self.reached("shadow made")
-            self._fill(shadow, high)
-            rows, high = self._verify(shadow, high)
+            self._rows.fill(shadow, now)
+            rows, caught_up = self._verify(shadow, now)
             self.reached("verified")
-            self._sum_all(shadow, high)
-            self._record(storage, high, "full", rows, 0, time.monotonic() - started)
+            self._rollups.sum_all(shadow, caught_up, once=caught_up == now)
+            self._record(storage, caught_up, "full", rows, 0, started)
             self.reached("recorded")
             self._exchange(shadow)
             self._keep(shadow)
         finally:
             self._tables.drop(shadow)
-        self._catch_up(storage, high)
+        self._catch_up(storage)
         return rows
-
-    def _fill(self, shadow: str, high: Seen) -> None:
-        started, rows = time.monotonic(), 0
-        ranges = list(self._ranges("all_ranges"))
-        for done, bounds in enumerate(ranges, start=1):
-            self._stage("stage_range", bounds)
-            rows += self._insert("insert_range", "staged_fact", shadow, high)
-            seconds = time.monotonic() - started
-            left = seconds / done * (len(ranges) - done)
-            self.progress(
-                f"{self.fact.name}: range {done} of {len(ranges)}, {rows} rows in"
-                f" {seconds:.1f} s, about {left:.0f} s left"
-            )
-        self._stage_nothing()
-
-    def _stage_nothing(self) -> None:
-        """Free the memory of the last range."""
-        prefixes = [dimension.prefix for dimension in self.fact.dimensions]
-        self._drop_temporary("joined", *(f"staged_{name}" for name in ("fact", *prefixes)))
 
     def _exchange(self, table: str) -> None:
         one, other = quoted(self.fact.name), quoted(table)
@@ -326,21 +271,23 @@ class Rebuild:
                 break
         self.reached("kept")
 
-    def _verify(self, shadow: str, high: dict[str, int]) -> tuple[int, dict[str, int]]:
+    def _verify(self, shadow: str, now: Recorded) -> tuple[int, Recorded]:
         """Catch up with what drains brought meanwhile until both sides agree at one point.
 
-        Compared are live rows and a checksum of every column that is the fact's own.
+        Compared are live rows and a checksum of every column that is the fact's own. A table that
+        was filled, and nothing else, has each row once: there is nothing for FINAL to merge.
         """
-        found = expected = (0, 0)
+        checksum = "checksum_filled"
         for _ in range(_ATTEMPTS):
-            now = self.drained()
-            if now != high:
-                self._insert_touched(shadow, high, now)
-                high = now
+            seen = self.drained()
+            if seen != now.seen:
+                self._rows.touch_changes(shadow, now.seen, seen)
+                now, checksum = replace(now, seen=seen), "checksum_fact"
+                self._rows.rewrite(shadow, now)
             expected = self.clickhouse.execute(self.star["checksum_source"])[0]
-            found = self.clickhouse.execute(self.star["checksum_fact"], fact=shadow)[0]
-            if found == expected and self.drained() == high:
-                return int(found[0]), high
+            found = self.clickhouse.execute(self.star[checksum], fact=shadow)[0]
+            if found == expected and self.drained() == now.seen:
+                return int(found[0]), now
             self.progress(f"{shadow}: {found[0]} rows of {expected[0]}; catching up")
             time.sleep(0.5)
         differ = f"{found[0]} rows instead of {expected[0]}"
@@ -351,62 +298,30 @@ class Rebuild:
             remedy=f"run: sluice quality {self.fact.table.name}",
         )
 
-    def _note_groups(self, target: str, high: Seen) -> None:
-        for rollup in self.fact.table.rollups:
-            self.clickhouse.execute(
-                self.star[f"{rollup.name}_note"], fact=target, version=sum(high.values())
-            )
-            self.reached("groups noted")
-
-    def _sum_new(self, low: Seen) -> None:
-        """Sum all for a rollup that came to the models later: nothing has written to it yet."""
-        for rollup in self.fact.table.rollups:
-            rows = self.clickhouse.execute(f"SELECT count() FROM cdc.{quoted(rollup.name)}")
-            if not rows[0][0]:
-                self._sum_all(self.fact.name, low)
-
-    def _sum_noted(self, low: Seen, high: Seen) -> None:
-        self._sum("sum_touched", self.fact.name, high, since=sum(low.values()))
-
-    def _sum_all(self, table: str, high: Seen) -> None:
-        self._sum("sum_all", table, high)
-
-    def _sum(self, how: str, table: str, high: Seen, **since: Any) -> None:
-        """Write sums; of two that had seen the same, the one that read later wins.
-
-        Backfills that run at once have seen the same, and one may sum a group before another has
-        written to it: so the server's clock before the reading is the version's lower half.
-        """
-        for rollup in self.fact.table.rollups:
-            read_at = self.clickhouse.execute("SELECT toUnixTimestamp64Nano(now64(9))")[0][0]
-            version = sum(high.values()) << 64 | read_at
-            statement = self.star[f"{rollup.name}_{how}"]
-            self.clickhouse.execute(statement, fact=table, version=version, **since)
-            self.reached("rollups summed")
-
     def _storage(self, table: str) -> Any:
         rows = self.clickhouse.execute(self.queries["storage"], table=table)
         if not rows:
             raise StaleRebuild(f"cdc.{table} is not there; run: sluice init")
         return rows[0][0]
 
-    def _last_seen(self, storage: Any) -> Seen | None:
+    def _last_seen(self, storage: Any) -> Recorded | None:
         rows = self.clickhouse.execute(
             self.queries["last_seen"], fact=self.fact.name, storage=str(storage)
         )
-        return rows[0][0] if rows else None
+        return Recorded(seen=rows[0][0], rebuild=rows[0][1]) if rows else None
 
     def _record(
-        self, storage: Any, seen: Seen, mode: str, rows: int, deleted: int, seconds: float
+        self, storage: UUID, now: Recorded, mode: str, rows: int, deleted: int, started: float
     ) -> None:
         row = {
             "fact": self.fact.name,
             "storage": storage,
-            "version": sum(seen.values()),
+            "version": now.version,
             "mode": mode,
-            "seen": dict(seen),
+            "seen": dict(now.seen),
             "rows": rows,
             "deleted": deleted,
-            "seconds": seconds,
+            "seconds": time.monotonic() - started,
+            "rebuild": now.rebuild,
         }
         self.clickhouse.insert_row("cdc.rebuilds", row)

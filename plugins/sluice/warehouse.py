@@ -75,7 +75,8 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
             _drop_rollup(clickhouse, rollup)
         for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
             clickhouse.everywhere(star[f"{rollup.name}_{part}"])
-        clickhouse.execute(star[f"{rollup.name}_noted"])
+        for part in ("noted", "noted_by"):
+            clickhouse.execute(star[f"{rollup.name}_{part}"])
     if fact_differs(clickhouse, fact):
         done.append(make_rebuild(clickhouse, fact).run(full=True).sentence())
     clickhouse.everywhere(star["view"])

@@ -75,10 +75,16 @@ CREATE TABLE IF NOT EXISTS cdc.rebuilds
     rows UInt64,
     deleted UInt64,
     seconds Float64,
-    finished_at DateTime64(3, 'UTC') DEFAULT now64(3)
+    finished_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    rebuild UUID COMMENT 'who noted the groups of rollups'
 )
 ENGINE = MergeTree
 ORDER BY (fact, storage, version);
+
+-- name: rebuilds_noted
+-- For tables made before rollups' groups were noted by name.
+ALTER TABLE cdc.rebuilds
+    ADD COLUMN IF NOT EXISTS rebuild UUID COMMENT 'who noted the groups of rollups';
 
 -- name: rebuilds_latest
 -- The same of rebuilds.

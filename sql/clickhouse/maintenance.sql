@@ -10,6 +10,14 @@ SELECT table, max(parts), any(refused) FROM (
 )
 GROUP BY table ORDER BY 2 DESC, table;
 
+-- name: unmerged
+-- Partitions of a table on this server that are more than one merged part.
+SELECT count() FROM (
+    SELECT partition_id FROM system.parts
+    WHERE database = 'cdc' AND table = {table:String} AND active
+    GROUP BY partition_id HAVING count() > 1 OR max(level) = 0
+);
+
 -- name: disks
 -- Free and total bytes of each local disk.
 SELECT name, free_space, total_space FROM system.disks WHERE total_space > 0 AND NOT is_remote;
@@ -61,8 +69,10 @@ SELECT max(version) FROM cdc.rebuilds
 WHERE fact = {fact:String} AND finished_at < now() - toIntervalSecond({age:UInt64});
 
 -- name: summed_version
--- The version up to which noted groups are summed: the last rebuild's of the fact as it stands.
+-- The version up to which noted groups are summed: of the fact as it stands. A rebuild that began
+-- before asks for them, so they stay for a day.
 SELECT max(version) FROM cdc.rebuilds
-WHERE fact = {fact:String} AND mode != 'backfill' AND storage = (
-    SELECT uuid FROM system.tables WHERE database = 'cdc' AND name = {fact:String}
-);
+WHERE fact = {fact:String} AND mode != 'backfill' AND finished_at < now() - INTERVAL 1 DAY
+    AND storage = (
+        SELECT uuid FROM system.tables WHERE database = 'cdc' AND name = {fact:String}
+    );

@@ -1,8 +1,10 @@
 -- The queries of rebuild and quality that do not depend on the models.
 
 -- name: last_seen
--- What the last rebuild into this storage had seen.
-SELECT seen FROM cdc.rebuilds
+-- What the last rebuild into this storage had seen, and its name in its notes. A full rebuild's are
+-- never settled: others wrote, and noted, into the storage that it replaced.
+SELECT seen, if(mode = 'incremental', rebuild, toUUID('00000000-0000-0000-0000-000000000000'))
+FROM cdc.rebuilds
 WHERE fact = {fact:String} AND storage = {storage:UUID} AND mode != 'backfill'
 ORDER BY version DESC, finished_at DESC LIMIT 1;
 

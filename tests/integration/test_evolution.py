@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,20 @@ def rollups_change(services: Settings, folder: Path, monkeypatch: pytest.MonkeyP
         made.postgres("INSERT INTO crossings VALUES (11, 1, 7)")
         made.settle()
         assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [("Aida's", 2, 12)]
+
+
+@pytest.mark.parametrize(
+    ("cars", "at_5", "at_6"), [("1 / (cars - 5)", inf, 1.0), ("nullIf(cars, 5)", None, 6)]
+)
+def test_a_sum_forgets_what_is_gone_where_it_cannot_be_taken_away(
+    services: Settings, tmp_path: Path, cars: str, at_5: float | None, at_6: float
+) -> None:
+    """Infinity less infinity is no number, and a sum of nothing is NULL, not zero."""
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW], rollups=by_ferry("ferry_name", cars))
+        wiring.initialise(made.settings)
+        made.settle()
+        for number, expected in ((6, at_6), (5, at_5), (6, at_6)):
+            made.postgres(f"UPDATE crossings SET cars = {number}")
+            made.settle()
+            assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [("Aida", 1, expected)]

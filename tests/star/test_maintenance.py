@@ -123,6 +123,22 @@ def test_markers_stay_while_a_rejected_event_from_before_them_can_be_replayed(
     assert markers(pipeline, "src_order_item") == 3
 
 
+def test_what_the_views_read_is_one_part_after_the_night(pipeline: Pipeline) -> None:
+    parts = (
+        "SELECT count(), min(level) > 0 FROM system.parts WHERE database = 'cdc' AND active"
+        " AND table IN ('fact_order_item', 'src_order_item', 'dim_order', 'dim_customer',"
+        " 'dim_product') GROUP BY table"
+    )
+    for key in (1, 2):
+        pipeline.store.write("order_items", key, order_id=4, product_id=1, quantity=9, price="1")
+        pipeline.settle()
+    report = maintenance(pipeline).run()
+    assert "cdc.fact_order_item: merged" in report.done
+    assert pipeline.clickhouse.execute(parts) == [(1, 1)] * 5
+    pipeline.require_equal()
+    assert not [line for line in maintenance(pipeline).run().done if "merged" in line]
+
+
 def test_history_past_its_ttl_goes(pipeline: Pipeline) -> None:
     execute = pipeline.clickhouse.execute
     execute("SYSTEM STOP TTL MERGES cdc.history_orders")

@@ -63,8 +63,9 @@ def kill_at(pipeline: Pipeline, kind: str, point: str) -> bool:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("range_rows", [3, 1000])
 def test_a_rebuild_that_ends_at_any_point_leaves_nothing_that_the_next_does_not_mend(
-    pipeline: Pipeline, kind: str, point: str
+    pipeline: Pipeline, kind: str, point: str, range_rows: int
 ) -> None:
     if kind == "rollback":
         pipeline.rebuild().run(full=True)
@@ -76,7 +77,7 @@ def test_a_rebuild_that_ends_at_any_point_leaves_nothing_that_the_next_does_not_
 
     with closing(ClickHouse(pipeline.settings)) as clickhouse:
         try:
-            run(pipeline.rebuild(clickhouse, reached=reached), kind)
+            run(pipeline.rebuild(clickhouse, reached=reached, range_rows=range_rows), kind)
         except KilledError:
             pipeline.require_possible()
     pipeline.settle()
@@ -114,6 +115,8 @@ def test_every_point_is_reached(pipeline: Pipeline) -> None:
     rebuild = pipeline.rebuild(reached=passed.append)
     rebuild.run()
     rebuild.run(full=True)
+    change(pipeline)
+    pipeline.rebuild(reached=passed.append, range_rows=1000).run()
     assert set(passed) == set(POINTS)
 
 

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.services
 
 KEYS, FEW = st.integers(1, 5), st.integers(1, 3)
 KINDS = st.sampled_from(["incremental", "full", "days", "rollback"])
+# Rows of a range: rollups are added to by one range, and summed anew after several.
+WIDTHS = st.sampled_from([3, 1000])
 
 
 class KilledError(Exception):
@@ -94,36 +96,50 @@ class Star(RuleBasedStateMachine):
     def drain(self, table: str, events: int) -> None:
         self.pipeline.drain(table, events)
 
-    @rule(kind=KINDS)
-    def rebuild(self, kind: str) -> None:
-        run(self.pipeline.rebuild(), kind)
+    @rule(kind=KINDS, width=WIDTHS)
+    def rebuild(self, kind: str, width: int) -> None:
+        run(self.pipeline.rebuild(range_rows=width), kind)
 
-    @rule(kind=KINDS, point=st.sampled_from(POINTS))
-    def end_a_rebuild_early(self, kind: str, point: str) -> None:
+    @rule(kind=KINDS, width=WIDTHS, point=st.sampled_from(POINTS))
+    def end_a_rebuild_early(self, kind: str, width: int, point: str) -> None:
         def end() -> None:
             raise KilledError
 
-        self._at(kind, point, end)
+        self._at(kind, width, point, end)
 
-    @rule(kind=KINDS, point=st.sampled_from(POINTS), table=st.sampled_from(TABLES), key=FEW)
-    def drain_amid_a_rebuild(self, kind: str, point: str, table: str, key: int) -> None:
+    @rule(
+        kind=KINDS,
+        width=WIDTHS,
+        point=st.sampled_from(POINTS),
+        table=st.sampled_from(TABLES),
+        key=FEW,
+    )
+    def drain_amid_a_rebuild(self, kind: str, width: int, point: str, table: str, key: int) -> None:
         def drain() -> None:
             self.store.delete(table, key)
             self.pipeline.drain(table)
             self.pipeline.require_possible()
 
-        self._at(kind, point, drain)
+        self._at(kind, width, point, drain)
 
-    @rule(kind=KINDS, point=st.sampled_from(POINTS), other=KINDS, table=st.sampled_from(TABLES))
-    def rebuild_amid_a_rebuild(self, kind: str, point: str, other: str, table: str) -> None:
+    @rule(
+        kind=KINDS,
+        width=WIDTHS,
+        point=st.sampled_from(POINTS),
+        other=KINDS,
+        table=st.sampled_from(TABLES),
+    )
+    def rebuild_amid_a_rebuild(
+        self, kind: str, width: int, point: str, other: str, table: str
+    ) -> None:
         def rebuild() -> None:
             self.pipeline.drain(table)
             clickhouse = ClickHouse(self.warehouse)
-            run(self.pipeline.rebuild(clickhouse), other)
+            run(self.pipeline.rebuild(clickhouse, range_rows=width), other)
             clickhouse.close()
             self.pipeline.require_possible()
 
-        self._at(kind, point, rebuild)
+        self._at(kind, width, point, rebuild)
 
     @rule(table=st.sampled_from(["fact_order_item", "revenue_by_day", "dim_order"]))
     def merge(self, table: str) -> None:
@@ -142,7 +158,7 @@ class Star(RuleBasedStateMachine):
         self.version += 1
         return self.version
 
-    def _at(self, kind: str, point: str, act: Callable[[], None]) -> None:
+    def _at(self, kind: str, width: int, point: str, act: Callable[[], None]) -> None:
         """Run a rebuild that is interrupted when it first reaches the point."""
         left = [act]
 
@@ -153,7 +169,7 @@ class Star(RuleBasedStateMachine):
 
         clickhouse = ClickHouse(self.warehouse)
         with suppress(KilledError):
-            run(self.pipeline.rebuild(clickhouse, reached=reached), kind)
+            run(self.pipeline.rebuild(clickhouse, reached=reached, range_rows=width), kind)
         clickhouse.close()
 
 

@@ -285,7 +285,7 @@ def maintain(
         int, typer.Option(min=1, help="Delete markers younger than this stay.")
     ] = 30,
 ) -> None:
-    """Remove old delete markers and history; exit 1 when parts or disks need a look."""
+    """Remove old delete markers and history, merge; exit 1 when parts or disks need a look."""
     from sluice import wiring
 
     report = wiring.maintain(context.obj, timedelta(days=guard_days))

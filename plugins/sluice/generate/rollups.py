@@ -1,7 +1,8 @@
 """Rollups of a fact: sums by groups, from a marking in the models.
 
 A rebuild notes the groups of the rows it replaces and of those it writes, durably and before it
-writes; then it sums those groups anew. What a killed rebuild had noted, the next one sums.
+writes; then it adds to their sums what it changed. What another rebuild had noted and did not
+finish, the next one sums anew; rollup_sums.py decides which.
 """
 
 from __future__ import annotations
@@ -27,10 +28,17 @@ WHOLE = (
     " min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000"
 )
 
+_NOBODY = "toUUID('00000000-0000-0000-0000-000000000000')"
+
 
 def noted(rollup: Rollup) -> str:
     """The table of groups that are to be summed anew."""
     return f"{rollup.name}__touched"
+
+
+def changed(rollup: Rollup) -> str:
+    """The session's own table of what a rebuild changes in each group."""
+    return f"{rollup.name}__changed"
 
 
 def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str, str]:
@@ -42,10 +50,17 @@ def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str,
         statements[f"{name}_distributed"] = on_cluster(over, cluster)
     return statements | {
         f"{name}_noted": on_cluster(_noted_table(fact, rollup), cluster),
+        f"{name}_noted_by": on_cluster(_noted_by(rollup), cluster),
         f"{name}_view": on_cluster(_view(rollup), cluster),
-        f"{name}_note": _note(fact, rollup),
-        f"{name}_sum_touched": _sum(fact, rollup, only_noted=True),
-        f"{name}_sum_all": _sum(fact, rollup, only_noted=False),
+        f"{name}_change": _change(fact, rollup),
+        f"{name}_note": _note(rollup),
+        f"{name}_announce": _announce(rollup),
+        f"{name}_read": _read(rollup),
+        f"{name}_unsettled": _unsettled(rollup),
+        f"{name}_add": _add(rollup),
+        f"{name}_sum_touched": _sum(rollup, f" FINAL{_noted_rows(fact, rollup)}", only_noted=True),
+        f"{name}_sum_all": _sum(rollup, " FINAL", only_noted=False),
+        f"{name}_sum_filled": _sum(rollup, "", only_noted=False),
     }
 
 
@@ -114,8 +129,14 @@ def _noted_table(fact: Fact, rollup: Rollup) -> str:
     return (
         f"CREATE TABLE IF NOT EXISTS cdc.{quoted(noted(rollup))}\n"
         "ENGINE = MergeTree\nORDER BY _version\nEMPTY AS\n"
-        f"SELECT {_expressions(rollup)}, toUInt128(0) AS _version\nFROM cdc.{quoted(fact.name)}"
+        f"SELECT {_expressions(rollup)}, toUInt128(0) AS _version, {_NOBODY} AS _rebuild\n"
+        f"FROM cdc.{quoted(fact.name)}"
     )
+
+
+def _noted_by(rollup: Rollup) -> str:
+    """For tables made before a rebuild added to the sums: nobody's notes are summed anew."""
+    return f"ALTER TABLE cdc.{quoted(noted(rollup))} ADD COLUMN IF NOT EXISTS _rebuild UUID"
 
 
 def _view(rollup: Rollup) -> str:
@@ -123,15 +144,78 @@ def _view(rollup: Rollup) -> str:
     return view(rollup.name, names)
 
 
-def _note(fact: Fact, rollup: Rollup) -> str:
-    """The groups of the rows that the staged ones replace, in any version, and of those."""
-    key = key_expression([column.name for column in fact.key])
-    names = ", ".join(quoted(column.name) for column in fact.key)
+def _change(fact: Fact, rollup: Rollup) -> str:
+    """What the staged rows add to each group, less what the live rows that they replace had added.
+
+    Groups of versions that are no longer live are among them, with nothing: a sum that was read
+    before may yet hold them.
+    """
+    names = [column.name for column in fact.key]
+    key, listed = key_expression(names), ", ".join(map(quoted, names))
+    values = "".join(f", {text} AS _value_{at}" for at, (_, text) in enumerate(rollup.sums))
+    sums = "".join(f", sum(_sign * _value_{at}) AS _sum_{at}" for at, _ in enumerate(rollup.sums))
+    newest = f"row_number() OVER (PARTITION BY {listed} ORDER BY _version DESC) = 1"
     return (
-        f"INSERT INTO cdc.{quoted(noted(rollup))}\nSELECT DISTINCT *, {{version:UInt128}} FROM (\n"
-        f"    SELECT {_expressions(rollup)} FROM cdc.{{fact:Identifier}}\n"
-        f"    WHERE _is_deleted = 0 AND {key} IN (SELECT {names} FROM joined)\n"
-        f"    UNION ALL\n    SELECT {_expressions(rollup)} FROM joined WHERE _is_deleted = 0\n)"
+        f"CREATE TEMPORARY TABLE {quoted(changed(rollup))} ENGINE = Memory AS\n"
+        f"SELECT {_groups(rollup)}, sum(_sign) AS _facts{sums}\nFROM (\n"
+        f"    SELECT {_expressions(rollup)}{values}, if({newest}, -1, 0) AS _sign, _is_deleted\n"
+        f"    FROM cdc.{{fact:Identifier}} WHERE {key} IN (SELECT {listed} FROM joined)\n"
+        f"    UNION ALL\n    SELECT {_expressions(rollup)}{values}, 1, _is_deleted FROM joined\n"
+        f")\nWHERE _is_deleted = 0\nGROUP BY {_groups(rollup)}"
+    )
+
+
+def _note(rollup: Rollup) -> str:
+    return (
+        f"INSERT INTO cdc.{quoted(noted(rollup))} ({_groups(rollup)}, _version, _rebuild)\n"
+        f"SELECT {_groups(rollup)}, {{version:UInt128}}, {{rebuild:UUID}}"
+        f" FROM {quoted(changed(rollup))}"
+    )
+
+
+def _announce(rollup: Rollup) -> str:
+    """A note of no group: all of them are about to be summed."""
+    return (
+        f"INSERT INTO cdc.{quoted(noted(rollup))} (_version, _rebuild)"
+        " SELECT {version:UInt128}, {rebuild:UUID}"
+    )
+
+
+def _read(rollup: Rollup) -> str:
+    """The sums that are there, beside what changes in them. A group is the same in every version
+    of its row, so FINAL need not merge the others.
+    """
+    sums = "".join(f", {quoted(name)}" for name, _ in rollup.sums)
+    whole = f"({_groups(rollup)})" if len(rollup.by) > 1 else _groups(rollup)
+    return (
+        f"INSERT INTO {quoted(changed(rollup))}\nSELECT {_groups(rollup)}, facts{sums}\n"
+        f"FROM cdc.{quoted(rollup.name)} FINAL\n"
+        f"PREWHERE {whole} IN (SELECT {_groups(rollup)} FROM {quoted(changed(rollup))})\n"
+        "SETTINGS transform_null_in = 1"
+    )
+
+
+def _unsettled(rollup: Rollup) -> str:
+    """Whether adding could go wrong: rebuilds other than this and the last have noted groups, or
+    a sum cannot take away what was added to it, as of floats and of what may be NULL.
+    """
+    names = ", ".join(literal(name) for name, _ in rollup.sums)
+    return (
+        f"SELECT count() > 0 OR (\n    SELECT count() FROM system.columns\n"
+        f"    WHERE database = 'cdc' AND table = {literal(rollup.name)} AND name IN ({names})\n"
+        "        AND match(type, 'Float|Nullable')\n) > 0\n"
+        f"FROM cdc.{quoted(noted(rollup))}\nWHERE _version >= {{since:UInt128}}\n"
+        f"    AND (_rebuild NOT IN ({{rebuild:UUID}}, {{last:UUID}}) OR _rebuild = {_NOBODY})"
+    )
+
+
+def _add(rollup: Rollup) -> str:
+    """The sums with what changes in them."""
+    sums = "".join(f"sum(_sum_{at}), " for at, _ in enumerate(rollup.sums))
+    return (
+        f"INSERT INTO cdc.{quoted(rollup.name)}\n"
+        f"SELECT {_groups(rollup)}, sum(_facts) AS found, {sums}{{version:UInt128}}, found = 0\n"
+        f"FROM {quoted(changed(rollup))}\nGROUP BY {_groups(rollup)}\n{WHOLE}"
     )
 
 
@@ -142,7 +226,7 @@ def _to_sum(rollup: Rollup, beside: str = "") -> str:
     )
 
 
-def _sum(fact: Fact, rollup: Rollup, *, only_noted: bool) -> str:
+def _sum(rollup: Rollup, rows: str, *, only_noted: bool) -> str:
     """Sums by group; a group that has no facts left gets a delete marker, of all groups where one
     is there, of noted ones always: a rebuild that read before may be about to write a sum.
 
@@ -161,7 +245,7 @@ def _sum(fact: Fact, rollup: Rollup, *, only_noted: bool) -> str:
         f"SELECT {_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
         " found = 0\nFROM (\n"
         f"    SELECT {_expressions(rollup)}, 1 AS _facts{measures}\n"
-        f"    FROM cdc.{{fact:Identifier}} FINAL{_noted_rows(fact, rollup) if only_noted else ''}\n"
+        f"    FROM cdc.{{fact:Identifier}}{rows}\n"
         f"    UNION ALL\n    {groups}\n"
         f")\nGROUP BY {_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
     )

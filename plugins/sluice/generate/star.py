@@ -22,6 +22,7 @@ from sluice.generate.clickhouse import (
     shard_key,
     view,
 )
+from sluice.generate.joins import joined_rows
 from sluice.generate.rollups import (
     WHOLE,
     group_column,
@@ -63,8 +64,11 @@ def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]
         "join_tombstones": _tombstones(fact),
         "insert_joined": _insert_joined(fact),
         "insert_range": _insert_range(fact),
-        "checksum_source": _checksum(fact.table.storage, _own_columns(fact, stored=True)),
-        "checksum_fact": _checksum(None, _own_columns(fact, stored=False)),
+        "checksum_source": _checksum(
+            f"{quoted(fact.table.storage)} FINAL", _own_columns(fact, stored=True)
+        ),
+        "checksum_fact": _checksum("{fact:Identifier} FINAL", _own_columns(fact, stored=False)),
+        "checksum_filled": _checksum("{fact:Identifier}", _own_columns(fact, stored=False)),
     }
     for rollup in fact.table.rollups:
         statements |= rollup_statements(fact, rollup, cluster)
@@ -77,7 +81,7 @@ def select_all(fact: Fact) -> str:
         f"    {text} AS {quoted(column.name)}"
         for text, column in zip(_sources(fact), fact.columns, strict=True)
     )
-    joins = "".join(f"\n{line}" for line in _joins(fact, staged=False))
+    joins = "".join(f"\n{line}" for line in _joins(fact))
     return f"SELECT\n{selected}\nFROM {_live(fact.table)} AS fact{joins}"
 
 
@@ -278,22 +282,10 @@ def _sources(fact: Fact) -> Iterator[str]:
 
 
 def _join(fact: Fact) -> str:
-    return _temporary("joined", _joined_rows(fact, "toUInt8(0) AS _is_deleted"))
+    return _temporary("joined", joined_rows(fact, "toUInt8(0) AS _is_deleted"))
 
 
-def _joined_rows(fact: Fact, marks: str) -> str:
-    selected = "\n".join(
-        f"    {source} AS {quoted(column.name)},"
-        for source, column in zip(_sources(fact), fact.columns, strict=True)
-    )
-    joins = "".join(f"\n{line}" for line in _joins(fact, staged=True))
-    return (
-        f"SELECT\n{selected}\n    {marks}\nFROM staged_fact AS fact{joins}"
-        "\nSETTINGS join_use_nulls = 1"
-    )
-
-
-def _joins(fact: Fact, *, staged: bool) -> Iterator[str]:
+def _joins(fact: Fact) -> Iterator[str]:
     for dimension in fact.dimensions:
         reference = dimension.reference
         parent = quoted(dimension.parent or "fact")
@@ -302,8 +294,7 @@ def _joins(fact: Fact, *, staged: bool) -> Iterator[str]:
             f"{alias}.{quoted(target)} = {parent}.{quoted(column)}"
             for column, target in zip(reference.columns, reference.target_columns, strict=True)
         )
-        rows = quoted(f"staged_{dimension.prefix}") if staged else _live(dimension.table)
-        yield f"LEFT JOIN {rows} AS {alias} ON {on}"
+        yield f"LEFT JOIN {_live(dimension.table)} AS {alias} ON {on}"
 
 
 def _live(table: Table) -> str:
@@ -341,7 +332,7 @@ def _insert_range(fact: Fact) -> str:
     """A range of a shadow table, joined on the way. Nobody reads it yet, and its keys are new:
     many parts at once, unsorted twice.
     """
-    rows = _joined_rows(fact, "{version:UInt128}, 0")
+    rows = joined_rows(fact, "{version:UInt128}, 0")
     return f"{_insert(fact)}\n{rows}, max_insert_threads = 4, optimize_on_insert = 0"
 
 
@@ -350,8 +341,7 @@ def _own_columns(fact: Fact, *, stored: bool) -> list[str]:
     return [column.column.name if stored else column.name for column in own]
 
 
-def _checksum(storage: str | None, columns: Sequence[str]) -> str:
+def _checksum(rows: str, columns: Sequence[str]) -> str:
     """Rows and a sum of hashes: unlike XOR, a row that is there twice does not cancel out."""
-    table = "{fact:Identifier}" if storage is None else quoted(storage)
     listed = ", ".join(map(quoted, columns))
-    return f"SELECT count(), sumWithOverflow(cityHash64(tuple({listed})))\nFROM cdc.{table} FINAL"
+    return f"SELECT count(), sumWithOverflow(cityHash64(tuple({listed})))\nFROM cdc.{rows}"

@@ -173,21 +173,34 @@ SELECT
     fact.quantity AS quantity,
     fact.price AS price,
     `order`.order_date AS order_date,
-    `order`.status AS order_status,
-    `order`.total AS order_total,
-    customer.email AS customer_email,
-    customer.name AS customer_name,
-    customer.country AS customer_country,
-    customer.city AS customer_city,
-    customer.created_at AS customer_created_at,
+    `order`.order_status AS order_status,
+    `order`.order_total AS order_total,
+    `order`.customer_email AS customer_email,
+    `order`.customer_name AS customer_name,
+    `order`.customer_country AS customer_country,
+    `order`.customer_city AS customer_city,
+    `order`.customer_created_at AS customer_created_at,
     product.name AS product_name,
     product.category AS product_category,
     product.price AS product_price,
     product.created_at AS product_created_at,
     toUInt8(0) AS _is_deleted
 FROM staged_fact AS fact
-LEFT JOIN staged_order AS `order` ON `order`.id = fact.order_id
-LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
+LEFT JOIN (
+    SELECT
+        `order`.id AS _target_0,
+        `order`.customer_id AS customer_id,
+        `order`.order_date AS order_date,
+        `order`.status AS order_status,
+        `order`.total AS order_total,
+        customer.email AS customer_email,
+        customer.name AS customer_name,
+        customer.country AS customer_country,
+        customer.city AS customer_city,
+        customer.created_at AS customer_created_at
+    FROM staged_order AS `order`
+    LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
+) AS `order` ON `order`._target_0 = fact.order_id
 LEFT JOIN staged_product AS product ON product.id = fact.product_id
 SETTINGS join_use_nulls = 1;
 
@@ -229,21 +242,34 @@ SELECT
     fact.quantity AS quantity,
     fact.price AS price,
     `order`.order_date AS order_date,
-    `order`.status AS order_status,
-    `order`.total AS order_total,
-    customer.email AS customer_email,
-    customer.name AS customer_name,
-    customer.country AS customer_country,
-    customer.city AS customer_city,
-    customer.created_at AS customer_created_at,
+    `order`.order_status AS order_status,
+    `order`.order_total AS order_total,
+    `order`.customer_email AS customer_email,
+    `order`.customer_name AS customer_name,
+    `order`.customer_country AS customer_country,
+    `order`.customer_city AS customer_city,
+    `order`.customer_created_at AS customer_created_at,
     product.name AS product_name,
     product.category AS product_category,
     product.price AS product_price,
     product.created_at AS product_created_at,
     {version:UInt128}, 0
 FROM staged_fact AS fact
-LEFT JOIN staged_order AS `order` ON `order`.id = fact.order_id
-LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
+LEFT JOIN (
+    SELECT
+        `order`.id AS _target_0,
+        `order`.customer_id AS customer_id,
+        `order`.order_date AS order_date,
+        `order`.status AS order_status,
+        `order`.total AS order_total,
+        customer.email AS customer_email,
+        customer.name AS customer_name,
+        customer.country AS customer_country,
+        customer.city AS customer_city,
+        customer.created_at AS customer_created_at
+    FROM staged_order AS `order`
+    LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
+) AS `order` ON `order`._target_0 = fact.order_id
 LEFT JOIN staged_product AS product ON product.id = fact.product_id
 SETTINGS join_use_nulls = 1, max_insert_threads = 4, optimize_on_insert = 0;
 
@@ -254,6 +280,10 @@ FROM cdc.src_order_item FINAL;
 -- name: checksum_fact
 SELECT count(), sumWithOverflow(cityHash64(tuple(order_item_id, order_id, product_id, quantity, price)))
 FROM cdc.{fact:Identifier} FINAL;
+
+-- name: checksum_filled
+SELECT count(), sumWithOverflow(cityHash64(tuple(order_item_id, order_id, product_id, quantity, price)))
+FROM cdc.{fact:Identifier};
 
 -- name: revenue_by_day_table
 CREATE TABLE IF NOT EXISTS cdc.revenue_by_day
@@ -276,8 +306,11 @@ CREATE TABLE IF NOT EXISTS cdc.revenue_by_day__touched
 ENGINE = MergeTree
 ORDER BY _version
 EMPTY AS
-SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, toUInt128(0) AS _version
+SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, toUInt128(0) AS _version, toUUID('00000000-0000-0000-0000-000000000000') AS _rebuild
 FROM cdc.fact_order_item;
+
+-- name: revenue_by_day_noted_by
+ALTER TABLE cdc.revenue_by_day__touched ADD COLUMN IF NOT EXISTS _rebuild UUID;
 
 -- name: revenue_by_day_view
 CREATE OR REPLACE VIEW olap.revenue_by_day AS
@@ -291,14 +324,48 @@ SELECT
 FROM cdc.revenue_by_day FINAL
 SETTINGS use_skip_indexes_if_final_exact_mode = 1, do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0;
 
--- name: revenue_by_day_note
-INSERT INTO cdc.revenue_by_day__touched
-SELECT DISTINCT *, {version:UInt128} FROM (
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category FROM cdc.{fact:Identifier}
-    WHERE _is_deleted = 0 AND order_item_id IN (SELECT order_item_id FROM joined)
+-- name: revenue_by_day_change
+CREATE TEMPORARY TABLE revenue_by_day__changed ENGINE = Memory AS
+SELECT day, country, category, sum(_sign) AS _facts, sum(_sign * _value_0) AS _sum_0, sum(_sign * _value_1) AS _sum_1
+FROM (
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, quantity AS _value_0, quantity * price AS _value_1, if(row_number() OVER (PARTITION BY order_item_id ORDER BY _version DESC) = 1, -1, 0) AS _sign, _is_deleted
+    FROM cdc.{fact:Identifier} WHERE order_item_id IN (SELECT order_item_id FROM joined)
     UNION ALL
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category FROM joined WHERE _is_deleted = 0
-);
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, quantity AS _value_0, quantity * price AS _value_1, 1, _is_deleted FROM joined
+)
+WHERE _is_deleted = 0
+GROUP BY day, country, category;
+
+-- name: revenue_by_day_note
+INSERT INTO cdc.revenue_by_day__touched (day, country, category, _version, _rebuild)
+SELECT day, country, category, {version:UInt128}, {rebuild:UUID} FROM revenue_by_day__changed;
+
+-- name: revenue_by_day_announce
+INSERT INTO cdc.revenue_by_day__touched (_version, _rebuild) SELECT {version:UInt128}, {rebuild:UUID};
+
+-- name: revenue_by_day_read
+INSERT INTO revenue_by_day__changed
+SELECT day, country, category, facts, units, revenue
+FROM cdc.revenue_by_day FINAL
+PREWHERE (day, country, category) IN (SELECT day, country, category FROM revenue_by_day__changed)
+SETTINGS transform_null_in = 1;
+
+-- name: revenue_by_day_unsettled
+SELECT count() > 0 OR (
+    SELECT count() FROM system.columns
+    WHERE database = 'cdc' AND table = 'revenue_by_day' AND name IN ('units', 'revenue')
+        AND match(type, 'Float|Nullable')
+) > 0
+FROM cdc.revenue_by_day__touched
+WHERE _version >= {since:UInt128}
+    AND (_rebuild NOT IN ({rebuild:UUID}, {last:UUID}) OR _rebuild = toUUID('00000000-0000-0000-0000-000000000000'));
+
+-- name: revenue_by_day_add
+INSERT INTO cdc.revenue_by_day
+SELECT day, country, category, sum(_facts) AS found, sum(_sum_0), sum(_sum_1), {version:UInt128}, found = 0
+FROM revenue_by_day__changed
+GROUP BY day, country, category
+SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000;
 
 -- name: revenue_by_day_sum_touched
 INSERT INTO cdc.revenue_by_day
@@ -324,6 +391,18 @@ SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _fact
 FROM (
     SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
     FROM cdc.{fact:Identifier} FINAL
+    UNION ALL
+    SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL
+)
+GROUP BY day, country, category
+SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
+
+-- name: revenue_by_day_sum_filled
+INSERT INTO cdc.revenue_by_day
+SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _facts = 1), sumIf(_sum_1, _facts = 1), {version:UInt128}, found = 0
+FROM (
+    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
+    FROM cdc.{fact:Identifier}
     UNION ALL
     SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL
 )

@@ -1,0 +1,68 @@
+"""The join of a fact's staged rows with those of its dimensions.
+
+A dimension behind another is joined with that one first: there are fewer orders than items, and the
+items of an order then find its customer in one place.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from sluice.catalog import Dimension, Fact, FactColumn
+from sluice.generate.clickhouse import quoted
+
+
+def joined_rows(fact: Fact, marks: str) -> str:
+    """The query of a staged range's facts, with `marks` as their last columns."""
+    selected = "\n".join(f"    {_value(fact, None, column)}," for column in fact.columns)
+    joins = "".join(_staged_joins(fact, None))
+    return (
+        f"SELECT\n{selected}\n    {marks}\nFROM staged_fact AS fact{joins}"
+        "\nSETTINGS join_use_nulls = 1"
+    )
+
+
+def _behind(fact: Fact, source: str | None) -> list[Dimension]:
+    return [dimension for dimension in fact.dimensions if dimension.parent == source]
+
+
+def _value(fact: Fact, base: str | None, column: FactColumn) -> str:
+    """A fact's column in the join of a source with what is behind it."""
+    source, parents = column.source, {d.prefix: d.parent for d in fact.dimensions}
+    while source is not None and source != base and parents[source] != base:
+        source = parents[source]
+    wide = source != base and _behind(fact, source)
+    name = column.name if wide else column.column.name
+    return f"{quoted(source or 'fact')}.{quoted(name)} AS {quoted(column.name)}"
+
+
+def _staged_joins(fact: Fact, base: str | None) -> Iterator[str]:
+    for dimension in _behind(fact, base):
+        reference, alias = dimension.reference, quoted(dimension.prefix)
+        targets, rows = list(reference.target_columns), quoted(f"staged_{dimension.prefix}")
+        if _behind(fact, dimension.prefix):
+            targets = [f"_target_{at}" for at, _ in enumerate(targets)]
+            rows = f"(\n{textwrap.indent(_wide_rows(fact, dimension), '    ')}\n)"
+        on = " AND ".join(
+            f"{alias}.{quoted(target)} = {quoted(base or 'fact')}.{quoted(column)}"
+            for column, target in zip(reference.columns, targets, strict=True)
+        )
+        yield f"\nLEFT JOIN {rows} AS {alias} ON {on}"
+
+
+def _wide_rows(fact: Fact, dimension: Dimension) -> str:
+    """A dimension's staged rows with those behind it, named as the fact names them."""
+    base, parents = dimension.prefix, {d.prefix: d.parent for d in fact.dimensions}
+
+    def within(source: str | None) -> bool:
+        return source is not None and (source == base or within(parents[source]))
+
+    selected = [
+        f"{quoted(base)}.{quoted(target)} AS _target_{at}"
+        for at, target in enumerate(dimension.reference.target_columns)
+    ]
+    selected += [_value(fact, base, column) for column in fact.columns if within(column.source)]
+    listed = ",\n".join(f"    {line}" for line in selected)
+    rows = quoted(f"staged_{base}")
+    return f"SELECT\n{listed}\nFROM {rows} AS {quoted(base)}{''.join(_staged_joins(fact, base))}"
