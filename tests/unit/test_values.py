@@ -84,3 +84,11 @@ def test_json_text_keeps_its_bytes(text: str) -> None:
 @pytest.mark.parametrize("value", [{"a": [1, None, "é"]}, [1.5], 3, True, "plain"])
 def test_native_json_is_written_out(value: Any) -> None:
     assert json.loads(values.json_text(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": [1, 1.5, null, true, "é"], "bb": {"c": "\\"x\\""}}', "[]", "7", '["a", {}]']
+)
+def test_ordinary_jsonb_is_one_text_from_either_source(text: str) -> None:
+    """The relay sends PostgreSQL's text, Redpanda Connect the value itself."""
+    assert values.json_text(json.loads(text)) == values.json_text(text) == text
