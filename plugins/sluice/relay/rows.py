@@ -23,6 +23,7 @@ from sluice.selection import Selection, ordered_as_text
 
 _BYTES_AT_ONCE = 100_000  # of COPY's output; what is done for them all costs little for each
 _MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; the brokers take less
+_TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
 _ALL = Selection()
 _READ, _DELETE, _TRUNCATE = READ.encode(), DELETE.encode(), TRUNCATE.encode()
 _PAGES = """
@@ -103,7 +104,7 @@ class RowReader:
         try:
             with _savepoint(self._cursor):
                 self._copy(self._payload, condition + order, self)
-        except (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_):
+        except _TOO_LARGE:
             # PostgreSQL makes no text of a gigabyte. A byte becomes six in JSON at most.
             self.rows, self._lines, self._bytes = rows, [], 0
             size = size_expression(self._columns)
@@ -171,14 +172,14 @@ class RowReader:
 
 @contextmanager
 def _savepoint(cursor: Any) -> Iterator[None]:
-    """Where a transaction is open, it goes on after an error of PostgreSQL's within."""
+    """Where a transaction is open, it goes on although a text within was too large."""
     if cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
         yield
         return
     cursor.execute("SAVEPOINT reading")
     try:
         yield
-    except psycopg2.Error:
+    except _TOO_LARGE:
         cursor.execute("ROLLBACK TO SAVEPOINT reading")
         raise
     cursor.execute("RELEASE SAVEPOINT reading")

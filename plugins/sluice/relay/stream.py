@@ -37,6 +37,7 @@ from sluice.settings import RelaySettings
 log = logging.getLogger(__name__)
 
 _FEEDBACK_SECONDS = 0.25
+_LULL = 0.001  # so long nothing came: what was read is sent without waiting for more
 _SOON = 0.02  # when nothing else is to be done, what became durable is confirmed so soon
 # Neighbouring transactions are confirmed together up to so many changes, and beyond so many
 # batches that are not durable yet.
@@ -105,7 +106,7 @@ class Stream:
             message = read()
             if message is not None:
                 take(decode(message.payload), message.data_start)
-            else:
+            elif not select.select([self._cursor], [], [], _LULL)[0]:
                 self._close()
                 self._rest()
 
