@@ -22,7 +22,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.fact import Bench, full_rebuild
+from bench.fact import Bench, full_rebuild, server_of
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
@@ -78,9 +78,9 @@ HISTORY = {
 }
 
 
-def fill(clickhouse: ClickHouse, items: int, days: int) -> None:
+def fill(clickhouse: ClickHouse, home: Path, items: int, days: int) -> None:
     """Make the data, and the pipeline's notes of `days`, a part for each day."""
-    data = Bench(clickhouse, items)
+    data = Bench(clickhouse, server_of(home), items)
     data.fill()
     full_rebuild(data.rebuild)
     clickhouse.execute("INSERT INTO cdc.history_order_items SELECT * FROM cdc.src_order_item")
@@ -143,7 +143,7 @@ def main() -> None:
     items, days = [*map(int, sys.argv[1:]), *(10_000_000, 30)[len(sys.argv) - 1 :]]
     with stores() as settings, TemporaryDirectory() as home:
         with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-            fill(clickhouse, items, days)
+            fill(clickhouse, settings.home, items, days)
         with api_server(airflow_environment(Path(home), settings)) as address:
             found = measure(address, key=items // 2)
     print(f"{items} order items, {days} days; {REPEATS} repeats")

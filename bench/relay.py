@@ -1,10 +1,13 @@
 """Measures the relay beside its limits, on servers of its own; by `make bench`, and alone:
 
-    .venv/bin/python bench/relay.py [REPEATS] [ROWS]
+    .venv/bin/python bench/relay.py [REPEATS [ROWS [PICTURE.svg]]]
 
 Stream: from WAL that is already written to the last change acknowledged by the broker and confirmed
 to Postgres; its limit is pg_recvlogical, which writes the same slot plugin's output to /dev/null.
 Snapshot: to the last row acknowledged; its limit is `COPY ... TO STDOUT` to /dev/null.
+
+Beside them the broker's own limit: the same messages, prepared, produced by the relay's producer to
+the last acknowledgement. And of a snapshot, its rows read as JSON and parted, but not produced.
 """
 
 from __future__ import annotations
@@ -16,17 +19,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sluice.adapters.kafka import KafkaLog
 from sluice.embedded.postgres import BINARIES, ensure_database
 from sluice.embedded.stack import Stack
+from sluice.ports import Chunk
+from sluice.relay import slot as slots
+from sluice.relay.publisher import Batch, Publisher
+from sluice.relay.rows import RowReader
 from sluice.settings import read_settings
 from tests.conftest import stack_environment, temporary_home
-from tests.faults.source import Source, until
+from tests.faults.source import CATALOG, Source, until
 
 # Name -> SQL that changes {rows} rows, in transactions of 100 where it commits.
 LOOP = "DO $$ BEGIN FOR i IN 1..{rows}/100 LOOP {body}; COMMIT; END LOOP; END $$"
@@ -63,6 +72,11 @@ WORKLOADS = (
         statement="INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, {rows}) i",
         share=5,
     ),
+)
+# Name, SQL of a row's text, and how many of `rows` there are.
+SNAPSHOTS = (
+    ("snapshot of small rows", "'row ' || i", 1.0),
+    ("snapshot of rows of 1 kB", KILOBYTE.replace("i * k", "i::int8 * k"), 0.2),
 )
 
 
@@ -109,8 +123,60 @@ def forget(source: Source) -> None:
     )
 
 
-def stream(source: Source, workload: Workload, rows: int) -> tuple[float, float, int]:
-    """Changes a second of the limit and of the relay, and the relay's most memory in bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one run came to, in rows a second, and the relay's most memory in bytes.
+
+    Attributes:
+        limit: PostgreSQL's own client, to /dev/null.
+        produced: prepared messages, to the broker.
+    """
+
+    limit: float
+    relay: float
+    produced: float
+    memory: int
+
+
+def produced(source: Source, count: int) -> float:
+    """Messages a second when nothing but producing them is to be done."""
+    with closing(KafkaLog(source.settings.kafka)) as changes:
+        records = list(islice(chain(*changes.read("cdc.things", 0, Chunk(events=5000), 60)), 5000))
+    publisher, batch = Publisher(source.settings.kafka, lambda: None), Batch()
+    started = time.monotonic()
+    for record in islice(cycle(records), count):
+        publisher.publish("cdc.parts", record.key, record.value or b"", batch)
+    publisher.flush(batch)
+    while batch.undelivered:
+        publisher.poll(0.01)
+    return count / (time.monotonic() - started)
+
+
+class Nowhere:
+    """Takes a snapshot's messages and drops them."""
+
+    def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        """Drop it."""
+
+    def flush(self, batch: Batch) -> None:
+        """Nothing is under way."""
+
+    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
+        """Drop it."""
+
+
+def read_alone(source: Source, rows: int) -> float:
+    """A snapshot's rows a second when its messages are made and dropped."""
+    (table,) = (table for table in CATALOG.tables if table.name == "things")
+    with slots.session(source.settings.postgres) as cursor:
+        reader = RowReader(cursor, table, Nowhere(), Batch(end_lsn=1), lambda: None)
+        started = time.monotonic()
+        reader.read_pages(0, None)
+        return rows / (time.monotonic() - started)
+
+
+def stream(source: Source, workload: Workload, rows: int) -> Run:
+    """Changes that are pending in the WAL, to the last one confirmed."""
     count = max(100, int(rows * workload.share))
     source = fresh(source)
     with source.process() as relay:
@@ -127,8 +193,9 @@ def stream(source: Source, workload: Workload, rows: int) -> tuple[float, float,
             most = max(most, relay.memory_info().rss)
             time.sleep(0.02)
         taken = time.monotonic() - started
+    alone = produced(source, min(count, rows))
     forget(source)
-    return count / limit, count / taken, most
+    return Run(limit=count / limit, relay=count / taken, produced=alone, memory=most)
 
 
 def seconds(source: Source, end: int) -> float:
@@ -164,10 +231,10 @@ def timed(command: list[str], source: Source) -> float:
     return time.monotonic() - started
 
 
-def snapshot(source: Source, rows: int) -> tuple[float, float, int]:
-    """Rows a second of the limit and of the relay, from its start, and its most memory."""
+def snapshot(source: Source, name: str, rows: int) -> Run:
+    """Rows of the table, from the snapshot's start to the last one acknowledged."""
     source = fresh(source)
-    source.sql(f"INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, {rows}) i")
+    source.sql(f"INSERT INTO things SELECT i, {name} FROM generate_series(1, {rows}) i")
     postgres = source.settings.postgres
     address = f"host={postgres.host} port={postgres.port} user={postgres.user}"
     copy = "COPY (SELECT * FROM things ORDER BY id) TO STDOUT"
@@ -183,31 +250,72 @@ def snapshot(source: Source, rows: int) -> tuple[float, float, int]:
             most = max(most, relay.memory_info().rss)
             time.sleep(0.02)
         taken = time.monotonic() - started
+    alone = produced(source, rows)
+    print(f"  {name}: read and dropped {read_alone(source, rows):,.0f} rows/s", file=sys.stderr)
     forget(source)
-    return rows / limit, rows / taken, most
+    return Run(limit=rows / limit, relay=rows / taken, produced=alone, memory=most)
 
 
-def report(name: str, runs: list[tuple[float, float, int]]) -> None:
-    """A line of the table: medians, and the most memory of all runs."""
-    limit = statistics.median(run[0] for run in runs)
-    ours = statistics.median(run[1] for run in runs)
-    ratio = statistics.median(run[1] / run[0] for run in runs)
-    most = max(run[2] for run in runs)
-    print(
-        f"| {name} | {limit:,.0f} | {ours:,.0f} | {ratio:.2f} | {most / 1e6:.0f} MB |", flush=True
+def report(name: str, runs: list[Run]) -> tuple[str, float, float, float]:
+    """A line of the table, medians but for the memory; the line's name and rates."""
+    limit, relay, alone = (
+        statistics.median(getattr(run, rate) for run in runs)
+        for rate in ("limit", "relay", "produced")
     )
+    ratio = statistics.median(run.relay / run.limit for run in runs)
+    most = max(run.memory for run in runs)
+    print(
+        f"| {name} | {limit:,.0f} | {relay:,.0f} | {ratio:.2f} | {alone:,.0f} |"
+        f" {most / 1e6:.0f} MB |",
+        flush=True,
+    )
+    return name, limit, relay, alone
+
+
+def picture(lines: list[tuple[str, float, float, float]]) -> str:
+    """Each line's relay and broker as shares of PostgreSQL's own client, as bars, SVG."""
+    height = 46 * len(lines) + 24
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}"'
+        ' font-family="sans-serif" font-size="13">',
+        f'<rect width="760" height="{height}" fill="#ffffff"/>',
+        f'<path d="M470 0V{height - 24}" stroke="#999999" stroke-dasharray="4"/>',
+        f'<text x="470" y="{height - 8}" text-anchor="middle">half of the limit</text>',
+    ]
+    for number, (name, limit, relay, alone) in enumerate(lines):
+        y = 46 * number + 8
+        drawn.append(f'<text x="232" y="{y + 20}" text-anchor="end">{name}</text>')
+        for at, rate, colour, what in (
+            (y, relay, "#2f6fab", "relay"),
+            (y + 16, alone, "#c4c9cf", "producing alone"),
+        ):
+            width = 460 * min(1.0, rate / limit)
+            drawn.append(
+                f'<rect x="240" y="{at}" width="{width:.0f}" height="13" fill="{colour}"/>'
+            )
+            drawn.append(
+                f'<text x="{min(244 + width, 600):.0f}" y="{at + 11}" font-size="11">'
+                f"{what} {rate:,.0f}/s</text>"
+            )
+    return "\n".join([*drawn, "</svg>", ""])
 
 
 def main() -> None:
     """Measure and print the table."""
-    given = [int(text) for text in sys.argv[1:]]
+    given = [int(text) for text in sys.argv[1:3]]
     repeats, rows = [*given, *(3, 1_000_000)[len(given) :]]
-    print("| | limit, rows/s | relay, rows/s | relay / limit | most memory |")
-    print("|---|---|---|---|---|")
+    print("| | limit, rows/s | relay, rows/s | relay / limit | producing alone | most memory |")
+    print("|---|---|---|---|---|---|")
+    lines = []
     with own_source() as source:
         for workload in WORKLOADS:
-            report(workload.name, [stream(source, workload, rows) for _ in range(repeats)])
-        report("snapshot", [snapshot(source, rows) for _ in range(repeats)])
+            runs = [stream(source, workload, rows) for _ in range(repeats)]
+            lines.append(report(workload.name, runs))
+        for what, name, count in SNAPSHOTS:
+            runs = [snapshot(source, name, int(rows * count)) for _ in range(repeats)]
+            lines.append(report(what, runs))
+    if len(sys.argv) > 3:
+        Path(sys.argv[3]).write_text(picture(lines))
 
 
 if __name__ == "__main__":

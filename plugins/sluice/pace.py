@@ -19,19 +19,21 @@ class Pace:
         total: how much there is to do; asked once, when there is something to tell.
     """
 
-    def __init__(self, log: logging.Logger, what: str, total: Callable[[], int]) -> None:
+    def __init__(
+        self, log: logging.Logger, what: str, total: Callable[[], int] | None = None
+    ) -> None:
         self._log, self._what, self._ask = log, what, total
         self._total: int | None = None
         self._began = self._told = time.monotonic()
 
-    def at(self, done: int) -> None:
-        """So much is done."""
+    def at(self, done: int, total: int | None = None) -> None:
+        """So much is done, of a total that is known by now."""
         now = time.monotonic()
         if now - self._told < SECONDS or not done:
             return
-        if self._total is None:
+        if self._ask is not None and self._total is None:
             self._total = self._ask()
         self._told, rate = now, done / (now - self._began)
         text = f"{self._what.format(f'{done:,}')}, {rate:,.0f} a second"
-        left = self._total - done
+        left = (total or self._total or 0) - done
         self._log.info(f"{text}, {left:,} left: {duration(left / rate)}" if left > 0 else text)

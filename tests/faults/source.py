@@ -122,12 +122,12 @@ class Source:
             records = [r for chunk in changes.read(topic, 0, Chunk(10_000), 60) for r in chunk]
         return [json.loads(record.value or b"") for record in records]
 
-    def topic_has(self, table: str) -> bool:
-        """Whether any event of the table is on the broker; asked at once, however many come."""
+    def topic_has(self, table: str, batches: int = 1) -> bool:
+        """Whether so many batches of the table are on the broker, or more; asked at once."""
         options = {**client_options(self.settings.kafka), "group.id": "faults"}
         with closing(Consumer(options)) as consumer, suppress(KafkaException):
             place = TopicPartition(f"cdc.{table}", 0)
-            return bool(consumer.get_watermark_offsets(place, timeout=10)[1])
+            return consumer.get_watermark_offsets(place, timeout=10)[1] >= batches
         return False  # no such topic yet
 
     def rows(self, table: str = "things") -> dict[int, Row]:
@@ -182,6 +182,16 @@ class Source:
         self.stack.halt(("postgres",))
         yield self.settings.home / "postgres"
         self.stack.start(("postgres",), lambda _: None)
+
+    def crash_server(self) -> None:
+        """SIGKILL PostgreSQL; back when its supervisor has started it again."""
+        self.server().kill()
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        with suppress(psycopg2.Error):
+            return self.sql("SELECT NOT pg_is_in_recovery()") == [(True,)]
+        return False
 
     def limit(self, kafka: KafkaSettings) -> None:
         """Reach the broker with these options from here on."""

@@ -32,7 +32,9 @@ def test_of_two_commits_side_by_side_the_one_that_is_not_drained_is_sent_again(
         source.arrives()
     source.ack("drained")
     with source.relaying(), closing(KafkaLog(source.settings.kafka)) as changes:
-        source.sql("INSERT INTO things VALUES (1, 'a')", "INSERT INTO things VALUES (2, 'b')")
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        until(lambda: len(source.events()) == 2)  # read by itself, so it is confirmed by itself
+        source.sql("INSERT INTO things VALUES (2, 'b')")
         until(lambda: len(source.events()) == 3)
         one, two = (version(event)[0] for event in source.events()[1:])
         changes.commit("cdc.things", 2)  # the snapshot's end and the first
@@ -102,6 +104,25 @@ def test_a_slot_that_was_made_again_is_refused_until_a_new_snapshot(source: Sour
         source.arrives()
     with source.relaying():
         source.arrives()
+
+
+def test_a_slot_that_was_made_again_is_refused_although_the_server_crashed_since(
+    source: Source,
+) -> None:
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        source.arrives()
+        source.crash_server()  # the same slot is no other
+        source.sql("INSERT INTO things VALUES (2, 'b')")
+        source.arrives()
+        end = source.lsn()
+        until(lambda: Topics(source.settings.kafka).mark(source.slot).wal >= end)
+    source.drop_slot()
+    source.sql("DELETE FROM things WHERE id = 1")
+    source.sql(f"SELECT pg_create_logical_replication_slot('{source.slot}', 'pgoutput')")
+    source.crash_server()
+    with source.relaying() as relaying:
+        assert isinstance(relaying.ends(), SlotRecreated)
 
 
 def test_a_second_relay_waits_for_the_first_to_end(

@@ -56,6 +56,30 @@ def test_a_snapshot_that_is_killed_starts_again_and_leaves_nothing_stale(source:
         source.arrives()
 
 
+def test_a_row_over_postgresqls_own_limit_is_a_dead_letter_and_the_snapshot_goes_on(
+    source: Source,
+) -> None:
+    # In JSON each of these characters is six: 1.2 GB, and PostgreSQL makes no text of 1 GB.
+    source.sql(
+        "INSERT INTO things VALUES (1, 'a'), (2, repeat(E'\\x01', 200000000)), (3, 'c')",
+    )
+    with source.relaying():
+        until(lambda: set(source.rows()) == {1, 3})
+    assert b'{"id":2}' in source.dead_letters()
+
+
+def test_a_snapshot_of_many_ranges_has_every_row_once(source: Source) -> None:
+    source.sql(
+        "INSERT INTO things SELECT i, repeat(md5(i::text), 60) FROM generate_series(1, 25000) i",
+        "DELETE FROM things WHERE id % 3 = 0",
+        "UPDATE things SET name = 'moved' WHERE id % 5 = 0",
+    )
+    with source.relaying():
+        source.arrives()
+    keys = [event["payload"]["id"] for event in source.events() if event["payload"]]
+    assert len(keys) == len(set(keys)) == len(source.expected())
+
+
 def test_a_transaction_that_stays_open_holds_a_snapshot_up_with_a_word(
     source: Source, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

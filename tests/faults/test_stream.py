@@ -238,6 +238,20 @@ def test_a_transaction_of_a_million_rows_is_read_in_little_memory(source: Source
     assert len(source.rows()) == 1_000_000
 
 
+def test_a_relay_killed_in_a_large_transaction_sends_it_again_from_its_beginning(
+    source: Source,
+) -> None:
+    with source.process() as relay:
+        until(lambda: source.confirmed() > 0 and source.active())
+        source.sql("INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, 300000) i")
+        end = source.lsn()
+        until(lambda: source.topic_has("things", 2))  # the first is the snapshot's
+        relay.kill()
+    assert source.confirmed() < end
+    with source.relaying():
+        source.arrives()
+
+
 def test_a_broker_that_stands_still_costs_neither_rows_nor_the_slot(source: Source) -> None:
     source.sql("ALTER SYSTEM SET wal_sender_timeout = '3s'", "SELECT pg_reload_conf()")
     try:

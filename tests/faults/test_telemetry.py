@@ -77,7 +77,13 @@ def test_the_status_tells_rate_delay_and_snapshot_and_nothing_where_no_relay_is(
         source.arrives()
         until(lambda: read_status(*metrics)["state"] == "streaming")
         found = read_status(*metrics)
-        assert found["snapshot"] == {"rows": 2500, "tables": 2, "tables_done": 2}
+        assert found["snapshot"] == {
+            "rows": 2500,
+            "tables": 2,
+            "tables_done": 2,
+            "ranges": 2,
+            "ranges_done": 2,
+        }
         assert found["seconds_behind"] >= 0
         done = threading.Event()
         writer = threading.Thread(target=write_until, args=(source, done))

@@ -46,7 +46,7 @@ BY_CONNECT = pytest.mark.skipif(CONNECT is None, reason="redpanda-connect is not
 
 REFUSAL = "this feature requires a valid Redpanda Enterprise Edition license"
 
-Published = tuple[str, str | None, bytes]
+Published = tuple[str, bytes | None, bytes]
 
 
 class Recorder:
@@ -55,7 +55,7 @@ class Recorder:
     def __init__(self) -> None:
         self.published: list[Published] = []
 
-    def publish(self, topic: str, key: str | None, value: bytes, _: Batch) -> None:
+    def publish(self, topic: str, key: bytes | None, value: bytes, _: Batch) -> None:
         self.published.append((topic, key, value))
 
 
@@ -76,7 +76,7 @@ def relayed(case: Any) -> Published:
     if metadata["operation"] == "read":
         row = values(pgoutput["new"])
         encoder = RowEncoder(table.name, columns, pgoutput["key"])
-        event = Transaction(1, 0).event(encoder, "read", 1, 1, encoder.row(row), "null")
+        event = Transaction(1, 0).event(encoder, b"read", 1, 1, encoder.row(row), b"null")
         return table.topic, encoder.key(row), event
     return streamed(table, columns, pgoutput, metadata["commit_ts_ms"])
 

@@ -48,6 +48,61 @@ def test_a_truncated_row_is_malformed(values: list[bytes | None], data: st.DataO
         decode(message[:cut])
 
 
+MESSAGES = (
+    b"B" + struct.pack(">qqi", 1, 2, 3),
+    b"C" + struct.pack(">bqqq", 0, 1, 2, 3),
+    b"I" + struct.pack(">i", 1) + b"N" + encoded([b"1", None, MISSING]),
+    b"U" + struct.pack(">i", 1) + b"N" + encoded([b"1"]),
+    b"U" + struct.pack(">i", 1) + b"K" + encoded([b"1"]) + b"N" + encoded([b"2"]),
+    b"D" + struct.pack(">i", 1) + b"O" + encoded([b"1", b"two"]),
+    b"T" + struct.pack(">ibii", 2, 0, 1, 2),
+    b"R" + struct.pack(">i", 5) + b"public\0t\0d\0\1\1id\0" + struct.pack(">ii", 23, -1),
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: chr(message[0]))
+def test_a_message_that_is_cut_or_goes_on_is_malformed(message: bytes) -> None:
+    decode(message)
+    for cut in range(len(message)):
+        with pytest.raises(MalformedMessage):
+            decode(message[:cut])
+    with pytest.raises(MalformedMessage):
+        decode(message + b"x")
+
+
+@given(st.sampled_from(MESSAGES), st.data())
+def test_bytes_that_changed_on_the_way_decode_or_raise_the_one_error(
+    message: bytes, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(message) - 1))
+    changed = message[:at] + data.draw(st.binary(max_size=6)) + message[at + 1 :]
+    with suppress(MalformedMessage):
+        decode(changed)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"?" + struct.pack(">i", 1),
+        b"I" + struct.pack(">i", 1) + b"O" + encoded([b"1"]),
+        b"I" + struct.pack(">i", 1) + b"N" + struct.pack(">h", 1) + b"z",
+        b"I"
+        + struct.pack(">i", 1)
+        + b"N"
+        + struct.pack(">h", 1)
+        + b"t"
+        + struct.pack(">i", 9)
+        + b"1",
+        b"I" + struct.pack(">i", 1) + b"N" + struct.pack(">h", 1) + b"t" + struct.pack(">i", -1),
+        b"R" + struct.pack(">i", 5) + b"public\0\xff\xfe\0d" + struct.pack(">h", 0),
+    ],
+    ids=["tag", "row", "kind", "too long", "negative length", "no UTF-8"],
+)
+def test_what_the_protocol_does_not_know_is_malformed(message: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode(message)
+
+
 def test_a_relation_names_its_columns() -> None:
     column = b"\x01id\0" + struct.pack(">ii", 23, -1)
     message = b"R" + struct.pack(">i", 5) + b"public\0t\0d" + struct.pack(">h", 1) + column

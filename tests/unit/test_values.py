@@ -90,3 +90,11 @@ def test_native_json_is_written_as_postgres_writes_jsonb() -> None:
     value = {"long": [{"b": None, "a": 1}], "é": True, "zz": "\n", "aa": {}}
     written = '{"aa": {}, "zz": "\\n", "é": true, "long": [{"a": 1, "b": null}]}'
     assert values.json_text(value) == written
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": [1, 1.5, null, true, "é"], "bb": {"c": "\\"x\\""}}', "[]", "7", '["a", {}]']
+)
+def test_ordinary_jsonb_is_one_text_from_either_source(text: str) -> None:
+    """The relay sends PostgreSQL's text, Redpanda Connect the value itself."""
+    assert values.json_text(json.loads(text)) == values.json_text(text) == text

@@ -266,7 +266,7 @@ def _print_status(found: dict[str, Any]) -> None:
         typer.echo(
             f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
             f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
-            f" {snapshot['tables_done']} of {snapshot['tables']} tables"
+            f" {snapshot['ranges_done']} of {snapshot['ranges']} ranges"
         )
     for dag_id, dag in found["dags"].items():
         typer.echo(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")

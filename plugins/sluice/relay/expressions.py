@@ -37,6 +37,8 @@ _EXPRESSIONS = {
     **dict.fromkeys((1082, 1700, 2950), _PLAIN),
     **dict.fromkeys((1114, 1184), _TIMESTAMP),
 }
+# Of text and bytea PostgreSQL knows the length without reading it.
+_LENGTH, _OTHER_LENGTH = "coalesce(octet_length({}), 0)", "octet_length(concat({}))"
 _BEYOND = re.compile("[\x7f-\U0010ffff]+")
 
 
@@ -50,17 +52,28 @@ def key_expression(columns: Sequence[RelationColumn]) -> sql.Composable:
     return _object(columns, "({})")
 
 
-def escaped(line: bytes) -> bytes:
-    """A line of COPY whose fields are these expressions, as pure ASCII and without COPY's escapes.
+def size_expression(columns: Sequence[RelationColumn]) -> sql.Composable:
+    """How many bytes the columns' texts have, before JSON's escapes."""
+    parts = [
+        sql.SQL(_LENGTH if column.type_oid in (17, 25, 1043) else _OTHER_LENGTH).format(
+            sql.Identifier(column.name)
+        )
+        for column in columns
+    ]
+    return sql.SQL("({})::int8").format(sql.SQL("::int8 + ").join(parts))
+
+
+def escaped(lines: bytes) -> bytes:
+    """Lines of COPY whose fields are these expressions, as pure ASCII and without COPY's escapes.
 
     JSON leaves nothing but its own backslashes for COPY to escape.
     """
-    if not line.isascii() or b"\x7f" in line:
+    if not lines.isascii() or b"\x7f" in lines:
         # Bytes that are no UTF-8 (a database in SQL_ASCII) arrive as lone surrogates, which are
         # rejected with a reason; see envelope.
-        text = line.decode(errors="surrogateescape")
-        line = _BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
-    return line.replace(b"\\\\", b"\\") if b"\\" in line else line
+        text = lines.decode(errors="surrogateescape")
+        lines = _BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
+    return lines.replace(b"\\\\", b"\\") if b"\\" in lines else lines
 
 
 def _object(columns: Sequence[RelationColumn], value: str) -> sql.Composable:

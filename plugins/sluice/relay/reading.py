@@ -57,6 +57,7 @@ class FencedReading:
 
     def wait(self) -> None:
         """See resync.Reading."""
+        self._publisher.flush(self._batch)
         while self._batch.undelivered:
             self._publisher.poll(0.2)
             self._check()
@@ -70,9 +71,7 @@ class FencedReading:
             time.sleep(_PAUSE)  # another drain is at work
 
     def _check(self) -> None:
-        failed = self._publisher.failed
-        if failed is not None:
-            raise Unreachable(f"the broker did not take a row: {failed.str()}")
+        self._publisher.require_working()
 
 
 @contextmanager

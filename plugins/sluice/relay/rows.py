@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Any, Protocol
 
+import psycopg2
 from psycopg2 import sql
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from sluice.catalog import Table
 from sluice.comparison import postgres_checksum
 from sluice.events import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText
 from sluice.relay.envelope import RowEncoder, Transaction
-from sluice.relay.expressions import escaped, key_expression, row_expression
+from sluice.relay.expressions import escaped, key_expression, row_expression, size_expression
 from sluice.relay.pgoutput import RelationColumn
 from sluice.relay.publisher import Batch
 from sluice.selection import Selection, ordered_as_text
 
-_ROWS_BETWEEN_CHECKS = 1000
+_BYTES_AT_ONCE = 100_000  # of COPY's output; what is done for them all costs little for each
+_MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; the brokers take less
+_TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
 _ALL = Selection()
+_READ, _DELETE, _TRUNCATE = READ.encode(), DELETE.encode(), TRUNCATE.encode()
+_PAGES = """
+SELECT max(pg_relation_size(oid) / current_setting('block_size')::int) FROM (
+    SELECT %s::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(%s::regclass)
+) AS parts
+"""
 
 
 class Destination(Protocol):
     """Where rows go: see Publisher."""
 
-    def publish(self, topic: str, key: str | bytes | None, value: bytes, batch: Batch) -> None:
+    def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         """Take a message."""
 
-    def poll(self) -> None:
-        """Called every now and then."""
+    def flush(self, batch: Batch) -> None:
+        """Called when the last message of a reading was published."""
+
+    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
+        """Take the key of a row that is too large to be a message."""
+
+
+class _Lines(Protocol):
+    """What COPY writes to, a line at a time."""
+
+    def write(self, line: bytes, /) -> object:
+        """Take a line."""
 
 
 class RowReader:
@@ -50,58 +72,128 @@ class RowReader:
         offset: int | None = None,
     ) -> None:
         self.rows = 0
+        self._lines: list[bytes] = []
+        self._bytes = 0
         self._cursor, self._table = cursor, table
         self._publisher, self._batch, self._check = publisher, batch, check
         self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000), offset)
         self._columns = _columns(cursor, table)
         self._key = [column.name for column in table.key]
+        named = {column.name: column for column in self._columns}
+        self._key_expression = key_expression([named[name] for name in self._key])
+        self._payload = row_expression(self._columns)
         source = RELAY if offset is None else CONNECT
         self._encoder = RowEncoder(table.name, self._columns, self._key, source)
         # Each row's envelope is the same but for the payload.
-        self._before, self._after = self._event(READ, 1, "\n").split(b"\n")
+        self._before, self._after = self._event(_READ, 1, b"\n").split(b"\n")
 
     def read(self, selection: Selection = _ALL) -> int:
-        """Publish the selected rows; how many."""
-        named = {column.name: column for column in self._columns}
-        query = sql.SQL("COPY (SELECT {}, {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
-            key_expression([named[name] for name in self._key]),
-            row_expression(self._columns),
-            sql.Identifier(self._table.schema, self._table.relation),
-            _condition(self._table, selection),
-            sql.SQL(", ").join(map(sql.Identifier, self._key)),
-        )
-        self._cursor.copy_expert(query.as_string(self._cursor.connection), self)
-        self._check()
+        """Publish the selected rows in the order of their keys; how many were read by now."""
+        keys = sql.SQL(", ").join(map(sql.Identifier, self._key))
+        return self._read(_condition(self._table, selection), sql.SQL(" ORDER BY ") + keys)
+
+    def read_pages(self, first: int, below: int | None) -> int:
+        """Publish the rows on these pages, of each partition where there are such; see `read`."""
+        condition = sql.SQL("ctid >= {}").format(_place(first))
+        if below is not None:
+            condition += sql.SQL(" AND ctid < {}").format(_place(below))
+        return self._read(condition, sql.SQL(""))
+
+    def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
+        rows = self.rows
+        try:
+            with _savepoint(self._cursor):
+                self._copy(self._payload, condition + order, self)
+        except _TOO_LARGE:
+            # PostgreSQL makes no text of a gigabyte. A byte becomes six in JSON at most.
+            self.rows, self._lines, self._bytes = rows, [], 0
+            size = size_expression(self._columns)
+            small = sql.SQL("{} AND {} <= {}").format(condition, size, _MOST_BYTES)
+            self._copy(self._payload, small + order, self)
+            self._reject(sql.SQL("{} AND {} > {}").format(condition, size, _MOST_BYTES))
+        self._publish()
+        self._publisher.flush(self._batch)
         return self.rows
+
+    def _reject(self, condition: sql.Composable) -> None:
+        """The keys of these rows become dead letters."""
+        keys = BytesIO()
+        self._copy(sql.SQL("'null'"), condition, keys)
+        for line in escaped(keys.getvalue()).splitlines():
+            self._publisher.reject(self._table.topic, line.partition(b"\t")[0], self._batch)
+
+    def _copy(self, payload: sql.Composable, condition: sql.Composable, to: _Lines) -> None:
+        query = sql.SQL("COPY (SELECT {}, {} FROM {} WHERE {}) TO STDOUT").format(
+            self._key_expression,
+            payload,
+            sql.Identifier(self._table.schema, self._table.relation),
+            condition,
+        )
+        self._cursor.copy_expert(query.as_string(self._cursor.connection), to)
 
     def write(self, line: bytes) -> None:
         """One row of COPY's text format: its key and its columns, both JSON objects."""
-        key, _, row = escaped(line).partition(b"\t")
-        if key == rb"\N":
-            raise ValueError(f"table {self._table.name}: a key without a value")
-        value = self._before + row[:-1] + self._after
-        self._publisher.publish(self._table.topic, key, value, self._batch)
-        self.rows += 1
-        if self.rows % _ROWS_BETWEEN_CHECKS == 0:
-            self._publisher.poll()
-            self._check()
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes >= _BYTES_AT_ONCE:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Publish the lines that came."""
+        before, after, topic, batch = self._before, self._after, self._table.topic, self._batch
+        publish = self._publisher.publish
+        lines = escaped(b"".join(self._lines)).split(b"\n")
+        for line in lines[:-1]:
+            key, _, row = line.partition(b"\t")
+            if key == rb"\N":
+                raise ValueError(f"table {self._table.name}: a key without a value")
+            publish(topic, key, b"%b%b%b" % (before, row, after), batch)
+        self.rows += len(self._lines)
+        self._lines, self._bytes = [], 0
+        self._check()
 
     def truncate_below(self) -> None:
         """Delete everything older than the rows, by one event at (batch end, 0)."""
-        self._send(TRUNCATE, None, "null")
+        self._send(_TRUNCATE, None, b"null")
         self._check()
 
     def delete(self, key: str) -> None:
         """Delete the row of this key, a JSON object, where it is older than the batch's end."""
-        self._send(DELETE, key, key)
+        self._send(_DELETE, key.encode(), key.encode())
 
-    def _send(self, operation: str, key: str | None, payload: str) -> None:
+    def _send(self, operation: bytes, key: bytes | None, payload: bytes) -> None:
         value = self._event(operation, 0, payload)
         self._publisher.publish(self._table.topic, key, value, self._batch)
 
-    def _event(self, operation: str, ordinal: int, payload: str) -> bytes:
+    def _event(self, operation: bytes, ordinal: int, payload: bytes) -> bytes:
         lsn = self._batch.end_lsn
-        return self._transaction.event(self._encoder, operation, lsn, ordinal, payload, "null")
+        return self._transaction.event(self._encoder, operation, lsn, ordinal, payload, b"null")
+
+
+@contextmanager
+def _savepoint(cursor: Any) -> Iterator[None]:
+    """Where a transaction is open, it goes on although a text within was too large."""
+    if cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
+        yield
+        return
+    cursor.execute("SAVEPOINT reading")
+    try:
+        yield
+    except _TOO_LARGE:
+        cursor.execute("ROLLBACK TO SAVEPOINT reading")
+        raise
+    cursor.execute("RELEASE SAVEPOINT reading")
+
+
+def _place(page: int) -> sql.Composable:
+    return sql.SQL("{}::tid").format(sql.Literal(f"({page},0)"))
+
+
+def pages(cursor: Any, table: Table) -> int:
+    """How many pages the table has; of a partitioned one, its longest partition."""
+    place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
+    cursor.execute(_PAGES, [place, place])
+    return int(cursor.fetchone()[0])
 
 
 def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
@@ -118,11 +210,14 @@ class _Found:
     def __init__(self) -> None:
         self.values: list[bytes] = []
 
-    def publish(self, topic: str, key: str | bytes | None, value: bytes, batch: Batch) -> None:
+    def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         self.values.append(value)
 
-    def poll(self) -> None:
+    def flush(self, batch: Batch) -> None:
         """Nothing is under way."""
+
+    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
+        """A row that cannot be read is not found."""
 
 
 def _condition(table: Table, selection: Selection) -> sql.Composable:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 
 from sluice.adapters.postgres import HEARTBEAT_PREFIX, PostgresSource
-from sluice.adapters.topics import Topics
+from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _BACK_OFF_SECONDS = (1, 2, 5, 10)
 _INCARNATION_SECONDS = 1.0
 _COMMITTED_SECONDS = 0.5
+_MARK_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 10.0
 
 
@@ -56,6 +58,8 @@ class Relay:
         self._topics = Topics(settings.kafka)
         self._progress = Progress()
         self._streamed = False
+        self._mark = SlotMark()
+        self._beats_at = 0.0
 
     def run(self) -> None:
         """Relay until stopped. Retryable errors are waited out; others are raised."""
@@ -91,6 +95,7 @@ class Relay:
         ready = slots.prepare(
             settings.postgres, settings.relay, catalog, topics, snapshot=self._snapshot
         )
+        self._mark, self._beats_at, self._progress.told_lsn = SlotMark(), 0.0, 0
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
         added = pool.submit(self._add, ready.added, ended) if ready.added else None
@@ -126,8 +131,7 @@ class Relay:
         def check() -> None:
             if self._stop.is_set() or ended.is_set():
                 raise _Stopped
-            if publisher.failed is not None:
-                raise Unreachable(f"the broker did not take an event: {publisher.failed.str()}")
+            publisher.require_working()
 
         publisher = Publisher(self._settings.kafka, check)
         try:
@@ -153,23 +157,31 @@ class Relay:
         """What is called often while a session lasts; it takes no time and ends it by raising."""
         names = topic_names(self._catalog)
         broker = Aside(pool, lambda: self._topics.incarnation(names), _INCARNATION_SECONDS)
-        heartbeats = Aside(pool, self._heartbeat, _HEARTBEAT_SECONDS)
+        marks = Aside(pool, self._note_mark, _MARK_SECONDS)
 
         def check() -> None:
             if self._stop.is_set():
                 raise _Stopped
-            if publisher.failed is not None:
-                raise Unreachable(f"the broker did not take an event: {publisher.failed.str()}")
+            publisher.require_working()
             if broker.answer() not in (None, incarnation):
                 raise Unreachable("topics were made again; undrained changes are sent again")
-            heartbeats.answer()
+            marks.answer()
             if added is not None and added.done():
                 added.result()
-            for aside in (broker, heartbeats):
+            for aside in (broker, marks):
                 if aside.due():
                     aside.begin()
 
         return check
+
+    def _note_mark(self) -> None:
+        """Note how far the slot can have been confirmed; every ten seconds with a heartbeat."""
+        if time.monotonic() >= self._beats_at:
+            self._beats_at = time.monotonic() + _HEARTBEAT_SECONDS
+            self._heartbeat()
+        elif self._progress.told_lsn > self._mark.wal:
+            self._mark = self._mark._replace(wal=self._progress.told_lsn)
+            self._topics.note_mark(self._settings.relay.slot, self._mark)
 
     def _heartbeat(self) -> None:
         """Let an idle database's slot move on, note where it is, and see that the publication
@@ -180,7 +192,8 @@ class Relay:
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
             (lsn,) = cursor.fetchone()
             slot = settings.relay.slot
-            self._topics.note_mark(slot, slots.mark(cursor, slot, lsn))
+            self._mark = slots.mark(cursor, slot, lsn)
+            self._topics.note_mark(slot, self._mark)
             noted = self._topics.slot_note(settings.relay.slot)
             if noted and noted["consistent_point"]:
                 publications.require_unchanged(cursor, settings.relay, self._catalog, noted)

@@ -93,7 +93,7 @@ def prepare(
                     f"replication slot {relay.slot!r} is gone; changes since are unknown",
                     remedy=RECOVER,
                 )
-            _require_same_slot(cursor, relay.slot, mark)
+            _require_same_slot(cursor, relay.slot, mark, row[3] if row else None)
         if row is None or snapshot:
             publications.ensure(cursor, relay, catalog)
             return Ready(confirmed_lsn=None)
@@ -269,11 +269,21 @@ def _require_same_server(cursor: Any, noted: dict[str, Any] | None, wal: int) ->
         )
 
 
-def _require_same_slot(cursor: Any, name: str, noted: SlotMark) -> None:
-    """That the server's count for the slot goes on; a slot that is made again begins at 0."""
+def _require_same_slot(cursor: Any, name: str, noted: SlotMark, restart_lsn: str | None) -> None:
+    """That the slot is the one that was marked.
+
+    The server's count of a slot begins at 0 when it is made again. A crash of the server ends all
+    counts; then a slot that keeps WAL only from beyond the mark is another one. A slot begins to
+    keep WAL where it is made, which is after the mark. What its own reader confirms moves that
+    point too, but two records behind (running transactions, logged every 15 s), and the mark is
+    one second old.
+    """
     present = mark(cursor, name, "0/0")
-    counting = present.counted_since == noted.counted_since
-    if counting and present.transactions < noted.transactions:
+    if present.counted_since == noted.counted_since:
+        same = present.transactions >= noted.transactions
+    else:
+        same = not (noted.wal and restart_lsn) or parse_lsn(restart_lsn) <= noted.wal
+    if not same:
         raise SlotRecreated(
             f"replication slot {name!r} was dropped and made again; it does not have the changes"
             " in between",
@@ -283,7 +293,7 @@ def _require_same_slot(cursor: Any, name: str, noted: SlotMark) -> None:
 
 def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
     """The slot's confirmed position."""
-    confirmed, wal_status, _ = row
+    confirmed, wal_status, *_ = row
     if wal_status == "lost" or confirmed is None:
         raise SlotLost(
             f"replication slot {name!r} was invalidated: WAL it needed is removed",
@@ -311,7 +321,7 @@ def _wal_end(cursor: Any) -> int:
 
 def _slot(cursor: Any, name: str) -> tuple[Any, ...] | None:
     cursor.execute(
-        "SELECT confirmed_flush_lsn::text, wal_status, active_pid"
+        "SELECT confirmed_flush_lsn::text, wal_status, active_pid, restart_lsn::text"
         " FROM pg_replication_slots WHERE slot_name = %s",
         [name],
     )

@@ -4,6 +4,10 @@ The permanent slot exists exactly when a snapshot is durable. A temporary slot e
 snapshot and holds the WAL behind it; when every row is durable, it is copied to the permanent
 slot. Killed before that, the temporary slot goes with its session and the snapshot starts again
 at a later point; the closing `truncate` below its rows removes what the unfinished one left.
+
+A table is read in ranges of its pages, not of its keys: PostgreSQL reads each page once, in the
+order of the disk, whatever the key is, and knows beforehand how many there are. A row's page is
+no other as long as the snapshot lasts.
 """
 
 from __future__ import annotations
@@ -12,8 +16,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-from psycopg2 import sql
 
 from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
@@ -24,11 +26,14 @@ from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.reading import ExactSnapshot
-from sluice.relay.rows import RowReader
+from sluice.relay.rows import RowReader, pages
 from sluice.relay.telemetry import Progress
 from sluice.settings import RelaySettings, Settings
 
 log = logging.getLogger(__name__)
+
+# 16 MB, a second of reading or less.
+_PAGES_IN_A_RANGE = 2048
 
 
 def take(
@@ -149,36 +154,45 @@ def _copy(
     """
     temporary, point = slots.export_snapshot(holder, cursor, relay)
     batch = Batch(end_lsn=point)
-    progress.snapshot_tables, progress.snapshot_done, progress.snapshot_rows = len(tables), 0, 0
-    for table in tables:
-        _read(cursor, table, publisher, batch, check, progress)
+    parts = [(table, _ranges(pages(cursor, table))) for table in tables]
+    progress.begin_snapshot(len(tables), sum(len(ranges) for _, ranges in parts))
+    for table, ranges in parts:
+        _read(cursor, table, ranges, publisher, batch, check, progress)
         progress.snapshot_done += 1
+    publisher.flush(batch)
     cursor.execute("COMMIT")
     return temporary, batch
+
+
+def _ranges(pages: int) -> list[tuple[int, int | None]]:
+    """The pages from each first to before each second; the last range has no end."""
+    firsts = list(range(0, pages, _PAGES_IN_A_RANGE)) or [0]
+    return list(zip(firsts, [*firsts[1:], None], strict=True))
 
 
 def _read(
     cursor: Any,
     table: Table,
+    ranges: Sequence[tuple[int, int | None]],
     publisher: Publisher,
     batch: Batch,
     check: Callable[[], None],
     progress: Progress,
 ) -> None:
-    """Publish one table's rows, and tell every few seconds how many there are by now."""
-    place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
-    cursor.execute("SELECT reltuples::int8 FROM pg_class WHERE oid = %s::regclass", [place])
-    about = int(cursor.fetchone()[0])  # -1 where the table was never analysed
+    """Publish one table's rows, and tell every few seconds how far that is."""
     before = progress.snapshot_rows
-    pace = Pace(log, f"snapshot: {table.name}, {{}} rows", lambda: about)
+    pace = Pace(log, f"snapshot: {table.name}, {{}} rows")
 
     def tell() -> None:
         check()
         progress.snapshot_rows = before + reader.rows
-        pace.at(reader.rows)
 
     reader = RowReader(cursor, table, publisher, batch, tell)
-    log.info("snapshot: %s, %d rows", table.name, reader.read())
+    for number, (first, below) in enumerate(ranges, 1):
+        reader.read_pages(first, below)
+        progress.snapshot_ranges_done += 1
+        pace.at(reader.rows, total=reader.rows * len(ranges) // number)
+    log.info("snapshot: %s, %d rows", table.name, reader.rows)
     reader.truncate_below()
 
 

@@ -37,8 +37,18 @@ from sluice.settings import RelaySettings
 log = logging.getLogger(__name__)
 
 _FEEDBACK_SECONDS = 0.25
-# Beyond so many transactions that are not durable yet, neighbours are confirmed together.
+_LULL = 0.001  # so long nothing came: what was read is sent without waiting for more
+_SOON = 0.02  # when nothing else is to be done, what became durable is confirmed so soon
+# Neighbouring transactions are confirmed together up to so many changes, and beyond so many
+# batches that are not durable yet.
+_TOGETHER = 500
 _MOST_PENDING = 5000
+
+_ROWS = (Insert, Update, Delete)
+_INSERT, _UPDATE, _DELETE, _TRUNCATE = (
+    name.encode() for name in (INSERT, UPDATE, DELETE, TRUNCATE)
+)
+_NULL = b"null"
 
 Row = list[Value]
 
@@ -73,16 +83,17 @@ class Stream:
         self._transaction = Transaction(0, 0)
         self._batch = Batch()
         self._ordinal = 0
+        self._open_ms: int | None = None  # when the transaction that is being read was committed
         self._pending: deque[Batch] = deque()
         self._asked = 0  # batches that were on the broker when `committed` was asked
-        self._confirmed = 0
+        self._confirmed = self._told = 0
         self._fed_back = 0.0
         self._silence = 0.0
         publisher.wait = self.feed_back  # the session is kept while the broker takes nothing
 
     def run(self, confirmed_lsn: int) -> None:
         """Stream until an error or a stop; Postgres resumes at its own confirmed position."""
-        self._confirmed = confirmed_lsn
+        self._confirmed = self._told = confirmed_lsn
         self._silence = _tolerated_silence(self._cursor)
         self._start()
         log.info("streaming from slot %s", self._relay.slot)
@@ -90,18 +101,18 @@ class Stream:
         read, take, clock = self._cursor.read_message, self._take, time.monotonic
         while True:
             if clock() - self._fed_back >= _FEEDBACK_SECONDS:
+                self._close()
                 self.feed_back()
             message = read()
             if message is not None:
                 take(decode(message.payload), message.data_start)
-            else:
-                self._publisher.poll()
-                select.select([self._cursor], [], [], 0.05)
+            elif not select.select([self._cursor], [], [], _LULL)[0]:
+                self._close()
+                self._rest()
 
     def feed_back(self) -> None:
         """Tell Postgres what is durable, at most four times a second; also keeps the session."""
-        now = time.monotonic()
-        silence = now - self._fed_back
+        silence = time.monotonic() - self._fed_back
         if silence < _FEEDBACK_SECONDS:
             return
         if silence > self._silence:
@@ -111,11 +122,39 @@ class Stream:
         self._check()
         self._publisher.poll()
         self._settle()
+        self._confirm()
+
+    def _rest(self) -> None:
+        """Nothing is to be read: confirm what became durable, and wait for more."""
+        self._publisher.poll()
+        self._settle()
+        if self._confirmed > self._told and time.monotonic() - self._fed_back >= _SOON:
+            self._confirm()
+        # The broker's word comes within milliseconds, the drain's within a minute.
+        soon = self._confirmed > self._told or (self._committed is None and self._pending)
+        select.select([self._cursor], [], [], 0.005 if soon else 0.05)
+
+    def _close(self) -> None:
+        """Send what was published; where transactions are whole, a batch ends here.
+
+        It may hold the first changes of the next one too, which only makes it later.
+        """
+        self._publisher.flush(self._batch)
+        if not self._batch.end_lsn:
+            return
+        self._pending.append(self._batch)
+        # The last one, not yet durable, grows; it is confirmed when all of it is.
+        crowded = len(self._pending) > _MOST_PENDING
+        self._batch = self._pending.pop() if crowded else Batch(commit_ms=self._open_ms)
+        self._asked = min(self._asked, len(self._pending))
+
+    def _confirm(self) -> None:
         self._cursor.send_feedback(flush_lsn=self._confirmed, force=True)
         self._progress.events = self._publisher.published
         self._progress.confirmed_lsn = self._confirmed
+        self._progress.told_lsn = max(self._confirmed, self._cursor.wal_end)
         self._progress.oldest_ms = (self._pending or (self._batch,))[0].commit_ms
-        self._fed_back = time.monotonic()
+        self._told, self._fed_back = self._confirmed, time.monotonic()
 
     def _start(self) -> None:
         options = {
@@ -151,31 +190,27 @@ class Stream:
             committed.begin()
 
     def _take(self, change: Message, lsn: int) -> None:
-        if isinstance(change, Insert | Update | Delete):
+        if isinstance(change, _ROWS):
             relation = self._relations.get(change.relation_id)
             if relation is not None:
                 self._row(relation, change, lsn)
         elif isinstance(change, Begin):
             self._transaction = Transaction(change.commit_lsn, change.commit_ms)
             self._ordinal = 0
-            # The last one, not yet durable, grows; it is confirmed when all of it is.
-            crowded = len(self._pending) >= _MOST_PENDING
-            if crowded:
-                self._batch = self._pending.pop()
-            else:
+            self._open_ms = change.commit_ms
+            if self._batch.commit_ms is None:
                 self._batch.commit_ms = change.commit_ms
-            self._asked = min(self._asked, len(self._pending))
         elif isinstance(change, Commit):
-            self._batch.end_lsn = change.end_lsn
-            self._pending.append(self._batch)
-            self._batch = Batch()
+            self._batch.end_lsn, self._open_ms = change.end_lsn, None
+            if self._batch.messages >= _TOGETHER:
+                self._close()
         elif isinstance(change, Relation):
             self._relations[change.relation_id] = self._relation(change)
         elif isinstance(change, Truncate):
             for relation_id in change.relation_ids:
                 relation = self._relations.get(relation_id)
                 if relation is not None:
-                    self._publish(relation, TRUNCATE, lsn, None, "null", "null")
+                    self._publish(relation, _TRUNCATE, lsn, None, _NULL, _NULL)
 
     def _relation(self, relation: Relation) -> tuple[RowEncoder, str] | None:
         table: Table | None = self._tables.get((relation.schema, relation.table))
@@ -191,15 +226,15 @@ class Stream:
         try:
             if isinstance(change, Insert):
                 row = change.new
-                self._publish(relation, INSERT, lsn, encoder.key(row), encoder.row(row), "null")
+                self._publish(relation, _INSERT, lsn, encoder.key(row), encoder.row(row), _NULL)
             elif isinstance(change, Delete):
                 key = encoder.key(change.old)
-                self._publish(relation, DELETE, lsn, key, key, "null")
+                self._publish(relation, _DELETE, lsn, key, key, _NULL)
             else:
                 old, row = change.old, _with_old_values(change.old, change.new)
                 moved = old is not None and not encoder.same_key(old, row)
-                before = encoder.key(old) if old is not None and moved else "null"
-                self._publish(relation, UPDATE, lsn, encoder.key(row), encoder.row(row), before)
+                before = encoder.key(old) if old is not None and moved else _NULL
+                self._publish(relation, _UPDATE, lsn, encoder.key(row), encoder.row(row), before)
         except ValueError as error:
             raise NeedsPerson(
                 f"a change does not have the model's key: {error}",
@@ -210,11 +245,11 @@ class Stream:
     def _publish(
         self,
         relation: tuple[RowEncoder, str],
-        operation: str,
+        operation: bytes,
         lsn: int,
-        key: str | None,
-        payload: str,
-        before: str,
+        key: bytes | None,
+        payload: bytes,
+        before: bytes,
     ) -> None:
         encoder, topic = relation
         self._ordinal += 1

@@ -38,7 +38,9 @@ class Progress:
         events: put onto the topics since the present session with Postgres began.
         snapshot_rows: rows of the present or last snapshot that were put there.
         snapshot_tables, snapshot_done: its tables, and those that are finished.
+        snapshot_ranges, snapshot_ranges_done: their ranges, and those that were read.
         confirmed_lsn: what Postgres was told is durable.
+        told_lsn: what Postgres was told at most; psycopg2 moves on by itself while all is read.
         oldest_ms: commit time of the oldest change read that is not durable by the relay's
             `ack`; None when there is none.
     """
@@ -49,8 +51,16 @@ class Progress:
     snapshot_rows: int = 0
     snapshot_tables: int = 0
     snapshot_done: int = 0
+    snapshot_ranges: int = 0
+    snapshot_ranges_done: int = 0
     confirmed_lsn: int = 0
+    told_lsn: int = 0
     oldest_ms: int | None = None
+
+    def begin_snapshot(self, tables: int, ranges: int) -> None:
+        """A snapshot of so many tables begins, which are read in so many ranges."""
+        self.snapshot_tables, self.snapshot_ranges = tables, ranges
+        self.snapshot_rows = self.snapshot_done = self.snapshot_ranges_done = 0
 
     def seconds_behind(self) -> float:
         """Age of the oldest change that is not durable; 0 when all that was read is."""
@@ -81,6 +91,8 @@ class Telemetry(Collector):
             ("snapshot_rows", "rows of the last snapshot", now.snapshot_rows),
             ("snapshot_tables", "tables of the last snapshot", now.snapshot_tables),
             ("snapshot_tables_done", "of them finished", now.snapshot_done),
+            ("snapshot_ranges", "parts of those tables, equal in bytes", now.snapshot_ranges),
+            ("snapshot_ranges_done", "of them read", now.snapshot_ranges_done),
         ):
             yield GaugeMetricFamily(f"sluice_relay_{name}", text, value)
         try:
@@ -154,6 +166,8 @@ def read_status(host: str, port: int) -> dict[str, Any]:
                 "rows": int(now["snapshot_rows"]),
                 "tables": int(now["snapshot_tables"]),
                 "tables_done": int(now["snapshot_tables_done"]),
+                "ranges": int(now["snapshot_ranges"]),
+                "ranges_done": int(now["snapshot_ranges_done"]),
             },
         }
     except (OSError, HTTPException, ValueError, KeyError, StopIteration):

@@ -1,0 +1,152 @@
+"""What the relay takes as delivered when a broker refuses, on librdkafka's own mock broker."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from sluice.errors import Unreachable
+from sluice.events import DEAD_LETTER_TOPIC
+from sluice.relay.publisher import Batch, Publisher
+from sluice.settings import KafkaSettings
+
+PACKAGES = Path(confluent_kafka.__file__).parents[1]
+PRODUCE = 0  # the API key of the protocol
+
+
+class MockBroker:
+    """A broker within librdkafka, reached by TCP as any other; it answers what it is told to."""
+
+    def __init__(self) -> None:
+        found = [*PACKAGES.glob("confluent_kafka.libs/librdkafka-*")]
+        found += PACKAGES.glob("confluent_kafka/.dylibs/librdkafka*")
+        self._library = ctypes.CDLL(str(found[0]))
+        for name in ("rd_kafka_new", "rd_kafka_mock_cluster_new"):
+            getattr(self._library, name).restype = ctypes.c_void_p
+        self._library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+        self._handle = ctypes.c_void_p(self._library.rd_kafka_new(0, None, None, 0))
+        cluster = self._library.rd_kafka_mock_cluster_new(self._handle, 1)
+        self._cluster = ctypes.c_void_p(cluster)
+        for topic in ("cdc.0", "cdc.1", "cdc.t", DEAD_LETTER_TOPIC):
+            self._library.rd_kafka_mock_topic_create(self._cluster, topic.encode(), 1, 1)
+        self.address = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+
+    def refuse(self, *codes: int) -> None:
+        """Answer the next produce requests with these errors; 0 is none."""
+        errors = [ctypes.c_int(code) for code in codes]
+        count = ctypes.c_size_t(len(codes))
+        push = self._library.rd_kafka_mock_push_request_errors
+        push(self._cluster, ctypes.c_int16(PRODUCE), count, *errors)
+
+    def close(self) -> None:
+        self._library.rd_kafka_mock_cluster_destroy(self._cluster)
+        self._library.rd_kafka_destroy(self._handle)
+
+
+@pytest.fixture
+def broker() -> Iterator[MockBroker]:
+    with closing(MockBroker()) as made:
+        yield made
+
+
+@pytest.fixture
+def publisher(broker: MockBroker) -> Iterator[Publisher]:
+    made = Publisher(KafkaSettings(bootstrap=broker.address), lambda: None)
+    yield made
+    made.abandon()
+
+
+def until(publisher: Publisher, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        publisher.poll(0.05)
+
+
+def messages(broker: MockBroker, topic: str, count: int) -> list[tuple[bytes | None, bytes | None]]:
+    with closing(Consumer({"bootstrap.servers": broker.address, "group.id": "t"})) as consumer:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        found: list[tuple[bytes | None, bytes | None]] = []
+        while len(found) < count:
+            arrived = consumer.consume(1, 30)
+            assert arrived, "not in time"
+            found += [(message.key(), message.value()) for message in arrived]
+    return found
+
+
+def test_a_batch_is_delivered_with_the_last_message_of_each_topic(
+    broker: MockBroker, publisher: Publisher
+) -> None:
+    batch = Batch()
+    for number in range(1200):
+        publisher.publish(f"cdc.{number % 2}", b"%d" % number, b"v", batch)
+    assert batch.undelivered
+    publisher.flush(batch)
+    until(publisher, lambda: not batch.undelivered)
+    assert batch.offsets == {"cdc.0": 599, "cdc.1": 599}
+    keys = [key for key, _ in messages(broker, "cdc.1", 600)]
+    assert keys == [b"%d" % number for number in range(1, 1200, 2)]
+
+
+def go_on(publisher: Publisher, batch: Batch) -> None:
+    """Publish for some seconds."""
+    for number in range(200):
+        publisher.publish("cdc.t", b"%d" % number, b"v", batch)
+        publisher.flush(batch)
+        publisher.poll(0.05)
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED]
+)
+def test_nothing_behind_a_refused_message_is_taken_as_delivered(
+    broker: MockBroker, publisher: Publisher, code: int
+) -> None:
+    before, refused, behind = Batch(), Batch(), Batch()
+    publisher.publish("cdc.t", b"1", b"v", before)
+    publisher.flush(before)
+    until(publisher, lambda: not before.undelivered)
+    broker.refuse(code, 0, 0)
+    publisher.publish("cdc.t", b"2", b"v", refused)
+    publisher.publish("cdc.t", b"3", b"v", refused)
+    publisher.flush(refused)
+    with pytest.raises(Unreachable):
+        go_on(publisher, behind)
+    with pytest.raises(Unreachable):
+        publisher.poll(0.5)
+    assert refused.undelivered
+    assert behind.undelivered
+
+
+def test_a_large_message_that_is_refused_is_a_dead_letter_and_the_rest_goes_on(
+    broker: MockBroker, publisher: Publisher
+) -> None:
+    batch = Batch()
+    publisher.publish("cdc.t", b"before", b"v", batch)
+    publisher.flush(batch)
+    until(publisher, lambda: not batch.undelivered)
+    broker.refuse(KafkaError.MSG_SIZE_TOO_LARGE)
+    publisher.publish("cdc.t", b"large", b"v" * 1_500_000, batch)
+    publisher.publish("cdc.t", b"fits", b"v" * 1_500_000, batch)
+    publisher.publish("cdc.t", b"behind", b"v", batch)
+    publisher.flush(batch)
+    until(publisher, lambda: not batch.undelivered)
+    assert batch.offsets == {"cdc.t": 2}
+    assert [key for key, _ in messages(broker, "cdc.t", 3)] == [b"before", b"fits", b"behind"]
+    assert messages(broker, DEAD_LETTER_TOPIC, 1) == [(b"large", b"")]
+
+
+def test_what_the_broker_takes_late_is_waited_for(broker: MockBroker, publisher: Publisher) -> None:
+    broker.refuse(KafkaError.NOT_ENOUGH_REPLICAS, KafkaError.REQUEST_TIMED_OUT)
+    batch = Batch()
+    publisher.publish("cdc.t", b"1", b"v", batch)
+    publisher.flush(batch)
+    until(publisher, lambda: not batch.undelivered)
+    assert batch.offsets == {"cdc.t": 0}
