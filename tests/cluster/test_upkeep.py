@@ -166,7 +166,8 @@ def spoil(settings: Settings, day: date) -> None:
     """Let the facts of a day have a wrong name, as a rebuild of wrong rows would."""
     wiring.query(
         settings,
-        "INSERT INTO cdc.fact_order_item SELECT * REPLACE ('wrong' AS product_name)"
+        "INSERT INTO cdc.fact_order_item SELECT * REPLACE ('wrong' AS product_name,"
+        " (SELECT max(_version) FROM cdc.fact_order_item) AS _version)"
         f" FROM cdc.fact_order_item FINAL WHERE toDate(order_date) = '{day}'",
     )
 
