@@ -13,6 +13,7 @@ from sluice_airflow.page.figures import amount
 WIDTH, HEIGHT = 400.0, 170.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 4.0, 8.0, 22.0
 _HOUR, _DAY = 3600, 86400
+_HALF_TICK = 16.0  # of a time's text: one nearer to the end would be cut off
 _APART = (600, _HOUR, 4 * _HOUR, _DAY, 5 * _DAY)  # seconds between the marks of the time axis
 BARS = frozenset({"events", "backlog", "checks"})
 
@@ -160,7 +161,7 @@ def _x_ticks(of: Trends) -> tuple[tuple[float, str], ...]:
     return tuple(
         (_x(at, count), f"{moment:%d %b}" if days else f"{moment:%H:%M}")
         for at, begins in enumerate(of.times)
-        if begins % apart == 0 and at > 0
+        if begins % apart == 0 and at > 0 and _x(at, count) < WIDTH - _HALF_TICK
         for moment in [datetime.fromtimestamp(begins, timezone.utc)]
     )
 
