@@ -98,13 +98,23 @@ def _type(kind: type, clickhouse: str, zero: Any, **more: Any) -> ColumnType:
 
 def _reinterpreted(mapped: ColumnType, wire: str) -> ColumnType:
     """The type as the driver is given it: integers, which it writes as they are."""
-    stored = mapped.clickhouse.replace("'", "\\'")
     return replace(
         mapped,
         wire=wire,
-        to_storage=f"reinterpret({{}}, '{stored}')",
+        to_storage=f"reinterpret({{}}, {_quoted(mapped.clickhouse)})",
         from_storage=f"reinterpret({{}}, '{wire}')",
     )
+
+
+def _quoted(clickhouse: str) -> str:
+    return "'{}'".format(clickhouse.replace("'", "\\'"))
+
+
+def _overridden(mapped: ColumnType, clickhouse: str, *, nullable: bool) -> ColumnType:
+    """The type stored as another; the mapped one is what its values are read back through."""
+    stored = f"Nullable({mapped.clickhouse})" if nullable else mapped.clickhouse
+    through = f"CAST({{}}, {_quoted(stored)})" if mapped.wire else "{}"
+    return replace(mapped, clickhouse=clickhouse, from_storage=mapped.from_storage.format(through))
 
 
 def _integer(bits: int) -> ColumnType:
@@ -408,4 +418,4 @@ def column_type(column: sa.Column[Any], profile: str = LOSSLESS) -> ColumnType:
     if column.nullable and not mapped.nullable:  # ClickHouse has no NULL array: its text has
         mapped = replace(_text(), api=mapped.api)
     override = column.info.get("clickhouse_type")
-    return replace(mapped, clickhouse=override) if override else mapped
+    return _overridden(mapped, override, nullable=bool(column.nullable)) if override else mapped

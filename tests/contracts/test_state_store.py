@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import DateTime, Numeric
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.memory import MemoryStore
@@ -14,7 +19,9 @@ from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import Table, load_catalog
 from sluice.errors import StaleCheckpoint
 from sluice.events import Truncated
+from sluice.generate.clickhouse import table_statements
 from sluice.ports import Checkpoint, StateStore
+from sluice.settings import Settings
 
 PRODUCTS = load_catalog("models").table("products")
 
@@ -78,3 +85,41 @@ def test_a_checkpoint_moves_one_generation_at_a_time(store: StateStore) -> None:
     second = replace(first, generation=2, truncated=1 << 120)
     store.advance(second)
     assert store.checkpoint("contract") == second
+
+
+class Base(DeclarativeBase):
+    """The declarative base."""
+
+
+class Overridden(Base):
+    """Columns that are stored as other types than their own."""
+
+    __tablename__ = "overridden"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    amount: Mapped[Decimal] = mapped_column(
+        Numeric(10, 2), info={"clickhouse_type": "Decimal(18, 4)"}
+    )
+    discount: Mapped[Decimal | None] = mapped_column(
+        Numeric(10, 2), info={"clickhouse_type": "Float64"}
+    )
+    moment: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), info={"clickhouse_type": "DateTime64(9, 'UTC')"}
+    )
+
+
+@pytest.mark.services
+def test_values_come_back_whatever_type_a_model_stores_them_as(services: Settings) -> None:
+    table = load_catalog(__name__).table("overridden")
+    with closing(ClickHouse(services.clickhouse)) as session:
+        for statement in table_statements(table, services.clickhouse.cluster).values():
+            session.execute(statement)
+        store = ClickHouseStore(session)
+        given = [(1, 150, 25, 1_500_000, 1, 0, 1, 0), (2, -1, None, -1, 1, 0, 2, 0)]
+        store.append(table, [list(column) for column in zip(*given, strict=True)])
+        found = store.current(table, [(1,), (2,)])
+        assert {key: row for key, (_, row) in found.items()} == {
+            (1,): (1, 150, 25, 1_500_000),
+            (2,): (2, -1, None, -1),
+        }
+        amounts = f"SELECT id, amount, discount FROM cdc.{table.storage} ORDER BY id"
+        assert session.execute(amounts) == [(1, Decimal("1.5"), 0.25), (2, Decimal("-0.01"), None)]

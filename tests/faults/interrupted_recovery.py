@@ -26,7 +26,7 @@ def reached(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-with patch.object(wiring, "Resync", partial(Resync, rows=200, reached=reached)):
+with patch.object(wiring.resyncs, "Resync", partial(Resync, rows=200, reached=reached)):
     for number, _ in enumerate(wiring.recover(read_settings(os.environ)), start=1):
         if number == int(lines):
             os.kill(os.getpid(), signal.SIGKILL)

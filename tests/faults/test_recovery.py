@@ -195,7 +195,7 @@ def test_a_recovery_of_a_whole_table_goes_on_at_the_range_where_it_was_killed(
         " FROM generate_series(1, 2000) n"
     )
     killed(pipeline, "0", "range noted", "6")
-    monkeypatch.setattr(wiring, "Resync", partial(Resync, rows=200))
+    monkeypatch.setattr(wiring.resyncs, "Resync", partial(Resync, rows=200))
     (line,) = [line for line in pipeline.recover() if line.startswith("order_items: ")]
     found = re.search(r"; (\d+) of (\d+) ranges were equal", line)
     assert found, line

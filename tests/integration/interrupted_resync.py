@@ -26,7 +26,7 @@ def reached(point: str) -> None:
 
 
 settings = read_settings(os.environ)
-with patch.object(wiring, "Resync", partial(Resync, rows=int(rows), reached=reached)):
+with patch.object(wiring.resyncs, "Resync", partial(Resync, rows=int(rows), reached=reached)):
     if what == "repair":
         print(wiring.repair(settings))
     else:

@@ -269,7 +269,7 @@ def test_a_repair_of_more_rows_than_are_named_leaves_out_what_a_killed_one_had_r
     assert_fact_equals_join(services, engine)
     wiring.query(services, "TRUNCATE TABLE cdc.src_order_item")
     killed(services, point, 3, what="repair")
-    monkeypatch.setattr(wiring, "Resync", partial(Resync, rows=ROWS))
+    monkeypatch.setattr(wiring.resyncs, "Resync", partial(Resync, rows=ROWS))
     (line,) = [line for line in wiring.repair(services) if line.startswith("order_items: ")]
     found = re.search(r": (\d+) rows read .*, 0 deleted, .*; (\d) of 25 ranges were equal", line)
     assert found, line
