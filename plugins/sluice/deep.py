@@ -143,12 +143,14 @@ class _TableCheck:
             if not _equal(postgres.get(bucket), clickhouse.get(bucket))
         ]
         findings.buckets = len(differing)
+        found: list[Difference] = []
         for bucket in differing:
-            if len(findings.differences) >= _MOST_KEYS:
-                findings.complete = False
+            found += self._within(buckets, bucket)
+            if len(found) > _MOST_KEYS:
                 break
-            findings.differences += self._within(buckets, bucket)
-        findings.differences += self._ahead()
+        ahead = self._ahead()
+        findings.complete = len(found) <= _MOST_KEYS and len(ahead) < _MOST_KEYS
+        findings.differences = found[:_MOST_KEYS] + ahead
         self._name_columns(findings.differences)
         return findings
 
@@ -215,7 +217,7 @@ class _TableCheck:
             Difference(key=key_text(parts), kind="is not in ClickHouse", sums=(total, 0))
             for parts, total in by_text.values()
         ]
-        return differences[:_MOST_KEYS]
+        return differences
 
     def _ahead(self) -> list[Difference]:
         """Rows whose version is beyond any change's."""

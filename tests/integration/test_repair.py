@@ -92,6 +92,20 @@ def test_a_repair_reads_what_differs_and_keeps_each_key(services: Settings, engi
 
 
 @pytest.mark.services
+def test_a_repair_of_more_rows_of_one_bucket_than_are_named_brings_all_of_them(
+    services: Settings, engine: Engine
+) -> None:
+    wiring.query(
+        services,
+        "INSERT INTO cdc.dim_order SELECT one.* REPLACE (5000000 + number AS id, 5 AS _version)"
+        " FROM (SELECT * FROM cdc.dim_order FINAL LIMIT 1) AS one, numbers(1500) AS n",
+    )
+    assert "more than 1000 rows would change" in wiring.forecast(services, "orders")
+    assert any(", 1500 deleted" in line for line in wiring.repair(services, ["orders"]))
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.services
 def test_findings_are_repaired_by_themselves_only_where_that_is_set(
     services: Settings, engine: Engine
 ) -> None:
