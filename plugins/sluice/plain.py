@@ -7,12 +7,13 @@ columns, never rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
 from operator import attrgetter, or_
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
@@ -50,7 +51,7 @@ class PlainReader:
 
     def __init__(self, table: Table) -> None:
         self._columns = [_Reading(column, f"c{at}") for at, column in enumerate(table.columns)]
-        self._decode = msgspec.json.Decoder(_event_type(table)).decode
+        self._decode = _decoder(table)
 
     def read(self, records: Sequence[Record], epoch: int, base_seq: int) -> Plain:
         """Part the plain events from the others; `epoch` and `base_seq` are the checkpoint's."""
@@ -180,6 +181,18 @@ class _Reading:
         if kind.whole and values:
             return kind.whole(values)
         return list(map(kind.to_driver, values)) if kind.to_driver else values
+
+
+def _decoder(table: Table) -> Callable[[bytes], Any]:
+    """Reads a plain event; ValueError where it is none."""
+    if all(json.dumps(column.name) == f'"{column.name}"' for column in table.columns):
+        return msgspec.json.Decoder(_event_type(table)).decode
+    return _not_plain
+
+
+def _not_plain(_: bytes) -> NoReturn:
+    """For tables with a column whose name JSON writes in another way: msgspec knows none such."""
+    raise Unfit("a name that JSON escapes")
 
 
 def _event_type(table: Table) -> Any:
