@@ -24,6 +24,7 @@ from sluice.generate.files import write_files
 from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
+from tests.conftest import drop_slot
 
 MODELS = """
 from __future__ import annotations
@@ -124,10 +125,9 @@ class Harbour:
 
     def dispose(self) -> None:
         """Drop what Postgres, broker and ClickHouse have of it."""
-        relay = self.settings.relay
+        drop_slot(self.settings)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"SELECT pg_drop_replication_slot('{relay.slot}')"))
-            connection.execute(text(f"DROP PUBLICATION {relay.publication}"))
+            connection.execute(text(f"DROP PUBLICATION {self.settings.relay.publication}"))
             connection.execute(text("DROP TABLE crossings, ferries"))
         self.engine.dispose()
         stored = (
