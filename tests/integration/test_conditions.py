@@ -13,8 +13,10 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
-from sluice import wiring
+from sluice import conditions, wiring
 from sluice.adapters.topics import Topics
+from sluice.conditions import GIBIBYTE
+from sluice.marks import Limit
 from sluice.quality import Check, QualityReport
 from sluice.settings import Settings
 from store_api.database import make_engine
@@ -152,6 +154,27 @@ def test_changes_that_nobody_drains_are_late_pending_and_named(
         assert late.status == "fail"
         assert "were not drained in 1 s" in late.sentence()
         connection.execute(text("SELECT pg_drop_replication_slot('idle')"))
+
+
+def test_wal_that_grows_for_a_slot_that_nobody_reads_is_told_while_it_is_still_there(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "SLOT_LAG", Limit(warn=20_000_000, fail=10 * GIBIBYTE))
+    alone = replace(services, relay=replace(services.relay, slot="idle"), quality_seconds=1)
+
+    def told() -> dict[str, str]:
+        checks = wiring.quality(alone).checks
+        return {c.check: c.status for c in checks if c.table == "idle"}
+
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT pg_create_logical_replication_slot('idle', 'pgoutput')"))
+        try:
+            assert told() == {"slot_lag": "pass", "wal_status": "pass"}
+            grow = "SELECT pg_logical_emit_message(true, 'grow', repeat(md5(n::text), 31250))"
+            connection.execute(text(f"{grow} FROM generate_series(1, 40) n"))
+            assert told() == {"slot_lag": "warn", "wal_status": "pass"}
+        finally:
+            connection.execute(text("SELECT pg_drop_replication_slot('idle')"))
 
 
 def test_a_commit_that_is_drained_before_anybody_can_see_it_is_no_finding(
