@@ -17,6 +17,7 @@ import pytest
 from sluice_airflow.deadlines import tell_late
 from tests.integration.test_alerts import Posted, serving
 from tests.page.conftest import airflow_environment
+from tests.processes import stop
 
 pytestmark = pytest.mark.airflow
 
@@ -52,8 +53,7 @@ def scheduling(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]
     try:
         yield scheduler
     finally:
-        scheduler.terminate()
-        scheduler.wait(60)
+        stop(scheduler)
 
 
 def test_a_run_that_goes_on_past_its_deadline_is_told_once(

@@ -32,6 +32,7 @@ from sluice.embedded.postgres import BINARIES, create_cluster, identity
 from sluice.relay import slot as slots
 from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
 from tests.conftest import drop_slot, free_ports, temporary_home
+from tests.processes import stop
 
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
@@ -257,15 +258,15 @@ def running(name: str, there: dict[str, str], published: str, port: int) -> Iter
 
     assert unhealthy()
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, env=there, cwd=PROJECT, stdout=quiet, stderr=quiet) as server:
-        try:
-            deadline = time.monotonic() + 180
-            while unhealthy():
-                assert server.poll() is None, f"{name} ended"
-                assert time.monotonic() < deadline, f"{name} does not become healthy"
-            yield
-        finally:
-            server.terminate()
+    server = subprocess.Popen(command, env=there, cwd=PROJECT, stdout=quiet, stderr=quiet)
+    try:
+        deadline = time.monotonic() + 180
+        while unhealthy():
+            assert server.poll() is None, f"{name} ended"
+            assert time.monotonic() < deadline, f"{name} does not become healthy"
+        yield
+    finally:
+        stop(server)
 
 
 def becomes_healthy(name: str, there: dict[str, str], published: str, port: int) -> None:

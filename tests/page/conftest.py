@@ -19,6 +19,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
 from tests.conftest import free_ports
 from tests.page.history import fill, forget
+from tests.processes import stop
 
 ROLES = ("viewer", "user", "op", "admin")
 
@@ -89,8 +90,7 @@ def api_server(environment: dict[str, str]) -> Iterator[str]:
             time.sleep(0.2)
         yield address
     finally:
-        server.terminate()
-        server.wait(30)
+        stop(server)
 
 
 def _answers(address: str) -> bool:
