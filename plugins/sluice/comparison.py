@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sluice.catalog import Column, Table
 from sluice.generate.clickhouse import quoted
+from sluice.selection import Selection, ordered_as_text
 
 _MODULUS = 1 << 64
 
@@ -126,16 +128,49 @@ def same_sum(postgres: int, clickhouse: int) -> bool:
     return postgres % _MODULUS == clickhouse % _MODULUS
 
 
-def clickhouse_as_of(table: Table) -> str:
-    """Live rows as of `{fence:UInt128}`: current state, and history where it has moved on."""
+def clickhouse_as_of(table: Table, among: str = "") -> str:
+    """Live rows as of `{fence:UInt128}`: current state, and history where it has moved on.
+
+    Args:
+        among: of these keys alone, a condition that begins with AND.
+    """
     storage, history = f"cdc.{quoted(table.storage)}", f"cdc.{quoted(table.history)}"
     columns = ", ".join(quoted(column.name) for column in table.columns)
     key = ", ".join(quoted(column.name) for column in table.key)
     return (
-        f"SELECT {columns} FROM {storage} FINAL WHERE _version < {{fence:UInt128}}\n"
+        f"SELECT {columns} FROM {storage} FINAL WHERE _version < {{fence:UInt128}}{among}\n"
         f"UNION ALL\nSELECT {columns} FROM (\n"
         f"    SELECT * FROM {history}\n"
-        f"    WHERE _version < {{fence:UInt128}} AND ({key}) IN (\n"
-        f"        SELECT {key} FROM {storage} WHERE _version >= {{fence:UInt128}}\n"
+        f"    WHERE _version < {{fence:UInt128}}{among} AND ({key}) IN (\n"
+        f"        SELECT {key} FROM {storage} WHERE _version >= {{fence:UInt128}}{among}\n"
         f"    )\n    ORDER BY _version DESC LIMIT 1 BY {key}\n) WHERE _is_deleted = 0"
     )
+
+
+def clickhouse_range(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, Any]]:
+    """The condition of a range of keys, beginning with AND, and its parameters.
+
+    The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
+    """
+    own = [
+        f"toString({quoted(column.name)})"
+        if column.type.clickhouse == "UUID"
+        else quoted(column.name)
+        for column in key
+    ]
+    text, parameters = "", dict[str, Any]()
+    for number, (sign, bound) in enumerate(selection.bounds()):
+        names = [f"bound{number}_{at}" for at in range(len(key))]
+        places = [_cast(*pair) for pair in zip(key, names, strict=True)]
+        parameters.update(zip(names, bound, strict=True))
+        if len(key) == 1:
+            text += f" AND {own[0]} {sign} {places[0]}"
+        else:
+            text += f" AND {own[0]} {sign[0]}= {places[0]}"
+            text += f" AND tuple({', '.join(own)}) {sign} tuple({', '.join(places)})"
+    return text, parameters
+
+
+def _cast(column: Column, parameter: str) -> str:
+    place = f"{{{parameter}:String}}"
+    return place if ordered_as_text(column) else f"CAST({place} AS {column.type.clickhouse})"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from sluice.catalog import Fact, Table
 from sluice.quality import FAIL, PASS, UNSETTLED, Check
 
+# So many keys of a table are told.
+MOST_KEYS = 1000
 # Of so many keys the columns that differ are looked up, and all are named in the finding.
 MOST_NAMED = 50
 
@@ -34,10 +36,10 @@ class Difference:
 
 @dataclass(slots=True, kw_only=True)
 class TableFindings:
-    """What the deep check of a table found.
+    """What the deep check of a table, or of a range of it, found.
 
     Attributes:
-        point: of the WAL, as of which both sides were read.
+        point: of the WAL, as of which both sides were read; of more ranges, of the last one.
         buckets: how many buckets differ.
         complete: whether every difference is among `differences`.
     """
@@ -48,6 +50,16 @@ class TableFindings:
     buckets: int = 0
     differences: list[Difference] = field(default_factory=list)
     complete: bool = True
+
+    def add(self, part: TableFindings) -> None:
+        """Take in what was found in a range."""
+        self.postgres += part.postgres
+        self.clickhouse += part.clickhouse
+        self.point = part.point
+        self.buckets += part.buckets
+        together = self.differences + part.differences
+        self.differences = together[:MOST_KEYS]
+        self.complete = self.complete and part.complete and len(together) <= MOST_KEYS
 
 
 # Rows of the join, rows of the fact, and keys that differ.

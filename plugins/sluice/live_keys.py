@@ -8,9 +8,9 @@ from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Column, Table
-from sluice.comparison import clickhouse_as_of, clickhouse_checksum
+from sluice.comparison import clickhouse_as_of, clickhouse_checksum, clickhouse_range
 from sluice.generate.clickhouse import quoted
-from sluice.selection import Selection, ordered_as_text
+from sluice.selection import Selection
 
 _KEYS_AT_ONCE = 10_000
 
@@ -25,7 +25,7 @@ def live_keys_below(
         " WHERE _version < {version:UInt128}"
     )
     if not selection.keys:
-        where, bounds = _within(table.key, selection)
+        where, bounds = clickhouse_range(table.key, selection)
         return _objects(table, clickhouse.execute(query + where, version=version, **bounds))
     found: list[str] = []
     for start in range(0, len(selection.keys), _KEYS_AT_ONCE):
@@ -39,10 +39,10 @@ def checksum_below(
     clickhouse: ClickHouse, table: Table, selection: Selection, version: int
 ) -> tuple[int, int]:
     """How many rows of a range are live as of the version, and the sum of their checksums."""
-    where, bounds = _within(table.key, selection)
+    where, bounds = clickhouse_range(table.key, selection)
     found = clickhouse.execute(
         f"SELECT count(), sum({clickhouse_checksum(table.columns)})\n"
-        f"FROM (\n{clickhouse_as_of(table)}\n) WHERE true{where}",
+        f"FROM (\n{clickhouse_as_of(table, where)}\n)",
         fence=version,
         **bounds,
     )
@@ -56,35 +56,6 @@ def _objects(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
         "{" + ",".join(f"{name}:{value}" for name, value in zip(names, row, strict=True)) + "}"
         for row in rows
     ]
-
-
-def _within(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, Any]]:
-    """The condition of a range, and its parameters.
-
-    The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
-    """
-    own = [
-        f"toString({quoted(column.name)})"
-        if column.type.clickhouse == "UUID"
-        else quoted(column.name)
-        for column in key
-    ]
-    text, parameters = "", dict[str, Any]()
-    for number, (sign, bound) in enumerate(selection.bounds()):
-        names = [f"bound{number}_{at}" for at in range(len(key))]
-        places = [_cast(*pair) for pair in zip(key, names, strict=True)]
-        parameters.update(zip(names, bound, strict=True))
-        if len(key) == 1:
-            text += f" AND {own[0]} {sign} {places[0]}"
-        else:
-            text += f" AND {own[0]} {sign[0]}= {places[0]}"
-            text += f" AND tuple({', '.join(own)}) {sign} tuple({', '.join(places)})"
-    return text, parameters
-
-
-def _cast(column: Column, parameter: str) -> str:
-    place = f"{{{parameter}:String}}"
-    return place if ordered_as_text(column) else f"CAST({place} AS {column.type.clickhouse})"
 
 
 def _among(key: Sequence[Column]) -> str:

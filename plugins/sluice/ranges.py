@@ -1,8 +1,9 @@
-"""The key ranges of a resync, and which of them are done: what a killed run left to the next one.
+"""The key ranges of a resync or a deep check, and which are done: what a killed run left.
 
-Each range is read behind a fence of its own and noted in `cdc.resync_ranges` when it is drained.
-So what is done is done: the stream brings every change after a range's fence, and a later run
-reads the others behind later fences. Postgres holds back WAL and dead rows for one range alone.
+Each range of a resync is read behind a fence of its own and noted in `cdc.resync_ranges` when it is
+drained. So what is done is done: the stream brings every change after a range's fence, and a later
+run reads the others behind later fences. Postgres holds back WAL and dead rows for one range alone.
+Of a deep check, the ranges in which nothing differed are noted.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ _OPEN, _DONE, _DROPPED = "open", "done", "dropped"
 # An unfinished run is gone on with so long after its last range, seconds. Later, what it read
 # may have been spoilt since, and nobody remembers that there was one.
 _GOES_ON = 6 * 3600
+# A deep check is to say what is so now.
+_CHECK_GOES_ON = 3600
+# What the run of a deep check was asked for.
+DEEP_CHECK = "deep check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRange:
-    """A range and how many rows were expected in it."""
+    """A range and how many rows were expected in it, or were read when it is done."""
 
     number: int
     rows: int
@@ -39,7 +44,8 @@ class Plan:
     """The ranges of a run, and the numbers of those that are done.
 
     Attributes:
-        asked: the selection that was asked for, in words.
+        asked: the selection that was asked for, in words; or DEEP_CHECK.
+        noted_ago: seconds since the last note of it.
     """
 
     table: Table
@@ -47,6 +53,7 @@ class Plan:
     asked: str
     ranges: tuple[KeyRange, ...]
     done: frozenset[int] = frozenset()
+    noted_ago: int = 0
 
     @property
     def open(self) -> tuple[KeyRange, ...]:
@@ -62,22 +69,30 @@ class Plans:
     queries: Mapping[str, str]
 
     def unfinished(self, table: Table, selection: Selection, epoch: int) -> Plan | None:
-        """What the last run of this selection left; None where nothing, or too long ago."""
+        """What the last resync of this selection left; None where nothing, or too long ago."""
+        if selection.keys:
+            return None
+        plan = self._last(table, selection.sentence(), epoch)
+        return plan if plan and plan.open else None
+
+    def unfinished_check(self, table: Table, epoch: int) -> Plan | None:
+        """The plan of the last deep check, where that did not come to its end; see `end`."""
+        plan = self._last(table, DEEP_CHECK, epoch)
+        return plan if plan and plan.noted_ago <= _CHECK_GOES_ON else None
+
+    def _last(self, table: Table, asked: str, epoch: int) -> Plan | None:
         found = self.clickhouse.execute(
-            self.queries["last_resync"],
-            table=table.name,
-            selection=selection.sentence(),
-            epoch=epoch,
+            self.queries["last_run"], table=table.name, selection=asked, epoch=epoch
         )
         run = str(found[0][0])
-        plan = self.find(table, run) if run and not selection.keys else None
-        return plan if plan and plan.open else None
+        return self.find(table, run) if run else None
 
     def find(self, table: Table, run: str) -> Plan | None:
         """A run's plan; None where it was dropped, or is of too long ago."""
         rows = self.clickhouse.execute(self.queries["ranges_of"], table=table.name, run=run)
         states = {state for *_, state, _, _ in rows}
-        if not rows or _DROPPED in states or min(age for *_, age, _ in rows) > _GOES_ON:
+        ago = min((age for *_, age, _ in rows), default=0)
+        if not rows or _DROPPED in states or ago > _GOES_ON:
             return None
         ranges = tuple(
             KeyRange(
@@ -88,7 +103,8 @@ class Plans:
             for number, lower, upper, below, expected, *_ in rows
         )
         done = frozenset(number for number, *_, state, _, _ in rows if state == _DONE)
-        return Plan(table=table, run=run, asked=rows[0][-1], ranges=ranges, done=done)
+        asked = rows[0][-1]
+        return Plan(table=table, run=run, asked=asked, ranges=ranges, done=done, noted_ago=ago)
 
     def keep(self, plan: Plan, epoch: int) -> None:
         """Keep a new plan, as one block: all of it or nothing."""
@@ -124,8 +140,13 @@ class Plans:
             },
         )
 
+    def end(self, plan: Plan) -> None:
+        """Let nobody go on with this run."""
+        row = {"source_table": plan.table.name, "run": plan.run, "state": _DROPPED}
+        self.clickhouse.insert_row("cdc.resync_ranges", row)
+
     def drop(self, table: Table) -> None:
-        """Let nobody go on with unfinished runs: changes were lost since their ranges were read."""
+        """Let nobody go on with the table's runs: changes were lost since they read."""
         self.clickhouse.execute(self.queries["drop_ranges"], table=table.name)
 
 
@@ -149,9 +170,14 @@ def divided(
 
 
 class Progress:
-    """How far a run is, in one line; time left from the rows that this run has read."""
+    """How far a run is, in one line; time left from the rows that this run has read.
 
-    def __init__(self, plan: Plan, parts: Sequence[KeyRange]) -> None:
+    Args:
+        word: what was done with the rows.
+    """
+
+    def __init__(self, plan: Plan, parts: Sequence[KeyRange], word: str = "read again") -> None:
+        self._word = word
         self._name, self._ranges = plan.table.name, len(plan.ranges) - len(plan.open) + len(parts)
         self._done = len(plan.done)
         self._left = sum(part.rows for part in parts)
@@ -163,7 +189,8 @@ class Progress:
         self._left -= part.rows
         self._rows += rows
         rate = self._rows / max(time.monotonic() - self._started, 0.001)
-        text = f"{self._name}: {self._done} of {self._ranges} ranges, {self._rows} rows read again"
+        ranges = f"{self._done} of {self._ranges} ranges"
+        text = f"{self._name}: {ranges}, {self._rows} rows {self._word}"
         if self._left <= 0 or not rate:
             return text
         return f"{text}, {rate:.0f} a second, {duration(self._left / rate)} left"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +71,14 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_QUALITY_STATEMENT_SECONDS": (
         "900",
         "longest query of a check on PostgreSQL; it ends there, and the check says so",
+    ),
+    "SLUICE_QUALITY_LOAD": (
+        "1",
+        "share of the time that a deep check queries PostgreSQL, up to 1; the rest are pauses",
+    ),
+    "SLUICE_QUALITY_REPLICA": (
+        "",
+        "host:port of a hot standby that the deep check reads in PostgreSQL's place",
     ),
     "SLUICE_QUALITY_COUNT_ROWS": (
         "20000000",
@@ -196,7 +204,12 @@ class AlertSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that a run needs to know."""
+    """Everything that a run needs to know.
+
+    Attributes:
+        quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
+        replica: a hot standby that it reads, host and port; None for the primary.
+    """
 
     home: Path
     models: str
@@ -210,9 +223,19 @@ class Settings:
     drain: DrainSettings
     quality_seconds: float
     statement_seconds: int
+    quality_load: float
+    replica: tuple[str, int] | None
     count_rows: int
     repair: str
     alerts: AlertSettings
+
+    @property
+    def compared(self) -> PostgresSettings:
+        """Where the deep check reads: the replica with everything else as the primary's."""
+        if self.replica is None:
+            return self.postgres
+        host, port = self.replica
+        return replace(self.postgres, host=host, port=port)
 
 
 def secrets_file(home: Path) -> Path:
@@ -284,7 +307,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         relay=RelaySettings(
             slot=_slot(values["SLUICE_SLOT"]),
             ack=values["SLUICE_RELAY_ACK"],
-            metrics=_address(values["SLUICE_RELAY_METRICS"]),
+            metrics=_address(values, "SLUICE_RELAY_METRICS"),
         ),
         drain=DrainSettings(
             events=_number(values, "SLUICE_DRAIN_EVENTS"),
@@ -296,6 +319,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
         statement_seconds=_number(values, "SLUICE_QUALITY_STATEMENT_SECONDS"),
+        quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
+        replica=_address(values, "SLUICE_QUALITY_REPLICA"),
         count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
@@ -329,12 +354,13 @@ def _slot(name: str) -> str:
     return name
 
 
-def _address(value: str) -> tuple[str, int] | None:
+def _address(values: Mapping[str, str], name: str) -> tuple[str, int] | None:
+    value = values[name]
     if not value:
         return None
     host, _, port = value.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise WrongUsage(f"SLUICE_RELAY_METRICS must be host:port, not {value!r}")
+        raise WrongUsage(f"{name} must be host:port, not {value!r}")
     return host, int(port)
 
 

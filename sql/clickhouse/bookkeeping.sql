@@ -196,7 +196,8 @@ ORDER BY (source_table, finished_at)
 TTL toDateTime(finished_at) + INTERVAL 90 DAY;
 
 -- name: resync_ranges
--- The key ranges of each resync: written together when it begins, each again when it is drained.
+-- The key ranges of each resync: written together when it begins, each again when it is drained. Of
+-- each deep check: each again when nothing differed in it.
 CREATE TABLE IF NOT EXISTS cdc.resync_ranges
 (
     source_table LowCardinality(String),

@@ -70,24 +70,24 @@ GROUP BY source_table, check;
 -- When a fact was last rebuilt.
 SELECT max(finished_at) FROM cdc.rebuilds WHERE fact = {fact:String};
 
--- name: last_resync
+-- name: last_run
 -- The last run that was asked for this in this epoch; empty where there is none.
 SELECT argMax(run, noted_at) FROM cdc.resync_ranges
 WHERE source_table = {table:String} AND selection = {selection:String}
     AND epoch = {epoch:UInt16} AND state = 'open';
 
 -- name: ranges_of
--- The ranges of a run: bounds, expected rows, state, how many seconds ago it was noted, and what
--- was asked for.
+-- The ranges of a run: bounds, rows (expected, or read when it is done), state, how many seconds ago
+-- it was noted, and what was asked for.
 SELECT number, argMin(lower, state), argMin(upper, state), argMin(below, state),
-    argMin(rows, state), toString(max(state)), dateDiff('second', max(noted_at), now64(3)),
+    argMax(rows, state), toString(max(state)), dateDiff('second', max(noted_at), now64(3)),
     argMin(selection, state)
 FROM cdc.resync_ranges WHERE source_table = {table:String} AND run = {run:String}
 GROUP BY number ORDER BY number;
 
 -- name: drop_ranges
--- Nobody goes on with the table's unfinished runs.
+-- Nobody goes on with the table's runs.
 INSERT INTO cdc.resync_ranges (source_table, run, number, state)
 SELECT source_table, run, number, 'dropped' FROM cdc.resync_ranges
 WHERE source_table = {table:String}
-GROUP BY source_table, run, number HAVING max(state) = 'open';
+GROUP BY source_table, run, number HAVING max(state) != 'dropped';

@@ -172,13 +172,17 @@ def quality(
     deep: Annotated[
         bool, typer.Option("--deep", help="Compare every column of every row, too.")
     ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Compare all rows, also where a killed check left some."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare Postgres with ClickHouse behind a fence; exit 1 when a check fails."""
     from sluice import wiring
     from sluice.quality import COMPARED
 
-    report = wiring.quality(context.obj, tables or (), deep=deep)
+    report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
     if as_json:
         checks = [asdict(check) for check in report.checks]
         typer.echo(json.dumps({"checks": checks, "passed": report.passed}, indent=2))

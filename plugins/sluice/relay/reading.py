@@ -17,10 +17,18 @@ from sluice.events import KeyText
 from sluice.relay import slot as slots
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.rows import RowReader, checksum_rows, count_rows, keys_between
-from sluice.selection import Selection, divisible
+from sluice.selection import Selection, divisible, numbered
 from sluice.settings import Settings
 
 _PAUSE = 0.1
+# Whether another file has taken the place of the table's, or of a partition's, since the snapshot:
+# the catalog is read in it, the function tells the present.
+_REWRITTEN = """
+SELECT coalesce(bool_or(relfilenode IS DISTINCT FROM pg_relation_filenode(oid)), false)
+FROM pg_class WHERE relkind = 'r' AND oid IN (
+    SELECT relid FROM pg_partition_tree(%(place)s) UNION SELECT %(place)s::regclass
+)
+"""
 
 
 class FencedReading:
@@ -123,7 +131,7 @@ def division(
 
 @contextmanager
 def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterator[ExactSnapshot]:
-    """Open PostgreSQL at an exact point of the WAL; see deep.Snapshot.
+    """Open PostgreSQL at an exact point of the WAL; see range_check.Snapshot.
 
     Args:
         passed: returns when the drain has passed the point.
@@ -141,14 +149,18 @@ def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterato
         limit_statements(cursor, settings.statement_seconds)
         beside.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
         passed(point)
-        yield ExactSnapshot(cursor, point)
+        yield ExactSnapshot(cursor, point, settings.quality_load)
 
 
 class ExactSnapshot:
-    """See deep.Snapshot."""
+    """See range_check.Snapshot.
 
-    def __init__(self, cursor: Any, point: int) -> None:
-        self.point, self._cursor = point, cursor
+    Args:
+        load: share of the time that queries may take, above 0 to 1; after each comes a pause.
+    """
+
+    def __init__(self, cursor: Any, point: int, load: float = 1.0) -> None:
+        self.point, self._cursor, self._load = point, cursor, load
 
     @contextmanager
     def reading(
@@ -173,7 +185,30 @@ class ExactSnapshot:
         return int(self._cursor.fetchone()[0])
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """See deep.Snapshot."""
-        self._cursor.execute(query)
-        found: list[tuple[Any, ...]] = self._cursor.fetchall()
+        """See range_check.Snapshot."""
+        with self._throttled():
+            self._cursor.execute(query)
+            found: list[tuple[Any, ...]] = self._cursor.fetchall()
         return found
+
+    def holds(self, table: Table) -> bool:
+        """See range_check.Snapshot; a table that was truncated since is empty in every snapshot."""
+        place = sql.Identifier(table.schema, table.relation)
+        self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(place))
+        self._cursor.execute(_REWRITTEN, {"place": place.as_string(self._cursor.connection)})
+        return not self._cursor.fetchone()[0]
+
+    def division(self, table: Table, rows: int) -> tuple[int, list[KeyText]]:
+        """See range_check.Snapshot; a table whose keys are not numbers is not divided."""
+        with self._throttled():
+            total = count_rows(self._cursor, table, Selection())
+        if total <= rows or not numbered(table):
+            return total, []
+        with self._throttled():
+            return total, keys_between(self._cursor, table, Selection(), rows)
+
+    @contextmanager
+    def _throttled(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        time.sleep((time.monotonic() - begun) * (1 - self._load) / self._load)

@@ -21,6 +21,7 @@ from sluice.findings import TableFindings, fact_check, table_check
 from sluice.ports import Checkpoint
 from sluice.positions import format_lsn
 from sluice.quality import Check, Quality, QualityReport, graded
+from sluice.ranges import Plans
 from sluice.rebuild import Rebuild
 from sluice.relay import slot as slots
 from sluice.relay.reading import ExactSnapshot, exact_snapshot
@@ -33,8 +34,14 @@ from sluice.wiring.drains import draining, make_decoder
 ROWS = frozenset({"row_count", "rows"})
 
 
-def check(settings: Settings, tables: Sequence[str], *, deep: bool) -> QualityReport:
-    """One run of the checks, of all tables when none is named; nothing is repaired."""
+def check(
+    settings: Settings, tables: Sequence[str], *, deep: bool, restart: bool = False
+) -> QualityReport:
+    """One run of the checks, of all tables when none is named; nothing is repaired.
+
+    Args:
+        restart: compare all rows, also where a deep check that was killed left some.
+    """
     catalog = load_catalog(settings.models)
     chosen = catalog.select(tuple(tables))
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
@@ -47,7 +54,7 @@ def check(settings: Settings, tables: Sequence[str], *, deep: bool) -> QualityRe
                 chosen
             )
             checks.keep(report.fence, held)
-            found += held + _deep(settings, catalog, clickhouse, checks, chosen)
+            found += held + _deep(settings, catalog, clickhouse, checks, chosen, restart)
         together = _suggested(settings, report.checks + found)
         return QualityReport(checks=together, fence=report.fence)
 
@@ -62,7 +69,10 @@ def differences(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Tab
 
 
 def make_deep_check(
-    clickhouse: ClickHouse, snapshot: Callable[[], AbstractContextManager[ExactSnapshot]]
+    clickhouse: ClickHouse,
+    snapshot: Callable[[], AbstractContextManager[ExactSnapshot]],
+    *,
+    restart: bool = True,
 ) -> DeepCheck:
     """The comparison of every row, as of points at which `snapshot` opens PostgreSQL."""
 
@@ -70,7 +80,13 @@ def make_deep_check(
         found = ClickHouseStore(clickhouse).checkpoint(table.name)
         return found or Checkpoint(source_table=table.name)
 
-    return DeepCheck(clickhouse=clickhouse, snapshot=snapshot, checkpoint=checkpoint)
+    return DeepCheck(
+        clickhouse=clickhouse,
+        snapshot=snapshot,
+        checkpoint=checkpoint,
+        plans=Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE)),
+        restart=restart,
+    )
 
 
 def drained_snapshot(
@@ -156,15 +172,16 @@ def _deep(
     clickhouse: ClickHouse,
     checks: Quality,
     tables: Sequence[Table],
+    restart: bool,
 ) -> tuple[Check, ...]:
     """The deep checks of tables and of the facts whose own table is among them."""
-    deep = make_deep_check(clickhouse, drained_snapshot(settings, checks))
+    deep = make_deep_check(clickhouse, drained_snapshot(settings, checks), restart=restart)
     compared = list(deep.tables(tables))
     found = [table_check(table, findings) for table, findings in compared]
     facts = [fact for fact in catalog.facts if fact.table in tables]
     found += [fact_check(fact, *checks.at_rest(fact, deep.fact)) for fact in facts]
     kept = graded(catalog, found)
-    checks.keep(compared[0][1].point, kept)
+    checks.keep(max(findings.point for _, findings in compared), kept)
     return kept
 
 

@@ -34,9 +34,11 @@ from sluice.wiring.steps import rebuild
 log = logging.getLogger(__name__)
 
 
-def quality(settings: Settings, tables: Sequence[str] = (), *, deep: bool = False) -> QualityReport:
+def quality(
+    settings: Settings, tables: Sequence[str] = (), *, deep: bool = False, restart: bool = False
+) -> QualityReport:
     """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
-    report = check(settings, tables, deep=deep)
+    report = check(settings, tables, deep=deep, restart=restart)
     wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
     if settings.repair != AUTO or not wrong:
         return report

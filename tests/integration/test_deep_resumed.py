@@ -1,0 +1,228 @@
+"""A deep check that is killed between any two effects is gone on with, and loses no finding."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from sqlalchemy import Engine, text
+
+from sluice import deep, wiring
+from sluice.deep import POINTS, DeepCheck
+from sluice.embedded.stack import Stack
+from sluice.quality import Check
+from sluice.relay.reading import ExactSnapshot, exact_snapshot
+from sluice.settings import PROJECT, Settings
+from tests.integration.test_resumed import (
+    ITEMS,
+    ROWS,
+    engine,  # noqa: F401 - fixture
+    forgotten,  # noqa: F401 - fixture
+    restock,
+    states,
+)
+from tests.oracle import change
+
+pytestmark = pytest.mark.services
+
+RANGES = 420 // ROWS
+SECONDS = 120  # for the drain to pass a fence, beside a store that writes all it can
+
+
+@pytest.fixture(autouse=True)
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring.checks, "DeepCheck", partial(DeepCheck, rows=ROWS))
+
+
+@contextmanager
+def writing(engine: Engine, seed: int) -> Iterator[None]:  # noqa: F811
+    """Inserts, updates, deletes, key changes."""
+    stop, chance = threading.Event(), random.Random(seed)
+
+    def write() -> None:
+        while not stop.wait(0.05):
+            change(engine, chance, 10)
+
+    busy = threading.Thread(target=write)
+    busy.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        busy.join()
+
+
+def killed(settings: Settings, point: str, times: int, *tables: str) -> None:
+    """A check in a process of its own that is killed where it has reached the point so often."""
+    ports = {
+        "SLUICE_POSTGRES_PORT": settings.postgres.port,
+        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
+        "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
+        "SLUICE_QUALITY_SECONDS": SECONDS,
+    }
+    command = [sys.executable, "-m", "tests.integration.interrupted_check", str(ROWS)]
+    process = subprocess.run(
+        [*command, point, str(times), *tables],
+        env={**Stack(settings).environment(), **{k: str(v) for k, v in ports.items()}},
+        cwd=PROJECT,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, (process.stdout + process.stderr).decode()
+
+
+def checked(settings: Settings, *, restart: bool = False) -> Check:
+    patient = replace(settings, quality_seconds=SECONDS)
+    report = wiring.quality(patient, [ITEMS.name], deep=True, restart=restart)
+    return next(check for check in report.checks if check.check == "rows")
+
+
+def went_on(caplog: pytest.LogCaptureFixture, table: str = ITEMS.name) -> int | None:
+    """How many ranges a check had not to compare; None where it began anew."""
+    start = f"deep: {table} goes on where a check stopped: "
+    for record in caplog.records:
+        if record.getMessage().startswith(start):
+            return int(record.getMessage().removeprefix(start).split()[0])
+    return None
+
+
+def spoil(settings: Settings, key: int) -> None:
+    wiring.query(
+        settings,
+        "INSERT INTO cdc.src_order_item SELECT * REPLACE (999 AS quantity, _version + 1 AS"
+        f" _version) FROM cdc.src_order_item FINAL WHERE id = {key}",
+    )
+
+
+@pytest.mark.parametrize("point", POINTS[1:3])
+def test_a_check_that_is_killed_goes_on_at_the_range_beside_writes(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+    point: str,
+) -> None:
+    with writing(engine, seed=POINTS.index(point)):
+        killed(services, point, 3, ITEMS.name)
+        done = 3 if point == "range noted" else 2
+        assert states(services).get("done", 0) == done
+        with caplog.at_level("INFO", logger="sluice.deep"):
+            assert checked(services).status == "pass"
+        assert went_on(caplog) == done
+        caplog.clear()
+        with caplog.at_level("INFO", logger="sluice.deep"):
+            assert checked(services).status == "pass"
+        assert went_on(caplog) is None
+
+
+def test_what_a_killed_check_had_found_and_what_it_had_not_are_both_found_by_the_next(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert checked(services).status == "pass"
+    first, last = 5, 415
+    spoil(services, first)
+    spoil(services, last)
+    killed(services, "range compared", 4, ITEMS.name)
+    with caplog.at_level("INFO", logger="sluice.deep"):
+        found = checked(services)
+    assert went_on(caplog) == 2  # of the four, the first has a finding and the last was not noted
+    assert set(found.keys) == {str(first), str(last)}
+    assert (found.postgres, found.clickhouse) == (420, 420)
+    wiring.resync(services, ITEMS.name, keys=found.keys)
+    assert checked(services).status == "pass"
+
+
+def test_tables_that_were_compared_are_not_compared_again(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed(services, "planned", 3)  # customers and products are done by then
+    with caplog.at_level("INFO", logger="sluice.deep"):
+        report = wiring.quality(services, deep=True)
+    assert report.passed, [check.sentence() for check in report.checks]
+    with engine.connect() as connection:
+        for table in ("customers", "products"):
+            ranges = went_on(caplog, table)
+            assert ranges is not None
+            assert ranges > 0
+            rows = connection.scalar(text(f"SELECT count(*) FROM {table}"))
+            (found,) = [c for c in report.checks if (c.table, c.check) == (table, "rows")]
+            assert (found.postgres, found.clickhouse) == (rows, rows)
+    assert went_on(caplog, "orders") == 0
+
+
+def test_a_check_of_long_ago_is_not_gone_on_with_nor_one_that_shall_begin_anew(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed(services, "range noted", 2, ITEMS.name)
+    with caplog.at_level("INFO", logger="sluice.deep"):
+        assert checked(services, restart=True).status == "pass"
+        killed(services, "range noted", 2, ITEMS.name)
+        older = "ALTER TABLE cdc.resync_ranges UPDATE noted_at = noted_at - toIntervalMinute(61)"
+        wiring.query(services, f"{older} WHERE 1 SETTINGS mutations_sync = 1")
+        assert checked(services).status == "pass"
+    assert went_on(caplog) is None
+
+
+def test_a_long_check_holds_no_snapshot_for_long(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deep, "_HELD", 0.0)
+    with writing(engine, seed=2):
+        assert checked(services).status == "pass"
+    fences = "SELECT uniqExact(fence), count() FROM cdc.resync_ranges WHERE state = 'done'"
+    ((points, ranges),) = wiring.query(services, fences)[1]
+    assert points == ranges > 1
+
+
+def test_a_table_that_is_truncated_when_its_snapshot_is_open_raises_no_alarm(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL shows it empty to snapshots of before, too."""
+    opened: list[int] = []
+
+    def truncating(
+        settings: Settings, passed: Callable[[int], None]
+    ) -> AbstractContextManager[ExactSnapshot]:
+        def then(point: int) -> None:
+            passed(point)
+            opened.append(point)
+            if len(opened) == 1:
+                restock(engine)
+
+        return exact_snapshot(settings, then)
+
+    monkeypatch.setattr(wiring.checks, "exact_snapshot", truncating)
+    found = checked(services)
+    assert (found.status, found.postgres) == ("pass", 420)
+    assert len(opened) == 2
+
+
+def test_progress_and_time_left_are_told(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", logger="sluice.deep"):
+        assert checked(services).status == "pass"
+    lines = [record.getMessage() for record in caplog.records if record.name == "sluice.deep"]
+    assert lines[0].startswith(f"deep: order_items: 1 of {RANGES} ranges, {ROWS} rows compared, ")
+    assert lines[0].endswith(" s left")
+    assert lines[RANGES - 1] == f"deep: order_items: {RANGES} of {RANGES} ranges, 420 rows compared"
