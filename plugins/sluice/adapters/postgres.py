@@ -16,6 +16,7 @@ from sluice.errors import NeedsPerson, NotReady, Unreachable
 from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
+APPLICATION = "sluice"  # what our sessions are called
 HEARTBEAT_PREFIX = "sluice-heartbeat"
 _NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(\d+))?\)")
 # Column -> its type in Postgres, whether that is the model's, and whether it is never NULL. All
@@ -207,7 +208,7 @@ def connection_options(settings: PostgresSettings) -> dict[str, Any]:
         "user": settings.user,
         "password": settings.password.get_secret_value(),
         "dbname": settings.database,
-        "application_name": "sluice",
+        "application_name": APPLICATION,
     }
 
 
@@ -226,6 +227,12 @@ def translated(settings: PostgresSettings) -> Iterator[None]:
         raise NotReady(
             f"{where} did not finish a query: {_first_line(error)}",
             remedy="look for what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
+        ) from error
+    except psycopg2.errors.SerializationFailure as error:
+        raise NotReady(
+            f"{where} ended a query: {_first_line(error)}",
+            remedy="on a standby set hot_standby_feedback = on, or a longer"
+            " max_standby_streaming_delay",
         ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise Unreachable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from psycopg2 import sql
@@ -14,7 +14,9 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Table
 from sluice.errors import Unreachable
 from sluice.events import KeyText
+from sluice.positions import parse_lsn
 from sluice.relay import slot as slots
+from sluice.relay import standby
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.rows import RowReader, checksum_rows, count_rows, keys_between
 from sluice.selection import Selection, divisible, numbered
@@ -138,18 +140,29 @@ def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterato
 
     Raises:
         NotReady: a transaction that was open did not end within a minute, or a query not within
-            the seconds that a check's may take.
+            the seconds that a check's may take; the replica is far behind.
     """
     with (
-        slots.replication(settings.postgres) as holder,
-        slots.session(settings.postgres) as cursor,
-        slots.session(settings.postgres) as beside,
+        slots.session(settings.postgres) as primary,
+        slots.replication(settings.compared) as holder,
+        slots.session(settings.compared) as cursor,
     ):
-        _, point = slots.export_snapshot(holder, cursor, settings.relay)
+        logging: AbstractContextManager[None] = nullcontext()
+        if settings.replica:
+            standby.require_replayed(settings, cursor, primary, _mark(primary))
+            logging = standby.running_transactions_logged(settings.postgres)
+        with logging:
+            _, point = slots.export_snapshot(holder, cursor, settings.relay)
         limit_statements(cursor, settings.statement_seconds)
-        beside.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
+        _mark(primary)
         passed(point)
         yield ExactSnapshot(cursor, point, settings.quality_load)
+
+
+def _mark(primary: Any) -> int:
+    """Write a message to the WAL, so that a relay passes what is before it soon; its place."""
+    primary.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
+    return parse_lsn(primary.fetchone()[0])
 
 
 class ExactSnapshot:
