@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shlex
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from sluice import deep as deep_check
-from sluice import wiring
+from sluice import range_check, wiring
 from sluice.errors import NotReady
 from sluice.quality import Check
+from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import Traffic, load
@@ -220,7 +221,8 @@ def test_rows_of_every_type_that_are_lost_too_many_or_twice_are_found_though_the
     live = f"FROM (SELECT * FROM cdc.dim_sample FINAL WHERE id = {twice})"
     for statement in (
         f"DELETE FROM cdc.dim_sample WHERE id = {missing}",
-        f"DELETE FROM cdc.dim_sample WHERE id = {deleted} AND _is_deleted = 1",
+        "INSERT INTO cdc.dim_sample SELECT * REPLACE (0 AS _is_deleted, _version + 1 AS _version)"
+        f" FROM cdc.history_samples WHERE id = {deleted} ORDER BY _version DESC LIMIT 1",
         f"INSERT INTO cdc.dim_sample SELECT * {live}",  # is no other row to anybody
     ):
         wiring.query(settings, statement)
@@ -280,7 +282,8 @@ def test_a_delete_that_was_lost_and_a_version_beyond_all_are_found_and_repaired(
         connection.execute(text("DELETE FROM order_items WHERE id = :id"), {"id": gone})
     checked(services)
     for sql in (
-        f"DELETE FROM cdc.src_order_item WHERE id = {gone} AND _is_deleted = 1",
+        "INSERT INTO cdc.src_order_item SELECT * REPLACE (0 AS _is_deleted, _version + 1 AS"
+        f" _version) FROM cdc.history_order_items WHERE id = {gone} ORDER BY _version DESC LIMIT 1",
         "INSERT INTO cdc.src_order_item SELECT * REPLACE (7777 AS quantity,"
         " bitShiftLeft(toUInt128(1), 120) AS _version) FROM cdc.src_order_item FINAL"
         f" WHERE id = {wrong}",
@@ -352,6 +355,17 @@ def test_a_query_that_takes_too_long_ends_and_the_check_says_so(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = "(SELECT pg_sleep(30) IS NULL)::int"
-    monkeypatch.setattr(deep_check, "postgres_checksum", lambda _: slow)
+    monkeypatch.setattr(range_check, "postgres_checksum", lambda _: slow)
     with pytest.raises(NotReady, match="did not finish a query: canceling statement"):
         wiring.quality(replace(services, statement_seconds=1), ["orders"], deep=True)
+
+
+def test_a_throttled_check_queries_postgres_for_no_more_than_its_share_of_the_time(
+    services: Settings, engine: Engine
+) -> None:
+    with exact_snapshot(replace(services, quality_load=0.25), lambda _: None) as snapshot:
+        begun = time.monotonic()
+        snapshot.rows("SELECT pg_sleep(0.5)")
+        assert time.monotonic() - begun >= 2
+    throttled = replace(services, quality_load=0.5)
+    assert deep(throttled, "orders").status == "pass"
