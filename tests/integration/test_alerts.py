@@ -5,26 +5,32 @@ from __future__ import annotations
 import json
 import logging
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from email import message_from_string, policy
+from email import message_from_bytes, message_from_string, policy
+from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from sluice import wiring
 from sluice.adapters.alerts import Alerts
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
 from sluice.quality import Check
-from sluice.results import Results
+from sluice.results import News, Results
 from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
 from sluice.statements import read_statements
 from tests.conftest import drop_slot, free_ports
 from tests.integration.test_loop import checked, relaying
+from tests.tls import certificate
 
 
 class Posted(BaseHTTPRequestHandler):
@@ -164,6 +170,117 @@ def test_slack_and_mail_say_what_where_and_what_to_do(
     assert first.get_content().rstrip().endswith(link)
 
 
+class Sink:
+    """Keeps what aiosmtpd takes, and whether it came from the user who is known."""
+
+    def __init__(self) -> None:
+        self.kept: list[EmailMessage] = []
+        self.authenticated: list[bool] = []
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        content = envelope.content
+        assert isinstance(content, bytes)
+        message = message_from_bytes(content, policy=policy.default)
+        assert isinstance(message, EmailMessage)
+        self.kept.append(message)
+        self.authenticated.append(bool(session.authenticated))
+        return "250 ok"
+
+
+@contextmanager
+def mail_server(trusted: Path | None, *, at_once: bool = False) -> Iterator[tuple[int, Sink]]:
+    """aiosmtpd, which knows one user and, with a certificate, takes nothing that is not by TLS."""
+
+    def known(
+        server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: LoginPassword
+    ) -> AuthResult:
+        right = (given.login, given.password) == (b"me@example.org", b"p@ss:word")
+        return AuthResult(success=right, handled=False, auth_data=given)
+
+    context = None
+    if trusted is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(trusted, trusted.with_suffix(".key"))
+    (port,), sink = free_ports(1), Sink()
+    controller = Controller(
+        sink,
+        hostname="127.0.0.1",
+        port=port,
+        ssl_context=context if at_once else None,
+        tls_context=None if at_once else context,
+        require_starttls=context is not None and not at_once,
+        authenticator=known,
+        auth_require_tls=not at_once and context is not None,
+    )
+    controller.start()
+    try:
+        yield port, sink
+    finally:
+        controller.stop()
+
+
+def mailed(port: int, scheme: str, password: str = "p%40ss%3Aword") -> Alerts:
+    environment = {
+        "SLUICE_ALERT_SMTP": f"{scheme}://me%40example.org:{password}@127.0.0.1:{port}",
+        "SLUICE_ALERT_FROM": "sluice@example.org",
+        "SLUICE_ALERT_TO": "one@example.org",
+    }
+    return Alerts(read_settings(environment).alerts)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What we logged; aiosmtpd logs as well."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("sluice")]
+
+
+NEWS = News(check=check("fail"), before="pass")
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_mail_goes_by_tls_with_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    trusted = certificate(tmp_path, "trusted")
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with mail_server(trusted, at_once=scheme == "smtps") as (port, sink):
+        mailed(port, scheme).tell([NEWS])
+    (message,) = sink.kept
+    assert sink.authenticated == [True]
+    assert message["Subject"] == "Sluice: 1 findings"
+    assert "run: sluice resync orders" in message.get_content()
+
+
+def test_mail_is_not_given_to_a_server_that_nobody_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate(tmp_path, "other")))
+    with mail_server(certificate(tmp_path, "unknown")) as (port, sink):
+        mailed(port, "smtp").tell([NEWS])
+    assert sink.kept == []
+    assert said(caplog) == ["alert by e-mail was not delivered (SSLCertVerificationError)"]
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+def test_a_password_is_not_sent_to_a_server_without_starttls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with mail_server(None) as (port, sink):
+        mailed(port, "smtp").tell([NEWS])
+    assert sink.kept == []
+    assert said(caplog) == ["alert by e-mail was not delivered (SMTPNotSupportedError)"]
+
+
+def test_a_wrong_password_is_a_line_in_the_log_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trusted = certificate(tmp_path, "trusted")
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with mail_server(trusted) as (port, sink):
+        mailed(port, "smtp", "canary").tell([NEWS])
+    assert sink.kept == []
+    assert said(caplog) == ["alert by e-mail was not delivered (SMTPAuthenticationError)"]
+
+
 @pytest.mark.services
 def test_places_that_fail_are_logged_without_their_address_and_the_check_goes_on(
     results: tuple[Settings, ClickHouse],
@@ -181,8 +298,7 @@ def test_places_that_fail_are_logged_without_their_address_and_the_check_goes_on
     settings = read_settings(environment)
     with caplog.at_level(logging.DEBUG):
         results_of(results[1], settings.alerts).keep(16, [check("fail")])
-    said = [record.getMessage() for record in caplog.records if "alert" in record.getMessage()]
-    assert said == [
+    assert said(caplog) == [
         "alert by webhook was not delivered (URLError)",
         "alert by Slack was refused with 500",
         "alert by e-mail was not delivered (ConnectionRefusedError)",

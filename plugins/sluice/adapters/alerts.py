@@ -91,6 +91,8 @@ class Alerts:
                 session.starttls(context=ssl.create_default_context())
                 session.ehlo()
             if server.username:
+                if not isinstance(session.sock, ssl.SSLSocket):
+                    raise smtplib.SMTPNotSupportedError("no STARTTLS: the password is not sent")
                 session.login(unquote(server.username), unquote(server.password or ""))
             session.send_message(message)
 
