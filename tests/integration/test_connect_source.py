@@ -21,13 +21,16 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.adapters.topics import Topics
+from sluice.embedded import postgres
 from sluice.errors import NotReady
 from sluice.generate.connect import CONFIGURATION
 from sluice.quality import Check
+from sluice.relay import slot as slots
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.conftest import drop_slot, free_ports
+from tests.faults.source import until
 from tests.integration.test_loop import checked, relaying
 from tests.integration.test_resync import make_again
 
@@ -298,6 +301,51 @@ def test_after_slot_and_topics_were_lost_offsets_that_begin_anew_win(
     (key, *_) = in_postgres(engine)[0]
     rename(services, engine, [key], "on the new topic")
     with confirming(engine):
+        assert wiring.quality(services, deep=True).passed
+
+
+@contextmanager
+def another_reader(of: Settings) -> Iterator[None]:
+    """A program other than the relay that reads from the slot, as Connect does."""
+    server, relay = of.postgres, of.relay
+    command = [str(postgres.BINARIES / "pg_recvlogical"), "--start", "--no-loop", "-f", "/dev/null"]
+    command += ["-h", server.host, "-p", str(server.port), "-U", server.user, "-d", server.database]
+    command += ["-S", relay.slot, "-o", "proto_version=1"]
+    command += ["-o", f"publication_names={relay.publication}"]
+    environment = {**os.environ, "PGPASSWORD": server.password.get_secret_value()}
+    program = subprocess.Popen(command, env=environment)
+    try:
+        with slots.session(server) as cursor:
+            until(lambda: slots.reader(cursor, relay.slot) is not None)
+            yield
+    finally:
+        program.terminate()
+        program.wait(30)
+
+
+def test_with_clickhouse_and_topics_emptied_the_source_is_who_reads_from_the_slot(
+    services: Settings, engine: Engine
+) -> None:
+    for name in ("cdc.products", "cdc.customers", "cdc.orders", "cdc.order_items"):
+        make_again(services, name)
+    for database in ("olap", "cdc"):
+        wiring.query(services, f"DROP DATABASE {database} SYNC")
+    wiring.initialise(services)
+    with pytest.raises(NotReady, match="nothing says which source") as caught:
+        wiring.resync(services, "products")
+    assert caught.value.remedy is not None
+    assert "sluice source connect" in caught.value.remedy
+    with another_reader(services):
+        wiring.resync(services, "products")
+    wiring.resync(services, "customers")  # by now another table says it
+    assert drained(services) == in_postgres(engine)
+    sources = "SELECT DISTINCT source FROM cdc.checkpoints WHERE source != ''"
+    assert wiring.query(services, sources)[1] == [("connect",)]
+    (key, *_) = in_postgres(engine)[0]
+    rename(services, engine, [key], "after everything was lost")
+    assert drained(services) == in_postgres(engine)
+    with confirming(engine):
+        assert list(wiring.recover(services))
         assert wiring.quality(services, deep=True).passed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import LogicalReplicationConnection
 
-from sluice.adapters.postgres import connection_options, translated
+from sluice.adapters.postgres import APPLICATION, connection_options, translated
 from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import (
@@ -24,6 +24,7 @@ from sluice.errors import (
     SourceChanged,
     Unreachable,
 )
+from sluice.events import CONNECT, RELAY
 from sluice.positions import format_lsn, parse_lsn
 from sluice.relay import publication as publications
 from sluice.settings import PostgresSettings, RelaySettings
@@ -113,6 +114,19 @@ def reader(cursor: Any, name: str) -> int | None:
     """The process in Postgres that reads from the slot; None where none does or there is none."""
     row = _slot(cursor, name)
     return None if row is None else row[2]
+
+
+def change_source(cursor: Any, name: str) -> str:
+    """Which source reads from the slot, by the name of its session; empty where none does."""
+    cursor.execute(
+        "SELECT a.application_name FROM pg_replication_slots s JOIN pg_stat_activity a"
+        " ON a.pid = s.active_pid WHERE s.slot_name = %s",
+        [name],
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return ""
+    return RELAY if row[0] == APPLICATION else CONNECT
 
 
 def snapshot_taken(topics: Topics, relay: RelaySettings) -> bool:

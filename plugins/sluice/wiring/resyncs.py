@@ -8,9 +8,12 @@ from functools import partial
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
-from sluice.catalog import Table, load_catalog
-from sluice.errors import NeedsPerson, StaleCheckpoint, TopicGap, WrongUsage
+from sluice.catalog import Catalog, Table, load_catalog
+from sluice.drain import Drain
+from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
+from sluice.events import CONNECT
 from sluice.ranges import Plan, Plans
+from sluice.relay import slot as slots
 from sluice.relay.reading import (
     ExactSnapshot,
     FencedReading,
@@ -90,6 +93,7 @@ def resyncing(
         except TopicGap:
             plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
             drain.skip_gap(table)
+        _name_source(settings, catalog, drain, table)
 
         def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
             if within is not None:  # nothing else comes onto the topic meanwhile
@@ -103,6 +107,33 @@ def resyncing(
             division=partial(division, settings),
             plans=plans,
         )
+
+
+def _name_source(settings: Settings, catalog: Catalog, drain: Drain, table: Table) -> None:
+    """See that a table's checkpoint names its change source before rows are read for it.
+
+    It names none where no event is on the topic and ClickHouse was emptied. One source reads for
+    all tables: what another table's checkpoint names, or else who reads from the slot.
+
+    Raises:
+        NotReady: nothing says which one it is.
+    """
+    checkpoints = {of.name: drain.store.checkpoint(of.name) for of in catalog.tables}
+    named = {name: found.source for name, found in checkpoints.items() if found and found.source}
+    if table.name in named:
+        return
+    source = next(iter(named.values()), "")
+    if not source:
+        with slots.session(settings.postgres) as cursor:
+            source = slots.change_source(cursor, settings.relay.slot)
+    if not source:
+        raise NotReady(
+            f"nothing says which source the changes of {table.name} come from: no event of any"
+            f" table is drained, and nobody reads from slot {settings.relay.slot!r}",
+            remedy="start the source, or name it: sluice source relay, or: sluice source connect",
+        )
+    if source == CONNECT:
+        drain.change_source(table, CONNECT)
 
 
 def read_again(
