@@ -21,9 +21,10 @@ with DAG(
     doc_md="""
 ### Deep quality
 Row counts alone hide errors that cancel out. Once an hour every column of every row is compared as
-of one point of the WAL: a checksum a bucket on both sides, then the rows of the buckets that
+of an exact point of the WAL: a checksum a bucket on both sides, then the rows of the buckets that
 differ, then their columns. Writes that go on raise no alarm. A finding names its keys and columns
-and the `sluice resync` command that repairs exactly those.
+and the `sluice resync` command that repairs exactly those. A run that was killed or timed out is
+gone on with by the next one.
 
 By hand: `sluice quality --deep [TABLE...]`.
 """,
