@@ -5,7 +5,7 @@ Not part of `make bench`. Usage: bench/quality_soak.py [ROWS [CHANGES [CHECKS [D
 checks of which every fifth is a deep one, two hours at most. Changes are made as fast as the relay
 and the drain follow. Every third deep check has corruptions to find, planted in ClickHouse beside
 the writes, and repairs them. In all other checks there must be no finding; exit 1 where there is
-one, or where one is missed.
+one, where one is missed, or where the minutes were over before all checks were made.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ PREPARE = (
 class Tally:
     """What the soak saw; `seconds` of each kind of check."""
 
+    checks: int = 0
     alarms: int = 0
     unsettled: int = 0
     again: int = 0
@@ -156,6 +157,7 @@ class Soak:
                     self._find(self._quiet + number * 5)
                 else:
                     self._alarms(number, self._checked(deep=deep))
+                self.tally.checks = number
                 seconds = time.monotonic() - started
                 rate = f"{writer.changes} changes, {writer.changes / seconds:.0f}/s"
                 print(f"{seconds:.0f} s: {number} of {checks} checks, {rate}", flush=True)
@@ -202,6 +204,9 @@ class Soak:
             wiring.query(self.settings, statement.format(k=first))
         planted = {str(first + at) for at in (0, 1, 2, 3, 1_000_000_004)}
         report = self._checked(deep=True)
+        while not report.settled:
+            self.tally.again += 1
+            report = self._checked(deep=True)
         keys = [set(c.keys) for c in report.checks if (c.table, c.check) == ("order_items", "rows")]
         (found,) = keys or [set[str]()]
         self.tally.planted += len(planted)
@@ -221,9 +226,9 @@ def told(tally: Tally, changes: int, seconds: float) -> None:
         if spent
     )
     print(
-        f"soak: {seconds:.0f} s, {changes} changes in transactions of {AT_ONCE}"
-        f" ({changes / seconds:.0f}/s); {each}; {tally.alarms} alarms, {tally.unsettled} unsettled,"
-        f" {tally.again} tried again because a service did not answer;"
+        f"soak: {seconds:.0f} s, {tally.checks} checks, {changes} changes in transactions of"
+        f" {AT_ONCE} ({changes / seconds:.0f}/s); {each}; {tally.alarms} alarms,"
+        f" {tally.unsettled} unsettled, {tally.again} tried again because a service did not answer;"
         f" {tally.found} of {tally.planted} planted corruptions found",
         flush=True,
     )
@@ -264,7 +269,8 @@ def main(
             begun = time.monotonic()
             tally = soak.run(changes, checks, deep_every, minutes)
             told(tally, soak.changes, time.monotonic() - begun)
-            return int(tally.alarms > 0 or tally.found < tally.planted)
+            missed = tally.found < tally.planted or tally.checks < checks
+            return int(tally.alarms > 0 or missed)
         finally:
             stack.stop()
 

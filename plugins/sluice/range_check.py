@@ -45,6 +45,9 @@ class Snapshot(Protocol):
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query in the snapshot."""
 
+    def pieces(self, table: Table) -> Sequence[str]:
+        """Conditions that divide the table's rows among queries, which have pauses between them."""
+
     def division(self, table: Table, rows: int) -> tuple[int, Sequence[KeyText]]:
         """The number of the table's rows, and each key that comes after another `rows` of them."""
 
@@ -68,6 +71,7 @@ class RangeCheck:
     ) -> None:
         self._clickhouse, self._snapshot, self._table = clickhouse, snapshot, table
         self._rows, self._known = part.rows, known
+        self._whole = part.selection.everything
         self._within = _postgres_range(table, part.selection)
         self._among, self._bounds = clickhouse_range(table.key, part.selection)
         if checkpoint.source == CONNECT:
@@ -120,12 +124,17 @@ class RangeCheck:
         return Buckets(step=max(1, (last - first + wanted) // wanted))
 
     def _postgres_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
-        found = self._snapshot.rows(
-            f"SELECT {buckets.postgres(self._table)} AS bucket, count(*),"
-            f" sum({postgres_checksum(self._table.columns)}) FROM {self._source}"
-            f" WHERE {self._within} GROUP BY 1"
-        )
-        return {int(bucket): (int(count), int(total)) for bucket, count, total in found}
+        sums: dict[int, tuple[int, int]] = {}
+        for piece in self._snapshot.pieces(self._table) if self._whole else ("true",):
+            found = self._snapshot.rows(
+                f"SELECT {buckets.postgres(self._table)} AS bucket, count(*),"
+                f" sum({postgres_checksum(self._table.columns)}) FROM {self._source}"
+                f" WHERE {self._within} AND {piece} GROUP BY 1"
+            )
+            for bucket, count, total in found:
+                rows, checksums = sums.get(int(bucket), (0, 0))
+                sums[int(bucket)] = (rows + int(count), checksums + int(total))
+        return sums
 
     def _clickhouse_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
         found = self._clickhouse.execute(

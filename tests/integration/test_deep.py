@@ -16,11 +16,12 @@ from sqlalchemy import Engine, text
 from sluice import range_check, wiring
 from sluice.errors import NotReady
 from sluice.quality import Check
+from sluice.relay import reading
 from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import Traffic, load
-from tests.integration.test_loop import checked, relaying
+from tests.integration.test_loop import CATALOG, checked, relaying
 from tests.integration.test_types import (  # noqa: F401 - fixtures
     drained,
     insert,
@@ -361,11 +362,20 @@ def test_a_query_that_takes_too_long_ends_and_the_check_says_so(
 
 
 def test_a_throttled_check_queries_postgres_for_no_more_than_its_share_of_the_time(
-    services: Settings, engine: Engine
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with exact_snapshot(replace(services, quality_load=0.25), lambda _: None) as snapshot:
         begun = time.monotonic()
         snapshot.rows("SELECT pg_sleep(0.5)")
         assert time.monotonic() - begun >= 2
+        monkeypatch.setattr(reading, "_PAGES_IN_A_PIECE", 1)
+        assert len(snapshot.pieces(CATALOG.table("order_items"))) > 2
     throttled = replace(services, quality_load=0.5)
-    assert deep(throttled, "orders").status == "pass"
+    found = deep(throttled, "order_items")
+    with engine.connect() as connection:
+        rows, key = connection.execute(text("SELECT count(*), max(id) FROM order_items")).one()
+    assert (found.status, found.postgres, found.clickhouse) == ("pass", rows, rows)
+    wiring.query(services, f"DELETE FROM cdc.src_order_item WHERE id = {key}")
+    found = deep(throttled, "order_items")
+    assert (found.status, found.keys) == ("fail", (str(key),))
+    repaired(services, found)

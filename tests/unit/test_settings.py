@@ -22,6 +22,9 @@ def test_the_example_file_lists_every_variable_with_its_default() -> None:
         ("SLUICE_REJECT_RATIO", "2"),
         ("SLUICE_RELAY_ACK", "never"),
         ("SLUICE_RELAY_METRICS", "4195"),
+        ("SLUICE_QUALITY_LOAD", "0"),
+        ("SLUICE_QUALITY_LOAD", "1.5"),
+        ("SLUICE_QUALITY_REPLICA", "standby"),
         ("SLUICE_KAFKA_OPTIONS", "sasl.password=canary"),
         ("SLUICE_POSTGRES_OPTIONS", '["canary"]'),
         ("SLUICE_CLICKHOUSE_CLUSTER", "two'); DROP"),
@@ -42,3 +45,12 @@ def test_passwords_do_not_show() -> None:
     settings = read_settings({"SLUICE_POSTGRES_PASSWORD": "canary"})
     assert "canary" not in repr(settings)
     assert settings.postgres.password.get_secret_value() == "canary"
+
+
+def test_a_replica_is_reached_as_the_primary_is_but_for_its_address() -> None:
+    primary = {"SLUICE_POSTGRES_HOST": "first", "SLUICE_POSTGRES_OPTIONS": '{"sslmode": "require"}'}
+    settings = read_settings({**primary, "SLUICE_QUALITY_REPLICA": "second:5433"})
+    assert (settings.compared.host, settings.compared.port) == ("second", 5433)
+    assert settings.compared.options == settings.postgres.options
+    assert settings.postgres.host == "first"
+    assert read_settings(primary).compared.host == "first"
