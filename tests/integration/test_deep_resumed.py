@@ -182,6 +182,7 @@ def test_a_long_check_holds_no_snapshot_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deep, "_HELD", 0.0)
+    monkeypatch.setattr(wiring.checks, "DeepCheck", partial(DeepCheck, rows=150))
     with writing(engine, seed=2):
         assert checked(services).status == "pass"
     fences = "SELECT uniqExact(fence), count() FROM cdc.resync_ranges WHERE state = 'done'"
