@@ -197,8 +197,13 @@ def _digits(name: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2] or 0)) if found else None
 
 
-def connection_options(settings: PostgresSettings) -> dict[str, Any]:
-    """psycopg2's connection arguments."""
+def connection_options(settings: PostgresSettings, pinned: str = "") -> dict[str, Any]:
+    """psycopg2's connection arguments.
+
+    Args:
+        pinned: the session's own `-c name=value ...`; they win over those of the settings.
+    """
+    session = f"{settings.options.get('options', '')} {pinned}".strip()
     return {
         "connect_timeout": 5,
         **settings.options,
@@ -208,6 +213,7 @@ def connection_options(settings: PostgresSettings) -> dict[str, Any]:
         "password": settings.password.get_secret_value(),
         "dbname": settings.database,
         "application_name": "sluice",
+        **({"options": session} if session else {}),
     }
 
 
