@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import extensions, sql
 
 from sluice.catalog import Table
-from sluice.errors import NeedsPerson, NotReady, Unreachable
+from sluice.errors import NeedsPerson, NotReady, SlotAwaited, Unreachable
 from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
@@ -151,10 +151,10 @@ class PostgresSource:
         return differences
 
     def slot(self, name: str) -> SlotState:
-        """The slot's state; NotReady when there is none yet."""
+        """The slot's state; SlotAwaited when there is none yet."""
         found = self.find_slot(name)
         if found is None:
-            raise NotReady(
+            raise SlotAwaited(
                 f"replication slot {name!r} is not there: the relay has not finished its snapshot",
                 remedy="see: sluice logs relay",
             )
