@@ -19,7 +19,7 @@ NAMES = (
     "a`b",
     'c"d',
     "e'f",
-    "g\\h",
+    "g\\nh\\",
     "i;DROP TABLE ferries;--",
     "j{k:String}",
     "🚢",
