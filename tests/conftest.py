@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,12 @@ def temporary_home() -> Iterator[Path]:
     other users, and PostgreSQL runs as one where the tests run as root.
     """
     with TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:
+            crash = Path(folder) / "logs/clickhouse.log"
+            if crash.exists() and crash.stat().st_size:
+                print(crash.read_text(errors="replace")[:10_000], file=sys.stderr)
 
 
 @pytest.fixture(scope="session")

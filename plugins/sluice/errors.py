@@ -10,6 +10,7 @@ SluiceError
 ├── Retryable            the same call may succeed later                    exit 3
 │   ├── Unreachable      a service does not answer
 │   ├── NotReady         a service answers, but set-up is not finished
+│   │   └── SlotAwaited  nothing can be compared before the first snapshot's end
 │   ├── Refused          ClickHouse takes nothing now: too many parts, no memory or disk, read-only
 │   ├── StaleCheckpoint  another drain advanced the checkpoint first
 │   ├── StaleRebuild     another rebuild replaced the fact first
@@ -81,6 +82,10 @@ class Unreachable(Retryable):
 
 class NotReady(Retryable):
     """A service answers, but is not set up yet."""
+
+
+class SlotAwaited(NotReady):
+    """The replication slot is not there yet: the relay has not finished its first snapshot."""
 
 
 class Refused(Retryable):

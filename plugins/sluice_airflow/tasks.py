@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import (
 )
 
 from sluice.catalog import Catalog, Fact, Table, load_catalog
-from sluice.errors import Retryable, SluiceError
+from sluice.errors import Retryable, SlotAwaited, SluiceError
 from sluice.settings import WAREHOUSE_POOL
 from sluice_airflow import assets, lineage
 from sluice_airflow.connections import settings_from_connections
@@ -159,7 +159,8 @@ def publish_rebuilt() -> None:
     inlets=[assets.fact(fact) for fact in catalog().facts],
     task_display_name="Postgres = ClickHouse?",
     doc_md="Counts every table and fact on both sides, as of one point of the WAL, and fails"
-    " with what differs, where, and the command that repairs it.",
+    " with what differs, where, and the command that repairs it. Skipped before the relay's first"
+    " snapshot is complete.",
 )
 def compare() -> None:
     """One run of the data-quality checks."""
@@ -171,7 +172,8 @@ def compare() -> None:
     execution_timeout=timedelta(hours=2),
     task_display_name="Postgres = ClickHouse, in every column?",
     doc_md="Compares every column of every row, and each fact with its join, as of one point of"
-    " the WAL. Fails with the keys and columns that differ, and the command that repairs them.",
+    " the WAL. Fails with the keys and columns that differ, and the command that repairs them."
+    " Skipped before the relay's first snapshot is complete.",
 )
 def compare_deeply() -> None:
     """One run of the deep checks."""
@@ -183,7 +185,10 @@ def _check(*, deep: bool) -> None:
 
     with understood():
         settings = settings_from_connections()
-        report = wiring.quality(settings, deep=deep)
+        try:
+            report = wiring.quality(settings, deep=deep)
+        except SlotAwaited as error:
+            raise AirflowSkipException(f"nothing to compare yet: {error.what}") from None
     for check in report.checks:
         log.log(logging.INFO if check.status == "pass" else logging.WARNING, check.sentence())
     if not report.passed:

@@ -6,8 +6,26 @@ import json
 import sys
 from typing import Any, cast
 
+import pendulum
 from airflow import plugins_manager
 from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.decoders import decode_timetable
+from airflow.serialization.encoders import encode_timetable
+from airflow.timetables import trigger
+from airflow.timetables.base import TimeRestriction
+
+
+def first_run(timetable: Any, minute: int) -> str:
+    """When a DAG without a start date runs first whose scheduler begins at this minute of noon."""
+    now = pendulum.datetime(2026, 3, 2, 12, minute)
+    trigger.utcnow = lambda: now  # type: ignore[attr-defined]
+    info = decode_timetable(encode_timetable(timetable)).next_dagrun_info(
+        last_automated_data_interval=None,
+        restriction=TimeRestriction(earliest=None, latest=None, catchup=False),
+    )
+    assert info is not None
+    return info.run_after.strftime("%H:%M")
+
 
 bag = DagBag(sys.argv[1])
 drivers = sorted({"clickhouse_driver", "confluent_kafka"} & set(sys.modules))
@@ -30,6 +48,9 @@ json.dump(
                     alert.interval.total_seconds() for alert in cast("Any", dag).deadline or ()
                 ],
                 "timetable": type(dag.timetable).__name__,
+                "first_runs": [first_run(dag.timetable, minute) for minute in (16, 18, 22, 24)]
+                if dag.start_date is None and type(dag.timetable).__name__.startswith("Cron")
+                else None,
                 "consumes": [
                     asset.name for asset in getattr(dag.timetable.asset_condition, "objects", ())
                 ]

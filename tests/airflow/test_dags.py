@@ -85,6 +85,13 @@ def test_every_table_is_drained_and_every_asset_has_one_producer_and_one_consume
         assert max(counted.values()) == 1
 
 
+def test_a_deep_check_that_was_missed_before_the_stack_started_is_not_made_up_for(
+    described: Any,
+) -> None:
+    found = described["dags"]["sluice_deep_quality"]["first_runs"]
+    assert found == ["12:17", "13:17", "13:17", "13:17"]
+
+
 def test_runs_of_the_minute_have_a_deadline_where_somebody_is_told(
     described: Any, tmp_path: Path
 ) -> None:

@@ -18,12 +18,32 @@ from tests.page.conftest import airflow_environment
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
 SCRIPT = """
+import sys
 from sluice_airflow import tasks
 try:
-    tasks.compare.function()
+    getattr(tasks, sys.argv[1]).function()
 except Exception as error:
     print(type(error).__name__, error, sep="\\n")
 """
+
+
+def said(task: str, services: Settings, home: Path, **variables: str) -> list[str]:
+    """What the task raises, as lines."""
+    environment = {
+        **os.environ,
+        **airflow_environment(home, services),
+        "SLUICE_HOME": str(services.home),
+        **variables,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, task],
+        env=environment,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
 
 
 def test_the_task_fails_with_the_words_of_the_check_and_a_link_to_the_page(
@@ -33,22 +53,20 @@ def test_the_task_fails_with_the_words_of_the_check_and_a_link_to_the_page(
     with relaying(services):
         checked(services)
         wiring.query(services, "DELETE FROM cdc.dim_order WHERE id % 2 = 0")
-        environment = {
-            **os.environ,
-            **airflow_environment(tmp_path, services),
-            "AIRFLOW__API__BASE_URL": "https://airflow.example.org/etl/",
-            "SLUICE_HOME": str(services.home),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            env=environment,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    lines = done.stdout.splitlines()
+        address = {"AIRFLOW__API__BASE_URL": "https://airflow.example.org/etl/"}
+        lines = said("compare", services, tmp_path, **address)
     assert "AirflowFailException" in lines
     assert any(line.startswith("orders: row_count fail: Postgres ") for line in lines), lines
     assert any(line.endswith("run: sluice resync orders") for line in lines)
     assert lines[-1] == "see: https://airflow.example.org/etl/sluice/"
+
+
+@pytest.mark.parametrize("task", ["compare", "compare_deeply"])
+def test_before_the_first_snapshots_end_nothing_is_compared_and_the_task_is_skipped(
+    services: Settings, tmp_path: Path, task: str
+) -> None:
+    lines = said(task, services, tmp_path, SLUICE_SLOT="never_made")
+    assert "AirflowSkipException" in lines
+    assert lines[-1].startswith(
+        "nothing to compare yet: replication slot 'never_made' is not there"
+    )

@@ -1,13 +1,16 @@
 """Replicated engines on two replicas that meet at a Keeper, as far as the embedded server goes.
 
-It makes replicated tables and registers their replicas. It carries no DDL (ON CLUSTER) and has no
-port for other replicas, so the tables stay read-only: see docs/scale.md.
+It makes replicated tables and registers their replicas at a ZooKeeper. It carries no DDL (ON
+CLUSTER), has no Keeper of its own and opens no port for other replicas whatever its configuration
+says, so the tables stay read-only: see docs/scale.md. The test of that turns red with the first
+build that can do more; then rows can be written here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
@@ -15,24 +18,38 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import NeedsPerson, Refused
 from sluice.generate.clickhouse import on_cluster, table_statements
 from sluice.generate.star import fact_table, star_statements
-from sluice.settings import PROJECT, Cluster
+from sluice.settings import ONE_SERVER, PROJECT, Cluster
 from sluice.statements import read_statements
 from tests.cluster.conftest import CATALOG
 from tests.cluster.keeper import INSTALLED, keeper
-from tests.cluster.servers import NAME, Servers
+from tests.cluster.servers import NAME, Servers, Shard
+from tests.conftest import free, free_ports
 
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.skipif(not INSTALLED, reason="ZooKeeper is not installed"),
-]
+pytestmark = pytest.mark.services
 
 KEEPER = Cluster(name=NAME, replicated=True)
 ON_CLUSTER = f" ON CLUSTER {NAME}"
+CONFIGURED = """<clickhouse>
+    <interserver_http_host>127.0.0.1</interserver_http_host>
+    <interserver_http_port>{replicas}</interserver_http_port>
+    <keeper_server>
+        <tcp_port>{clients}</tcp_port>
+        <server_id>1</server_id>
+        <log_storage_path>{tmp_path}/log</log_storage_path>
+        <snapshot_storage_path>{tmp_path}/snapshots</snapshot_storage_path>
+        <raft_configuration>
+            <server><id>1</id><hostname>127.0.0.1</hostname><port>{raft}</port></server>
+        </raft_configuration>
+    </keeper_server>
+    <mlock_executable>false</mlock_executable>
+</clickhouse>"""
 
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClickHouse]]:
     """Two servers that are to hold the same, with all tables and views of the models."""
+    if not INSTALLED:
+        pytest.skip("ZooKeeper is not installed")
     folder = tmp_path_factory.mktemp("replicas")
     with keeper(folder) as port, ExitStack() as sessions:
         servers = Servers(folder, port)
@@ -98,3 +115,22 @@ def test_the_embedded_server_neither_carries_ddl_nor_takes_rows(replicas: list[C
         "SELECT last_error_message FROM system.errors WHERE name = 'NO_ELEMENTS_IN_CONFIG'"
     )
     assert "interserver_http" in said
+
+
+def test_the_embedded_server_opens_no_port_for_replicas_and_no_keeper(tmp_path: Path) -> None:
+    tcp, http, replicas, clients, raft = free_ports(5)
+    server = Shard(folder=tmp_path / "server", port=tcp, http_port=http)
+    server.configuration.write_text(
+        CONFIGURED.format(replicas=replicas, clients=clients, raft=raft, tmp_path=tmp_path)
+    )
+    server.start()
+    try:
+        with closing(ClickHouse(server.settings(ONE_SERVER))) as session:
+            told = "SELECT value FROM system.server_settings WHERE name = 'interserver_http_port'"
+            assert session.execute(told) == [(str(replicas),)]
+            with pytest.raises(NeedsPerson, match="supports only TCP and HTTP listeners"):
+                session.execute("SYSTEM START LISTEN INTERSERVER HTTP")
+        assert not free(tcp)
+        assert all(free(port) for port in (replicas, clients, raft))
+    finally:
+        server.kill()

@@ -282,6 +282,17 @@ def test_a_wrong_password_is_a_line_in_the_log_without_it(
 
 
 @pytest.mark.services
+def test_what_came_from_a_row_is_no_markup_of_slacks(
+    results: tuple[Settings, ClickHouse], web: tuple[int, list[Any]]
+) -> None:
+    alerts = read_settings({"SLUICE_ALERT_SLACK": f"http://127.0.0.1:{web[0]}/slack"}).alerts
+    found = replace(check("fail"), difference="status <!channel> & more")
+    results_of(results[1], alerts).keep(16, [found])
+    ((_, body),) = web[1]
+    assert "status &lt;!channel&gt; &amp; more" in body["text"]
+
+
+@pytest.mark.services
 def test_places_that_fail_are_logged_without_their_address_and_the_check_goes_on(
     results: tuple[Settings, ClickHouse],
     web: tuple[int, list[Any]],

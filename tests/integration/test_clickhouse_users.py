@@ -135,6 +135,9 @@ def test_a_reader_sees_the_views(reader: ClickHouse) -> None:
         "DROP VIEW olap.fact_order_item",
         "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')",
         "SET readonly = 0",
+        "SET max_memory_usage = 0",
+        "SET max_execution_time = 61",
+        "SET max_result_rows = 0",
     ],
 )
 def test_a_reader_may_neither_write_nor_see_the_rest(reader: ClickHouse, statement: str) -> None:
@@ -145,6 +148,18 @@ def test_a_reader_may_neither_write_nor_see_the_rest(reader: ClickHouse, stateme
 def test_a_readers_answers_are_bounded(reader: ClickHouse) -> None:
     with pytest.raises(SluiceError, match=r"Limit for result exceeded|max rows"):
         reader.execute("SELECT number FROM numbers(1000001)")
+
+
+@pytest.mark.parametrize(("user", "most"), [("sluice", 2_000_000_000), ("olap", 1_000_000_000)])
+def test_a_user_has_no_more_memory_and_time_than_its_profile(
+    server: Shard, writer: Settings, user: str, most: int
+) -> None:
+    password = "writes" if user == "sluice" else "reads"
+    with closing(ClickHouse(by(server, writer, user, password).clickhouse)) as session:
+        held = "SELECT getSetting('max_memory_usage'), toUInt32(getSetting('max_execution_time'))"
+        assert session.execute(held) == [(most, 600 if user == "sluice" else 60)]
+        with pytest.raises(SluiceError, match="memory limit exceeded"):
+            session.execute(f"SELECT length(groupArray(number)) FROM numbers({most // 4})")
 
 
 def test_nobody_comes_in_with_a_wrong_password(server: Shard) -> None:

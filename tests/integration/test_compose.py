@@ -59,6 +59,31 @@ def test_a_service_is_pinned_limited_unprivileged_and_its_log_bounded(name: str)
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
+    # Redpanda writes its configuration beside its program.
+    assert service.get("read_only", False) == (name != "redpanda")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_runs_as_no_root(name: str) -> None:
+    service = SERVICES[name]
+    if "build" in service:
+        assert service["build"]["dockerfile_inline"].splitlines()[-1] == "USER sluice"
+    else:  # where none is named the image has one
+        images = {"redpanda", "console", "connect"}
+        assert service.get("user") in {"postgres", "clickhouse"} or name in images
+
+
+def test_every_secret_comes_from_env_and_has_no_default() -> None:
+    assert {m[1] for m in VARIABLE.finditer(TEXT) if m[2] == "-"}.isdisjoint(SECRETS)
+    required = {m[1] for m in VARIABLE.finditer(TEXT) if m[2] == "?"}
+    assert required == set(SECRETS)
+    secret = re.compile("PASSWORD(_REPLICATION)?$|SECRET(_KEY)?$|FERNET_KEY$")
+    for name in SERVICES:
+        given = filled(name)
+        assert {given[v] for v in given if secret.search(v)} <= {"canary"}
+        for variable in given:
+            if variable.startswith("AIRFLOW_CONN_"):
+                assert json.loads(given[variable]).get("password", "canary") == "canary"
 
 
 def test_every_port_is_on_loopback_and_the_one_of_the_settings() -> None:

@@ -12,9 +12,19 @@ from sluice.errors import WrongUsage
 from sluice.settings import Settings
 from tests.integration.harbour import NARROW, harbour
 
-# A keyword, quotes of every kind, an end of statement, a comment, a placeholder; PostgreSQL's 63
-# bytes in two-byte letters.
-NAMES = ("select", "a`b", 'c"d', "e'f", "g\\h", "i;DROP TABLE ferries;--", "j{k:String}", "я" * 31)
+# A keyword, quotes of every kind, an end of statement, a comment, a placeholder, an emoji; 63
+# bytes, PostgreSQL's most, in two-byte letters.
+NAMES = (
+    "select",
+    "a`b",
+    'c"d',
+    "e'f",
+    "g\\nh\\",
+    "i;DROP TABLE ferries;--",
+    "j{k:String}",
+    "🚢",
+    "я" * 31,
+)
 
 
 @pytest.mark.services

@@ -127,6 +127,8 @@ def test_the_relay_takes_its_snapshot_and_streams_with_this_role(
         "CREATE PUBLICATION mine FOR TABLE crm.salaries",
         f"ALTER PUBLICATION pglog_stream_{SLOT} ADD TABLE crm.salaries",
         "SELECT pg_read_file('PG_VERSION')",
+        "CREATE ROLE mine",
+        "CREATE DATABASE mine",
     ],
 )
 def test_the_role_reads_no_other_table_and_changes_nothing(
@@ -134,6 +136,14 @@ def test_the_role_reads_no_other_table_and_changes_nothing(
 ) -> None:
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         execute(least, statement)
+
+
+def test_the_role_has_no_other_attribute_and_a_bounded_number_of_sessions(
+    least: PostgresSettings,
+) -> None:
+    attributes = "rolsuper, rolcreatedb, rolcreaterole, rolbypassrls, rolinherit, rolconnlimit"
+    found = execute(least, f"SELECT {attributes} FROM pg_roles WHERE rolname = current_user")
+    assert found == [(False, False, False, False, False, 16)]
 
 
 def test_a_publication_that_this_role_may_not_make_is_named_with_the_owners_statement(

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from sluice import wiring
 from sluice.errors import Unreachable
+from sluice.relay import slot as slots
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
@@ -66,5 +68,14 @@ def test_a_server_that_nobody_trusts_is_not_spoken_to(
     settings = by_tls(services, *ports, certificate(tmp_path, "other"))
     with pytest.raises(Unreachable, match="certificate verify failed"):
         wiring.status(settings)
+    with (
+        pytest.raises(Unreachable, match="certificate verify failed"),
+        slots.session(settings.postgres),
+    ):
+        pass
+    engine = make_engine(settings.postgres)
+    with pytest.raises(OperationalError, match="certificate verify failed"):
+        engine.connect()
+    engine.dispose()
     with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
         wiring.query(settings, "SELECT 1")

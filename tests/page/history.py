@@ -1,4 +1,4 @@
-"""A history in the summaries: drains, checks of which one failed, a dead letter with markup."""
+"""A history in the summaries: drains, a check that failed, a dead letter and a row with markup."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from sluice.adapters.clickhouse import ClickHouse
 
 FAKED = "<script>alert(1)</script>"
+LONG = FAKED + "x" * 1000
+CUSTOMER = 900_000_001
 CHECKS: tuple[tuple[Any, ...], ...] = (
     ("customers", "row_count", "pass", 41, 41, [], ""),
     ("orders", "caught_up", "fail", 9, 8, [], "see: sluice status"),
@@ -36,11 +38,14 @@ def fill(clickhouse: ClickHouse) -> None:
         }
         clickhouse.insert_row("cdc.quality_checks", check)
     rejected = {"source_table": "orders", "broker_epoch": "e", "offset": 77, "key": "{}"}
-    rejected |= {"value": FAKED + "x" * 1000, "reason": FAKED, "schema_version": "s"}
+    rejected |= {"value": LONG, "reason": FAKED, "schema_version": "s"}
     clickhouse.insert_row("cdc.dead_letters", rejected)
+    version = {"id": CUSTOMER, "name": LONG, "_version": 1}
+    clickhouse.insert_row("cdc.history_customers", version)
 
 
 def forget(clickhouse: ClickHouse) -> None:
     """Empty the summaries, whichever tests wrote to them."""
     for summary in ("drains", "rebuilds", "quality_checks", "dead_letters"):
         clickhouse.execute(f"TRUNCATE TABLE cdc.{summary}")
+    clickhouse.execute(f"DELETE FROM cdc.history_customers WHERE id = {CUSTOMER}")

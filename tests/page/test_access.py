@@ -88,4 +88,5 @@ def test_without_airflows_security_everything_is_refused(
     tmp_path: Path,
 ) -> None:
     found = run("without_security.py", airflow_environment(tmp_path))
-    assert found == {"/sluice/": 503, "/sluice/metrics": 503, "/sluice/api/v1/overview": 503}
+    assert len(found) == 6
+    assert set(found.values()) == {503}, found

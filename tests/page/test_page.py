@@ -16,7 +16,7 @@ import pytest
 from sluice.catalog import load_catalog
 from sluice.overview import CheckResult
 from sluice_airflow.page.pages import repair
-from tests.page.history import FAKED
+from tests.page.history import CUSTOMER, FAKED
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
@@ -142,6 +142,17 @@ def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Pers
     (rejected,) = person("viewer").get("/sluice/api/v1/dead-letters?table=orders").json()
     assert len(rejected["value"]) == 200
     assert rejected["value_bytes"] == len(FAKED) + 1000
+
+
+def test_the_versions_of_a_row_are_shortened_and_never_markup(kept: None, person: Person) -> None:
+    key = {"key": str(CUSTOMER)}
+    page = person("viewer").get("/sluice/tables/customers", params=key).text
+    assert Shown(page).tags.count("script") == 1
+    assert "&lt;script&gt;alert(1)" in page
+    assert "x" * 250 not in page
+    versions = person("viewer").get("/sluice/api/v1/tables/customers/versions", params=key)
+    (version,) = versions.json()
+    assert len(version["values"]["name"]) == 200
 
 
 def test_rejected_events_offer_their_replay_and_tables_without_any_do_not(

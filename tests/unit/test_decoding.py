@@ -171,6 +171,12 @@ def test_a_reason_names_the_column_and_does_not_repeat_its_value(column: str, se
             assert "geheim" not in reject.reason
 
 
+def test_a_reason_is_cut_where_its_columns_fill_it() -> None:
+    for names in (["geheim" * 500], [f"unknown_{at}" for at in range(1000)]):
+        (reject,) = decode(event("insert", {**ROW, **dict.fromkeys(names, 1)})).rejects
+        assert len(reject.reason) == 300
+
+
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize(
     "column", [Integer(), Float(), Numeric(9, 2), Boolean(), Date(), DateTime(), Uuid()], ids=repr

@@ -88,3 +88,9 @@ def test_what_is_not_there_is_found(tmp_path: Path) -> None:
     assert blocks(page) == ["A=b sluice x && sluice y # z\n"]
     page.write_text("Do:\n\n    export A=b\n\n```\npsql -f x\n```\n```yaml\nmake: up\n```\n")
     assert unmarked(page) == ["psql -f x\n", "export A=b\n"]
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = re.findall(r'"([\w/.-]+\.md)"', (PROJECT / "zensical.toml").read_text())
+    docs = PROJECT / "docs"
+    assert sorted(listed) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))

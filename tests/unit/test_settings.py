@@ -42,7 +42,13 @@ def test_a_value_that_its_variable_does_not_take_is_named(name: str, value: str)
 
 
 def test_passwords_do_not_show() -> None:
-    settings = read_settings({"SLUICE_POSTGRES_PASSWORD": "canary"})
+    options = {
+        "SLUICE_POSTGRES_OPTIONS": '{"sslpassword": "canary"}',
+        "SLUICE_KAFKA_OPTIONS": '{"sasl.password": "canary"}',
+        "SLUICE_CLICKHOUSE_OPTIONS": '{"keyfile": "canary"}',
+    }
+    passwords = {"SLUICE_POSTGRES_PASSWORD": "canary", "SLUICE_CLICKHOUSE_PASSWORD": "canary"}
+    settings = read_settings({**options, **passwords})
     assert "canary" not in repr(settings)
     assert settings.postgres.password.get_secret_value() == "canary"
 

@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import extensions, sql
 
 from sluice.catalog import Table
-from sluice.errors import NeedsPerson, NotReady, Unreachable
+from sluice.errors import NeedsPerson, NotReady, SlotAwaited, Unreachable
 from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
@@ -152,10 +152,10 @@ class PostgresSource:
         return differences
 
     def slot(self, name: str) -> SlotState:
-        """The slot's state; NotReady when there is none yet."""
+        """The slot's state; SlotAwaited when there is none yet."""
         found = self.find_slot(name)
         if found is None:
-            raise NotReady(
+            raise SlotAwaited(
                 f"replication slot {name!r} is not there: the relay has not finished its snapshot",
                 remedy="see: sluice logs relay",
             )
@@ -198,8 +198,13 @@ def _digits(name: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2] or 0)) if found else None
 
 
-def connection_options(settings: PostgresSettings) -> dict[str, Any]:
-    """psycopg2's connection arguments."""
+def connection_options(settings: PostgresSettings, pinned: str = "") -> dict[str, Any]:
+    """psycopg2's connection arguments.
+
+    Args:
+        pinned: the session's own `-c name=value ...`; they win over those of the settings.
+    """
+    session = f"{settings.options.get('options', '')} {pinned}".strip()
     return {
         "connect_timeout": 5,
         **settings.options,
@@ -209,6 +214,7 @@ def connection_options(settings: PostgresSettings) -> dict[str, Any]:
         "password": settings.password.get_secret_value(),
         "dbname": settings.database,
         "application_name": APPLICATION,
+        **({"options": session} if session else {}),
     }
 
 

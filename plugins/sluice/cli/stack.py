@@ -211,6 +211,7 @@ def _load_demo(settings: Settings, say: Callable[[str], None]) -> None:
 
 def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     """Wait until Airflow itself has drained, rebuilt and checked."""
+    from sluice.adapters.postgres import PostgresSource
     from sluice.embedded.programs import airflow_api
 
     # A busy machine may take long over the first answers; nobody is served by giving up.
@@ -218,6 +219,9 @@ def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(_DAGS) - api.dag_ids():
         _pause(deadline, "Airflow has not parsed the DAGs")
+    source = PostgresSource(settings.postgres)
+    while source.find_slot(settings.relay.slot) is None:  # checks before are skipped
+        _pause(deadline, "the relay has not finished its snapshot", "sluice logs relay")
     before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
     started = {dag_id: (api.last_run(dag_id) or {}).get("dag_run_id") for dag_id in _DAGS}
     api.trigger("sluice_drain")
@@ -232,9 +236,9 @@ def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
         _pause(deadline, f"Airflow did not get to a passed check (runs before: {started})")
 
 
-def _pause(deadline: float, what: str) -> None:
+def _pause(deadline: float, what: str, log: str = "sluice logs airflow-scheduler") -> None:
     if time.monotonic() > deadline:
-        raise QualityFailed(what, remedy="see: sluice status, sluice logs airflow-scheduler")
+        raise QualityFailed(what, remedy=f"see: sluice status, {log}")
     time.sleep(0.5)
 
 

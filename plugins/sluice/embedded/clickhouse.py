@@ -112,6 +112,8 @@ def serve(data: Path, tcp_port: int, http_port: int, configuration: Path | None 
         f"--tcp_port={tcp_port}",
         f"--http_port={http_port}",
         "--listen_host=127.0.0.1",
+        "--logger.console",  # nothing but a crash, with its query, goes to logs/clickhouse.log
+        "--log-level=fatal",
         *([f"--config-file={configuration}"] if configuration else []),
         f"--query={_LISTEN}",
     ]

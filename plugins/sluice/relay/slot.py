@@ -220,7 +220,7 @@ def drop(cursor: Any, name: str, topics: Topics) -> None:
 def session(settings: PostgresSettings) -> Iterator[Any]:
     """A cursor in autocommit mode with the pinned text forms."""
     with translated(settings):
-        connection = psycopg2.connect(**connection_options(settings), options=SESSION_OPTIONS)
+        connection = psycopg2.connect(**connection_options(settings, SESSION_OPTIONS))
         try:
             connection.autocommit = True
             _pin_encoding(connection)
@@ -235,8 +235,7 @@ def replication(settings: PostgresSettings) -> Iterator[Any]:
     """A cursor of a logical replication session with the pinned text forms."""
     with translated(settings):
         connection = psycopg2.connect(
-            **connection_options(settings),
-            options=SESSION_OPTIONS,
+            **connection_options(settings, SESSION_OPTIONS),
             connection_factory=LogicalReplicationConnection,
         )
         try:
