@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from uuid import uuid4
 
 from sluice.catalog import Table
 from sluice.chunks import joined, mark_truncated, renumbered
@@ -141,13 +140,7 @@ class Drain(Resumption):
         unresolved, truncated = self._store(decoder, newest, present.truncated)
         if decoded.rows or decoded.changes:
             self.store.advance(
-                replace(
-                    present,
-                    generation=present.generation + 1,
-                    writer=uuid4().hex,
-                    base_seq=present.base_seq + 1,
-                    truncated=truncated,
-                )
+                present.following(base_seq=present.base_seq + 1, truncated=truncated)
             )
         return decoded.rejects + unresolved
 
@@ -167,10 +160,7 @@ class Drain(Resumption):
         rejects = decoded.rejects + unresolved
         if rejects:
             self._keep_rejects(decoder, checkpoint, rejects)
-        following = replace(
-            checkpoint,
-            generation=checkpoint.generation + 1,
-            writer=uuid4().hex,
+        following = checkpoint.following(
             source=source,
             next_offset=records[-1].offset + 1,
             truncated=truncated,

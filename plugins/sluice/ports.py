@@ -6,8 +6,9 @@ Each has a real adapter and an in-memory twin in adapters/, and one contract sui
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from uuid import uuid4
 
 from sluice.catalog import Table
 from sluice.events import Change, Key, Record, Reject
@@ -33,6 +34,10 @@ class Checkpoint:
     def last_seq(self) -> int:
         """The `_seq` of the newest drained event."""
         return self.base_seq + self.next_offset
+
+    def following(self, **changed: Any) -> Checkpoint:
+        """The one that a writer of its own makes of this."""
+        return replace(self, generation=self.generation + 1, writer=uuid4().hex, **changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from uuid import uuid4
 
 from sluice.catalog import Table
 from sluice.errors import NotReady, TopicGap, WrongUsage
@@ -37,10 +36,7 @@ class Resumption:
         """
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
         first = self.changes.first(table.topic)
-        following = replace(
-            present,
-            generation=present.generation + 1,
-            writer=uuid4().hex,
+        following = present.following(
             epoch=present.epoch + int(present.source == CONNECT),  # its offsets may begin anew
             broker_epoch=self.changes.epoch(),
             topic_id=self.changes.topic_id(table.topic),
@@ -71,14 +67,7 @@ class Resumption:
                 f"{table.topic} has events that are not drained, or its source still runs",
                 remedy=f"stop it, run: sluice drain --until-empty, then: sluice source {source}",
             )
-        following = replace(
-            present,
-            generation=present.generation + 1,
-            writer=uuid4().hex,
-            source=source,
-            epoch=present.epoch + 1,
-        )
-        self.store.advance(following)
+        self.store.advance(present.following(source=source, epoch=present.epoch + 1))
         return True
 
     def raise_epoch(self, table: Table) -> None:
@@ -88,14 +77,7 @@ class Resumption:
             StaleCheckpoint: another drain advanced this table meanwhile.
         """
         present = self._resume(table)
-        self.store.advance(
-            replace(
-                present,
-                generation=present.generation + 1,
-                writer=uuid4().hex,
-                epoch=present.epoch + 1,
-            )
-        )
+        self.store.advance(present.following(epoch=present.epoch + 1))
 
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
