@@ -66,7 +66,7 @@ HISTORY = {
     f" 0, 0, toUnixTimestamp64Milli({MINUTE}), {MINUTE}, 't' FROM minutes, tables",
     "rebuilds": "SELECT 'fact_order_item', toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0'),"
     " {minutes} - number, 'incremental', map('order_items', number), 50, 0, 0.2,"
-    f" {MINUTE} FROM minutes",
+    f" {MINUTE}, generateUUIDv4() FROM minutes",
     "quality_checks": f"SELECT toString(number), {MINUTE}, table, check, 'pass', '0/1', 7, 7, [],"
     f" '', '' FROM minutes, tables ARRAY JOIN {CHECKS} AS check"
     f" UNION ALL SELECT toString(number), {MINUTE}, 'fact_order_item', 'fact_row_count', 'pass',"
