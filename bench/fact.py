@@ -1,8 +1,9 @@
 """Measures the fact on a ClickHouse of its own; run by `make bench` and alone:
 
-    .venv/bin/python bench/fact.py 1000000 10000000
+    .venv/bin/python bench/fact.py 1000000 10000000 [PICTURE.svg]
 
 Each number is a size in order items, with 0.3 orders, 0.1 customers and 0.01 products to each.
+Prints the measures, then tables with their ratios; the picture shows the dashboards' ratios.
 Source rows are made in ClickHouse; ids follow dates, as a shop's do. Items choose their product,
 orders their customer at random.
 """
@@ -65,6 +66,8 @@ SOURCES = {
 }
 RECENT = "id > (SELECT max(id) FROM cdc.src_order_item) - 2500"
 RANDOM = "cityHash64(id, 3) % {items} < 2500"
+# States of the fact that dashboards read; tables and the picture have them in this order.
+STATES = ("just filled", "merged", "newest changed", "random changed")
 DASHBOARDS = {
     "revenue by country, all": "SELECT customer_country, sum(quantity * price) FROM {t} GROUP BY 1",
     "revenue by category, a month": "SELECT product_category, sum(quantity * price) FROM {t}"
@@ -170,9 +173,9 @@ class Bench:
             " SELECT * FROM cdc.fact_order_item"
         )
         measures |= self.cost("plain copy", self.copy)
-        measures |= self.dashboards("view, just filled")
+        measures |= self.dashboards("just filled")
         measures |= self.cost("nightly merge", self.merge)
-        measures |= self.dashboards("view, merged")
+        measures |= self.dashboards("merged")
         for name, storage, where, replaced in (
             ("2,500 newest items", "src_order_item", RECENT, "quantity + 1 AS quantity"),
             ("2,500 random items", "src_order_item", RANDOM, "quantity + 1 AS quantity"),
@@ -181,8 +184,8 @@ class Bench:
             change = partial(self.change_again, storage, where, replaced)
             measures |= self.cost(f"incremental, {name}", self.rebuild.run, change)
             if where == RECENT:
-                measures |= self.dashboards("view, newest rows changed since")
-        measures |= self.dashboards("view, random rows changed since")
+                measures |= self.dashboards("newest changed")
+        measures |= self.dashboards("random changed")
         return measures
 
     def change_again(self, storage: str, where: str, replaced: str, repeat: int) -> None:
@@ -228,9 +231,57 @@ def peak_memory(server: psutil.Process) -> Iterator[list[float]]:
         watcher.join()
 
 
+def tables(found: dict[int, dict[str, float]]) -> Iterator[str]:
+    """Markdown, a line each: what rebuilds cost, and dashboards on the view beside a copy."""
+    yield "| s, and the part of the full rebuild |" + "".join(f" {n:,} items |" for n in found)
+    yield "|---|" + "---:|" * len(found)
+    rebuilds = [name for name in next(iter(found.values())) if name.startswith("incremental")]
+    for name in ("full rebuild, s", "plain copy, s", "nightly merge, s", *rebuilds):
+        if name.endswith(", s"):
+            cells = (
+                f" {m[name]:.2f} ({m[name] / m['full rebuild, s']:.1%}) |" for m in found.values()
+            )
+            yield f"| {name[:-3]} |" + "".join(cells)
+    memory = "peak memory of ClickHouse, MB"
+    yield f"| {memory} |" + "".join(f" {m[memory]:,.0f} |" for m in found.values())
+    for items, measures in found.items():
+        yield f"\n| {items:,} items | copy, ms |" + "".join(f" {state} |" for state in STATES)
+        yield "|---|---:|" + "---:|" * len(STATES)
+        for query in DASHBOARDS:
+            copy, *states = (measures[f"{where}, {query}, s"] for where in ("plain copy", *STATES))
+            cells = (f" {seconds * 1000:.0f} ({seconds / copy:.1f} x) |" for seconds in states)
+            yield f"| {query} | {copy * 1000:.0f} |" + "".join(cells)
+
+
+def picture(measures: dict[str, float]) -> str:
+    """How long each dashboard takes on the view, as a multiple of a plain copy; SVG."""
+    height = 20 * len(DASHBOARDS) * len(STATES) + 24 * len(DASHBOARDS)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" role="img"'
+        ' font-family="system-ui, sans-serif" font-size="13" aria-label="View against copy">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+    ]
+    y = 0
+    for query in DASHBOARDS:
+        lines.append(f'<text x="8" y="{y + 18}" font-weight="600" fill="#222">{query}</text>')
+        y += 22
+        for state in STATES:
+            ratio = measures[f"{state}, {query}, s"] / measures[f"plain copy, {query}, s"]
+            width = round(55 * ratio)
+            lines += [
+                f'<text x="150" y="{y + 14}" text-anchor="end" fill="#222">{state}</text>',
+                f'<rect x="158" y="{y + 2}" width="{width}" height="15" fill="#2563eb"/>',
+                f'<text x="{164 + width}" y="{y + 14}" fill="#222">{ratio:.1f} x</text>',
+            ]
+            y += 20
+    aim = 158 + round(55 * 1.5)
+    lines.append(f'<path d="M{aim} 0V{height}" stroke="#b45309" stroke-dasharray="4 3"/>')
+    return "\n".join([*lines, "</svg>", ""])
+
+
 def main() -> None:
-    """Print the measures of each size, and as JSON."""
-    sizes = [int(size) for size in sys.argv[1:]] or [1_000_000, 10_000_000]
+    """Print the measures of each size, the tables, and all of it as JSON."""
+    sizes = [int(size) for size in sys.argv[1:] if size.isdigit()] or [1_000_000, 10_000_000]
     found = {}
     with temporary_home() as home:
         environment = stack_environment(home)
@@ -246,6 +297,9 @@ def main() -> None:
                         print(f"{size:>10} items  {name:70} {value:12.3f}", flush=True)
         finally:
             stack.stop()
+    print("\n".join(tables(found)))
+    if sys.argv[-1].endswith(".svg"):
+        Path(sys.argv[-1]).write_text(picture(found[sizes[-1]]))
     print(json.dumps(found))
 
 
