@@ -41,6 +41,7 @@ from tests.integration.test_loop import CATALOG, checked
 T = TypeVar("T")
 AT_ONCE = 20  # changes of a transaction
 MOST_BEHIND = 64 << 20  # bytes of WAL that the writer may be ahead of what is drained
+MOST_A_SECOND = 6000  # changes; faster, and an hour's are made before an hour's checks
 LEFT_ALONE = 1000  # the last rows, which no change touches: corruptions are planted there
 FILL = """
 INSERT INTO order_items (order_id, product_id, quantity, price)
@@ -110,7 +111,7 @@ class Tally:
 
 
 class Writer(threading.Thread):
-    """Changes rows until told to stop, as fast as the pipeline follows."""
+    """Changes rows until told to stop, as fast as the pipeline follows and as it is let."""
 
     def __init__(self, settings: Settings, engine: Engine, most: int) -> None:
         super().__init__()
@@ -121,8 +122,9 @@ class Writer(threading.Thread):
         """See the class."""
         source, slot = PostgresSource(self._settings.postgres), self._settings.relay.slot
         change = text("SELECT soak_change(:changes, :most)")
+        begun = time.monotonic()
         with self._engine.connect() as connection:
-            while not self.stop.is_set():
+            while not self.stop.wait(begun + self.changes / MOST_A_SECOND - time.monotonic()):
                 for _ in range(50):
                     connection.execute(change, {"changes": AT_ONCE, "most": self._most})
                     connection.commit()

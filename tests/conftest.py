@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from sluice.embedded.stack import Stack
 from sluice.relay import slot as slots
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
+from tests import crashes
+from tests.crashes import pytest_runtest_protocol  # noqa: F401 - hook
 
 # An example may take as long as it needs: the machine is not what is tested.
 hypothesis_settings.register_profile("sluice", deadline=None)
@@ -67,12 +68,11 @@ def temporary_home() -> Iterator[Path]:
     other users, and PostgreSQL runs as one where the tests run as root.
     """
     with TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as folder:
+        crashes.watch(Path(folder))
         try:
             yield Path(folder)
         finally:
-            crash = Path(folder) / "logs/clickhouse.log"
-            if crash.exists() and crash.stat().st_size:
-                print(crash.read_text(errors="replace")[:10_000], file=sys.stderr)
+            crashes.forget(Path(folder))
 
 
 @pytest.fixture(scope="session")
