@@ -198,3 +198,29 @@ def test_the_end_of_a_topic_that_grows_all_the_time_is_told(services: Settings) 
         stop.set()
         busy.join()
     assert topics.ends([topic]) == {topic: sent}
+
+
+@pytest.mark.services
+def test_a_topic_of_very_many_batches_is_read_to_its_end(services: Settings) -> None:
+    """The embedded broker looks through all of them at each fetch."""
+    name, count = f"cdc.batches_{uuid4().hex[:8]}", 50_000
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    admin.create_topics([NewTopic(name, 1, 1)])[name].result()
+    producer = Producer(
+        {"bootstrap.servers": services.kafka.bootstrap, "batch.num.messages": 1, "linger.ms": 0}
+    )
+    for number in range(count):
+        producer.produce(name, b"{}")
+        if number % 500 == 0:
+            producer.poll(0)
+    assert producer.flush(120) == 0
+    try:
+        with closing(KafkaLog(services.kafka)) as log:
+            *chunks, last = log.read(name, count - 10, Chunk(100), 60)
+        assert [record.offset for chunk in chunks for record in chunk] == [
+            *range(count - 10, count)
+        ]
+        assert last == []
+        assert Topics(services.kafka).ends([name]) == {name: count}
+    finally:
+        admin.delete_topics([name])[name].result()

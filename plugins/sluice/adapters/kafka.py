@@ -14,7 +14,14 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.topics import Topics, client, client_options, described, translated
+from sluice.adapters.topics import (
+    LONG_WAIT,
+    Topics,
+    client,
+    client_options,
+    described,
+    translated,
+)
 from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.ports import Chunk
@@ -46,10 +53,18 @@ class KafkaLog:
         self._topics = Topics(settings)
         self._admin = client(AdminClient, self._options)
         self._consumer = client(Consumer, {**self._options, **_CONSUMER_OPTIONS})
+        self._patient = False
 
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
+
+    def _wait_longer(self, topic: str, offset: int) -> None:
+        """Go on at this offset with fetches that wait longer; see topics.py."""
+        self._consumer.close()
+        self._consumer = client(Consumer, {**self._options, **_CONSUMER_OPTIONS, **LONG_WAIT})
+        self._consumer.assign([TopicPartition(topic, 0, offset)])
+        self._patient = True
 
     def epoch(self) -> str:
         """The broker's incarnation; NotReady when the topics are not set up."""
@@ -69,8 +84,9 @@ class KafkaLog:
         try:
             ended = False
             while not ended and time.monotonic() < deadline:
-                records, ended = self._chunk(topic, chunk, deadline)
+                records, ended = self._chunk(topic, offset, chunk, deadline)
                 if records:
+                    offset = records[-1].offset + 1
                     yield records
             if ended:
                 yield []
@@ -90,8 +106,10 @@ class KafkaLog:
                 remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
             )
 
-    def _chunk(self, topic: str, chunk: Chunk, deadline: float) -> tuple[list[Record], bool]:
-        """At most a chunk of records, and whether the topic's end came after them."""
+    def _chunk(
+        self, topic: str, offset: int, chunk: Chunk, deadline: float
+    ) -> tuple[list[Record], bool]:
+        """At most a chunk of records from `offset` on, and whether the topic's end came after."""
         records: list[Record] = []
         taken = 0
         quiet_until = time.monotonic() + _PATIENCE
@@ -100,15 +118,17 @@ class KafkaLog:
             if first is None:
                 if time.monotonic() > quiet_until:
                     raise Unreachable(f"broker {self._bootstrap} does not answer for {topic}")
+                if not self._patient:
+                    self._wait_longer(topic, records[-1].offset + 1 if records else offset)
                 continue
             # As many as there is room for, if they are as large as those before.
             room = (chunk.size - taken) * len(records) // taken if taken else _FIRST
             more = min(chunk.events - len(records), _AT_ONCE, room) - 1
             for message in [first, *(self._consumer.consume(more, 0) if more > 0 else ())]:
-                error, offset = message.error(), message.offset()
-                if error is None and offset is not None:
+                error, at = message.error(), message.offset()
+                if error is None and at is not None:
                     value = message.value()
-                    records.append(Record(offset, message.key(), value))
+                    records.append(Record(at, message.key(), value))
                     taken += len(value) if value else 0
                 elif error is None:
                     continue

@@ -32,7 +32,15 @@ from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
 C = TypeVar("C")
+T = TypeVar("T")
 _SECONDS = 10.0
+# The embedded broker looks through all batches of a topic at each fetch, and sends nothing of what
+# it has not found within the fetch's wait. Where it is silent it is asked again with a longer one.
+_WAIT = {
+    "fetch.wait.max.ms": 20
+}  # a look waits so long at its end; with 2, and some load, for ever
+LONG_WAIT = {"fetch.wait.max.ms": 2000}
+_SILENT = 1.0
 _LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
 _TELLING = 5  # longer values than this may be a secret
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
@@ -55,6 +63,10 @@ class SlotMark(NamedTuple):
     wal: int = 0
     transactions: int = 0
     counted_since: int = 0
+
+
+class _Silent(Exception):
+    """Nothing came within the time that an answer usually takes."""
 
 
 class TopicState(NamedTuple):
@@ -233,7 +245,11 @@ class Topics:
         message. A topic that grows all the time has no end to wait for: where the watermark has
         moved on, every batch before the last is whole.
         """
-        with translated(self._bootstrap), self._consumer("sluice-ends") as consumer:
+        wanted = list(names)
+        return _patiently(lambda wait: self._ends(wanted, wait))
+
+    def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
+        with translated(self._bootstrap), self._consumer("sluice-ends", wait) as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
             found = {
                 name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=self._seconds)
@@ -247,7 +263,7 @@ class Topics:
             ends = {name: high for name, (_, high) in found.items()}
             consumer.assign(starts)
             unread, looking = set(found), time.monotonic() + _LOOK
-            for name, offset, _ in self._until_end(consumer, unread):
+            for name, offset, _ in self._until_end(consumer, unread, wait):
                 ends[name] = max(ends[name], offset + 1)
                 if name in unread and time.monotonic() > looking:
                     looking = time.monotonic() + _LOOK
@@ -284,16 +300,24 @@ class Topics:
 
     def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
         """(offset, value) from `offset` to the end; None where there is no such topic."""
-        with translated(self._bootstrap), self._consumer("sluice-notes") as consumer:
-            if name not in consumer.list_topics(timeout=self._seconds).topics:
-                return None
-            consumer.assign([TopicPartition(name, 0, offset)])
-            return [(at, value) for _, at, value in self._until_end(consumer, {name})]
 
-    def _until_end(self, consumer: Consumer, unread: set[str]) -> Iterator[tuple[str, int, bytes]]:
+        def read(wait: Mapping[str, int]) -> list[tuple[int, bytes]] | None:
+            with translated(self._bootstrap), self._consumer("sluice-notes", wait) as consumer:
+                if name not in consumer.list_topics(timeout=self._seconds).topics:
+                    return None
+                consumer.assign([TopicPartition(name, 0, offset)])
+                return [(at, value) for _, at, value in self._until_end(consumer, {name}, wait)]
+
+        return _patiently(read)
+
+    def _until_end(
+        self, consumer: Consumer, unread: set[str], wait: Mapping[str, int]
+    ) -> Iterator[tuple[str, int, bytes]]:
         """(topic, offset, value) of the assigned topics' messages until each has ended."""
         deadline = time.monotonic() + self._seconds
         while unread:
+            if wait is _WAIT and time.monotonic() > deadline - self._seconds + _SILENT:
+                raise _Silent
             if time.monotonic() > deadline:
                 raise Unreachable(
                     f"broker {self._bootstrap} does not answer for {', '.join(sorted(unread))}",
@@ -310,7 +334,7 @@ class Topics:
                 unread.discard(message.topic() or "")
 
     @contextmanager
-    def _consumer(self, group: str) -> Iterator[Consumer]:
+    def _consumer(self, group: str, wait: Mapping[str, int] = _WAIT) -> Iterator[Consumer]:
         consumer = client(
             Consumer,
             {
@@ -319,9 +343,7 @@ class Topics:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                # A look waits so long at its end. The embedded broker sends nothing of what it
-                # has not read by then: with 2 ms, and some load, a look never ended.
-                "fetch.wait.max.ms": 20,
+                **wait,
                 "reconnect.backoff.ms": 1,  # else half of all looks wait 50 ms to connect
             },
         )
@@ -329,6 +351,14 @@ class Topics:
             yield consumer
         finally:
             consumer.close()
+
+
+def _patiently(look: Callable[[Mapping[str, int]], T]) -> T:
+    """Look again with longer waits where the broker was silent."""
+    try:
+        return look(_WAIT)
+    except _Silent:
+        return look(LONG_WAIT)
 
 
 def _created(future: Any) -> None:
