@@ -3,9 +3,10 @@
 Not part of `make bench`. Usage: bench/quality_soak.py [ROWS [CHANGES [CHECKS [DEEP_EVERY
 [MINUTES]]]]]; as given without, 1,000,000 rows, 3,600,000 changes (an hour of 1,000 a second), 60
 checks of which every fifth is a deep one, two hours at most. Changes are made as fast as the relay
-and the drain follow. Every third deep check has corruptions to find, planted in ClickHouse beside
-the writes, and repairs them. In all other checks there must be no finding; exit 1 where there is
-one, where one is missed, or where the minutes were over before all checks were made.
+and the drain follow, but not faster than MOST_A_SECOND. Every third deep check has corruptions to
+find, planted in ClickHouse beside the writes, and repairs them. In all other checks there must be
+no finding; exit 1 where there is one, where one is missed, or where the minutes were over before
+all checks were made.
 """
 
 from __future__ import annotations

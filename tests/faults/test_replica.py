@@ -16,6 +16,7 @@ from sluice.quality import Check, QualityReport
 from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings
 from store_api.database import make_engine
+from tests.beside import repeating
 from tests.faults.source import until
 from tests.faults.test_recovery import (
     CATALOG,
@@ -46,25 +47,16 @@ def reading(pipeline: Pipeline, replica: Pipeline) -> Settings:  # noqa: F811
 @contextmanager
 def writing(of: Settings) -> Iterator[list[int]]:
     """Inserts, updates, deletes and key changes on the primary; a number for each ten of them."""
-    stop, written, chance, engine = (
-        threading.Event(),
-        [0],
-        random.Random(8),
-        make_engine(of.postgres),
-    )
+    written, chance, engine = [0], random.Random(8), make_engine(of.postgres)
 
     def write() -> None:
-        while not stop.wait(0.02):
-            change(engine, chance, 10)
-            written[0] += 1
+        change(engine, chance, 10)
+        written[0] += 1
 
-    busy = threading.Thread(target=write)
-    busy.start()
     try:
-        yield written
+        with repeating(write, 0.02):
+            yield written
     finally:
-        stop.set()
-        busy.join()
         engine.dispose()
 
 

@@ -29,6 +29,7 @@ from sluice.relay import slot as slots
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
+from tests.beside import repeating
 from tests.conftest import drop_slot, free_ports
 from tests.faults.source import until
 from tests.integration.test_loop import checked, relaying
@@ -188,24 +189,17 @@ def test_a_resync_behind_the_topics_end_makes_the_table_equal_and_later_changes_
 @contextmanager
 def confirming(engine: Engine) -> Iterator[None]:
     """What Connect tells PostgreSQL: that it has everything."""
-    stop = threading.Event()
     advance = text(
         "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn())"
         " FROM pg_replication_slots WHERE slot_name = 'sluice'"
     )
 
     def confirm() -> None:
-        while not stop.wait(0.1):
-            with engine.begin() as connection:
-                connection.execute(advance)
+        with engine.begin() as connection:
+            connection.execute(advance)
 
-    thread = threading.Thread(target=confirm)
-    thread.start()
-    try:
+    with repeating(confirm, 0.1):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def rename(settings: Settings, engine: Engine, keys: Sequence[int], name: str) -> None:

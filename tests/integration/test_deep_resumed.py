@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from sluice.embedded.stack import Stack
 from sluice.quality import Check
 from sluice.relay.reading import ExactSnapshot, exact_snapshot
 from sluice.settings import PROJECT, Settings
+from tests.beside import repeating
 from tests.integration.test_resumed import (
     ITEMS,
     ROWS,
@@ -45,19 +45,8 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def writing(engine: Engine, seed: int) -> Iterator[None]:  # noqa: F811
     """Inserts, updates, deletes, key changes."""
-    stop, chance = threading.Event(), random.Random(seed)
-
-    def write() -> None:
-        while not stop.wait(0.05):
-            change(engine, chance, 10)
-
-    busy = threading.Thread(target=write)
-    busy.start()
-    try:
+    with repeating(partial(change, engine, random.Random(seed), 10), 0.05):
         yield
-    finally:
-        stop.set()
-        busy.join()
 
 
 def killed(settings: Settings, point: str, times: int, *tables: str) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from sluice.selection import Selection
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
+from tests.beside import repeating
 from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
 from tests.integration.test_resync import corrupt, make_again
 from tests.oracle import change
@@ -72,20 +72,14 @@ def forgotten(services: Settings, engine: Engine) -> None:
 @contextmanager
 def writing(engine: Engine, seed: int) -> Iterator[None]:
     """Inserts, updates, deletes, key changes, and now and then a truncation."""
-    stop, chance = threading.Event(), random.Random(seed)
+    chance = random.Random(seed)
 
     def write() -> None:
-        while not stop.is_set():
-            change(engine, chance, 60)
-            restock(engine)
+        change(engine, chance, 60)
+        restock(engine)
 
-    busy = threading.Thread(target=write)
-    busy.start()
-    try:
+    with repeating(write):
         yield
-    finally:
-        stop.set()
-        busy.join()
 
 
 def killed(settings: Settings, point: str, times: int, what: str = "resync") -> None:

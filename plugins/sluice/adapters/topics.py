@@ -36,9 +36,8 @@ T = TypeVar("T")
 _SECONDS = 10.0
 # The embedded broker looks through all batches of a topic at each fetch, and sends nothing of what
 # it has not found within the fetch's wait. Where it is silent it is asked again with a longer one.
-_WAIT = {
-    "fetch.wait.max.ms": 20
-}  # a look waits so long at its end; with 2, and some load, for ever
+# A look waits so long at its end; with 2 ms, and some load, one never ended.
+_WAIT = {"fetch.wait.max.ms": 20}
 LONG_WAIT = {"fetch.wait.max.ms": 2000}
 _SILENT = 1.0
 _LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
