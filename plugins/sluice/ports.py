@@ -54,7 +54,7 @@ class DrainReport:
 
     Attributes:
         freshness_s: age in seconds of the newest drained change; None when nothing came.
-        caught_up: whether the end of the topic was reached.
+        caught_up: whether the topic's end was reached, one that it had after the drain began.
         waiting: events that it left on the topic.
     """
 
@@ -87,8 +87,9 @@ class ChangeLog(Protocol):
     def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """Records from `offset` on in chunks, until the topic's end or `seconds` have passed.
 
-        The last chunk is empty exactly when the end was reached. Raises TopicGap when `offset`
-        has expired or is past the end. Whether there is such a topic: ask for its topic_id.
+        The end is one that the topic has after the call; it may grow meanwhile. The last chunk is
+        empty exactly when the end was reached. Raises TopicGap when `offset` has expired or is
+        past the end. Whether there is such a topic: ask for its topic_id.
         """
 
     def topic_id(self, topic: str) -> str:
