@@ -181,6 +181,8 @@ class Quality:
             if slot.wal_status == "lost":
                 return False
             passed = slot.confirmed_lsn >= lsn
+            if not passed and time.monotonic() > deadline:
+                return False
             try:
                 self.catch_up()
             except StaleCheckpoint:
@@ -189,8 +191,6 @@ class Quality:
                 return False  # the slot cannot move past what is not there
             if passed:
                 return True
-            if time.monotonic() > deadline:
-                return False
             time.sleep(_PAUSE)
 
     def go_on(self) -> None:
