@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 _BYTES = 1 << 16
+# The block without rows that ends the data: its packet, no name, two flags, no columns, no rows.
+_END_OF_DATA = b"\x02\x00\x01\x00\x02\xff\xff\xff\xff\x00\x00\x00"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,10 +47,14 @@ class Proxy:
             back.start()
             with suppress(OSError):
                 while piece := client.recv(_BYTES):
-                    if sent and not self.lost.is_set():
+                    if not sent and asked and self.column in piece:
+                        sent = True
+                        data = piece.removesuffix(_END_OF_DATA)
+                        server.sendall(data)
+                        piece = piece[len(data) :]
+                    if piece and sent and not self.lost.is_set():
                         self.lost.set()
                         self.before_end()
-                    sent = sent or (asked and self.column in piece)
                     asked = asked or self.marker in piece
                     server.sendall(piece)
             with suppress(OSError):
