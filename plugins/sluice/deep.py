@@ -30,6 +30,7 @@ from sluice.events import CONNECT
 from sluice.findings import MOST_KEYS, FactFindings, TableFindings, seen_twice
 from sluice.generate.clickhouse import quoted
 from sluice.generate.star import select_all
+from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint
 from sluice.range_check import RangeCheck, Snapshot
 from sluice.ranges import DEEP_CHECK, KeyRange, Plan, Plans, Progress, divided
@@ -45,10 +46,6 @@ _ROWS_IN_A_RANGE = 1_000_000
 # migration waits, and whoever comes to the table after it.
 _HELD = 30.0
 _ATTEMPTS = 5
-
-
-def _go_on(_: str) -> None:
-    """Nothing is to be done at a point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,7 @@ class DeepCheck:
     plans: Plans
     restart: bool = False
     rows: int = _ROWS_IN_A_RANGE
-    reached: Callable[[str], None] = _go_on
+    reached: Reached = go_on
 
     def tables(self, tables: Sequence[Table]) -> Iterator[tuple[Table, TableFindings]]:
         """Compare each table with its source."""

@@ -25,6 +25,7 @@ from sluice.errors import PoisonedTopic, Refused, SourceChanged
 from sluice.events import Record, Reject, Truncated
 from sluice.pace import Pace
 from sluice.plain import Columns
+from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint, DrainReport
 from sluice.resumption import Resumption
 from sluice.row_form import RowForm
@@ -50,10 +51,6 @@ _SMALLEST = 1_000  # rows; an insert of so few is not split any more
 FEW_REJECTS = 100
 
 
-def _go_on(_: str) -> None:
-    """Nothing is to be done at a point."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain(Resumption):
     """Drains tables from a change log into a state store, within limits.
@@ -64,7 +61,7 @@ class Drain(Resumption):
     """
 
     reread: Reread | None = None
-    reached: Callable[[str], None] = _go_on
+    reached: Reached = go_on
 
     def run(self, decoder: Decoder) -> DrainReport:
         """Drain one table until its topic's end or a limit is reached.

@@ -15,6 +15,7 @@ from typing import Any
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
 from sluice.generate.clickhouse import quoted
+from sluice.points import Reached
 from sluice.rollup_sums import Recorded, RollupSums, Seen
 
 Range = Mapping[str, Any]
@@ -41,7 +42,7 @@ class FactRows:
     fact: Fact
     star: Mapping[str, str]
     range_rows: int
-    reached: Callable[[str], None]
+    reached: Reached
     progress: Callable[[str], None]
 
     def fill(self, shadow: str, now: Recorded) -> int:

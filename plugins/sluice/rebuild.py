@@ -28,6 +28,7 @@ from sluice.errors import NeedsPerson, QualityFailed, StaleRebuild, WrongUsage
 from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
+from sluice.points import Reached, go_on
 from sluice.rollup_sums import Recorded, RollupSums, Seen
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,6 @@ POINTS = (
     "exchanged",
     "kept",
 )
-
-
-def _go_on(_: str) -> None:
-    """Nothing waits for the rebuild."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +93,7 @@ class Rebuild:
     star: Mapping[str, str]
     queries: Mapping[str, str]
     range_rows: int = RANGE_ROWS
-    reached: Callable[[str], None] = _go_on
+    reached: Reached = go_on
     progress: Callable[[str], None] = log.info
 
     def run(self, *, full: bool = False) -> RebuildReport:

@@ -28,6 +28,7 @@ from sluice.errors import NotReady
 from sluice.events import CONNECT, KeyText
 from sluice.generate.clickhouse import quoted
 from sluice.live_keys import checksum_below, live_keys_below
+from sluice.points import Reached, go_on
 from sluice.positions import before, beyond, format_lsn, pack, unpack
 from sluice.ranges import KeyRange, Plan, Plans, Progress, divided
 from sluice.selection import Selection
@@ -93,10 +94,6 @@ class Division(Protocol):
         """The number of selected rows, and each key that comes after another `rows` of them."""
 
 
-def _go_on(_: str) -> None:
-    """Nothing is to be done at a point."""
-
-
 class Reading(Protocol):
     """Rows of a table as of a fence, on their way to the topic.
 
@@ -137,7 +134,7 @@ class Resync:
     division: Division
     plans: Plans
     rows: int = _ROWS_IN_A_RANGE
-    reached: Callable[[str], None] = _go_on
+    reached: Reached = go_on
 
     def run(
         self,

@@ -9,7 +9,7 @@ noted groups are summed anew from the facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact, Rollup
 from sluice.generate.clickhouse import quoted
 from sluice.generate.rollups import changed
+from sluice.points import Reached
 
 Seen = Mapping[str, int]
 
@@ -42,7 +43,7 @@ class RollupSums:
     clickhouse: ClickHouse
     fact: Fact
     star: Mapping[str, str]
-    reached: Callable[[str], None]
+    reached: Reached
 
     def note(self, now: Recorded) -> None:
         """Read what the staged rows change in each group, and note the groups."""
