@@ -65,6 +65,15 @@ def test_a_filter_on_key_or_date_reads_few_granules(large: ClickHouse, where: st
     assert read <= total / 4
 
 
+def test_an_order_is_looked_for_where_the_ranges_of_the_granules_have_it(large: ClickHouse) -> None:
+    """Before the bloom filter, which takes one granule of forty for another's."""
+    query = "SELECT * FROM olap.fact_order_item WHERE order_id = 777"
+    told = "\n".join(row[0] for row in large.execute(f"EXPLAIN indexes = 1 {query}"))
+    found = re.search(r"Name: order_id_within\n.*\n.*\n *Parts: .*\n *Granules: (\d+)/\d+", told)
+    assert found, told
+    assert int(found[1]) <= 2  # one of those that were filled, and one that changed since
+
+
 @pytest.mark.parametrize("where", FILTERS + STALE)
 def test_a_filter_never_finds_a_row_that_is_no_longer(large: ClickHouse, where: str) -> None:
     """Indexes and filters must not hide the newer version of a row from FINAL."""

@@ -108,8 +108,10 @@ def distributed_fact(fact: Fact, cluster: Cluster, name: str, local: str) -> str
 
 
 def _indexes(fact: Fact) -> Iterator[str]:
+    """A dimension's keys that follow the fact's are found by their range, others by the filter."""
     for name in sorted(_held_columns(fact)):
         yield f"INDEX {quoted(f'{name}_held')} {quoted(name)} TYPE bloom_filter GRANULARITY 1"
+        yield f"INDEX {quoted(f'{name}_within')} {quoted(name)} TYPE minmax GRANULARITY 1"
     if fact.date is not None:
         date = quoted(fact.date.name)
         for suffix, expression in (("range", date), ("day", f"toDate({date})")):

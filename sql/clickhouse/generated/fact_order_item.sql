@@ -25,8 +25,11 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     _is_deleted UInt8,
     _revenue_by_day UInt64 MATERIALIZED cityHash64(tuple(toDate32(order_date), customer_country, product_category)),
     INDEX customer_id_held customer_id TYPE bloom_filter GRANULARITY 1,
+    INDEX customer_id_within customer_id TYPE minmax GRANULARITY 1,
     INDEX order_id_held order_id TYPE bloom_filter GRANULARITY 1,
+    INDEX order_id_within order_id TYPE minmax GRANULARITY 1,
     INDEX product_id_held product_id TYPE bloom_filter GRANULARITY 1,
+    INDEX product_id_within product_id TYPE minmax GRANULARITY 1,
     INDEX order_date_range order_date TYPE minmax GRANULARITY 1,
     INDEX order_date_day toDate(order_date) TYPE minmax GRANULARITY 1,
     INDEX revenue_by_day_day toDate32(order_date) TYPE minmax GRANULARITY 1
