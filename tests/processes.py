@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 from contextlib import suppress
 
 import psutil
+
+from sluice.embedded.stack import Stack
+from sluice.settings import PROJECT, Settings
+
+
+def killed(settings: Settings, module: str, *arguments: object, **variables: object) -> None:
+    """Run a module on this stack, in a process of its own that kills itself at some point."""
+    known = {
+        "SLUICE_POSTGRES_PORT": settings.postgres.port,
+        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
+        "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
+        **variables,
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env={**Stack(settings).environment(), **{k: str(v) for k, v in known.items()}},
+        cwd=PROJECT,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, (process.stdout + process.stderr).decode()
 
 
 def stop(process: subprocess.Popen[bytes], grace: float = 30) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +15,13 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.catalog import load_catalog
-from sluice.embedded.stack import Stack
 from sluice.errors import NeedsPerson
 from sluice.resync import POINTS, Resync
 from sluice.selection import Selection
-from sluice.settings import PROJECT, Settings
+from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
+from tests import processes
 from tests.beside import repeating
 from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
 from tests.integration.test_resync import corrupt, make_again
@@ -83,24 +80,9 @@ def writing(engine: Engine, seed: int) -> Iterator[None]:
 
 
 def killed(settings: Settings, point: str, times: int, what: str = "resync") -> None:
-    """A resync, or a repair, in a process of its own that is killed where it has reached the point
-    so often.
-    """
-    command = [sys.executable, "-m", "tests.integration.interrupted_resync", what]
-    ports = {
-        "SLUICE_POSTGRES_PORT": settings.postgres.port,
-        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
-    }
-    process = subprocess.run(
-        [*command, ITEMS.name, str(ROWS), point, str(times)],
-        env={**Stack(settings).environment(), **{k: str(v) for k, v in ports.items()}},
-        cwd=PROJECT,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    """A resync, or a repair, that is killed where it has reached the point so often."""
+    module = "tests.integration.interrupted_resync"
+    processes.killed(settings, module, what, ITEMS.name, ROWS, point, times)
 
 
 def states(settings: Settings) -> dict[str, int]:
