@@ -74,9 +74,14 @@ class QualityReport:
     fence: int = 0
 
     @property
+    def failures(self) -> list[str]:
+        """The checks that failed, in words; an unsettled one is not a failure."""
+        return [check.sentence() for check in self.checks if check.status == FAIL]
+
+    @property
     def passed(self) -> bool:
-        """Whether no check failed; an unsettled one is not a failure."""
-        return all(check.status != FAIL for check in self.checks)
+        """Whether no check failed."""
+        return not self.failures
 
     @property
     def settled(self) -> bool:

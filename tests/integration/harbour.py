@@ -106,7 +106,7 @@ class Harbour:
         while True:
             try:
                 report = wiring.quality(self.settings)
-                assert report.passed, [check.sentence() for check in report.checks]
+                assert not report.failures
                 return
             except Retryable:
                 assert time.monotonic() < deadline
