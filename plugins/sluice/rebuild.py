@@ -34,8 +34,9 @@ from sluice.rollup_sums import Recorded, RollupSums, Seen
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
-# Rows that are made and inserted at a time: about 1 GB of memory with wide rows.
-RANGE_ROWS = 1_000_000
+# Rows that are made and inserted at a time: about 1.3 GB of memory with wide rows. While one insert
+# is written the next is joined; fewer rows are one insert.
+RANGE_ROWS = 2_000_000
 
 # Where a rebuild stands between two effects, in order; tests kill it at each.
 POINTS = (

@@ -19,7 +19,7 @@ def joined_rows(fact: Fact, marks: str) -> str:
     joins = "".join(_staged_joins(fact, None))
     return (
         f"SELECT\n{selected}\n    {marks}\nFROM staged_fact AS fact{joins}"
-        "\nSETTINGS join_use_nulls = 1"
+        "\nSETTINGS join_use_nulls = 0"
     )
 
 

@@ -9,7 +9,7 @@ fills them in. `fact` is an identifier parameter because a full rebuild writes t
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sluice.catalog import Dimension, Fact, Table
 from sluice.generate.clickhouse import (
@@ -240,13 +240,23 @@ def _within(fact: Fact, names: Sequence[str]) -> str:
 
 
 def _needed_columns(fact: Fact, source: str | None, table: Table) -> str:
-    """Of a source: its key, what the fact carries of it, and what refers on to dimensions."""
+    """Of a source: its key, what the fact carries of it, and what refers on to dimensions.
+
+    What is carried of a dimension is NULL in its type already: where no row is found the join then
+    leaves NULL, in half the time that `join_use_nulls` takes.
+    """
     needed = {column.name for column in table.key}
-    needed |= {column.column.name for column in fact.columns if column.source == source}
+    carried = {column.column.name for column in fact.columns if column.source == source}
     for dimension in fact.dimensions:
         if dimension.parent == source:
             needed |= set(dimension.reference.columns)
-    return ", ".join(quoted(column.name) for column in table.columns if column.name in needed)
+    return _filled(
+        f"toNullable({quoted(column.name)}) AS {quoted(column.name)}"
+        if source and column.name in carried and column.type.nullable
+        else quoted(column.name)
+        for column in table.columns
+        if column.name in needed | carried
+    )
 
 
 def _stage_rows(fact: Fact, *, touched: bool) -> str:
@@ -314,8 +324,18 @@ def _tombstones(fact: Fact) -> str:
 
 
 def _columns(fact: Fact) -> str:
-    listed = ", ".join(quoted(column.name) for column in fact.columns)
-    return textwrap.fill(listed, 96, break_long_words=False, break_on_hyphens=False)
+    return _filled(quoted(column.name) for column in fact.columns)
+
+
+def _filled(listed: Iterable[str]) -> str:
+    """The items in lines of at most 96 characters; a name with a space in it stays whole."""
+    lines: list[str] = []
+    for item in listed:
+        if lines and len(lines[-1]) + len(item) + 2 <= 96:
+            lines[-1] += f" {item},"
+        else:
+            lines.append(f"{item},")
+    return "\n".join(lines).removesuffix(",")
 
 
 def _insert(fact: Fact) -> str:

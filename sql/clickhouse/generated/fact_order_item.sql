@@ -150,19 +150,22 @@ PREWHERE id >= CAST({low_0:String} AS Int32)
 
 -- name: stage_order
 CREATE TEMPORARY TABLE staged_order ENGINE = Memory AS
-SELECT id, customer_id, order_date, status, total
+SELECT id, toNullable(customer_id) AS customer_id, toNullable(order_date) AS order_date,
+toNullable(status) AS status, toNullable(total) AS total
 FROM cdc.dim_order FINAL
 PREWHERE id GLOBAL IN (SELECT order_id FROM staged_fact);
 
 -- name: stage_customer
 CREATE TEMPORARY TABLE staged_customer ENGINE = Memory AS
-SELECT id, email, name, country, city, created_at
+SELECT id, toNullable(email) AS email, toNullable(name) AS name, toNullable(country) AS country,
+toNullable(city) AS city, toNullable(created_at) AS created_at
 FROM cdc.dim_customer FINAL
 PREWHERE id GLOBAL IN (SELECT customer_id FROM staged_order);
 
 -- name: stage_product
 CREATE TEMPORARY TABLE staged_product ENGINE = Memory AS
-SELECT id, name, category, price, created_at
+SELECT id, toNullable(name) AS name, toNullable(category) AS category, toNullable(price) AS price,
+toNullable(created_at) AS created_at
 FROM cdc.dim_product FINAL
 PREWHERE id GLOBAL IN (SELECT product_id FROM staged_fact);
 
@@ -205,7 +208,7 @@ LEFT JOIN (
     LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
 ) AS `order` ON `order`._target_0 = fact.order_id
 LEFT JOIN staged_product AS product ON product.id = fact.product_id
-SETTINGS join_use_nulls = 1;
+SETTINGS join_use_nulls = 0;
 
 -- name: join_tombstones
 INSERT INTO joined (order_item_id, _is_deleted)
@@ -274,7 +277,7 @@ LEFT JOIN (
     LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
 ) AS `order` ON `order`._target_0 = fact.order_id
 LEFT JOIN staged_product AS product ON product.id = fact.product_id
-SETTINGS join_use_nulls = 1, max_insert_threads = 4, optimize_on_insert = 0;
+SETTINGS join_use_nulls = 0, max_insert_threads = 4, optimize_on_insert = 0;
 
 -- name: checksum_source
 SELECT count(), sumWithOverflow(cityHash64(tuple(id, order_id, product_id, quantity, price)))
