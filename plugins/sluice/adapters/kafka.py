@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from confluent_kafka import (
     Consumer,
@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from sluice.adapters.topics import (
     LONG_WAIT,
+    MovingEnd,
     Topics,
     client,
     client_options,
@@ -80,7 +81,7 @@ class KafkaLog:
         deadline = time.monotonic() + seconds
         with translated(self._bootstrap):  # asked, or an assigned topic's leader is looked up late
             self._consumer.list_topics(topic, timeout=_PATIENCE)
-        end = _End(lambda: self._watermarks(topic)[1])
+        end = MovingEnd(lambda: self._watermarks(topic)[1], self._watermarks(topic)[1])
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         try:
             ended = False
@@ -108,7 +109,7 @@ class KafkaLog:
             )
 
     def _chunk(
-        self, topic: str, offset: int, chunk: Chunk, deadline: float, end: _End
+        self, topic: str, offset: int, chunk: Chunk, deadline: float, end: MovingEnd
     ) -> tuple[list[Record], bool]:
         """At most a chunk of records from `offset` on, and whether the topic's end came after."""
         records: list[Record] = []
@@ -138,8 +139,11 @@ class KafkaLog:
                 else:
                     self._fail(topic, error)
             quiet_until = time.monotonic() + _PATIENCE
-            if records and end.passed(records[-1].offset + 1):
-                return records, True
+            if records:
+                next_offset = records[-1].offset + 1
+                known = end.known(next_offset)
+                if known is not None and next_offset >= known:
+                    return records, True
         return records, False
 
     def _fail(self, topic: str, error: KafkaError) -> None:
@@ -206,28 +210,6 @@ class KafkaLog:
             raise Unreachable(
                 f"broker {self._bootstrap} did not take {table}'s dead letters; nothing advanced"
             )
-
-
-class _End:
-    """Where a reader of a topic that grows all the time has all that was on it at the beginning.
-
-    A fetch that finds nothing tells the end of another topic; of this one none does. `watermark`
-    asks for the offset after the topic's last message, of which the embedded broker counts only
-    the first in the last batch: where it has moved on, all before the batch that is last then is
-    whole.
-    """
-
-    def __init__(self, watermark: Callable[[], int]) -> None:
-        self._watermark = watermark
-        self._beginning = watermark()
-        self._end: int | None = None
-
-    def passed(self, next_offset: int) -> bool:
-        """Whether whoever reads on at this offset has passed the end."""
-        if self._end is None and next_offset > self._beginning:
-            watermark = self._watermark()
-            self._end = watermark - 1 if watermark > self._beginning else None
-        return self._end is not None and next_offset >= self._end
 
 
 def _no_topic(topic: str) -> NotReady:

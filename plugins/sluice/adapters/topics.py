@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
@@ -62,6 +63,32 @@ class SlotMark(NamedTuple):
     wal: int = 0
     transactions: int = 0
     counted_since: int = 0
+
+
+class MovingEnd:
+    """The end of a topic that grows all the time, which no fetch that finds nothing tells.
+
+    `watermark` asks for the offset after the last message, of which the embedded broker counts only
+    the first in the last batch: where it has moved on, all before the batch that is last then is
+    whole. It is not asked again before `pause` seconds have passed.
+    """
+
+    def __init__(self, watermark: Callable[[], int], beginning: int, pause: float = 0.0) -> None:
+        self._watermark, self._beginning, self._pause = watermark, beginning, pause
+        self._looked = time.monotonic()
+        self._end: int | None = None
+
+    def known(self, next_offset: int) -> int | None:
+        """An end that all of the beginning lies before, for whoever reads on at this offset.
+
+        None while there is none, and the topic's last fetch may still tell it.
+        """
+        due = time.monotonic() >= self._looked + self._pause
+        if self._end is None and next_offset > self._beginning and due:
+            self._looked = time.monotonic()
+            watermark = self._watermark()
+            self._end = watermark - 1 if watermark > self._beginning else None
+        return self._end
 
 
 class _Silent(Exception):
@@ -260,18 +287,23 @@ class Topics:
                 for name, (low, high) in found.items()
             ]
             ends = {name: high for name, (_, high) in found.items()}
+            moving = {
+                name: MovingEnd(partial(self._high, consumer, name), high, _LOOK)
+                for name, high in ends.items()
+            }
             consumer.assign(starts)
-            unread, looking = set(found), time.monotonic() + _LOOK
+            unread = set(found)
             for name, offset, _ in self._until_end(consumer, unread, wait):
-                ends[name] = max(ends[name], offset + 1)
-                if name in unread and time.monotonic() > looking:
-                    looking = time.monotonic() + _LOOK
-                    place = TopicPartition(name, 0)
-                    _, high = consumer.get_watermark_offsets(place, timeout=self._seconds)
-                    if high > found[name][1]:
-                        ends[name] = max(ends[name], high - 1)
-                        unread.discard(name)
+                end = moving[name].known(offset + 1)
+                ends[name] = max(ends[name], offset + 1, end or 0)
+                if end is not None:
+                    unread.discard(name)
         return ends
+
+    def _high(self, consumer: Consumer, name: str) -> int:
+        """The topic's watermark."""
+        place = TopicPartition(name, 0)
+        return consumer.get_watermark_offsets(place, timeout=self._seconds)[1]
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the drain group's next offset, 0 where it has none."""
