@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shlex
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import Traffic, load
+from tests.beside import repeating
 from tests.integration.test_loop import CATALOG, checked, relaying
 from tests.integration.test_types import (  # noqa: F401 - fixtures
     drained,
@@ -315,27 +315,20 @@ def test_a_fact_that_differs_from_its_join_is_found_and_repaired(
 
 
 def test_writes_that_go_on_raise_no_alarm(services: Settings, engine: Engine) -> None:
-    stop, written = threading.Event(), 0
+    traffic, written = Traffic(random.Random(9)), 0
 
     def write() -> None:
         nonlocal written
-        traffic = Traffic(random.Random(9))
-        while not stop.wait(0.01):
-            with engine.begin() as connection:
-                traffic.change(connection)
-            written += 1
+        with engine.begin() as connection:
+            traffic.change(connection)
+        written += 1
 
-    busy = threading.Thread(target=write)
-    busy.start()
-    try:
+    with repeating(write, 0.01):
         for _ in range(3):
             before = written
             report = wiring.quality(services, deep=True)
             assert not report.failures
             assert written > before
-    finally:
-        stop.set()
-        busy.join()
 
 
 def test_a_table_that_is_too_large_for_counting_is_left_to_the_deep_check(
