@@ -29,7 +29,6 @@ from sluice import warehouse
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
-from sluice.rebuild import Rebuild
 from sluice.settings import read_settings
 from tests.conftest import stack_environment, temporary_home
 
@@ -67,7 +66,7 @@ SOURCES = {
 RECENT = "id > (SELECT max(id) FROM cdc.src_order_item) - 2500"
 RANDOM = "cityHash64(id, 3) % {items} < 2500"
 # States of the fact that dashboards read; tables and the picture have them in this order.
-STATES = ("just filled", "merged", "newest changed", "random changed")
+STATES = ("merged", "newest changed", "random changed")
 DASHBOARDS = {
     "revenue by country, all": "SELECT customer_country, sum(quantity * price) FROM {t} GROUP BY 1",
     "revenue by category, a month": "SELECT product_category, sum(quantity * price) FROM {t}"
@@ -76,6 +75,12 @@ DASHBOARDS = {
     "one product": "SELECT count(), sum(quantity) FROM {t} WHERE product_id = 77",
     "best customers": "SELECT customer_id, sum(price) AS s FROM {t} GROUP BY 1 ORDER BY s DESC"
     " LIMIT 10",
+}
+# What a dashboard asks of the rollup `revenue_by_day` to get the same rows.
+ROLLUPS = {
+    "revenue by country, all": "SELECT country, sum(revenue) FROM olap.revenue_by_day GROUP BY 1",
+    "revenue by category, a month": "SELECT category, sum(revenue) FROM olap.revenue_by_day"
+    " WHERE day >= '2025-06-01' AND day < '2025-07-01' GROUP BY 1",
 }
 
 
@@ -143,29 +148,56 @@ class Bench:
         """A plain copy of the fact's rows."""
         self._execute("INSERT INTO cdc.copy SELECT * FROM cdc.fact_order_item")
 
-    def merge(self) -> None:
-        """What the maintenance does every night."""
-        self._execute("OPTIMIZE TABLE cdc.fact_order_item FINAL")
+    def full_rebuild(self) -> dict[str, float]:
+        """What a full rebuild costs: until readers have it, and to merge its parts after that."""
+        passed: dict[str, tuple[float, float]] = {}
+
+        def reached(point: str) -> None:
+            passed[point] = (time.monotonic(), cpu_seconds(self._server))
+
+        reached("begun")
+        assert replace(self.rebuild, reached=reached).run(full=True).mode == "full"
+        reached("merged")
+        measures: dict[str, float] = {}
+        for name, since, until in (
+            ("full rebuild", "begun", "kept"),
+            ("merge after it", "kept", "merged"),
+        ):
+            seconds, cpu = (b - a for a, b in zip(passed[since], passed[until], strict=True))
+            measures |= {f"{name}, s": seconds, f"{name}, CPU s": cpu}
+        return measures
 
     def dashboards(self, state: str) -> dict[str, float]:
         """Each query on the view, in this state of the fact, and on the plain copy; of five."""
         measures = {}
         for name, query in DASHBOARDS.items():
-            for what, table in ((state, "olap.fact_order_item"), ("plain copy", "cdc.copy")):
+            asked = {
+                f"{state}, {name}": query.format(t="olap.fact_order_item"),
+                f"plain copy, {name}": query.format(t="cdc.copy"),
+            }
+            if name in ROLLUPS:
+                asked[f"{state}, {name}, rollup"] = ROLLUPS[name]
+            for what, text in asked.items():
                 seconds, used = [], cpu_seconds(self._server)
                 for _ in range(5):
                     started = time.monotonic()
-                    self._execute(query.format(t=table))
+                    self._execute(text)
                     seconds.append(time.monotonic() - started)
-                measures[f"{what}, {name}, s"] = statistics.median(seconds)
-                measures[f"{what}, {name}, CPU s"] = (cpu_seconds(self._server) - used) / 5
+                measures[f"{what}, s"] = statistics.median(seconds)
+                measures[f"{what}, CPU s"] = (cpu_seconds(self._server) - used) / 5
         return measures
+
+    def require_same(self) -> None:
+        """A rollup has the revenue of the fact's rows."""
+        for name, query in ROLLUPS.items():
+            fact = DASHBOARDS[name].format(t="olap.fact_order_item")
+            assert sorted(self._execute(query)) == sorted(self._execute(fact)), name
 
     def measure(self) -> dict[str, float]:
         """Every measure of this size."""
         self.fill()
         with peak_memory(self._server) as peak:
-            measures = self.cost("full rebuild", lambda: full_rebuild(self.rebuild))
+            measures = self.full_rebuild()
         measures["peak memory of ClickHouse, MB"] = peak[0]
         self._execute("DROP TABLE IF EXISTS cdc.copy SYNC")
         self._execute(
@@ -173,8 +205,6 @@ class Bench:
             " SELECT * FROM cdc.fact_order_item"
         )
         measures |= self.cost("plain copy", self.copy)
-        measures |= self.dashboards("just filled")
-        measures |= self.cost("nightly merge", self.merge)
         measures |= self.dashboards("merged")
         for name, storage, where, replaced in (
             ("2,500 newest items", "src_order_item", RECENT, "quantity + 1 AS quantity"),
@@ -186,16 +216,12 @@ class Bench:
             if where == RECENT:
                 measures |= self.dashboards("newest changed")
         measures |= self.dashboards("random changed")
+        self.require_same()
         return measures
 
     def change_again(self, storage: str, where: str, replaced: str, repeat: int) -> None:
         """The same rows, another value."""
         self.change(storage, where, replaced.format(repeat=repeat))
-
-
-def full_rebuild(rebuild: Rebuild) -> None:
-    """A full rebuild, verification and exchange included."""
-    assert rebuild.run(full=True).mode == "full"
 
 
 def cpu_seconds(server: psutil.Process) -> float:
@@ -236,7 +262,7 @@ def tables(found: dict[int, dict[str, float]]) -> Iterator[str]:
     yield "| s, and the part of the full rebuild |" + "".join(f" {n:,} items |" for n in found)
     yield "|---|" + "---:|" * len(found)
     rebuilds = [name for name in next(iter(found.values())) if name.startswith("incremental")]
-    for name in ("full rebuild, s", "plain copy, s", "nightly merge, s", *rebuilds):
+    for name in ("full rebuild, s", "plain copy, s", "merge after it, s", *rebuilds):
         if name.endswith(", s"):
             cells = (
                 f" {m[name]:.2f} ({m[name] / m['full rebuild, s']:.1%}) |" for m in found.values()
@@ -247,26 +273,36 @@ def tables(found: dict[int, dict[str, float]]) -> Iterator[str]:
     for items, measures in found.items():
         yield f"\n| {items:,} items | copy, ms |" + "".join(f" {state} |" for state in STATES)
         yield "|---|---:|" + "---:|" * len(STATES)
-        for query in DASHBOARDS:
-            copy, *states = (measures[f"{where}, {query}, s"] for where in ("plain copy", *STATES))
+        for query, of in asked():
+            copy = measures[f"plain copy, {query}, s"]
+            states = (measures[f"{state}, {query}{of}, s"] for state in STATES)
             cells = (f" {seconds * 1000:.0f} ({seconds / copy:.1f} x) |" for seconds in states)
-            yield f"| {query} | {copy * 1000:.0f} |" + "".join(cells)
+            yield f"| {query}{of} | {copy * 1000:.0f} |" + "".join(cells)
+
+
+def asked() -> Iterator[tuple[str, str]]:
+    """Each dashboard's name, and what is put behind it where a rollup is asked instead."""
+    for query in DASHBOARDS:
+        yield query, ""
+        if query in ROLLUPS:
+            yield query, ", rollup"
 
 
 def picture(measures: dict[str, float]) -> str:
     """How long each dashboard takes on the view, as a multiple of a plain copy; SVG."""
-    height = 20 * len(DASHBOARDS) * len(STATES) + 24 * len(DASHBOARDS)
+    rows = list(asked())
+    height = (20 * len(STATES) + 24) * len(rows)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" role="img"'
         ' font-family="system-ui, sans-serif" font-size="13" aria-label="View against copy">',
         '<rect width="100%" height="100%" fill="#fff"/>',
     ]
     y = 0
-    for query in DASHBOARDS:
-        lines.append(f'<text x="8" y="{y + 18}" font-weight="600" fill="#222">{query}</text>')
+    for query, of in rows:
+        lines.append(f'<text x="8" y="{y + 18}" font-weight="600" fill="#222">{query}{of}</text>')
         y += 22
         for state in STATES:
-            ratio = measures[f"{state}, {query}, s"] / measures[f"plain copy, {query}, s"]
+            ratio = measures[f"{state}, {query}{of}, s"] / measures[f"plain copy, {query}, s"]
             width = round(55 * ratio)
             lines += [
                 f'<text x="150" y="{y + 14}" text-anchor="end" fill="#222">{state}</text>',

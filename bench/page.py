@@ -22,7 +22,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.fact import Bench, full_rebuild, server_of
+from bench.fact import Bench, server_of
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
@@ -82,7 +82,7 @@ def fill(clickhouse: ClickHouse, home: Path, items: int, days: int) -> None:
     """Make the data, and the pipeline's notes of `days`, a part for each day."""
     data = Bench(clickhouse, server_of(home), items)
     data.fill()
-    full_rebuild(data.rebuild)
+    data.full_rebuild()
     clickhouse.execute("INSERT INTO cdc.history_order_items SELECT * FROM cdc.src_order_item")
     clickhouse.execute("TRUNCATE TABLE cdc.checkpoints")
     tables = ", ".join(f"'{table.name}'" for table in load_catalog("models").tables)

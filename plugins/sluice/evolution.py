@@ -15,7 +15,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Column, Fact, Rollup, Table
 from sluice.errors import TableDiffers
 from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, literal, quoted
-from sluice.generate.rollups import group_name, rollup_comment
+from sluice.generate.rollups import rollup_comment
 from sluice.settings import ONE_SERVER, Cluster
 
 _MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
@@ -168,10 +168,8 @@ def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
     present = _columns(clickhouse, fact.name)
     ordered = {name for (name,) in clickhouse.execute(_ORDER, table=fact.name)}
     wanted = [(column.name, column.clickhouse_type) for column in fact.columns]
-    hashes = {group_name(rollup) for rollup in fact.table.rollups}
     return bool(present) and (
-        {name: kind for name, kind in present.items() if name not in hashes}
-        != _normal(clickhouse, wanted)
+        present != _normal(clickhouse, wanted)
         or ordered != {column.name for column in fact.key}
         or _comment(clickhouse, fact.name) != rollup_comment(fact.table.rollups)
     )

@@ -133,5 +133,5 @@ class FactRows:
         return int(rows)
 
     def _drop_temporary(self, *tables: str) -> None:
-        for table in tables:
-            self.clickhouse.execute(f"DROP TEMPORARY TABLE IF EXISTS {quoted(table)}")
+        listed = ", ".join(map(quoted, tables))
+        self.clickhouse.execute(f"DROP TEMPORARY TABLE IF EXISTS {listed}")

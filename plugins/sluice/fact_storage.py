@@ -43,6 +43,20 @@ class FactStorage:
         if cluster.name and not present:
             self.clickhouse.execute(distributed_fact(self.fact, cluster, name, local))
 
+    def hold_merges(self, name: str) -> None:
+        """Leave the parts of a table as they are written, until it may merge again.
+
+        Fifty are merged all the same, so that ClickHouse does not come to refuse inserts.
+        """
+        self._alter(name, "MODIFY SETTING min_parts_to_merge_at_once = 50")
+
+    def let_merge(self, name: str) -> None:
+        """Let ClickHouse merge the parts of a table as it does of any."""
+        self._alter(name, "RESET SETTING min_parts_to_merge_at_once")
+
+    def _alter(self, name: str, change: str) -> None:
+        self.clickhouse.everywhere(f"ALTER TABLE cdc.{quoted(self.local(name))} {change}")
+
     def drop(self, name: str) -> None:
         """Drop a table and its rows, if it is there."""
         for gone in dict.fromkeys((name, self.local(name))):
@@ -50,14 +64,19 @@ class FactStorage:
 
     def follow(self) -> None:
         """Let the cluster's other servers read the rows that this one reads."""
-        cluster, local = self.clickhouse.cluster, self.local(self.fact.name)
-        if cluster.name and local != self.fact.name:
+        cluster = self.clickhouse.cluster
+        if not cluster.name:
+            return
+        if (local := self.local(self.fact.name)) != self.fact.name:
             self.clickhouse.elsewhere(distributed_fact(self.fact, cluster, self.fact.name, local))
 
     def catch_strays(self) -> None:
         """Do that where a rebuild was killed between its exchange and the others' following."""
-        cluster, local = self.clickhouse.cluster, self.local(self.fact.name)
+        cluster = self.clickhouse.cluster
         if cluster.name and self.clickhouse.execute(
-            self.queries["strays"], cluster=cluster.name, fact=self.fact.name, local=local
+            self.queries["strays"],
+            cluster=cluster.name,
+            fact=self.fact.name,
+            local=self.local(self.fact.name),
         ):
             self.follow()

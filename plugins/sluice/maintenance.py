@@ -10,16 +10,16 @@ OPTIMIZE ... CLEANUP knows none of that and is never used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import QualityFailed, Unreachable, WrongUsage
+from sluice.errors import QualityFailed, WrongUsage
 from sluice.generate.clickhouse import key_expression, quoted
 from sluice.generate.rollups import noted
+from sluice.merges import merge
 
 # Longer than a slot may stay behind and a topic keeps events; see docs/adr/0008-delete-markers.md.
 GUARD = timedelta(days=30)
@@ -77,13 +77,10 @@ class Maintenance:
         for storage in [table.storage for table in self.catalog.tables]:
             done += self._merge(storage)
         for fact in self.catalog.facts:
-            done += self._merge(fact.name)
-        alarms = [alarm for server in self._servers() for alarm in self._watch(server)]
+            for name in (fact.name, *(rollup.name for rollup in fact.table.rollups)):
+                done += self._merge(name)
+        alarms = [alarm for server in self.clickhouse.servers() for alarm in self._watch(server)]
         return MaintenanceReport(done=tuple(done), alarms=tuple(alarms))
-
-    def _servers(self) -> Iterator[ClickHouse]:
-        yield from self.clickhouse.others()
-        yield self.clickhouse
 
     def _one(self, name: str, **parameters: Any) -> tuple[Any, ...]:
         return self.clickhouse.execute(self.queries[name], **parameters)[0]
@@ -160,18 +157,8 @@ class Maintenance:
             yield f"cdc.{table.history}: rows older than its TTL removed"
 
     def _merge(self, table: str) -> Iterator[str]:
-        """Merge a table into one part: FINAL then merges only what the minutes since have written.
-
-        A server that takes longer than the client waits goes on by itself.
-        """
-        local, merged = self._one("rows_of", table=table)[0], False
-        for server in self._servers():
-            ((parts,),) = server.execute(self.queries["unmerged"], table=local)
-            if parts:
-                with suppress(Unreachable):
-                    server.execute(f"OPTIMIZE TABLE cdc.{quoted(local)} FINAL")
-                merged = True
-        if merged:
+        """Merge a table into one part: FINAL then merges only what was written since."""
+        if merge(self.clickhouse, self._one("rows_of", table=table)[0]):
             yield f"cdc.{table}: merged"
 
     def _drop_shadows(self) -> Iterator[str]:

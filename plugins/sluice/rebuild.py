@@ -24,10 +24,11 @@ from uuid import UUID, uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
-from sluice.errors import NeedsPerson, QualityFailed, StaleRebuild, WrongUsage
+from sluice.errors import NeedsPerson, QualityFailed, SluiceError, StaleRebuild, WrongUsage
 from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
+from sluice.merges import merge
 from sluice.points import Reached, go_on
 from sluice.rollup_sums import Recorded, RollupSums, Seen
 
@@ -109,9 +110,11 @@ class Rebuild:
         storage = self._storage(self.fact.name)
         low = self._last_seen(storage)
         if full or low is None:
-            return self._report("full", started, self._full(), 0)
+            report = self._report("full", started, self._full(), 0)
+            self._merge()
+            return report
         self._rollups.sum_new(self._now(low.seen))
-        mode, rows, deleted = self._catch_up(storage)
+        mode, rows, deleted = self._catch_up(storage, low)
         return self._report(mode, started, rows, deleted)
 
     def backfill(self, first: date, last: date) -> RebuildReport:
@@ -216,9 +219,11 @@ class Rebuild:
         """What a rebuild that begins now will have seen, under a name of its own."""
         return Recorded(seen=seen, rebuild=uuid4())
 
-    def _catch_up(self, storage: Any) -> tuple[str, int, int]:
-        started, low, now = time.monotonic(), self._last_seen(storage), self._now(self.drained())
+    def _catch_up(self, storage: Any, low: Recorded | None = None) -> tuple[str, int, int]:
+        """Recompute what changes since `low`, or since the last rebuild, can have altered."""
+        started, low = time.monotonic(), low or self._last_seen(storage)
         assert low is not None, "it was recorded before"
+        now = self._now(self.drained())
         if now.seen == low.seen:
             return "none", 0, 0
         self._rows.touch_changes(self.fact.name, low.seen, now.seen)
@@ -237,12 +242,14 @@ class Rebuild:
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
         self._tables.create(shadow)
         try:
+            self._tables.hold_merges(shadow)
             storage, now = self._storage(shadow), self._now(self.drained())
             self.reached("shadow made")
             self._rows.fill(shadow, now)
             rows, caught_up = self._verify(shadow, now)
             self.reached("verified")
             self._rollups.sum_all(shadow, caught_up, once=caught_up == now)
+            self._tables.let_merge(shadow)
             self._record(storage, caught_up, "full", rows, 0, started)
             self.reached("recorded")
             self._exchange(shadow)
@@ -268,6 +275,19 @@ class Rebuild:
                 self.clickhouse.execute(f"RENAME TABLE cdc.{quoted(replaced)} TO cdc.{kept}")
                 break
         self.reached("kept")
+
+    def _merge(self) -> None:
+        """Merge what was filled: FINAL, by which readers look at it, then has nothing to merge.
+
+        Not while it is filled: merges took a fifth of the time.
+        """
+        self.progress(f"{self.fact.name}: readers have it; merging its parts")
+        try:
+            for table in (self.fact.name, *(rollup.name for rollup in self.fact.table.rollups)):
+                merge(self.clickhouse, self._tables.local(table))
+        except SluiceError as error:
+            # It is right as it is, and another full rebuild may have taken its place.
+            self.progress(f"{self.fact.name}: left to the night's maintenance: {error}")
 
     def _verify(self, shadow: str, now: Recorded) -> tuple[int, Recorded]:
         """Catch up with what drains brought meanwhile until both sides agree at one point.

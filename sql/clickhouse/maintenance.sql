@@ -10,14 +10,6 @@ SELECT table, max(parts), any(refused) FROM (
 )
 GROUP BY table ORDER BY 2 DESC, table;
 
--- name: unmerged
--- Partitions of a table on this server that are more than one merged part.
-SELECT count() FROM (
-    SELECT partition_id FROM system.parts
-    WHERE database = 'cdc' AND table = {table:String} AND active
-    GROUP BY partition_id HAVING count() > 1 OR max(level) = 0
-);
-
 -- name: disks
 -- Free and total bytes of each local disk.
 SELECT name, free_space, total_space FROM system.disks WHERE total_space > 0 AND NOT is_remote;

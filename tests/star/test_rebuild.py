@@ -314,7 +314,49 @@ def test_a_backfill_leaves_other_days_alone_and_refuses_days_that_end_before_the
 def test_a_full_rebuild_shows_its_progress(pipeline: Pipeline) -> None:
     lines: list[str] = []
     rows = pipeline.rebuild(progress=lines.append).run(full=True).rows
-    assert lines[-1].startswith(f"{FACT.name}: range {len(lines)} of {len(lines)}, {rows} rows")
+    *ranges, merging = lines
+    assert ranges[-1].startswith(f"{FACT.name}: range {len(ranges)} of {len(ranges)}, {rows} rows")
+    assert merging == f"{FACT.name}: readers have it; merging its parts"
+
+
+def test_a_full_rebuild_merges_what_it_filled_when_readers_have_it_and_not_before(
+    pipeline: Pipeline,
+) -> None:
+    execute, held = pipeline.clickhouse.execute, []
+
+    def reached(point: str) -> None:
+        if point == "verified":
+            held.extend(
+                execute(
+                    "SELECT create_table_query LIKE '%min_parts_to_merge_at_once%'"
+                    " FROM system.tables WHERE database = 'cdc' AND name LIKE '%shadow%'"
+                )
+            )
+
+    pipeline.rebuild(reached=reached, range_rows=3).run(full=True)
+    assert held == [(1,)]
+    assert execute(
+        "SELECT table, count(), min(level) > 0 FROM system.parts WHERE database = 'cdc' AND active"
+        " AND table IN ('fact_order_item', 'revenue_by_day') GROUP BY table ORDER BY table"
+    ) == [("fact_order_item", 1, 1), ("revenue_by_day", 1, 1)]
+    ((made,),) = execute(
+        "SELECT create_table_query FROM system.tables"
+        " WHERE database = 'cdc' AND name = 'fact_order_item'"
+    )
+    assert "min_parts_to_merge_at_once" not in made
+    pipeline.require_equal()
+
+
+def test_a_full_rebuild_that_cannot_merge_is_done_all_the_same(pipeline: Pipeline) -> None:
+    lines: list[str] = []
+    change(pipeline)
+    pipeline.clickhouse.execute("SYSTEM STOP MERGES")
+    try:
+        assert pipeline.rebuild(progress=lines.append).run(full=True).mode == "full"
+    finally:
+        pipeline.clickhouse.execute("SYSTEM START MERGES")
+    assert "left to the night's maintenance" in lines[-1]
+    pipeline.require_equal()
 
 
 def test_a_rollup_that_came_to_the_models_later_is_summed_by_the_next_rebuild(

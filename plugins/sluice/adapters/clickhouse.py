@@ -137,6 +137,11 @@ class ClickHouse:
             with closing(ClickHouse(replace(self._settings, host=host, port=port))) as server:
                 yield server
 
+    def servers(self) -> Iterator[ClickHouse]:
+        """Sessions on all servers of the cluster, this one last."""
+        yield from self.others()
+        yield self
+
     @property
     def where(self) -> str:
         """The server, for messages."""

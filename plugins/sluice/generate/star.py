@@ -25,7 +25,6 @@ from sluice.generate.clickhouse import (
 from sluice.generate.joins import joined_rows
 from sluice.generate.rollups import (
     WHOLE,
-    group_column,
     rollup_comment,
     rollup_indexes,
     rollup_statements,
@@ -93,7 +92,6 @@ def fact_table(fact: Fact, name: str) -> str:
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
     columns += ["_version UInt128", "_is_deleted UInt8"]
-    columns += map(group_column, fact.table.rollups)
     columns += _indexes(fact)
     key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
@@ -352,10 +350,13 @@ def _insert_joined(fact: Fact) -> str:
 
 def _insert_range(fact: Fact) -> str:
     """A range of a shadow table, joined on the way. Nobody reads it yet, and its keys are new:
-    many parts at once, unsorted twice.
+    many parts at once, unsorted twice. The blocks of the join are bounded by 32 MB, not by 4.
     """
     rows = joined_rows(fact, "{version:UInt128}, 0")
-    return f"{_insert(fact)}\n{rows}, max_insert_threads = 4, optimize_on_insert = 0"
+    return (
+        f"{_insert(fact)}\n{rows}, max_joined_block_size_bytes = 33554432,"
+        " max_insert_threads = 4, optimize_on_insert = 0"
+    )
 
 
 def _own_columns(fact: Fact, *, stored: bool) -> list[str]:

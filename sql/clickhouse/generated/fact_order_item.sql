@@ -23,7 +23,6 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     product_created_at Nullable(DateTime64(6, 'UTC')),
     _version UInt128,
     _is_deleted UInt8,
-    _revenue_by_day UInt64 MATERIALIZED cityHash64(tuple(toDate32(order_date), customer_country, product_category)),
     INDEX customer_id_held customer_id TYPE bloom_filter GRANULARITY 1,
     INDEX customer_id_within customer_id TYPE minmax GRANULARITY 1,
     INDEX order_id_held order_id TYPE bloom_filter GRANULARITY 1,
@@ -277,7 +276,7 @@ LEFT JOIN (
     LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
 ) AS `order` ON `order`._target_0 = fact.order_id
 LEFT JOIN staged_product AS product ON product.id = fact.product_id
-SETTINGS join_use_nulls = 0, max_insert_threads = 4, optimize_on_insert = 0;
+SETTINGS join_use_nulls = 0, max_joined_block_size_bytes = 33554432, max_insert_threads = 4, optimize_on_insert = 0;
 
 -- name: checksum_source
 SELECT count(), sumWithOverflow(cityHash64(tuple(id, order_id, product_id, quantity, price)))
@@ -382,7 +381,7 @@ FROM (
     PREWHERE order_item_id IN (
         SELECT order_item_id FROM cdc.{fact:Identifier}
         WHERE toDate32(order_date) IN (SELECT day FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
-        AND _revenue_by_day IN (SELECT cityHash64(tuple(day, country, category)) FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+        AND cityHash64(tuple(toDate32(order_date), customer_country, product_category)) IN (SELECT cityHash64(tuple(day, country, category)) FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
     )
     WHERE (toDate32(order_date), customer_country, product_category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
     UNION ALL
