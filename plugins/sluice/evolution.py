@@ -15,7 +15,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Column, Fact, Rollup, Table
 from sluice.errors import TableDiffers
 from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, literal, quoted
-from sluice.generate.rollups import rollup_comment
+from sluice.generate.rollups import rollup_comment, rollup_rows
 from sluice.settings import ONE_SERVER, Cluster
 
 _MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
@@ -175,9 +175,13 @@ def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
     )
 
 
-def rollup_differs(clickhouse: ClickHouse, rollup: Rollup) -> bool:
-    """Whether the rollup is there, of other sums or groups than the models give."""
-    return _comment(clickhouse, rollup.name) not in (None, rollup_comment([rollup]))
+def rollup_differs(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
+    """Whether the rollup is there, of other sums, groups or types than the models give."""
+    present = _columns(clickhouse, rollup.name)
+    return bool(present) and (
+        present != _described(clickhouse, f"({rollup_rows(fact, rollup)})")
+        or _comment(clickhouse, rollup.name) != rollup_comment([rollup])
+    )
 
 
 def widens(present: str, wanted: str) -> bool:
@@ -299,5 +303,10 @@ def _wanted(clickhouse: ClickHouse, columns: Sequence[Column]) -> dict[str, str]
 def _normal(clickhouse: ClickHouse, structure: Sequence[tuple[str, str]]) -> dict[str, str]:
     """The types in ClickHouse's own spelling."""
     lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in structure)
-    described = clickhouse.execute(f"DESCRIBE TABLE null({literal(lines)})")
-    return {row[0]: row[1] for row in described}
+    return _described(clickhouse, f"null({literal(lines)})")
+
+
+def _described(clickhouse: ClickHouse, rows: str) -> dict[str, str]:
+    """Column -> type of a query's or a table function's rows, without machine columns."""
+    described = clickhouse.execute(f"DESCRIBE TABLE {rows}")
+    return {row[0]: row[1] for row in described if row[0] not in _MACHINE}

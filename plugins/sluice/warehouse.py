@@ -71,7 +71,7 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
     tables.create(fact.name)
     tables.follow()
     for rollup in fact.table.rollups:
-        if rollup_differs(clickhouse, rollup):
+        if rollup_differs(clickhouse, fact, rollup):
             _drop_rollup(clickhouse, rollup)
         for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
             clickhouse.everywhere(star[f"{rollup.name}_{part}"])

@@ -245,3 +245,28 @@ def test_a_sum_forgets_what_is_gone_where_it_cannot_be_taken_away(
             made.postgres(f"UPDATE crossings SET cars = {number}")
             made.settle()
             assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [("Aida", 1, expected)]
+
+
+def test_a_rollup_follows_the_types_of_what_it_is_made_of(
+    services: Settings, tmp_path: Path
+) -> None:
+    by_cars = {"crossings_by_cars": {"by": {"cars": "cars"}, "sum": {"tons": "cars * 3"}}}
+    rollup = "SELECT cars, facts, tons FROM olap.crossings_by_cars ORDER BY cars"
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW], rollups=by_cars)
+        wiring.initialise(made.settings)
+        made.settle()
+        assert made.rows(rollup) == [(5, 1, 15)]
+        made.take([NAME], [WIDE], rollups=by_cars)
+        made.postgres("ALTER TABLE crossings ALTER cars TYPE int8")
+        wiring.initialise(made.settings)
+        made.postgres("INSERT INTO crossings VALUES (11, 1, 5000000000), (12, 1, -5)")
+        made.settle()
+        assert made.rows(rollup) == [(-5, 1, -15), (5, 1, 15), (5000000000, 1, 15000000000)]
+        made.postgres("UPDATE crossings SET cars = -5000000000 WHERE id = 12")
+        made.settle()
+        assert made.rows(rollup) == [
+            (-5000000000, 1, -15000000000),
+            (5, 1, 15),
+            (5000000000, 1, 15000000000),
+        ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sluice.catalog import Column, Table, ordered_by
 from sluice.settings import ONE_SERVER, Cluster
@@ -79,6 +79,17 @@ def literal(text: str) -> str:
     """A string literal."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def filled(listed: Iterable[str]) -> str:
+    """The items in lines of at most 96 characters; a name with a space in it stays whole."""
+    lines: list[str] = []
+    for item in listed:
+        if lines and len(lines[-1]) + len(item) + 2 <= 96:
+            lines[-1] += f" {item},"
+        else:
+            lines.append(f"{item},")
+    return "\n".join(lines).removesuffix(",")
 
 
 def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ fills them in. `fact` is an identifier parameter because a full rebuild writes t
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from sluice.catalog import Dimension, Fact, Table
 from sluice.generate.clickhouse import (
     create_table,
     distributed_table,
+    filled,
     key_expression,
     literal,
     on_cluster,
@@ -248,7 +249,7 @@ def _needed_columns(fact: Fact, source: str | None, table: Table) -> str:
     for dimension in fact.dimensions:
         if dimension.parent == source:
             needed |= set(dimension.reference.columns)
-    return _filled(
+    return filled(
         f"toNullable({quoted(column.name)}) AS {quoted(column.name)}"
         if source and column.name in carried and column.type.nullable
         else quoted(column.name)
@@ -322,18 +323,7 @@ def _tombstones(fact: Fact) -> str:
 
 
 def _columns(fact: Fact) -> str:
-    return _filled(quoted(column.name) for column in fact.columns)
-
-
-def _filled(listed: Iterable[str]) -> str:
-    """The items in lines of at most 96 characters; a name with a space in it stays whole."""
-    lines: list[str] = []
-    for item in listed:
-        if lines and len(lines[-1]) + len(item) + 2 <= 96:
-            lines[-1] += f" {item},"
-        else:
-            lines.append(f"{item},")
-    return "\n".join(lines).removesuffix(",")
+    return filled(quoted(column.name) for column in fact.columns)
 
 
 def _insert(fact: Fact) -> str:

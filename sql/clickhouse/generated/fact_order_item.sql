@@ -303,7 +303,15 @@ SELECT
     sum(quantity) AS units,
     sum(quantity * price) AS revenue,
     toUInt128(0) AS _version, toUInt8(0) AS _is_deleted
-FROM cdc.fact_order_item
+FROM null('order_item_id Int32, order_id Int32, product_id Int32, customer_id Nullable(Int32),
+quantity Int32, price Decimal(10, 2), order_date Nullable(DateTime64(6, \'UTC\')),
+order_status LowCardinality(Nullable(String)), order_total Nullable(Decimal(10, 2)),
+customer_email Nullable(String), customer_name Nullable(String),
+customer_country LowCardinality(Nullable(String)),
+customer_city LowCardinality(Nullable(String)),
+customer_created_at Nullable(DateTime64(6, \'UTC\')), product_name Nullable(String),
+product_category LowCardinality(Nullable(String)), product_price Nullable(Decimal(10, 2)),
+product_created_at Nullable(DateTime64(6, \'UTC\'))')
 GROUP BY day, country, category;
 
 -- name: revenue_by_day_noted
@@ -311,8 +319,8 @@ CREATE TABLE IF NOT EXISTS cdc.revenue_by_day__touched
 ENGINE = MergeTree
 ORDER BY _version
 EMPTY AS
-SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, toUInt128(0) AS _version, toUUID('00000000-0000-0000-0000-000000000000') AS _rebuild
-FROM cdc.fact_order_item;
+SELECT day, country, category, toUInt128(0) AS _version, toUUID('00000000-0000-0000-0000-000000000000') AS _rebuild
+FROM cdc.revenue_by_day;
 
 -- name: revenue_by_day_noted_by
 ALTER TABLE cdc.revenue_by_day__touched ADD COLUMN IF NOT EXISTS _rebuild UUID;
@@ -352,7 +360,8 @@ INSERT INTO cdc.revenue_by_day__touched (_version, _rebuild) SELECT {version:UIn
 INSERT INTO revenue_by_day__changed
 SELECT day, country, category, facts, units, revenue
 FROM cdc.revenue_by_day FINAL
-PREWHERE (day, country, category) IN (SELECT day, country, category FROM revenue_by_day__changed)
+PREWHERE cityHash64(tuple(day, country, category)) IN (SELECT cityHash64(tuple(day, country, category)) FROM revenue_by_day__changed)
+WHERE (day, country, category) IN (SELECT day, country, category FROM revenue_by_day__changed)
 SETTINGS transform_null_in = 1;
 
 -- name: revenue_by_day_unsettled
