@@ -115,6 +115,8 @@ def test_maintenance_removes_the_markers_of_both_shards_and_nothing_comes_back(
 def test_a_marker_stays_while_an_older_row_is_in_another_part_of_its_shard(
     two: Settings, servers: Servers, engine: Engine
 ) -> None:
+    load(two, customers=1, orders=1, seed=6)
+    assert checked(two).passed
     ((key,),) = wiring.query(two, "SELECT max(id) FROM cdc.src_order_item FINAL")[1]
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM order_items WHERE id = :key"), {"key": key})
