@@ -163,15 +163,18 @@ def former_columns(clickhouse: ClickHouse, table: Table) -> set[str]:
     return _columns(clickhouse, history).keys() - {column.name for column in table.columns}
 
 
-def fact_differs(clickhouse: ClickHouse, fact: Fact) -> bool:
-    """Whether the fact is there in another form than the models give."""
-    present = _columns(clickhouse, fact.name)
-    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=fact.name)}
+def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
+    """Whether the fact, or a table that is kept of it, is there in another form than the models
+    give.
+    """
+    table = table or fact.name
+    present = _columns(clickhouse, table)
+    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=table)}
     wanted = [(column.name, column.clickhouse_type) for column in fact.columns]
     return bool(present) and (
         present != _normal(clickhouse, wanted)
         or ordered != {column.name for column in fact.key}
-        or _comment(clickhouse, fact.name) != rollup_comment(fact.table.rollups)
+        or _comment(clickhouse, table) != rollup_comment(fact.table.rollups)
     )
 
 

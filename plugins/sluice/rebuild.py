@@ -24,7 +24,15 @@ from uuid import UUID, uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
-from sluice.errors import NeedsPerson, QualityFailed, SluiceError, StaleRebuild, WrongUsage
+from sluice.errors import (
+    NeedsPerson,
+    QualityFailed,
+    SluiceError,
+    StaleRebuild,
+    TableDiffers,
+    WrongUsage,
+)
+from sluice.evolution import fact_differs
 from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
@@ -102,6 +110,7 @@ class Rebuild:
         """Bring the fact up to date, by its changes where that is possible.
 
         Raises:
+            TableDiffers: the fact is not of the models' form; its values would be cut to the older.
             StaleRebuild: another rebuild exchanged the fact meanwhile; run it again.
             QualityFailed: a full rebuild does not have the source's rows; nothing was exchanged.
         """
@@ -113,6 +122,7 @@ class Rebuild:
             report = self._report("full", started, self._full(), 0)
             self._merge()
             return report
+        self._require_form()
         self._rollups.sum_new(self._now(low.seen))
         mode, rows, deleted = self._catch_up(storage, low)
         return self._report(mode, started, rows, deleted)
@@ -125,6 +135,7 @@ class Rebuild:
 
         Raises:
             WrongUsage: no column is marked as the fact's date, or the days are out of order.
+            TableDiffers: as by run.
         """
         if self.fact.date is None:
             raise WrongUsage(
@@ -136,6 +147,7 @@ class Rebuild:
         low = self._last_seen(storage)
         if low is None:
             return self.run()
+        self._require_form()
         now = self._now(self.drained())
         self._rows.touch_days(first, last)
         written = self._rows.rewrite(self.fact.name, now, self._rollups)
@@ -149,12 +161,17 @@ class Rebuild:
         Once more, and it is undone.
 
         Raises:
-            WrongUsage: no table was kept.
+            WrongUsage: no table was kept, or one of an older form.
         """
         started, kept = time.monotonic(), self.kept
         if not self.clickhouse.execute(self.queries["storage"], table=kept):
             raise WrongUsage(
                 f"no earlier {self.fact.name} is kept", remedy="a full rebuild keeps one"
+            )
+        if fact_differs(self.clickhouse, self.fact, kept):
+            raise WrongUsage(
+                f"cdc.{kept} is of an older form than the models",
+                remedy="go back to the models of then first, or run: sluice rebuild --full",
             )
         storage = self._storage(kept)
         low = self._last_seen(storage)
@@ -208,6 +225,12 @@ class Rebuild:
     def live_rows(self, table: str) -> int:
         """Live rows of a table in `cdc`."""
         return int(self.clickhouse.execute(self.queries["live_rows"], table=table)[0][0])
+
+    def _require_form(self) -> None:
+        if fact_differs(self.clickhouse, self.fact):
+            raise TableDiffers(
+                f"cdc.{self.fact.name} differs from the models", remedy="run: sluice init"
+            )
 
     def _report(self, mode: str, started: float, rows: int, deleted: int) -> RebuildReport:
         seconds = time.monotonic() - started

@@ -10,7 +10,7 @@ import pytest
 
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.errors import TableDiffers
+from sluice.errors import TableDiffers, WrongUsage
 from sluice.settings import Settings
 from tests.integration.harbour import DECKS, NAME, NARROW, NOTE, TEXT, TITLE, WIDE, Harbour, harbour
 
@@ -38,6 +38,9 @@ def added_and_widened(harbour: Harbour) -> None:
     with pytest.raises(TableDiffers, match="crossings") as caught:
         wiring.drain(harbour.settings, "crossings")
     assert caught.value.remedy == "run: sluice init"
+    # Into a fact of the older form 5000000000 would go as 705032704.
+    with pytest.raises(TableDiffers, match="fact_crossing differs"):
+        wiring.rebuild(harbour.settings, "fact_crossing")
     done = wiring.initialise(harbour.settings)
     assert any("ADD COLUMN IF NOT EXISTS note" in line for line in done), done
     (left,) = wiring.initialise(harbour.settings)
@@ -270,3 +273,20 @@ def test_a_rollup_follows_the_types_of_what_it_is_made_of(
             (5, 1, 15),
             (5000000000, 1, 15000000000),
         ]
+
+
+@pytest.mark.parametrize("crossing", [[WIDE], [NARROW, NOTE]])
+def test_a_fact_is_not_rolled_back_to_an_older_form(
+    services: Settings, tmp_path: Path, crossing: list[str]
+) -> None:
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW])
+        wiring.initialise(made.settings)
+        made.settle()
+        made.take([NAME], crossing)
+        wiring.initialise(made.settings)
+        made.settle()
+        before = made.rows("SELECT * FROM olap.fact_crossing")
+        with pytest.raises(WrongUsage, match="fact_crossing__kept is of an older form"):
+            wiring.rollback(made.settings, "fact_crossing")
+        assert made.rows("SELECT * FROM olap.fact_crossing") == before
