@@ -29,7 +29,7 @@ from sluice.errors import NotReady
 from sluice.events import CONNECT
 from sluice.findings import MOST_KEYS, FactFindings, TableFindings, seen_twice
 from sluice.generate.clickhouse import quoted
-from sluice.generate.star import select_all
+from sluice.generate.joins import select_all
 from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint
 from sluice.range_check import RangeCheck, Snapshot

@@ -7,6 +7,7 @@ go on. A fact is made of the source tables alone, so one that differs is rebuilt
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Column, Fact, Rollup, Table
 from sluice.errors import TableDiffers
 from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, literal, quoted
-from sluice.generate.rollups import rollup_comment, rollup_rows
+from sluice.generate.rollups import made_of, rollup_rows
 from sluice.settings import ONE_SERVER, Cluster
 
 _MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
@@ -37,6 +38,11 @@ _NARROWED = """
 SELECT count() FROM system.tables
 WHERE database = 'cdc' AND table = {table:String}
     AND positionCaseInsensitive(as_select, 'EXCEPT') > 0
+"""
+# The table that a history's feed reads.
+_FED_BY = """
+SELECT extract(as_select, 'FROM cdc\\.`?([^`\\s]+)') FROM system.tables
+WHERE database = 'cdc' AND name = {table:String}
 """
 _WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"(U?Int)(\d+)")
@@ -90,13 +96,32 @@ def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
     cluster = clickhouse.cluster
     present = _columns(clickhouse, cluster.local(table.storage))
     if not present:
-        return Plan()
+        return _moved(clickhouse, table)
     wanted = _wanted(clickhouse, table.columns)
     storage = cluster.local(table.storage)
     ordered = {name for (name,) in clickhouse.execute(_ORDER, table=storage)}
     history = _columns(clickhouse, cluster.local(table.history))
     ((narrowed,),) = clickhouse.execute(_NARROWED, table=f"{table.history}_feed")
     return plan(table, wanted, present, history, ordered, narrowed=bool(narrowed), cluster=cluster)
+
+
+def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
+    """A plan where the rows are kept under another name: a model was renamed, or became a fact or
+    ceased to be one. Nothing would be read again into an empty table.
+    """
+    feed, storage = f"{table.history}_feed", clickhouse.cluster.local(table.storage)
+    rows = clickhouse.execute(_FED_BY, table=feed)
+    former = rows[0][0] if rows else ""
+    if former in ("", storage) or not _columns(clickhouse, former):
+        return Plan()
+    return Plan(
+        differs=(f"its rows are in cdc.{former}, not in cdc.{storage}",),
+        advised=(
+            f"DROP TABLE cdc.{quoted(feed)} SYNC",
+            f"DROP VIEW IF EXISTS olap.{quoted(former)}",
+            f"RENAME TABLE cdc.{quoted(former)} TO cdc.{quoted(storage)}",
+        ),
+    )
 
 
 def plan(
@@ -174,17 +199,24 @@ def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
     return bool(present) and (
         present != _normal(clickhouse, wanted)
         or ordered != {column.name for column in fact.key}
-        or _comment(clickhouse, table) != rollup_comment(fact.table.rollups)
+        or _comment(clickhouse, table) != made_of(fact, fact.table.rollups)
     )
 
 
-def rollup_differs(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
-    """Whether the rollup is there, of other sums, groups or types than the models give."""
-    present = _columns(clickhouse, rollup.name)
-    return bool(present) and (
-        present != _described(clickhouse, f"({rollup_rows(fact, rollup)})")
-        or _comment(clickhouse, rollup.name) != rollup_comment([rollup])
+def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
+    """Whether the rollup is there, of the sums, groups, types and facts that the models give."""
+    wanted = _described(clickhouse, f"({rollup_rows(fact, rollup)})")
+    return _columns(clickhouse, rollup.name) == wanted and (
+        _comment(clickhouse, rollup.name) == made_of(fact, [rollup])
     )
+
+
+def former_rollups(clickhouse: ClickHouse, fact: Fact) -> set[str]:
+    """The rollups that the fact had when it was last rebuilt in full."""
+    try:
+        return set(json.loads(_comment(clickhouse, fact.name) or "{}").get("rollups", ()))
+    except ValueError:  # made before comments were JSON
+        return set()
 
 
 def widens(present: str, wanted: str) -> bool:

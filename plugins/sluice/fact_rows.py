@@ -108,9 +108,10 @@ class FactRows:
         starts = self.clickhouse.execute(self.star[listing], step=self.range_rows)
         for at, start in enumerate(starts):
             last = at + 1 == len(starts)
-            bounds: dict[str, Any] = {f"low_{n}": text for n, text in enumerate(start)}
+            bounds: dict[str, Any] = {"first": int(at == 0), "last": int(last)}
+            bounds |= {f"low_{n}": text for n, text in enumerate(start)}
             end = start if last else starts[at + 1]
-            yield {**bounds, **{f"high_{n}": text for n, text in enumerate(end)}, "last": int(last)}
+            yield bounds | {f"high_{n}": text for n, text in enumerate(end)}
 
     def _stage(self, rows: str, bounds: Range) -> None:
         """The rows of a range and those they lead to, in the session's own tables."""

@@ -113,7 +113,7 @@ class Maintenance:
         (summed,) = self._one("summed_version", fact=fact.name)
         for rollup in fact.table.rollups:
             self.clickhouse.execute(
-                f"DELETE FROM cdc.{quoted(noted(rollup))} WHERE _version < {{summed:UInt128}}",
+                f"DELETE FROM cdc.{quoted(noted(rollup.name))} WHERE _version < {{summed:UInt128}}",
                 summed=summed,
             )
 

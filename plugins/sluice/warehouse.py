@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.catalog import Catalog, Fact, Rollup
+from sluice.catalog import Catalog, Fact
 from sluice.errors import TableDiffers
-from sluice.evolution import evolve, fact_differs, rollup_differs
+from sluice.evolution import evolve, fact_differs, former_rollups, rollup_is_made
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.rollups import noted
@@ -28,8 +28,12 @@ def create_warehouse(
         else:
             clickhouse.execute(on_cluster(statement, clickhouse.cluster))
     done, stopped = _tables(clickhouse, catalog)
+    rollups = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
     for fact in catalog.facts:
         if not {table.name for table in fact.tables} & stopped.keys():
+            for gone in sorted(former_rollups(clickhouse, fact) - rollups):
+                _drop_rollup(clickhouse, gone)
+                done.append(f"olap.{gone}: dropped, the models have it no longer")
             done += _star(clickhouse, fact)
     return done, stopped
 
@@ -66,26 +70,29 @@ def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[s
 
 def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
     """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
-    star, done = star_statements(fact, clickhouse.cluster), []
+    star, done, anew = star_statements(fact, clickhouse.cluster), [], False
     tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(PIPELINE))
     tables.create(fact.name)
     tables.follow()
     for rollup in fact.table.rollups:
-        if rollup_differs(clickhouse, fact, rollup):
-            _drop_rollup(clickhouse, rollup)
+        if not rollup_is_made(clickhouse, fact, rollup):
+            _drop_rollup(clickhouse, rollup.name)
+            anew = True
         for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
             clickhouse.everywhere(star[f"{rollup.name}_{part}"])
         for part in ("noted", "noted_by"):
             clickhouse.execute(star[f"{rollup.name}_{part}"])
-    if fact_differs(clickhouse, fact):
-        done.append(make_rebuild(clickhouse, fact).run(full=True).sentence())
+    rebuild = make_rebuild(clickhouse, fact)
+    if fact_differs(clickhouse, fact) or (anew and rebuild.seen() is not None):
+        done.append(rebuild.run(full=True).sentence())
     clickhouse.everywhere(star["view"])
     for rollup in fact.table.rollups:
         clickhouse.everywhere(star[f"{rollup.name}_view"])
     return done
 
 
-def _drop_rollup(clickhouse: ClickHouse, rollup: Rollup) -> None:
-    """Drop its rows and groups. The fact differs as well: its rebuild sums them anew."""
-    for name in (rollup.name, clickhouse.cluster.local(rollup.name), noted(rollup)):
-        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
+def _drop_rollup(clickhouse: ClickHouse, name: str) -> None:
+    """Drop a rollup's view, groups and rows: the rows last, by which it is known to be there."""
+    clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(name)}")
+    for table in (noted(name), clickhouse.cluster.local(name), name):
+        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")

@@ -18,7 +18,8 @@ from sluice.evolution import Plan, fact_differs, plan_of
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.generate.files import difference, generated_files, write_files
-from sluice.generate.star import select_all, star_statements
+from sluice.generate.joins import select_all
+from sluice.generate.star import star_statements
 from sluice.settings import Settings
 from sluice.warehouse import make_rebuild
 from store_api.database import make_engine

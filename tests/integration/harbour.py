@@ -28,6 +28,7 @@ from tests.conftest import drop_slot
 
 MODELS = """
 from __future__ import annotations
+from datetime import datetime
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -54,6 +55,12 @@ WIDE = "    cars: Mapped[int] = mapped_column(BigInteger)"
 TEXT = "    cars: Mapped[str] = mapped_column(String(9))"
 NOTE = "    note: Mapped[str | None] = mapped_column(String(9))"
 DECKS = "    decks: Mapped[int] = mapped_column(server_default='2')"
+SKIPPED, A_FACT = (
+    f'    __table_args__ = {{"info": {{"star": "{mark}"}}}}' for mark in ("skip", "fact")
+)
+SAILED = (
+    '    sailed: Mapped[datetime] = mapped_column(DateTime(timezone=True), info={"star": "date"})'
+)
 NONE: Mapping[str, Any] = {}
 TABLES = (
     "CREATE TABLE ferries (id int PRIMARY KEY, name text NOT NULL)",

@@ -12,7 +12,20 @@ from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.errors import TableDiffers, WrongUsage
 from sluice.settings import Settings
-from tests.integration.harbour import DECKS, NAME, NARROW, NOTE, TEXT, TITLE, WIDE, Harbour, harbour
+from tests.integration.harbour import (
+    A_FACT,
+    DECKS,
+    NAME,
+    NARROW,
+    NOTE,
+    SAILED,
+    SKIPPED,
+    TEXT,
+    TITLE,
+    WIDE,
+    Harbour,
+    harbour,
+)
 
 pytestmark = pytest.mark.services
 
@@ -290,3 +303,81 @@ def test_a_fact_is_not_rolled_back_to_an_older_form(
         with pytest.raises(WrongUsage, match="fact_crossing__kept is of an older form"):
             wiring.rollback(made.settings, "fact_crossing")
         assert made.rows("SELECT * FROM olap.fact_crossing") == before
+
+
+def test_a_rollup_that_left_the_models_or_was_dropped_does_not_answer_with_old_sums(
+    services: Settings, tmp_path: Path
+) -> None:
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW], rollups=by_ferry("ferry_name", "cars"))
+        wiring.initialise(made.settings)
+        made.settle()
+        made.clickhouse("DROP TABLE cdc.crossings_by_ferry SYNC")
+        (line,) = wiring.initialise(made.settings)
+        assert line.startswith("fact_crossing: full rebuild of ")
+        assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [("Aida", 1, 5)]
+        made.take([NAME], [NARROW])
+        lines = wiring.initialise(made.settings)
+        assert lines[0] == "olap.crossings_by_ferry: dropped, the models have it no longer"
+        assert made.rows("SELECT name FROM system.tables WHERE name LIKE 'crossings_by%'") == []
+        assert wiring.initialise(made.settings) == []
+
+
+def test_a_rollup_follows_when_a_dimension_leaves_the_star(
+    services: Settings, tmp_path: Path
+) -> None:
+    """The versions of its sums count the changes of the star's tables, which are fewer then."""
+    by_key = by_ferry("ferry_id", "cars")
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW], rollups=by_key)
+        wiring.initialise(made.settings)
+        made.postgres(*(f"UPDATE ferries SET name = 'Aida {n}'" for n in range(30)))
+        made.settle()
+        made.take([NAME, SKIPPED], [NARROW], rollups=by_key)
+        wiring.initialise(made.settings)
+        made.postgres("UPDATE crossings SET cars = 6")
+        made.settle()
+        assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [(1, 1, 6)]
+
+
+def test_a_filter_on_a_date_finds_what_lies_before_1970_and_after_2149(
+    services: Settings, tmp_path: Path
+) -> None:
+    years = (1950, 2024, 2200)
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW, SAILED])
+        made.postgres("ALTER TABLE crossings ADD sailed timestamptz NOT NULL DEFAULT '1960-01-01'")
+        wiring.initialise(made.settings)
+        for year in years:
+            made.postgres(
+                f"INSERT INTO crossings SELECT {year} * 10000 + n, 1, 1, '{year}-05-01'"
+                " FROM generate_series(1, 9000) AS n"
+            )
+        wiring.resync(made.settings, "crossings")
+        made.settle()
+        count = "SELECT count() FROM olap.fact_crossing WHERE sailed"
+        assert made.rows(f"{count} < '2024-01-01'") == [(9001,)]
+        assert made.rows(f"{count} >= '2024-01-01'") == [(18000,)]
+        assert made.rows(f"{count} > now()") == [(9000,)]
+
+
+def test_a_table_whose_rows_are_kept_under_another_name_stops(
+    services: Settings, tmp_path: Path
+) -> None:
+    history = "SELECT id, name FROM cdc.history_ferries FINAL ORDER BY _version"
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW])
+        wiring.initialise(made.settings)
+        made.settle()
+        made.take([NAME, A_FACT], [NARROW])
+        with pytest.raises(TableDiffers, match=r"its rows are in cdc\.dim_ferry") as caught:
+            wiring.initialise(made.settings)
+        lines = [line.strip().removesuffix(";") for line in str(caught.value).splitlines()]
+        made.clickhouse(*(line for line in lines if line.startswith(("DROP", "RENAME"))))
+        (line,) = wiring.initialise(made.settings)
+        assert line.startswith("fact_crossing: full rebuild of 1 rows")
+        made.postgres("UPDATE ferries SET name = 'Cara'")
+        made.settle()
+        assert made.rows("SELECT * FROM olap.fact_ferry") == [(1, "Cara")]
+        assert made.rows(history) == [(1, "Aida"), (1, "Cara")]
+        assert made.rows("SELECT ferry_name FROM olap.fact_crossing") == [("Cara",)]

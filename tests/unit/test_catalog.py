@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from sluice.catalog import describe, load_catalog
+from sluice.catalog import Fact, describe, load_catalog
+from sluice.catalog.model_set import BOOKKEEPING
 from sluice.errors import WrongUsage
 from sluice.generate.files import difference
+from sluice.generate.rollups import made_of, rollup_indexes
 from sluice.settings import PROJECT
 
+NONE: Mapping[str, Any] = {}
 FACT_COLUMNS = (
     "order_item_id order_id product_id customer_id quantity price order_date order_status"
     " order_total customer_email customer_name customer_country customer_city"
@@ -52,3 +59,63 @@ def test_two_ways_to_one_dimension_get_prefixes_of_their_relationships() -> None
 def test_an_unknown_module_is_wrong_usage() -> None:
     with pytest.raises(WrongUsage, match="no_such_models"):
         load_catalog("no_such_models")
+
+
+def match_fact(host: str, guest: str, rollups: Mapping[str, Any] = NONE) -> Fact:
+    """A fact whose two relationships to teams go by these columns."""
+
+    class Base(DeclarativeBase): ...
+
+    class Team(Base):
+        __tablename__ = "teams"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    class Match(Base):
+        __tablename__ = "matches"
+        __table_args__ = {"info": {"star": "fact", "rollups": dict(rollups)}}  # noqa: RUF012
+        id: Mapped[int] = mapped_column(primary_key=True)
+        home_id: Mapped[int] = mapped_column(ForeignKey("teams.id"))
+        away_id: Mapped[int] = mapped_column(ForeignKey("teams.id"))
+        goals: Mapped[int]
+        home: Mapped[Team] = relationship(foreign_keys=f"Match.{host}")
+        away: Mapped[Team] = relationship(foreign_keys=f"Match.{guest}")
+
+    Base.registry.configure()
+    (fact,) = describe("matches", list(Base.registry.mappers)).facts
+    return fact
+
+
+def test_a_relationship_that_goes_by_another_column_makes_another_fact() -> None:
+    one, other = match_fact("home_id", "away_id"), match_fact("away_id", "home_id")
+    assert [column.name for column in one.columns] == [column.name for column in other.columns]
+    assert made_of(one, ()) == made_of(match_fact("home_id", "away_id"), ())
+    assert made_of(one, ()) != made_of(other, ())
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(BOOKKEEPING), "src_match", "dim_team", "history_teams", "fact_match"]
+)
+def test_a_rollup_does_not_take_the_name_of_another_table(name: str) -> None:
+    by_goals = {"by": {"goals": "goals"}, "sum": {"all": "goals"}}
+    match_fact("home_id", "away_id", {"by_goals": by_goals})
+    with pytest.raises(WrongUsage, match=f"rollup '{name}' of matches: the name is taken"):
+        match_fact("home_id", "away_id", {name: by_goals})
+
+
+def test_what_sluice_keeps_in_clickhouse_is_known_by_name() -> None:
+    text = (PROJECT / "sql/clickhouse/bookkeeping.sql").read_text()
+    assert set(re.findall(r"TABLE IF NOT EXISTS cdc\.(\w+)", text)) == BOOKKEEPING
+
+
+def test_a_group_does_not_stand_for_another_column_of_the_fact() -> None:
+    """ClickHouse takes the group's name for the group wherever the expressions have it."""
+    tens = {"by": {"goals": "intDiv(goals, 10)"}, "sum": {"all": "goals"}}
+    with pytest.raises(WrongUsage, match="its group 'goals' would stand for the fact's column"):
+        match_fact("home_id", "away_id", {"by_tens": tens})
+
+
+def test_a_day_is_not_indexed_where_clickhouse_would_skip_by_it_wrongly() -> None:
+    by = {"by": {"tens": "toUInt8(goals)", "name": "upper(home_name)"}, "sum": {"all": "goals"}}
+    (index,) = rollup_indexes(match_fact("home_id", "away_id", {"by_tens": by}))
+    assert "upper(home_name)" in index

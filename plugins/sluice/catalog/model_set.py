@@ -22,6 +22,19 @@ from sluice.errors import WrongUsage
 from sluice.marks import Expectation
 from sluice.type_map import LOSSLESS
 
+# What Sluice itself keeps in `cdc`; see sql/clickhouse/bookkeeping.sql.
+BOOKKEEPING = frozenset(
+    [
+        "checkpoints",
+        "drains",
+        "rebuilds",
+        "dead_letters",
+        "quality_checks",
+        "repairs",
+        "resyncs",
+        "resync_ranges",
+    ]
+)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
 
 
@@ -137,6 +150,7 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
         _require_distinct(what, [str(getattr(table, what)) for table in tables])
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
+    _require_own_names(tables, facts)
     catalog = Catalog(models=models, profile=profile, tables=tables, facts=facts)
     for table in tables:
         for column in table.columns:
@@ -144,6 +158,27 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
                 if expectation.kind == "relationship":
                     catalog.expected_target(table, column, expectation)
     return catalog
+
+
+def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
+    """A rollup is a table beside the others, and its groups are columns beside the fact's."""
+    taken = {table.storage for table in tables} | {table.history for table in tables}
+    taken |= {fact.name for fact in facts} | BOOKKEEPING
+    for fact in facts:
+        for rollup in fact.table.rollups:
+            if rollup.name in taken:
+                raise WrongUsage(
+                    f"rollup {rollup.name!r} of {fact.table.name}: the name is taken in ClickHouse",
+                    remedy="give it another one",
+                )
+            taken.add(rollup.name)
+            for name, expression in rollup.by:
+                if name != expression and name in {column.name for column in fact.columns}:
+                    raise WrongUsage(
+                        f"rollup {rollup.name!r}: its group {name!r} would stand for the fact's"
+                        " column in what is summed",
+                        remedy="give the group another name",
+                    )
 
 
 def _require_distinct(what: str, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The join of a fact's staged rows with those of its dimensions.
+"""The join of a fact's rows with those of its dimensions: of all that live, and of staged ones.
 
 A dimension behind another is joined with that one first: there are fewer orders than items, and the
 items of an order then find its customer in one place.
@@ -8,9 +8,25 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from hashlib import sha256
 
-from sluice.catalog import Dimension, Fact, FactColumn
+from sluice.catalog import Dimension, Fact, FactColumn, Table
 from sluice.generate.clickhouse import quoted
+
+
+def select_all(fact: Fact) -> str:
+    """The query whose rows the fact has to have, from what lives in the source tables now."""
+    selected = ",\n".join(
+        f"    {text} AS {quoted(column.name)}"
+        for text, column in zip(_sources(fact), fact.columns, strict=True)
+    )
+    joins = "".join(f"\n{line}" for line in _joins(fact))
+    return f"SELECT\n{selected}\nFROM {_live(fact.table)} AS fact{joins}"
+
+
+def fingerprint(fact: Fact) -> str:
+    """Which rows a fact has: another where it is made in another way of the same columns."""
+    return sha256(select_all(fact).encode()).hexdigest()[:16]
 
 
 def joined_rows(fact: Fact, marks: str) -> str:
@@ -66,3 +82,24 @@ def _wide_rows(fact: Fact, dimension: Dimension) -> str:
     listed = ",\n".join(f"    {line}" for line in selected)
     rows = quoted(f"staged_{base}")
     return f"SELECT\n{listed}\nFROM {rows} AS {quoted(base)}{''.join(_staged_joins(fact, base))}"
+
+
+def _sources(fact: Fact) -> Iterator[str]:
+    for column in fact.columns:
+        yield f"{quoted(column.source or 'fact')}.{quoted(column.column.name)}"
+
+
+def _joins(fact: Fact) -> Iterator[str]:
+    for dimension in fact.dimensions:
+        reference = dimension.reference
+        parent = quoted(dimension.parent or "fact")
+        alias = quoted(dimension.prefix)
+        on = " AND ".join(
+            f"{alias}.{quoted(target)} = {parent}.{quoted(column)}"
+            for column, target in zip(reference.columns, reference.target_columns, strict=True)
+        )
+        yield f"LEFT JOIN {_live(dimension.table)} AS {alias} ON {on}"
+
+
+def _live(table: Table) -> str:
+    return f"(SELECT * FROM cdc.{quoted(table.storage)} FINAL)"

@@ -7,6 +7,8 @@ finish, the next one sums anew; rollup_sums.py decides which.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 
 from sluice.catalog import Fact, Rollup
@@ -19,6 +21,7 @@ from sluice.generate.clickhouse import (
     quoted,
     view,
 )
+from sluice.generate.joins import fingerprint
 from sluice.settings import Cluster
 
 # All of a rollup is on one shard, the first: it is small, and one insert stays one part.
@@ -32,9 +35,9 @@ WHOLE = (
 _NOBODY = "toUUID('00000000-0000-0000-0000-000000000000')"
 
 
-def noted(rollup: Rollup) -> str:
-    """The table of groups that are to be summed anew."""
-    return f"{rollup.name}__touched"
+def noted(rollup: str) -> str:
+    """The table of a rollup's groups that are to be summed anew."""
+    return f"{rollup}__touched"
 
 
 def changed(rollup: Rollup) -> str:
@@ -65,24 +68,26 @@ def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str,
     }
 
 
-def rollup_comment(rollups: Iterable[Rollup]) -> str:
-    """What rollups are made of: the comment of their tables, by which a changed one is known."""
-    return "; ".join(
-        f"{rollup.name}: "
-        + ", ".join(f"{name} = {expression}" for name, expression in (*rollup.by, *rollup.sums))
-        for rollup in rollups
-    )
+def made_of(fact: Fact, rollups: Iterable[Rollup]) -> str:
+    """How a fact and rollups of it are made: the comment of their tables, as JSON, by which one
+    is known that the models would make in another way.
+    """
+    made = {rollup.name: dict((*rollup.by, *rollup.sums)) for rollup in rollups}
+    return json.dumps({"rows": fingerprint(fact), "rollups": made})
 
 
 def rollup_indexes(fact: Fact) -> Iterator[str]:
     """Indexes of the fact by which a group's rows are found: of what is computed, such as days.
 
     Plain columns have an index where they hold keys or dates; of others one would skip nothing.
+    Nor is there one of what is computed from a column that is never NULL: where the function wraps,
+    ClickHouse would skip rows that a filter on the column itself is to find.
     """
-    plain = {column.name for column in fact.columns}
+    nullable = {column.name: "Nullable" in column.clickhouse_type for column in fact.columns}
     for rollup in fact.table.rollups:
         for name, expression in rollup.by:
-            if expression in plain:
+            words = re.findall(r"\w+", expression)
+            if expression in nullable or not all(nullable.get(word, True) for word in words):
                 continue
             index = quoted(f"{rollup.name}_{name}")
             yield f"INDEX {index} {expression} TYPE minmax GRANULARITY 1"
@@ -120,14 +125,14 @@ def _table(fact: Fact, rollup: Rollup, name: str) -> str:
         f"CREATE TABLE IF NOT EXISTS cdc.{quoted(name)}\n"
         f"ENGINE = ReplacingMergeTree(_version, _is_deleted)\nORDER BY ({_groups(rollup)})\n"
         "SETTINGS allow_nullable_key = 1\n"
-        f"COMMENT {literal(rollup_comment([rollup]))}\n"
+        f"COMMENT {literal(made_of(fact, [rollup]))}\n"
         f"EMPTY AS\n{rollup_rows(fact, rollup)}"
     )
 
 
 def _noted_table(rollup: Rollup) -> str:
     return (
-        f"CREATE TABLE IF NOT EXISTS cdc.{quoted(noted(rollup))}\n"
+        f"CREATE TABLE IF NOT EXISTS cdc.{quoted(noted(rollup.name))}\n"
         "ENGINE = MergeTree\nORDER BY _version\nEMPTY AS\n"
         f"SELECT {_groups(rollup)}, toUInt128(0) AS _version, {_NOBODY} AS _rebuild\n"
         f"FROM cdc.{quoted(rollup.name)}"
@@ -136,7 +141,7 @@ def _noted_table(rollup: Rollup) -> str:
 
 def _noted_by(rollup: Rollup) -> str:
     """For tables made before a rebuild added to the sums: nobody's notes are summed anew."""
-    return f"ALTER TABLE cdc.{quoted(noted(rollup))} ADD COLUMN IF NOT EXISTS _rebuild UUID"
+    return f"ALTER TABLE cdc.{quoted(noted(rollup.name))} ADD COLUMN IF NOT EXISTS _rebuild UUID"
 
 
 def _view(rollup: Rollup) -> str:
@@ -167,7 +172,7 @@ def _change(fact: Fact, rollup: Rollup) -> str:
 
 def _note(rollup: Rollup) -> str:
     return (
-        f"INSERT INTO cdc.{quoted(noted(rollup))} ({_groups(rollup)}, _version, _rebuild)\n"
+        f"INSERT INTO cdc.{quoted(noted(rollup.name))} ({_groups(rollup)}, _version, _rebuild)\n"
         f"SELECT {_groups(rollup)}, {{version:UInt128}}, {{rebuild:UUID}}"
         f" FROM {quoted(changed(rollup))}"
     )
@@ -176,7 +181,7 @@ def _note(rollup: Rollup) -> str:
 def _announce(rollup: Rollup) -> str:
     """A note of no group: all of them are about to be summed."""
     return (
-        f"INSERT INTO cdc.{quoted(noted(rollup))} (_version, _rebuild)"
+        f"INSERT INTO cdc.{quoted(noted(rollup.name))} (_version, _rebuild)"
         " SELECT {version:UInt128}, {rebuild:UUID}"
     )
 
@@ -206,7 +211,7 @@ def _unsettled(rollup: Rollup) -> str:
         f"SELECT count() > 0 OR (\n    SELECT count() FROM system.columns\n"
         f"    WHERE database = 'cdc' AND table = {literal(rollup.name)} AND name IN ({names})\n"
         "        AND match(type, 'Float|Nullable')\n) > 0\n"
-        f"FROM cdc.{quoted(noted(rollup))}\nWHERE _version >= {{since:UInt128}}\n"
+        f"FROM cdc.{quoted(noted(rollup.name))}\nWHERE _version >= {{since:UInt128}}\n"
         f"    AND (_rebuild NOT IN ({{rebuild:UUID}}, {{last:UUID}}) OR _rebuild = {_NOBODY})"
     )
 
@@ -223,7 +228,7 @@ def _add(rollup: Rollup) -> str:
 
 def _to_sum(rollup: Rollup, beside: str = "") -> str:
     return (
-        f"SELECT {_groups(rollup)}{beside} FROM cdc.{quoted(noted(rollup))}"
+        f"SELECT {_groups(rollup)}{beside} FROM cdc.{quoted(noted(rollup.name))}"
         " WHERE _version >= {since:UInt128}"
     )
 
@@ -259,7 +264,7 @@ def _noted_rows(fact: Fact, rollup: Rollup) -> str:
     then merges the rows of those alone.
     """
     plain = {column.name for column in fact.columns}
-    since = f"FROM cdc.{quoted(noted(rollup))} WHERE _version >= {{since:UInt128}}"
+    since = f"FROM cdc.{quoted(noted(rollup.name))} WHERE _version >= {{since:UInt128}}"
     hashes = f"SELECT cityHash64(tuple({_groups(rollup)})) {since}"
     group = ", ".join(expression for _, expression in rollup.by)
     found = [

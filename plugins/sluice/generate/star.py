@@ -26,7 +26,7 @@ from sluice.generate.clickhouse import (
 from sluice.generate.joins import joined_rows
 from sluice.generate.rollups import (
     WHOLE,
-    rollup_comment,
+    made_of,
     rollup_indexes,
     rollup_statements,
 )
@@ -75,16 +75,6 @@ def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]
     return statements
 
 
-def select_all(fact: Fact) -> str:
-    """The query whose rows the fact has to have."""
-    selected = ",\n".join(
-        f"    {text} AS {quoted(column.name)}"
-        for text, column in zip(_sources(fact), fact.columns, strict=True)
-    )
-    joins = "".join(f"\n{line}" for line in _joins(fact))
-    return f"SELECT\n{selected}\nFROM {_live(fact.table)} AS fact{joins}"
-
-
 def fact_table(fact: Fact, name: str) -> str:
     """DDL of the fact's storage under this name.
 
@@ -96,8 +86,7 @@ def fact_table(fact: Fact, name: str) -> str:
     columns += _indexes(fact)
     key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
-    if fact.table.rollups:
-        engine.append(f"COMMENT {literal(rollup_comment(fact.table.rollups))}")
+    engine.append(f"COMMENT {literal(made_of(fact, fact.table.rollups))}")
     return create_table(name, columns, engine)
 
 
@@ -107,15 +96,20 @@ def distributed_fact(fact: Fact, cluster: Cluster, name: str, local: str) -> str
 
 
 def _indexes(fact: Fact) -> Iterator[str]:
-    """A dimension's keys that follow the fact's are found by their range, others by the filter."""
+    """A dimension's keys that follow the fact's are found by their range, others by the filter.
+
+    A date's range serves its day as well, unless it may be NULL. Then it has an index of its own,
+    which would be wrong of one that is not: toDate wraps outside of 1970 to 2149, and ClickHouse
+    takes it for monotonic.
+    """
     for name in sorted(_held_columns(fact)):
         yield f"INDEX {quoted(f'{name}_held')} {quoted(name)} TYPE bloom_filter GRANULARITY 1"
         yield f"INDEX {quoted(f'{name}_within')} {quoted(name)} TYPE minmax GRANULARITY 1"
     if fact.date is not None:
-        date = quoted(fact.date.name)
-        for suffix, expression in (("range", date), ("day", f"toDate({date})")):
-            index = quoted(f"{fact.date.name}_{suffix}")
-            yield f"INDEX {index} {expression} TYPE minmax GRANULARITY 1"
+        name, date = fact.date.name, quoted(fact.date.name)
+        yield f"INDEX {quoted(f'{name}_range')} {date} TYPE minmax GRANULARITY 1"
+        if "Nullable" in fact.date.clickhouse_type:
+            yield f"INDEX {quoted(f'{name}_day')} toDate({date}) TYPE minmax GRANULARITY 1"
     yield from rollup_indexes(fact)
 
 
@@ -220,20 +214,25 @@ def _touched_ranges(fact: Fact) -> str:
 
 
 def _within(fact: Fact, names: Sequence[str]) -> str:
-    """WHERE on a key: from `low_N` on to before `high_N`; the last range has no end."""
+    """WHERE on a key: from `low_N` on to before `high_N`; the first range has no beginning, since
+    the index may not hold the least key whole, and the last has no end.
+    """
     kinds = [column.column.type.clickhouse for column in fact.key]
 
     def bound(side: str) -> list[str]:
         return [f"CAST({{{side}_{at}:String}} AS {kind})" for at, kind in enumerate(kinds)]
 
-    low, high, first = bound("low"), bound("high"), quoted(names[0])
+    low, high, name = bound("low"), bound("high"), quoted(names[0])
     if len(names) == 1:
-        return f"{first} >= {low[0]}\n    AND ({{last:UInt8}} OR {first} < {high[0]})"
+        return (
+            f"({{first:UInt8}} OR {name} >= {low[0]})\n"
+            f"    AND ({{last:UInt8}} OR {name} < {high[0]})"
+        )
     # The key's first column alone as well: it lets the primary index skip.
     key = key_expression(names)
     return (
-        f"{first} >= {low[0]} AND ({{last:UInt8}} OR {first} <= {high[0]})\n"
-        f"    AND {key} >= ({', '.join(low)})\n"
+        f"({{first:UInt8}} OR {name} >= {low[0]}) AND ({{last:UInt8}} OR {name} <= {high[0]})\n"
+        f"    AND ({{first:UInt8}} OR {key} >= ({', '.join(low)}))\n"
         f"    AND ({{last:UInt8}} OR {key} < ({', '.join(high)}))"
     )
 
@@ -287,29 +286,8 @@ def _stage_dimension(fact: Fact, dimension: Dimension) -> str:
     return _temporary(f"staged_{dimension.prefix}", query)
 
 
-def _sources(fact: Fact) -> Iterator[str]:
-    for column in fact.columns:
-        yield f"{quoted(column.source or 'fact')}.{quoted(column.column.name)}"
-
-
 def _join(fact: Fact) -> str:
     return _temporary("joined", joined_rows(fact, "toUInt8(0) AS _is_deleted"))
-
-
-def _joins(fact: Fact) -> Iterator[str]:
-    for dimension in fact.dimensions:
-        reference = dimension.reference
-        parent = quoted(dimension.parent or "fact")
-        alias = quoted(dimension.prefix)
-        on = " AND ".join(
-            f"{alias}.{quoted(target)} = {parent}.{quoted(column)}"
-            for column, target in zip(reference.columns, reference.target_columns, strict=True)
-        )
-        yield f"LEFT JOIN {_live(dimension.table)} AS {alias} ON {on}"
-
-
-def _live(table: Table) -> str:
-    return f"(SELECT * FROM cdc.{quoted(table.storage)} FINAL)"
 
 
 def _tombstones(fact: Fact) -> str:

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
 )
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (order_item_id)
-COMMENT 'revenue_by_day: day = toDate32(order_date), country = customer_country, category = product_category, units = quantity, revenue = quantity * price';
+COMMENT '{"rows": "bb906de1523261c4", "rollups": {"revenue_by_day": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category", "units": "quantity", "revenue": "quantity * price"}}}';
 
 -- name: view
 CREATE OR REPLACE VIEW olap.fact_order_item AS
@@ -133,17 +133,17 @@ ORDER BY order_item_id;
 CREATE TEMPORARY TABLE staged_fact ENGINE = Memory AS
 SELECT id, order_id, product_id, quantity, price
 FROM cdc.src_order_item FINAL
-PREWHERE id >= CAST({low_0:String} AS Int32)
+PREWHERE ({first:UInt8} OR id >= CAST({low_0:String} AS Int32))
     AND ({last:UInt8} OR id < CAST({high_0:String} AS Int32));
 
 -- name: stage_touched
 CREATE TEMPORARY TABLE staged_fact ENGINE = Memory AS
 SELECT id, order_id, product_id, quantity, price
 FROM cdc.src_order_item FINAL
-PREWHERE id >= CAST({low_0:String} AS Int32)
+PREWHERE ({first:UInt8} OR id >= CAST({low_0:String} AS Int32))
     AND ({last:UInt8} OR id < CAST({high_0:String} AS Int32))
     AND id GLOBAL IN (
-    SELECT order_item_id FROM touched WHERE order_item_id >= CAST({low_0:String} AS Int32)
+    SELECT order_item_id FROM touched WHERE ({first:UInt8} OR order_item_id >= CAST({low_0:String} AS Int32))
         AND ({last:UInt8} OR order_item_id < CAST({high_0:String} AS Int32))
 );
 
@@ -213,7 +213,7 @@ SETTINGS join_use_nulls = 0;
 INSERT INTO joined (order_item_id, _is_deleted)
 SELECT DISTINCT order_item_id, 1
 FROM touched
-WHERE order_item_id >= CAST({low_0:String} AS Int32)
+WHERE ({first:UInt8} OR order_item_id >= CAST({low_0:String} AS Int32))
     AND ({last:UInt8} OR order_item_id < CAST({high_0:String} AS Int32))
     AND order_item_id NOT IN (SELECT id FROM staged_fact);
 
@@ -295,7 +295,7 @@ CREATE TABLE IF NOT EXISTS cdc.revenue_by_day
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (day, country, category)
 SETTINGS allow_nullable_key = 1
-COMMENT 'revenue_by_day: day = toDate32(order_date), country = customer_country, category = product_category, units = quantity, revenue = quantity * price'
+COMMENT '{"rows": "bb906de1523261c4", "rollups": {"revenue_by_day": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category", "units": "quantity", "revenue": "quantity * price"}}}'
 EMPTY AS
 SELECT
     toDate32(order_date) AS day, customer_country AS country, product_category AS category,
