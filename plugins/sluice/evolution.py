@@ -112,13 +112,17 @@ def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
     feed, storage = f"{table.history}_feed", clickhouse.cluster.local(table.storage)
     rows = clickhouse.execute(_FED_BY, table=feed)
     former = rows[0][0] if rows else ""
-    if former in ("", storage) or not _columns(clickhouse, former):
+    # Under its own name without a cluster: docs/scale.md says what to do.
+    if former in ("", storage, table.storage) or not _columns(clickhouse, former):
         return Plan()
+    name = former.removesuffix(storage.removeprefix(table.storage))
+    over = [f"DROP TABLE IF EXISTS cdc.{quoted(name)}"] if name != former else []
     return Plan(
         differs=(f"its rows are in cdc.{former}, not in cdc.{storage}",),
         advised=(
             f"DROP TABLE cdc.{quoted(feed)} SYNC",
-            f"DROP VIEW IF EXISTS olap.{quoted(former)}",
+            f"DROP VIEW IF EXISTS olap.{quoted(name)}",
+            *over,
             f"RENAME TABLE cdc.{quoted(former)} TO cdc.{quoted(storage)}",
         ),
     )

@@ -32,7 +32,7 @@ from sluice.errors import (
     TableDiffers,
     WrongUsage,
 )
-from sluice.evolution import fact_differs
+from sluice.evolution import fact_differs, rollup_is_made
 from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
@@ -110,22 +110,41 @@ class Rebuild:
         """Bring the fact up to date, by its changes where that is possible.
 
         Raises:
-            TableDiffers: the fact is not of the models' form; its values would be cut to the older.
+            TableDiffers: the fact or a rollup is not of the models' form; values would be cut to
+                the older, and sums of what others sum.
             StaleRebuild: another rebuild exchanged the fact meanwhile; run it again.
             QualityFailed: a full rebuild does not have the source's rows; nothing was exchanged.
         """
         started = time.monotonic()
         self._tables.catch_strays()
         storage = self._storage(self.fact.name)
+        self._require_form()
         low = self._last_seen(storage)
         if full or low is None:
-            report = self._report("full", started, self._full(), 0)
-            self._merge()
+            report = self.renew()
+            self.merge()
             return report
-        self._require_form()
         self._rollups.sum_new(self._now(low.seen))
         mode, rows, deleted = self._catch_up(storage, low)
         return self._report(mode, started, rows, deleted)
+
+    def renew(self) -> RebuildReport:
+        """Rebuild in full into the models' form, whatever the fact's is now; see `run`."""
+        started = time.monotonic()
+        return self._report("full", started, self._full(), 0)
+
+    def merge(self) -> None:
+        """Merge what was filled: FINAL, by which readers look at it, then has nothing to merge.
+
+        Not while it is filled: merges took a fifth of the time.
+        """
+        self.progress(f"{self.fact.name}: readers have it; merging its parts")
+        try:
+            for table in (self.fact.name, *(rollup.name for rollup in self.fact.table.rollups)):
+                merge(self.clickhouse, self._tables.local(table))
+        except SluiceError as error:
+            # It is right as it is, and another full rebuild may have taken its place.
+            self.progress(f"{self.fact.name}: left to the night's maintenance: {error}")
 
     def backfill(self, first: date, last: date) -> RebuildReport:
         """Recompute the facts of the days from `first` to `last`, both included.
@@ -171,7 +190,7 @@ class Rebuild:
         if fact_differs(self.clickhouse, self.fact, kept):
             raise WrongUsage(
                 f"cdc.{kept} is of an older form than the models",
-                remedy="go back to the models of then first, or run: sluice rebuild --full",
+                remedy="the way back is to take the models of then, and run: sluice init",
             )
         storage = self._storage(kept)
         low = self._last_seen(storage)
@@ -227,9 +246,13 @@ class Rebuild:
         return int(self.clickhouse.execute(self.queries["live_rows"], table=table)[0][0])
 
     def _require_form(self) -> None:
+        rollups = self.fact.table.rollups
+        differ = [r.name for r in rollups if not rollup_is_made(self.clickhouse, self.fact, r)]
         if fact_differs(self.clickhouse, self.fact):
+            differ.insert(0, self.fact.name)
+        if differ:
             raise TableDiffers(
-                f"cdc.{self.fact.name} differs from the models", remedy="run: sluice init"
+                f"cdc.{differ[0]} differs from the models", remedy="run: sluice init"
             )
 
     def _report(self, mode: str, started: float, rows: int, deleted: int) -> RebuildReport:
@@ -265,14 +288,16 @@ class Rebuild:
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
         self._tables.create(shadow)
         try:
-            self._tables.hold_merges(shadow)
+            with suppress(NeedsPerson):  # a server that does not know the setting
+                self._tables.hold_merges(shadow)
             storage, now = self._storage(shadow), self._now(self.drained())
             self.reached("shadow made")
             self._rows.fill(shadow, now)
             rows, caught_up = self._verify(shadow, now)
             self.reached("verified")
             self._rollups.sum_all(shadow, caught_up, once=caught_up == now)
-            self._tables.let_merge(shadow)
+            with suppress(NeedsPerson):
+                self._tables.let_merge(shadow)
             self._record(storage, caught_up, "full", rows, 0, started)
             self.reached("recorded")
             self._exchange(shadow)
@@ -298,19 +323,6 @@ class Rebuild:
                 self.clickhouse.execute(f"RENAME TABLE cdc.{quoted(replaced)} TO cdc.{kept}")
                 break
         self.reached("kept")
-
-    def _merge(self) -> None:
-        """Merge what was filled: FINAL, by which readers look at it, then has nothing to merge.
-
-        Not while it is filled: merges took a fifth of the time.
-        """
-        self.progress(f"{self.fact.name}: readers have it; merging its parts")
-        try:
-            for table in (self.fact.name, *(rollup.name for rollup in self.fact.table.rollups)):
-                merge(self.clickhouse, self._tables.local(table))
-        except SluiceError as error:
-            # It is right as it is, and another full rebuild may have taken its place.
-            self.progress(f"{self.fact.name}: left to the night's maintenance: {error}")
 
     def _verify(self, shadow: str, now: Recorded) -> tuple[int, Recorded]:
         """Catch up with what drains brought meanwhile until both sides agree at one point.

@@ -28,10 +28,12 @@ def create_warehouse(
         else:
             clickhouse.execute(on_cluster(statement, clickhouse.cluster))
     done, stopped = _tables(clickhouse, catalog)
-    rollups = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
+    names = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
+    names |= {name for table in catalog.tables for name in (table.storage, table.history)}
     for fact in catalog.facts:
         if not {table.name for table in fact.tables} & stopped.keys():
-            for gone in sorted(former_rollups(clickhouse, fact) - rollups):
+            for gone in sorted(former_rollups(clickhouse, fact) - names):
+                clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(gone)}")
                 _drop_rollup(clickhouse, gone)
                 done.append(f"olap.{gone}: dropped, the models have it no longer")
             done += _star(clickhouse, fact)
@@ -82,17 +84,19 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
             clickhouse.everywhere(star[f"{rollup.name}_{part}"])
         for part in ("noted", "noted_by"):
             clickhouse.execute(star[f"{rollup.name}_{part}"])
-    rebuild = make_rebuild(clickhouse, fact)
-    if fact_differs(clickhouse, fact) or (anew and rebuild.seen() is not None):
-        done.append(rebuild.run(full=True).sentence())
-    clickhouse.everywhere(star["view"])
-    for rollup in fact.table.rollups:
         clickhouse.everywhere(star[f"{rollup.name}_view"])
+    rebuild = make_rebuild(clickhouse, fact)
+    renewed = fact_differs(clickhouse, fact) or (anew and rebuild.seen() is not None)
+    if renewed:
+        done.append(rebuild.renew().sentence())
+    # Before the merge, which may take long: a view of the older form cuts values to its types.
+    clickhouse.everywhere(star["view"])
+    if renewed:
+        rebuild.merge()
     return done
 
 
 def _drop_rollup(clickhouse: ClickHouse, name: str) -> None:
-    """Drop a rollup's view, groups and rows: the rows last, by which it is known to be there."""
-    clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(name)}")
+    """Drop a rollup's groups and rows: the rows last, by which it is known to be there."""
     for table in (noted(name), clickhouse.cluster.local(name), name):
         clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")

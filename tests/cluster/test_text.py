@@ -25,6 +25,11 @@ def test_with_a_keeper_every_table_goes_on_cluster_and_is_replicated_once() -> N
             assert on_cluster(text, KEEPER).count("Replicated") == text.count("Replicated")
 
 
+@pytest.mark.parametrize("dropped", ["TABLE IF EXISTS cdc.x SYNC", "VIEW IF EXISTS olap.x"])
+def test_with_a_keeper_a_drop_is_carried_to_every_server(dropped: str) -> None:
+    assert " ON CLUSTER two" in on_cluster(f"DROP {dropped}", KEEPER)
+
+
 @pytest.mark.services
 def test_clickhouse_parses_every_statement_of_a_cluster_with_a_keeper(servers: Servers) -> None:
     bookkeeping = read_statements(PROJECT / "sql/clickhouse/bookkeeping.sql").values()

@@ -52,8 +52,9 @@ def added_and_widened(harbour: Harbour) -> None:
         wiring.drain(harbour.settings, "crossings")
     assert caught.value.remedy == "run: sluice init"
     # Into a fact of the older form 5000000000 would go as 705032704.
-    with pytest.raises(TableDiffers, match="fact_crossing differs"):
-        wiring.rebuild(harbour.settings, "fact_crossing")
+    for full in (False, True):
+        with pytest.raises(TableDiffers, match="fact_crossing differs"):
+            wiring.rebuild(harbour.settings, "fact_crossing", full=full)
     done = wiring.initialise(harbour.settings)
     assert any("ADD COLUMN IF NOT EXISTS note" in line for line in done), done
     (left,) = wiring.initialise(harbour.settings)
@@ -381,3 +382,20 @@ def test_a_table_whose_rows_are_kept_under_another_name_stops(
         assert made.rows("SELECT * FROM olap.fact_ferry") == [(1, "Cara")]
         assert made.rows(history) == [(1, "Aida"), (1, "Cara")]
         assert made.rows("SELECT ferry_name FROM olap.fact_crossing") == [("Cara",)]
+
+
+@pytest.mark.parametrize("cars", ["cars", "toFloat64(cars)"])  # added to, and summed anew
+def test_a_group_named_as_a_column_of_the_fact_does_not_stand_for_it(
+    services: Settings, tmp_path: Path, cars: str
+) -> None:
+    tens = {"crossings_by_tens": {"by": {"cars": "intDiv(cars, 10)"}, "sum": {"total": cars}}}
+    rollup = "SELECT cars, facts, total FROM olap.crossings_by_tens ORDER BY cars"
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW], rollups=tens)
+        wiring.initialise(made.settings)
+        made.postgres("INSERT INTO crossings VALUES (11, 1, 57), (12, 1, 58)")
+        made.settle()
+        assert made.rows(rollup) == [(0, 1, 5), (5, 2, 115)]
+        made.postgres("UPDATE crossings SET cars = 59 WHERE id = 11")
+        made.settle()
+        assert made.rows(rollup) == [(0, 1, 5), (5, 2, 117)]

@@ -108,13 +108,6 @@ def test_what_sluice_keeps_in_clickhouse_is_known_by_name() -> None:
     assert set(re.findall(r"TABLE IF NOT EXISTS cdc\.(\w+)", text)) == BOOKKEEPING
 
 
-def test_a_group_does_not_stand_for_another_column_of_the_fact() -> None:
-    """ClickHouse takes the group's name for the group wherever the expressions have it."""
-    tens = {"by": {"goals": "intDiv(goals, 10)"}, "sum": {"all": "goals"}}
-    with pytest.raises(WrongUsage, match="its group 'goals' would stand for the fact's column"):
-        match_fact("home_id", "away_id", {"by_tens": tens})
-
-
 def test_a_day_is_not_indexed_where_clickhouse_would_skip_by_it_wrongly() -> None:
     by = {"by": {"tens": "toUInt8(goals)", "name": "upper(home_name)"}, "sum": {"all": "goals"}}
     (index,) = rollup_indexes(match_fact("home_id", "away_id", {"by_tens": by}))

@@ -161,7 +161,7 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
 
 
 def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
-    """A rollup is a table beside the others, and its groups are columns beside the fact's."""
+    """A rollup is a table beside the others."""
     taken = {table.storage for table in tables} | {table.history for table in tables}
     taken |= {fact.name for fact in facts} | BOOKKEEPING
     for fact in facts:
@@ -172,13 +172,6 @@ def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
                     remedy="give it another one",
                 )
             taken.add(rollup.name)
-            for name, expression in rollup.by:
-                if name != expression and name in {column.name for column in fact.columns}:
-                    raise WrongUsage(
-                        f"rollup {rollup.name!r}: its group {name!r} would stand for the fact's"
-                        " column in what is summed",
-                        remedy="give the group another name",
-                    )
 
 
 def _require_distinct(what: str, names: list[str]) -> None:

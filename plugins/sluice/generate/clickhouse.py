@@ -117,7 +117,8 @@ def distributed_table(cluster: Cluster, name: str, local: str, sharding: str) ->
 _NAME = r"(?:`(?:\\.|[^`\\])+`|\w+)"
 _ADDRESSED = re.compile(
     r"(?:CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE|DATABASE)(?: IF NOT EXISTS)?"
-    rf"|(?:ALTER|DROP) TABLE(?: IF EXISTS)?|DELETE FROM) {_NAME}(?:\.{_NAME})?(?! ON CLUSTER)"
+    r"|(?:ALTER|DROP) (?:TABLE|VIEW)(?: IF EXISTS)?|DELETE FROM)"
+    rf" {_NAME}(?:\.{_NAME})?(?! ON CLUSTER)"
 )
 _ENGINE = re.compile(r"^ENGINE = (?=\w*MergeTree)(?!Replicated)", re.MULTILINE)
 

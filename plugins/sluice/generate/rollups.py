@@ -100,10 +100,14 @@ def rollup_rows(fact: Fact, rollup: Rollup) -> str:
     table has others.
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
+    sums = "".join(
+        f", sum(_value_{at}) AS {quoted(name)}" for at, (name, _) in enumerate(rollup.sums)
+    )
     return (
-        f"SELECT\n    {_expressions(rollup)},\n{_sums(rollup)}\n"
-        "    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
-        f"FROM null({literal(filled(columns))})\nGROUP BY {_groups(rollup)}"
+        f"SELECT {_named_groups(rollup)}, count() AS facts{sums},"
+        " toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
+        f"FROM (SELECT {_made(rollup)} FROM null({literal(filled(columns))}))\n"
+        f"GROUP BY {_made_groups(rollup)}"
     )
 
 
@@ -111,13 +115,21 @@ def _groups(rollup: Rollup) -> str:
     return ", ".join(quoted(name) for name, _ in rollup.by)
 
 
-def _expressions(rollup: Rollup) -> str:
-    return ", ".join(f"{expression} AS {quoted(name)}" for name, expression in rollup.by)
+def _made(rollup: Rollup) -> str:
+    """Groups and summed values of a fact's row, under names that are no column's: ClickHouse would
+    take a name for what it stands for in the other expressions too.
+    """
+    groups = [f"{expression} AS _group_{at}" for at, (_, expression) in enumerate(rollup.by)]
+    values = [f"{expression} AS _value_{at}" for at, (_, expression) in enumerate(rollup.sums)]
+    return ", ".join([*groups, *values])
 
 
-def _sums(rollup: Rollup) -> str:
-    listed = [f"    sum({expression}) AS {quoted(name)}," for name, expression in rollup.sums]
-    return "\n".join(["    count() AS facts,", *listed])
+def _made_groups(rollup: Rollup) -> str:
+    return ", ".join(f"_group_{at}" for at, _ in enumerate(rollup.by))
+
+
+def _named_groups(rollup: Rollup) -> str:
+    return ", ".join(f"_group_{at} AS {quoted(name)}" for at, (name, _) in enumerate(rollup.by))
 
 
 def _table(fact: Fact, rollup: Rollup, name: str) -> str:
@@ -157,16 +169,15 @@ def _change(fact: Fact, rollup: Rollup) -> str:
     """
     names = [column.name for column in fact.key]
     key, listed = key_expression(names), ", ".join(map(quoted, names))
-    values = "".join(f", {text} AS _value_{at}" for at, (_, text) in enumerate(rollup.sums))
     sums = "".join(f", sum(_sign * _value_{at}) AS _sum_{at}" for at, _ in enumerate(rollup.sums))
     newest = f"row_number() OVER (PARTITION BY {listed} ORDER BY _version DESC) = 1"
     return (
         f"CREATE TEMPORARY TABLE {quoted(changed(rollup))} ENGINE = Memory AS\n"
-        f"SELECT {_groups(rollup)}, sum(_sign) AS _facts{sums}\nFROM (\n"
-        f"    SELECT {_expressions(rollup)}{values}, if({newest}, -1, 0) AS _sign, _is_deleted\n"
+        f"SELECT {_named_groups(rollup)}, sum(_sign) AS _facts{sums}\nFROM (\n"
+        f"    SELECT {_made(rollup)}, if({newest}, -1, 0) AS _sign, _is_deleted\n"
         f"    FROM cdc.{{fact:Identifier}} WHERE {key} IN (SELECT {listed} FROM joined)\n"
-        f"    UNION ALL\n    SELECT {_expressions(rollup)}{values}, 1, _is_deleted FROM joined\n"
-        f")\nWHERE _is_deleted = 0\nGROUP BY {_groups(rollup)}"
+        f"    UNION ALL\n    SELECT {_made(rollup)}, 1, _is_deleted FROM joined\n"
+        f")\nWHERE _is_deleted = 0\nGROUP BY {_made_groups(rollup)}"
     )
 
 
@@ -239,22 +250,21 @@ def _sum(rollup: Rollup, rows: str, *, only_noted: bool) -> str:
 
     One insert, so that no reader sees a row that moved in two groups or in none.
     """
-    measures = "".join(f", {text} AS _sum_{at}" for at, (_, text) in enumerate(rollup.sums))
     zeros = ", 0" * len(rollup.sums)
-    sums = "".join(f"sumIf(_sum_{at}, _facts = 1), " for at in range(len(rollup.sums)))
+    sums = "".join(f"sumIf(_value_{at}, _facts = 1), " for at in range(len(rollup.sums)))
     groups = (
-        _to_sum(rollup, f", 0{zeros}")
+        _to_sum(rollup, f"{zeros}, 0")
         if only_noted
-        else (f"SELECT {_groups(rollup)}, 0{zeros} FROM cdc.{quoted(rollup.name)} FINAL")
+        else (f"SELECT {_groups(rollup)}{zeros}, 0 FROM cdc.{quoted(rollup.name)} FINAL")
     )
     return (
         f"INSERT INTO cdc.{quoted(rollup.name)}\n"
-        f"SELECT {_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
+        f"SELECT {_made_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
         " found = 0\nFROM (\n"
-        f"    SELECT {_expressions(rollup)}, 1 AS _facts{measures}\n"
+        f"    SELECT {_made(rollup)}, 1 AS _facts\n"
         f"    FROM cdc.{{fact:Identifier}}{rows}\n"
         f"    UNION ALL\n    {groups}\n"
-        f")\nGROUP BY {_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
+        f")\nGROUP BY {_made_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
     )
 
 

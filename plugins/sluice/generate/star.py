@@ -318,13 +318,10 @@ def _insert_joined(fact: Fact) -> str:
 
 def _insert_range(fact: Fact) -> str:
     """A range of a shadow table, joined on the way. Nobody reads it yet, and its keys are new:
-    many parts at once, unsorted twice. The blocks of the join are bounded by 32 MB, not by 4.
+    many parts at once, unsorted twice.
     """
     rows = joined_rows(fact, "{version:UInt128}, 0")
-    return (
-        f"{_insert(fact)}\n{rows}, max_joined_block_size_bytes = 33554432,"
-        " max_insert_threads = 4, optimize_on_insert = 0"
-    )
+    return f"{_insert(fact)}\n{rows}, max_insert_threads = 4, optimize_on_insert = 0"
 
 
 def _own_columns(fact: Fact, *, stored: bool) -> list[str]:

@@ -276,7 +276,7 @@ LEFT JOIN (
     LEFT JOIN staged_customer AS customer ON customer.id = `order`.customer_id
 ) AS `order` ON `order`._target_0 = fact.order_id
 LEFT JOIN staged_product AS product ON product.id = fact.product_id
-SETTINGS join_use_nulls = 0, max_joined_block_size_bytes = 33554432, max_insert_threads = 4, optimize_on_insert = 0;
+SETTINGS join_use_nulls = 0, max_insert_threads = 4, optimize_on_insert = 0;
 
 -- name: checksum_source
 SELECT count(), sumWithOverflow(cityHash64(tuple(id, order_id, product_id, quantity, price)))
@@ -297,13 +297,8 @@ ORDER BY (day, country, category)
 SETTINGS allow_nullable_key = 1
 COMMENT '{"rows": "bb906de1523261c4", "rollups": {"revenue_by_day": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category", "units": "quantity", "revenue": "quantity * price"}}}'
 EMPTY AS
-SELECT
-    toDate32(order_date) AS day, customer_country AS country, product_category AS category,
-    count() AS facts,
-    sum(quantity) AS units,
-    sum(quantity * price) AS revenue,
-    toUInt128(0) AS _version, toUInt8(0) AS _is_deleted
-FROM null('order_item_id Int32, order_id Int32, product_id Int32, customer_id Nullable(Int32),
+SELECT _group_0 AS day, _group_1 AS country, _group_2 AS category, count() AS facts, sum(_value_0) AS units, sum(_value_1) AS revenue, toUInt128(0) AS _version, toUInt8(0) AS _is_deleted
+FROM (SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1 FROM null('order_item_id Int32, order_id Int32, product_id Int32, customer_id Nullable(Int32),
 quantity Int32, price Decimal(10, 2), order_date Nullable(DateTime64(6, \'UTC\')),
 order_status LowCardinality(Nullable(String)), order_total Nullable(Decimal(10, 2)),
 customer_email Nullable(String), customer_name Nullable(String),
@@ -311,8 +306,8 @@ customer_country LowCardinality(Nullable(String)),
 customer_city LowCardinality(Nullable(String)),
 customer_created_at Nullable(DateTime64(6, \'UTC\')), product_name Nullable(String),
 product_category LowCardinality(Nullable(String)), product_price Nullable(Decimal(10, 2)),
-product_created_at Nullable(DateTime64(6, \'UTC\'))')
-GROUP BY day, country, category;
+product_created_at Nullable(DateTime64(6, \'UTC\'))'))
+GROUP BY _group_0, _group_1, _group_2;
 
 -- name: revenue_by_day_noted
 CREATE TABLE IF NOT EXISTS cdc.revenue_by_day__touched
@@ -339,15 +334,15 @@ SETTINGS use_skip_indexes_if_final_exact_mode = 1, do_not_merge_across_partition
 
 -- name: revenue_by_day_change
 CREATE TEMPORARY TABLE revenue_by_day__changed ENGINE = Memory AS
-SELECT day, country, category, sum(_sign) AS _facts, sum(_sign * _value_0) AS _sum_0, sum(_sign * _value_1) AS _sum_1
+SELECT _group_0 AS day, _group_1 AS country, _group_2 AS category, sum(_sign) AS _facts, sum(_sign * _value_0) AS _sum_0, sum(_sign * _value_1) AS _sum_1
 FROM (
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, quantity AS _value_0, quantity * price AS _value_1, if(row_number() OVER (PARTITION BY order_item_id ORDER BY _version DESC) = 1, -1, 0) AS _sign, _is_deleted
+    SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, if(row_number() OVER (PARTITION BY order_item_id ORDER BY _version DESC) = 1, -1, 0) AS _sign, _is_deleted
     FROM cdc.{fact:Identifier} WHERE order_item_id IN (SELECT order_item_id FROM joined)
     UNION ALL
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, quantity AS _value_0, quantity * price AS _value_1, 1, _is_deleted FROM joined
+    SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1, _is_deleted FROM joined
 )
 WHERE _is_deleted = 0
-GROUP BY day, country, category;
+GROUP BY _group_0, _group_1, _group_2;
 
 -- name: revenue_by_day_note
 INSERT INTO cdc.revenue_by_day__touched (day, country, category, _version, _rebuild)
@@ -383,9 +378,9 @@ SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_r
 
 -- name: revenue_by_day_sum_touched
 INSERT INTO cdc.revenue_by_day
-SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _facts = 1), sumIf(_sum_1, _facts = 1), {version:UInt128}, found = 0
+SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS found, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, found = 0
 FROM (
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
+    SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1 AS _facts
     FROM cdc.{fact:Identifier} FINAL
     PREWHERE order_item_id IN (
         SELECT order_item_id FROM cdc.{fact:Identifier}
@@ -396,29 +391,29 @@ FROM (
     UNION ALL
     SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128}
 )
-GROUP BY day, country, category
+GROUP BY _group_0, _group_1, _group_2
 SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
 
 -- name: revenue_by_day_sum_all
 INSERT INTO cdc.revenue_by_day
-SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _facts = 1), sumIf(_sum_1, _facts = 1), {version:UInt128}, found = 0
+SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS found, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, found = 0
 FROM (
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
+    SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1 AS _facts
     FROM cdc.{fact:Identifier} FINAL
     UNION ALL
     SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL
 )
-GROUP BY day, country, category
+GROUP BY _group_0, _group_1, _group_2
 SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
 
 -- name: revenue_by_day_sum_filled
 INSERT INTO cdc.revenue_by_day
-SELECT day, country, category, countIf(_facts = 1) AS found, sumIf(_sum_0, _facts = 1), sumIf(_sum_1, _facts = 1), {version:UInt128}, found = 0
+SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS found, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, found = 0
 FROM (
-    SELECT toDate32(order_date) AS day, customer_country AS country, product_category AS category, 1 AS _facts, quantity AS _sum_0, quantity * price AS _sum_1
+    SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1 AS _facts
     FROM cdc.{fact:Identifier}
     UNION ALL
     SELECT day, country, category, 0, 0, 0 FROM cdc.revenue_by_day FINAL
 )
-GROUP BY day, country, category
+GROUP BY _group_0, _group_1, _group_2
 SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000, transform_null_in = 1;
