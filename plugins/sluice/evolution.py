@@ -215,6 +215,14 @@ def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
     )
 
 
+def outdated(clickhouse: ClickHouse, fact: Fact) -> list[str]:
+    """Of the fact and its rollups those that were not made as the models say, by their comments."""
+    rollups = fact.table.rollups
+    made = {fact.name: made_of(fact, rollups)}
+    made |= {rollup.name: made_of(fact, [rollup]) for rollup in rollups}
+    return [name for name, comment in made.items() if _comment(clickhouse, name) != comment]
+
+
 def former_rollups(clickhouse: ClickHouse, fact: Fact) -> set[str]:
     """The rollups that the fact had when it was last rebuilt in full."""
     try:

@@ -32,7 +32,7 @@ from sluice.errors import (
     TableDiffers,
     WrongUsage,
 )
-from sluice.evolution import fact_differs, rollup_is_made
+from sluice.evolution import fact_differs, outdated
 from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
@@ -246,14 +246,8 @@ class Rebuild:
         return int(self.clickhouse.execute(self.queries["live_rows"], table=table)[0][0])
 
     def _require_form(self) -> None:
-        rollups = self.fact.table.rollups
-        differ = [r.name for r in rollups if not rollup_is_made(self.clickhouse, self.fact, r)]
-        if fact_differs(self.clickhouse, self.fact):
-            differ.insert(0, self.fact.name)
-        if differ:
-            raise TableDiffers(
-                f"cdc.{differ[0]} differs from the models", remedy="run: sluice init"
-            )
+        for name in outdated(self.clickhouse, self.fact):
+            raise TableDiffers(f"cdc.{name} differs from the models", remedy="run: sluice init")
 
     def _report(self, mode: str, started: float, rows: int, deleted: int) -> RebuildReport:
         seconds = time.monotonic() - started

@@ -25,8 +25,9 @@ def select_all(fact: Fact) -> str:
 
 
 def fingerprint(fact: Fact) -> str:
-    """Which rows a fact has: another where it is made in another way of the same columns."""
-    return sha256(select_all(fact).encode()).hexdigest()[:16]
+    """Which rows a fact has and of what types: another where the models make it in another way."""
+    types = [(column.name, column.clickhouse_type) for column in fact.columns]
+    return sha256(f"{select_all(fact)}\n{types}".encode()).hexdigest()[:16]
 
 
 def joined_rows(fact: Fact, marks: str) -> str:
