@@ -299,20 +299,25 @@ def picture(measures: dict[str, float]) -> str:
         ' font-family="system-ui, sans-serif" font-size="13" aria-label="View against copy">',
         '<rect width="100%" height="100%" fill="#fff"/>',
     ]
-    y = 0
+    y, longest = 0, 0.0
+    for state in STATES:
+        for query, of in rows:
+            of_copy = measures[f"{state}, {query}{of}, s"] / measures[f"plain copy, {query}, s"]
+            longest = max(longest, of_copy)
+    unit = 530 / longest
     for query, of in rows:
         lines.append(f'<text x="8" y="{y + 18}" font-weight="600" fill="#222">{query}{of}</text>')
         y += 22
         for state in STATES:
             ratio = measures[f"{state}, {query}{of}, s"] / measures[f"plain copy, {query}, s"]
-            width = round(55 * ratio)
+            width = round(unit * ratio)
             lines += [
                 f'<text x="150" y="{y + 14}" text-anchor="end" fill="#222">{state}</text>',
                 f'<rect x="158" y="{y + 2}" width="{width}" height="15" fill="#2563eb"/>',
                 f'<text x="{164 + width}" y="{y + 14}" fill="#222">{ratio:.1f} x</text>',
             ]
             y += 20
-    aim = 158 + round(55 * 1.5)
+    aim = 158 + round(unit * 1.5)
     lines.append(f'<path d="M{aim} 0V{height}" stroke="#b45309" stroke-dasharray="4 3"/>')
     return "\n".join([*lines, "</svg>", ""])
 
