@@ -173,13 +173,13 @@ class Bench:
         while self._execute("SELECT count() FROM system.merges")[0][0]:
             time.sleep(0.1)  # the copy's parts are merged too
         for name, query in DASHBOARDS.items():
-            asked = {
+            texts = {
                 f"{state}, {name}": query.format(t="olap.fact_order_item"),
                 f"plain copy, {name}": query.format(t="cdc.copy"),
             }
             if name in ROLLUPS:
-                asked[f"{state}, {name}, rollup"] = ROLLUPS[name]
-            for what, text in asked.items():
+                texts[f"{state}, {name}, rollup"] = ROLLUPS[name]
+            for what, text in texts.items():
                 seconds, used = [], cpu_seconds(self._server)
                 for _ in range(5):
                     started = time.monotonic()
@@ -293,23 +293,25 @@ def asked() -> Iterator[tuple[str, str]]:
 def picture(measures: dict[str, float]) -> str:
     """How long each dashboard takes on the view, as a multiple of a plain copy; SVG."""
     rows = list(asked())
+    ratios = {
+        (f"{query}{of}", state): measures[f"{state}, {query}{of}, s"]
+        / measures[f"plain copy, {query}, s"]
+        for query, of in rows
+        for state in STATES
+    }
+    unit = 530 / max(ratios.values())
     height = (20 * len(STATES) + 24) * len(rows)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" role="img"'
         ' font-family="system-ui, sans-serif" font-size="13" aria-label="View against copy">',
         '<rect width="100%" height="100%" fill="#fff"/>',
     ]
-    y, longest = 0, 0.0
-    for state in STATES:
-        for query, of in rows:
-            of_copy = measures[f"{state}, {query}{of}, s"] / measures[f"plain copy, {query}, s"]
-            longest = max(longest, of_copy)
-    unit = 530 / longest
+    y = 0
     for query, of in rows:
         lines.append(f'<text x="8" y="{y + 18}" font-weight="600" fill="#222">{query}{of}</text>')
         y += 22
         for state in STATES:
-            ratio = measures[f"{state}, {query}{of}, s"] / measures[f"plain copy, {query}, s"]
+            ratio = ratios[f"{query}{of}", state]
             width = round(unit * ratio)
             lines += [
                 f'<text x="150" y="{y + 14}" text-anchor="end" fill="#222">{state}</text>',
