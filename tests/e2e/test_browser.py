@@ -135,13 +135,16 @@ def test_airflows_form_takes_a_backfill_of_two_days(page: Page, airflow: Airflow
 
 
 def choose(page: Page, picker: Locator, day: str) -> None:
-    """Type midnight of a day into Airflow's date picker."""
+    """Type midnight of a day into Airflow's date picker, and wait until it is shut: while it
+    fades, the next one is open beside it."""
     picker.click()
-    page.get_by_placeholder("YYYY/MM/DD").fill(day)
-    page.get_by_placeholder("YYYY/MM/DD").press("Tab")
+    date = page.get_by_placeholder("YYYY/MM/DD")
+    date.fill(day)
+    date.press("Tab")
     page.get_by_placeholder("HH:mm").fill("00:00")
     page.get_by_placeholder("HH:mm").press("Enter")
     page.keyboard.press("Escape")
+    expect(date).to_have_count(0)
 
 
 def test_the_page_of_a_running_pipeline_has_no_barriers_within_airflow(page: Page) -> None:
