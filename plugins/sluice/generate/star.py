@@ -79,13 +79,15 @@ def fact_table(fact: Fact, name: str) -> str:
     """DDL of the fact's storage under this name.
 
     Ordered by its key alone and in one partition: rows of a key are one only within a partition
-    and a sort key. What people filter by prunes through the indexes; FINAL reads them exactly.
+    and a sort key. What people filter by prunes through the indexes; FINAL reads them exactly,
+    each granule that they select with its neighbours, so granules are a fourth of the usual.
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
     columns += ["_version UInt128", "_is_deleted UInt8"]
     columns += _indexes(fact)
     key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
+    engine.append("SETTINGS index_granularity = 2048")
     engine.append(f"COMMENT {literal(made_of(fact, fact.table.rollups))}")
     return create_table(name, columns, engine)
 
@@ -98,19 +100,26 @@ def distributed_fact(fact: Fact, cluster: Cluster, name: str, local: str) -> str
 def _indexes(fact: Fact) -> Iterator[str]:
     """A dimension's keys that follow the fact's are found by their range, others by the filter.
 
+    The filter takes one granule of 500 for another's: at the usual one of 40, those would be
+    most of what is read for a key that few facts have.
+
     A date's range serves its day as well, unless it may be NULL. Then it has an index of its own,
     which would be wrong of one that is not: toDate wraps outside of 1970 to 2149, and ClickHouse
     takes it for monotonic.
     """
     for name in sorted(_held_columns(fact)):
-        yield f"INDEX {quoted(f'{name}_held')} {quoted(name)} TYPE bloom_filter GRANULARITY 1"
-        yield f"INDEX {quoted(f'{name}_within')} {quoted(name)} TYPE minmax GRANULARITY 1"
+        yield _index(f"{name}_held", quoted(name), "bloom_filter(0.002)")
+        yield _index(f"{name}_within", quoted(name), "minmax")
     if fact.date is not None:
         name, date = fact.date.name, quoted(fact.date.name)
-        yield f"INDEX {quoted(f'{name}_range')} {date} TYPE minmax GRANULARITY 1"
+        yield _index(f"{name}_range", date, "minmax")
         if "Nullable" in fact.date.clickhouse_type:
-            yield f"INDEX {quoted(f'{name}_day')} toDate({date}) TYPE minmax GRANULARITY 1"
+            yield _index(f"{name}_day", f"toDate({date})", "minmax")
     yield from rollup_indexes(fact)
+
+
+def _index(name: str, expression: str, kind: str) -> str:
+    return f"INDEX {quoted(name)} {expression} TYPE {kind} GRANULARITY 1"
 
 
 def _held_columns(fact: Fact) -> set[str]:

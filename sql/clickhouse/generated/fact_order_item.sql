@@ -23,11 +23,11 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     product_created_at Nullable(DateTime64(6, 'UTC')),
     _version UInt128,
     _is_deleted UInt8,
-    INDEX customer_id_held customer_id TYPE bloom_filter GRANULARITY 1,
+    INDEX customer_id_held customer_id TYPE bloom_filter(0.002) GRANULARITY 1,
     INDEX customer_id_within customer_id TYPE minmax GRANULARITY 1,
-    INDEX order_id_held order_id TYPE bloom_filter GRANULARITY 1,
+    INDEX order_id_held order_id TYPE bloom_filter(0.002) GRANULARITY 1,
     INDEX order_id_within order_id TYPE minmax GRANULARITY 1,
-    INDEX product_id_held product_id TYPE bloom_filter GRANULARITY 1,
+    INDEX product_id_held product_id TYPE bloom_filter(0.002) GRANULARITY 1,
     INDEX product_id_within product_id TYPE minmax GRANULARITY 1,
     INDEX order_date_range order_date TYPE minmax GRANULARITY 1,
     INDEX order_date_day toDate(order_date) TYPE minmax GRANULARITY 1,
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
 )
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (order_item_id)
+SETTINGS index_granularity = 2048
 COMMENT '{"rows": "bca8703d9343d9ec", "rollups": {"revenue_by_day": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category", "units": "quantity", "revenue": "quantity * price"}}}';
 
 -- name: view
