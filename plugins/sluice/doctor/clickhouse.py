@@ -13,7 +13,7 @@ from sluice.errors import Retryable, SluiceError
 from sluice.evolution import require_same
 from sluice.settings import ClickHouseSettings, Settings
 
-_MAJOR = 25  # the queries' functions
+_LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
 _BOOKKEEPING = ("checkpoints", "drains", "rebuilds", "dead_letters", "quality_checks", "resyncs")
 # CREATE and DROP by their parts: as a whole they hold rights that no database can give.
 _MAKES = tuple(f"{verb} {what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "VIEW"))
@@ -55,8 +55,8 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
 def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
     ((version, now),) = session.execute("SELECT version(), toUnixTimestamp64Micro(now64(6)) / 1e6")
     skew = abs(now - time())
-    major = int(version.split(".")[0])
-    yield judged(service, "version", major >= _MAJOR, version, "use ClickHouse 25 or newer")
+    recent = tuple(map(int, version.split(".")[:2])) >= _LEAST
+    yield judged(service, "version", recent, version, "use ClickHouse 25.6 or newer")
     yield clock(service, skew)
 
 
