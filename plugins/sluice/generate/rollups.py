@@ -72,7 +72,7 @@ def made_of(fact: Fact, rollups: Iterable[Rollup]) -> str:
     """How a fact and rollups of it are made: the comment of their tables, as JSON, by which one
     is known that the models would make in another way.
     """
-    made = {rollup.name: dict((*rollup.by, *rollup.sums)) for rollup in rollups}
+    made = {rollup.name: {"by": dict(rollup.by), "sum": dict(rollup.sums)} for rollup in rollups}
     return json.dumps({"rows": fingerprint(fact), "rollups": made})
 
 

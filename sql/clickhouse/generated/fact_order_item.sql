@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (order_item_id)
 SETTINGS index_granularity = 2048
-COMMENT '{"rows": "bca8703d9343d9ec", "rollups": {"revenue_by_day": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category", "units": "quantity", "revenue": "quantity * price"}}}';
+COMMENT '{"rows": "bca8703d9343d9ec", "rollups": {"revenue_by_day": {"by": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category"}, "sum": {"units": "quantity", "revenue": "quantity * price"}}}}';
 
 -- name: view
 CREATE OR REPLACE VIEW olap.fact_order_item AS
@@ -296,7 +296,7 @@ CREATE TABLE IF NOT EXISTS cdc.revenue_by_day
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (day, country, category)
 SETTINGS allow_nullable_key = 1
-COMMENT '{"rows": "bca8703d9343d9ec", "rollups": {"revenue_by_day": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category", "units": "quantity", "revenue": "quantity * price"}}}'
+COMMENT '{"rows": "bca8703d9343d9ec", "rollups": {"revenue_by_day": {"by": {"day": "toDate32(order_date)", "country": "customer_country", "category": "product_category"}, "sum": {"units": "quantity", "revenue": "quantity * price"}}}}'
 EMPTY AS
 SELECT _group_0 AS day, _group_1 AS country, _group_2 AS category, count() AS facts, sum(_value_0) AS units, sum(_value_1) AS revenue, toUInt128(0) AS _version, toUInt8(0) AS _is_deleted
 FROM (SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1 FROM null('order_item_id Int32, order_id Int32, product_id Int32, customer_id Nullable(Int32),
