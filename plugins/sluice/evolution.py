@@ -44,6 +44,14 @@ _FED_BY = """
 SELECT extract(as_select, 'FROM cdc\\.`?([^`\\s]+)') FROM system.tables
 WHERE database = 'cdc' AND name = {table:String}
 """
+# The views and tables of a fact and of rollups; views first, for none should read what is gone.
+_OF_FACT = """
+SELECT database, name FROM system.tables
+WHERE database IN ('olap', 'cdc')
+    AND (has({made:Array(String)}, name) OR database = 'cdc'
+        AND arrayExists(one -> startsWith(name, concat(one, '__')), {made:Array(String)}))
+ORDER BY database DESC, name
+"""
 _WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"(U?Int)(\d+)")
 _DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
@@ -124,8 +132,21 @@ def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
             f"DROP VIEW IF EXISTS olap.{quoted(name)}",
             *over,
             f"RENAME TABLE cdc.{quoted(former)} TO cdc.{quoted(storage)}",
+            *_drops_of_fact(clickhouse, name),
         ),
     )
+
+
+def _drops_of_fact(clickhouse: ClickHouse, source: str) -> list[str]:
+    """What drops the fact that was made of this table, and its rollups: nothing keeps them now."""
+    if not source.startswith("src_"):
+        return []
+    fact = f"fact_{source.removeprefix('src_')}"
+    rows = clickhouse.execute(_OF_FACT, made=[fact, *former_rollups(clickhouse, fact)])
+    return [
+        f"DROP {'VIEW' if database == 'olap' else 'TABLE'} {database}.{quoted(name)} SYNC"
+        for database, name in rows
+    ]
 
 
 def plan(
@@ -223,10 +244,10 @@ def outdated(clickhouse: ClickHouse, fact: Fact) -> list[str]:
     return [name for name, comment in made.items() if _comment(clickhouse, name) != comment]
 
 
-def former_rollups(clickhouse: ClickHouse, fact: Fact) -> set[str]:
+def former_rollups(clickhouse: ClickHouse, fact: str) -> set[str]:
     """The rollups that the fact had when it was last rebuilt in full."""
     try:
-        return set(json.loads(_comment(clickhouse, fact.name) or "{}").get("rollups", ()))
+        return set(json.loads(_comment(clickhouse, fact) or "{}").get("rollups", ()))
     except ValueError:  # made before comments were JSON
         return set()
 

@@ -32,7 +32,7 @@ def create_warehouse(
     names |= {name for table in catalog.tables for name in (table.storage, table.history)}
     for fact in catalog.facts:
         if not {table.name for table in fact.tables} & stopped.keys():
-            for gone in sorted(former_rollups(clickhouse, fact) - names):
+            for gone in sorted(former_rollups(clickhouse, fact.name) - names):
                 clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(gone)}")
                 _drop_rollup(clickhouse, gone)
                 done.append(f"olap.{gone}: dropped, the models have it no longer")

@@ -289,6 +289,25 @@ def test_a_rollup_follows_the_types_of_what_it_is_made_of(
         ]
 
 
+def test_a_sum_that_became_a_group_of_the_same_name_and_type_is_noticed(
+    services: Settings, tmp_path: Path
+) -> None:
+    cars, tons = {"cars": "cars"}, {"tons": "cars * 3"}
+    summed = {"by": {"ferry": "ferry_id"}, "sum": cars | tons}
+    grouped = {"by": {"ferry": "ferry_id"} | cars, "sum": tons}
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [WIDE], rollups={"crossings_by_cars": summed})
+        made.postgres("ALTER TABLE crossings ALTER cars TYPE int8")
+        made.postgres("INSERT INTO crossings VALUES (11, 1, 7)")
+        wiring.initialise(made.settings)
+        made.settle()
+        assert made.rows("SELECT ferry, cars FROM olap.crossings_by_cars") == [(1, 12)]
+        made.take([NAME], [WIDE], rollups={"crossings_by_cars": grouped})
+        wiring.initialise(made.settings)
+        rows = made.rows("SELECT ferry, cars, tons FROM olap.crossings_by_cars ORDER BY cars")
+        assert rows == [(1, 5, 15), (1, 7, 21)]
+
+
 @pytest.mark.parametrize("crossing", [[WIDE], [NARROW, NOTE]])
 def test_a_fact_is_not_rolled_back_to_an_older_form(
     services: Settings, tmp_path: Path, crossing: list[str]
@@ -371,10 +390,7 @@ def test_a_table_whose_rows_are_kept_under_another_name_stops(
         wiring.initialise(made.settings)
         made.settle()
         made.take([NAME, A_FACT], [NARROW])
-        with pytest.raises(TableDiffers, match=r"its rows are in cdc\.dim_ferry") as caught:
-            wiring.initialise(made.settings)
-        lines = [line.strip().removesuffix(";") for line in str(caught.value).splitlines()]
-        made.clickhouse(*(line for line in lines if line.startswith(("DROP", "RENAME"))))
+        run_the_plan(made, r"its rows are in cdc\.dim_ferry")
         (line,) = wiring.initialise(made.settings)
         assert line.startswith("fact_crossing: full rebuild of 1 rows")
         made.postgres("UPDATE ferries SET name = 'Cara'")
@@ -382,6 +398,35 @@ def test_a_table_whose_rows_are_kept_under_another_name_stops(
         assert made.rows("SELECT * FROM olap.fact_ferry") == [(1, "Cara")]
         assert made.rows(history) == [(1, "Aida"), (1, "Cara")]
         assert made.rows("SELECT ferry_name FROM olap.fact_crossing") == [("Cara",)]
+
+
+def test_what_was_made_of_a_fact_goes_where_its_table_is_one_no_longer(
+    services: Settings, tmp_path: Path
+) -> None:
+    ferries = {"by": {"name": "name"}, "sum": {"ids": "ferry_id"}}
+    mark = {"info": {"star": "fact", "rollups": {"ferries_by_name": ferries}}}
+    left = "SELECT name FROM system.tables WHERE match(name, '^(fact_ferry|ferries_by)')"
+    with harbour(services, tmp_path) as made:
+        made.take([NAME, f"    __table_args__ = {mark}"], [NARROW])
+        run_the_plan(made, r"its rows are in cdc\.dim_ferry")
+        wiring.initialise(made.settings)
+        made.settle()
+        assert made.rows("SELECT ids FROM olap.ferries_by_name") == [(1,)]
+        made.take([NAME], [NARROW])
+        run_the_plan(made, r"its rows are in cdc\.src_ferry")
+        assert made.rows(left) == []
+        wiring.initialise(made.settings)
+        made.postgres("UPDATE ferries SET name = 'Cara'")
+        made.settle()
+        assert made.rows("SELECT ferry_name FROM olap.fact_crossing") == [("Cara",)]
+
+
+def run_the_plan(harbour: Harbour, stopped: str) -> None:
+    """What `sluice init` tells a person to run in ClickHouse, where it stops for this reason."""
+    with pytest.raises(TableDiffers, match=stopped) as caught:
+        wiring.initialise(harbour.settings)
+    lines = [line.strip().removesuffix(";") for line in str(caught.value).splitlines()]
+    harbour.clickhouse(*(line for line in lines if line.startswith(("DROP", "RENAME"))))
 
 
 @pytest.mark.parametrize("cars", ["cars", "toFloat64(cars)"])  # added to, and summed anew
