@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = (  # the last five: it asks nobody but the server under test
@@ -28,6 +28,7 @@ ARGUMENTS = (  # the last five: it asks nobody but the server under test
     "--no-first-run",
 )
 SLOWEST_MS = 120_000
+expect.set_options(timeout=SLOWEST_MS)
 PHONE = {"width": 390, "height": 844}
 
 

@@ -100,7 +100,7 @@ def services(home: Path) -> Iterator[Settings]:
 
 def drop_slot(settings: Settings) -> None:
     """Drop the slot of a relay that has stopped; its session in Postgres may end a little later."""
-    name, deadline = settings.relay.slot, time.monotonic() + 20
+    name, deadline = settings.relay.slot, time.monotonic() + 60
     with slots.session(settings.postgres) as cursor:
         while True:
             cursor.execute(

@@ -39,8 +39,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """As pytest's own, but for tests that fail beside a crash."""
     hook, named = item.ihook, {"nodeid": item.nodeid, "location": item.location}
     hook.pytest_runtest_logstart(**named)
+    began = time.time()
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    if any(report.failed for report in reports) and _crashed():
+    if any(report.failed for report in reports) and _crashed(since=began - _RECENT):
         print(f"once more, after a crash of ClickHouse: {item.nodeid}", file=sys.__stderr__)
         time.sleep(_RESTART)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
@@ -50,10 +51,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return True
 
 
-def _crashed() -> bool:
-    return max([*_told, *(_written(_log(home)) for home in _homes)], default=0) > (
-        time.time() - _RECENT
-    )
+def _crashed(since: float) -> bool:
+    return max([*_told, *(_written(_log(home)) for home in _homes)], default=0) > since
 
 
 def _log(home: Path) -> Path:

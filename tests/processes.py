@@ -26,7 +26,7 @@ def killed(settings: Settings, module: str, *arguments: object, **variables: obj
         env={**Stack(settings).environment(), **{k: str(v) for k, v in known.items()}},
         cwd=PROJECT,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL, (process.stdout + process.stderr).decode()

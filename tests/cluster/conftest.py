@@ -44,7 +44,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         finally:
             stop.set()
             if relay.ident:
-                relay.join(20)
+                relay.join(60)
             stack.stop()
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +17,6 @@ from tests.browser import SLOWEST_MS, barriers, chromium, log_in, too_wide
 from tests.e2e.conftest import Running, until
 
 pytestmark = pytest.mark.e2e
-Airflow = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +33,6 @@ def page(browser: Browser, stack: Running) -> Iterator[Page]:
     found = log_in(browser, address, "admin", password)
     yield found
     found.context.close()
-
-
-@pytest.fixture(scope="module")
-def airflow(stack: Running) -> Iterator[Airflow]:
-    """Path below Airflow's API -> its answer."""
-    address = f"http://127.0.0.1:{stack.environment['SLUICE_AIRFLOW_PORT']}"
-    user = {"username": "admin", "password": read_secrets(stack.home)["airflow"]}
-    with httpx.Client(base_url=address, timeout=60) as client:
-        token = client.post("/auth/token", json=user).json()["access_token"]
-        client.headers["Authorization"] = f"Bearer {token}"
-        yield lambda path: client.get(f"/api/v2/{path}").raise_for_status().json()
 
 
 def number(path: str, value: int) -> str:
@@ -82,13 +69,11 @@ def test_its_numbers_are_those_of_sql_and_follow_a_change_by_themselves(
     person = {"email": "browser@example.com", "name": "B", "country": "Chile", "city": "Arica"}
     assert httpx.post(api, json=person).status_code == 201
     for side in ("postgres_rows", "clickhouse_rows"):
-        frame.locator(number(f"tables.customers.{side}", before + 1)).wait_for()
+        frame.locator(number(f"tables.customers.{side}", before + 1)).wait_for(timeout=300_000)
     assert in_clickhouse(stack, "SELECT count() AS n FROM olap.dim_customer") == before + 1
 
 
-def test_a_finding_is_repaired_by_the_button_beside_it(
-    page: Page, stack: Running, airflow: Airflow
-) -> None:
+def test_a_finding_is_repaired_by_the_button_beside_it(page: Page, stack: Running) -> None:
     stack.query(
         "INSERT INTO cdc.dim_customer SELECT * REPLACE ('wrong' AS city)"
         " FROM cdc.dim_customer FINAL WHERE id = 3"
@@ -103,8 +88,8 @@ def test_a_finding_is_repaired_by_the_button_beside_it(
     finding.get_by_role("button", name="Resync now").click()
     expect(finding.locator(".outcome")).to_contain_text("Started manual", timeout=SLOWEST_MS)
     runs = "dags/sluice_resync/dagRuns"
-    until(lambda: airflow(runs)["dag_runs"][0]["state"] in {"success", "failed"}, 240)
-    (run,) = airflow(runs)["dag_runs"]
+    until(lambda: stack.airflow("GET", runs)["dag_runs"][0]["state"] in {"success", "failed"}, 240)
+    (run,) = stack.airflow("GET", runs)["dag_runs"]
     assert (run["state"], run["conf"]["keys"]) == ("success", ["3"])
     done = stack.sluice("quality", "--deep", "customers")
     assert done.returncode == 0, done.stdout
@@ -112,7 +97,7 @@ def test_a_finding_is_repaired_by_the_button_beside_it(
     expect(page.locator("article.finding")).to_have_count(0)
 
 
-def test_airflows_form_takes_a_backfill_of_two_days(page: Page, airflow: Airflow) -> None:
+def test_airflows_form_takes_a_backfill_of_two_days(page: Page, stack: Running) -> None:
     today = datetime.now(timezone.utc).date()
     page.goto("/dags/sluice_fact_backfill")
     page.get_by_role("button", name="Trigger").first.click()
@@ -124,11 +109,11 @@ def test_airflows_form_takes_a_backfill_of_two_days(page: Page, airflow: Airflow
     form.get_by_role("button", name="Run Backfill").click()
 
     def done() -> bool:
-        found = airflow("backfills?dag_id=sluice_fact_backfill")["backfills"]
+        found = stack.airflow("GET", "backfills?dag_id=sluice_fact_backfill")["backfills"]
         return bool(found) and all(one["completed_at"] for one in found)
 
     until(done, 300)
-    found = airflow("dags/sluice_fact_backfill/dagRuns?run_type=backfill")["dag_runs"]
+    found = stack.airflow("GET", "dags/sluice_fact_backfill/dagRuns?run_type=backfill")["dag_runs"]
     days = sorted(run["logical_date"][:10] for run in found)
     assert days == [f"{today - timedelta(days=back)}" for back in (3, 2)]
     assert {run["state"] for run in found} == {"success"}

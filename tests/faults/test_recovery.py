@@ -168,7 +168,7 @@ def killed(pipeline: Pipeline, *where: str) -> None:
         env={**pipeline.environment, "PYTHONPATH": paths},
         cwd=PROJECT,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()

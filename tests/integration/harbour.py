@@ -184,6 +184,6 @@ def harbour(
         yield made
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
         made.dispose()
         sys.path.remove(str(folder))

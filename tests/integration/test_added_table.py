@@ -25,6 +25,7 @@ from sluice.relay import publication, slot
 from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
+from tests.conftest import drop_slot
 
 pytestmark = pytest.mark.services
 
@@ -58,11 +59,8 @@ def settings(services: Settings) -> Iterator[Settings]:
     made = {"cdc.authors", "cdc.books"} & set(admin.list_topics(timeout=10).topics)
     for future in admin.delete_topics(list(made)).values():
         future.result()
+    drop_slot(replace(services, relay=relay))
     with slot.session(services.postgres) as cursor:
-        cursor.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-            " WHERE slot_name LIKE 'shelf%'"
-        )
         cursor.execute(f"DROP PUBLICATION IF EXISTS {relay.publication}")
 
 

@@ -211,6 +211,7 @@ def mail_server(trusted: Path | None, *, at_once: bool = False) -> Iterator[tupl
         require_starttls=context is not None and not at_once,
         authenticator=known,
         auth_require_tls=not at_once and context is not None,
+        ready_timeout=60,
     )
     controller.start()
     try:

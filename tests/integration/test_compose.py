@@ -285,10 +285,11 @@ def running(name: str, there: dict[str, str], published: str, port: int) -> Iter
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(command, env=there, cwd=PROJECT, stdout=quiet, stderr=quiet)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while unhealthy():
             assert server.poll() is None, f"{name} ended"
             assert time.monotonic() < deadline, f"{name} does not become healthy"
+            time.sleep(1)
         yield
     finally:
         stop(server)

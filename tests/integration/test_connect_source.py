@@ -104,7 +104,7 @@ def engine(services: Settings) -> Iterator[Engine]:
 
 def until_released(settings: Settings, source: str) -> list[str]:
     """The change of source, as soon as Postgres has noticed that the relay is gone."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             return wiring.change_source(settings, source)

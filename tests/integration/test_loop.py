@@ -45,7 +45,7 @@ def relaying(services: Settings, *, snapshot: bool = False) -> Iterator[threadin
         yield stop
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -86,7 +86,7 @@ def relay(settings: Settings, engine: Engine) -> Iterator[None]:
     thread.start()
     yield
     stop.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -348,7 +348,7 @@ def test_a_snapshot_gives_the_same_as_the_stream(
         assert_facts_equal_joins(settings, engine)
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
         drop_slot(again)
 
 

@@ -93,7 +93,7 @@ def relay(services: Settings, least: PostgresSettings) -> Iterator[Settings]:
     thread.start()
     yield settings
     stop.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     drop_slot(settings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -60,12 +61,13 @@ class Canaries(dict[str, str]):
 def files_with(canaries: Canaries, folder: Path) -> dict[str, set[str]]:
     """File below the folder -> the secrets in it."""
     found = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            with suppress(FileNotFoundError):  # logs turn over, databases drop files
-                within = canaries.within(path.read_bytes())
-                if within:
-                    found[str(path.relative_to(folder))] = within
+    for place, _, names in os.walk(folder):  # which passes over what is gone; rglob does not
+        for path in (Path(place, name) for name in names):
+            if path.is_file() and not path.is_symlink():
+                with suppress(FileNotFoundError):  # logs turn over, databases drop files
+                    within = canaries.within(path.read_bytes())
+                    if within:
+                        found[str(path.relative_to(folder))] = within
     return found
 
 

@@ -38,7 +38,7 @@ def test_a_slow_drain_is_followed_by_another_look(
     done = []
 
     def drain() -> None:
-        time.sleep(0.1)
+        time.sleep(0.6)
         done.append(1)
 
     slots = Confirming(*confirmed)
@@ -52,7 +52,7 @@ def test_a_slow_drain_is_followed_by_another_look(
         had_slot=lambda: True,
         exact=UNUSED,
         catch_up=drain,
-        seconds=0.05,
+        seconds=0.5,
         gaps={},
         keep=UNUSED,
         most_rows=0,

@@ -215,7 +215,7 @@ def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     from sluice.embedded.programs import airflow_api
 
     # A busy machine may take long over the first answers; nobody is served by giving up.
-    api, deadline = airflow_api(settings, seconds=60), time.monotonic() + 240
+    api, deadline = airflow_api(settings, seconds=60), time.monotonic() + 480
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(_DAGS) - api.dag_ids():
         _pause(deadline, "Airflow has not parsed the DAGs")

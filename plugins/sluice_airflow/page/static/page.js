@@ -21,6 +21,10 @@ function say(text) {
   if (line && line.textContent !== text) line.textContent = text;
 }
 
+function paused() {
+  return document.getElementById("pause")?.getAttribute("aria-pressed") === "true";
+}
+
 function put(fresh) {
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);
@@ -33,6 +37,7 @@ function put(fresh) {
     old.replaceWith(next);
     next.scrollLeft = place;
   }
+  if (paused()) return; // pressed while this was asked for
   const verdict = document.getElementById("verdict");
   say(verdict ? verdict.textContent.trim().replace(/^\S+\s+/, "") + "; live" : "live");
 }
@@ -52,7 +57,6 @@ function keepFresh() {
   const pause = document.getElementById("pause");
   if (!pause) return;
   let waiting = null;
-  const paused = () => pause.getAttribute("aria-pressed") === "true";
   const next = () => {
     clearTimeout(waiting);
     if (!document.hidden && !paused()) waiting = setTimeout(turn, EVERY_MS);
