@@ -373,12 +373,19 @@ def test_a_filter_on_a_date_finds_what_lies_before_1970_and_after_2149(
                 f"INSERT INTO crossings SELECT {year} * 10000 + n, 1, 1, '{year}-05-01'"
                 " FROM generate_series(1, 9000) AS n"
             )
+        made.postgres(  # in each granule some whose date is not known, as people note it
+            "INSERT INTO crossings SELECT 30000000 + n, 1, 1,"
+            " CASE WHEN n % 9 = 0 THEN timestamptz '1900-01-01' ELSE '2024-05-01' END"
+            " FROM generate_series(1, 9000) AS n"
+        )
         wiring.resync(made.settings, "crossings")
         made.settle()
-        count = "SELECT count() FROM olap.fact_crossing WHERE sailed"
-        assert made.rows(f"{count} < '2024-01-01'") == [(9001,)]
-        assert made.rows(f"{count} >= '2024-01-01'") == [(18000,)]
-        assert made.rows(f"{count} > now()") == [(9000,)]
+        count = "SELECT count() FROM olap.fact_crossing WHERE"
+        assert made.rows(f"{count} sailed < '2024-01-01'") == [(10001,)]
+        assert made.rows(f"{count} sailed >= '2024-01-01'") == [(26000,)]
+        assert made.rows(f"{count} sailed > now()") == [(9000,)]
+        assert made.rows(f"{count} toDate(sailed) = '2024-05-01'") == [(17000,)]
+        assert made.rows(f"{count} toDate32(sailed) < '1970-01-01'") == [(10001,)]
 
 
 def test_a_table_whose_rows_are_kept_under_another_name_stops(

@@ -13,6 +13,7 @@ from sluice.catalog.model_set import BOOKKEEPING
 from sluice.errors import WrongUsage
 from sluice.generate.files import difference
 from sluice.generate.rollups import made_of, rollup_indexes
+from sluice.generate.star import fact_table
 from sluice.settings import PROJECT
 
 NONE: Mapping[str, Any] = {}
@@ -108,7 +109,18 @@ def test_what_sluice_keeps_in_clickhouse_is_known_by_name() -> None:
     assert set(re.findall(r"TABLE IF NOT EXISTS cdc\.(\w+)", text)) == BOOKKEEPING
 
 
-def test_a_day_is_not_indexed_where_clickhouse_would_skip_by_it_wrongly() -> None:
+def test_what_may_wrap_is_indexed_as_it_is_and_not_by_its_range() -> None:
     by = {"by": {"tens": "toUInt8(goals)", "name": "upper(home_name)"}, "sum": {"all": "goals"}}
-    (index,) = rollup_indexes(match_fact("home_id", "away_id", {"by_tens": by}))
-    assert "upper(home_name)" in index
+    lines = list(rollup_indexes(match_fact("home_id", "away_id", {"by_tens": by})))
+    assert [line.partition(" TYPE ")[2] for line in lines] == ["set(100) GRANULARITY 1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("server", "expression"),
+    [((26, 7), "order_date"), ((26, 9), "toDate32(order_date)"), ((27, 1), "toDate32(order_date)")],
+)
+def test_a_date_that_may_be_null_is_found_by_its_day_where_the_server_can(
+    server: tuple[int, int], expression: str
+) -> None:
+    ddl = fact_table(load_catalog("models").facts[0], "fact", server)
+    assert f"INDEX order_date_range {expression} TYPE minmax" in ddl

@@ -69,7 +69,11 @@ class ClickHouse:
         settings = self._settings
         options = {"connect_timeout": 5, **settings.options}
         chosen = options.pop("settings", {})
-        defaults = {"server_side_params": True, "strings_as_bytes": False}
+        defaults = {
+            "server_side_params": True,
+            "strings_as_bytes": False,
+            "max_insert_threads": 1,  # as before 26.8: all cores would write parts of their own
+        }
         try:
             return Client(
                 host=settings.host,
@@ -86,6 +90,11 @@ class ClickHouse:
                 f"the options of {self.where} are not clickhouse-driver's: {error}",
                 remedy="mend SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
             ) from None
+
+    def version(self) -> tuple[int, ...]:
+        """The server's release, as in 25.8."""
+        ((version,),) = self.execute("SELECT version()")
+        return tuple(map(int, str(version).split(".")[:2]))
 
     def close(self) -> None:
         """End the session."""

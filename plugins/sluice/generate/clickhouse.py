@@ -92,6 +92,11 @@ def filled(listed: Iterable[str]) -> str:
     return "\n".join(lines).removesuffix(",")
 
 
+def index(name: str, expression: str, kind: str) -> str:
+    """A table's line of an index that skips granules, each by itself."""
+    return f"INDEX {quoted(name)} {expression} TYPE {kind} GRANULARITY 1"
+
+
 def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> str:
     """CREATE TABLE IF NOT EXISTS in `cdc` from column and engine lines."""
     listed = ",\n".join(f"    {column}" for column in columns)

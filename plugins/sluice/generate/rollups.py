@@ -8,13 +8,13 @@ finish, the next one sums anew; rollup_sums.py decides which.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 
 from sluice.catalog import Fact, Rollup
 from sluice.generate.clickhouse import (
     distributed_table,
     filled,
+    index,
     key_expression,
     literal,
     on_cluster,
@@ -80,17 +80,14 @@ def rollup_indexes(fact: Fact) -> Iterator[str]:
     """Indexes of the fact by which a group's rows are found: of what is computed, such as days.
 
     Plain columns have an index where they hold keys or dates; of others one would skip nothing.
-    Nor is there one of what is computed from a column that is never NULL: where the function wraps,
-    ClickHouse would skip rows that a filter on the column itself is to find.
+    A set is of the values as they are. By their range ClickHouse would skip rows that a filter on
+    the column itself is to find, where the function wraps.
     """
-    nullable = {column.name: "Nullable" in column.clickhouse_type for column in fact.columns}
+    plain = {column.name for column in fact.columns}
     for rollup in fact.table.rollups:
         for name, expression in rollup.by:
-            words = re.findall(r"\w+", expression)
-            if expression in nullable or not all(nullable.get(word, True) for word in words):
-                continue
-            index = quoted(f"{rollup.name}_{name}")
-            yield f"INDEX {index} {expression} TYPE minmax GRANULARITY 1"
+            if expression not in plain:
+                yield index(f"{rollup.name}_{name}", expression, "set(100)")
 
 
 def rollup_rows(fact: Fact, rollup: Rollup) -> str:

@@ -16,6 +16,7 @@ from sluice.generate.clickhouse import (
     create_table,
     distributed_table,
     filled,
+    index,
     key_expression,
     literal,
     on_cluster,
@@ -32,6 +33,9 @@ from sluice.generate.rollups import (
 )
 from sluice.settings import ONE_SERVER, Cluster
 
+Version = tuple[int, ...]
+# From this release on ClickHouse finds a date that may be NULL by an index of its day too.
+BY_DAY = (26, 9)
 _CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
 
 
@@ -75,8 +79,8 @@ def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]
     return statements
 
 
-def fact_table(fact: Fact, name: str) -> str:
-    """DDL of the fact's storage under this name.
+def fact_table(fact: Fact, name: str, server: Version = BY_DAY) -> str:
+    """DDL of the fact's storage under this name, on a server of this version.
 
     Ordered by its key alone and in one partition: rows of a key are one only within a partition
     and a sort key. What people filter by prunes through the indexes; FINAL reads them exactly,
@@ -84,7 +88,7 @@ def fact_table(fact: Fact, name: str) -> str:
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
     columns += ["_version UInt128", "_is_deleted UInt8"]
-    columns += _indexes(fact)
+    columns += _indexes(fact, server)
     key = ", ".join(map(quoted, _key_names(fact)))
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({key})"]
     engine.append("SETTINGS index_granularity = 2048")
@@ -97,29 +101,26 @@ def distributed_fact(fact: Fact, cluster: Cluster, name: str, local: str) -> str
     return distributed_table(cluster, name, local, shard_key(_key_names(fact)))
 
 
-def _indexes(fact: Fact) -> Iterator[str]:
+def _indexes(fact: Fact, server: Version) -> Iterator[str]:
     """A dimension's keys that follow the fact's are found by their range, others by the filter.
 
     The filter takes one granule of 500 for another's: at the usual one of 40, those would be
     most of what is read for a key that few facts have.
 
-    A date's range serves its day as well, unless it may be NULL. Then it has an index of its own,
-    which would be wrong of one that is not: toDate wraps outside of 1970 to 2149, and ClickHouse
-    takes it for monotonic.
+    A date is found by the range of its day, which is as good: an index of the date itself would
+    serve toDate as well, and hide rows from it. toDate wraps outside of 1970 to 2149, and
+    ClickHouse takes it for monotonic; toDate32 does not wrap. Older servers do neither where the
+    date may be NULL. The days of toDate are kept as they are, as a set.
     """
     for name in sorted(_held_columns(fact)):
-        yield _index(f"{name}_held", quoted(name), "bloom_filter(0.002)")
-        yield _index(f"{name}_within", quoted(name), "minmax")
+        yield index(f"{name}_held", quoted(name), "bloom_filter(0.002)")
+        yield index(f"{name}_within", quoted(name), "minmax")
     if fact.date is not None:
         name, date = fact.date.name, quoted(fact.date.name)
-        yield _index(f"{name}_range", date, "minmax")
-        if "Nullable" in fact.date.clickhouse_type:
-            yield _index(f"{name}_day", f"toDate({date})", "minmax")
+        whole = server < BY_DAY and "Nullable" in fact.date.clickhouse_type
+        yield index(f"{name}_range", date if whole else f"toDate32({date})", "minmax")
+        yield index(f"{name}_day", f"toDate({date})", "set(100)")
     yield from rollup_indexes(fact)
-
-
-def _index(name: str, expression: str, kind: str) -> str:
-    return f"INDEX {quoted(name)} {expression} TYPE {kind} GRANULARITY 1"
 
 
 def _held_columns(fact: Fact) -> set[str]:

@@ -29,9 +29,9 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     INDEX order_id_within order_id TYPE minmax GRANULARITY 1,
     INDEX product_id_held product_id TYPE bloom_filter(0.002) GRANULARITY 1,
     INDEX product_id_within product_id TYPE minmax GRANULARITY 1,
-    INDEX order_date_range order_date TYPE minmax GRANULARITY 1,
-    INDEX order_date_day toDate(order_date) TYPE minmax GRANULARITY 1,
-    INDEX revenue_by_day_day toDate32(order_date) TYPE minmax GRANULARITY 1
+    INDEX order_date_range toDate32(order_date) TYPE minmax GRANULARITY 1,
+    INDEX order_date_day toDate(order_date) TYPE set(100) GRANULARITY 1,
+    INDEX revenue_by_day_day toDate32(order_date) TYPE set(100) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (order_item_id)
