@@ -17,6 +17,7 @@ from sluice.catalog import Column, Fact, Rollup, Table
 from sluice.errors import TableDiffers
 from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, literal, quoted
 from sluice.generate.rollups import made_of, rollup_rows
+from sluice.generate.star import date_range, ranged
 from sluice.settings import ONE_SERVER, Cluster
 
 _MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
@@ -33,6 +34,10 @@ SELECT name FROM system.columns
 WHERE database = 'cdc' AND is_in_sorting_key AND table = {_LOCAL}
 """
 _COMMENT = f"SELECT comment FROM system.tables WHERE database = 'cdc' AND name = {_LOCAL}"
+_INDEXED = f"""
+SELECT expr FROM system.data_skipping_indices
+WHERE database = 'cdc' AND table = {_LOCAL} AND name = {{index:String}}
+"""
 # A drop narrows the feed and widens it again; one that was cut short left it narrowed.
 _NARROWED = """
 SELECT count() FROM system.tables
@@ -215,7 +220,7 @@ def former_columns(clickhouse: ClickHouse, table: Table) -> set[str]:
 
 def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
     """Whether the fact, or a table that is kept of it, is there in another form than the models
-    give.
+    and the server's release give.
     """
     table = table or fact.name
     present = _columns(clickhouse, table)
@@ -225,7 +230,19 @@ def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
         present != _normal(clickhouse, wanted)
         or ordered != {column.name for column in fact.key}
         or _comment(clickhouse, table) != made_of(fact, fact.table.rollups)
+        or _dated_otherwise(clickhouse, fact, table)
     )
+
+
+def _dated_otherwise(clickhouse: ClickHouse, fact: Fact, table: str) -> bool:
+    """Whether the date's index is what another release of ClickHouse needs: in this one it could
+    hide rows, or find none.
+    """
+    if fact.date is None:
+        return False
+    rows = clickhouse.execute(_INDEXED, table=table, index=date_range(fact.date))
+    found = [str(expression).replace("`", "") for (expression,) in rows]
+    return found != [ranged(fact.date, clickhouse.version()).replace("`", "")]
 
 
 def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:

@@ -10,6 +10,8 @@ import pytest
 
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import load_catalog
+from sluice.doctor import clickhouse
 from sluice.errors import TableDiffers, WrongUsage
 from sluice.settings import Settings
 from tests.integration.harbour import (
@@ -386,6 +388,26 @@ def test_a_filter_on_a_date_finds_what_lies_before_1970_and_after_2149(
         assert made.rows(f"{count} sailed > now()") == [(9000,)]
         assert made.rows(f"{count} toDate(sailed) = '2024-05-01'") == [(17000,)]
         assert made.rows(f"{count} toDate32(sailed) < '1970-01-01'") == [(10001,)]
+
+
+def test_a_fact_that_another_release_made_is_made_anew(services: Settings, tmp_path: Path) -> None:
+    drop = "ALTER TABLE cdc.fact_crossing DROP INDEX sailed_range"
+    of = "SELECT expr FROM system.data_skipping_indices WHERE table = 'fact_crossing'"
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW, SAILED])
+        made.postgres("ALTER TABLE crossings ADD sailed timestamptz NOT NULL DEFAULT '1960-01-01'")
+        wiring.initialise(made.settings)
+        made.settle()
+        made.clickhouse(
+            drop, f"{drop.partition(' DROP')[0]} ADD INDEX sailed_range sailed TYPE minmax"
+        )
+        catalog = load_catalog(made.settings.models)
+        wrong = [one for one in clickhouse.checks(made.settings, catalog) if not one.ok]
+        assert [(one.check, one.remedy) for one in wrong] == [("fact_crossing", "run: sluice init")]
+        lines = wiring.initialise(made.settings)
+        assert [line for line in lines if line.startswith("fact_crossing: full rebuild of ")]
+        assert made.rows(f"{of} AND name = 'sailed_range'") == [("toDate32(sailed)",)]
+        assert wiring.initialise(made.settings) == []
 
 
 def test_a_table_whose_rows_are_kept_under_another_name_stops(

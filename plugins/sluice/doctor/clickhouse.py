@@ -10,7 +10,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.errors import Retryable, SluiceError
-from sluice.evolution import require_same
+from sluice.evolution import fact_differs, require_same
 from sluice.settings import ClickHouseSettings, Settings
 
 _LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
@@ -50,6 +50,10 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
                 require_same(session, table)
             except SluiceError as error:
                 yield failed("clickhouse", table.name, error)
+        for fact in catalog.facts:
+            same = not fact_differs(session, fact)
+            found = "of the models' form" if same else "of another form than the models give"
+            yield judged("clickhouse", fact.name, same, found, "run: sluice init")
 
 
 def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from sluice.catalog import Dimension, Fact, Table
+from sluice.catalog import Dimension, Fact, FactColumn, Table
 from sluice.generate.clickhouse import (
     create_table,
     distributed_table,
@@ -107,20 +107,33 @@ def _indexes(fact: Fact, server: Version) -> Iterator[str]:
     The filter takes one granule of 500 for another's: at the usual one of 40, those would be
     most of what is read for a key that few facts have.
 
-    A date is found by the range of its day, which is as good: an index of the date itself would
-    serve toDate as well, and hide rows from it. toDate wraps outside of 1970 to 2149, and
-    ClickHouse takes it for monotonic; toDate32 does not wrap. Older servers do neither where the
-    date may be NULL. The days of toDate are kept as they are, as a set.
+    A date is found by a range, what toDate makes of it by a set of the values as they are.
     """
     for name in sorted(_held_columns(fact)):
         yield index(f"{name}_held", quoted(name), "bloom_filter(0.002)")
         yield index(f"{name}_within", quoted(name), "minmax")
     if fact.date is not None:
-        name, date = fact.date.name, quoted(fact.date.name)
-        whole = server < BY_DAY and "Nullable" in fact.date.clickhouse_type
-        yield index(f"{name}_range", date if whole else f"toDate32({date})", "minmax")
-        yield index(f"{name}_day", f"toDate({date})", "set(100)")
+        name = fact.date.name
+        yield index(date_range(fact.date), ranged(fact.date, server), "minmax")
+        yield index(f"{name}_day", f"toDate({quoted(name)})", "set(100)")
     yield from rollup_indexes(fact)
+
+
+def date_range(date: FactColumn) -> str:
+    """The name of the index by which a fact's date is found."""
+    return f"{date.name}_range"
+
+
+def ranged(date: FactColumn, server: Version) -> str:
+    """What that is an index of: the day, which is as good as the date.
+
+    One of the date itself would serve toDate as well, and hide rows from it: toDate wraps outside
+    of 1970 to 2149, and ClickHouse takes it for monotonic. toDate32 does not wrap. Where the date
+    may be NULL, older servers find it by its own index alone, and do not take that for toDate's.
+    """
+    nullable = "Nullable" in date.clickhouse_type
+    column = quoted(date.name)
+    return column if nullable and server < BY_DAY else f"toDate32({column})"
 
 
 def _held_columns(fact: Fact) -> set[str]:
