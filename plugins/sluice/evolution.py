@@ -149,7 +149,7 @@ def _drops_of_fact(clickhouse: ClickHouse, source: str) -> list[str]:
     fact = f"fact_{source.removeprefix('src_')}"
     rows = clickhouse.execute(_OF_FACT, made=[fact, *former_rollups(clickhouse, fact)])
     return [
-        f"DROP {'VIEW' if database == 'olap' else 'TABLE'} {database}.{quoted(name)} SYNC"
+        f"DROP {'VIEW' if database == 'olap' else 'TABLE'} IF EXISTS {database}.{quoted(name)} SYNC"
         for database, name in rows
     ]
 
@@ -242,7 +242,7 @@ def _dated_otherwise(clickhouse: ClickHouse, fact: Fact, table: str) -> bool:
         return False
     rows = clickhouse.execute(_INDEXED, table=table, index=date_range(fact.date))
     found = [str(expression).replace("`", "") for (expression,) in rows]
-    return found != [ranged(fact.date, clickhouse.version()).replace("`", "")]
+    return found != [ranged(fact.date, clickhouse.newest()).replace("`", "")]
 
 
 def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:

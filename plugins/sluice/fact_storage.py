@@ -39,7 +39,7 @@ class FactStorage:
         present = local != name
         if not present:
             local = cluster.local(name)
-        self.clickhouse.everywhere(fact_table(self.fact, local, self.clickhouse.version()))
+        self.clickhouse.everywhere(fact_table(self.fact, local, self.clickhouse.newest()))
         if cluster.name and not present:
             self.clickhouse.execute(distributed_fact(self.fact, cluster, name, local))
 

@@ -189,7 +189,7 @@ class Rebuild:
             )
         if fact_differs(self.clickhouse, self.fact, kept):
             raise WrongUsage(
-                f"cdc.{kept} is of an older form than the models",
+                f"cdc.{kept} is of an older form than the models, or of another ClickHouse's",
                 remedy="the way back is to take the models of then, and run: sluice init",
             )
         storage = self._storage(kept)

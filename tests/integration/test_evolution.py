@@ -291,6 +291,19 @@ def test_a_rollup_follows_the_types_of_what_it_is_made_of(
         ]
 
 
+def test_a_group_of_a_condition_is_found_again(services: Settings, tmp_path: Path) -> None:
+    big = {"by": {"big": "cars > 5 AND ferry_id > 0"}, "sum": {"total": "toFloat64(cars)"}}
+    with harbour(services, tmp_path) as made:
+        made.take([NAME], [NARROW], rollups={"crossings_by_big": big})
+        wiring.initialise(made.settings)
+        made.postgres("INSERT INTO crossings VALUES (11, 1, 7), (12, 1, 3)")
+        made.settle()
+        made.postgres("UPDATE crossings SET cars = 4 WHERE id = 10")
+        made.settle()
+        rows = made.rows("SELECT big, facts, total FROM olap.crossings_by_big ORDER BY big")
+        assert rows == [(0, 2, 7.0), (1, 1, 7.0)]
+
+
 def test_a_sum_that_became_a_group_of_the_same_name_and_type_is_noticed(
     services: Settings, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import pytest
@@ -124,3 +125,24 @@ def test_a_date_that_may_be_null_is_found_by_its_day_where_the_server_can(
 ) -> None:
     ddl = fact_table(load_catalog("models").facts[0], "fact", server)
     assert f"INDEX order_date_range {expression} TYPE minmax" in ddl
+
+
+def test_a_key_that_is_a_date_is_not_found_by_its_range() -> None:
+    class Base(DeclarativeBase): ...
+
+    class Day(Base):
+        __tablename__ = "days"
+        day: Mapped[date] = mapped_column(primary_key=True)
+
+    class Sale(Base):
+        __tablename__ = "sales"
+        __table_args__ = {"info": {"star": "fact"}}  # noqa: RUF012
+        id: Mapped[int] = mapped_column(primary_key=True)
+        sold: Mapped[date] = mapped_column(ForeignKey("days.day"))
+        on: Mapped[Day] = relationship()
+
+    Base.registry.configure()
+    (fact,) = describe("sales", list(Base.registry.mappers)).facts
+    ddl = fact_table(fact, fact.name)
+    assert "INDEX sold_held sold TYPE bloom_filter" in ddl
+    assert "minmax" not in ddl

@@ -69,11 +69,7 @@ class ClickHouse:
         settings = self._settings
         options = {"connect_timeout": 5, **settings.options}
         chosen = options.pop("settings", {})
-        defaults = {
-            "server_side_params": True,
-            "strings_as_bytes": False,
-            "max_insert_threads": 1,  # as before 26.8: all cores would write parts of their own
-        }
+        defaults = {"server_side_params": True, "strings_as_bytes": False}
         try:
             return Client(
                 host=settings.host,
@@ -90,11 +86,6 @@ class ClickHouse:
                 f"the options of {self.where} are not clickhouse-driver's: {error}",
                 remedy="mend SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
             ) from None
-
-    def version(self) -> tuple[int, ...]:
-        """The server's release, as in 25.8."""
-        ((version,),) = self.execute("SELECT version()")
-        return tuple(map(int, str(version).split(".")[:2]))
 
     def close(self) -> None:
         """End the session."""
@@ -150,6 +141,11 @@ class ClickHouse:
         """Sessions on all servers of the cluster, this one last."""
         yield from self.others()
         yield self
+
+    def newest(self) -> tuple[int, ...]:
+        """The newest release among the servers, as in 25.8."""
+        found = (server.execute("SELECT version()")[0][0] for server in self.servers())
+        return max(tuple(map(int, str(version).split(".")[:2])) for version in found)
 
     @property
     def where(self) -> str:

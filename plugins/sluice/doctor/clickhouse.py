@@ -51,8 +51,12 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
             except SluiceError as error:
                 yield failed("clickhouse", table.name, error)
         for fact in catalog.facts:
-            same = not fact_differs(session, fact)
-            found = "of the models' form" if same else "of another form than the models give"
+            try:
+                same = not fact_differs(session, fact)
+            except SluiceError as error:
+                yield failed("clickhouse", fact.name, error)
+                continue
+            found = "as the models make it" if same else "not as the models make it"
             yield judged("clickhouse", fact.name, same, found, "run: sluice init")
 
 

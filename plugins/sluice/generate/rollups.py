@@ -87,7 +87,7 @@ def rollup_indexes(fact: Fact) -> Iterator[str]:
     for rollup in fact.table.rollups:
         for name, expression in rollup.by:
             if expression not in plain:
-                yield index(f"{rollup.name}_{name}", expression, "set(100)")
+                yield index(f"{rollup.name}__{name}", expression, "set(100)")
 
 
 def rollup_rows(fact: Fact, rollup: Rollup) -> str:
@@ -275,7 +275,7 @@ def _noted_rows(fact: Fact, rollup: Rollup) -> str:
     hashes = f"SELECT cityHash64(tuple({_groups(rollup)})) {since}"
     group = ", ".join(expression for _, expression in rollup.by)
     found = [
-        f"{expression} IN (SELECT {quoted(name)} {since})"
+        f"({expression}) IN (SELECT {quoted(name)} {since})"
         for name, expression in rollup.by
         if expression not in plain
     ] + [f"cityHash64(tuple({group})) IN ({hashes})"]
@@ -284,8 +284,7 @@ def _noted_rows(fact: Fact, rollup: Rollup) -> str:
         f"SELECT {', '.join(map(quoted, names))} FROM cdc.{{fact:Identifier}}\n        WHERE "
         + "\n        AND ".join(found)
     )
-    whole = f"({group})" if len(rollup.by) > 1 else group
     return (
         f"\n    PREWHERE {key_expression(names)} IN (\n        {keys}\n    )"
-        f"\n    WHERE {whole} IN ({_to_sum(rollup)})"
+        f"\n    WHERE ({group}) IN ({_to_sum(rollup)})"
     )

@@ -8,6 +8,7 @@ fills them in. `fact` is an identifier parameter because a full rebuild writes t
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -36,6 +37,8 @@ from sluice.settings import ONE_SERVER, Cluster
 Version = tuple[int, ...]
 # From this release on ClickHouse finds a date that may be NULL by an index of its day too.
 BY_DAY = (26, 9)
+# Types of which toDate makes another day outside of 1970 to 2149.
+_WRAPS = re.compile("Date32|DateTime64")
 _CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
 
 
@@ -107,11 +110,14 @@ def _indexes(fact: Fact, server: Version) -> Iterator[str]:
     The filter takes one granule of 500 for another's: at the usual one of 40, those would be
     most of what is read for a key that few facts have.
 
-    A date is found by a range, what toDate makes of it by a set of the values as they are.
+    A date is found by a range, what toDate makes of it by a set of the values as they are. A key
+    that is a date is found by the filter alone, for the reason that `ranged` has.
     """
+    types = {column.name: column.clickhouse_type for column in fact.columns}
     for name in sorted(_held_columns(fact)):
         yield index(f"{name}_held", quoted(name), "bloom_filter(0.002)")
-        yield index(f"{name}_within", quoted(name), "minmax")
+        if not _WRAPS.search(types[name]):
+            yield index(f"{name}_within", quoted(name), "minmax")
     if fact.date is not None:
         name = fact.date.name
         yield index(date_range(fact.date), ranged(fact.date, server), "minmax")

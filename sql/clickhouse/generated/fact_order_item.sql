@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS cdc.fact_order_item
     INDEX product_id_within product_id TYPE minmax GRANULARITY 1,
     INDEX order_date_range toDate32(order_date) TYPE minmax GRANULARITY 1,
     INDEX order_date_day toDate(order_date) TYPE set(100) GRANULARITY 1,
-    INDEX revenue_by_day_day toDate32(order_date) TYPE set(100) GRANULARITY 1
+    INDEX revenue_by_day__day toDate32(order_date) TYPE set(100) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(_version, _is_deleted)
 ORDER BY (order_item_id)
@@ -385,7 +385,7 @@ FROM (
     FROM cdc.{fact:Identifier} FINAL
     PREWHERE order_item_id IN (
         SELECT order_item_id FROM cdc.{fact:Identifier}
-        WHERE toDate32(order_date) IN (SELECT day FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
+        WHERE (toDate32(order_date)) IN (SELECT day FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
         AND cityHash64(tuple(toDate32(order_date), customer_country, product_category)) IN (SELECT cityHash64(tuple(day, country, category)) FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
     )
     WHERE (toDate32(order_date), customer_country, product_category) IN (SELECT day, country, category FROM cdc.revenue_by_day__touched WHERE _version >= {since:UInt128})
