@@ -50,6 +50,11 @@ class Travelling:
     stored: str
 
 
+def release(version: str) -> tuple[int, ...]:
+    """The year and the number of the release that a server's version is of: (25, 8)."""
+    return tuple(map(int, version.split(".")[:2]))
+
+
 class ClickHouse:
     """A session on ClickHouse; temporary tables last as long as it does.
 
@@ -143,9 +148,8 @@ class ClickHouse:
         yield self
 
     def newest(self) -> tuple[int, ...]:
-        """The newest release among the servers, as in 25.8."""
-        found = (server.execute("SELECT version()")[0][0] for server in self.servers())
-        return max(tuple(map(int, str(version).split(".")[:2])) for version in found)
+        """The newest release among the servers; see `release`."""
+        return max(release(one.execute("SELECT version()")[0][0]) for one in self.servers())
 
     @property
     def where(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from time import time
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.clickhouse import ClickHouse, release
 from sluice.catalog import Catalog
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.errors import Retryable, SluiceError
@@ -63,7 +63,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
 def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
     ((version, now),) = session.execute("SELECT version(), toUnixTimestamp64Micro(now64(6)) / 1e6")
     skew = abs(now - time())
-    recent = tuple(map(int, version.split(".")[:2])) >= _LEAST
+    recent = release(version) >= _LEAST
     yield judged(service, "version", recent, version, "use ClickHouse 25.6 or newer")
     yield clock(service, skew)
 
