@@ -8,7 +8,6 @@ from typing import Any
 
 from sluice.catalog import Catalog
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
-from sluice.errors import SluiceError
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.settings import RelaySettings, Settings
@@ -50,7 +49,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield _role(cursor)
         yield _privileges(cursor, catalog)
         yield _slots(cursor, settings.relay)
-        yield _keys(cursor, catalog)
+        yield from _keys(cursor, catalog)
         yield _publication(cursor, settings.relay, catalog)
 
 
@@ -87,12 +86,13 @@ def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
     return judged("postgres", "slots", free + ours >= 2, f"{free} left", remedy)
 
 
-def _keys(cursor: Any, catalog: Catalog) -> Diagnosis:
-    try:
-        publications.require_keys(cursor, catalog)
-    except SluiceError as error:
-        return failed("postgres", "tables and keys", error)
-    return judged("postgres", "tables and keys", True, f"{len(catalog.tables)} tables", "")
+def _keys(cursor: Any, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Every table whose changes cannot be sent, or that all of them can."""
+    found = publications.faults(cursor, catalog)
+    for error in found.values():
+        yield failed("postgres", "tables and keys", error)
+    if not found:
+        yield judged("postgres", "tables and keys", True, f"{len(catalog.tables)} tables", "")
 
 
 def _publication(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Diagnosis:

@@ -14,19 +14,23 @@ import psycopg2
 from psycopg2 import sql
 
 from sluice.catalog import Catalog, Table
-from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete
+from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete, SluiceError
 from sluice.generate.publication import computed, options
 from sluice.settings import RelaySettings
 
 _AGAIN = "bring it and the tables back: sluice recover"
 _OPERATIONS = "insert, update, delete, truncate"
-_KEY = """
-SELECT c.relreplident, i.indisreplident, i.indimmediate, array(
+# Of each table that is wanted, what pgoutput sends of its old rows; NULL where it is not there.
+_RELATIONS = """
+SELECT c.relkind::text, c.relreplident::text, i.indisreplident, i.indimmediate, array(
     SELECT a.attname::text FROM pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 )
-FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
-WHERE c.oid = to_regclass(%s)
+FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS wanted (schema, relation, place)
+LEFT JOIN pg_namespace n ON n.nspname = wanted.schema::name
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation::name
+LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+ORDER BY wanted.place
 """
 # Computed columns are sent by PostgreSQL 18 and newer, which alone have pubgencols.
 _PUBLICATION = """
@@ -150,34 +154,60 @@ def require_unchanged(
     return tuple(table for table in catalog.tables if table.name not in known["tables"])
 
 
-def require_keys(cursor: Any, catalog: Catalog) -> None:
-    """That every table is there, with the models' key as what Postgres sends of old rows.
+def faults(cursor: Any, catalog: Catalog) -> dict[str, SluiceError]:
+    """Find the tables whose changes cannot be sent as the models need them.
 
-    Raises:
-        NotReady: a table is not there.
-        NeedsPerson: a table's key is another, deferrable, or not its replica identity.
+    Returns:
+        Table name -> why, and what to do. NotReady where it is not there; NeedsPerson where its
+        key is another, deferrable, or not its replica identity.
     """
-    for table in catalog.tables:
+    schemas = [table.schema for table in catalog.tables]
+    cursor.execute(_RELATIONS, [schemas, [table.relation for table in catalog.tables]])
+    found = zip(catalog.tables, cursor.fetchall(), strict=True)
+    named = {table.name: _fault(cursor, table, *row) for table, row in found}
+    return {name: error for name, error in named.items() if error is not None}
+
+
+def require_faultless(cursor: Any, catalog: Catalog) -> None:
+    """Raise the fault of the first table that has one; see `faults`."""
+    for error in faults(cursor, catalog).values():
+        raise error
+
+
+def _fault(
+    cursor: Any,
+    table: Table,
+    kind: str | None,
+    identity: str,
+    of_key: bool | None,
+    immediate: bool | None,
+    columns: list[str],
+) -> SluiceError | None:
+    """What is wrong with one table; see `faults`.
+
+    Args:
+        kind, identity: `relkind` and `relreplident` of pg_class.
+        of_key: whether the primary key was chosen as the replica identity's index.
+        immediate, columns: of the primary key.
+    """
+    if kind is None:
+        return NotReady(
+            f"PostgreSQL has no table {table.schema}.{table.relation}",
+            remedy="create the models' tables there",
+        )
+    if set(columns) != {column.name for column in table.key} or not immediate:
+        return NeedsPerson(
+            f"table {table.name}: its primary key in PostgreSQL is not the model's,"
+            " or is deferrable",
+            remedy="give table and model the same, not deferrable, primary key",
+        )
+    if identity == "n" or (identity == "i" and not of_key):
         name = _quoted(cursor, table.schema, table.relation)
-        cursor.execute(_KEY, [name])
-        row = cursor.fetchone()
-        if row is None:
-            raise NotReady(
-                f"PostgreSQL has no table {table.schema}.{table.relation}",
-                remedy="create the models' tables there",
-            )
-        identity, of_key, immediate, columns = row
-        if set(columns) != {column.name for column in table.key} or not immediate:
-            raise NeedsPerson(
-                f"table {table.name}: its primary key in PostgreSQL is not the model's,"
-                " or is deferrable",
-                remedy="give table and model the same, not deferrable, primary key",
-            )
-        if identity == "n" or (identity == "i" and not of_key):
-            raise NeedsPerson(
-                f"table {table.name}: deletes do not carry its primary key",
-                remedy=f"run in PostgreSQL: ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
-            )
+        return NeedsPerson(
+            f"table {table.name}: deletes do not carry its primary key",
+            remedy=f"run in PostgreSQL: ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
+        )
+    return None
 
 
 def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> None:

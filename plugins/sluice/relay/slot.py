@@ -83,7 +83,7 @@ def prepare(
         row = _slot(cursor, relay.slot)
         if row is not None and row[2] is not None:
             raise SlotBusy(f"slot {relay.slot!r} is in use by another relay (pid {row[2]})")
-        publications.require_keys(cursor, catalog)
+        publications.require_faultless(cursor, catalog)
         noted = topics.slot_note()
         if not snapshot:
             mark = topics.mark(relay.slot)
