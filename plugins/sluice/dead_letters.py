@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import groupby
 from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.contention import until_done
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import StaleCheckpoint, WrongUsage
-from sluice.events import Record, Reject
+from sluice.errors import WrongUsage
+from sluice.events import Record
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|!=|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 _TEXTS, _ORDERED = ("reason", "key", "value", "schema_version"), ("offset", "rejected_at")
@@ -27,7 +27,6 @@ _SIGNS = {
     **dict.fromkeys(_ORDERED, (">=", "<=", "!=", "=", ">", "<")),
 }
 _AT_ONCE = 10_000
-_RETRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,11 +232,5 @@ def _put_in(
     records = [
         Record(offset=letter.offset, key=letter.key, value=letter.value) for letter in letters
     ]
-    for _ in range(_RETRIES):
-        with suppress(StaleCheckpoint):
-            return _reasons(drain.replay(decoder, records, epoch))
-    return _reasons(drain.replay(decoder, records, epoch))
-
-
-def _reasons(rejects: Sequence[Reject]) -> dict[int, str]:
+    rejects = until_done(lambda: drain.replay(decoder, records, epoch))
     return {reject.record.offset: reject.reason for reject in rejects}

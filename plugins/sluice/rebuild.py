@@ -24,8 +24,10 @@ from uuid import UUID, uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Fact
+from sluice.contention import until_done
 from sluice.errors import (
     NeedsPerson,
+    NotReady,
     QualityFailed,
     SluiceError,
     StaleRebuild,
@@ -202,7 +204,7 @@ class Rebuild:
         self._rollups.sum_all(kept, now)
         self._record(storage, now, "rollback", written.rows, written.deleted, started)
         self._exchange(kept)
-        self._catch_up(storage)
+        self._follow()
         return self._report("rollback", started, self.live_rows(self.fact.name), written.deleted)
 
     @property
@@ -277,6 +279,10 @@ class Rebuild:
         self.reached("recorded")
         return "incremental", written.rows, written.deleted
 
+    def _follow(self) -> None:
+        """Bring what was exchanged up to date, or what another rebuild has exchanged it for."""
+        until_done(lambda: self._catch_up(self._storage(self.fact.name)))
+
     def _full(self) -> int:
         """All rows into a shadow table, verified, exchanged, caught up; how many rows."""
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
@@ -298,7 +304,7 @@ class Rebuild:
             self._keep(shadow)
         finally:
             self._tables.drop(shadow)
-        self._catch_up(storage)
+        self._follow()
         return rows
 
     def _exchange(self, table: str) -> None:
@@ -348,7 +354,7 @@ class Rebuild:
     def _storage(self, table: str) -> Any:
         rows = self.clickhouse.execute(self.queries["storage"], table=table)
         if not rows:
-            raise StaleRebuild(f"cdc.{table} is not there; run: sluice init")
+            raise NotReady(f"cdc.{table} is not there", remedy="run: sluice init")
         return rows[0][0]
 
     def _last_seen(self, storage: Any) -> Recorded | None:

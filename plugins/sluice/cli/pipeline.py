@@ -100,7 +100,7 @@ def drain(
     context: typer.Context,
     tables: TABLES = None,
     until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="Go on until every topic's end is reached.")
+        bool, typer.Option("--until-empty", help="Until all that is on the topics now is drained.")
     ] = False,
     fail_on_reject: Annotated[
         bool, typer.Option("--fail-on-reject", help="Exit 1 when events were rejected.")
@@ -114,12 +114,14 @@ def drain(
     settings: Settings = context.obj
     rejected = 0
     for table in load_catalog(settings.models).select(tables or []):
-        while True:
-            report = wiring.drain(settings, table.name)
+        runs = (
+            wiring.drain_until_empty(settings, table.name)
+            if until_empty
+            else [wiring.drain(settings, table.name)]
+        )
+        for report in runs:
             rejected += report.rejected
             typer.echo(report.sentence())
-            if report.caught_up or not until_empty:
-                break
     if rejected and fail_on_reject:
         raise RowsRejected(
             f"{rejected} events were rejected", remedy="see: sluice dead-letters list"

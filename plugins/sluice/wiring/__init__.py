@@ -6,7 +6,13 @@ Each function is one run of a step; the command line and the Airflow tasks call 
 from __future__ import annotations
 
 from sluice.wiring.checks import differences
-from sluice.wiring.drains import change_source, dead_letters, drain, replay_dead_letters
+from sluice.wiring.drains import (
+    change_source,
+    dead_letters,
+    drain,
+    drain_until_empty,
+    replay_dead_letters,
+)
 from sluice.wiring.repairs import forecast, quality, recover, repair
 from sluice.wiring.reports import monitor, query, status, tell
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
@@ -18,6 +24,7 @@ __all__ = [
     "dead_letters",
     "differences",
     "drain",
+    "drain_until_empty",
     "forecast",
     "initialise",
     "maintain",

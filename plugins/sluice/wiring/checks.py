@@ -13,16 +13,16 @@ from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
 from sluice.conditions import Conditions
+from sluice.contention import until_done
 from sluice.deep import DeepCheck
 from sluice.drain import Drain
-from sluice.errors import NotReady, StaleRebuild, TopicGap
+from sluice.errors import NotReady, TopicGap
 from sluice.expectations import Expectations
 from sluice.findings import TableFindings, fact_check, table_check
 from sluice.ports import Checkpoint
 from sluice.positions import format_lsn
 from sluice.quality import Check, Quality, QualityReport, graded
 from sluice.ranges import Plans
-from sluice.rebuild import Rebuild
 from sluice.relay import slot as slots
 from sluice.relay.reading import ExactSnapshot, exact_snapshot
 from sluice.results import Results
@@ -147,7 +147,7 @@ def make_quality(
             except TopicGap as error:
                 gaps[decoder.table.name] = error
         for step in rebuilds.values():
-            _settled_rebuild(step)
+            until_done(step.run)
 
     return Quality(
         source=PostgresSource(settings.postgres, settings.statement_seconds),
@@ -183,10 +183,3 @@ def _deep(
     kept = graded(catalog, found)
     checks.keep(max(findings.point for _, findings in compared), kept)
     return kept
-
-
-def _settled_rebuild(step: Rebuild) -> None:
-    try:
-        step.run()
-    except StaleRebuild:
-        step.run()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import Catalog, Table, load_catalog
+from sluice.contention import until_done
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import Decoder
 from sluice.drain import Drain
@@ -24,12 +26,25 @@ from sluice.settings import Settings
 
 def drain(settings: Settings, table: str) -> DrainReport:
     """One run of a table's drain; see Drain.run."""
-    catalog = load_catalog(settings.models)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        require_same(clickhouse, catalog.table(table))
-        decoder = make_decoder(clickhouse, catalog, table)
+    decoder = _current_decoder(settings, table)
     with draining(settings) as run:
-        return run.run(decoder)
+        return until_done(partial(run.run, decoder))
+
+
+def drain_until_empty(settings: Settings, table: str) -> Iterator[DrainReport]:
+    """Drain until the topic is drained to the end that it has now, by this or by other drains.
+
+    Returns:
+        A report of each run.
+    """
+    decoder = _current_decoder(settings, table)
+    with draining(settings) as run:
+        end = run.changes.end(decoder.table.topic)
+        while True:
+            report = until_done(partial(run.run, decoder))
+            yield report
+            if report.caught_up or report.next_offset >= end:
+                return
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
@@ -48,7 +63,11 @@ def change_source(settings: Settings, source: str) -> list[str]:
         )
     catalog = load_catalog(settings.models)
     with draining(settings) as drain:
-        changed = [t.name for t in catalog.tables if drain.change_source(t, source)]
+        changed = [
+            table.name
+            for table in catalog.tables
+            if until_done(partial(drain.change_source, table, source))
+        ]
     return [f"{name}: from here on its changes come from {source}" for name in changed]
 
 
@@ -75,6 +94,14 @@ def replay_dead_letters(
         require_same(clickhouse, catalog.table(table))
         letters = DeadLetters(clickhouse=clickhouse)
         return replay(letters, run, make_decoder(clickhouse, catalog, table), conditions)
+
+
+def _current_decoder(settings: Settings, name: str) -> Decoder:
+    """A table's decoder, where ClickHouse's table is the model's."""
+    catalog = load_catalog(settings.models)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        require_same(clickhouse, catalog.table(name))
+        return make_decoder(clickhouse, catalog, name)
 
 
 @contextmanager

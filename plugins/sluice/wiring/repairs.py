@@ -11,9 +11,10 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
+from sluice.contention import until_done
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import SlotBusy, SlotMissing, SluiceError, StaleCheckpoint, TopicGap
+from sluice.errors import SlotBusy, SlotMissing, SluiceError, TopicGap
 from sluice.events import CONNECT
 from sluice.generate.files import topics as topic_names
 from sluice.quality import FAIL, QualityReport
@@ -141,20 +142,14 @@ def _drain_all(run: Drain, decoder: Decoder) -> None:
     """Drain to the topic's end; what is missing from the topic is found by comparing."""
     while True:
         try:
-            if run.run(decoder).caught_up:
+            if until_done(partial(run.run, decoder)).caught_up:
                 return
-        except StaleCheckpoint:
-            continue  # another drain is at work
         except TopicGap:
-            run.skip_gap(decoder.table)
+            until_done(partial(run.skip_gap, decoder.table))
 
 
 def _raise_epoch(run: Drain, table: Table) -> None:
-    while True:
-        try:
-            return run.raise_epoch(table)
-        except StaleCheckpoint:
-            continue  # another drain is at work
+    until_done(partial(run.raise_epoch, table))
 
 
 def _pass_gaps(settings: Settings, catalog: Catalog) -> list[str]:
@@ -164,11 +159,9 @@ def _pass_gaps(settings: Settings, catalog: Catalog) -> list[str]:
         plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
         for table in catalog.tables:
             try:
-                run.run(make_decoder(clickhouse, catalog, table.name))
-            except StaleCheckpoint:
-                continue  # another drain is at work
+                until_done(partial(run.run, make_decoder(clickhouse, catalog, table.name)))
             except TopicGap as error:
                 plans.drop(table)  # the gap came after the ranges that are done
-                run.skip_gap(table)
+                until_done(partial(run.skip_gap, table))
                 passed.append(f"{table.name}: {error.what}")
     return passed

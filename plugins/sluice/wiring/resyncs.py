@@ -9,6 +9,7 @@ from functools import partial
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
+from sluice.contention import until_done
 from sluice.drain import Drain
 from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.events import CONNECT
@@ -88,11 +89,11 @@ def resyncing(
             with suppress(StaleCheckpoint):  # another drain is at work
                 drain.run(decoder)
 
-        try:
-            drain_once()  # a gap shows only until the topic is as long again as it was
+        try:  # a gap shows only until the topic is as long again as it was
+            until_done(partial(drain.run, decoder))
         except TopicGap:
             plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
-            drain.skip_gap(table)
+            until_done(partial(drain.skip_gap, table))
         _name_source(settings, catalog, drain, table)
 
         def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
@@ -133,7 +134,7 @@ def _name_source(settings: Settings, catalog: Catalog, drain: Drain, table: Tabl
             remedy="start the source, or name it: sluice source relay, or: sluice source connect",
         )
     if source == CONNECT:
-        drain.change_source(table, CONNECT)
+        until_done(partial(drain.change_source, table, CONNECT))
 
 
 def read_again(

@@ -9,6 +9,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, load_catalog
+from sluice.contention import until_done
 from sluice.errors import TableDiffers, WrongUsage
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
@@ -52,14 +53,16 @@ def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildRepo
     """One run of a fact's rebuild; see Rebuild.run."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        return make_rebuild(clickhouse, _fact(catalog, fact)).run(full=full)
+        step = make_rebuild(clickhouse, _fact(catalog, fact))
+        return until_done(lambda: step.run(full=full))
 
 
 def backfill(settings: Settings, fact: str, first: date, last: date) -> RebuildReport:
     """Redo a fact's days, both ends included; see Rebuild.backfill."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        return make_rebuild(clickhouse, _fact(catalog, fact)).backfill(first, last)
+        step = make_rebuild(clickhouse, _fact(catalog, fact))
+        return until_done(lambda: step.backfill(first, last))
 
 
 def rollback(settings: Settings, fact: str) -> RebuildReport:
