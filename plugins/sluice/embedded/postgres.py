@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import stat
@@ -101,15 +102,24 @@ def _make_reachable(data: Path) -> None:
     """As root: let the server's user own its data and pass the folders above it."""
     if system_user() is None:
         return
-    try:
-        pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        subprocess.run(["useradd", "--system", SYSTEM_USER], check=True, capture_output=True)  # noqa: S607
+    _ensure_user(SYSTEM_USER)
     _own(data)
     for folder in {*data.parents, BINARIES, *BINARIES.parents}:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
             folder.chmod(mode | stat.S_IXOTH)
+
+
+def _ensure_user(name: str) -> None:
+    """Create the system user where there is none; of stacks that start at once, one creates it."""
+    folder = os.open("/etc", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        pwd.getpwnam(name)
+    except KeyError:
+        subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S607
+    finally:
+        os.close(folder)
 
 
 def identity() -> dict[str, Any]:
