@@ -1,4 +1,5 @@
 # make up: the whole pipeline on this machine.  make test: its tests.  Both do all set-up.
+# `make check test` runs the tests that both ask for once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,11 @@ UV := uv==0.13.9
 -include .env
 export
 
-.PHONY: up down env test check generate bench docs lock setup
+# Tests often wait for a service, so that more run at once than there are cores.
+WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
+
+.PHONY: up down env test test-fast test-services test-stacks check lint generate bench docs lock setup
 
 up: setup
 	@$(BIN)/sluice up --detach
@@ -20,14 +25,24 @@ down:
 env: setup
 	@$(BIN)/sluice env --write
 
-test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# All tests. What needs no service comes first; then what needs services, then Airflow and whole stacks.
+test: test-fast test-services test-stacks
 
-check: setup
+test-fast: setup
+	$(PYTEST) -x -m "not (services or airflow or e2e)"
+
+test-services: setup
+	$(PYTEST) -m "services and not (airflow or e2e)"
+
+test-stacks: setup
+	$(PYTEST) -m "airflow or e2e"
+
+check: setup lint test-fast
+
+lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(BIN)/sluice generate --check
 	$(BIN)/python .ci/audit.py
 

@@ -21,8 +21,9 @@ from sluice.embedded.stack import Stack
 from sluice.relay import slot as slots
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
-from tests import crashes
+from tests import crashes, tiers
 from tests.crashes import pytest_runtest_protocol  # noqa: F401 - hook
+from tests.tiers import pytest_collection_modifyitems, pytest_runtest_setup  # noqa: F401 - hooks
 
 # An example may take as long as it needs: the machine is not what is tested.
 hypothesis_settings.register_profile("sluice", deadline=None)
@@ -67,6 +68,7 @@ def temporary_home() -> Iterator[Path]:
     """A stack's home. Not below pytest's own folder: every pytest that starts closes that to
     other users, and PostgreSQL runs as one where the tests run as root.
     """
+    tiers.require("services", "e2e")
     with TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as folder:
         crashes.watch(Path(folder))
         try:

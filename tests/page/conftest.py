@@ -17,6 +17,7 @@ import pytest
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
+from tests import tiers
 from tests.conftest import free_ports
 from tests.page.history import fill, forget
 from tests.processes import stop
@@ -26,6 +27,7 @@ ROLES = ("viewer", "user", "op", "admin")
 
 def airflow_environment(home: Path, settings: Settings | None = None) -> dict[str, str]:
     """Variables of an Airflow with a SQLite database below `home` and one user of each role."""
+    tiers.require("airflow")
     passwords = home / "passwords.json"
     passwords.write_text(json.dumps({role: role for role in ROLES}))
     return {

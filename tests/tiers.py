@@ -1,0 +1,37 @@
+"""Tiers of tests, by their marks: without services, on services, and with Airflow or a whole stack.
+
+`make test` runs one after the other. In each, the modules that take longest begin first, so that
+its workers end together.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# The others take less than half a minute each.
+LONGEST = (
+    "tests/e2e/test_stack.py",
+    "tests/star/test_rebuild.py",
+    "tests/integration/test_resumed.py",
+)
+_running: list[pytest.Item] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first; each keeps the order of its tests."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note whose marks `require` looks at."""
+    _running[:] = [item]
+
+
+def require(*marks: str) -> None:
+    """Fail a test that starts what none of its marks tells: it would run in too early a tier."""
+    (item,) = _running
+    if not any(item.get_closest_marker(mark) for mark in marks):
+        pytest.fail(f"{item.nodeid} needs a mark: {' or '.join(marks)}")
