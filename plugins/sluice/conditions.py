@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import PostgresSource
+from sluice.adapters.postgres import PostgresSource, SlotState
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
 from sluice.quality import FAIL, PASS, WARN, Check, graded
+from sluice.slot_loss import cause, remedy
 from sluice.status import pending_events
 
 GIBIBYTE = 1 << 30
@@ -43,7 +44,8 @@ class Conditions:
         Raises:
             Unreachable: a service does not answer.
         """
-        checks = [*self._measures(tables), *self._slot()]
+        checks = [*self._measures(tables)]
+        checks += slot_checks(self.slot, self.source.find_slot(self.slot))
         checks += graded(self.catalog, [self._schema(table) for table in tables])
         return tuple(checks)
 
@@ -72,32 +74,6 @@ class Conditions:
                 f"see: sluice dead-letters list --table {table.name}",
             )
 
-    def _slot(self) -> Iterator[Check]:
-        state = self.source.find_slot(self.slot)
-        lag, wal = (state.lag_bytes or 0, state.wal_status) if state else (0, "missing")
-        status = SLOT_LAG.status(lag)
-        yield Check(
-            table=self.slot,
-            check="slot_lag",
-            status=status,
-            postgres=0,
-            clickhouse=lag,
-            difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
-            repair="see: sluice status, sluice logs relay",
-        )
-        status = _WAL_STATUS.get(wal, FAIL)
-        yield Check(
-            table=self.slot,
-            check="wal_status",
-            status=status,
-            postgres=0,
-            clickhouse=int(status != PASS),
-            difference=f"the slot's WAL is {wal}" if state else "the slot is gone",
-            repair="raise max_slot_wal_keep_size, then run: sluice recover"
-            if wal in {"lost", "missing"}
-            else "let the relay catch up; see: sluice logs relay",
-        )
-
     def _schema(self, table: Table) -> Check:
         """Whether Postgres and ClickHouse have the model's columns."""
         differs = self.source.schema_differences(table)
@@ -116,6 +92,40 @@ class Conditions:
             difference="; ".join(differs) or "columns are the model's",
             repair=repair,
         )
+
+
+def slot_checks(name: str, state: SlotState | None) -> Iterator[Check]:
+    """How much WAL is kept for the slot, and whether it can still be read."""
+    lag, wal = (state.lag_bytes or 0, state.wal_status) if state else (0, "missing")
+    yield Check(
+        table=name,
+        check="slot_lag",
+        status=SLOT_LAG.status(lag),
+        postgres=0,
+        clickhouse=lag,
+        difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
+        repair="see: sluice status, sluice logs relay",
+    )
+    status = _WAL_STATUS.get(wal, FAIL)
+    yield Check(
+        table=name,
+        check="wal_status",
+        status=status,
+        postgres=0,
+        clickhouse=int(status != PASS),
+        difference=_wal_status(state),
+        repair=remedy(state.invalidation if state else "")
+        if wal in {"lost", "missing"}
+        else "let the relay catch up; see: sluice logs relay",
+    )
+
+
+def _wal_status(state: SlotState | None) -> str:
+    if state is None:
+        return "the slot is gone"
+    if state.invalidation:
+        return f"the slot was invalidated: {cause(state.invalidation)}"
+    return f"the slot's WAL is {state.wal_status}"
 
 
 def _measure(table: Table, name: str, value: int, unit: str, repair: str) -> Check:

@@ -123,7 +123,7 @@ class SlotRecreated(NeedsPerson):
 
 
 class SlotLost(NeedsPerson):
-    """The replication slot was invalidated: Postgres removed WAL it still needed."""
+    """The replication slot was invalidated: changes that it still needed may be gone."""
 
 
 class TableDiffers(NeedsPerson):

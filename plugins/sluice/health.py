@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sluice.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
 from sluice.quality import FAIL
+from sluice.slot_loss import cause, remedy
 
 LATE_S = 180.0  # runs of two minutes in a row were missed
 _SAFE_WAL = frozenset({"reserved", "extended"})
@@ -42,6 +43,9 @@ def slot_concerns(slot: Slot) -> Iterator[Concern]:
         yield Concern(
             severity=BAD, what=f"no replication slot {slot.name}", remedy="sluice logs relay"
         )
+    elif slot.invalidation:
+        what = f"slot {slot.name} was invalidated: {cause(slot.invalidation)}"
+        yield Concern(severity=BAD, what=what, remedy=remedy(slot.invalidation))
     elif slot.wal_status not in _SAFE_WAL:
         what = f"slot {slot.name}: WAL is {slot.wal_status}"
         yield Concern(severity=BAD, what=what, remedy="sluice logs relay")

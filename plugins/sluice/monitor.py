@@ -87,6 +87,7 @@ class Monitor:
             wal_status=found.wal_status,
             active=found.active,
             lag_bytes=found.lag_bytes,
+            invalidation=found.invalidation,
         )
 
     def _ends(self) -> _Ends:

@@ -87,12 +87,17 @@ class FactState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The replication slot; `lag_bytes` is WAL that is not confirmed, None without a slot."""
+    """The replication slot; `lag_bytes` is WAL that is not confirmed, None without a slot.
+
+    Attributes:
+        invalidation: why PostgreSQL invalidated it; empty where it did not.
+    """
 
     name: str
     wal_status: str | None
     active: bool | None
     lag_bytes: int | None
+    invalidation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,10 +96,12 @@ def _slot(source: PostgresSource, name: str) -> dict[str, Any]:
     try:
         state = source.slot(name)
     except NotReady:
-        return {"name": name, "wal_status": None, "lag_bytes": None, "safe_wal_size": None}
+        empty = dict.fromkeys(("wal_status", "invalidation", "lag_bytes", "safe_wal_size"))
+        return {"name": name, **empty}
     return {
         "name": name,
         "wal_status": state.wal_status,
+        "invalidation": state.invalidation or None,
         "lag_bytes": state.lag_bytes,
         "safe_wal_size": state.safe_wal_size,
     }

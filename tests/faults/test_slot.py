@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from psycopg2.extras import LogicalReplicationConnection
 
 from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.postgres import connection_options
+from sluice.adapters.postgres import PostgresSource, connection_options
 from sluice.adapters.topics import Topics
+from sluice.conditions import slot_checks
+from sluice.doctor import postgres as doctor
 from sluice.errors import (
     NeedsPerson,
     PublicationIncomplete,
@@ -20,7 +23,9 @@ from sluice.errors import (
     SlotRecreated,
     SourceChanged,
 )
-from tests.faults.source import Source, until, version
+from sluice.health import slot_concerns
+from sluice.overview import Slot
+from tests.faults.source import CATALOG, Source, until, version
 
 pytestmark = pytest.mark.services
 
@@ -57,25 +62,63 @@ def test_confirming_a_row_that_is_shorter_in_the_wal_loses_nothing(source: Sourc
         source.arrives()
 
 
-def test_a_slot_that_lost_its_wal_stops_the_relay_until_a_new_snapshot(source: Source) -> None:
+SETTINGS = {"max_slot_wal_keep_size": "1MB", "idle_replication_slot_timeout": "1s"}
+
+
+@pytest.mark.parametrize(("setting", "least"), SETTINGS.items())
+def test_a_slot_that_is_lost_stops_the_relay_until_a_new_snapshot_and_the_setting_is_named(
+    source: Source, setting: str, least: str
+) -> None:
     with source.relaying():
         source.sql("INSERT INTO things VALUES (1, 'a')")
         source.arrives()
-    source.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
+    source.sql(f"ALTER SYSTEM SET {setting} = '{least}'", "SELECT pg_reload_conf()")
     try:
-        for _ in range(6):
-            source.sql("INSERT INTO parts VALUES (1, NULL)", "DELETE FROM parts")
-            source.sql("SELECT pg_switch_wal()", "CHECKPOINT")
+        until(lambda: invalidated(source))
         source.sql("INSERT INTO things VALUES (2, 'b')", "DELETE FROM things WHERE id = 1")
         with source.relaying() as relaying:
             error = relaying.ends()
         assert isinstance(error, SlotLost)
-        assert error.remedy is not None
-        assert "sluice recover" in error.remedy
+        remedies = told_of_the_slot(source)
+        remedies["relay"] = error.remedy or ""
     finally:
-        source.sql("ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
+        source.sql(f"ALTER SYSTEM RESET {setting}", "SELECT pg_reload_conf()")
+    for remedy in remedies.values():
+        assert setting in remedy, remedies
+        assert "sluice recover" in remedy
+        assert not (SETTINGS.keys() - {setting}) & set(re.findall(r"\w+", remedy)), remedies
     with source.relaying(snapshot=True):
         source.arrives()
+
+
+def invalidated(source: Source) -> bool:
+    """Write more WAL than a slot may hold, let time pass, and look whether the slot is lost."""
+    source.sql("INSERT INTO parts VALUES (1, NULL)", "DELETE FROM parts")
+    source.sql("SELECT pg_switch_wal()", "CHECKPOINT")
+    state = PostgresSource(source.settings.postgres).find_slot(source.slot)
+    return state is not None and state.wal_status == "lost"
+
+
+def told_of_the_slot(source: Source) -> dict[str, str]:
+    """Where a lost slot is told -> what it says is to be done."""
+    settings = source.settings
+    state = PostgresSource(settings.postgres).find_slot(source.slot)
+    checks = {check.check: check for check in slot_checks(source.slot, state)}
+    found = {one.check: one for one in doctor.checks(settings, CATALOG)}
+    assert state is not None
+    shown = Slot(
+        name=source.slot,
+        wal_status=state.wal_status,
+        active=state.active,
+        lag_bytes=0,
+        invalidation=state.invalidation,
+    )
+    (concern,) = slot_concerns(shown)
+    return {
+        "wal_status": checks["wal_status"].repair,
+        "doctor": found["slot"].remedy,
+        "page": concern.remedy,
+    }
 
 
 def test_a_slot_that_is_gone_is_not_made_again_in_silence(source: Source) -> None:

@@ -15,6 +15,7 @@ from sluice.catalog import Table
 from sluice.errors import NeedsPerson, NotReady, SlotAwaited, Unreachable
 from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
+from sluice.slot_loss import INVALIDATION
 
 APPLICATION = "sluice"  # what our sessions are called
 HEARTBEAT_PREFIX = "sluice-heartbeat"
@@ -52,6 +53,7 @@ class SlotState:
     """The replication slot as Postgres reports it.
 
     Attributes:
+        invalidation: why PostgreSQL invalidated it, a reason of slot_loss; empty where it did not.
         lag_bytes: WAL not yet confirmed.
         safe_wal_size: bytes that may be written before the slot is lost; None without a limit.
     """
@@ -61,6 +63,7 @@ class SlotState:
     lag_bytes: int
     safe_wal_size: int | None
     active: bool
+    invalidation: str = ""
 
 
 class PostgresSource:
@@ -167,8 +170,8 @@ class PostgresSource:
             cursor.execute(
                 "SELECT confirmed_flush_lsn::text, wal_status, active,"
                 " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,"
-                " safe_wal_size"
-                " FROM pg_replication_slots WHERE slot_name = %s",
+                f" safe_wal_size, {INVALIDATION}"
+                " FROM pg_replication_slots s WHERE slot_name = %s",
                 [name],
             )
             row = cursor.fetchone()
@@ -180,6 +183,7 @@ class PostgresSource:
             active=row[2],
             lag_bytes=row[3],
             safe_wal_size=row[4],
+            invalidation=row[5],
         )
 
 

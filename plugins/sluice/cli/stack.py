@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sluice import slot_loss
 from sluice.cli.compose import write_compose_secrets
 from sluice.cli.tables import print_table
 from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
@@ -264,6 +265,8 @@ def _print_status(found: dict[str, Any]) -> None:
     print_table(["service", "state", "pid", "address"], services)
     if found["tables"]:
         _print_tables(found)
+    if found["slot"]:
+        typer.echo(_slot_line(found["slot"]))
     if found["relay"]:
         relay = found["relay"]
         snapshot = relay["snapshot"]
@@ -276,6 +279,15 @@ def _print_status(found: dict[str, Any]) -> None:
         typer.echo(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
     if "error" in found:
         typer.echo(found["error"], err=True)
+
+
+def _slot_line(slot: dict[str, Any]) -> str:
+    name, reason = slot["name"], slot["invalidation"]
+    if reason:
+        return f"slot {name}: invalidated, {slot_loss.cause(reason)}; {slot_loss.remedy(reason)}"
+    if slot["wal_status"] is None:
+        return f"slot {name}: not there"
+    return f"slot {name}: WAL {slot['wal_status']}, {slot['lag_bytes']:,} bytes to confirm"
 
 
 def _print_tables(found: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.settings import RelaySettings, Settings
+from sluice.slot_loss import INVALIDATION, cause, remedy
 
 _MAJOR = 14  # pg_logical_emit_message's form
 # Tables that are not there are another check's.
@@ -22,11 +23,11 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation
 WHERE NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
 ORDER BY 1
 """
-_SLOTS = """
+_SLOTS = f"""
 SELECT current_setting('max_replication_slots')::int - count(*),
-    count(*) FILTER (WHERE slot_name = %s), count(*) FILTER (WHERE wal_status = 'lost'
-        AND slot_name = %s)
-FROM pg_replication_slots
+    count(*) FILTER (WHERE slot_name = %s),
+    coalesce(max({INVALIDATION}) FILTER (WHERE slot_name = %s), '')
+FROM pg_replication_slots s
 """
 
 
@@ -78,12 +79,13 @@ def _privileges(cursor: Any, catalog: Catalog) -> Diagnosis:
 
 
 def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
-    free, ours, lost = _row(cursor, _SLOTS, [relay.slot, relay.slot])
-    if lost:
-        return judged("postgres", "slot", False, "it is lost", "sluice recover")
+    free, ours, invalidation = _row(cursor, _SLOTS, [relay.slot, relay.slot])
+    if invalidation:
+        found = f"it was invalidated: {cause(invalidation)}"
+        return judged("postgres", "slot", False, found, remedy(invalidation))
     # A snapshot needs a temporary slot, too; one for an existing relay, two for a new one.
-    remedy = "raise max_replication_slots or drop unused slots"
-    return judged("postgres", "slots", free + ours >= 2, f"{free} left", remedy)
+    more = "raise max_replication_slots or drop unused slots"
+    return judged("postgres", "slots", free + ours >= 2, f"{free} left", more)
 
 
 def _keys(cursor: Any, catalog: Catalog) -> Iterator[Diagnosis]:

@@ -28,6 +28,7 @@ from sluice.events import CONNECT, RELAY
 from sluice.positions import format_lsn, parse_lsn
 from sluice.relay import publication as publications
 from sluice.settings import PostgresSettings, RelaySettings
+from sluice.slot_loss import INVALIDATION, cause, remedy
 
 # Every session of the relay: a role's own settings would change the text of values, end a long
 # snapshot, or hide rows from it.
@@ -306,11 +307,11 @@ def _require_same_slot(cursor: Any, name: str, noted: SlotMark, restart_lsn: str
 
 def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
     """The slot's confirmed position."""
-    confirmed, wal_status, *_ = row
-    if wal_status == "lost" or confirmed is None:
+    confirmed, invalidation = row[0], row[4]
+    if invalidation or confirmed is None:
         raise SlotLost(
-            f"replication slot {name!r} was invalidated: WAL it needed is removed",
-            remedy="raise max_slot_wal_keep_size, then run: sluice recover",
+            f"replication slot {name!r} was invalidated: {cause(invalidation)}",
+            remedy=remedy(invalidation),
         )
     if parse_lsn(confirmed) > _wal_end(cursor):
         raise SourceChanged(
@@ -334,8 +335,8 @@ def _wal_end(cursor: Any) -> int:
 
 def _slot(cursor: Any, name: str) -> tuple[Any, ...] | None:
     cursor.execute(
-        "SELECT confirmed_flush_lsn::text, wal_status, active_pid, restart_lsn::text"
-        " FROM pg_replication_slots WHERE slot_name = %s",
+        "SELECT confirmed_flush_lsn::text, wal_status, active_pid, restart_lsn::text,"
+        f" {INVALIDATION} FROM pg_replication_slots s WHERE slot_name = %s",
         [name],
     )
     row: tuple[Any, ...] | None = cursor.fetchone()
