@@ -42,7 +42,7 @@ def settings_from_connections() -> Settings:
             port=postgres.port or 5432,
             user=postgres.login or "postgres",
             password=SecretStr(postgres.password or ""),
-            database=postgres.schema or "store",
+            database=postgres.schema or settings.postgres.database,
             options=postgres.extra_dejson,
         ),
         kafka=KafkaSettings(bootstrap=options.pop("bootstrap.servers", ""), options=options),

@@ -8,6 +8,8 @@
 --
 --        hostssl  store  sluice_replication  10.1.2.3/32  scram-sha-256
 --
+-- Of another SLUICE_SLOT: PGOPTIONS='-c sluice.slot=name' before both, or SET sluice.slot = 'name'.
+--
 -- The publication stays the owner's, so this role cannot add a table to it. Run this file again
 -- after a table was added to the publication.
 --
@@ -30,15 +32,17 @@ ALTER ROLE sluice_replication
 DO $$
 DECLARE
     published record;
+    slot text := coalesce(nullif(current_setting('sluice.slot', true), ''), 'sluice');
+    publication text := 'pglog_stream_' || slot;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'pglog_stream_sluice') THEN
-        RAISE EXCEPTION 'publication pglog_stream_sluice is not there'
+    IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = publication) THEN
+        RAISE EXCEPTION 'publication % is not there', publication
             USING HINT = 'run sql/generated/publication.sql as the tables'' owner first';
     END IF;
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO sluice_replication', current_database());
     FOR published IN
         SELECT schemaname, tablename FROM pg_publication_tables
-        WHERE pubname = 'pglog_stream_sluice'
+        WHERE pubname = publication
     LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO sluice_replication', published.schemaname);
         EXECUTE format(

@@ -100,12 +100,12 @@ def test_the_publication_runs_on_postgres(services: Settings) -> None:
     with engine.connect() as connection:
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS crm"))
         Base.metadata.create_all(connection)
-        renamed = publication.replace("pglog_stream_sluice", "badges_text")
-        connection.execute(text(renamed))
+        connection.execute(text("SET LOCAL sluice.slot = 'badges_text'"))
+        connection.exec_driver_sql(publication.replace("%", "%%"))
         found = connection.execute(
             text(
                 "SELECT schemaname || '.' || tablename FROM pg_publication_tables"
-                " WHERE pubname = 'badges_text' ORDER BY 1"
+                " WHERE pubname = 'pglog_stream_badges_text' ORDER BY 1"
             )
         )
         assert [row[0] for row in found] == ["crm.guests", "public.visits"]

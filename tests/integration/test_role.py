@@ -31,6 +31,7 @@ pytestmark = pytest.mark.services
 
 CATALOG = load_catalog("tests.generate.badges")
 DATABASE, OWNER, ROLE, SLOT = "badges_least", "badges_owner", "sluice_replication", "least"
+OF_SLOT = {"options": f"-c sluice.slot={SLOT}"}
 
 
 def session(settings: PostgresSettings) -> Any:
@@ -47,11 +48,6 @@ def execute(settings: PostgresSettings, statement: str) -> list[Any]:
             return cursor.fetchall() if cursor.description else []
     finally:
         connection.close()
-
-
-def own(text: str) -> str:
-    """The file's text for this test's publication."""
-    return text.replace("pglog_stream_sluice", f"pglog_stream_{SLOT}")
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +68,18 @@ def owner(superuser: PostgresSettings) -> PostgresSettings:
     engine.dispose()
     execute(settings, "CREATE TABLE crm.salaries (id int PRIMARY KEY, amount int)")
     execute(settings, "INSERT INTO crm.guests VALUES ('A', 1, 'Jo')")
-    execute(settings, own(generated_files(CATALOG)[Path("sql/generated/publication.sql")]))
+    execute(
+        replace(settings, options=OF_SLOT),
+        generated_files(CATALOG)[Path("sql/generated/publication.sql")],
+    )
     return settings
 
 
 @pytest.fixture(scope="module")
 def least(superuser: PostgresSettings, owner: PostgresSettings) -> PostgresSettings:
-    text = own((PROJECT / "sql/postgres/role.sql").read_text())
+    text = (PROJECT / "sql/postgres/role.sql").read_text()
     for _ in range(2):  # it can be run again
-        execute(superuser, text)
+        execute(replace(superuser, options=OF_SLOT), text)
     execute(superuser, f"ALTER ROLE {ROLE} PASSWORD 'reads'")
     return replace(superuser, user=ROLE, password=SecretStr("reads"))
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from sluice.catalog import Catalog
 
-NAME = "pglog_stream_sluice"
+# The publication's name, which follows from the slot's as in RelaySettings.publication.
+NAME = "'pglog_stream_' || coalesce(nullif(current_setting('sluice.slot', true), ''), 'sluice')"
+_TEXT = """\
+-- The publication of all tables, for the slot `sluice`. Written by `sluice generate`; do not edit.
+-- For another SLUICE_SLOT: SET sluice.slot = 'name' before it, or PGOPTIONS='-c sluice.slot=name'.
+DO ${tag}$
+BEGIN
+    EXECUTE format(${tag}_text$CREATE PUBLICATION %I FOR TABLE
+{tables}{options}${tag}_text$,
+        {name});
+END
+${tag}$;
+"""
 
 
 def publication(catalog: Catalog) -> str:
@@ -14,11 +26,11 @@ def publication(catalog: Catalog) -> str:
     """
     tables = ",\n".join(
         f"    {_quoted(table.schema)}.{_quoted(table.relation)}" for table in catalog.tables
-    )
-    return (
-        "-- The publication of all tables. Written by `sluice generate`; do not edit.\n"
-        f"CREATE PUBLICATION {NAME} FOR TABLE\n{tables}{options(catalog)};\n"
-    )
+    ).replace("%", "%%")
+    tag = "publication"
+    while f"${tag}" in tables:  # a name may hold what would end the text
+        tag += "_"
+    return _TEXT.format(tag=tag, tables=tables, options=options(catalog), name=NAME)
 
 
 def options(catalog: Catalog) -> str:
