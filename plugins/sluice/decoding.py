@@ -53,11 +53,6 @@ class Decoded:
     rejects: list[Reject]
     sources: frozenset[str]
 
-    def committed_at(self) -> list[int]:
-        """When the changes were committed, milliseconds since 1970."""
-        rows = self.rows[-1] if self.rows else []
-        return rows + [change.committed_at for change in self.changes]
-
 
 class Decoder:
     """Validates the events of one table.

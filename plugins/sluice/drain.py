@@ -52,6 +52,22 @@ FEW_REJECTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """What became of a chunk.
+
+    Attributes:
+        unresolved: rows that could not be completed.
+        truncated: the newest truncation.
+        committed_at: when the newest change that was stored was committed, ms since 1970; 0 where
+            none was, or none says.
+    """
+
+    unresolved: list[Reject]
+    truncated: int
+    committed_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain(Resumption):
     """Drains tables from a change log into a state store, within limits.
 
@@ -105,7 +121,7 @@ class Drain(Resumption):
             first_offset=first.next_offset,
             next_offset=checkpoint.next_offset,
             seconds=time.monotonic() - started,
-            freshness_s=_age(checkpoint.committed_at) if events else None,
+            freshness_s=_age(checkpoint.committed_at, first.committed_at),
             caught_up=caught_up,
             waiting=0 if caught_up else self.changes.end(table.topic) - checkpoint.next_offset,
         )
@@ -134,12 +150,12 @@ class Drain(Resumption):
         decoded = decoder.decode(records, epoch=epoch, base_seq=0)
         # Rebuilds have gone past the original numbers: one that is new makes them look again.
         newest = renumbered(decoded, present.last_seq + 1)
-        unresolved, truncated = self._store(decoder, newest, present.truncated)
+        stored = self._store(decoder, newest, present.truncated)
         if decoded.rows or decoded.changes:
             self.store.advance(
-                present.following(base_seq=present.base_seq + 1, truncated=truncated)
+                present.following(base_seq=present.base_seq + 1, truncated=stored.truncated)
             )
-        return decoded.rejects + unresolved
+        return decoded.rejects + stored.unresolved
 
     def _advance(
         self,
@@ -153,15 +169,15 @@ class Drain(Resumption):
         self.reached("chunk read")
         source = _one_source(table, checkpoint, decoded)
         self._refuse_poison(table, records, decoded.rejects)
-        unresolved, truncated = self._store(decoder, decoded, checkpoint.truncated)
-        rejects = decoded.rejects + unresolved
+        stored = self._store(decoder, decoded, checkpoint.truncated)
+        rejects = decoded.rejects + stored.unresolved
         if rejects:
             self._keep_rejects(decoder, checkpoint, rejects)
         following = checkpoint.following(
             source=source,
             next_offset=records[-1].offset + 1,
-            truncated=truncated,
-            committed_at=max([checkpoint.committed_at, *decoded.committed_at()]),
+            truncated=stored.truncated,
+            committed_at=max(checkpoint.committed_at, stored.committed_at),
         )
         self.store.advance(following)
         self.reached("checkpoint written")
@@ -197,10 +213,12 @@ class Drain(Resumption):
         self.changes.publish_dead_letters(name, rejects)
         self.reached("dead letters published")
 
-    def _store(
-        self, decoder: Decoder, decoded: Decoded, truncated: int
-    ) -> tuple[list[Reject], int]:
-        """Write rows and changes; what could not be completed, and the newest truncation."""
+    def _store(self, decoder: Decoder, decoded: Decoded, truncated: int) -> _Stored:
+        """Write rows and changes.
+
+        Args:
+            truncated: the newest truncation before them.
+        """
         table = decoder.table
         changes, rejects = completed(decoder, decoded, self.store, self.reread)
         truncations = [change for change in changes if isinstance(change, Truncated)]
@@ -214,7 +232,14 @@ class Drain(Resumption):
         for change in truncations:  # after the rows: it takes those that are older, and no other
             self._patiently(table, partial(self.store.truncate, table, change))
             self.reached("truncated")
-        return rejects, max([truncated, *(change.version for change in truncations)])
+        return _Stored(
+            unresolved=rejects,
+            truncated=max([truncated, *(change.version for change in truncations)]),
+            committed_at=max(
+                [*(columns[-1] if columns else ()), *(one.committed_at for one in truncations)],
+                default=0,
+            ),
+        )
 
     def _append(self, table: Table, columns: Columns) -> None:
         """Insert, in halves where a piece needs too much memory."""
@@ -276,5 +301,6 @@ def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:
     return next(iter(sources), "")
 
 
-def _age(committed_at: int) -> float | None:
-    return max(0.0, time.time() - committed_at / 1000) if committed_at else None
+def _age(committed_at: int, before: int) -> float | None:
+    """How old the newest change is that a drain stored; None where none is newer than before it."""
+    return max(0.0, time.time() - committed_at / 1000) if committed_at > before else None

@@ -53,7 +53,8 @@ class DrainReport:
     """What one run of a table's drain did.
 
     Attributes:
-        freshness_s: age in seconds of the newest drained change; None when nothing came.
+        freshness_s: age in seconds of the newest change that it stored; None where it stored none
+            that is newer than those before it.
         caught_up: whether the topic's end was reached, one that it had after the drain began.
         waiting: events that it left on the topic.
     """

@@ -344,3 +344,28 @@ def test_a_refused_insert_is_tried_again_and_nothing_advances_when_it_stays_refu
         with pytest.raises(Refused):
             refused_drain(stubborn)
         assert stubborn.checkpoint(TABLE.name) is None
+
+
+def of_kind(kind: str) -> bytes:
+    """An event of which nothing new is stored: rejected at once or later, read again, or old."""
+    change = json.loads(event("update", row(1, "n"), number=9))
+    if kind == "not valid":
+        change["payload"]["price"] = "dear"
+    elif kind == "not whole":
+        change["payload"] |= {"id": 7, "name": UNCHANGED}
+        change["metadata"]["commit_ts_ms"] = 5
+    elif kind == "read again":
+        change["metadata"] |= {"operation": "read", "commit_ts_ms": None}
+    return json.dumps(change).encode()
+
+
+@pytest.mark.parametrize("kind", ["not valid", "not whole", "read again", "sent again"])
+def test_a_drain_that_stores_nothing_newer_tells_no_freshness(kind: str) -> None:
+    log, store = filled([event("insert", row(1, "n"))]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    assert drain.run(DECODER).freshness_s is not None
+    log.produce(TABLE.topic, of_kind(kind))
+    report = drain.run(DECODER)
+    assert (report.events, report.rejected) == (1, int(kind.startswith("not")))
+    assert report.freshness_s is None
+    assert store.checkpoint(TABLE.name).committed_at == 1  # type: ignore[union-attr]
