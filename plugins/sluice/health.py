@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sluice.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
-from sluice.quality import FAIL
+from sluice.quality import FAIL, PASS
 from sluice.slot_loss import cause, remedy
 
-LATE_S = 180.0  # runs of two minutes in a row were missed
 _SAFE_WAL = frozenset({"reserved", "extended"})
 
 
@@ -54,13 +53,20 @@ def slot_concerns(slot: Slot) -> Iterator[Concern]:
         yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
 
 
+def lateness(table: TableState) -> str:
+    """How bad it is that the table is late, by its limits; empty where it is not, or not known."""
+    status = PASS if table.freshness_s is None else table.freshness_limit.status(table.freshness_s)
+    return {PASS: "", FAIL: BAD}.get(status, WARN)
+
+
 def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:
     """What is measured now, with the check that measures it every minute as well."""
-    if table.freshness_s is not None and table.freshness_s > LATE_S:
+    late = lateness(table)
+    if table.freshness_s is not None and late:
         what = f"{table.name}: fresh as of {table.freshness_s / 60:.0f} minutes ago"
         yield (
             "freshness",
-            Concern(severity=BAD, what=what, remedy="sluice status", table=table.name),
+            Concern(severity=late, what=what, remedy="sluice status", table=table.name),
         )
     if table.dead_letters:
         events = "event" if table.dead_letters == 1 else "events"

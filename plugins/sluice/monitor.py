@@ -234,6 +234,7 @@ def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
         dead_letters=kept.dead_letters.get(name, 0) if kept else None,
         last_drain=kept.drains.get(name) if kept else None,
         last_check=_telling(checks),
+        freshness_limit=table.quality.limit("freshness"),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from sluice.marks import MEASURES, Limit
+
 BAD, WARN = "bad", "warn"
 
 
@@ -56,6 +58,7 @@ class TableState:
         postgres_rows, clickhouse_rows: as the last row count found them, at `counted_at`.
         pending_events: events on the topic that are not drained.
         freshness_s: how long ago ClickHouse was known to have what Postgres had.
+        freshness_limit: above which of that the table is late.
         dead_letters: rejected events that are kept.
         last_check: the last result of the check that says most: one that failed, or the row count.
     """
@@ -71,6 +74,7 @@ class TableState:
     dead_letters: int | None
     last_drain: DrainRun | None
     last_check: CheckResult | None
+    freshness_limit: Limit = MEASURES["freshness"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

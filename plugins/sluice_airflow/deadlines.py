@@ -15,10 +15,11 @@ from typing import Any
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
+from sluice.marks import MEASURES
 from sluice_airflow.addresses import cdc_page
 
 PLACES = ("SLUICE_ALERT_WEBHOOK", "SLUICE_ALERT_SLACK", "SLUICE_ALERT_SMTP")
-MINUTE = timedelta(minutes=3)  # the age at which the CDC page takes a table for late
+MINUTE = timedelta(seconds=MEASURES["freshness"].warn or 0)  # by then its tables are late, too
 
 
 def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:

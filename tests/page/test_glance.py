@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from sluice.health import concerns
+from sluice.marks import MEASURES, Limit
 from sluice.overview import BAD, CheckResult, Concern, Overview, Service, Slot, TableState
 from sluice_airflow.page.figures import UNKNOWN, amount, duration
 from sluice_airflow.page.glance import answers
+from sluice_airflow.page.metrics import exposition
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -76,9 +79,31 @@ def test_a_pipeline_that_is_well_is_green_in_all_four() -> None:
 
 
 def test_the_table_that_is_late_is_named() -> None:
-    _, fresh, behind, _ = looks(pipeline(table(), table(name="items", freshness_s=600.0)))
-    assert fresh == ("bad", "items is late", "10 min")
+    late = table(name="items", freshness_s=600.0)
+    _, fresh, behind, _ = looks(pipeline(table(), late))
+    assert fresh == ("warn", "items is late", "10 min")
     assert behind[2] == "4 events"
+    slow = table(freshness_s=900.0, freshness_limit=Limit(fail=3600))
+    assert looks(pipeline(slow, late))[1] == fresh
+    assert looks(pipeline(late, replace(slow, freshness_s=4000.0)))[1][:2] == (
+        "bad",
+        "orders is late",
+    )
+
+
+@pytest.mark.parametrize("limit", [MEASURES["freshness"], Limit(warn=5, fail=60), Limit(fail=7)])
+def test_late_is_the_same_to_page_health_and_metrics_as_to_the_check(limit: Limit) -> None:
+    """The check's own limits, at them and a second beyond."""
+    for at in filter(None, (limit.warn, limit.fail)):
+        for seconds in (at, at + 1):
+            state = table(freshness_s=seconds, freshness_limit=limit)
+            status = limit.status(seconds)
+            grave = {"pass": [], "warn": ["warn"], "fail": ["bad"]}[status]
+            assert [one.severity for one in concerns(pipeline(state))] == grave
+            assert looks(pipeline(state))[1][0] == (grave or ["good"])[0]
+            exported = exposition(pipeline(state))
+            (bound,) = re.findall(r"freshness_limit_seconds{table=.orders.} (\S+)", exported)
+            assert (seconds > float(bound)) == (status != "pass")
 
 
 def test_what_is_not_known_is_neither_good_nor_bad() -> None:
@@ -105,8 +130,8 @@ def test_a_check_that_did_not_pass_is_no_match(status: str, wanted: str, word: s
 
 
 def test_what_is_measured_now_is_told_once_and_as_gravely_as_its_check_found_it() -> None:
-    state = pipeline(table(dead_letters=1, freshness_s=600.0))
-    told = [("bad", "orders: fresh as of 10 minutes ago"), ("warn", "orders: 1 rejected event")]
+    state = pipeline(table(dead_letters=1, freshness_s=2000.0))
+    told = [("bad", "orders: fresh as of 33 minutes ago"), ("warn", "orders: 1 rejected event")]
     assert [(one.severity, one.what) for one in concerns(state)] == told
     found = replace(result("fail"), check="dead_letters")
     told = [(BAD, what) for _, what in told]

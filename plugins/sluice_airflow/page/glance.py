@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sluice.health import LATE_S, slot_concerns
-from sluice.overview import BAD, WARN, Overview
+from sluice.health import lateness, slot_concerns
+from sluice.overview import BAD, WARN, Overview, TableState
 from sluice.quality import FAIL, PASS, UNSETTLED
 from sluice.quality import WARN as QUESTIONED
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
@@ -43,11 +43,9 @@ def answers(of: Overview) -> tuple[Answer, ...]:
     return (_healthy(of), _fresh(of), _behind(of), _matches(of))
 
 
-def freshness_status(seconds: float | None) -> str:
+def freshness_status(table: TableState) -> str:
     """How good it is that ClickHouse was known to have everything so long ago."""
-    if seconds is None:
-        return WARN
-    return BAD if seconds > LATE_S else GOOD
+    return lateness(table) or (WARN if table.freshness_s is None else GOOD)
 
 
 def _healthy(of: Overview) -> Answer:
@@ -63,21 +61,26 @@ def _healthy(of: Overview) -> Answer:
 
 
 def _fresh(of: Overview) -> Answer:
-    known = {t.name: t.freshness_s for t in of.tables if t.freshness_s is not None}
+    known = [table for table in of.tables if table.freshness_s is not None]
     unknown = len(of.tables) - len(known)
-    oldest = max(known, key=lambda name: known[name], default=None)
-    worst = known[oldest] if oldest else None
-    status = freshness_status(worst)
+    late = max(known, key=_lateness, default=None)
+    status = freshness_status(late) if late else WARN
+    word = f"{late.name} is late" if late and lateness(late) else "unknown" if unknown else "fresh"
     if status == GOOD and unknown:
         status = WARN
     more = "since ClickHouse was known to have all that Postgres had"
     return Answer(
         question="How fresh?",
         status=status,
-        word={GOOD: "fresh", WARN: "unknown", BAD: f"{oldest} is late"}[status],
-        said=duration(worst),
+        word=word,
+        said=duration(late.freshness_s if late else None),
         more=f"{more}; {unknown} tables unknown" if unknown else more,
     )
+
+
+def _lateness(table: TableState) -> tuple[int, float]:
+    """What makes a table the one to name: how bad it is, then how long."""
+    return ["", WARN, BAD].index(lateness(table)), table.freshness_s or 0.0
 
 
 def _behind(of: Overview) -> Answer:

@@ -77,6 +77,12 @@ def _tables(tables: Sequence[TableState]) -> Iterator[Metric]:
     )
     for name, text, field in gauges:
         yield _gauge(name, text, ["table"], [((t.name,), getattr(t, field)) for t in tables])
+    yield _gauge(
+        "table_freshness_limit_seconds",
+        "above which the table is late",
+        ["table"],
+        [((t.name,), t.freshness_limit.warn or t.freshness_limit.fail) for t in tables],
+    )
     drains = [((table.name,), table.last_drain) for table in tables if table.last_drain]
     yield _gauge(
         "drain_last_timestamp_seconds",
