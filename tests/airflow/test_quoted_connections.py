@@ -14,8 +14,8 @@ from clickhouse_driver import Client
 from confluent_kafka import Consumer
 from psycopg2.extensions import make_dsn
 
+from sluice.adapters.broker import Broker
 from sluice.adapters.postgres import connection_options
-from sluice.adapters.topics import client, client_options
 from sluice.settings import PROJECT, Settings, read_settings
 from tests.quoted import blocks
 from tests.tls import certificate
@@ -68,7 +68,7 @@ def test_the_variables_are_taken_by_the_client_libraries(environment: dict[str, 
     settings = read_settings(environment)
     dsn = make_dsn(**connection_options(settings.postgres))
     assert "sslmode=verify-full" in dsn
-    consumer = client(Consumer, {**client_options(settings.kafka), "group.id": "quoted"})
+    consumer = Broker(settings.kafka).client(Consumer, {"group.id": "quoted"})
     consumer.close()
     clickhouse = settings.clickhouse
     driver = Client(host=clickhouse.host, port=clickhouse.port, **clickhouse.options)

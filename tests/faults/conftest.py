@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.topics import EPOCH_TOPIC, client_options
+from sluice.adapters.broker import Broker
+from sluice.adapters.topics import EPOCH_TOPIC
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings
@@ -58,7 +59,7 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
 
 
 def delete_topics(settings: Settings, names: set[str]) -> None:
-    admin = AdminClient(client_options(settings.kafka))
+    admin = AdminClient(Broker(settings.kafka).options)
     present = names & set(admin.list_topics(timeout=10).topics)
     for future in admin.delete_topics(list(present)).values() if present else ():
         future.result()

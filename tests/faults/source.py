@@ -20,9 +20,9 @@ import psutil
 import psycopg2
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from sluice.adapters.broker import Broker
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.postgres import connection_options
-from sluice.adapters.topics import client_options
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
@@ -124,7 +124,7 @@ class Source:
 
     def topic_has(self, table: str, batches: int = 1) -> bool:
         """Whether so many batches of the table are on the broker, or more; asked at once."""
-        options = {**client_options(self.settings.kafka), "group.id": "faults"}
+        options = {**Broker(self.settings.kafka).options, "group.id": "faults"}
         with closing(Consumer(options)) as consumer, suppress(KafkaException):
             place = TopicPartition(f"cdc.{table}", 0)
             return consumer.get_watermark_offsets(place, timeout=10)[1] >= batches

@@ -104,10 +104,18 @@ def go_on(publisher: Publisher, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED]
+    ("code", "said", "advised"),
+    [
+        (KafkaError.MSG_SIZE_TOO_LARGE, "takes no message of this size", "max.message.bytes"),
+        (
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            "does not let the user do that",
+            "docs/services/kafka.md",
+        ),
+    ],
 )
 def test_nothing_behind_a_refused_message_is_taken_as_delivered(
-    broker: MockBroker, publisher: Publisher, code: int
+    broker: MockBroker, publisher: Publisher, code: int, said: str, advised: str
 ) -> None:
     before, refused, behind = Batch(), Batch(), Batch()
     publisher.publish("cdc.t", b"1", b"v", before)
@@ -117,8 +125,9 @@ def test_nothing_behind_a_refused_message_is_taken_as_delivered(
     publisher.publish("cdc.t", b"2", b"v", refused)
     publisher.publish("cdc.t", b"3", b"v", refused)
     publisher.flush(refused)
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=said) as caught:
         go_on(publisher, behind)
+    assert advised in (caught.value.remedy or "")
     with pytest.raises(Unreachable):
         publisher.poll(0.5)
     assert refused.undelivered

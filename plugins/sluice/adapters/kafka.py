@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from confluent_kafka import (
     Consumer,
@@ -14,14 +15,12 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
+from sluice.adapters.broker import Broker
 from sluice.adapters.topics import (
     LONG_WAIT,
     MovingEnd,
     Topics,
-    client,
-    client_options,
     described,
-    translated,
 )
 from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
@@ -49,11 +48,10 @@ class KafkaLog:
     """A ChangeLog; close it when done."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._bootstrap = settings.bootstrap
-        self._options = client_options(settings)
+        self._broker = Broker(settings)
         self._topics = Topics(settings)
-        self._admin = client(AdminClient, self._options)
-        self._consumer = client(Consumer, {**self._options, **_CONSUMER_OPTIONS})
+        self._admin = self._broker.client(AdminClient)
+        self._consumer = self._broker.client(Consumer, _CONSUMER_OPTIONS)
         self._patient = False
 
     def close(self) -> None:
@@ -63,7 +61,7 @@ class KafkaLog:
     def _wait_longer(self, topic: str, offset: int) -> None:
         """Go on at this offset with fetches that wait longer; see topics.py."""
         self._consumer.close()
-        self._consumer = client(Consumer, {**self._options, **_CONSUMER_OPTIONS, **LONG_WAIT})
+        self._consumer = self._broker.client(Consumer, {**_CONSUMER_OPTIONS, **LONG_WAIT})
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         self._patient = True
 
@@ -72,14 +70,15 @@ class KafkaLog:
         epoch = self._topics.epoch()
         if epoch is None:
             raise NotReady(
-                f"broker {self._bootstrap}: the topics are not set up", remedy="run: sluice init"
+                f"broker {self._broker.address}: the topics are not set up",
+                remedy="run: sluice init",
             )
         return epoch
 
     def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         deadline = time.monotonic() + seconds
-        with translated(self._bootstrap):  # asked, or an assigned topic's leader is looked up late
+        with self._translated():  # asked, or an assigned topic's leader is looked up late
             self._consumer.list_topics(topic, timeout=_PATIENCE)
         end = MovingEnd(lambda: self._watermarks(topic)[1], self._watermarks(topic)[1])
         self._consumer.assign([TopicPartition(topic, 0, offset)])
@@ -119,7 +118,7 @@ class KafkaLog:
             first = self._consumer.poll(0.5)
             if first is None:
                 if time.monotonic() > quiet_until:
-                    raise Unreachable(f"broker {self._bootstrap} does not answer for {topic}")
+                    raise self._broker.silent(self._consumer, f"does not answer for {topic}")
                 if not self._patient:
                     self._wait_longer(topic, records[-1].offset + 1 if records else offset)
                 continue
@@ -155,11 +154,15 @@ class KafkaLog:
         if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise _no_topic(topic)
         if error.code() not in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}:
-            raise KafkaException(error)
+            with self._translated():
+                raise KafkaException(error)
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return self._broker.translated(self._consumer)
 
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
-        with translated(self._bootstrap):
+        with self._broker.translated(self._admin):
             found = described(self._admin, [topic], _PATIENCE).get(topic)
         if found is None:
             raise _no_topic(topic)
@@ -175,7 +178,7 @@ class KafkaLog:
         return self._watermarks(topic)[0]
 
     def _watermarks(self, topic: str) -> tuple[int, int]:
-        with translated(self._bootstrap):
+        with self._translated():
             place = TopicPartition(topic, 0)
             return self._consumer.get_watermark_offsets(place, timeout=_PATIENCE)
 
@@ -185,14 +188,14 @@ class KafkaLog:
 
     def commit(self, topic: str, next_offset: int) -> None:
         """See ports.ChangeLog."""
-        with translated(self._bootstrap):
+        with self._translated():
             position = TopicPartition(topic, 0, next_offset)
             self._consumer.commit(offsets=[position], asynchronous=False)
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """See ports.ChangeLog."""
         failures: list[KafkaError] = []
-        producer = client(Producer, {**self._options, "message.max.bytes": 67_108_864})
+        producer = self._broker.client(Producer, {"message.max.bytes": 67_108_864})
         for reject in rejects:
             producer.produce(
                 DEAD_LETTER_TOPIC,
@@ -206,10 +209,10 @@ class KafkaLog:
                 on_delivery=lambda error, _: failures.append(error) if error else None,
             )
             producer.poll(0)
-        if producer.flush(_PATIENCE) or failures:
-            raise Unreachable(
-                f"broker {self._bootstrap} did not take {table}'s dead letters; nothing advanced"
-            )
+        if producer.flush(_PATIENCE):
+            raise self._broker.silent(producer, f"took none of {table}'s dead letters")
+        if failures:
+            raise self._broker.failure(failures[0])
 
 
 def _no_topic(topic: str) -> NotReady:

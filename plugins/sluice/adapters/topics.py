@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -27,12 +27,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
-from sluice.errors import TopicPartitioned, Unreachable, WrongUsage
+from sluice.adapters.broker import Broker
+from sluice.errors import TopicPartitioned, Unreachable
 from sluice.events import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
-C = TypeVar("C")
 T = TypeVar("T")
 _SECONDS = 10.0
 # The embedded broker looks through all batches of a topic at each fetch, and sends nothing of what
@@ -42,7 +42,6 @@ _WAIT = {"fetch.wait.max.ms": 20}
 LONG_WAIT = {"fetch.wait.max.ms": 2000}
 _SILENT = 1.0
 _LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
-_TELLING = 5  # longer values than this may be a secret
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 # The epoch is a message: were it to expire, the broker would seem to be another one.
 _COPIES = -1  # as many as the broker makes of a topic by its own configuration
@@ -102,49 +101,6 @@ class TopicState(NamedTuple):
     partitions: int
 
 
-def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What every librdkafka client is configured with."""
-    return {
-        "bootstrap.servers": settings.bootstrap,
-        "allow.auto.create.topics": False,
-        "log_level": 0,
-        **settings.options,
-    }
-
-
-def client(kind: Callable[[dict[str, Any]], C], options: Mapping[str, Any]) -> C:
-    """A client of librdkafka with these options.
-
-    Raises:
-        WrongUsage: it does not take them; the message holds no option's value.
-    """
-    try:
-        return kind(dict(options))
-    except (KafkaException, TypeError, ValueError) as error:
-        reason = error.args[0] if error.args else ""
-        text = reason.str() if isinstance(reason, KafkaError) else str(reason)
-        for value in map(str, options.values()):
-            text = text.replace(value, "...") if len(value) > _TELLING else text
-        raise WrongUsage(
-            f"the broker's options are not librdkafka's: {text[:300]}",
-            remedy="mend SLUICE_KAFKA_OPTIONS, or the extra of the connection sluice_redpanda",
-        ) from None
-
-
-@contextmanager
-def translated(bootstrap: str) -> Iterator[None]:
-    """librdkafka's errors as ours, in one line."""
-    try:
-        yield
-    except KafkaException as error:
-        reason = error.args[0]
-        text = reason.str() if isinstance(reason, KafkaError) else str(reason)
-        raise Unreachable(
-            f"broker {bootstrap} does not answer: {text}",
-            remedy="see: sluice status, sluice logs broker",
-        ) from error
-
-
 def described(admin: AdminClient, names: Iterable[str], seconds: float) -> dict[str, TopicState]:
     """Topic -> its state; topics that are not there are left out."""
     states = {}
@@ -169,9 +125,8 @@ class Topics:
     """
 
     def __init__(self, settings: KafkaSettings, seconds: float = _SECONDS) -> None:
-        self._bootstrap = settings.bootstrap
+        self._broker = Broker(settings)
         self._seconds = seconds
-        self._options = client_options(settings)
 
     def ensure(self, names: Iterable[str]) -> str:
         """Create what is missing, with one partition each; the broker's epoch.
@@ -181,8 +136,7 @@ class Topics:
             Unreachable: the broker does not answer.
         """
         wanted = [*names, EPOCH_TOPIC]
-        with translated(self._bootstrap):
-            admin = client(AdminClient, self._options)
+        with self._broker.asked(AdminClient) as admin:
             present = admin.list_topics(timeout=self._seconds).topics
             for name in wanted:
                 if name in present and len(present[name].partitions) > 1:
@@ -203,18 +157,17 @@ class Topics:
 
     def partitions(self) -> dict[str, int]:
         """How many partitions each topic of the broker has."""
-        with translated(self._bootstrap):
-            present = client(AdminClient, self._options).list_topics(timeout=_SECONDS).topics
+        with self._broker.asked(AdminClient) as admin:
+            present = admin.list_topics(timeout=self._seconds).topics
         return {name: len(topic.partitions) for name, topic in present.items()}
 
     def configured(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """Topic -> its options; empty where the broker does not tell them."""
         wanted = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in names}
         found: dict[str, dict[str, str]] = {name: {} for name in names}
-        with translated(self._bootstrap):
-            admin = client(AdminClient, self._options)
-            if not wanted:
-                return found
+        if not wanted:
+            return found
+        with self._broker.asked(AdminClient) as admin:
             answers = admin.describe_configs(list(wanted.values()), request_timeout=self._seconds)
             for name, resource in wanted.items():
                 with suppress(KafkaException):  # an old broker, or no right to describe
@@ -233,8 +186,8 @@ class Topics:
 
     def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
         """The broker's epoch and the topics' ids: others once it or one of them was made again."""
-        with translated(self._bootstrap):
-            found = described(client(AdminClient, self._options), names, self._seconds)
+        with self._broker.asked(AdminClient) as admin:
+            found = described(admin, names, self._seconds)
         return (self.epoch() or "", *(found[name].id for name in names if name in found))
 
     def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
@@ -253,14 +206,14 @@ class Topics:
         """Note where a slot is: its numbers are offsets that the slot's own group commits."""
         numbers = zip(_MARK_TOPICS, mark, strict=True)
         positions = [TopicPartition(name, 0, number) for name, number in numbers]
-        with translated(self._bootstrap), self._consumer(f"sluice-relay-{slot}") as consumer:
+        with self._consumer(f"sluice-relay-{slot}") as consumer:
             consumer.commit(offsets=positions, asynchronous=False)
 
     def mark(self, slot: str) -> SlotMark:
         """What was noted last; zeros where nothing was."""
         positions = [TopicPartition(name, 0) for name in _MARK_TOPICS]
-        with translated(self._bootstrap), self._consumer(f"sluice-relay-{slot}") as consumer:
-            found = consumer.committed(positions, timeout=_SECONDS)
+        with self._consumer(f"sluice-relay-{slot}") as consumer:
+            found = consumer.committed(positions, timeout=self._seconds)
         offsets = {position.topic: max(0, position.offset) for position in found}
         return SlotMark(*(offsets[name] for name in _MARK_TOPICS))
 
@@ -275,7 +228,7 @@ class Topics:
         return _patiently(lambda wait: self._ends(wanted, wait))
 
     def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
-        with translated(self._bootstrap), self._consumer("sluice-ends", wait) as consumer:
+        with self._consumer("sluice-ends", wait) as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
             found = {
                 name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=self._seconds)
@@ -307,7 +260,7 @@ class Topics:
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the drain group's next offset, 0 where it has none."""
-        with translated(self._bootstrap), self._consumer(DRAIN_GROUP) as consumer:
+        with self._consumer(DRAIN_GROUP) as consumer:
             wanted = [TopicPartition(name, 0) for name in names]
             found = consumer.committed(wanted, timeout=self._seconds)
         return {position.topic: max(0, position.offset) for position in found}
@@ -316,14 +269,21 @@ class Topics:
         self._produce({"epoch": uuid4().hex})
         epoch = self.epoch()  # of two that write at once, the first message counts
         if epoch is None:
-            raise Unreachable(f"broker {self._bootstrap} lost its epoch at once")
+            raise Unreachable(f"broker {self._broker.address} lost its epoch at once")
         return epoch
 
     def _produce(self, note: dict[str, Any]) -> None:
-        producer = client(Producer, {**self._options, "acks": "all"})
-        producer.produce(EPOCH_TOPIC, value=json.dumps(note).encode())
-        if producer.flush(self._seconds):
-            raise Unreachable(f"broker {self._bootstrap} took no message")
+        failures: list[KafkaError] = []
+        with self._broker.asked(Producer, {"acks": "all"}) as producer:
+            producer.produce(
+                EPOCH_TOPIC,
+                value=json.dumps(note).encode(),
+                on_delivery=lambda error, _: failures.append(error) if error else None,
+            )
+            if producer.flush(self._seconds):
+                raise self._broker.silent(producer, "took no message")
+            if failures:
+                raise self._broker.failure(failures[0])
 
     def _notes(self) -> list[dict[str, Any]]:
         messages = self._read(EPOCH_TOPIC, 0)
@@ -333,7 +293,7 @@ class Topics:
         """(offset, value) from `offset` to the end; None where there is no such topic."""
 
         def read(wait: Mapping[str, int]) -> list[tuple[int, bytes]] | None:
-            with translated(self._bootstrap), self._consumer("sluice-notes", wait) as consumer:
+            with self._consumer("sluice-notes", wait) as consumer:
                 if name not in consumer.list_topics(timeout=self._seconds).topics:
                     return None
                 consumer.assign([TopicPartition(name, 0, offset)])
@@ -350,10 +310,8 @@ class Topics:
             if wait is _WAIT and time.monotonic() > deadline - self._seconds + _SILENT:
                 raise _Silent
             if time.monotonic() > deadline:
-                raise Unreachable(
-                    f"broker {self._bootstrap} does not answer for {', '.join(sorted(unread))}",
-                    remedy="see: sluice status, sluice logs broker",
-                )
+                what = f"does not answer for {', '.join(sorted(unread))}"
+                raise self._broker.silent(consumer, what)
             message = consumer.poll(0.2)
             if message is None:
                 continue
@@ -364,12 +322,12 @@ class Topics:
             elif error.code() == KafkaError._PARTITION_EOF:
                 unread.discard(message.topic() or "")
 
-    @contextmanager
-    def _consumer(self, group: str, wait: Mapping[str, int] = _WAIT) -> Iterator[Consumer]:
-        consumer = client(
+    def _consumer(
+        self, group: str, wait: Mapping[str, int] = _WAIT
+    ) -> AbstractContextManager[Consumer]:
+        return self._broker.asked(
             Consumer,
             {
-                **self._options,
                 "group.id": group,
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
@@ -378,10 +336,6 @@ class Topics:
                 "reconnect.backoff.ms": 1,  # else half of all looks wait 50 ms to connect
             },
         )
-        try:
-            yield consumer
-        finally:
-            consumer.close()
 
 
 def _patiently(look: Callable[[Mapping[str, int]], T]) -> T:

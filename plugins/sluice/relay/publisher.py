@@ -15,8 +15,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from sluice.adapters.topics import client_options
-from sluice.errors import Unreachable
+from sluice.adapters.broker import Broker
 from sluice.events import DEAD_LETTER_TOPIC
 from sluice.settings import KafkaSettings
 
@@ -74,11 +73,13 @@ class Publisher:
         self.wait = wait
         self.published = 0
         self.failed: KafkaError | None = None
-        self._options = {**_OPTIONS, **client_options(settings)}
-        self._large = min(int(self._options[name]) for name in ("batch.size", "message.max.bytes"))
+        self._broker = Broker(settings)
+        options = {**_OPTIONS, **self._broker.options}
+        self._large = min(int(options[name]) for name in ("batch.size", "message.max.bytes"))
         self._held: dict[str, list[dict[str, Any]]] = {}
         self._bytes = self._count = 0
-        self._producer = Producer({"enable.gapless.guarantee": True, **self._options})
+        gapless = {"enable.gapless.guarantee": True, **_OPTIONS}
+        self._producer = self._broker.client(Producer, defaults=gapless)
         self._single: Producer | None = None
 
     def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
@@ -140,7 +141,7 @@ class Publisher:
     def require_working(self) -> None:
         """Raise Unreachable when a message was not taken."""
         if self.failed is not None:
-            raise Unreachable(f"the broker did not take an event: {self.failed.str()}")
+            raise self._broker.failure(self.failed)
 
     def abandon(self) -> None:
         """Forget what was not sent; Postgres sends it again."""
@@ -192,7 +193,7 @@ class Publisher:
             self.poll(0.05)
             self.wait()
         if self._single is None:
-            self._single = Producer(self._options)
+            self._single = self._broker.client(Producer, defaults=_OPTIONS)
         answers: list[tuple[KafkaError | None, int | None]] = []
         try:
             self._single.produce(
