@@ -46,6 +46,7 @@ class Alerts:
             try:
                 send(ordered)
             except HTTPError as error:
+                error.close()
                 log.warning("alert by %s was refused with %d", name, error.code)
             except (OSError, HTTPException, smtplib.SMTPException, ValueError) as error:
                 log.warning("alert by %s was not delivered (%s)", name, type(error).__name__)

@@ -18,6 +18,7 @@ from sluice.settings import ClickHouseSettings, Cluster
 _NOT_SET_UP = frozenset({16, 60, 81})  # no such column in the table, table, database
 _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
 _MEMORY = 241
+_HANDSHAKE_S = 10.0
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
 _BUSY = frozenset({_MEMORY, 164, 202, 242, 252, 319})  # read-only, parts, replicas
 _NO_SPACE, _CANNOT_WRITE = 243, 75
@@ -197,16 +198,50 @@ class ClickHouse:
     def _translated(self) -> Iterator[None]:
         where = self.where
         try:
+            self._shake_hands()
             yield
         except driver_errors.ServerException as error:
             raise _server_error(where, error) from error
-        except (driver_errors.NetworkError, EOFError, OSError) as error:
+        except (driver_errors.SocketTimeoutError, driver_errors.NetworkError, OSError) as error:
             self._client.disconnect()
-            said = getattr(error, "message", "") or str(error) or type(error).__name__
             raise Unreachable(
-                f"{where} does not answer: {said.splitlines()[0]}",
+                f"{where} does not answer: {_said(error)}",
                 remedy="see: sluice status, sluice logs clickhouse",
             ) from error
+        except (_Stranger, driver_errors.Error, EOFError) as error:
+            self._client.disconnect()
+            raise Unreachable(
+                f"{where} does not answer as ClickHouse does: {_said(error)}",
+                remedy="its native port is wanted (9000, by TLS 9440), with the option secure where"
+                " it is TLS; see: sluice status, sluice logs clickhouse",
+            ) from error
+
+    def _shake_hands(self) -> None:
+        """Connect, where there is no connection, within _HANDSHAKE_S.
+
+        The driver waits for a server's first words as long as for a query: five minutes.
+        """
+        connection = self._client.connection
+        if connection.connected:
+            return
+        patience = connection.send_receive_timeout
+        connection.send_receive_timeout = min(patience, _HANDSHAKE_S)
+        try:
+            connection.connect()
+        except (ValueError, MemoryError, OverflowError) as error:  # words that are none
+            raise _Stranger(type(error).__name__) from error
+        finally:
+            connection.send_receive_timeout = patience
+        connection.socket.settimeout(patience)
+
+
+class _Stranger(Exception):
+    """What listens on the port is no ClickHouse."""
+
+
+def _said(error: Exception) -> str:
+    said = getattr(error, "message", "") or str(error) or type(error).__name__
+    return str(said).splitlines()[0][:300]
 
 
 def _spread(cluster: Cluster) -> dict[str, Any]:

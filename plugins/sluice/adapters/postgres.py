@@ -19,6 +19,25 @@ from sluice.slot_loss import INVALIDATION
 
 APPLICATION = "sluice"  # what our sessions are called
 HEARTBEAT_PREFIX = "sluice-heartbeat"
+# What a server says that ends a session before it begins; and what of it passes by itself.
+_REFUSAL = re.compile(r"FATAL:\s+(.*)")
+_PASSING = re.compile("starting up|shutting down|recovery|too many|slots are reserved", re.I)
+_LOG = "see: sluice status, sluice logs postgres"
+_LOGIN = (
+    "mend SLUICE_POSTGRES_USER, _PASSWORD or _DATABASE, or the connection sluice_postgres; or"
+    " pg_hba.conf there"
+)
+# What a client says that got no session -> what to do.
+_SIGNS = (
+    (
+        re.compile("SSL|certificate|GSSAPI", re.I),
+        "mend sslmode or sslrootcert in SLUICE_POSTGRES_OPTIONS, or sluice_postgres's extra",
+    ),
+    (
+        re.compile("could not translate host name", re.I),
+        "mend SLUICE_POSTGRES_HOST, or the host of the connection sluice_postgres",
+    ),
+)
 _NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(\d+))?\)")
 # Column -> its type in Postgres, whether that is the model's, and whether it is never NULL. All
 # types of text are one, and a domain is the type below it.
@@ -245,12 +264,28 @@ def translated(settings: PostgresSettings) -> Iterator[None]:
             " max_standby_streaming_delay",
         ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise _unreachable(where, error) from error
+    except UnicodeDecodeError as error:  # psycopg2, of what libpq quotes of a stranger's answer
+        if b"connection to server" not in error.object:
+            raise
         raise Unreachable(
-            f"{where} does not answer: {_first_line(error)}",
-            remedy="see: sluice status, sluice logs postgres",
+            f"{where} does not answer as PostgreSQL does",
+            remedy="mend SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
         ) from error
     except psycopg2.Error as error:
         raise NeedsPerson(f"{where}: {_first_line(error)}") from error
+
+
+def _unreachable(where: str, error: psycopg2.Error) -> Unreachable:
+    """Why there is no session; psycopg2 gives the reasons of connecting no codes, only texts."""
+    refusal = _REFUSAL.search(str(error))
+    if refusal is None:
+        text, what = _first_line(error), "does not answer"
+        remedy = next((remedy for sign, remedy in _SIGNS if sign.search(text)), _LOG)
+    else:
+        text, what = refusal[1][:300], "refuses the session"
+        remedy = _LOG if _PASSING.search(text) else _LOGIN
+    return Unreachable(f"{where} {what}: {text}", remedy=remedy)
 
 
 def _first_line(error: psycopg2.Error) -> str:

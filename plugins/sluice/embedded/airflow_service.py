@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sluice.errors import NotReady, Unreachable
+from sluice.errors import NotReady, Retryable, Unreachable
 from sluice.settings import PROJECT, Settings
 
+T = TypeVar("T")
 USER = "admin"
+_LOG = "see: sluice logs airflow-api-server"
 SCHEDULER_HEALTH = 1  # its port comes after the UI's
 
 
@@ -101,56 +105,80 @@ class AirflowApi:
 
     def healthy(self) -> bool:
         """Whether scheduler and dag-processor are up."""
-        try:
-            health = self._call("GET", "/api/v2/monitor/health")
-        except Unreachable:
-            return False
         parts = ("metadatabase", "scheduler", "dag_processor")
-        return all(health.get(part, {}).get("status") == "healthy" for part in parts)
+        try:
+            return self._call(
+                "GET",
+                "/api/v2/monitor/health",
+                lambda health: all(health[part]["status"] == "healthy" for part in parts),
+            )
+        except Retryable:
+            return False
 
     def dag_ids(self) -> set[str]:
         """The DAGs that are parsed."""
-        found = self._authorised("GET", "/api/v2/dags?limit=100")
-        return {dag["dag_id"] for dag in found["dags"]}
+        path = "/api/v2/dags?limit=100"
+        return self._authorised("GET", path, lambda found: {dag["dag_id"] for dag in found["dags"]})
 
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create a pool where there is none of this name."""
-        if self._authorised("GET", f"/api/v2/pools?pool_name_pattern={name}")["total_entries"]:
-            return
-        self._authorised("POST", "/api/v2/pools", {"name": name, "slots": slots})
+        path = f"/api/v2/pools?pool_name_pattern={name}"
+        if not self._authorised("GET", path, lambda found: int(found["total_entries"])):
+            self._authorised("POST", "/api/v2/pools", _whole, {"name": name, "slots": slots})
 
     def trigger(self, dag_id: str) -> None:
         """Start a run now."""
-        self._authorised("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None})
+        path = f"/api/v2/dags/{dag_id}/dagRuns"
+        self._authorised("POST", path, _whole, {"logical_date": None})
 
     def last_run(self, dag_id: str) -> dict[str, Any] | None:
         """The newest run of a DAG."""
         path = f"/api/v2/dags/{dag_id}/dagRuns?limit=1&order_by=-run_after"
-        runs = self._authorised("GET", path)["dag_runs"]
-        return runs[0] if runs else None
+        return self._authorised("GET", path, lambda found: next(iter(found["dag_runs"]), None))
 
-    def _authorised(self, method: str, path: str, body: Any = None) -> Any:
+    def _authorised(self, method: str, path: str, read: Callable[[Any], T], body: Any = None) -> T:
         if not self._token:
             user = {"username": USER, "password": self._password}
-            self._token = self._call("POST", "/auth/token", user)["access_token"]
-        return self._call(method, path, body, {"Authorization": f"Bearer {self._token}"})
+            token = self._call("POST", "/auth/token", lambda found: found["access_token"], user)
+            self._token = str(token)
+        return self._call(method, path, read, body, {"Authorization": f"Bearer {self._token}"})
 
     def _call(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> Any:
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Any], T],
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> T:
+        """What `read` takes from the answer.
+
+        Raises:
+            Unreachable: nothing answers, or something that is not Airflow.
+            NotReady: it refuses.
+        """
         data = None if body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json", **(headers or {})}
         request = urllib.request.Request(self._base + path, data, sent, method=method)  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=self._seconds) as answer:  # noqa: S310
-                return json.load(answer)
+                return read(json.load(answer))
         except urllib.error.HTTPError as error:
-            raise NotReady(f"Airflow answers {error.code} to {method} {path}") from error
-        except (OSError, ValueError) as error:
-            raise Unreachable(
-                f"Airflow {self._base} does not answer",
-                remedy="see: sluice logs airflow-api-server",
+            error.close()
+            raise NotReady(
+                f"Airflow {self._base} answers {error.code} to {method} {path}", remedy=_LOG
             ) from error
+        except OSError as error:
+            raise Unreachable(f"Airflow {self._base} does not answer", remedy=_LOG) from error
+        except (HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Unreachable(
+                f"{self._base} does not answer as Airflow does: {type(error).__name__}",
+                remedy=f"stop what uses the port, or set SLUICE_AIRFLOW_PORT; {_LOG}",
+            ) from error
+
+
+def _whole(answer: Any) -> Any:
+    return answer
 
 
 def migrate_command(scripts: Path) -> list[str]:

