@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.catalog import Catalog, Fact
+from sluice.catalog import Catalog, Fact, Table
 from sluice.errors import TableDiffers
 from sluice.evolution import evolve, fact_differs, former_rollups, rollup_is_made
 from sluice.fact_storage import FactStorage
@@ -11,9 +14,15 @@ from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.rollups import noted
 from sluice.generate.star import star_statements
 from sluice.rebuild import Rebuild
-from sluice.settings import PROJECT
+from sluice.settings import PROJECT, Cluster
 from sluice.statements import read_statements
 
+_MADE = re.compile(
+    r"^CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE) (?:IF NOT EXISTS )?"
+    r"((?:cdc|olap)\.(?:`(?:\\.|[^`\\])+`|\w+))"
+)
+_ALTERED = re.compile(r"ALTER TABLE cdc\.(\w+)")
+_ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 PIPELINE = PROJECT / "sql/clickhouse/pipeline.sql"
 
@@ -38,6 +47,36 @@ def create_warehouse(
                 done.append(f"olap.{gone}: dropped, the models have it no longer")
             done += _star(clickhouse, fact)
     return done, stopped
+
+
+def state_tables() -> dict[str, list[str]]:
+    """Tables that the pipeline keeps about itself -> columns that they did not always have."""
+    tables: dict[str, list[str]] = {}
+    for statement in read_statements(_BOOKKEEPING).values():
+        for place in _relations([statement]):
+            tables[place.partition(".")[2]] = []
+        if altered := _ALTERED.match(statement):
+            tables[altered[1]] += _ADDED.findall(statement)
+    return tables
+
+
+def made_of_table(table: Table, cluster: Cluster) -> set[str]:
+    """What is made of a source table on every server, as `database.name`."""
+    return _relations(table_statements(table, cluster).values())
+
+
+def made_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
+    """What is made of a fact and its rollups, as `database.name`; without what holds their rows,
+    which goes by other names on a cluster.
+    """
+    places = _relations(star_statements(fact, cluster).values())
+    return {one for one in places if not (cluster.name and one.endswith(cluster.local("")))}
+
+
+def _relations(statements: Iterable[str]) -> set[str]:
+    """What these statements create."""
+    found = filter(None, map(_MADE.match, statements))
+    return {one[1].replace("`", "") for one in found}
 
 
 def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:

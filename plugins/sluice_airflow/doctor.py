@@ -7,9 +7,11 @@ them; prints the diagnoses as JSON, on one line, the last.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 
 import airflow
 from airflow import plugins_manager
@@ -24,8 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
-from sluice.doctor import Diagnosis, failed, judged
-from sluice.errors import Retryable, SluiceError
+from sluice.doctor import Diagnosis, Part, gathered, judged
+from sluice.errors import WrongUsage
 from sluice.settings import PROJECT, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
 from sluice_airflow.addresses import PREFIX
 from sluice_airflow.connections import (
@@ -37,6 +39,8 @@ from sluice_airflow.connections import (
 )
 
 _MAJOR = 3
+_SILENCE_S = 5.0  # the code that is loaded before takes some seconds, too
+_SILENT = "is its service overloaded or stopped? run: sluice doctor"
 _MINUTE = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 
 
@@ -44,58 +48,52 @@ def examine() -> Iterator[Diagnosis]:
     """Every check, in the order to mend things. Changes nothing."""
     version = airflow.__version__
     yield judged("airflow", "version", int(version.split(".")[0]) == _MAJOR, version, "Airflow 3")
-    yield from _connections()
-    yield _plugin()
-    yield from _metadata()
+    plugin = _plugin()  # loads code, which waits for nobody and would hold up who does
+    parts: dict[str, tuple[Callable[[], Iterable[Diagnosis]], str]] = {
+        f"connection {name}": (partial(_connection, name, ask), _SILENT)
+        for name, ask in _ASKED.items()
+    }
+    parts["plugin"] = (lambda: [plugin], "")
+    parts["database"] = (_metadata, "mend AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or start its server")
+    yield from gathered(
+        [
+            Part(service="airflow", check=name, checks=checks, remedy=remedy, silence=_SILENCE_S)
+            for name, (checks, remedy) in parts.items()
+        ]
+    )
 
 
-def _connections() -> Iterator[Diagnosis]:
-    """Whether the three connections are there, and reach their services."""
-    found = []
-    for name in (POSTGRES, REDPANDA, CLICKHOUSE):
-        try:
-            found.append(connection(name))
-        except SluiceError as error:
-            yield failed("airflow", f"connection {name}", error)
-    if len(found) < 3:
-        return
-    settings = settings_from_connections()
-    postgres, clickhouse = settings.postgres, settings.clickhouse
-    yield _reached(POSTGRES, f"{postgres.host}:{postgres.port}", lambda: _ask_postgres(settings))
-    yield _broker(settings)
-    where = f"{clickhouse.host}:{clickhouse.port}"
-    yield _reached(CLICKHOUSE, where, lambda: _ask_clickhouse(settings))
-
-
-def _broker(settings: Settings) -> Diagnosis:
-    bootstrap = settings.kafka.bootstrap
-    if not bootstrap:
-        remedy = 'add {"bootstrap.servers": "host:port,..."} to its extra'
-        return judged("airflow", f"connection {REDPANDA}", False, "no address", remedy)
-    return _reached(REDPANDA, bootstrap, lambda: _ask_broker(settings))
-
-
-def _reached(name: str, where: str, ask: Callable[[], None]) -> Diagnosis:
+def _connection(name: str, ask: Callable[[Settings], str]) -> Iterator[Diagnosis]:
+    """Whether the connection is there, and its service answers; the others are another's."""
+    connection(name)
     try:
-        ask()
-    except SluiceError as error:
-        reached = not isinstance(error, Retryable)
-        return failed("airflow", f"connection {name}", error, reached=reached)
-    return judged("airflow", f"connection {name}", True, f"{where} answers", "")
+        settings = settings_from_connections()
+    except WrongUsage:
+        return
+    address = ask(settings)
+    remedy = 'add {"bootstrap.servers": "host:port,..."} to its extra'
+    found = f"{address} answers" if address else "no address"
+    yield judged("airflow", f"connection {name}", bool(address), found, remedy)
 
 
-def _ask_postgres(settings: Settings) -> None:
+def _ask_postgres(settings: Settings) -> str:
     with PostgresSource(settings.postgres).connect():
-        pass
+        return f"{settings.postgres.host}:{settings.postgres.port}"
 
 
-def _ask_broker(settings: Settings) -> None:
-    Topics(settings.kafka).partitions()
+def _ask_broker(settings: Settings) -> str:
+    if settings.kafka.bootstrap:
+        Topics(settings.kafka, _SILENCE_S / 2).partitions()
+    return settings.kafka.bootstrap
 
 
-def _ask_clickhouse(settings: Settings) -> None:
+def _ask_clickhouse(settings: Settings) -> str:
     with closing(ClickHouse(settings.clickhouse)) as session:
         session.execute("SELECT 1")
+        return f"{settings.clickhouse.host}:{settings.clickhouse.port}"
+
+
+_ASKED = {POSTGRES: _ask_postgres, REDPANDA: _ask_broker, CLICKHOUSE: _ask_clickhouse}
 
 
 def _plugin() -> Diagnosis:
@@ -140,4 +138,5 @@ def _metadata() -> Iterator[Diagnosis]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(diagnosis) for diagnosis in examine()]))
+    print(json.dumps([asdict(diagnosis) for diagnosis in examine()]), flush=True)
+    os._exit(0)  # a thread may still wait for a service that is silent

@@ -16,6 +16,7 @@ from sluice.doctor.airflow import checks
 from sluice.settings import PROJECT, WAREHOUSE_POOL, Settings
 from tests.conftest import free_ports
 from tests.page.conftest import airflow_environment
+from tests.strangers import stranger
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
@@ -112,3 +113,22 @@ def test_a_database_that_does_not_answer_is_named(
     address = f"sqlite:///{tmp_path / 'absent' / 'airflow.db'}"
     found = wrong({**environment, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address})
     assert any(not diagnosis.reached for diagnosis in found.values()), found
+
+
+def test_services_that_are_silent_are_named_and_the_rest_is_examined_all_the_same(
+    environment: dict[str, str],
+) -> None:
+    changed = dict(environment)
+    with stranger("says nothing") as port:
+        for name, lost in (
+            ("SLUICE_POSTGRES", {"port": port}),
+            ("SLUICE_REDPANDA", {"extra": {"bootstrap.servers": f"127.0.0.1:{port}"}}),
+            ("SLUICE_CLICKHOUSE", {"port": port}),
+        ):
+            variable = f"AIRFLOW_CONN_{name}"
+            changed[variable] = json.dumps({**json.loads(changed[variable]), **lost})
+        found = {one.check: one for one in checks(changed)}
+    names = [f"connection sluice_{name}" for name in ("postgres", "redpanda", "clickhouse")]
+    assert [name for name in found if name.startswith("connection")] == names
+    assert not any(found[name].ok or found[name].reached for name in names)
+    assert {"version", "plugin", "DAGs"} <= found.keys()

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
+import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
+from sluice import warehouse
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import EPOCH_TOPIC
 from sluice.catalog import Catalog, load_catalog
 from sluice.doctor import Diagnosis, examine
+from sluice.doctor.clickhouse import checks as clickhouse_checks
+from sluice.embedded.stack import Stack
 from sluice.relay import slot as slots
 from sluice.settings import Cluster, RelaySettings, Settings
+from sluice.warehouse import state_tables
 from tests.conftest import free_ports
+from tests.strangers import stranger
 
 pytestmark = pytest.mark.services
 
@@ -54,7 +64,110 @@ def test_a_missing_state_table_is_named(services: Settings, catalog: Catalog) ->
     with lacking(services, "drains"):
         (found,) = wrong(services, catalog)
     assert (found.check, found.found) == ("state tables", "missing: drains")
-    assert found.remedy == "sluice init"
+    assert found.remedy == "run: sluice init"
+
+
+def test_everything_that_init_makes_is_looked_for(services: Settings, catalog: Catalog) -> None:
+    looked_for = {f"cdc.{name}" for name in warehouse.state_tables()}
+    for table in catalog.tables:
+        looked_for |= warehouse.made_of_table(table, services.clickhouse.cluster)
+    for fact in catalog.facts:
+        looked_for |= warehouse.made_of_fact(fact, services.clickhouse.cluster)
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        warehouse.create_warehouse(clickhouse, catalog)
+        relations = "SELECT concat(database, '.', name) FROM system.tables"
+        kept = "AND name NOT LIKE '%\\_\\_shadow\\_%' AND name NOT LIKE '%\\_\\_before%'"
+        made = clickhouse.execute(f"{relations} WHERE database IN ('cdc', 'olap') {kept}")
+    named = re.compile("customer|product|order|item|revenue")
+    of_models = {place for (place,) in made if named.search(place)}
+    assert of_models == {place for place in looked_for if named.search(place)}
+    assert looked_for <= {place for (place,) in made}
+    assert {"cdc.repairs", "cdc.resync_ranges"} <= looked_for
+
+
+def test_before_init_every_table_and_fact_of_the_models_is_missing(services: Settings) -> None:
+    catalog = load_catalog("tests.generate.badges")
+    found = {one.check: one for one in clickhouse_checks(services, catalog)}
+    assert "olap.fact_visit" in found["fact_visit"].found
+    for name in ("crm_guests", "visits", "fact_visit"):
+        assert not found[name].ok
+        assert found[name].found.startswith("missing: cdc.")
+        assert found[name].remedy == "run: sluice init"
+
+
+@pytest.mark.parametrize("table", [name for name, columns in state_tables().items() if columns])
+def test_a_state_table_of_an_earlier_version_is_named_with_what_it_lacks(
+    services: Settings, catalog: Catalog, table: str
+) -> None:
+    columns = state_tables()[table]
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        for column in reversed(columns):  # one may be made of those before it
+            clickhouse.execute(f"ALTER TABLE cdc.{table} DROP COLUMN {column}")
+        found = [one for one in clickhouse_checks(services, catalog) if not one.ok]
+        warehouse.create_warehouse(clickhouse, catalog)
+    lacking = ", ".join(f"{table}.{column}" for column in sorted(columns))
+    assert [one.found for one in found] == [f"missing: {lacking}"]
+    assert [one for one in clickhouse_checks(services, catalog) if not one.ok] == []
+
+
+@contextmanager
+def full(_: Settings) -> Iterator[int]:
+    """A port whose server takes no connection: packets to it are dropped."""
+    with socket.socket() as server, ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _number in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def closed(_: Settings) -> Iterator[int]:
+    yield free_ports(1)[0]
+
+
+@contextmanager
+def silent(_: Settings) -> Iterator[int]:
+    with stranger("says nothing") as port:
+        yield port
+
+
+@contextmanager
+def stopped(services: Settings) -> Iterator[int]:
+    """The services themselves, as SIGSTOP leaves them."""
+    states = Stack(services).states()
+    held = [states[name].pid or 0 for name in ("postgres", "broker", "clickhouse")]
+    held += [child.pid for pid in held for child in psutil.Process(pid).children(recursive=True)]
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield 0
+    finally:
+        for pid in held:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("way", [stopped, closed, silent, full], ids=lambda way: way.__name__)
+def test_services_that_are_down_are_waited_for_at_once_and_not_for_long(
+    services: Settings, catalog: Catalog, way: Any
+) -> None:
+    with way(services) as port:
+        down = services
+        if port:
+            down = replace(
+                services,
+                postgres=replace(services.postgres, port=port),
+                kafka=replace(services.kafka, bootstrap=f"127.0.0.1:{port}"),
+                clickhouse=replace(services.clickhouse, port=port),
+            )
+        found = examine(down, catalog)
+    assert [one.service for one in found] == ["postgres", "broker", "clickhouse"]
+    assert not any(one.ok or one.reached for one in found)
+    assert all("answer" in one.found and one.remedy for one in found)
+    if way is closed:
+        assert all("refused" in one.found for one in found)
 
 
 def test_a_publication_that_is_not_there_is_named(services: Settings, catalog: Catalog) -> None:

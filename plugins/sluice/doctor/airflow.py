@@ -11,6 +11,7 @@ from sluice.doctor.diagnosis import Diagnosis
 
 _PROGRAM = "sluice_airflow.doctor"
 _SECONDS = 120
+REMEDY = f"run, where Airflow runs: python -m {_PROGRAM}"
 
 
 def checks(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
@@ -29,7 +30,7 @@ def checks(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
             check="access",
             ok=False,
             found="Airflow's code does not run here",
-            remedy=f"run, where Airflow runs: python -m {_PROGRAM}",
+            remedy=REMEDY,
             reached=False,
         )
         return

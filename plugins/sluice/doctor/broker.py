@@ -13,11 +13,12 @@ from sluice.settings import Settings
 
 # A drain that stops on a Friday evening is mended on Monday.
 _SHORTEST = timedelta(days=3)
+_PATIENCE_S = 5.0  # less than the doctor's, so that the broker's reason is told
 
 
 def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
     """Every check on the broker, topic by topic."""
-    reader = Topics(settings.kafka)
+    reader = Topics(settings.kafka, _PATIENCE_S)
     partitions = reader.partitions()
     wanted = topics(catalog)
     for name in wanted:

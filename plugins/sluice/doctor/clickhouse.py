@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import closing
+from functools import partial
 from time import time
 
 from sluice.adapters.clickhouse import ClickHouse, release
-from sluice.catalog import Catalog
+from sluice.catalog import Catalog, Table
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.errors import Retryable, SluiceError
-from sluice.evolution import fact_differs, require_same
+from sluice.evolution import Plan, fact_differs, plan_of
 from sluice.settings import ClickHouseSettings, Settings
+from sluice.warehouse import made_of_fact, made_of_table, state_tables
 
 _LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
-_BOOKKEEPING = ("checkpoints", "drains", "rebuilds", "dead_letters", "quality_checks", "resyncs")
+_INIT = "run: sluice init"
+_PRESENT = "SELECT concat(database, '.', name) FROM system.tables WHERE database IN ('cdc', 'olap')"
+_COLUMNS = "SELECT concat(table, '.', name) FROM system.columns WHERE database = 'cdc'"
 # CREATE and DROP by their parts: as a whole they hold rights that no database can give.
 _MAKES = tuple(f"{verb} {what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "VIEW"))
 _GRANTS = {
@@ -44,20 +48,14 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield _grants(session, settings.clickhouse)
         yield _settings(session)
         yield from _cluster(session)
-        yield _state_tables(session)
+        present = {place for (place,) in session.execute(_PRESENT)}
+        yield _state_tables(session, present)
         for table in catalog.tables:
-            try:
-                require_same(session, table)
-            except SluiceError as error:
-                yield failed("clickhouse", table.name, error)
+            wanted = made_of_table(table, session.cluster)
+            yield _made(table.name, wanted - present, partial(_differs, session, table))
         for fact in catalog.facts:
-            try:
-                same = not fact_differs(session, fact)
-            except SluiceError as error:
-                yield failed("clickhouse", fact.name, error)
-                continue
-            found = "as the models make it" if same else "not as the models make it"
-            yield judged("clickhouse", fact.name, same, found, "run: sluice init")
+            wanted = made_of_fact(fact, session.cluster)
+            yield _made(fact.name, wanted - present, partial(fact_differs, session, fact))
 
 
 def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
@@ -128,8 +126,32 @@ def _keeper(session: ClickHouse) -> Diagnosis:
     return judged("clickhouse", "replication", not missing, found, remedy)
 
 
-def _state_tables(session: ClickHouse) -> Diagnosis:
-    query = "SELECT name FROM system.tables WHERE database = 'cdc'"
-    missing = sorted(set(_BOOKKEEPING) - {name for (name,) in session.execute(query)})
+def _state_tables(session: ClickHouse, present: Set[str]) -> Diagnosis:
+    """Whether everything that the pipeline keeps about itself has its place, in today's form."""
+    wanted = state_tables()
+    missing = sorted(name for name in wanted if f"cdc.{name}" not in present)
+    columns = {place for (place,) in session.execute(_COLUMNS)}
+    missing += sorted(
+        f"{name}.{column}"
+        for name, added in wanted.items()
+        for column in added
+        if name not in missing and f"{name}.{column}" not in columns
+    )
     found = f"missing: {', '.join(missing)}" if missing else "all there"
-    return judged("clickhouse", "state tables", not missing, found, "sluice init")
+    return judged("clickhouse", "state tables", not missing, found, _INIT)
+
+
+def _differs(session: ClickHouse, table: Table) -> bool:
+    return plan_of(session, table) != Plan()
+
+
+def _made(name: str, missing: Set[str], differs: Callable[[], bool]) -> Diagnosis:
+    """Whether what `sluice init` makes of a table or a fact is there, in the models' form."""
+    if missing:
+        return judged("clickhouse", name, False, f"missing: {', '.join(sorted(missing))}", _INIT)
+    try:
+        same = not differs()
+    except SluiceError as error:
+        return failed("clickhouse", name, error, reached=not isinstance(error, Retryable))
+    found = "as the models make it" if same else "not as the models make it"
+    return judged("clickhouse", name, same, found, _INIT)
