@@ -1,7 +1,8 @@
 """Rejected events as they are kept, chosen by conditions, and put in once the model takes them.
 
 A replayed event goes in at its original position, so what is newer wins and a second replay
-changes nothing. It stays among the dead letters, marked, and is not counted as open any more.
+changes nothing. It stays among the dead letters, marked, and is not counted as open any more. So do
+those whose row came right by itself (see resolution.py), and those that a person dismisses.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ _AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A rejected event; `replayed_at` is None while it is open.
+    """A rejected event.
 
     Attributes:
+        state: `open`, `resolved`, `replayed` or `dismissed`; since the time of that name.
         broker_epoch: the broker incarnation that `offset` belongs to.
         epoch: the epoch of positions at the time.
         schema_version: of the schema that rejected it.
@@ -48,7 +50,10 @@ class DeadLetter:
     reason: str
     schema_version: str
     rejected_at: datetime
+    state: str
     replayed_at: datetime | None
+    resolved_at: datetime | None
+    dismissed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,19 +132,19 @@ class DeadLetters:
     clickhouse: ClickHouse
 
     def newest(
-        self, table: str, conditions: Sequence[Condition], *, replayed: bool, limit: int
+        self, table: str, conditions: Sequence[Condition], *, every: bool, limit: int
     ) -> list[DeadLetter]:
         """The newest that meet all conditions, of all tables when `table` is empty.
 
         Args:
-            replayed: whether those that were replayed are wanted as well.
+            every: whether those that are not open are wanted as well.
         """
-        open_only = [] if replayed else [_OPEN]
+        open_only = [] if every else [_OPEN]
         order = "rejected_at DESC, source_table, offset DESC"
         return self._select(table, [*open_only, *conditions], order, limit)
 
     def open(self, table: str, conditions: Sequence[Condition]) -> Iterator[list[DeadLetter]]:
-        """Those of a table that wait for a replay, some thousands at a time, by position."""
+        """Those of a table that are open, some thousands at a time, by position."""
         last: DeadLetter | None = None
         while True:
             after = [] if last is None else [_after(last)]
@@ -151,17 +156,50 @@ class DeadLetters:
             yield found
             last = found[-1]
 
-    def mark(self, letters: Sequence[DeadLetter]) -> None:
-        """Note that these were replayed; all of one table and one broker epoch."""
+    def mark(self, letters: Sequence[DeadLetter], state: str = "replayed") -> None:
+        """Note that these were replayed or dismissed; all of one table and one broker epoch."""
         if letters:
             self.clickhouse.execute(
-                "INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS replayed_at)"
+                f"INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS {state}_at)"
                 " FROM cdc.dead_letters FINAL WHERE source_table = {table:String}"
                 " AND broker_epoch = {broker_epoch:String} AND offset IN {offsets:Array(UInt64)}",
                 table=letters[0].source_table,
                 broker_epoch=letters[0].broker_epoch,
                 offsets=[letter.offset for letter in letters],
             )
+
+    def dismiss(
+        self, table: str, conditions: Sequence[Condition], *, person: str, reason: str
+    ) -> int:
+        """Close the open letters of a table that meet all conditions; how many there were.
+
+        Before it is marked each gets a row in `cdc.dead_letter_dismissals`, with who and why.
+        """
+        dismissed = 0
+        for batch in self.open(table, conditions):
+            self.clickhouse.insert(
+                "cdc.dead_letter_dismissals",
+                [
+                    "source_table",
+                    "broker_epoch",
+                    "offset",
+                    "dismissed_by",
+                    "reason",
+                    "rejected_for",
+                ],
+                [
+                    [letter.source_table for letter in batch],
+                    [letter.broker_epoch for letter in batch],
+                    [letter.offset for letter in batch],
+                    [person] * len(batch),
+                    [reason] * len(batch),
+                    [letter.reason for letter in batch],
+                ],
+            )
+            for _, group in groupby(batch, lambda letter: letter.broker_epoch):
+                self.mark(list(group), "dismissed")
+            dismissed += len(batch)
+        return dismissed
 
     def _select(
         self, table: str, conditions: Sequence[Condition], order: str, limit: int
@@ -173,14 +211,15 @@ class DeadLetters:
             values[f"p{at}"] = condition.value
         rows = self.clickhouse.execute(
             "SELECT source_table, broker_epoch, epoch, offset, hex(key), hex(value), reason,"
-            " schema_version, rejected_at, replayed_at FROM cdc.dead_letters FINAL"
+            " schema_version, rejected_at, state, replayed_at, resolved_at, dismissed_at"
+            " FROM cdc.dead_letters FINAL"
             f" WHERE {' AND '.join(texts)} ORDER BY {order} LIMIT {{limit:UInt32}}",
             **values,
         )
         return [_letter(row) for row in rows]
 
 
-_OPEN = Condition(text="replayed_at IS NULL AND {p:UInt8}", value=1)
+_OPEN = Condition(text="state = {p:String}", value="open")
 
 
 def _after(letter: DeadLetter) -> Condition:
@@ -191,7 +230,8 @@ def _after(letter: DeadLetter) -> Condition:
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
-    table, broker_epoch, epoch, offset, key, value, reason, schema, rejected, replayed = row
+    table, broker_epoch, epoch, offset, key, value, reason, schema, rejected, state, *ended = row
+    replayed, resolved, dismissed = ended
     return DeadLetter(
         source_table=table,
         broker_epoch=broker_epoch,
@@ -202,7 +242,10 @@ def _letter(row: tuple[Any, ...]) -> DeadLetter:
         reason=reason,
         schema_version=schema,
         rejected_at=rejected,
+        state=state,
         replayed_at=replayed,
+        resolved_at=resolved,
+        dismissed_at=dismissed,
     )
 
 

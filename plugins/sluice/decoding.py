@@ -106,6 +106,26 @@ class Decoder:
             rows=plain.rows, changes=changes, rejects=rejects, sources=frozenset(sources)
         )
 
+    def place(self, key: bytes, metadata: bytes, offset: int, epoch: int) -> tuple[Key, int] | None:
+        """The key and the version of an event whose row need not be valid.
+
+        Args:
+            key, metadata: of the event, as JSON.
+            epoch: of positions, when the event came.
+
+        Returns:
+            None where key or metadata are not valid themselves.
+        """
+        try:
+            event = {"metadata": {**json.loads(metadata), "operation": DELETE}, "before": None}
+            value = json.dumps({**event, "payload": json.loads(key)}).encode()
+            record = Record(offset=offset, key=key, value=value)
+            (change,) = self._changes(self._event(value), record, epoch, 0)
+        except (ValidationError, Rejected, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        assert isinstance(change, KeyDeleted)
+        return change.key, change.version
+
     def _event(self, value: bytes) -> Any:
         try:
             return self._validate(value)

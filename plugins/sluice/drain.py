@@ -27,6 +27,7 @@ from sluice.pace import Pace
 from sluice.plain import Columns
 from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint, DrainReport
+from sluice.resolution import resolve
 from sluice.resumption import Resumption
 from sluice.row_form import RowForm
 
@@ -130,6 +131,7 @@ class Drain(Resumption):
             self.reached("run recorded")
         elif checkpoint.next_offset:  # a drain may have been killed before it told the group
             self.changes.commit(table.topic, checkpoint.next_offset)
+        resolve(self.store, decoder, checkpoint.truncated)
         return report
 
     def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:

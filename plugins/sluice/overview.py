@@ -59,7 +59,7 @@ class TableState:
         pending_events: events on the topic that are not drained.
         freshness_s: how long ago ClickHouse was known to have what Postgres had.
         freshness_limit: above which of that the table is late.
-        dead_letters: rejected events that are kept.
+        dead_letters: rejected events that are open.
         last_check: the last result of the check that says most: one that failed, or the row count.
     """
 

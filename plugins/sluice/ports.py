@@ -79,6 +79,23 @@ class DrainReport:
         return text if self.caught_up else f"{text}; {self.waiting:,} more are waiting"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenReject:
+    """A rejected record that is neither replayed nor resolved nor dismissed.
+
+    Attributes:
+        broker_epoch: the broker incarnation that `offset` belongs to.
+        epoch: the epoch of positions when it was rejected.
+        metadata: what it says of itself, JSON; empty where it is no event.
+    """
+
+    broker_epoch: str
+    epoch: int
+    offset: int
+    key: bytes
+    metadata: bytes
+
+
 class ChangeLog(Protocol):
     """The topics that hold change events, one partition each."""
 
@@ -140,6 +157,12 @@ class StateStore(Protocol):
         """Keep records that were rejected after this checkpoint; keeping one twice keeps it
         once.
         """
+
+    def open_rejects(self, table: str) -> Sequence[OpenReject]:
+        """The newest rejects of a table that are open, some thousands at most."""
+
+    def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
+        """Mark rejects of a table as resolved."""
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """Keep what a drain did."""

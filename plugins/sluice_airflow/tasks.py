@@ -233,6 +233,28 @@ def replay(*, params: Any = None) -> None:
     log.info(report.sentence())
 
 
+@task(
+    retries=0,
+    task_display_name="close rejected events",
+    doc_md="Dismisses the dead letters that the form chooses, in the name of who started the run.",
+)
+def dismiss(*, params: Any = None, dag_run: Any = None) -> None:
+    """One dismissal of a table's dead letters."""
+    from sluice import wiring
+    from sluice.dead_letters import parse_condition
+
+    with understood():
+        conditions = [parse_condition(text) for text in params["where"] or ()]
+        line = wiring.dismiss_dead_letters(
+            settings_from_connections(),
+            params["table"],
+            conditions,
+            person=dag_run.triggering_user_name or "unknown: Airflow names nobody",
+            reason=params["reason"],
+        )
+    log.info(line)
+
+
 @contextmanager
 def understood() -> Iterator[None]:
     """Retryable errors are retried; what a person has to decide fails at once."""

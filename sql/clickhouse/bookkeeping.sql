@@ -112,7 +112,16 @@ CREATE TABLE IF NOT EXISTS cdc.dead_letters
     schema_version String COMMENT 'hash of the schema that rejected it',
     rejected_at DateTime64(3, 'UTC') DEFAULT now64(3),
     epoch UInt16 COMMENT 'the epoch of positions when it was rejected',
-    replayed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'NULL while it is open'
+    replayed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'when it was put in',
+    resolved_at Nullable(DateTime64(3, 'UTC'))
+        COMMENT 'when a newer version of its row was there',
+    dismissed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'when somebody dismissed it',
+    state String ALIAS multiIf(
+        replayed_at IS NOT NULL, 'replayed',
+        dismissed_at IS NOT NULL, 'dismissed',
+        resolved_at IS NOT NULL, 'resolved',
+        'open'
+    )
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (source_table, broker_epoch, offset);
@@ -122,7 +131,36 @@ ORDER BY (source_table, broker_epoch, offset);
 ALTER TABLE cdc.dead_letters
     ADD COLUMN IF NOT EXISTS epoch UInt16 COMMENT 'the epoch of positions when it was rejected',
     ADD COLUMN IF NOT EXISTS replayed_at Nullable(DateTime64(3, 'UTC'))
-        COMMENT 'NULL while it is open';
+        COMMENT 'when it was put in';
+
+-- name: dead_letters_states
+-- For tables made before letters could be resolved or dismissed.
+ALTER TABLE cdc.dead_letters
+    ADD COLUMN IF NOT EXISTS resolved_at Nullable(DateTime64(3, 'UTC'))
+        COMMENT 'when a newer version of its row was there',
+    ADD COLUMN IF NOT EXISTS dismissed_at Nullable(DateTime64(3, 'UTC'))
+        COMMENT 'when somebody dismissed it',
+    ADD COLUMN IF NOT EXISTS state String ALIAS multiIf(
+        replayed_at IS NOT NULL, 'replayed',
+        dismissed_at IS NOT NULL, 'dismissed',
+        resolved_at IS NOT NULL, 'resolved',
+        'open'
+    );
+
+-- name: dead_letter_dismissals
+-- Who dismissed which dead letter, and why; written before the letter is marked.
+CREATE TABLE IF NOT EXISTS cdc.dead_letter_dismissals
+(
+    source_table LowCardinality(String),
+    broker_epoch String,
+    offset UInt64,
+    dismissed_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    dismissed_by String COMMENT 'the user of the operating system, or Airflow''s',
+    reason String,
+    rejected_for String COMMENT 'the reason of the letter'
+)
+ENGINE = MergeTree
+ORDER BY (source_table, dismissed_at, offset);
 
 -- name: quality_checks
 -- Results of the data-quality checks.

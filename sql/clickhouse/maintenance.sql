@@ -42,7 +42,7 @@ SELECT min(_ingested_at), count() FROM cdc.{table:Identifier};
 -- name: rejected_since
 -- When the oldest rejected event of a table came; replaying it may bring an old row.
 SELECT min(rejected_at), count() FROM cdc.dead_letters FINAL
-WHERE source_table = {table:String} AND replayed_at IS NULL;
+WHERE source_table = {table:String} AND state = 'open';
 
 -- name: seen_by_all
 -- The lowest _seq of a table that some storage of a fact has yet to see, less one.

@@ -84,5 +84,5 @@ ORDER BY finished_at DESC LIMIT {limit:UInt32};
 SELECT source_table, offset, rejected_at, toValidUTF8(left(key, 200)),
     toValidUTF8(left(value, 200)), length(value), toValidUTF8(left(reason, 300))
 FROM cdc.dead_letters FINAL
-WHERE replayed_at IS NULL AND ({table:String} = '' OR source_table = {table:String})
+WHERE state = 'open' AND ({table:String} = '' OR source_table = {table:String})
 ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32};

@@ -43,9 +43,9 @@ SELECT argMax(source, generation), max(epoch) FROM cdc.checkpoints
 WHERE source_table = {table:String} GROUP BY source_table;
 
 -- name: dead_letters
--- Source table -> rejected events that were not replayed.
+-- Source table -> rejected events that are open.
 SELECT source_table, count() FROM cdc.dead_letters FINAL
-WHERE replayed_at IS NULL GROUP BY source_table;
+WHERE state = 'open' GROUP BY source_table;
 
 -- name: freshness
 -- Source table -> the last moment of which ClickHouse is known to have everything, ms since 1970.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sluice.health import LATE_S
+from sluice.marks import MEASURES
 from sluice.settings import PROJECT
 
 pytestmark = pytest.mark.airflow
@@ -54,6 +54,7 @@ def test_the_dags_parse_without_an_error_and_without_a_driver(described: Any) ->
         "sluice_deep_quality",
         "sluice_resync",
         "sluice_replay",
+        "sluice_dismiss",
         "sluice_fact_backfill",
         "sluice_maintenance",
     }
@@ -98,4 +99,6 @@ def test_runs_of_the_minute_have_a_deadline_where_somebody_is_told(
     assert all(not dag["deadlines"] for dag in described["dags"].values())
     told = describe(tmp_path, SLUICE_ALERT_WEBHOOK="http://127.0.0.1:9/")["dags"]
     late = {dag_id: dag["deadlines"] for dag_id, dag in told.items() if dag["deadlines"]}
-    assert late == {f"sluice_{name}": [LATE_S] for name in ("drain", "rebuild", "quality")}
+    assert late == {
+        f"sluice_{name}": [MEASURES["freshness"].warn] for name in ("drain", "rebuild", "quality")
+    }

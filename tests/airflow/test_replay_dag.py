@@ -1,4 +1,4 @@
-"""The replay DAG as Airflow runs it, on the real services, with what the CDC page sends it."""
+"""The DAGs of dead letters as Airflow runs them, on real services, with what the CDC page sends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.services]
 Run = Callable[..., str]
 # Which customers came, and whether their letters are marked.
 CAME = "SELECT id FROM olap.dim_customer WHERE id > 990000 ORDER BY id"
-OPEN = "SELECT offset FROM cdc.dead_letters FINAL WHERE replayed_at IS NULL ORDER BY offset"
+OPEN = "SELECT offset FROM cdc.dead_letters FINAL WHERE state = 'open' ORDER BY offset"
 
 
 def letter(offset: int, customer: int, name: object) -> dict[str, object]:
@@ -72,7 +72,7 @@ def letters(services: Settings) -> Iterator[None]:
 
 def empty(clickhouse: ClickHouse) -> None:
     """No customers and no checkpoint: its truncations would take the letters' rows."""
-    for table in ("dead_letters", "dim_customer", "history_customers"):
+    for table in ("dead_letters", "dead_letter_dismissals", "dim_customer", "history_customers"):
         clickhouse.execute(f"TRUNCATE TABLE cdc.{table}")
     clickhouse.execute("DELETE FROM cdc.checkpoints WHERE source_table = 'customers'")
 
@@ -89,9 +89,9 @@ def run(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Run:
     migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
     subprocess.run(migrate, env=environment, check=True, capture_output=True)
 
-    def run(**form: object) -> str:
+    def run(dag: str = "sluice_replay", **form: object) -> str:
         done = subprocess.run(
-            [sys.executable, script, PROJECT / "dags", "sluice_replay", json.dumps(form)],
+            [sys.executable, script, PROJECT / "dags", dag, json.dumps(form)],
             env=environment,
             capture_output=True,
             text=True,
@@ -121,3 +121,19 @@ def test_what_is_no_condition_is_refused_and_changes_nothing(services: Settings,
     assert "state: failed" in log, log[-3000:]
     assert "is not a condition on dead letters" in log
     assert wiring.query(services, CAME)[1] == []
+
+
+def test_what_is_dismissed_is_open_no_longer_and_who_and_why_are_kept(
+    services: Settings, run: Run
+) -> None:
+    log = run("sluice_dismiss", table="customers", where=["offset<=2"], reason="")
+    assert "state: failed" in log, log[-3000:]
+    assert "dismissed for a reason" in log
+    log = run("sluice_dismiss", table="customers", where=["offset<=2"], reason="test rows")
+    assert "customers: 2 dead letters dismissed" in log, log[-3000:]
+    assert wiring.query(services, OPEN)[1] == [(3,)]
+    kept = "SELECT offset, reason, rejected_for, dismissed_by != '' FROM cdc.dead_letter_dismissals"
+    assert wiring.query(services, f"{kept} ORDER BY offset")[1] == [
+        (1, "test rows", "was too narrow", 1),
+        (2, "test rows", "was too narrow", 1),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +19,7 @@ from sluice.adapters.memory import MemoryStore
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import Table, load_catalog
 from sluice.errors import StaleCheckpoint
-from sluice.events import Truncated
+from sluice.events import Record, Reject, Truncated
 from sluice.generate.clickhouse import table_statements
 from sluice.ports import Checkpoint, StateStore
 from sluice.settings import Settings
@@ -39,7 +40,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[StateStore]:
     finally:
         session.execute(f"EXCHANGE TABLES cdc.kept AND cdc.{PRODUCTS.storage}")
         session.execute("DROP TABLE cdc.kept SYNC")
-        session.execute("DELETE FROM cdc.checkpoints WHERE source_table = 'contract'")
+        for table in ("checkpoints", "dead_letters"):
+            session.execute(f"DELETE FROM cdc.{table} WHERE source_table = 'contract'")
         session.close()
 
 
@@ -85,6 +87,25 @@ def test_a_checkpoint_moves_one_generation_at_a_time(store: StateStore) -> None:
     second = replace(first, generation=2, truncated=1 << 120)
     store.advance(second)
     assert store.checkpoint("contract") == second
+
+
+def test_a_reject_is_open_with_its_key_and_what_it_says_of_itself_until_it_is_resolved(
+    store: StateStore,
+) -> None:
+    checkpoint = Checkpoint(source_table="contract", broker_epoch="e", epoch=3)
+    value = b'{"metadata": {"source": "relay", "ordinal": 1}, "payload": {"n": "\xc3\xa4"}}'
+    for offset, key, one in ((5, b'{"id": 1}', value), (6, b"", b"\xff no event")):
+        reject = Reject(record=Record(offset, key, one), reason="r")
+        store.reject(checkpoint, "s", [reject])
+    found = {one.offset: one for one in store.open_rejects("contract")}
+    assert {(one.broker_epoch, one.epoch) for one in found.values()} == {("e", 3)}
+    assert found[5].key == b'{"id": 1}'
+    assert json.loads(found[5].metadata) == {"source": "relay", "ordinal": 1}
+    assert (found[6].key, found[6].metadata) == (b"", b"")
+    for _ in range(2):
+        store.resolve("contract", [found[5]])
+        assert [one.offset for one in store.open_rejects("contract")] == [6]
+    assert store.open_rejects("another") == []
 
 
 class Base(DeclarativeBase):

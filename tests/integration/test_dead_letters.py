@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import time
@@ -53,6 +54,13 @@ def listed(harbour: Harbour, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
+def shown(harbour: Harbour, *arguments: str) -> list[dict[str, Any]]:
+    """The crossings' letters, whole."""
+    done = run(harbour, "show", "--json", "--table", "crossings", *arguments)
+    found: list[dict[str, Any]] = json.loads(done.stdout)["dead_letters"]
+    return found
+
+
 @pytest.fixture(scope="module")
 def harbour(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbour]:
     with harbour_of(services, tmp_path_factory.mktemp("harbour")) as made:
@@ -71,16 +79,25 @@ def test_letters_that_the_mended_model_takes_go_in_at_their_places(harbour: Harb
 
 
 def rejected(harbour: Harbour) -> None:
-    """A row too large for the model, and one that was too large before a change that fits."""
+    """Rows too large for the model, and one that was too large before a change that fits."""
     harbour.postgres(
         "ALTER TABLE crossings ALTER cars TYPE bigint",
         "UPDATE crossings SET cars = 4000000000 WHERE id = 10",
         "UPDATE crossings SET cars = 6 WHERE id = 10",
         "INSERT INTO crossings VALUES (11, 1, 3000000000)",
+        "INSERT INTO crossings VALUES (13, 1, 3000000001)",
         "INSERT INTO crossings VALUES (12, 1, 12)",
     )
     until(harbour, lambda: harbour.rows(CARS) == [(10, 6), (12, 12)])
     assert len(harbour.dead()) == 2
+    states = {letter["key"]: letter["state"] for letter in shown(harbour, "--all")}
+    assert states == {'{"id":10}': "resolved", '{"id":11}': "open", '{"id":13}': "open"}
+    assert wiring.status(harbour.settings)["tables"]["crossings"]["dead_letters"] == 2
+    with wiring.monitor(harbour.settings) as watching:
+        tables = {table.name: table.dead_letters for table in watching.overview().tables}
+    assert tables["crossings"] == 2
+    checks = {(c.table, c.check): c for c in wiring.quality(harbour.settings).checks}
+    assert checks["crossings", "dead_letters"].clickhouse == 2
 
 
 def nothing_goes_in_before_the_model_is_mended(harbour: Harbour) -> None:
@@ -94,18 +111,21 @@ def letters_are_chosen_by_offset_and_reason_and_stay_marked(
 ) -> None:
     only = [parse_condition(f"offset <= {first}"), parse_condition("reason~CARS")]
     assert wiring.replay_dead_letters(harbour.settings, "crossings", only).replayed == 1
-    assert harbour.rows(CARS) == [(10, 6), (12, 12)]  # what is newer stays
+    assert harbour.rows(CARS) == [(10, 6), (11, 3_000_000_000), (12, 12)]
     assert [letter["offset"] for letter in listed(harbour, "--table", "crossings")] == [second]
     whole = listed(harbour, "--all", "--table", "crossings")
-    state = {letter["offset"]: letter["replayed_at"] is None for letter in whole}
-    assert state == {first: False, second: True}
+    state = {letter["offset"]: letter["replayed_at"] is not None for letter in whole}
+    assert state[first]
+    assert not state[second]
+    assert len(state) == 3
     assert wiring.status(harbour.settings)["tables"]["crossings"]["dead_letters"] == 1
 
 
 def the_rest_gives_what_postgres_has(harbour: Harbour) -> None:
     wiring.rebuild(harbour.settings, "fact_crossing")  # which goes past both letters
     assert wiring.replay_dead_letters(harbour.settings, "crossings").replayed == 1
-    assert harbour.rows(CARS) == [(10, 6), (11, 3_000_000_000), (12, 12)]
+    all_of_them = [(10, 6), (11, 3_000_000_000), (12, 12), (13, 3_000_000_001)]
+    assert harbour.rows(CARS) == all_of_them
     harbour.settle()
     fact = "SELECT crossing_id, cars FROM olap.fact_crossing ORDER BY crossing_id"
     assert harbour.rows(fact) == harbour.rows(CARS)
@@ -137,10 +157,23 @@ def test_the_command_shows_letters_whole_and_fails_while_some_are_invalid(
     ]
     assert (letter["key"], letter["value"]) == ("k", "\\xff<b>")
     assert "\\xff<b>" in run(harbour, "list", "--table", "ferries").stdout
+    done = run(harbour, "dismiss", "--table", "ferries")
+    assert done.exit_code == 2  # without a reason
     done = run(harbour, "replay", "--table", "ferries")
     assert isinstance(done.exception, RowsRejected)
     assert "1 still invalid" in done.stdout
     assert isinstance(run(harbour, "list", "--where", "1=1; DROP").exception, WrongUsage)
+    done = run(harbour, "dismiss", "--table", "ferries", "--where", "offset>9", "--reason", "none")
+    assert done.stdout == f"ferries: 0 dead letters dismissed by {getpass.getuser()}\n"
+    done = run(harbour, "dismiss", "--table", "ferries", "--reason", "a test's own")
+    assert done.stdout == f"ferries: 1 dead letters dismissed by {getpass.getuser()}\n"
+    assert listed(harbour, "--table", "ferries") == []
+    (dismissed,) = listed(harbour, "--all", "--table", "ferries")
+    assert (dismissed["state"], dismissed["resolved_at"]) == ("dismissed", None)
+    audit = "SELECT offset, dismissed_by, reason, rejected_for != '' FROM"
+    assert harbour.rows(f"{audit} cdc.dead_letter_dismissals WHERE source_table = 'ferries'") == [
+        (dismissed["offset"], getpass.getuser(), "a test's own", 1)
+    ]
 
 
 @pytest.mark.parametrize(

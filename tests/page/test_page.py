@@ -155,13 +155,17 @@ def test_the_versions_of_a_row_are_shortened_and_never_markup(kept: None, person
     assert len(version["values"]["name"]) == 200
 
 
-def test_rejected_events_offer_their_replay_and_tables_without_any_do_not(
+def test_rejected_events_offer_replay_and_dismissal_and_tables_without_any_do_not(
     kept: None, person: Person
 ) -> None:
     page = person("viewer").get("/sluice/tables/orders").text
     form = page[page.index('<form class="run" data-dag="sluice_replay">') :]
     assert "{&#34;table&#34;: &#34;orders&#34;, &#34;where&#34;: null}</textarea>" in form
-    assert "sluice_replay" not in person("viewer").get("/sluice/tables/products").text
+    other = person("viewer").get("/sluice/tables/products").text
+    assert "sluice_replay" not in other
+    form = page[page.index('<form class="run" data-dag="sluice_dismiss">') :]
+    assert "&#34;where&#34;: null, &#34;reason&#34;: &#34;&#34;}</textarea>" in form
+    assert "sluice_dismiss" not in other
 
 
 def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:

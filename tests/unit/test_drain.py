@@ -369,3 +369,43 @@ def test_a_drain_that_stores_nothing_newer_tells_no_freshness(kind: str) -> None
     assert (report.events, report.rejected) == (1, int(kind.startswith("not")))
     assert report.freshness_s is None
     assert store.checkpoint(TABLE.name).committed_at == 1  # type: ignore[union-attr]
+
+
+# What comes after a rejected update of row 1 at place 109, and whether that resolves it.
+FOLLOWING: dict[str, tuple[bytes | None, bool]] = {
+    "a newer row": (event("update", row(1, "right"), number=10), True),
+    "its end": (event("delete", {"id": 1}, number=10), True),
+    "an empty table": (event("truncate", None, number=10), True),
+    "itself, as a schema takes it": (event("update", row(1, "right"), number=9), True),
+    "an older row": (event("update", row(1, "old"), number=8), False),
+    "a row of another key": (event("update", row(2, "other"), number=10), False),
+    "nothing": (None, False),
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOWING)
+def test_a_reject_is_resolved_by_what_is_newer_of_its_row_alone(kind: str) -> None:
+    following, resolved = FOLLOWING[kind]
+    log, store = filled([event("insert", row(1, "n"))]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    drain.run(DECODER)
+    log.produce(TABLE.topic, of_kind("not valid"), b'{"id": 1}')
+    drain.run(DECODER)
+    assert [reject.offset for reject in store.open_rejects(TABLE.name)] == [1]
+    if following:
+        log.produce(TABLE.topic, following, b'{"id": 1}')
+    drain.run(DECODER)
+    assert [one.offset for one in store.open_rejects(TABLE.name)] == ([] if resolved else [1])
+    assert drain.run(DECODER).events == 0
+    assert len(store.rejected) == 1
+
+
+@pytest.mark.parametrize("key", [b"", b"{}", b'{"id": "x"}', b"[" * 5000, b"null", b"\xff"])
+@pytest.mark.parametrize("value", [b"", b"bad", b"{}", b'{"metadata": 1}', b"[" * 5000, b"\xff"])
+def test_what_has_no_place_or_no_key_is_never_resolved(key: bytes, value: bytes) -> None:
+    log, store = filled([]), MemoryStore()
+    log.produce(TABLE.topic, value, key)
+    log.produce(TABLE.topic, of_kind("not valid"), key)
+    log.produce(TABLE.topic, event("insert", row(1, "n"), number=99), b'{"id": 1}')
+    Drain(changes=log, store=store, limits=LIMITS).run(DECODER)
+    assert sorted(one.offset for one in store.open_rejects(TABLE.name)) == [0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 from sluice.catalog import Table
 from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
 from sluice.events import Change, Key, Record, Reject
-from sluice.ports import Checkpoint, Chunk, DrainReport
+from sluice.ports import Checkpoint, Chunk, DrainReport, OpenReject
 
 
 class MemoryLog:
@@ -102,6 +103,8 @@ class MemoryStore:
         self._rows: dict[str, dict[Key, tuple[Any, ...]]] = defaultdict(dict)
         self._checkpoints: dict[str, Checkpoint] = {}
         self.rejected: dict[tuple[str, str, int], Reject] = {}
+        self.epochs: dict[tuple[str, str, int], int] = {}
+        self.resolved: set[tuple[str, str, int]] = set()
         self.reports: list[DrainReport] = []
 
     def live(self, table: Table) -> dict[Key, tuple[Any, ...]]:
@@ -148,6 +151,25 @@ class MemoryStore:
         for reject in rejects:
             kept = replace(reject, reason=f"{reject.reason} [{schema_version}]")
             self.rejected[table, broker_epoch, reject.record.offset] = kept
+            self.epochs[table, broker_epoch, reject.record.offset] = checkpoint.epoch
+
+    def open_rejects(self, table: str) -> Sequence[OpenReject]:
+        """See ports.StateStore."""
+        return [
+            OpenReject(
+                broker_epoch=broker_epoch,
+                epoch=self.epochs[name, broker_epoch, offset],
+                offset=offset,
+                key=reject.record.key or b"",
+                metadata=_metadata(reject.record.value or b""),
+            )
+            for (name, broker_epoch, offset), reject in self.rejected.items()
+            if name == table and (name, broker_epoch, offset) not in self.resolved
+        ]
+
+    def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
+        """See ports.StateStore."""
+        self.resolved |= {(table, reject.broker_epoch, reject.offset) for reject in rejects}
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""
@@ -160,3 +182,11 @@ class MemoryStore:
         present = self._rows[table.name].get(key)
         if present is None or present[width] <= row[width]:
             self._rows[table.name][key] = row
+
+
+def _metadata(value: bytes) -> bytes:
+    """What an event says of itself; empty where it is none."""
+    try:
+        return json.dumps(json.loads(value)["metadata"]).encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return b""

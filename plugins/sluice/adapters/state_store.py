@@ -11,7 +11,7 @@ from sluice.catalog import Table
 from sluice.errors import StaleCheckpoint
 from sluice.events import Change, Key, Reject
 from sluice.generate.clickhouse import MACHINE_COLUMNS, key_expression, quoted
-from sluice.ports import Checkpoint, DrainReport
+from sluice.ports import Checkpoint, DrainReport, OpenReject
 
 _FIELDS = tuple(field.name for field in fields(Checkpoint))
 _LISTED = ", ".join(_FIELDS)
@@ -31,6 +31,21 @@ WHERE (
 _PRESENT = f"""
 SELECT {_LISTED} FROM cdc.checkpoints WHERE source_table = {{table:String}}
 ORDER BY generation DESC, writer LIMIT 1
+"""
+
+
+# Their metadata alone: a value may have megabytes.
+_OPEN_REJECTS = """
+SELECT broker_epoch, epoch, offset, hex(key), hex(JSONExtractRaw(value, 'metadata'))
+FROM cdc.dead_letters FINAL WHERE source_table = {table:String} AND state = 'open'
+ORDER BY rejected_at DESC LIMIT {limit:UInt32}
+"""
+_MOST_REJECTS = 10_000
+_RESOLVE = """
+INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS resolved_at)
+FROM cdc.dead_letters FINAL
+WHERE source_table = {table:String} AND state = 'open'
+    AND (broker_epoch, offset) IN (SELECT broker_epoch, offset FROM resolved)
 """
 
 
@@ -118,6 +133,28 @@ class ClickHouseStore:
                 [reject.reason for reject in rejects],
                 [schema_version] * len(rejects),
             ],
+        )
+
+    def open_rejects(self, table: str) -> Sequence[OpenReject]:
+        """See ports.StateStore."""
+        rows = self._clickhouse.execute(_OPEN_REJECTS, table=table, limit=_MOST_REJECTS)
+        return [
+            OpenReject(
+                broker_epoch=broker_epoch,
+                epoch=epoch,
+                offset=offset,
+                key=bytes.fromhex(key),
+                metadata=bytes.fromhex(metadata),
+            )
+            for broker_epoch, epoch, offset, key, metadata in rows
+        ]
+
+    def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
+        """See ports.StateStore."""
+        places = [(reject.broker_epoch, reject.offset) for reject in rejects]
+        structure = [("broker_epoch", "String"), ("offset", "UInt64")]
+        self._clickhouse.execute(
+            _RESOLVE, external=[external_table("resolved", structure, places)], table=table
         )
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:

@@ -29,6 +29,7 @@ BOOKKEEPING = frozenset(
         "drains",
         "rebuilds",
         "dead_letters",
+        "dead_letter_dismissals",
         "quality_checks",
         "repairs",
         "resyncs",

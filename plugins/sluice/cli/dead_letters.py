@@ -1,9 +1,11 @@
-"""Rejected events on the command line: look, mend the model, replay."""
+"""Rejected events on the command line: look, mend the model, replay; or dismiss them."""
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +22,7 @@ letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
 app.add_typer(letters, name="dead-letters")
 
 _BEGINNING = 200
+_ENDS = ("replayed_at", "resolved_at", "dismissed_at")
 
 Table = Annotated[str, typer.Option("--table", help="Only of this source table.")]
 Where = Annotated[
@@ -30,7 +33,7 @@ Where = Annotated[
         " rejected_at<2026-01-31; may be given again.",
     ),
 ]
-Replayed = Annotated[bool, typer.Option("--all", help="Those that were replayed as well.")]
+Every = Annotated[bool, typer.Option("--all", help="Those that are not open any more as well.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest first.")]
 
@@ -40,19 +43,19 @@ def list_letters(
     context: typer.Context,
     table: Table = "",
     where: Where = None,
-    replayed: Replayed = False,
+    every: Every = False,
     limit: Limit = 50,
     as_json: Json = False,
 ) -> None:
     """Show rejected events: where they were, why, and how they begin."""
-    found = _found(context.obj, table, where, replayed, limit)
+    found = _found(context.obj, table, where, every, limit)
     rows = [{**_place(letter), "beginning": _text(letter.value)[:_BEGINNING]} for letter in found]
     if as_json:
         typer.echo(json.dumps({"dead_letters": rows}))
     elif not rows:
         typer.echo("no dead letters")
     else:
-        shown = ["table", "offset", "rejected_at", "replayed_at", "reason", "beginning"]
+        shown = ["table", "offset", "rejected_at", "state", "reason", "beginning"]
         print_table(shown, [[row[name] for name in shown] for row in rows])
 
 
@@ -61,12 +64,12 @@ def show(
     context: typer.Context,
     table: Table = "",
     where: Where = None,
-    replayed: Replayed = False,
+    every: Every = False,
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
     """Show rejected events whole, key and value as they came."""
-    found = _found(context.obj, table, where, replayed, limit)
+    found = _found(context.obj, table, where, every, limit)
     rows = [
         {
             **_place(letter),
@@ -108,15 +111,39 @@ def replay(context: typer.Context, table: Table = "", where: Where = None) -> No
         )
 
 
+@letters.command()
+def dismiss(
+    context: typer.Context,
+    reason: Annotated[str, typer.Option("--reason", help="Why they may be forgotten.")],
+    table: Table = "",
+    where: Where = None,
+) -> None:
+    """Close rejected events that nobody needs; who did it, and why, is kept.
+
+    It stands in cdc.dead_letter_dismissals, a row for each.
+    """
+    from sluice import wiring
+    from sluice.catalog import load_catalog
+
+    settings: Settings = context.obj
+    conditions = _conditions(where)
+    for chosen in load_catalog(settings.models).select([table] if table else []):
+        typer.echo(
+            wiring.dismiss_dead_letters(
+                settings, chosen.name, conditions, person=getpass.getuser(), reason=reason
+            )
+        )
+
+
 def _found(
-    settings: Settings, table: str, where: Sequence[str] | None, replayed: bool, limit: int
+    settings: Settings, table: str, where: Sequence[str] | None, every: bool, limit: int
 ) -> list[DeadLetter]:
     from sluice import wiring
     from sluice.catalog import load_catalog
 
     if table:
         load_catalog(settings.models).table(table)
-    return wiring.dead_letters(settings, table, limit, _conditions(where), replayed=replayed)
+    return wiring.dead_letters(settings, table, limit, _conditions(where), every=every)
 
 
 def _conditions(where: Sequence[str] | None) -> list[Condition]:
@@ -130,9 +157,14 @@ def _place(letter: DeadLetter) -> dict[str, Any]:
         "table": letter.source_table,
         "offset": letter.offset,
         "rejected_at": letter.rejected_at.isoformat(timespec="seconds"),
-        "replayed_at": letter.replayed_at and letter.replayed_at.isoformat(timespec="seconds"),
+        "state": letter.state,
+        **{name: _moment(getattr(letter, name)) for name in _ENDS},
         "reason": letter.reason,
     }
+
+
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")
 
 
 def _text(raw: bytes) -> str:

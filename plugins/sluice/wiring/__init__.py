@@ -9,6 +9,7 @@ from sluice.wiring.checks import differences
 from sluice.wiring.drains import (
     change_source,
     dead_letters,
+    dismiss_dead_letters,
     drain,
     drain_until_empty,
     replay_dead_letters,
@@ -23,6 +24,7 @@ __all__ = [
     "change_source",
     "dead_letters",
     "differences",
+    "dismiss_dead_letters",
     "drain",
     "drain_until_empty",
     "forecast",

@@ -77,12 +77,32 @@ def dead_letters(
     limit: int,
     conditions: Sequence[Condition] = (),
     *,
-    replayed: bool = False,
+    every: bool = False,
 ) -> list[DeadLetter]:
     """The newest rejected events; see DeadLetters.newest."""
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         letters = DeadLetters(clickhouse=clickhouse)
-        return letters.newest(table, conditions, replayed=replayed, limit=limit)
+        return letters.newest(table, conditions, every=every, limit=limit)
+
+
+def dismiss_dead_letters(
+    settings: Settings,
+    table: str,
+    conditions: Sequence[Condition] = (),
+    *,
+    person: str,
+    reason: str,
+) -> str:
+    """Close a table's open dead letters, with a row of who and why; what was done, in one line."""
+    if not reason.strip():
+        raise WrongUsage(
+            "a dead letter is dismissed for a reason", remedy="give one: --reason TEXT"
+        )
+    load_catalog(settings.models).table(table)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        letters = DeadLetters(clickhouse=clickhouse)
+        count = letters.dismiss(table, conditions, person=person, reason=reason)
+    return f"{table}: {count} dead letters dismissed by {person}"
 
 
 def replay_dead_letters(

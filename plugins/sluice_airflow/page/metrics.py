@@ -73,7 +73,7 @@ def _tables(tables: Sequence[TableState]) -> Iterator[Metric]:
         ("table_clickhouse_rows", "rows in ClickHouse at the last row count", "clickhouse_rows"),
         ("table_pending_events", "events that are not drained", "pending_events"),
         ("table_freshness_seconds", "since ClickHouse had what Postgres had", "freshness_s"),
-        ("table_dead_letters", "rejected events that are kept", "dead_letters"),
+        ("table_dead_letters", "rejected events that are open", "dead_letters"),
     )
     for name, text, field in gauges:
         yield _gauge(name, text, ["table"], [((t.name,), getattr(t, field)) for t in tables])

@@ -23,7 +23,7 @@ from sluice_airflow.page import charts, figures, glance
 from sluice_airflow.page.api import DEFAULT, Range, known_table, monitor
 
 router = APIRouter(include_in_schema=False)
-RESYNC, REPLAY = "sluice_resync", "sluice_replay"
+RESYNC, REPLAY, DISMISS = "sluice_resync", "sluice_replay", "sluice_dismiss"
 MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # what reading rows again mends
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
@@ -59,6 +59,7 @@ def show_table(request: Request, table: str, range: Range = DEFAULT, key: str = 
                 repair(one, reading.catalog) for one in found.findings if one.table == table
             ],
             "replayed": json.dumps({"table": table, "where": None}),
+            "dismissed": json.dumps({"table": table, "where": None, "reason": ""}),
             "charts": _charts(reading, range.value, table),
             **_inspected(reading, known),
             **_versions(reading, known, key),
@@ -142,6 +143,7 @@ def _page(request: Request, template: str, reach: str, **values: Any) -> HTMLRes
         "ranges": list(RANGES),
         "resync": RESYNC,
         "replay": REPLAY,
+        "dismiss": DISMISS,
     }
     return HTMLResponse(render(template, {**shared, **values}))
 

@@ -1,6 +1,6 @@
 "use strict";
 // Asks for the page again while somebody looks at it and puts the new parts in place; runs a
-// resync or a replay through Airflow's own API; follows Airflow's theme. Works without: reload the page.
+// resync, a replay or a dismissal through Airflow's own API; follows Airflow's theme. Works without: reload the page.
 
 const EVERY_MS = 10000;
 const within = window.parent !== window;
