@@ -19,6 +19,7 @@ from sluice.decoding import Decoder
 from sluice.events import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.relay.envelope import RowEncoder, Transaction
+from sluice.relay.marks import Marks
 from sluice.relay.pgoutput import (
     MISSING,
     Begin,
@@ -95,7 +96,8 @@ def streamed(
         change = Update(relation_id=1, old=old, new=values(pgoutput["new"]))
     recorder = Recorder()
     relay = RelaySettings(slot="sluice", ack="broker")
-    stream = Stream(None, relay, CATALOG, recorder, None, lambda: None, Progress())  # type: ignore[arg-type]
+    marks = Marks(None, relay.slot, 0)  # type: ignore[arg-type]
+    stream = Stream(None, relay, CATALOG, recorder, None, lambda: None, marks, Progress())  # type: ignore[arg-type]
     relation = Relation(relation_id=1, schema="public", table=table.relation, columns=columns)
     for message in (Begin(commit_lsn=2, commit_ms=commit_ms), relation, change):
         stream._take(message, 1)

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions, sql
 
+from sluice.adapters.session_settings import pinned_later, pinned_options
 from sluice.catalog import Table
 from sluice.errors import NeedsPerson, NotReady, SlotAwaited, Unreachable
 from sluice.positions import parse_lsn
@@ -98,19 +99,13 @@ class PostgresSource:
     @contextmanager
     def connect(self) -> Iterator[extensions.connection]:
         """A session in autocommit mode; driver errors come out as ours."""
-        with translated(self._settings):
-            connection = psycopg2.connect(**connection_options(self._settings))
-            try:
-                connection.autocommit = True
-                yield connection
-            finally:
-                connection.close()
+        with opened(self._settings) as connection:
+            yield connection
 
     def ping(self) -> None:
         """Unreachable when PostgreSQL does not answer."""
-        options = {**connection_options(self._settings), "dbname": "postgres"}
-        with translated(self._settings):
-            psycopg2.connect(**options).close()
+        with opened(self._settings, dbname="postgres"):
+            pass
 
     def at_most(self, tables: Sequence[Table], rows: int) -> tuple[Table, ...]:
         """Those that have no more rows than this, by what PostgreSQL's statistics say."""
@@ -241,6 +236,33 @@ def connection_options(settings: PostgresSettings, pinned: str = "") -> dict[str
     }
 
 
+@contextmanager
+def opened(
+    settings: PostgresSettings, *, factory: Any = None, **others: Any
+) -> Iterator[extensions.connection]:
+    """Open a session in autocommit mode with the pinned settings and the server's encoding.
+
+    Args:
+        factory: psycopg2's class of the connection.
+        others: arguments that go before those of the settings.
+    """
+    with translated(settings):
+        options = {**connection_options(settings, pinned_options()), **others}
+        connection = psycopg2.connect(**options, connection_factory=factory)
+        try:
+            if factory is None:  # a replication session has no other mode
+                connection.autocommit = True
+            # Postgres converts values to the session's encoding; SQL_ASCII cannot be converted.
+            stored = connection.get_parameter_status("server_encoding")
+            connection.set_client_encoding("SQL_ASCII" if stored == "SQL_ASCII" else "UTF8")
+            with connection.cursor() as cursor:
+                for statement in pinned_later(connection.server_version):
+                    cursor.execute(statement)
+            yield connection
+        finally:
+            connection.close()
+
+
 def limit_statements(cursor: Any, seconds: int) -> None:
     """Let every statement of the transaction end after so many seconds."""
     cursor.execute("SET LOCAL statement_timeout = %s", [seconds * 1000])
@@ -254,12 +276,12 @@ def translated(settings: PostgresSettings) -> Iterator[None]:
         yield
     except psycopg2.errors.QueryCanceled as error:
         raise NotReady(
-            f"{where} did not finish a query: {_first_line(error)}",
+            f"{where} did not finish a query: {first_line(error)}",
             remedy="look for what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
         ) from error
     except psycopg2.errors.SerializationFailure as error:
         raise NotReady(
-            f"{where} ended a query: {_first_line(error)}",
+            f"{where} ended a query: {first_line(error)}",
             remedy="on a standby set hot_standby_feedback = on, or a longer"
             " max_standby_streaming_delay",
         ) from error
@@ -273,14 +295,14 @@ def translated(settings: PostgresSettings) -> Iterator[None]:
             remedy="mend SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
         ) from error
     except psycopg2.Error as error:
-        raise NeedsPerson(f"{where}: {_first_line(error)}") from error
+        raise NeedsPerson(f"{where}: {first_line(error)}") from error
 
 
 def _unreachable(where: str, error: psycopg2.Error) -> Unreachable:
     """Why there is no session; psycopg2 gives the reasons of connecting no codes, only texts."""
     refusal = _REFUSAL.search(str(error))
     if refusal is None:
-        text, what = _first_line(error), "does not answer"
+        text, what = first_line(error), "does not answer"
         remedy = next((remedy for sign, remedy in _SIGNS if sign.search(text)), _LOG)
     else:
         text, what = refusal[1][:300], "refuses the session"
@@ -288,7 +310,8 @@ def _unreachable(where: str, error: psycopg2.Error) -> Unreachable:
     return Unreachable(f"{where} {what}: {text}", remedy=remedy)
 
 
-def _first_line(error: psycopg2.Error) -> str:
+def first_line(error: psycopg2.Error) -> str:
+    """What the server or the driver said, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 

@@ -12,10 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 from psycopg2 import sql
 
-from sluice.adapters.postgres import connection_options, translated
+from sluice.adapters.postgres import opened
 from sluice.errors import NeedsPerson
 from sluice.settings import PostgresSettings
 
@@ -85,17 +84,10 @@ def command(data: Path, port: int) -> list[str]:
 
 def ensure_database(settings: PostgresSettings, name: str) -> None:
     """Create a database where it is missing."""
-    options = {**connection_options(settings), "dbname": "postgres"}
-    with translated(settings):
-        connection = psycopg2.connect(**options)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
-                if cursor.fetchone() is None:
-                    cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        finally:
-            connection.close()
+    with opened(settings, dbname="postgres") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+        if cursor.fetchone() is None:
+            cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
 
 def _make_reachable(data: Path) -> None:

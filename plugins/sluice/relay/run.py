@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 
 from sluice.adapters.postgres import HEARTBEAT_PREFIX, PostgresSource
-from sluice.adapters.topics import SlotMark, Topics
+from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
@@ -20,6 +19,8 @@ from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay import snapshot as snapshots
 from sluice.relay.aside import Aside
+from sluice.relay.duties import Duties, Duty
+from sluice.relay.marks import Marks
 from sluice.relay.publisher import Publisher
 from sluice.relay.stream import Stream
 from sluice.relay.telemetry import (
@@ -35,10 +36,10 @@ from sluice.settings import Settings
 log = logging.getLogger(__name__)
 
 _BACK_OFF_SECONDS = (1, 2, 5, 10)
-_INCARNATION_SECONDS = 1.0
 _COMMITTED_SECONDS = 0.5
-_MARK_SECONDS = 1.0
-_HEARTBEAT_SECONDS = 10.0
+# The relay's duties, and seconds between two of each.
+TOPICS, MARK, HEARTBEAT, PUBLICATION = "topics", "mark", "heartbeat", "publication"
+DUTIES = {TOPICS: 1.0, MARK: 0.1, HEARTBEAT: 10.0, PUBLICATION: 10.0}
 
 
 class _Stopped(Exception):
@@ -58,8 +59,7 @@ class Relay:
         self._topics = Topics(settings.kafka)
         self._progress = Progress()
         self._streamed = False
-        self._mark = SlotMark()
-        self._beats_at = 0.0
+        self.duties = Duties(())
 
     def run(self) -> None:
         """Relay until stopped. Retryable errors are waited out; others are raised."""
@@ -93,43 +93,64 @@ class Relay:
         topics.ensure(topic_names(catalog))
         incarnation = topics.incarnation(topic_names(catalog))
         ready = slots.prepare(
-            settings.postgres, settings.relay, catalog, topics, snapshot=self._snapshot
+            settings.postgres,
+            settings.relay,
+            catalog,
+            topics,
+            snapshot=self._snapshot,
+            check=self._go_on,
         )
-        self._mark, self._beats_at, self._progress.told_lsn = SlotMark(), 0.0, 0
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
+        marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn or 0)
+        self.duties = Duties(self._listed(incarnation, marks))
         added = pool.submit(self._add, ready.added, ended) if ready.added else None
-        check = self._checks(pool, publisher, incarnation, added)
+        check = self._checks(publisher, added)
         publisher.wait = check
         try:
-            progress = self._progress
-            progress.reason = ""
-            if ready.confirmed_lsn is None:
-                progress.state = SNAPSHOT
-                snapshots.take(
-                    settings, catalog, publisher, topics, check, progress, again=self._snapshot
-                )
-                self._snapshot = False
-            committed = None
-            if settings.relay.ack == "drained":
-                names = [table.topic for table in catalog.tables]
-                committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
-            with slots.replication(settings.postgres) as cursor:
-                stream = Stream(
-                    cursor, settings.relay, catalog, publisher, committed, check, progress
-                )
-                self._streamed, progress.state = True, STREAMING
-                stream.run(ready.confirmed_lsn or 0)
+            with self.duties.under_way():
+                self._relay(ready, publisher, check, marks, pool)
         finally:
             ended.set()
             publisher.abandon()
             pool.shutdown(wait=False)
 
+    def _relay(
+        self,
+        ready: slots.Ready,
+        publisher: Publisher,
+        check: Callable[[], None],
+        marks: Marks,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """The snapshot where it is wanted, then the stream, until an error or a stop."""
+        settings, catalog, topics = self._settings, self._catalog, self._topics
+        progress = self._progress
+        progress.reason = ""
+        if ready.confirmed_lsn is None:
+            progress.state = SNAPSHOT
+            snapshots.take(
+                settings, catalog, publisher, topics, check, progress, again=self._snapshot
+            )
+            self._snapshot = False
+            marks.begin()
+        committed = None
+        if settings.relay.ack == "drained":
+            names = [table.topic for table in catalog.tables]
+            committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
+        with slots.replication(settings.postgres) as cursor:
+            stream = Stream(
+                cursor, settings.relay, catalog, publisher, committed, check, marks, progress
+            )
+            self._streamed, progress.state = True, STREAMING
+            stream.run(ready.confirmed_lsn or 0)
+
     def _add(self, tables: tuple[Table, ...], ended: threading.Event) -> None:
         """The snapshot of added tables, beside the stream, until the session ends."""
 
         def check() -> None:
-            if self._stop.is_set() or ended.is_set():
+            self._go_on()
+            if ended.is_set():
                 raise _Stopped
             publisher.require_working()
 
@@ -147,55 +168,51 @@ class Relay:
         finally:
             publisher.abandon()
 
-    def _checks(
-        self,
-        pool: ThreadPoolExecutor,
-        publisher: Publisher,
-        incarnation: tuple[str, ...],
-        added: Future[None] | None,
-    ) -> Callable[[], None]:
+    def _checks(self, publisher: Publisher, added: Future[None] | None) -> Callable[[], None]:
         """What is called often while a session lasts; it takes no time and ends it by raising."""
-        names = topic_names(self._catalog)
-        broker = Aside(pool, lambda: self._topics.incarnation(names), _INCARNATION_SECONDS)
-        marks = Aside(pool, self._note_mark, _MARK_SECONDS)
 
         def check() -> None:
-            if self._stop.is_set():
-                raise _Stopped
+            self._go_on()
             publisher.require_working()
-            if broker.answer() not in (None, incarnation):
-                raise Unreachable("topics were made again; undrained changes are sent again")
-            marks.answer()
+            self.duties.require_done()
             if added is not None and added.done():
                 added.result()
-            for aside in (broker, marks):
-                if aside.due():
-                    aside.begin()
 
         return check
 
-    def _note_mark(self) -> None:
-        """Note how far the slot can have been confirmed; every ten seconds with a heartbeat."""
-        if time.monotonic() >= self._beats_at:
-            self._beats_at = time.monotonic() + _HEARTBEAT_SECONDS
-            self._heartbeat()
-        elif self._progress.told_lsn > self._mark.wal:
-            self._mark = self._mark._replace(wal=self._progress.told_lsn)
-            self._topics.note_mark(self._settings.relay.slot, self._mark)
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
 
-    def _heartbeat(self) -> None:
-        """Let an idle database's slot move on, note where it is, and see that the publication
-        is what it was.
-        """
-        settings = self._settings
-        with slots.session(settings.postgres) as cursor:
+    def _listed(self, incarnation: tuple[str, ...], marks: Marks) -> tuple[Duty, ...]:
+        """The duties of a session."""
+        calls: dict[str, Callable[[], None]] = {
+            TOPICS: lambda: self._require_topics(incarnation),
+            MARK: marks.note,
+            HEARTBEAT: lambda: self._heartbeat(marks),
+            PUBLICATION: self._require_publication,
+        }
+        return tuple(
+            Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()
+        )
+
+    def _require_topics(self, incarnation: tuple[str, ...]) -> None:
+        if self._topics.incarnation(topic_names(self._catalog)) != incarnation:
+            raise Unreachable("topics were made again; undrained changes are sent again")
+
+    def _heartbeat(self, marks: Marks) -> None:
+        """Let an idle database's slot move on, and note what the server counts of it."""
+        with slots.session(self._settings.postgres) as cursor:
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
             (lsn,) = cursor.fetchone()
-            slot = settings.relay.slot
-            self._mark = slots.mark(cursor, slot, lsn)
-            self._topics.note_mark(slot, self._mark)
-            noted = self._topics.slot_note(settings.relay.slot)
-            if noted and noted["consistent_point"]:
+            marks.count(slots.mark(cursor, self._settings.relay.slot, lsn))
+
+    def _require_publication(self) -> None:
+        """See that the publication is what it was; see publication.require_unchanged."""
+        settings = self._settings
+        noted = self._topics.slot_note(settings.relay.slot)
+        if noted and noted["consistent_point"]:
+            with slots.session(settings.postgres) as cursor:
                 publications.require_unchanged(cursor, settings.relay, self._catalog, noted)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import LogicalReplicationConnection
 
-from sluice.adapters.postgres import APPLICATION, connection_options, translated
+from sluice.adapters.postgres import APPLICATION, first_line, opened
 from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import (
@@ -27,16 +27,10 @@ from sluice.errors import (
 from sluice.events import CONNECT, RELAY
 from sluice.positions import format_lsn, parse_lsn
 from sluice.relay import publication as publications
+from sluice.relay.interruption import interrupted
 from sluice.settings import PostgresSettings, RelaySettings
 from sluice.slot_loss import INVALIDATION, cause, remedy
 
-# Every session of the relay: a role's own settings would change the text of values, end a long
-# snapshot, or hide rows from it.
-SESSION_OPTIONS = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3"
-    " -c bytea_output=hex -c timezone=UTC"
-    " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off"
-)
 # Seconds that a snapshot waits for transactions that began before it.
 PATIENCE = 60.0
 # Decoded transactions of a slot, and since when the server counts: after a crash it begins anew.
@@ -67,11 +61,13 @@ def prepare(
     topics: Topics,
     *,
     snapshot: bool,
+    check: Callable[[], None] = lambda: None,
 ) -> Ready:
     """Check server, tables, publication and slot; create the publication for a first snapshot.
 
     Args:
         snapshot: a new snapshot is wanted although one was taken.
+        check: ends the preparation by raising.
 
     Raises:
         SlotMissing, SlotRecreated, SlotLost, PublicationIncomplete, SourceChanged: a person
@@ -79,7 +75,7 @@ def prepare(
         SlotBusy: another relay reads from the slot.
         NotReady: a table is not there yet.
     """
-    with session(settings) as cursor:
+    with session(settings) as cursor, interrupted(check, cursor):
         _require_logical(cursor)
         row = _slot(cursor, relay.slot)
         if row is not None and row[2] is not None:
@@ -219,43 +215,25 @@ def drop(cursor: Any, name: str, topics: Topics) -> None:
 
 @contextmanager
 def session(settings: PostgresSettings) -> Iterator[Any]:
-    """A cursor in autocommit mode with the pinned text forms."""
-    with translated(settings):
-        connection = psycopg2.connect(**connection_options(settings, SESSION_OPTIONS))
-        try:
-            connection.autocommit = True
-            _pin_encoding(connection)
-            with connection.cursor() as cursor:
-                yield cursor
-        finally:
-            connection.close()
+    """A cursor in autocommit mode."""
+    with opened(settings) as connection, connection.cursor() as cursor:
+        yield cursor
 
 
 @contextmanager
 def replication(settings: PostgresSettings) -> Iterator[Any]:
-    """A cursor of a logical replication session with the pinned text forms."""
-    with translated(settings):
-        connection = psycopg2.connect(
-            **connection_options(settings, SESSION_OPTIONS),
-            connection_factory=LogicalReplicationConnection,
-        )
+    """A cursor of a logical replication session."""
+    with opened(settings, factory=LogicalReplicationConnection) as connection:
         try:
-            _pin_encoding(connection)
             yield connection.cursor()
         except psycopg2.errors.ObjectInUse as error:
             raise SlotBusy("the slot is in use by another relay") from error
         except psycopg2.DatabaseError as error:
             if error.pgcode is None:  # psycopg2 gives a lost session no class of its own
-                raise Unreachable("PostgreSQL ended the replication session") from error
+                raise Unreachable(
+                    f"PostgreSQL ended the replication session: {first_line(error)}"
+                ) from error
             raise
-        finally:
-            connection.close()
-
-
-def _pin_encoding(connection: Any) -> None:
-    # Postgres converts values to the session's encoding; one in SQL_ASCII cannot be converted.
-    stored = connection.get_parameter_status("server_encoding")
-    connection.set_client_encoding("SQL_ASCII" if stored == "SQL_ASCII" else "UTF8")
 
 
 def _require_logical(cursor: Any) -> None:

@@ -24,6 +24,7 @@ from sluice.pace import Pace
 from sluice.positions import format_lsn
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
+from sluice.relay.interruption import interrupted
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.reading import ExactSnapshot
 from sluice.relay.rows import RowReader, pages
@@ -152,6 +153,20 @@ def _copy(
 
     The batch ends at the slot's consistent point.
     """
+    with interrupted(check, holder, cursor):
+        return _copied(holder, cursor, relay, tables, publisher, check, progress)
+
+
+def _copied(
+    holder: Any,
+    cursor: Any,
+    relay: RelaySettings,
+    tables: Sequence[Table],
+    publisher: Publisher,
+    check: Callable[[], None],
+    progress: Progress,
+) -> tuple[str, Batch]:
+    """See _copy."""
     temporary, point = slots.export_snapshot(holder, cursor, relay)
     batch = Batch(end_lsn=point)
     parts = [(table, _ranges(pages(cursor, table))) for table in tables]

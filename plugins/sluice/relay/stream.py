@@ -16,7 +16,9 @@ from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson, NotReady, Unreachable
 from sluice.events import DELETE, INSERT, TRUNCATE, UPDATE
 from sluice.relay.aside import Aside
+from sluice.relay.duties import Clock
 from sluice.relay.envelope import RowEncoder, Transaction
+from sluice.relay.marks import Marks
 from sluice.relay.pgoutput import (
     MISSING,
     Begin,
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _FEEDBACK_SECONDS = 0.25
 _LULL = 0.001  # so long nothing came: what was read is sent without waiting for more
+_NOTED = 0.005  # so often it is seen whether a mark was noted
 _SOON = 0.02  # when nothing else is to be done, what became durable is confirmed so soon
 # Neighbouring transactions are confirmed together up to so many changes, and beyond so many
 # batches that are not durable yet.
@@ -59,6 +62,7 @@ class Stream:
     Args:
         committed: the drain group's next offsets; None where the broker's word is enough.
         check: called often; ends the stream by raising.
+        marks: how far PostgreSQL may be told.
         progress: told four times a second how far the stream is.
     """
 
@@ -70,6 +74,7 @@ class Stream:
         publisher: Publisher,
         committed: Aside[dict[str, int]] | None,
         check: Callable[[], None],
+        marks: Marks,
         progress: Progress,
     ) -> None:
         self._cursor = cursor
@@ -77,6 +82,7 @@ class Stream:
         self._publisher = publisher
         self._committed = committed
         self._check = check
+        self._marks = marks
         self._progress = progress
         self._tables = {(table.schema, table.relation): table for table in catalog.tables}
         self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
@@ -87,9 +93,12 @@ class Stream:
         self._pending: deque[Batch] = deque()
         self._asked = 0  # batches that were on the broker when `committed` was asked
         self._confirmed = self._told = 0
+        self._end = 0  # of the last transaction that was read
+        self._ahead = 0  # how far psycopg2 may tell by itself: see _look_ahead
         self._fed_back = 0.0
         self._silence = 0.0
-        publisher.wait = self.feed_back  # the session is kept while the broker takes nothing
+        self._clock = Clock(_FEEDBACK_SECONDS, time.monotonic)
+        publisher.wait = self.attend  # the session is kept while the broker takes nothing
 
     def run(self, confirmed_lsn: int) -> None:
         """Stream until an error or a stop; Postgres resumes at its own confirmed position."""
@@ -98,23 +107,27 @@ class Stream:
         self._start()
         log.info("streaming from slot %s", self._relay.slot)
         self._fed_back = time.monotonic()
-        read, take, clock = self._cursor.read_message, self._take, time.monotonic
+        read, take, due = self._cursor.read_message, self._take, self._clock.due
         while True:
-            if clock() - self._fed_back >= _FEEDBACK_SECONDS:
+            if due():
                 self._close()
-                self.feed_back()
+                self._attend()
             message = read()
             if message is not None:
                 take(decode(message.payload), message.data_start)
             elif not select.select([self._cursor], [], [], _LULL)[0]:
                 self._close()
                 self._rest()
+            else:
+                self._look_ahead(self._cursor.wal_end)
 
-    def feed_back(self) -> None:
-        """Tell Postgres what is durable, at most four times a second; also keeps the session."""
+    def attend(self) -> None:
+        """Do, four times a second, all that is not reading: checks, and what was not told yet."""
+        if self._clock.due():
+            self._attend()
+
+    def _attend(self) -> None:
         silence = time.monotonic() - self._fed_back
-        if silence < _FEEDBACK_SECONDS:
-            return
         if silence > self._silence:
             # After half of wal_sender_timeout Postgres asks, and psycopg2 answers by itself. In
             # the middle of a transaction its answer can confirm others that are not durable.
@@ -126,13 +139,28 @@ class Stream:
 
     def _rest(self) -> None:
         """Nothing is to be read: confirm what became durable, and wait for more."""
+        self._look_ahead(self._cursor.wal_end)
         self._publisher.poll()
         self._settle()
-        if self._confirmed > self._told and time.monotonic() - self._fed_back >= _SOON:
+        if self._tellable() > self._told and time.monotonic() - self._fed_back >= _SOON:
             self._confirm()
         # The broker's word comes within milliseconds, the drain's within a minute.
         soon = self._confirmed > self._told or (self._committed is None and self._pending)
         select.select([self._cursor], [], [], 0.005 if soon else 0.05)
+
+    def _look_ahead(self, lsn: int) -> None:
+        """Have the position noted that psycopg2 may tell by itself.
+
+        Where Postgres was told of the last transaction that was read, psycopg2 moves on with each
+        keepalive, to before the next transaction. Nothing more is read until that is noted.
+        """
+        if self._told < self._end:
+            return
+        self._ahead = max(self._ahead, lsn)
+        while self._ahead > self._marks.noted:
+            self._marks.wanted = max(self._marks.wanted, self._ahead)
+            self.attend()
+            time.sleep(_NOTED)
 
     def _close(self) -> None:
         """Send what was published; where transactions are whole, a batch ends here.
@@ -148,13 +176,24 @@ class Stream:
         self._batch = self._pending.pop() if crowded else Batch(commit_ms=self._open_ms)
         self._asked = min(self._asked, len(self._pending))
 
+    def _tellable(self) -> int:
+        """What is durable, as far as it is noted; the rest is to be noted soon."""
+        marks = self._marks
+        if self._confirmed > marks.noted:
+            # What comes until then, too: else it would wait for a note of its own.
+            marks.wanted = max(marks.wanted, self._confirmed, self._end)
+        return min(self._confirmed, marks.noted)
+
     def _confirm(self) -> None:
-        self._cursor.send_feedback(flush_lsn=self._confirmed, force=True)
+        """Tell Postgres what is durable and noted; this also keeps the session."""
+        told = self._tellable()
         self._progress.events = self._publisher.published
-        self._progress.confirmed_lsn = self._confirmed
-        self._progress.told_lsn = max(self._confirmed, self._cursor.wal_end)
         self._progress.oldest_ms = (self._pending or (self._batch,))[0].commit_ms
-        self._told, self._fed_back = self._confirmed, time.monotonic()
+        if self._ahead > self._marks.noted:
+            return
+        self._cursor.send_feedback(flush_lsn=told, force=True)
+        self._progress.confirmed_lsn = told
+        self._told, self._fed_back = told, time.monotonic()
 
     def _start(self) -> None:
         options = {
@@ -195,13 +234,17 @@ class Stream:
             if relation is not None:
                 self._row(relation, change, lsn)
         elif isinstance(change, Begin):
+            if self._told >= self._end:  # a keepalive may have come before it
+                self._ahead = max(self._ahead, change.commit_lsn)
+                self._marks.wanted = max(self._marks.wanted, self._ahead)
             self._transaction = Transaction(change.commit_lsn, change.commit_ms)
             self._ordinal = 0
             self._open_ms = change.commit_ms
             if self._batch.commit_ms is None:
                 self._batch.commit_ms = change.commit_ms
         elif isinstance(change, Commit):
-            self._batch.end_lsn, self._open_ms = change.end_lsn, None
+            self._batch.end_lsn = self._end = change.end_lsn
+            self._open_ms = None
             if self._batch.messages >= _TOGETHER:
                 self._close()
         elif isinstance(change, Relation):

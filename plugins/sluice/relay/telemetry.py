@@ -40,7 +40,6 @@ class Progress:
         snapshot_tables, snapshot_done: its tables, and those that are finished.
         snapshot_ranges, snapshot_ranges_done: their ranges, and those that were read.
         confirmed_lsn: what Postgres was told is durable.
-        told_lsn: what Postgres was told at most; psycopg2 moves on by itself while all is read.
         oldest_ms: commit time of the oldest change read that is not durable by the relay's
             `ack`; None when there is none.
     """
@@ -54,7 +53,6 @@ class Progress:
     snapshot_ranges: int = 0
     snapshot_ranges_done: int = 0
     confirmed_lsn: int = 0
-    told_lsn: int = 0
     oldest_ms: int | None = None
 
     def begin_snapshot(self, tables: int, ranges: int) -> None:

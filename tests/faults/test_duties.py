@@ -1,0 +1,283 @@
+"""What the relay does beside the stream goes on under every load, and the slot's mark leads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import count
+from unittest.mock import patch
+
+import pytest
+
+from sluice.adapters.kafka import KafkaLog
+from sluice.adapters.topics import SlotMark, Topics
+from sluice.errors import PublicationIncomplete, SluiceError
+from sluice.relay import run as relay_run
+from sluice.relay.run import DUTIES, HEARTBEAT, MARK, PUBLICATION, TOPICS, Relay
+from tests.faults.conftest import delete_topics
+from tests.faults.source import CATALOG, Source, until
+
+pytestmark = pytest.mark.services
+
+NUMBERS = count(1_000_000)
+OFTEN = dict.fromkeys(DUTIES, 0.1)
+
+
+class Watched:
+    """A relay in a thread whose duties can be counted; each is due ten times a second."""
+
+    def __init__(self, source: Source, *, snapshot: bool = False) -> None:
+        self._stop = threading.Event()
+        self._relay = Relay(source.settings, CATALOG, self._stop, snapshot)
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self._relay.run()
+        except SluiceError as error:
+            self.error = error
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ask it to stop; it does."""
+        self._stop.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def does_them_all(self) -> None:
+        """Wait until every duty was done again and again from now on."""
+        until(lambda: set(self._relay.duties.done) == set(DUTIES))
+        duties = self._relay.duties
+        before = dict(duties.done)
+        until(lambda: all(duties.done[name] >= before[name] + 3 for name in DUTIES))
+        assert self._relay.duties is duties  # in one session
+
+
+@pytest.fixture(autouse=True)
+def often() -> Iterator[None]:
+    with patch.dict(relay_run.DUTIES, OFTEN):
+        yield
+
+
+@contextmanager
+def traffic(source: Source, every: float = 0.01) -> Iterator[None]:
+    """Small transactions, one after the other."""
+    done = threading.Event()
+
+    def write() -> None:
+        with closing(source.connect()) as connection, connection.cursor() as cursor:
+            while not done.wait(every):
+                cursor.execute("INSERT INTO things VALUES (%s, 'n')", [next(NUMBERS)])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join(30)
+
+
+@contextmanager
+def drained(source: Source) -> Iterator[None]:
+    """The drain's group goes to the topic's end all the time."""
+    done = threading.Event()
+
+    def drain() -> None:
+        topics = Topics(source.settings.kafka)
+        with closing(KafkaLog(source.settings.kafka)) as changes:
+            while not done.wait(0.2):
+                for name, end in topics.ends(["cdc.things", "cdc.parts"]).items():
+                    changes.commit(name, end)
+
+    drainer = threading.Thread(target=drain)
+    drainer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        drainer.join(30)
+
+
+@contextmanager
+def locked(source: Source) -> Iterator[None]:
+    """Nobody may read a table."""
+    with closing(source.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+        yield
+        cursor.execute("ROLLBACK")
+
+
+@contextmanager
+def open_transaction(source: Source) -> Iterator[None]:
+    """A transaction that every snapshot waits for."""
+    with closing(source.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT pg_current_xact_id()")
+        yield
+        cursor.execute("ROLLBACK")
+
+
+@contextmanager
+def huge_transaction(source: Source) -> Iterator[None]:
+    source.sql("INSERT INTO things SELECT i, repeat('x', 300) FROM generate_series(1, 60000) i")
+    yield
+
+
+@contextmanager
+def silent_broker(source: Source) -> Iterator[None]:
+    """The broker takes no message, but answers questions: the producer is full."""
+    with patch("sluice.relay.publisher.Publisher._send", never_sent):
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        yield
+
+
+def never_sent(self: object, topic: str, messages: list[dict[str, object]]) -> None:
+    while True:
+        threading.Event().wait(0.05)
+        self.poll(0)  # type: ignore[attr-defined]
+        self.wait()  # type: ignore[attr-defined]
+
+
+LOADS: dict[str, tuple[str, Callable[[Source], AbstractContextManager[None]]]] = {
+    "steady traffic, confirmed by the broker": ("broker", traffic),
+    "steady traffic, confirmed by the drain": ("drained", traffic),
+    "a huge transaction": ("broker", huge_transaction),
+    "a broker that takes nothing": ("broker", silent_broker),
+}
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_every_duty_is_done_under_load(source: Source, load: str) -> None:
+    with source.relaying():
+        source.arrives()
+    ack, begun = LOADS[load]
+    source.ack(ack)
+    with Watched(source) as relay, begun(source), drained(source):
+        relay.does_them_all()
+        relay.stop()
+    assert relay.error is None
+
+
+@pytest.mark.parametrize("ack", ["broker", "drained"])
+def test_every_duty_is_done_while_a_snapshot_waits(source: Source, ack: str) -> None:
+    with source.relaying():
+        source.arrives()
+    source.ack(ack)
+    with open_transaction(source), Watched(source, snapshot=True) as relay:
+        relay.does_them_all()
+        relay.stop()
+    assert relay.error is None
+
+
+def test_a_relay_that_waits_for_a_lock_before_it_begins_can_be_stopped(source: Source) -> None:
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE PUB%' AND state = 'active'"
+    with locked(source), Watched(source) as relay:
+        until(lambda: bool(source.sql(waiting)))
+        relay.stop()
+    assert relay.error is None
+
+
+# Each duty's effect is seen under traffic; a duty that is not here fails the test.
+def topics_are_looked_at(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    delete_topics(source.settings, {"cdc.parts"})
+    Topics(source.settings.kafka).ensure(["cdc.parts"])
+    until(lambda: "topics were made again" in caplog.text)
+
+
+def the_mark_moves(source: Source, _: pytest.LogCaptureFixture) -> None:
+    end = source.lsn()
+    until(lambda: Topics(source.settings.kafka).mark(source.slot).wal > end)
+
+
+def the_heart_beats(source: Source, _: pytest.LogCaptureFixture) -> None:
+    counted = Topics(source.settings.kafka).mark(source.slot).transactions
+    until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > counted)
+
+
+def the_publication_is_looked_at(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    source.sql(f"ALTER PUBLICATION {source.settings.relay.publication} SET (publish = 'insert')")
+
+
+EFFECTS = {
+    TOPICS: (topics_are_looked_at, None),
+    MARK: (the_mark_moves, None),
+    HEARTBEAT: (the_heart_beats, None),
+    PUBLICATION: (the_publication_is_looked_at, PublicationIncomplete),
+}
+
+
+@pytest.mark.parametrize("duty", DUTIES)
+def test_each_duty_has_its_effect_under_traffic(
+    source: Source, duty: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    effect, error = EFFECTS[duty]
+    with Watched(source) as relay, traffic(source):
+        until(lambda: source.confirmed() > 0)
+        effect(source, caplog)
+        if error is not None:
+            until(lambda: isinstance(relay.error, error))
+    assert error is not None or relay.error is None
+
+
+def test_a_position_is_on_the_broker_before_postgres_is_told(source: Source) -> None:
+    note = Topics.note_mark
+
+    def slow(self: Topics, slot: str, mark: SlotMark) -> None:
+        time.sleep(0.3)
+        note(self, slot, mark)
+
+    source.sql("CREATE TABLE other (id int)")
+    with patch.object(Topics, "note_mark", slow), source.relaying():
+        begun = source.confirmed()
+        with traffic(source):
+            for _ in range(30):
+                # Without traffic of the models' tables psycopg2 moves on by itself.
+                source.sql("INSERT INTO other VALUES (1)")
+                told = source.confirmed()
+                assert told <= max(begun, Topics(source.settings.kafka).mark(source.slot).wal)
+            assert source.confirmed() > begun
+        for _ in range(30):
+            source.sql("INSERT INTO other VALUES (1)", "SELECT pg_log_standby_snapshot()")
+            told = source.confirmed()
+            assert told <= Topics(source.settings.kafka).mark(source.slot).wal
+    source.sql("DROP TABLE other")
+
+
+def test_a_crash_of_the_server_under_traffic_is_no_other_slot(source: Source) -> None:
+    with source.relaying() as relaying:
+        source.arrives()
+        for _ in range(3):
+            with traffic(source):
+                for _ in range(3):
+                    source.sql("SELECT pg_log_standby_snapshot()")
+                    is_confirmed(source)
+                source.sql("CHECKPOINT")
+            source.crash_server()
+            until(lambda: source.active() or relaying.error is not None)
+            assert relaying.error is None
+        source.arrives()
+
+
+def test_the_servers_reason_is_in_the_log(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    with source.relaying():
+        until(source.active)
+        source.sql(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+            f" WHERE slot_name = '{source.slot}'"
+        )
+        until(lambda: "terminating connection due to administrator command" in caplog.text)
+
+
+def is_confirmed(source: Source) -> None:
+    """Wait until all that is in the WAL now is confirmed."""
+    end = source.lsn()
+    until(lambda: source.confirmed() > end)
