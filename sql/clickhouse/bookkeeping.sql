@@ -255,3 +255,19 @@ CREATE TABLE IF NOT EXISTS cdc.resync_ranges
 ENGINE = MergeTree
 ORDER BY (source_table, run, number, state)
 TTL toDateTime(noted_at) + INTERVAL 90 DAY;
+
+-- name: parked
+-- Tables whose changes the relay did not send for a while: since when and why, when it sent them
+-- again, and as of when a resync brought what was missing. Kept for good: there are few.
+CREATE TABLE IF NOT EXISTS cdc.parked
+(
+    source_table LowCardinality(String),
+    hole String,
+    state Enum8('parked' = 0, 'sent' = 1, 'whole' = 2),
+    lsn String COMMENT 'the point of the WAL at which the state began',
+    reason String,
+    remedy String COMMENT 'what ends the cause',
+    noted_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = MergeTree
+ORDER BY (source_table, hole, state);

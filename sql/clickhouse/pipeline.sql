@@ -91,3 +91,15 @@ INSERT INTO cdc.resync_ranges (source_table, run, number, state)
 SELECT source_table, run, number, 'dropped' FROM cdc.resync_ranges
 WHERE source_table = {table:String}
 GROUP BY source_table, run, number HAVING max(state) != 'dropped';
+
+-- name: open_holes
+-- Changes of a table, or of all with '', that were not sent and that no resync has brought.
+SELECT source_table, hole, toString(max(state)), argMin(lsn, state), argMax(lsn, state),
+    argMin(reason, state), argMin(remedy, state)
+FROM cdc.parked WHERE {table:String} IN ('', source_table)
+GROUP BY source_table, hole HAVING max(state) < 'whole' ORDER BY min(noted_at);
+
+-- name: fences
+-- The fences of a run's ranges that are done.
+SELECT fence FROM cdc.resync_ranges
+WHERE source_table = {table:String} AND run = {run:String} AND state = 'done';

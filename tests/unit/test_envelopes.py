@@ -20,6 +20,7 @@ from sluice.events import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.marks import Marks
+from sluice.relay.parking import Parking
 from sluice.relay.pgoutput import (
     MISSING,
     Begin,
@@ -97,7 +98,9 @@ def streamed(
     recorder = Recorder()
     relay = RelaySettings(slot="sluice", ack="broker")
     marks = Marks(None, relay.slot, 0)  # type: ignore[arg-type]
-    stream = Stream(None, relay, CATALOG, recorder, None, lambda: None, marks, Progress())  # type: ignore[arg-type]
+    parking = Parking(None, CATALOG, None, lambda: 0)  # type: ignore[arg-type]
+    parts = (recorder, None, lambda: None, marks, parking, Progress())
+    stream = Stream(None, relay, CATALOG, *parts)  # type: ignore[arg-type]
     relation = Relation(relation_id=1, schema="public", table=table.relation, columns=columns)
     for message in (Begin(commit_lsn=2, commit_ms=commit_ms), relation, change):
         stream._take(message, 1)

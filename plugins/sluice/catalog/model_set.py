@@ -34,6 +34,7 @@ BOOKKEEPING = frozenset(
         "repairs",
         "resyncs",
         "resync_ranges",
+        "parked",
     ]
 )
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows

@@ -7,7 +7,7 @@ publication that was dropped and made again, or lost a table for a while, has to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
@@ -118,16 +118,29 @@ def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
         _require_whole(cursor, relay, made)
 
 
-def require_unchanged(
-    cursor: Any, relay: RelaySettings, catalog: Catalog, noted: dict[str, Any] | None
-) -> tuple[Table, ...]:
-    """That the publication sent everything since the snapshot that was noted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the tables stand in the publication.
 
-    Returns:
-        Tables that came to it since; they have no snapshot yet.
+    Attributes:
+        added: tables that came to it since the snapshot that was noted; they have none yet.
+        unsent: tables whose changes cannot be sent, and why.
+        renewed: tables whose changes are sent, and were not for a while.
+    """
+
+    added: tuple[Table, ...]
+    unsent: dict[str, SluiceError]
+    renewed: dict[str, SluiceError]
+
+
+def require_standing(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, noted: dict[str, Any] | None
+) -> Standing:
+    """Find how the tables stand since the snapshot that was noted.
 
     Raises:
-        PublicationIncomplete: it is gone, lacks a table, or was made again since.
+        PublicationIncomplete: of all tables something is not sent, or was not for a while; or it
+            lacks a table that it never had.
     """
     found = find(cursor, relay, catalog)
     if found is None:
@@ -135,23 +148,40 @@ def require_unchanged(
             f"publication {relay.publication} is gone; changes since then are not sent",
             remedy=_AGAIN,
         )
-    _require_whole(cursor, relay, found)
-    known = (noted or {}).get("publication")
-    if not known:
-        return ()
-    members = found.identity["tables"]
-    kept = known["oid"] == found.identity["oid"] and all(
-        known["tables"][name] == member
-        for name, member in members.items()
-        if name in known["tables"]
-    )
-    if not kept:
+    known = (noted or {}).get("publication") or {}
+    places = known.get("tables", {})
+    if known and known["oid"] != found.identity["oid"]:
         raise PublicationIncomplete(
-            f"publication {relay.publication}, or a table's place in it, was made again since the"
-            " last snapshot; what it did not send then is unknown",
+            f"publication {relay.publication} was made again since the last snapshot; what it did"
+            " not send then is unknown",
             remedy=_AGAIN,
         )
-    return tuple(table for table in catalog.tables if table.name not in known["tables"])
+    wrong = faults(cursor, catalog)
+    new = [
+        table
+        for table in found.missing
+        if known and table.name not in places and table.name not in wrong
+    ]
+    _require_whole(cursor, relay, replace(found, missing=tuple(new)))
+    unsent: dict[str, SluiceError] = {
+        table.name: _lacking(cursor, relay, (table,)) for table in found.missing
+    }
+    unsent.update(wrong)
+    members = found.identity["tables"]
+    renewed: dict[str, SluiceError] = {
+        name: PublicationIncomplete(
+            f"table {name}'s place in publication {relay.publication} was made again",
+            remedy=_AGAIN,
+        )
+        for name, place in members.items()
+        if name in places and places[name] != place and name not in unsent
+    }
+    added = (table for table in catalog.tables if table.name not in places) if known else ()
+    return Standing(
+        added=tuple(table for table in added if table.name not in unsent),
+        unsent=unsent,
+        renewed=renewed,
+    )
 
 
 def faults(cursor: Any, catalog: Catalog) -> dict[str, SluiceError]:
@@ -210,15 +240,19 @@ def _fault(
     return None
 
 
+def _lacking(cursor: Any, relay: RelaySettings, missing: Iterable[Table]) -> PublicationIncomplete:
+    name, tables = _quoted(cursor, relay.publication), _listed(cursor, missing)
+    return PublicationIncomplete(
+        f"publication {relay.publication} lacks {tables}",
+        remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
+        f" ALTER PUBLICATION {name} ADD TABLE {tables}",
+    )
+
+
 def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> None:
     name = _quoted(cursor, relay.publication)
     if found.missing:
-        tables = _listed(cursor, found.missing)
-        raise PublicationIncomplete(
-            f"publication {relay.publication} lacks {tables}",
-            remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
-            f" ALTER PUBLICATION {name} ADD TABLE {tables}",
-        )
+        raise _lacking(cursor, relay, found.missing)
     if not found.whole:
         raise PublicationIncomplete(
             f"publication {relay.publication} leaves out operations, rows, computed columns or"

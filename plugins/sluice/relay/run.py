@@ -15,12 +15,12 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import Retryable, Unreachable
 from sluice.generate.files import topics as topic_names
-from sluice.relay import publication as publications
 from sluice.relay import slot as slots
 from sluice.relay import snapshot as snapshots
 from sluice.relay.aside import Aside
 from sluice.relay.duties import Duties, Duty
 from sluice.relay.marks import Marks
+from sluice.relay.parking import Parking
 from sluice.relay.publisher import Publisher
 from sluice.relay.stream import Stream
 from sluice.relay.telemetry import (
@@ -39,7 +39,7 @@ _BACK_OFF_SECONDS = (1, 2, 5, 10)
 _COMMITTED_SECONDS = 0.5
 # The relay's duties, and seconds between two of each.
 TOPICS, MARK, HEARTBEAT, PUBLICATION = "topics", "mark", "heartbeat", "publication"
-DUTIES = {TOPICS: 1.0, MARK: 0.1, HEARTBEAT: 10.0, PUBLICATION: 10.0}
+DUTIES = {TOPICS: 1.0, MARK: 0.1, HEARTBEAT: 10.0, PUBLICATION: 5.0}
 
 
 class _Stopped(Exception):
@@ -103,13 +103,17 @@ class Relay:
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
         marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn or 0)
-        self.duties = Duties(self._listed(incarnation, marks))
+        self._progress.read_lsn = 0
+        parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn)
+        for table, error in ready.unsent.items():
+            parking.park(table, ready.confirmed_lsn or 0, error)
+        self.duties = Duties(self._listed(incarnation, marks, parking))
         added = pool.submit(self._add, ready.added, ended) if ready.added else None
         check = self._checks(publisher, added)
         publisher.wait = check
         try:
             with self.duties.under_way():
-                self._relay(ready, publisher, check, marks, pool)
+                self._relay(ready, publisher, check, marks, parking, pool)
         finally:
             ended.set()
             publisher.abandon()
@@ -121,6 +125,7 @@ class Relay:
         publisher: Publisher,
         check: Callable[[], None],
         marks: Marks,
+        parking: Parking,
         pool: ThreadPoolExecutor,
     ) -> None:
         """The snapshot where it is wanted, then the stream, until an error or a stop."""
@@ -140,7 +145,15 @@ class Relay:
             committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
         with slots.replication(settings.postgres) as cursor:
             stream = Stream(
-                cursor, settings.relay, catalog, publisher, committed, check, marks, progress
+                cursor,
+                settings.relay,
+                catalog,
+                publisher,
+                committed,
+                check,
+                marks,
+                parking,
+                progress,
             )
             self._streamed, progress.state = True, STREAMING
             stream.run(ready.confirmed_lsn or 0)
@@ -184,13 +197,15 @@ class Relay:
         if self._stop.is_set():
             raise _Stopped
 
-    def _listed(self, incarnation: tuple[str, ...], marks: Marks) -> tuple[Duty, ...]:
+    def _listed(
+        self, incarnation: tuple[str, ...], marks: Marks, parking: Parking
+    ) -> tuple[Duty, ...]:
         """The duties of a session."""
         calls: dict[str, Callable[[], None]] = {
             TOPICS: lambda: self._require_topics(incarnation),
             MARK: marks.note,
             HEARTBEAT: lambda: self._heartbeat(marks),
-            PUBLICATION: self._require_publication,
+            PUBLICATION: lambda: self._look(parking),
         }
         return tuple(
             Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()
@@ -207,13 +222,10 @@ class Relay:
             (lsn,) = cursor.fetchone()
             marks.count(slots.mark(cursor, self._settings.relay.slot, lsn))
 
-    def _require_publication(self) -> None:
-        """See that the publication is what it was; see publication.require_unchanged."""
-        settings = self._settings
-        noted = self._topics.slot_note(settings.relay.slot)
-        if noted and noted["consistent_point"]:
-            with slots.session(settings.postgres) as cursor:
-                publications.require_unchanged(cursor, settings.relay, self._catalog, noted)
+    def _look(self, parking: Parking) -> None:
+        """See how the tables stand in the publication; see Parking.look."""
+        with slots.session(self._settings.postgres) as cursor:
+            parking.look(cursor)
 
 
 def run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
@@ -21,6 +21,7 @@ from sluice.errors import (
     SlotLost,
     SlotMissing,
     SlotRecreated,
+    SluiceError,
     SourceChanged,
     Unreachable,
 )
@@ -48,10 +49,12 @@ class Ready:
 
     Attributes:
         added: tables that need a snapshot of their own beside the stream.
+        unsent: tables whose changes cannot be sent, or were not for a while, and why.
     """
 
     confirmed_lsn: int | None
     added: tuple[Table, ...] = ()
+    unsent: dict[str, SluiceError] = field(default_factory=dict)
 
 
 def prepare(
@@ -80,7 +83,8 @@ def prepare(
         row = _slot(cursor, relay.slot)
         if row is not None and row[2] is not None:
             raise SlotBusy(f"slot {relay.slot!r} is in use by another relay (pid {row[2]})")
-        publications.require_faultless(cursor, catalog)
+        if row is None or snapshot:
+            publications.require_faultless(cursor, catalog)
         noted = topics.slot_note()
         if not snapshot:
             mark = topics.mark(relay.slot)
@@ -96,15 +100,18 @@ def prepare(
             publications.ensure(cursor, relay, catalog)
             return Ready(confirmed_lsn=None)
         confirmed = _usable(cursor, row, relay.slot)
-        added = publications.require_unchanged(cursor, relay, catalog, noted)
+        standing = publications.require_standing(cursor, relay, catalog, noted)
+        added = standing.added
         if noted is None:  # the broker lost it, or the relay was killed before it noted it
             # Which tables an unfinished addition was of was lost as well: all are read again.
             added = catalog.tables if adding(cursor, relay) else ()
+            added = tuple(table for table in added if table.name not in standing.unsent)
             if not added:
                 note(cursor, relay, catalog, topics, row[0])
         elif not added and adding(cursor, relay):  # killed after it was noted
             cursor.execute("SELECT pg_drop_replication_slot(%s)", [addition(relay)])
-        return Ready(confirmed_lsn=confirmed, added=added)
+        unsent = {**standing.renewed, **standing.unsent}
+        return Ready(confirmed_lsn=confirmed, added=added, unsent=unsent)
 
 
 def reader(cursor: Any, name: str) -> int | None:

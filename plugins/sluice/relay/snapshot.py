@@ -134,7 +134,7 @@ def add(
         _, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
         noted = topics.slot_note(relay.slot)
-        publications.require_unchanged(cursor, relay, catalog, noted)
+        publications.require_standing(cursor, relay, catalog, noted)
         slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
         cursor.execute("SELECT pg_drop_replication_slot(%s)", [slots.addition(relay)])
     log.info("snapshot: %s added", ", ".join(table.name for table in tables))

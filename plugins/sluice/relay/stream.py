@@ -19,6 +19,7 @@ from sluice.relay.aside import Aside
 from sluice.relay.duties import Clock
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.marks import Marks
+from sluice.relay.parking import Parking
 from sluice.relay.pgoutput import (
     MISSING,
     Begin,
@@ -63,6 +64,7 @@ class Stream:
         committed: the drain group's next offsets; None where the broker's word is enough.
         check: called often; ends the stream by raising.
         marks: how far PostgreSQL may be told.
+        parking: the tables that are left out.
         progress: told four times a second how far the stream is.
     """
 
@@ -75,6 +77,7 @@ class Stream:
         committed: Aside[dict[str, int]] | None,
         check: Callable[[], None],
         marks: Marks,
+        parking: Parking,
         progress: Progress,
     ) -> None:
         self._cursor = cursor
@@ -83,6 +86,7 @@ class Stream:
         self._committed = committed
         self._check = check
         self._marks = marks
+        self._parking = parking
         self._progress = progress
         self._tables = {(table.schema, table.relation): table for table in catalog.tables}
         self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
@@ -188,6 +192,7 @@ class Stream:
         """Tell Postgres what is durable and noted; this also keeps the session."""
         told = self._tellable()
         self._progress.events = self._publisher.published
+        self._progress.read_lsn = self._end
         self._progress.oldest_ms = (self._pending or (self._batch,))[0].commit_ms
         if self._ahead > self._marks.noted:
             return
@@ -252,7 +257,7 @@ class Stream:
         elif isinstance(change, Truncate):
             for relation_id in change.relation_ids:
                 relation = self._relations.get(relation_id)
-                if relation is not None:
+                if relation is not None and relation[0].table not in self._parking.tables:
                     self._publish(relation, _TRUNCATE, lsn, None, _NULL, _NULL)
 
     def _relation(self, relation: Relation) -> tuple[RowEncoder, str] | None:
@@ -260,12 +265,26 @@ class Stream:
         if table is None:
             return None
         key = [column.name for column in table.key]
-        return RowEncoder(table.name, relation.columns, key), table.topic
+        # All columns where whole old rows are sent, none where nothing of them is.
+        sent = {column.name for column in relation.columns if column.in_key}
+        try:
+            if sent and sent != set(key) and len(sent) < len(relation.columns):
+                raise NeedsPerson(
+                    f"a change does not have the model's key: {', '.join(sorted(sent))}",
+                    remedy=f"run in PostgreSQL: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT,"
+                    " where its primary key is the model's",
+                )
+            return RowEncoder(table.name, relation.columns, key), table.topic
+        except NeedsPerson as error:
+            self._parking.park(table.name, self._end, error)
+            return None
 
     def _row(
         self, relation: tuple[RowEncoder, str], change: Insert | Update | Delete, lsn: int
     ) -> None:
         encoder, _ = relation
+        if encoder.table in self._parking.tables:
+            return
         try:
             if isinstance(change, Insert):
                 row = change.new
@@ -279,11 +298,11 @@ class Stream:
                 before = encoder.key(old) if old is not None and moved else _NULL
                 self._publish(relation, _UPDATE, lsn, encoder.key(row), encoder.row(row), before)
         except ValueError as error:
-            raise NeedsPerson(
+            fault = NeedsPerson(
                 f"a change does not have the model's key: {error}",
-                remedy=f"run in PostgreSQL: ALTER TABLE {encoder.table} REPLICA IDENTITY DEFAULT;"
-                " then: sluice relay --snapshot",
-            ) from error
+                remedy=f"run in PostgreSQL: ALTER TABLE {encoder.table} REPLICA IDENTITY DEFAULT",
+            )
+            self._parking.park(encoder.table, self._end, fault)
 
     def _publish(
         self,

@@ -39,6 +39,7 @@ class Progress:
         snapshot_rows: rows of the present or last snapshot that were put there.
         snapshot_tables, snapshot_done: its tables, and those that are finished.
         snapshot_ranges, snapshot_ranges_done: their ranges, and those that were read.
+        read_lsn: where the last transaction ended that was read.
         confirmed_lsn: what Postgres was told is durable.
         oldest_ms: commit time of the oldest change read that is not durable by the relay's
             `ack`; None when there is none.
@@ -52,6 +53,7 @@ class Progress:
     snapshot_done: int = 0
     snapshot_ranges: int = 0
     snapshot_ranges_done: int = 0
+    read_lsn: int = 0
     confirmed_lsn: int = 0
     oldest_ms: int | None = None
 

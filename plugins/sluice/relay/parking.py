@@ -1,0 +1,136 @@
+"""Parking: a table whose changes cannot be sent is left out, and the others go on.
+
+The order of effects keeps it safe: a hole is noted in ClickHouse before the first change is left
+out, and it is noted to end at a point of the WAL that is read after the first change is sent again.
+Where it cannot be noted, the relay ends with the table's fault instead: what is confirmed to
+PostgreSQL and neither sent nor noted would be lost without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.postgres import HEARTBEAT_PREFIX
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog
+from sluice.errors import SluiceError
+from sluice.parked import Hole, Holes
+from sluice.positions import parse_lsn
+from sluice.relay import publication as publications
+from sluice.settings import Settings
+from sluice.statements import read_statements
+from sluice.warehouse import PIPELINE
+
+log = logging.getLogger(__name__)
+
+
+class Parking:
+    """The parked tables of one session with PostgreSQL.
+
+    Args:
+        read: how far the stream has read.
+
+    Attributes:
+        tables: names of those whose changes are not sent.
+    """
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, topics: Topics, read: Callable[[], int]
+    ) -> None:
+        self.tables: frozenset[str] = frozenset()
+        self._settings, self._catalog, self._topics, self._read = settings, catalog, topics, read
+        self._lock = threading.Lock()
+        self._holes: dict[str, Hole] = {}
+        # Changes that were written before this point may have been made while the fault was there.
+        self._until: dict[str, int] = {}
+        self._taken_over = False
+
+    def park(self, table: str, since: int, error: SluiceError) -> None:
+        """Leave a table's changes out from here on, once that is noted.
+
+        Raises:
+            SluiceError: the fault itself, where ClickHouse does not take the note.
+        """
+        with self._lock:
+            self._until.pop(table, None)
+            if table in self.tables:
+                return
+            try:
+                with self._noted() as holes:
+                    self._holes[table] = holes.begin(table, since, error)
+            except SluiceError as refused:
+                raise type(error)(
+                    f"{error.what}; its changes cannot be left out alone: {refused.what}",
+                    remedy=error.remedy,
+                ) from error
+            self.tables |= {table}
+        hole = self._holes[table]
+        log.error("%s is parked: %s; %s", table, hole.sentence(), hole.repair())
+
+    def look(self, cursor: Any) -> None:
+        """Park what can no longer be sent, and send again what can.
+
+        Raises:
+            PublicationIncomplete: the publication no longer serves any table.
+        """
+        relay = self._settings.relay
+        noted = self._topics.slot_note(relay.slot)
+        if not noted or not noted["consistent_point"]:
+            return
+        standing = publications.require_standing(cursor, relay, self._catalog, noted)
+        cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
+        now = parse_lsn(cursor.fetchone()[0])
+        for table, error in {**standing.renewed, **standing.unsent}.items():
+            if table not in self.tables:
+                self.park(table, now, error)
+        self._take_over()
+        for table in sorted(self.tables - set(standing.unsent)):
+            self._until.setdefault(table, now)
+            if self._read() >= self._until[table]:
+                self._send_again(cursor, table, noted)
+        for table in standing.unsent:
+            self._until.pop(table, None)
+        if self.tables:  # an idle stream reads on
+            cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
+
+    def _take_over(self) -> None:
+        """Once a session, go on with holes that an earlier one did not note to have ended."""
+        if self._taken_over:
+            return
+        with suppress(SluiceError), self._noted() as holes:  # else at the next look
+            for hole in holes.open():
+                if hole.sent is None and hole.table not in self.tables:
+                    self._holes[hole.table] = hole
+                    self.tables |= {hole.table}
+            self._taken_over = True
+
+    def _send_again(self, cursor: Any, table: str, noted: dict[str, Any]) -> None:
+        """The table's changes are sent from here on, and its place in the publication is noted."""
+        found = publications.find(cursor, self._settings.relay, self._catalog)
+        if found is None or table not in found.identity["tables"]:
+            return
+        with self._lock:
+            self.tables -= {table}
+            # Read after the stream saw that: what commits later was not read before it.
+            cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
+            sent = parse_lsn(cursor.fetchone()[0])
+            with self._noted() as holes:
+                holes.end(self._holes[table], sent)
+            known = noted.get("publication") or {"oid": found.identity["oid"], "tables": {}}
+            place = found.identity["tables"][table]
+            noted["publication"] = {**known, "tables": {**known["tables"], table: place}}
+            self._topics.note_slot({k: v for k, v in noted.items() if k != "epoch"})
+            hole = replace(self._holes.pop(table), sent=sent)
+            del self._until[table]
+        log.warning("%s is sent again: %s; %s", table, hole.sentence(), hole.repair())
+
+    @contextmanager
+    def _noted(self) -> Iterator[Holes]:
+        with closing(ClickHouse(self._settings.clickhouse)) as clickhouse:
+            yield Holes(clickhouse=clickhouse, queries=read_statements(PIPELINE))
