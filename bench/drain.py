@@ -34,6 +34,7 @@ from sluice import warehouse, wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.embedded.clickhouse_users import CONFIGURATION
 from sluice.embedded.stack import Stack
 from sluice.generate.files import topics
 from sluice.settings import read_settings
@@ -239,14 +240,21 @@ def event(number: int) -> tuple[bytes, bytes]:
     return value.encode(), f'{{"id":{key}}}'.encode()
 
 
+def open_to_peers(home: Path) -> None:
+    """Let ClickHouse's `default` do everything: peers need a database and an engine of theirs."""
+    configuration = "<clickhouse><mlock_executable>false</mlock_executable></clickhouse>"
+    (home / "run" / CONFIGURATION).write_text(configuration)
+
+
 @contextmanager
 def bench(events: int) -> Iterator[Bench]:
     """Broker and ClickHouse, the topic filled."""
     with temporary_home() as home:
-        environment = stack_environment(home)
+        environment = stack_environment(home) | {"SLUICE_CLICKHOUSE_USER": "default"}
         outside = os.environ.get("BENCH_BROKER", "")
         stack = Stack(read_settings(environment))
         stack.launch()
+        open_to_peers(home)
         environment |= {"SLUICE_KAFKA_BOOTSTRAP": outside} if outside else {}
         settings = read_settings(environment)
         try:

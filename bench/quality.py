@@ -112,6 +112,18 @@ def measured(home: Path, name: str, call: Callable[[], object]) -> Measure:
     return made
 
 
+def _asking(settings: Settings, query: str) -> Request:
+    """A request of ClickHouse's HTTP port."""
+    clickhouse = settings.clickhouse
+    return Request(
+        f"http://127.0.0.1:{clickhouse.http_port}/?query={quote(query)}",
+        headers={
+            "X-ClickHouse-User": clickhouse.user,
+            "X-ClickHouse-Key": clickhouse.password.get_secret_value(),
+        },
+    )
+
+
 class Bench:
     """The ways, on one stack."""
 
@@ -155,13 +167,11 @@ class Bench:
             f"SELECT {COLUMNS.replace('price', 'toDecimalString(price, 2)')}"
             " FROM cdc.bench_items ORDER BY id FORMAT TSV"
         )
-        port = self.settings.clickhouse.http_port
         with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
             one, other = Path(folder, "postgres"), Path(folder, "clickhouse")
             with one.open("wb") as sink:
                 self.copied(sink)
-            address = f"http://127.0.0.1:{port}/?query={quote(query)}"
-            with other.open("wb") as file, urlopen(address) as answer:
+            with other.open("wb") as file, urlopen(_asking(self.settings, query)) as answer:
                 shutil.copyfileobj(answer, file, 1 << 20)
             command = ["diff", "--speed-large-files", str(one), str(other)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -275,13 +285,9 @@ def fill(settings: Settings, rows: int) -> None:
         new = f"SELECT {COLUMNS}, {VERSION} FROM order_items WHERE id > {last}"
         cursor.copy_expert(f"COPY ({new}) TO STDOUT", file)
         file.seek(0)
-        port = settings.clickhouse.http_port
-        size = os.fstat(file.fileno()).st_size
-        request = Request(
-            f"http://127.0.0.1:{port}/?query={quote(INSERT)}",
-            data=file,
-            headers={"Content-Length": str(size)},
-        )
+        request = _asking(settings, INSERT)
+        request.data = file
+        request.add_header("Content-Length", str(os.fstat(file.fileno()).st_size))
         urlopen(request).close()
     wiring.query(settings, LIVE)
 

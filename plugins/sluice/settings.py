@@ -41,10 +41,13 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "",
         'librdkafka\'s options as JSON: {"security.protocol": "SASL_SSL", ...}',
     ),
-    "SLUICE_CLICKHOUSE_HOST": ("127.0.0.1", "ClickHouse's host"),
+    "SLUICE_CLICKHOUSE_HOST": ("", "ClickHouse's host; empty is this machine"),
     "SLUICE_CLICKHOUSE_PORT": ("9000", "ClickHouse's native port"),
     "SLUICE_CLICKHOUSE_HTTP_PORT": ("8123", "ClickHouse's HTTP port"),
-    "SLUICE_CLICKHOUSE_USER": ("default", "ClickHouse's user"),
+    "SLUICE_CLICKHOUSE_USER": (
+        "",
+        "ClickHouse's user; of another server than the stack's own, default",
+    ),
     "SLUICE_CLICKHOUSE_PASSWORD": ("", "its password"),
     "SLUICE_CLICKHOUSE_OPTIONS": (
         "",
@@ -271,7 +274,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     values = {name: default for name, (default, _) in VARIABLES.items()}
     values.update((name, environment[name]) for name in VARIABLES if environment.get(name))
     home = (PROJECT / Path(values["SLUICE_HOME"]).expanduser()).resolve()
-    password = values["SLUICE_POSTGRES_PASSWORD"] or read_secrets(home).get("postgres", "")
+    secrets = read_secrets(home)
+    password = values["SLUICE_POSTGRES_PASSWORD"] or secrets.get("postgres", "")
+    user, warehouse_password = _warehouse_user(values, secrets)
     if values["SLUICE_RELAY_ACK"] not in {"drained", "broker"}:
         raise WrongUsage("SLUICE_RELAY_ACK must be drained or broker")
     if values["SLUICE_QUALITY_REPAIR"] not in {"off", "suggest", "auto"}:
@@ -296,11 +301,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             options=_flat(values, "SLUICE_KAFKA_OPTIONS"),
         ),
         clickhouse=ClickHouseSettings(
-            host=values["SLUICE_CLICKHOUSE_HOST"],
+            host=values["SLUICE_CLICKHOUSE_HOST"] or "127.0.0.1",
             port=_number(values, "SLUICE_CLICKHOUSE_PORT"),
             http_port=_number(values, "SLUICE_CLICKHOUSE_HTTP_PORT"),
-            user=values["SLUICE_CLICKHOUSE_USER"],
-            password=SecretStr(values["SLUICE_CLICKHOUSE_PASSWORD"]),
+            user=user,
+            password=SecretStr(warehouse_password),
             options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
             cluster=_cluster(values),
         ),
@@ -325,6 +330,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
     )
+
+
+def _warehouse_user(values: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[str, str]:
+    """ClickHouse's user and password: what is set, or else those of the embedded server."""
+    host, user = values["SLUICE_CLICKHOUSE_HOST"], values["SLUICE_CLICKHOUSE_USER"]
+    password = values["SLUICE_CLICKHOUSE_PASSWORD"]
+    if host or user or password or "clickhouse" not in secrets:
+        return user or "default", password
+    return "sluice", secrets["clickhouse"]
 
 
 def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:

@@ -55,11 +55,11 @@ def table() -> Iterator[DrainedTable]:
     catalog = load_catalog("models")
     with temporary_home() as home, small_disk(home / "clickhouse"):
         variables = stack_environment(home)
-        settings = read_settings(variables)
-        stack = Stack(settings)
+        stack = Stack(read_settings(variables))
         stack.launch()
         try:
             stack.start(("broker", "clickhouse"), lambda _: None)
+            settings = read_settings(variables)
             Topics(settings.kafka).ensure(topics(catalog))
             with closing(ClickHouse(settings.clickhouse)) as clickhouse:
                 warehouse.create_warehouse(clickhouse, catalog)

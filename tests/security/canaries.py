@@ -15,9 +15,16 @@ import psutil
 
 from sluice.settings import secrets_file
 
-# What a stack makes for itself; the others come from the environment. ClickHouse has no password
-# here: the embedded server takes none.
-MADE = ("postgres", "airflow", "api_secret_key", "jwt_secret", "fernet_key")
+# What a stack makes for itself; the others come from the environment.
+MADE = (
+    "postgres",
+    "clickhouse",
+    "clickhouse_reader",
+    "airflow",
+    "api_secret_key",
+    "jwt_secret",
+    "fernet_key",
+)
 GIVEN = ("sasl", "tls_key", "webhook", "slack", "smtp")
 
 

@@ -92,15 +92,15 @@ def test_no_process_shows_a_secret_on_its_command_line(troubled: Planted) -> Non
 
 def test_no_command_prints_a_secret(troubled: Planted) -> None:
     started, *printed = troubled.printed
-    # `up` ends with the UI's address and its password, for whoever sits at the terminal.
-    assert troubled.canaries.within(started) == {"airflow"}
+    # `up` ends with the pages' addresses and passwords, for whoever sits at the terminal.
+    assert troubled.canaries.within(started) == {"airflow", "clickhouse"}
     assert [text for text in printed if troubled.canaries.within(text)] == []
 
 
 def test_env_prints_the_passwords_that_its_clients_need_and_no_other(planted: Planted) -> None:
     printed = planted.sluice("env").stdout
     planted.printed[-2:] = []
-    assert planted.canaries.within(printed) == {"postgres", "airflow"}
+    assert planted.canaries.within(printed) == {"postgres", "clickhouse", "airflow"}
 
 
 def test_state_tables_and_xcoms_hold_no_secret(troubled: Planted) -> None:

@@ -53,6 +53,8 @@ def kill_at(pipeline: Pipeline, kind: str, point: str) -> bool:
         **os.environ,
         "SLUICE_CLICKHOUSE_PORT": str(settings.port),
         "SLUICE_CLICKHOUSE_HTTP_PORT": str(settings.http_port),
+        "SLUICE_CLICKHOUSE_USER": settings.user,
+        "SLUICE_CLICKHOUSE_PASSWORD": settings.password.get_secret_value(),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
     }
     command = [sys.executable, "-m", "tests.star.killed", kind, point]

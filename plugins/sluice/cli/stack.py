@@ -253,7 +253,9 @@ def _show(settings: Settings) -> None:
     password = read_secrets(settings.home)["airflow"]
     typer.echo(f"\nAirflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
     typer.echo(f"Store API   http://127.0.0.1:{settings.api_port}/docs")
-    typer.echo(f"ClickHouse  http://127.0.0.1:{settings.clickhouse.http_port}/play")
+    clickhouse = settings.clickhouse
+    play = f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}"
+    typer.echo(f"ClickHouse  {play}  ({clickhouse.password.get_secret_value()})")
     typer.echo('Other clients: eval "$(.venv/bin/sluice env)"; stop it all: make down')
 
 

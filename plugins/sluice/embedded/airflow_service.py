@@ -80,7 +80,11 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
             "port": clickhouse.port,
             "login": clickhouse.user,
             "password": clickhouse.password.get_secret_value(),
-            "extra": {**clickhouse.options, "http_port": clickhouse.http_port},
+            "extra": {
+                **clickhouse.options,
+                "http_port": clickhouse.http_port,
+                "play": f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}",
+            },
         },
     }
     return {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()}

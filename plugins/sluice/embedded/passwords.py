@@ -10,7 +10,14 @@ from pathlib import Path
 
 from sluice.settings import read_secrets, secrets_file
 
-_NAMES = ("postgres", "airflow", "api_secret_key", "jwt_secret")
+_NAMES = (
+    "postgres",
+    "clickhouse",
+    "clickhouse_reader",
+    "airflow",
+    "api_secret_key",
+    "jwt_secret",
+)
 
 
 def ensure_secrets(home: Path) -> dict[str, str]:

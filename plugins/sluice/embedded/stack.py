@@ -18,7 +18,7 @@ from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from sluice.embedded import airflow_service, postgres
+from sluice.embedded import airflow_service, clickhouse_users, postgres
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
@@ -105,6 +105,7 @@ class Stack:
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
         airflow_service.write_passwords(self._settings, secrets)
+        clickhouse_users.write_configuration(self._home / "run", secrets)
         postgres.create_cluster(self._home / "postgres", secrets["postgres"])
         config = self._home / "run" / "supervisord.conf"
         config.write_text(self._config())
