@@ -36,8 +36,8 @@ REFUSED = {
 # `--detach` began this stack.
 FOREGROUND = {"relay", "relay --snapshot", "up"}
 # Make says what it would run. What a DAG did first at that moment is done again, as the exit code
-# says. `store` in psql's arguments is a database of the same tables without a publication. pip finds
-# all that it would install, and leaves the environment of the tests as it is.
+# says. `store` in psql's arguments is a database of the same tables without a publication. pip
+# finds all that it would install, and leaves the environment of the tests as it is.
 _PRELUDE = """
 set -euo pipefail
 make() { command make -n "$@" > /dev/null; }
