@@ -110,7 +110,7 @@ def publish(settings: KafkaSettings) -> None:
         batch = Batch()
         publisher.publish("cdc.t", b"k", b"v", batch)
         publisher.flush(batch)
-        for _ in range(20):
+        for _ in range(80):
             publisher.poll(0.1)
         raise publisher._broker.failure(KafkaError(KafkaError._TIMED_OUT))
     finally:
@@ -127,12 +127,12 @@ def of_log(call: Callable[[KafkaLog], object]) -> Callable[[KafkaSettings], obje
 
 REJECT = Reject(record=Record(0, b"k", b"v"), reason="r")
 CLIENTS: dict[str, Callable[[KafkaSettings], object]] = {
-    "the epoch": lambda settings: Topics(settings, seconds=3).epoch(),
-    "partitions": lambda settings: Topics(settings, seconds=3).partitions(),
-    "set-up": lambda settings: Topics(settings, seconds=3).ensure(["cdc.t"]),
-    "a note": lambda settings: Topics(settings, seconds=3)._produce({"epoch": "e"}),
-    "a mark": lambda settings: Topics(settings, seconds=3).mark("s"),
-    "incarnation": lambda settings: Topics(settings, seconds=3).incarnation(["cdc.t"]),
+    "the epoch": lambda settings: Topics(settings, seconds=6).epoch(),
+    "partitions": lambda settings: Topics(settings, seconds=6).partitions(),
+    "set-up": lambda settings: Topics(settings, seconds=6).ensure(["cdc.t"]),
+    "a note": lambda settings: Topics(settings, seconds=6)._produce({"epoch": "e"}),
+    "a mark": lambda settings: Topics(settings, seconds=6).mark("s"),
+    "incarnation": lambda settings: Topics(settings, seconds=6).incarnation(["cdc.t"]),
     "a drain's read": of_log(read_log),
     "a drain's topic": of_log(lambda log: log.topic_id("cdc.t")),
     "a drain's rejects": of_log(lambda log: log.publish_dead_letters("t", [REJECT])),
@@ -160,7 +160,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
             "an unknown authority": Case(encrypted, tls, "does not agree on TLS", "ssl.ca"),
             "TLS to a plain port": Case(plain, tls, "SSL", options),
             "plain to a TLS port": Case(encrypted, {}, "does not answer", options),
-            "an unknown name": Case("nowhere.invalid:9", {}, "name that is not known", "BOOTSTRAP"),
+            "an unknown name": Case("nowhere..invalid:9", {}, "name that is not known", "BOOTSTRAP"),
             "a closed port": Case(f"127.0.0.1:{closed}", {}, "does not answer", log),
             "a silent port": Case(f"127.0.0.1:{silent}", {}, "", log),
         }
