@@ -32,9 +32,11 @@ from sqlalchemy import text
 
 from sluice import wiring
 from sluice.adapters.postgres import PostgresSource, connection_options
+from sluice.catalog import load_catalog
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
+from sluice.outcomes import Outcomes
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
@@ -158,7 +160,10 @@ class Bench:
 
     def checked(self) -> str:
         """What the deep check finds in the table."""
-        ((_, findings),) = wiring.differences(self.settings, ["order_items"])
+        outcomes, table = Outcomes(), load_catalog(self.settings.models).table("order_items")
+        found = wiring.differences(self.settings, [table], outcomes)
+        outcomes.require()
+        ((_, findings),) = found
         return "; ".join(found.sentence() for found in findings.differences) or "equal"
 
     def dumped(self) -> str:

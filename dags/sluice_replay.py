@@ -29,6 +29,14 @@ with DAG(
             description="Which dead letters, one condition a line, such as reason~price (contains)"
             " or offset>=100. None: all of the table.",
         ),
+        "pass_rejects": Param(
+            False,
+            type="boolean",
+            title="Let them pass",
+            description="For a topic that the drain refuses because too many of its events are"
+            " invalid: drain it to its end; all that is invalid becomes a dead letter. Nothing is"
+            " replayed.",
+        ),
     },
     doc_md="""
 ### Replay
@@ -37,7 +45,8 @@ original positions, so what is newer stays, and are marked as replayed; the run 
 are still invalid, and names the first. Running it again changes nothing. The next minute rebuilds
 the facts.
 
-By hand: `sluice dead-letters replay --table TABLE [--where CONDITION]`.
+By hand: `sluice dead-letters replay --table TABLE [--where CONDITION]`; a topic with too many
+invalid events: `sluice drain TABLE --pass-rejects --until-empty`.
 """,
 ) as dag:
     tasks.replay()

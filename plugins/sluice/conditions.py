@@ -14,7 +14,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource, SlotState
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
-from sluice.errors import TableDiffers
+from sluice.errors import NotReady, TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
 from sluice.quality import FAIL, PASS, WARN, Check, graded
@@ -80,7 +80,7 @@ class Conditions:
         repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
         try:
             require_same(self.clickhouse, table)
-        except TableDiffers as error:
+        except (TableDiffers, NotReady) as error:
             differs.append(error.what)
             repair = f"{error.remedy}" if len(differs) == 1 else repair
         return Check(

@@ -30,6 +30,7 @@ from sluice.events import CONNECT
 from sluice.findings import MOST_KEYS, FactFindings, TableFindings, seen_twice
 from sluice.generate.clickhouse import quoted
 from sluice.generate.joins import select_all
+from sluice.outcomes import Outcomes
 from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint
 from sluice.range_check import RangeCheck, Snapshot
@@ -68,15 +69,23 @@ class DeepCheck:
     rows: int = _ROWS_IN_A_RANGE
     reached: Reached = go_on
 
-    def tables(self, tables: Sequence[Table]) -> Iterator[tuple[Table, TableFindings]]:
-        """Compare each table with its source."""
+    def tables(
+        self, tables: Sequence[Table], outcomes: Outcomes
+    ) -> Iterator[tuple[Table, TableFindings]]:
+        """Compare each table with its source; those that cannot be are left to `outcomes`."""
         plans = []
         with ExitStack() as stack:
             snapshots = _Snapshots(self.snapshot, stack)
             for table in tables:
-                plan = self._plan(snapshots.present(table), table)
+                findings = None
+                snapshots.require()  # without one no table can be compared
+                with outcomes.of(table.name):
+                    plan = self._plan(snapshots.present(table), table)
+                    findings = self._table(snapshots, plan)
+                if findings is None:
+                    snapshots.renew()
+                    continue
                 plans.append(plan)
-                findings = self._table(snapshots, plan)
                 log.info(
                     "deep: %s, %d rows, %d buckets differ",
                     table.name,
@@ -179,11 +188,20 @@ class _Snapshots:
             NotReady: the table is truncated all the time.
         """
         for _ in range(_ATTEMPTS):
-            if self._open is None or time.monotonic() > self._until:
-                self._stack.close()
-                self._open = self._stack.enter_context(self._opening())
-                self._until = time.monotonic() + _HELD
-            if self._open.holds(table):
-                return self._open
-            self._until = 0.0
+            snapshot = self.require()
+            if snapshot.holds(table):
+                return snapshot
+            self.renew()
         raise NotReady(f"{table.name} was truncated each time before it could be compared")
+
+    def require(self) -> Snapshot:
+        """The one that is open, or the next."""
+        if self._open is None or time.monotonic() > self._until:
+            self._stack.close()
+            self._open = self._stack.enter_context(self._opening())
+            self._until = time.monotonic() + _HELD
+        return self._open
+
+    def renew(self) -> None:
+        """Have the next one opened when one is needed."""
+        self._until = 0.0

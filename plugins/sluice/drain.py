@@ -74,10 +74,12 @@ class Drain(Resumption):
 
     Attributes:
         reread: asked for rows that their event has not whole; without it those are dead letters.
+        pass_rejects: let invalid events go to the dead letters, however many they are.
         reached: called with each of POINTS as it is passed.
     """
 
     reread: Reread | None = None
+    pass_rejects: bool = False
     reached: Reached = go_on
 
     def run(self, decoder: Decoder) -> DrainReport:
@@ -197,11 +199,15 @@ class Drain(Resumption):
             what = f"{run} events in a row are invalid"
         else:
             return
+        what = f"{table.topic}: {what}, first at offset {rejects[0].record.offset}"
+        if self.pass_rejects:
+            log.warning("%s: %s; they go to the dead letters", what, rejects[0].reason)
+            return
         raise PoisonedTopic(
-            f"{table.topic}: {what}, first at offset"
-            f" {rejects[0].record.offset}: {rejects[0].reason}",
-            remedy="nothing was drained past them; mend the models (make generate, sluice init)"
-            " or the producer, then run: sluice drain " + table.name,
+            f"{what}: {rejects[0].reason}",
+            remedy="nothing was drained past them. Where the models are wrong run: make generate,"
+            f" sluice init; else run: sluice drain {table.name} --pass-rejects --until-empty, which"
+            f" lets them go to the dead letters, then: sluice resync {table.name}",
         )
 
     def _keep_rejects(
@@ -297,8 +303,9 @@ def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:
     if len(sources) > 1:
         raise SourceChanged(
             f"{table.topic}: events come from {' and '.join(sorted(sources))}",
-            remedy="positions of two sources cannot be compared. Let one of them write; to change"
-            " from one to the other see docs/sources.md and: sluice source",
+            remedy="their positions cannot be compared. Stop one of them, delete the topic, then"
+            f" run: sluice init; sluice resync {table.name}. To change from one to the other see"
+            " docs/sources.md and: sluice source",
         )
     return next(iter(sources), "")
 

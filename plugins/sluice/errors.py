@@ -10,7 +10,8 @@ SluiceError
 ├── Retryable            the same call may succeed later                    exit 3
 │   ├── Unreachable      a service does not answer
 │   ├── NotReady         a service answers, but set-up is not finished
-│   │   └── SlotAwaited  nothing can be compared before the first snapshot's end
+│   │   ├── SlotAwaited  nothing can be compared before the first snapshot's end
+│   │   └── Lagging      the drain is not past a fence in time
 │   ├── Refused          ClickHouse takes nothing now: too many parts, no memory or disk, read-only
 │   ├── StaleCheckpoint  another drain advanced the checkpoint first
 │   ├── StaleRebuild     another rebuild replaced the fact first
@@ -25,10 +26,15 @@ SluiceError
 ```
 
 A message says what, where and what to do, in one or two lines; `str(error)` is that message.
+
+Of the errors of several tables the worst decides the exit code, in the order 0, 1, 3, 4: a step
+that did not run (3) may hide what a finding (1) would tell, and where a person is needed (4) a
+repetition changes nothing. WrongUsage is never one table's: it ends the command.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -86,6 +92,10 @@ class NotReady(Retryable):
 
 class SlotAwaited(NotReady):
     """The replication slot is not there yet: the relay has not finished its first snapshot."""
+
+
+class Lagging(NotReady):
+    """The drain did not pass the fence in time."""
 
 
 class Refused(Retryable):
@@ -156,3 +166,8 @@ class PoisonedTopic(NeedsPerson):
 
 class Rejected(SluiceError):
     """The record is invalid."""
+
+
+def worst(errors: Iterable[SluiceError]) -> SluiceError:
+    """The error that decides the exit code; see the module. Of equally bad ones the first."""
+    return max(errors, key=lambda error: error.exit_code)

@@ -15,7 +15,8 @@ from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Catalog, Column, Table
 from sluice.generate.clickhouse import literal, quoted
 from sluice.marks import FAIL, OFF, WARN, Expectation
-from sluice.quality import PASS, Check
+from sluice.outcomes import Outcomes
+from sluice.quality import PASS, Check, unmade
 from sluice.selection import key_text
 
 _MOST_KEYS = 1000
@@ -52,12 +53,18 @@ class Expectations:
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
         """A check for each expectation, and for each reference whether its rows are there."""
-        return tuple(check for table in tables for check in self._table(table))
+        outcomes, checks = Outcomes(), list[Check]()
+        for table in tables:
+            rules = list(rules_of(self.catalog, table))
+            if rules:
+                with outcomes.of(table.name):
+                    checks += self._table(table, rules)
+            if table.name in outcomes.troubles:
+                error = outcomes.troubles[table.name]
+                checks += [unmade(table.name, rule.check, error) for rule in rules]
+        return tuple(checks)
 
-    def _table(self, table: Table) -> Iterator[Check]:
-        rules = list(rules_of(self.catalog, table))
-        if not rules:
-            return
+    def _table(self, table: Table, rules: Sequence[Rule]) -> Iterator[Check]:
         rows, found = self._look(table, rules)
         if any(keys for _, keys in found):
             self.catch_up()

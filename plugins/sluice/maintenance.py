@@ -10,16 +10,17 @@ OPTIMIZE ... CLEANUP knows none of that and is never used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import QualityFailed, WrongUsage
+from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
 from sluice.generate.clickhouse import key_expression, quoted
 from sluice.generate.rollups import noted
 from sluice.merges import merge
+from sluice.outcomes import Outcomes
 
 # Longer than a slot may stay behind and a topic keeps events; see docs/adr/0008-delete-markers.md.
 GUARD = timedelta(days=30)
@@ -31,17 +32,28 @@ _FREE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceReport:
-    """What was done and what was seen, a line each; `alarms` is what a person has to look at."""
+    """What was done and what was seen, a line each.
+
+    Attributes:
+        alarms: what a person has to look at.
+        troubles: table or fact -> why it could not be cleaned up.
+    """
 
     done: tuple[str, ...]
     alarms: tuple[str, ...]
+    troubles: Mapping[str, SluiceError] = field(default_factory=dict)
 
     def require_calm(self) -> None:
-        """Raise QualityFailed when something has to be looked at."""
-        if self.alarms:
-            raise QualityFailed(
-                "; ".join(self.alarms), remedy="see: docs/adr/0008-delete-markers.md, sluice status"
-            )
+        """Raise the worst of what has to be looked at; alarms are QualityFailed."""
+        outcomes = Outcomes()
+        outcomes.troubles.update(self.troubles)
+        with outcomes.of("maintenance"):
+            if self.alarms:
+                raise QualityFailed(
+                    "; ".join(self.alarms),
+                    remedy="see: docs/adr/0008-delete-markers.md, sluice status",
+                )
+        outcomes.require()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +78,31 @@ class Maintenance:
         """
         if self.guard < _SHORTEST:
             raise WrongUsage(f"a guard of {self.guard} is too short; at least {_SHORTEST}")
-        done: list[str] = []
+        done, outcomes = list[str](), Outcomes()
         for table in self.catalog.tables:
-            done += self._clean_table(table)
-            done += self._expire(table)
+            with outcomes.of(table.name):
+                done += self._clean_table(table)
+                done += self._expire(table)
         for fact in self.catalog.facts:
-            done += self._clean_fact(fact)
+            with outcomes.of(fact.name):
+                done += self._clean_fact(fact)
         done += self._drop_shadows()
         # After the markers: one that meets its older row only now stays until the next night.
-        for storage in [table.storage for table in self.catalog.tables]:
-            done += self._merge(storage)
+        for table in self.catalog.tables:
+            with outcomes.of(table.name):
+                done += self._merge(table.storage)
         for fact in self.catalog.facts:
-            for name in (fact.name, *(rollup.name for rollup in fact.table.rollups)):
-                done += self._merge(name)
+            with outcomes.of(fact.name):
+                for name in (fact.name, *(rollup.name for rollup in fact.table.rollups)):
+                    done += self._merge(name)
         alarms = [alarm for server in self.clickhouse.servers() for alarm in self._watch(server)]
-        return MaintenanceReport(done=tuple(done), alarms=tuple(alarms))
+        return MaintenanceReport(done=tuple(done), alarms=tuple(alarms), troubles=outcomes.troubles)
 
     def _one(self, name: str, **parameters: Any) -> tuple[Any, ...]:
-        return self.clickhouse.execute(self.queries[name], **parameters)[0]
+        rows = self.clickhouse.execute(self.queries[name], **parameters)
+        if not rows:
+            raise NotReady(f"cdc.{parameters['table']} is not there", remedy="run: sluice init")
+        return rows[0]
 
     def _clean_table(self, table: Table) -> Iterator[str]:
         """Delete markers of a source table that nothing can need any more."""

@@ -8,29 +8,26 @@ A difference is a finding only when a second fence finds the same difference.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import NotReady, StaleCheckpoint, TopicGap
+from sluice.errors import Lagging, QualityFailed, Retryable, SluiceError, TopicGap
+from sluice.fences import Fences
 from sluice.generate.clickhouse import key_expression, quoted
 from sluice.marks import OFF
+from sluice.outcomes import Outcomes
 from sluice.positions import format_lsn, pack
 from sluice.rebuild import Rebuild
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PASS, WARN, FAIL, UNSETTLED = "pass", "warn", "fail", "unsettled"
 # Checks whose two values are the same thing counted on both sides.
 COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
 _ATTEMPTS = 4
-_PAUSE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +58,24 @@ class Check:
         text = f"{self.table}: {self.check} {self.status}:"
         parts = [f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"]
         if self.difference:
-            parts = [*parts, self.difference] if self.check in COMPARED else [f" {self.difference}"]
+            counted = self.check in COMPARED and (self.postgres or self.clickhouse)
+            parts = [*parts, self.difference] if counted else [f" {self.difference}"]
         text += "; ".join(parts)
         return f"{text}; {self.repair}" if self.repair and self.status != PASS else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport:
-    """All checks of a run; `fence` is the point of the WAL they are of."""
+    """All checks of a run.
+
+    Attributes:
+        fence: the point of the WAL they are of.
+        troubles: table or fact -> why it could not be compared this time, though another run may.
+    """
 
     checks: tuple[Check, ...]
     fence: int = 0
+    troubles: Mapping[str, SluiceError] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[str]:
@@ -84,9 +88,29 @@ class QualityReport:
         return not self.failures
 
     @property
+    def behind(self) -> frozenset[str]:
+        """Tables that the drain did not bring past the fence, so that they were not compared."""
+        fenced = (check for check in self.checks if check.check in {"caught_up", "gap"})
+        return frozenset(check.table for check in fenced if check.status != PASS)
+
+    @property
     def settled(self) -> bool:
-        """Whether the drain passed the fence, so that both sides could be compared."""
-        return all(c.status == PASS for c in self.checks if c.check in {"caught_up", "gap"})
+        """Whether the drain passed the fence with every table."""
+        return not self.behind
+
+    def require_passed(self) -> None:
+        """Raise the worst of what was found and of what could not be compared.
+
+        Raises:
+            QualityFailed: a check failed.
+            Retryable: a table could not be compared this time.
+        """
+        outcomes = Outcomes()
+        outcomes.troubles.update(self.troubles)
+        if self.failures:
+            failed = ", ".join(sorted({c.table for c in self.checks if c.status == FAIL}))
+            outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {failed}")
+        outcomes.require()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +118,11 @@ class Quality:
     """Compares tables and their facts.
 
     Attributes:
-        slot: the replication slot's name; the drain is past a fence when the slot is.
-        had_slot: whether there was one, so that one that is not there is gone.
         exact: a fence that waits for the transactions under way. Other fences are cheaper, but a
             commit that is in the WAL already and not yet visible lies before them unseen.
-        catch_up: drains the tables and rebuilds the facts; what a topic lost goes to `gaps`.
-        gaps: by source table.
         keep: keeps the results of checks as of a point of the WAL.
         most_rows: tables that have more are not counted here.
         rebuilds: by fact name.
-        seconds: how long a fence may take to be passed.
     """
 
     source: PostgresSource
@@ -111,12 +130,8 @@ class Quality:
     catalog: Catalog
     queries: Mapping[str, str]
     rebuilds: Mapping[str, Rebuild]
-    slot: str
-    had_slot: Callable[[], bool]
+    fences: Fences
     exact: Callable[[Sequence[Table]], Fence]
-    catch_up: Callable[[], None]
-    seconds: float
-    gaps: Mapping[str, TopicGap]
     keep: Callable[[int, Sequence[Check]], None]
     most_rows: int
 
@@ -127,98 +142,61 @@ class Quality:
             NotReady: there is no replication slot yet.
             Unreachable: a service does not answer.
         """
-        checks: tuple[Check, ...] = ()
+        checks: list[Check] = []
         before: set[tuple[str, str, int]] | None = None
-        counted = self.source.at_most(tables, self.most_rows)
+        counted, uncounted = self.source.at_most(tables, self.most_rows), dict[str, SluiceError]()
         for _ in range(_ATTEMPTS):
             fence = self.source.fence(counted) if before is None else self.exact(counted)
-            late = self._late(fence.lsn)
-            if late:
-                checks = tuple(self._lagging(tables, fence, late))
-                break
-            checks = tuple(self._compare(tables, fence))
+            uncounted.update(fence.troubles)
+            counted = tuple(table for table in counted if table.name in fence.rows)
+            behind = self.fences.behind(fence.lsn, tables)
+            compared, troubles = self._compare(counted, fence, behind)
+            troubles |= {n: e for n, e in uncounted.items() if n not in behind}
+            checks = [*self._fenced(tables, fence, behind), *compared, *self._uncompared(troubles)]
             found = {
                 (check.table, check.check, check.clickhouse - check.postgres)
-                for check in checks
+                for check in compared
                 if check.clickhouse != check.postgres
             }
             if not found:
                 break
             if before is not None:
-                checks = tuple(_confirmed(check, found & before) for check in checks)
+                checks = [_confirmed(check, found & before) for check in checks]
                 if found <= before:
                     break
             before = found
-        checks = graded(self.catalog, checks)
-        self.keep(fence.lsn, checks)
-        return QualityReport(checks=checks, fence=fence.lsn)
+        kept = graded(self.catalog, checks)
+        self.keep(fence.lsn, kept)
+        troubles |= {table.name: behind[table.name] for table in tables if table.name in behind}
+        return QualityReport(checks=kept, fence=fence.lsn, troubles=passing(troubles))
 
-    def _late(self, lsn: int) -> str:
-        """Why the drain is not past the point, in words; empty when it is."""
-        try:
-            passed = self.passed(lsn)
-        except NotReady:
-            if not self.had_slot():
-                raise
-            try:  # it may have been made between the two looks
-                passed = self.passed(lsn)
-            except NotReady as error:
-                if self._has_slot():
-                    raise error from None  # something else is not set up
-                return f"replication slot {self.slot!r} is gone"
-        if self.gaps:
-            return "another table's topic has a gap"
-        late = f"changes up to {format_lsn(lsn)} were not drained in {self.seconds:.0f} s"
-        return "" if passed else late
+    def _compare(
+        self, tables: Sequence[Table], fence: Fence, behind: Mapping[str, SluiceError]
+    ) -> tuple[list[Check], dict[str, SluiceError]]:
+        """Compare the counts of tables and of their facts; and why some could not be."""
+        outcomes, checks, counted = Outcomes(), list[Check](), dict[str, int]()
+        for table in tables:
+            if table.name not in behind:
+                with outcomes.of(table.name):
+                    counted[table.name] = self._rows_at(table, fence)
+                    checks.append(self._table(table, fence, counted[table.name]))
+        for fact in self.catalog.facts:
+            if fact.table.name in counted:
+                with outcomes.of(fact.name):
+                    if fact.name in behind:
+                        raise behind[fact.name]
+                    checks.append(self._fact(fact, fence, counted[fact.table.name]))
+        return checks, outcomes.troubles
 
-    def _has_slot(self) -> bool:
-        try:
-            self.source.slot(self.slot)
-        except NotReady:
-            return False
-        return True
-
-    def passed(self, lsn: int) -> bool:
-        """Drain until the slot has confirmed the point; whether that came in time."""
-        deadline = time.monotonic() + self.seconds
-        while True:
-            slot = self.source.slot(self.slot)
-            if slot.wal_status == "lost":
-                return False
-            passed = slot.confirmed_lsn >= lsn
-            if not passed and time.monotonic() > deadline:
-                return False
-            try:
-                self.catch_up()
-            except StaleCheckpoint:
-                continue  # another drain is at work; look again
-            if self.gaps:
-                return False  # the slot cannot move past what is not there
-            if passed:
-                return True
-            time.sleep(_PAUSE)
-
-    def go_on(self) -> None:
-        """Let the drain and the rebuilds pass everything that was committed until now."""
-        self.passed(self.source.fence(()).lsn)
-
-    def _compare(self, tables: Sequence[Table], fence: Fence) -> list[Check]:
-        small = [table for table in tables if table.name in fence.rows]
-        counted = {table.name: self._rows_at(table, fence) for table in small}
-        checks = list(self._caught_up(tables, fence))
-        checks += [
-            Check(
-                table=table.name,
-                check="row_count",
-                status=_status(fence.rows[table.name], counted[table.name]),
-                postgres=fence.rows[table.name],
-                clickhouse=counted[table.name],
-                repair=f"run: sluice resync {table.name}",
-            )
-            for table in small
-        ]
-        facts = (fact for fact in self.catalog.facts if fact.table.name in counted)
-        return checks + [self._fact(fact, fence, counted[fact.table.name]) for fact in facts]
+    def _table(self, table: Table, fence: Fence, rows: int) -> Check:
+        return Check(
+            table=table.name,
+            check="row_count",
+            status=_status(fence.rows[table.name], rows),
+            postgres=fence.rows[table.name],
+            clickhouse=rows,
+            repair=f"run: sluice resync {table.name}",
+        )
 
     def _fact(self, fact: Fact, fence: Fence, source_rows: int) -> Check:
         """The fact against its own table, both as they are; reported as of the fence."""
@@ -242,7 +220,7 @@ class Quality:
             difference = rebuild.live_rows(fact.table.storage) - rebuild.live_rows(fact.name)
             if difference == 0 or (rebuild.seen() == drained == rebuild.drained()):
                 break
-            self._rebuild_again()
+            self._rebuild_again(fact)
         return difference
 
     def at_rest(self, fact: Fact, compare: Callable[[Fact], T]) -> T:
@@ -253,14 +231,13 @@ class Quality:
             found = compare(fact)
             if rebuild.seen() == drained == rebuild.drained():
                 return found
-            self._rebuild_again()
+            self._rebuild_again(fact)
         return compare(fact)
 
-    def _rebuild_again(self) -> None:
-        try:
-            self.catch_up()
-        except StaleCheckpoint:
-            time.sleep(_PAUSE)
+    def _rebuild_again(self, fact: Fact) -> None:
+        troubles = self.fences.catch_up().troubles
+        if fact.name in troubles:
+            raise troubles[fact.name]
 
     def _rows_at(self, table: Table, fence: Fence) -> int:
         """Live rows as of the fence; of a source without comparable positions, as of now."""
@@ -285,35 +262,73 @@ class Quality:
         )
         return int(settled[0][0]) + int(changed[0][0])
 
-    def _lagging(self, tables: Sequence[Table], fence: Fence, late: str) -> Iterator[Check]:
-        """That nothing could be compared: a finding where no other check is one for it."""
-        slot = self.source.find_slot(self.slot)
-        alone = slot is not None and slot.wal_status != "lost" and not self.gaps
-        for table in tables:
-            gap = self.gaps.get(table.name)
-            lagging = Check(
-                table=table.name,
-                check="caught_up",
-                status=FAIL if alone else UNSETTLED,
-                postgres=fence.lsn,
-                clickhouse=slot.confirmed_lsn if slot else 0,
-                difference=late,
-                repair="see: sluice status, sluice logs relay",
-            )
-            yield _gap(table, gap) if gap else lagging
+    def _uncompared(self, troubles: Mapping[str, SluiceError]) -> list[Check]:
+        """That tables or facts could not be compared."""
+        facts = {fact.name for fact in self.catalog.facts}
+        return [
+            unmade(name, "fact_row_count" if name in facts else "row_count", error)
+            for name, error in troubles.items()
+        ]
 
-    def _caught_up(self, tables: Sequence[Table], fence: Fence) -> Iterator[Check]:
-        """That every table is past the fence; so findings of earlier runs end."""
+    def _fenced(
+        self, tables: Sequence[Table], fence: Fence, behind: Mapping[str, SluiceError]
+    ) -> Iterator[Check]:
+        """Whether each table is past the fence; where all are, findings of earlier runs end."""
         for table in tables:
-            yield Check(
-                table=table.name,
-                check="caught_up",
-                status=PASS,
-                postgres=fence.lsn,
-                clickhouse=fence.lsn,
-                difference=f"everything up to {format_lsn(fence.lsn)} is drained",
-            )
-            yield _gap(table, None)
+            error = behind.get(table.name)
+            if isinstance(error, TopicGap):
+                yield _gap(table, error)
+            elif isinstance(error, Lagging):
+                yield self._lagging(table, fence, error)
+            elif error is not None:
+                yield unmade(table.name, "caught_up", error)
+            else:
+                yield Check(
+                    table=table.name,
+                    check="caught_up",
+                    status=PASS,
+                    postgres=fence.lsn,
+                    clickhouse=fence.lsn,
+                    difference=f"everything up to {format_lsn(fence.lsn)} is drained",
+                )
+                yield _gap(table, None)
+
+    def _lagging(self, table: Table, fence: Fence, late: Lagging) -> Check:
+        """That nothing could be compared: a finding where no check of the slot is one for it."""
+        slot = self.source.find_slot(self.fences.slot)
+        return Check(
+            table=table.name,
+            check="caught_up",
+            status=FAIL if slot is not None and slot.wal_status != "lost" else UNSETTLED,
+            postgres=fence.lsn,
+            clickhouse=slot.confirmed_lsn if slot else 0,
+            difference=late.what,
+            repair=late.remedy or "",
+        )
+
+
+def unmade(table: str, check: str, error: SluiceError) -> Check:
+    """A check that an error kept from being made: a finding unless it may pass by itself."""
+    return Check(
+        table=table,
+        check=check,
+        status=UNSETTLED if isinstance(error, Retryable) else FAIL,
+        postgres=0,
+        clickhouse=0,
+        difference=error.what,
+        repair=error.remedy or "",
+    )
+
+
+def passing(troubles: Mapping[str, SluiceError]) -> dict[str, SluiceError]:
+    """The troubles that may pass by themselves; the others, and a drain that is late, are findings
+    of a check.
+    """
+    return {
+        name: error
+        for name, error in troubles.items()
+        if isinstance(error, Retryable) and not isinstance(error, Lagging)
+    }
 
 
 def graded(catalog: Catalog, checks: Sequence[Check]) -> tuple[Check, ...]:

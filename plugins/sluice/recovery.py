@@ -21,6 +21,7 @@ from sluice.errors import (
     SlotRecreated,
     SourceChanged,
 )
+from sluice.outcomes import Outcomes
 from sluice.relay.reading import ExactSnapshot
 from sluice.repair import DIFF, Repair, forecast
 
@@ -47,15 +48,33 @@ class Recovery:
     compare: Callable[[ExactSnapshot], DeepCheck]
     repair: Callable[[ExactSnapshot], Repair]
 
-    def run(self, tables: Sequence[Table], fault: Exception) -> Iterator[str]:
-        """Recover from what the relay's preparation raised; what was done, a line each."""
+    def run(self, tables: Sequence[Table], fault: Exception, outcomes: Outcomes) -> Iterator[str]:
+        """Recover from what the relay's preparation raised; what was done, a line each.
+
+        A table that cannot be brought back is left to `outcomes`, and what to do for it later: the
+        slot that it shares with the others begins all the same.
+
+        Raises:
+            SluiceError: positions begin anew, and a table is not drained up to where they do. With
+                a new slot its older events would win over newer ones.
+        """
+        # LSNs of another server, or offsets of another topic, do not go on where they were.
+        anew = self.by_offset or isinstance(fault, SourceChanged)
         for table in tables:
-            self.drained(table)
-            # LSNs of another server, or offsets of another topic, do not go on where they were.
-            if self.by_offset or isinstance(fault, SourceChanged):
-                self.raise_epoch(table)
+            with outcomes.of(table.name):
+                self.drained(table)
+                if anew:
+                    self.raise_epoch(table)
+        if anew:
+            outcomes.require()
+        sound = [table for table in tables if table.name not in outcomes.troubles]
         with self.replacing() as snapshot:
             repair = self.repair(snapshot)
-            for table, findings in self.compare(snapshot).tables(tables):
-                report = repair.run(table, findings, DIFF)
-                yield report.sentence() if report else forecast(table, findings)
+            for table, findings in self.compare(snapshot).tables(sound, outcomes):
+                with outcomes.of(table.name):
+                    report = repair.run(table, findings, DIFF)
+                    yield report.sentence() if report else forecast(table, findings)
+        for name, error in outcomes.troubles.items():
+            again = f"sluice resync {name}"
+            if again not in str(error):
+                error.remedy = f"{error.remedy or 'remove the cause'}; then run: {again}"

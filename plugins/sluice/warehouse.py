@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, Fact, Table
-from sluice.errors import TableDiffers
+from sluice.errors import SluiceError
 from sluice.evolution import evolve, fact_differs, former_rollups, rollup_is_made
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.rollups import noted
 from sluice.generate.star import star_statements
+from sluice.outcomes import Outcomes
 from sluice.rebuild import Rebuild
 from sluice.settings import PROJECT, Cluster
 from sluice.statements import read_statements
@@ -29,24 +30,29 @@ PIPELINE = PROJECT / "sql/clickhouse/pipeline.sql"
 
 def create_warehouse(
     clickhouse: ClickHouse, catalog: Catalog
-) -> tuple[list[str], dict[str, TableDiffers]]:
-    """Make or bring along everything in ClickHouse; what was done, and tables that could not be."""
+) -> tuple[list[str], dict[str, SluiceError]]:
+    """Make or bring along everything in ClickHouse; what was done, and tables and facts that could
+    not be, with why.
+    """
+    outcomes = Outcomes()
     for name, statement in read_statements(_BOOKKEEPING).items():
         if name.startswith("database_"):
             clickhouse.everywhere(statement)
         else:
             clickhouse.execute(on_cluster(statement, clickhouse.cluster))
-    done, stopped = _tables(clickhouse, catalog)
+    done = _tables(clickhouse, catalog, outcomes)
     names = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
     names |= {name for table in catalog.tables for name in (table.storage, table.history)}
     for fact in catalog.facts:
-        if not {table.name for table in fact.tables} & stopped.keys():
+        if {table.name for table in fact.tables} & outcomes.troubles.keys():
+            continue
+        with outcomes.of(fact.name):
             for gone in sorted(former_rollups(clickhouse, fact.name) - names):
                 clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(gone)}")
                 _drop_rollup(clickhouse, gone)
                 done.append(f"olap.{gone}: dropped, the models have it no longer")
             done += _star(clickhouse, fact)
-    return done, stopped
+    return done, outcomes.troubles
 
 
 def state_tables() -> dict[str, list[str]]:
@@ -89,24 +95,20 @@ def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
     )
 
 
-def _tables(clickhouse: ClickHouse, catalog: Catalog) -> tuple[list[str], dict[str, TableDiffers]]:
-    """Make the source tables, or bring them along; what was done, and which could not be."""
+def _tables(clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes) -> list[str]:
+    """Make the source tables, or bring them along; what was done."""
     done: list[str] = []
-    stopped: dict[str, TableDiffers] = {}
     for table in catalog.tables:
-        try:
+        with outcomes.of(table.name):
             plan = evolve(clickhouse, table)
-        except TableDiffers as error:
-            stopped[table.name] = error
-            continue
-        done += plan.safe
-        if plan.resync:
-            done.append(
-                f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
-            )
-        for statement in table_statements(table, clickhouse.cluster).values():
-            clickhouse.everywhere(statement)
-    return done, stopped
+            done += plan.safe
+            if plan.resync:
+                done.append(
+                    f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
+                )
+            for statement in table_statements(table, clickhouse.cluster).values():
+                clickhouse.everywhere(statement)
+    return done
 
 
 def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:

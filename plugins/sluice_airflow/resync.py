@@ -10,6 +10,7 @@ from typing import Any
 from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowFailException
 
+from sluice.outcomes import Outcomes
 from sluice.settings import Settings
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.tasks import understood
@@ -17,6 +18,7 @@ from sluice_airflow.tasks import understood
 log = logging.getLogger("sluice.tasks")
 
 RECOVER, FORECAST, DIFF, KEYS, RANGES = "recover", "forecast", "diff", "keys", "ranges"
+ALL = "all"  # the rows of a table that could not be divided
 
 
 @task(
@@ -39,9 +41,17 @@ def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
         return [{"do": KEYS, "name": tables[0], "table": tables[0]}]
     if params["diff"] and not bounded:
         return [{"do": DIFF, "name": ", ".join(tables), "tables": tables}]
+    parts: list[dict[str, Any]] = []
     with understood():
         settings = settings_from_connections()
-        return [part for name in tables for part in _shares(settings, name, params)]
+        for name in tables:
+            outcomes = Outcomes()
+            with outcomes.of(name):
+                parts += _shares(settings, name, params)
+            for error in outcomes.troubles.values():  # its own task fails with it, or it has passed
+                log.warning("%s: %s", name, error)
+                parts.append({"do": ALL, "name": name, "table": name})
+    return parts
 
 
 def _shares(settings: Settings, name: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,8 +111,8 @@ def _resynced(
         yield wiring.forecast(settings, part["table"], **chosen)
     elif part["do"] == DIFF:
         yield from wiring.repair(settings, part["tables"])
-    elif part["do"] == KEYS:
-        yield wiring.resync(settings, part["table"], keys=chosen["keys"]).sentence()
+    elif part["do"] in {KEYS, ALL}:
+        yield wiring.resync(settings, part["table"], **chosen).sentence()
     else:
         share = [part[name] for name in ("table", "run", "share", "shares")]
         yield wiring.resync_share(settings, *share).sentence()

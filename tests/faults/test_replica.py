@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from sluice import wiring
-from sluice.errors import NeedsPerson, NotReady
+from sluice.errors import NeedsPerson, NotReady, SluiceError
 from sluice.quality import Check, QualityReport
 from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings
@@ -105,12 +105,12 @@ def test_a_standby_that_does_not_follow_is_said_to_be_behind(
         behind = "SLUICE_QUALITY_REPLICA .* replayed the WAL up to .*, not to .*, in 1 s"
         with (
             pytest.raises(NotReady, match=behind),
-            exact_snapshot(replace(reading, quality_seconds=1), lambda _: None),
+            exact_snapshot(replace(reading, quality_seconds=1), lambda _: {}),
         ):
             pass
     finally:
         replica.sql("SELECT pg_wal_replay_resume()")
-    with exact_snapshot(reading, lambda _: None) as snapshot:
+    with exact_snapshot(reading, lambda _: {}) as snapshot:
         assert snapshot.count(CATALOG.table("orders")) == pipeline.sql(
             "SELECT count(*) FROM orders"
         )
@@ -123,7 +123,7 @@ def test_a_server_that_is_no_standby_is_refused(
     itself = replace(pipeline.settings, replica=(first.host, first.port))
     with (
         pytest.raises(NeedsPerson, match="is not a standby of PostgreSQL"),
-        exact_snapshot(itself, lambda _: None),
+        exact_snapshot(itself, lambda _: {}),
     ):
         pass
 
@@ -145,5 +145,9 @@ def test_a_query_that_stands_in_the_way_of_replay_ends_and_the_check_says_so(
 
 
 def read_for_long(settings: Settings, table: str, meanwhile: Callable[[], None]) -> None:
-    with exact_snapshot(settings, lambda _: meanwhile()) as snapshot:
+    def passed(_: int) -> dict[str, SluiceError]:
+        meanwhile()
+        return {}
+
+    with exact_snapshot(settings, passed) as snapshot:
         snapshot.rows(f"SELECT pg_sleep(60) FROM {table}")

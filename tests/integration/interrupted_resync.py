@@ -28,6 +28,6 @@ def reached(point: str) -> None:
 settings = read_settings(os.environ)
 with patch.object(wiring.resyncs, "Resync", partial(Resync, rows=int(rows), reached=reached)):
     if what == "repair":
-        print(wiring.repair(settings))
+        print(list(wiring.repair(settings)))
     else:
         print(wiring.resync(settings, name, restart=True).sentence())

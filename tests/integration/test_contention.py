@@ -80,7 +80,7 @@ DRAINS: dict[str, Callable[[Settings], Any]] = {
     "drain": lambda s: wiring.drain(s, "order_items"),
     "drain --until-empty": lambda s: list(wiring.drain_until_empty(s, "order_items")),
     "resync": lambda s: wiring.resync(s, "order_items", restart=True),
-    "resync --diff": lambda s: wiring.repair(s, ["order_items"]),
+    "resync --diff": lambda s: list(wiring.repair(s, ["order_items"])),
     "quality": wiring.quality,
     "recover": lambda s: list(wiring.recover(s)),
 }
@@ -108,7 +108,7 @@ REBUILDS: dict[str, tuple[str, Callable[[Settings], Any]]] = {
     "rebuild --full": ("exchanged", lambda s: wiring.rebuild(s, FACT, full=True)),
     "rebuild --rollback": ("exchanged", lambda s: wiring.rollback(s, FACT)),
     "quality": ("rows written", wiring.quality),
-    "resync --diff": ("rows written", lambda s: wiring.repair(s, ["order_items"])),
+    "resync --diff": ("rows written", lambda s: list(wiring.repair(s, ["order_items"]))),
 }
 
 

@@ -350,14 +350,18 @@ def test_a_query_that_takes_too_long_ends_and_the_check_says_so(
 ) -> None:
     slow = "(SELECT pg_sleep(30) IS NULL)::int"
     monkeypatch.setattr(range_check, "postgres_checksum", lambda _: slow)
+    report = wiring.quality(replace(services, statement_seconds=1), ["orders"], deep=True)
+    (check,) = (c for c in report.checks if (c.table, c.check) == ("orders", "rows"))
+    assert check.status == "unsettled"
+    assert report.passed
     with pytest.raises(NotReady, match="did not finish a query: canceling statement"):
-        wiring.quality(replace(services, statement_seconds=1), ["orders"], deep=True)
+        report.require_passed()
 
 
 def test_a_throttled_check_queries_postgres_for_no_more_than_its_share_of_the_time(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with exact_snapshot(replace(services, quality_load=0.25), lambda _: None) as snapshot:
+    with exact_snapshot(replace(services, quality_load=0.25), lambda _: {}) as snapshot:
         begun = time.monotonic()
         snapshot.rows("SELECT pg_sleep(0.5)")
         assert time.monotonic() - begun >= 2

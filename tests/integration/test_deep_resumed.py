@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,9 @@ from sqlalchemy import Engine, text
 
 from sluice import deep, wiring
 from sluice.deep import POINTS, DeepCheck
+from sluice.errors import SluiceError
 from sluice.quality import Check
-from sluice.relay.reading import ExactSnapshot, exact_snapshot
+from sluice.relay.reading import ExactSnapshot, Passed, exact_snapshot
 from sluice.settings import Settings
 from tests import processes
 from tests.beside import repeating
@@ -171,14 +172,13 @@ def test_a_table_that_is_truncated_when_its_snapshot_is_open_raises_no_alarm(
     """PostgreSQL shows it empty to snapshots of before, too."""
     opened: list[int] = []
 
-    def truncating(
-        settings: Settings, passed: Callable[[int], None]
-    ) -> AbstractContextManager[ExactSnapshot]:
-        def then(point: int) -> None:
-            passed(point)
+    def truncating(settings: Settings, passed: Passed) -> AbstractContextManager[ExactSnapshot]:
+        def then(point: int) -> Mapping[str, SluiceError]:
+            behind = passed(point)
             opened.append(point)
             if len(opened) == 1:
                 restock(engine)
+            return behind
 
         return exact_snapshot(settings, then)
 

@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(
 def test_a_repair_reads_what_differs_and_keeps_each_key(services: Settings, engine: Engine) -> None:
     wiring.query(services, "TRUNCATE TABLE cdc.repairs")
     keys = spoil(services, engine, 900002)
-    done = wiring.repair(services)
+    done = list(wiring.repair(services))
     (line,) = [line for line in done if line.startswith("orders: ")]
     assert line.startswith("orders: 2 rows read again")
     assert "(3 keys), 1 deleted" in line
@@ -134,7 +134,7 @@ def test_one_command_closes_a_gap_and_what_was_lost_beside_it(
     Topics(services.kafka).ensure(["cdc.customers"])
     with engine.begin() as connection:
         connection.execute(text("UPDATE customers SET city = 'Ulm' WHERE id % 3 = 0"))
-    done = wiring.repair(services)
+    done = list(wiring.repair(services))
     told = [line for line in done if line.startswith("customers: ")]
     assert "cdc.customers was deleted and made again" in told[0]
     assert "(all rows)" not in told[1]
@@ -167,6 +167,6 @@ def test_after_clickhouse_lost_everything_both_sides_are_equal_again(
     wiring.initialise(services)
     with engine.begin() as connection:
         connection.execute(text("UPDATE customers SET city = 'Brno' WHERE id % 3 = 1"))
-    wiring.repair(services)
+    list(wiring.repair(services))
     assert wiring.quality(services, deep=True).passed
     assert_fact_equals_join(services, engine)

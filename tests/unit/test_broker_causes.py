@@ -160,7 +160,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
             "an unknown authority": Case(encrypted, tls, "does not agree on TLS", "ssl.ca"),
             "TLS to a plain port": Case(plain, tls, "SSL", options),
             "plain to a TLS port": Case(encrypted, {}, "does not answer", options),
-            "an unknown name": Case("nowhere..invalid:9", {}, "name that is not known", "BOOTSTRAP"),
+            "an unknown name": Case(
+                "nowhere..invalid:9", {}, "name that is not known", "BOOTSTRAP"
+            ),
             "a closed port": Case(f"127.0.0.1:{closed}", {}, "does not answer", log),
             "a silent port": Case(f"127.0.0.1:{silent}", {}, "", log),
         }

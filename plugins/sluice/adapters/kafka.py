@@ -21,8 +21,9 @@ from sluice.adapters.topics import (
     MovingEnd,
     Topics,
     described,
+    partitioned,
 )
-from sluice.errors import NotReady, TopicGap, TopicPartitioned, Unreachable
+from sluice.errors import NotReady, TopicGap, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.ports import Chunk
 from sluice.settings import KafkaSettings
@@ -167,10 +168,7 @@ class KafkaLog:
         if found is None:
             raise _no_topic(topic)
         if found.partitions > 1:
-            raise TopicPartitioned(
-                f"topic {topic} has {found.partitions} partitions; order per table needs one",
-                remedy="recreate the topic with one partition, then run: sluice init",
-            )
+            raise partitioned(topic, found.partitions)
         return found.id
 
     def first(self, topic: str) -> int:

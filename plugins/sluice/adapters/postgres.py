@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from psycopg2 import extensions, sql
 
 from sluice.adapters.session_settings import pinned_later, pinned_options
 from sluice.catalog import Table
-from sluice.errors import NeedsPerson, NotReady, SlotAwaited, Unreachable
+from sluice.errors import NeedsPerson, NotReady, SlotAwaited, SluiceError, Unreachable
+from sluice.outcomes import Outcomes
 from sluice.positions import parse_lsn
 from sluice.settings import PostgresSettings
 from sluice.slot_loss import INVALIDATION
@@ -62,10 +63,12 @@ class Fence:
     Attributes:
         lsn: an LSN at or after every commit that the snapshot saw.
         rows: source table -> count.
+        troubles: source table -> why it could not be counted.
     """
 
     lsn: int
     rows: dict[str, int]
+    troubles: Mapping[str, SluiceError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,19 +135,17 @@ class PostgresSource:
             limit_statements(cursor, self._seconds)
             cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
             lsn = parse_lsn(_value(cursor))
-            rows = {}
+            cursor.execute("SET LOCAL row_security = off")  # rather an error than fewer rows
+            rows, outcomes = dict[str, int](), Outcomes()
             for table in tables:
                 name = sql.Identifier(table.schema, table.relation)
-                cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
-                rows[table.name] = int(_value(cursor))
+                with outcomes.of(table.name), apart(self._settings, cursor, table):
+                    cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
+                    rows[table.name] = int(_value(cursor))
             cursor.execute("COMMIT")
             # A message in the WAL makes an idle slot move past the fence.
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
-        return Fence(lsn=lsn, rows=rows)
-
-    def rows(self, tables: Sequence[Table]) -> dict[str, int]:
-        """Source table -> count, each by itself."""
-        return self.fence(tables).rows
+        return Fence(lsn=lsn, rows=rows, troubles=outcomes.troubles)
 
     def schema_differences(self, table: Table) -> list[str]:
         """How the table in PostgreSQL differs from the model, in words; empty when it does not.
@@ -202,7 +203,12 @@ class PostgresSource:
 
 
 def _place(table: Table) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in (table.schema, table.relation))
+    return f"{_identifier(table.schema)}.{_identifier(table.relation)}"
+
+
+def _identifier(name: str) -> str:
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
 
 
 def _digits_differ(present: str, wanted: str) -> bool:
@@ -269,14 +275,33 @@ def limit_statements(cursor: Any, seconds: int) -> None:
 
 
 @contextmanager
-def translated(settings: PostgresSettings) -> Iterator[None]:
-    """psycopg2's errors as ours, in one line and without the connection string."""
-    where = f"PostgreSQL {settings.host}:{settings.port}"
+def apart(settings: PostgresSettings, cursor: Any, table: Table | None = None) -> Iterator[None]:
+    """A part of a transaction, on one table, whose failure leaves the transaction usable."""
+    with translated(settings, table):
+        cursor.execute("SAVEPOINT apart")
+        try:
+            yield
+        except psycopg2.Error:
+            with suppress(psycopg2.Error):  # of a session that ended; the first one says why
+                cursor.execute("ROLLBACK TO SAVEPOINT apart")
+            raise
+        cursor.execute("RELEASE SAVEPOINT apart")
+
+
+@contextmanager
+def translated(settings: PostgresSettings, table: Table | None = None) -> Iterator[None]:
+    """psycopg2's errors as ours, in one line and without the connection string.
+
+    Args:
+        table: what is read, for messages and remedies.
+    """
+    where, place = f"PostgreSQL {settings.host}:{settings.port}", _place(table) if table else "it"
     try:
         yield
     except psycopg2.errors.QueryCanceled as error:
+        of = f" on {table.name}" if table else ""
         raise NotReady(
-            f"{where} did not finish a query: {first_line(error)}",
+            f"{where} did not finish a query{of}: {first_line(error)}",
             remedy="look for what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
         ) from error
     except psycopg2.errors.SerializationFailure as error:
@@ -294,6 +319,18 @@ def translated(settings: PostgresSettings) -> Iterator[None]:
             f"{where} does not answer as PostgreSQL does",
             remedy="mend SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
         ) from error
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName) as error:
+        raise NeedsPerson(
+            f"{where}: {first_line(error)}",
+            remedy="create it in PostgreSQL, or take its model out and run: sluice generate, sluice"
+            " init",
+        ) from error
+    except psycopg2.errors.InsufficientPrivilege as error:
+        first, user = first_line(error), _identifier(settings.user)
+        remedy = f"as its owner run in PostgreSQL: GRANT SELECT ON {place} TO {user}"
+        if "row-level security" in first:
+            remedy = f"as a superuser run in PostgreSQL: ALTER ROLE {user} BYPASSRLS"
+        raise NeedsPerson(f"{where}: {first}", remedy=remedy) from error
     except psycopg2.Error as error:
         raise NeedsPerson(f"{where}: {first_line(error)}") from error
 

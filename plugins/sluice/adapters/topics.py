@@ -132,19 +132,11 @@ class Topics:
         """Create what is missing, with one partition each; the broker's epoch.
 
         Raises:
-            TopicPartitioned: a topic has more than one partition.
             Unreachable: the broker does not answer.
         """
         wanted = [*names, EPOCH_TOPIC]
         with self._broker.asked(AdminClient) as admin:
             present = admin.list_topics(timeout=self._seconds).topics
-            for name in wanted:
-                if name in present and len(present[name].partitions) > 1:
-                    raise TopicPartitioned(
-                        f"topic {name} has {len(present[name].partitions)} partitions;"
-                        " order per table needs one",
-                        remedy="recreate the topic with one partition, then run: sluice init",
-                    )
             missing = [
                 NewTopic(name, 1, _COPIES, config=_FOR_EVER if name == EPOCH_TOPIC else {})
                 for name in wanted
@@ -199,23 +191,42 @@ class Topics:
         return next((note for note in notes if slot in (None, note["slot"])), None)
 
     def note_slot(self, note: dict[str, Any]) -> None:
-        """Note a snapshot: slot, system_identifier, timeline, consistent_point, publication."""
+        """Note a snapshot: slot, system_identifier, timeline, consistent_point, publication.
+
+        What was published before it may be of another server's WAL, and is forgotten.
+        """
+        self.note_published(note["slot"], 0)
         self._produce({"epoch": self.epoch(), **note})
+
+    def note_published(self, slot: str, lsn: int) -> None:
+        """Note that everything up to this point of the WAL is on the topics."""
+        self._note(f"sluice-published-{slot}", [TopicPartition(EPOCH_TOPIC, 0, lsn)])
+
+    def published(self, slot: str) -> int:
+        """The point that was noted last; 0 where none was."""
+        return self._noted(f"sluice-published-{slot}", [EPOCH_TOPIC])[EPOCH_TOPIC]
 
     def note_mark(self, slot: str, mark: SlotMark) -> None:
         """Note where a slot is: its numbers are offsets that the slot's own group commits."""
         numbers = zip(_MARK_TOPICS, mark, strict=True)
         positions = [TopicPartition(name, 0, number) for name, number in numbers]
-        with self._consumer(f"sluice-relay-{slot}") as consumer:
-            consumer.commit(offsets=positions, asynchronous=False)
+        self._note(f"sluice-relay-{slot}", positions)
 
     def mark(self, slot: str) -> SlotMark:
         """What was noted last; zeros where nothing was."""
-        positions = [TopicPartition(name, 0) for name in _MARK_TOPICS]
-        with self._consumer(f"sluice-relay-{slot}") as consumer:
-            found = consumer.committed(positions, timeout=self._seconds)
-        offsets = {position.topic: max(0, position.offset) for position in found}
+        offsets = self._noted(f"sluice-relay-{slot}", _MARK_TOPICS)
         return SlotMark(*(offsets[name] for name in _MARK_TOPICS))
+
+    def _note(self, group: str, positions: list[TopicPartition]) -> None:
+        with self._consumer(group) as consumer:
+            consumer.commit(offsets=positions, asynchronous=False)
+
+    def _noted(self, group: str, names: Iterable[str]) -> dict[str, int]:
+        """What a group committed, 0 where it did not."""
+        positions = [TopicPartition(name, 0) for name in names]
+        with self._consumer(group) as consumer:
+            found = consumer.committed(positions, timeout=self._seconds)
+        return {position.topic: max(0, position.offset) for position in found}
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the offset after its last message; topics that are not there are left out.
@@ -260,10 +271,7 @@ class Topics:
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Topic -> the drain group's next offset, 0 where it has none."""
-        with self._consumer(DRAIN_GROUP) as consumer:
-            wanted = [TopicPartition(name, 0) for name in names]
-            found = consumer.committed(wanted, timeout=self._seconds)
-        return {position.topic: max(0, position.offset) for position in found}
+        return self._noted(DRAIN_GROUP, names)
 
     def _write_epoch(self) -> str:
         self._produce({"epoch": uuid4().hex})
@@ -344,6 +352,15 @@ def _patiently(look: Callable[[Mapping[str, int]], T]) -> T:
         return look(_WAIT)
     except _Silent:
         return look(LONG_WAIT)
+
+
+def partitioned(name: str, count: int) -> TopicPartitioned:
+    """That a topic has too many partitions."""
+    table = name.partition(".")[2]
+    return TopicPartitioned(
+        f"topic {name} has {count} partitions; order per table needs one",
+        remedy=f"delete the topic, then run: sluice init; sluice resync {table}",
+    )
 
 
 def _created(future: Any) -> None:

@@ -97,18 +97,21 @@ def replay(context: typer.Context, table: Table = "", where: Where = None) -> No
     """
     from sluice import wiring
     from sluice.catalog import load_catalog
+    from sluice.outcomes import Outcomes
 
     settings: Settings = context.obj
-    conditions, rejected = _conditions(where), 0
+    conditions, outcomes = _conditions(where), Outcomes()
     for chosen in load_catalog(settings.models).select([table] if table else []):
-        report = wiring.replay_dead_letters(settings, chosen.name, conditions)
-        rejected += len(report.rejected)
-        typer.echo(report.sentence())
-    if rejected:
-        raise RowsRejected(
-            f"{rejected} events are still invalid",
-            remedy="mend the models (make generate, sluice init); see: sluice dead-letters list",
-        )
+        with outcomes.of(chosen.name):
+            report = wiring.replay_dead_letters(settings, chosen.name, conditions)
+            typer.echo(report.sentence())
+            if report.rejected:
+                raise RowsRejected(
+                    f"{chosen.name}: {len(report.rejected)} events are still invalid",
+                    remedy="fix the models (make generate, sluice init); see: sluice dead-letters"
+                    f" list --table {chosen.name}",
+                )
+    outcomes.require()
 
 
 @letters.command()

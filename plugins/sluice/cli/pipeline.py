@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sluice.cli.tables import print_table
-from sluice.errors import Finding, NotReady, QualityFailed, RowsRejected, StaleGenerated, WrongUsage
+from sluice.errors import Finding, NotReady, RowsRejected, StaleGenerated, WrongUsage
 from sluice.settings import Settings
+
+if TYPE_CHECKING:
+    from sluice.catalog import Fact, Table
+    from sluice.rebuild import RebuildReport
 
 app = typer.Typer()
 
@@ -105,27 +109,41 @@ def drain(
     fail_on_reject: Annotated[
         bool, typer.Option("--fail-on-reject", help="Exit 1 when events were rejected.")
     ] = False,
+    pass_rejects: Annotated[
+        bool,
+        typer.Option(
+            "--pass-rejects",
+            help="Let invalid events go to the dead letters, however many. Name the tables.",
+        ),
+    ] = False,
 ) -> None:
     """Bring the topics' changes into ClickHouse, once."""
     from sluice import wiring
     from sluice.catalog import load_catalog
+    from sluice.outcomes import Outcomes
 
     logging.getLogger("sluice.drain").setLevel(logging.INFO)  # how far a long one is
     settings: Settings = context.obj
-    rejected = 0
+    if pass_rejects and not tables:
+        raise WrongUsage("name the tables whose invalid events are to pass")
+    outcomes = Outcomes()
     for table in load_catalog(settings.models).select(tables or []):
-        runs = (
-            wiring.drain_until_empty(settings, table.name)
-            if until_empty
-            else [wiring.drain(settings, table.name)]
-        )
-        for report in runs:
-            rejected += report.rejected
-            typer.echo(report.sentence())
-    if rejected and fail_on_reject:
-        raise RowsRejected(
-            f"{rejected} events were rejected", remedy="see: sluice dead-letters list"
-        )
+        with outcomes.of(table.name):
+            rejected = 0
+            runs = (
+                wiring.drain_until_empty(settings, table.name, pass_rejects=pass_rejects)
+                if until_empty
+                else [wiring.drain(settings, table.name, pass_rejects=pass_rejects)]
+            )
+            for report in runs:
+                rejected += report.rejected
+                typer.echo(report.sentence())
+            if rejected and fail_on_reject:
+                raise RowsRejected(
+                    f"{table.name}: {rejected} events were rejected",
+                    remedy=f"see: sluice dead-letters list --table {table.name}",
+                )
+    outcomes.require()
 
 
 @app.command()
@@ -147,6 +165,7 @@ def rebuild(
     """Bring the facts up to date with the drained changes."""
     from sluice import wiring
     from sluice.catalog import load_catalog
+    from sluice.outcomes import each
 
     settings: Settings = context.obj
     if full + rollback + (first is not None or last is not None) > 1:
@@ -155,16 +174,18 @@ def rebuild(
         raise WrongUsage("--from and --to go together")
     logging.getLogger("sluice.rebuild").setLevel(logging.INFO)
     facts = load_catalog(settings.models).facts
-    if first is not None and last is not None:
-        for fact in [fact for fact in facts if fact.date] or facts:
-            report = wiring.backfill(settings, fact.name, first.date(), last.date())
-            typer.echo(report.sentence())
-        return
-    for fact in facts:
+    if first is not None:
+        facts = tuple(fact for fact in facts if fact.date) or facts
+
+    def step(fact: Fact) -> RebuildReport:
+        if first is not None and last is not None:
+            return wiring.backfill(settings, fact.name, first.date(), last.date())
         if rollback:
-            typer.echo(wiring.rollback(settings, fact.name).sentence())
-        else:
-            typer.echo(wiring.rebuild(settings, fact.name, full=full).sentence())
+            return wiring.rollback(settings, fact.name)
+        return wiring.rebuild(settings, fact.name, full=full)
+
+    for report in each(step, facts):
+        typer.echo(report.sentence())
 
 
 @app.command()
@@ -194,9 +215,7 @@ def quality(
                 typer.echo(check.sentence())
         passed = sum(check.status == "pass" for check in report.checks)
         typer.echo(f"{passed} of {len(report.checks)} checks passed")
-    if not report.passed:
-        failed = ", ".join(sorted({c.table for c in report.checks if c.status == "fail"}))
-        raise QualityFailed(f"quality checks failed: {failed}")
+    report.require_passed()
 
 
 @app.command()
@@ -254,6 +273,7 @@ def resync(
     """Read rows again from Postgres, behind a fence, while everything goes on."""
     from sluice import wiring
     from sluice.catalog import load_catalog
+    from sluice.outcomes import each
 
     settings: Settings = context.obj
     logging.getLogger("sluice").setLevel(logging.INFO)
@@ -266,12 +286,15 @@ def resync(
         for line in wiring.repair(settings, tables or ()):
             typer.echo(line)
         return
-    for table in chosen:
-        rows: dict[str, Any] = {"lower": from_key, "upper": to_key, "keys": key or ()}
+    rows: dict[str, Any] = {"lower": from_key, "upper": to_key, "keys": key or ()}
+
+    def step(table: Table) -> str:
         if dry_run:
-            typer.echo(wiring.forecast(settings, table.name, **rows))
-        else:
-            typer.echo(wiring.resync(settings, table.name, **rows, restart=restart).sentence())
+            return wiring.forecast(settings, table.name, **rows)
+        return wiring.resync(settings, table.name, **rows, restart=restart).sentence()
+
+    for line in each(step, chosen):
+        typer.echo(line)
 
 
 @app.command()

@@ -184,7 +184,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
     except SluiceError as error:
         healthy, found["error"] = False, str(error)
     failed = any(dag["last_state"] == "failed" for dag in found["dags"].values())
-    return {**found, "healthy": healthy and not failed}
+    return {**found, "healthy": healthy and not failed and not found.get("troubles")}
 
 
 def _dag_states(settings: Settings) -> dict[str, Any]:
@@ -279,6 +279,8 @@ def _print_status(found: dict[str, Any]) -> None:
         )
     for dag_id, dag in found["dags"].items():
         typer.echo(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
+    for name, trouble in found.get("troubles", {}).items():
+        typer.echo(f"{name}: {trouble}", err=True)
     if "error" in found:
         typer.echo(found["error"], err=True)
 
@@ -299,10 +301,10 @@ def _print_tables(found: dict[str, Any]) -> None:
         for name, table in found["tables"].items()
     ]
     rows += [
-        (name, fact["expected_rows"], fact["rows"], "", "", "")
+        (name, *("" if rows is None else rows for rows in (fact["expected_rows"], fact["rows"])))
         for name, fact in found["facts"].items()
     ]
-    print_table(names, rows)
+    print_table(names, [(*row, *[""] * (len(names) - len(row))) for row in rows])
 
 
 def _follow(folder: Path) -> None:

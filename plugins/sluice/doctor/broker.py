@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
-from sluice.adapters.topics import EPOCH_TOPIC, Topics
+from sluice.adapters.topics import EPOCH_TOPIC, Topics, partitioned
 from sluice.catalog import Catalog
 from sluice.doctor.diagnosis import Diagnosis, judged
 from sluice.generate.files import topics
@@ -23,7 +23,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
     wanted = topics(catalog)
     for name in wanted:
         count = partitions.get(name, 0)
-        remedy = "recreate the topic with one partition, then run: sluice init"
+        remedy = partitioned(name, count).remedy or ""
         found = f"{count} partitions"
         yield judged("broker", name, count == 1, found, remedy if count else "sluice init")
     configured = reader.configured([name for name in (*wanted, EPOCH_TOPIC) if name in partitions])

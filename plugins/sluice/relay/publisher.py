@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -57,6 +57,18 @@ class Batch:
     messages: int = 0
     undelivered: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
+
+
+def joined(batch: Batch, *following: Batch) -> Batch:
+    """Delivered batches, one after the other, as one."""
+    for later in following:
+        batch = replace(
+            later,
+            commit_ms=batch.commit_ms or later.commit_ms,
+            messages=batch.messages + later.messages,
+            offsets={**batch.offsets, **later.offsets},
+        )
+    return batch
 
 
 class Publisher:
@@ -200,6 +212,7 @@ class Publisher:
                 topic,
                 key=key,
                 value=value,
+                partition=0,
                 on_delivery=lambda error, message: answers.append((error, message.offset())),
             )
         except KafkaException as refused:

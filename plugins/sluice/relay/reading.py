@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from psycopg2 import sql
 
-from sluice.adapters.postgres import HEARTBEAT_PREFIX, limit_statements
+from sluice.adapters.postgres import HEARTBEAT_PREFIX, apart, limit_statements
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
-from sluice.errors import Unreachable
+from sluice.errors import SluiceError, Unreachable
 from sluice.events import KeyText
 from sluice.positions import parse_lsn
 from sluice.relay import slot as slots
@@ -20,7 +20,7 @@ from sluice.relay import standby
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.rows import RowReader, checksum_rows, count_rows, keys_between, pages
 from sluice.selection import Selection, divisible, numbered
-from sluice.settings import Settings
+from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
 # 64 MB, some seconds of checksums.
@@ -33,6 +33,9 @@ FROM pg_class WHERE relkind = 'r' AND oid IN (
     SELECT relid FROM pg_partition_tree(%(place)s) UNION SELECT %(place)s::regclass
 )
 """
+
+Passed = Callable[[int], Mapping[str, SluiceError]]
+_NONE: Mapping[str, SluiceError] = {}
 
 
 class FencedReading:
@@ -111,7 +114,8 @@ def fenced_reading(
         slots.session(settings.postgres) as cursor,
     ):
         _, point = slots.export_snapshot(holder, cursor, settings.relay)
-        with ExactSnapshot(cursor, point).reading(settings, table, topics, drain, end) as reading:
+        snapshot = ExactSnapshot(settings.postgres, cursor, point)
+        with snapshot.reading(settings, table, topics, drain, end) as reading:
             yield reading
 
 
@@ -134,11 +138,12 @@ def division(
 
 
 @contextmanager
-def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterator[ExactSnapshot]:
+def exact_snapshot(settings: Settings, passed: Passed) -> Iterator[ExactSnapshot]:
     """Open PostgreSQL at an exact point of the WAL; see range_check.Snapshot.
 
     Args:
-        passed: returns when the drain has passed the point.
+        passed: returns when the drain has passed the point, or never will: the tables that are
+            behind, and why.
 
     Raises:
         NotReady: a transaction that was open did not end within a minute, or a query not within
@@ -157,8 +162,8 @@ def exact_snapshot(settings: Settings, passed: Callable[[int], None]) -> Iterato
             _, point = slots.export_snapshot(holder, cursor, settings.relay)
         limit_statements(cursor, settings.statement_seconds)
         _mark(primary)
-        passed(point)
-        yield ExactSnapshot(cursor, point, settings.quality_load)
+        behind = passed(point)
+        yield ExactSnapshot(settings.compared, cursor, point, settings.quality_load, behind)
 
 
 def _mark(primary: Any) -> int:
@@ -172,10 +177,19 @@ class ExactSnapshot:
 
     Args:
         load: share of the time that queries may take, above 0 to 1; after each comes a pause.
+        behind: tables that ClickHouse does not have as of the point, and why.
     """
 
-    def __init__(self, cursor: Any, point: int, load: float = 1.0) -> None:
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        cursor: Any,
+        point: int,
+        load: float = 1.0,
+        behind: Mapping[str, SluiceError] = _NONE,
+    ) -> None:
         self.point, self._cursor, self._load = point, cursor, load
+        self._settings, self._behind = settings, behind
 
     @contextmanager
     def reading(
@@ -189,35 +203,41 @@ class ExactSnapshot:
         """A fence on a table at this point; see `fenced_reading`."""
         publisher, batch = Publisher(settings.kafka, lambda: None), Batch(end_lsn=self.point)
         try:
-            yield FencedReading(self._cursor, table, batch, publisher, topics, drain, offset)
+            with self._apart(table):
+                yield FencedReading(self._cursor, table, batch, publisher, topics, drain, offset)
         finally:
             publisher.abandon()
 
     def count(self, table: Table) -> int:
         """The table's rows."""
         name = sql.Identifier(table.schema, table.relation)
-        self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
-        return int(self._cursor.fetchone()[0])
+        with self._apart(table):
+            self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
+            return int(self._cursor.fetchone()[0])
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """See range_check.Snapshot."""
-        with self._throttled():
+        with self._throttled(), self._apart():
             self._cursor.execute(query)
             found: list[tuple[Any, ...]] = self._cursor.fetchall()
         return found
 
     def holds(self, table: Table) -> bool:
         """See range_check.Snapshot; a table that was truncated since is empty in every snapshot."""
+        if table.name in self._behind:
+            raise self._behind[table.name]
         place = sql.Identifier(table.schema, table.relation)
-        self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(place))
-        self._cursor.execute(_REWRITTEN, {"place": place.as_string(self._cursor.connection)})
-        return not self._cursor.fetchone()[0]
+        with self._apart(table):
+            self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(place))
+            self._cursor.execute(_REWRITTEN, {"place": place.as_string(self._cursor.connection)})
+            return not self._cursor.fetchone()[0]
 
     def pieces(self, table: Table) -> Sequence[str]:
         """See range_check.Snapshot; without pauses all rows at once, by several workers."""
         if self._load == 1:
             return ("true",)
-        starts = range(0, pages(self._cursor, table) + 1, _PAGES_IN_A_PIECE)
+        with self._apart(table):
+            starts = range(0, pages(self._cursor, table) + 1, _PAGES_IN_A_PIECE)
         return [
             f"ctid >= '({first},0)'::tid AND ctid < '({first + _PAGES_IN_A_PIECE},0)'::tid"
             for first in starts
@@ -225,12 +245,15 @@ class ExactSnapshot:
 
     def division(self, table: Table, rows: int) -> tuple[int, list[KeyText]]:
         """See range_check.Snapshot; a table whose keys are not numbers is not divided."""
-        with self._throttled():
+        with self._throttled(), self._apart(table):
             total = count_rows(self._cursor, table, Selection())
         if total <= rows or not numbered(table):
             return total, []
-        with self._throttled():
+        with self._throttled(), self._apart(table):
             return total, keys_between(self._cursor, table, Selection(), rows)
+
+    def _apart(self, table: Table | None = None) -> AbstractContextManager[None]:
+        return apart(self._settings, self._cursor, table)
 
     @contextmanager
     def _throttled(self) -> Iterator[None]:

@@ -60,6 +60,7 @@ class Relay:
         self._progress = Progress()
         self._streamed = False
         self.duties = Duties(())
+        self._published = 0
 
     def run(self) -> None:
         """Relay until stopped. Retryable errors are waited out; others are raised."""
@@ -100,6 +101,7 @@ class Relay:
             snapshot=self._snapshot,
             check=self._go_on,
         )
+        self._published = self._progress.published_lsn = 0
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
         marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn or 0)
@@ -203,13 +205,20 @@ class Relay:
         """The duties of a session."""
         calls: dict[str, Callable[[], None]] = {
             TOPICS: lambda: self._require_topics(incarnation),
-            MARK: marks.note,
+            MARK: lambda: self._note(marks),
             HEARTBEAT: lambda: self._heartbeat(marks),
             PUBLICATION: lambda: self._look(parking),
         }
         return tuple(
             Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()
         )
+
+    def _note(self, marks: Marks) -> None:
+        """Note how far the stream is published, and how far PostgreSQL is to be told."""
+        if self._progress.published_lsn > self._published:
+            self._published = self._progress.published_lsn
+            self._topics.note_published(self._settings.relay.slot, self._published)
+        marks.note()
 
     def _require_topics(self, incarnation: tuple[str, ...]) -> None:
         if self._topics.incarnation(topic_names(self._catalog)) != incarnation:

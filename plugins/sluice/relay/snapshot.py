@@ -91,7 +91,7 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
         slots.drop(cursor, relay.slot, topics)
         publications.ensure(cursor, relay, catalog)
         temporary, point = slots.export_snapshot(holder, cursor, relay)
-        yield ExactSnapshot(cursor, point)
+        yield ExactSnapshot(settings.postgres, cursor, point)
         cursor.execute("COMMIT")
         _make_permanent(cursor, relay, catalog, topics, temporary, point)
     log.info("slot %s begins at %s", relay.slot, format_lsn(point))

@@ -33,7 +33,7 @@ from sluice.relay.pgoutput import (
     Value,
     decode,
 )
-from sluice.relay.publisher import Batch, Publisher
+from sluice.relay.publisher import Batch, Publisher, joined
 from sluice.relay.telemetry import Progress
 from sluice.settings import RelaySettings
 
@@ -43,8 +43,8 @@ _FEEDBACK_SECONDS = 0.25
 _LULL = 0.001  # so long nothing came: what was read is sent without waiting for more
 _NOTED = 0.005  # so often it is seen whether a mark was noted
 _SOON = 0.02  # when nothing else is to be done, what became durable is confirmed so soon
-# Neighbouring transactions are confirmed together up to so many changes, and beyond so many
-# batches that are not durable yet.
+# Neighbouring transactions are confirmed together up to so many changes, and neighbouring batches
+# when more than so many wait for the drain.
 _TOGETHER = 500
 _MOST_PENDING = 5000
 
@@ -175,10 +175,17 @@ class Stream:
         if not self._batch.end_lsn:
             return
         self._pending.append(self._batch)
-        # The last one, not yet durable, grows; it is confirmed when all of it is.
-        crowded = len(self._pending) > _MOST_PENDING
-        self._batch = self._pending.pop() if crowded else Batch(commit_ms=self._open_ms)
-        self._asked = min(self._asked, len(self._pending))
+        self._batch = Batch(commit_ms=self._open_ms)
+        if len(self._pending) > _MOST_PENDING:
+            self._join()
+
+    def _join(self) -> None:
+        """Join batches that are on the broker two by two: they are confirmed together."""
+        delivered = list(takewhile(_delivered, self._pending))
+        later = islice(self._pending, len(delivered), None)
+        pairs = (delivered[at : at + 2] for at in range(0, len(delivered), 2))
+        self._pending = deque([*(joined(*pair) for pair in pairs), *later])
+        self._asked //= 2
 
     def _tellable(self) -> int:
         """What is durable, as far as it is noted; the rest is to be noted soon."""
@@ -231,6 +238,7 @@ class Stream:
             self._asked = max(0, self._asked - 1)
         if pending and not pending[0].undelivered and committed.due():
             self._asked = sum(1 for _ in takewhile(_delivered, islice(pending, _MOST_PENDING)))
+            self._progress.published_lsn = pending[self._asked - 1].end_lsn
             committed.begin()
 
     def _take(self, change: Message, lsn: int) -> None:

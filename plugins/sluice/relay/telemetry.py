@@ -41,6 +41,7 @@ class Progress:
         snapshot_ranges, snapshot_ranges_done: their ranges, and those that were read.
         read_lsn: where the last transaction ended that was read.
         confirmed_lsn: what Postgres was told is durable.
+        published_lsn: up to where all is on the broker; with `ack=drained`, else 0.
         oldest_ms: commit time of the oldest change read that is not durable by the relay's
             `ack`; None when there is none.
     """
@@ -55,6 +56,7 @@ class Progress:
     snapshot_ranges_done: int = 0
     read_lsn: int = 0
     confirmed_lsn: int = 0
+    published_lsn: int = 0
     oldest_ms: int | None = None
 
     def begin_snapshot(self, tables: int, ranges: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
+from functools import partial
 
 from sluice.adapters.alerts import Alerts
 from sluice.adapters.clickhouse import ClickHouse
@@ -14,15 +15,18 @@ from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.contention import until_done
+from sluice.decoding import Decoder
 from sluice.deep import DeepCheck
 from sluice.drain import Drain
-from sluice.errors import NotReady, TopicGap
+from sluice.errors import SluiceError, StaleCheckpoint
 from sluice.expectations import Expectations
+from sluice.fences import CaughtUp, Fences
 from sluice.findings import TableFindings, fact_check, table_check
+from sluice.outcomes import Outcomes
 from sluice.ports import Checkpoint
-from sluice.positions import format_lsn
-from sluice.quality import Check, Quality, QualityReport, graded
+from sluice.quality import Check, Quality, QualityReport, graded, passing, unmade
 from sluice.ranges import Plans
+from sluice.rebuild import Rebuild
 from sluice.relay import slot as slots
 from sluice.relay.reading import ExactSnapshot, exact_snapshot
 from sluice.results import Results
@@ -49,23 +53,29 @@ def check(
         report = checks.run(chosen)
         found = _conditions(settings, catalog, clickhouse).run(chosen)
         checks.keep(report.fence, found)
-        if deep and report.settled:
-            held = Expectations(clickhouse=clickhouse, catalog=catalog, catch_up=checks.go_on).run(
-                chosen
-            )
+        troubles = dict(report.troubles)
+        ready = [t for t in chosen if t.name not in report.behind]
+        if deep and ready:
+            held = Expectations(
+                clickhouse=clickhouse, catalog=catalog, catch_up=checks.fences.go_on
+            ).run(ready)
             checks.keep(report.fence, held)
-            found += held + _deep(settings, catalog, clickhouse, checks, chosen, restart)
+            compared, untold = _deep(settings, catalog, clickhouse, checks, ready, restart)
+            found += held + compared
+            troubles |= untold
         together = _suggested(settings, report.checks + found)
-        return QualityReport(checks=together, fence=report.fence)
+        return QualityReport(checks=together, fence=report.fence, troubles=troubles)
 
 
-def differences(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Table, TableFindings]]:
+def differences(
+    settings: Settings, tables: Sequence[Table], outcomes: Outcomes
+) -> list[tuple[Table, TableFindings]]:
     """What a deep check finds in tables now; nothing is kept or repaired."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
         checks = make_quality(settings, catalog, clickhouse, run)
-        deep = make_deep_check(clickhouse, drained_snapshot(settings, checks))
-        return list(deep.tables(catalog.select(tuple(names))))
+        deep = make_deep_check(clickhouse, drained_snapshot(settings, checks, tables))
+        return list(deep.tables(tables, outcomes))
 
 
 def make_deep_check(
@@ -90,18 +100,10 @@ def make_deep_check(
 
 
 def drained_snapshot(
-    settings: Settings, checks: Quality
+    settings: Settings, checks: Quality, tables: Sequence[Table]
 ) -> Callable[[], AbstractContextManager[ExactSnapshot]]:
-    """Opens PostgreSQL at a point that the drain has passed."""
-
-    def passed(point: int) -> None:
-        if not checks.passed(point):
-            raise NotReady(
-                f"the drain did not pass {format_lsn(point)} in time",
-                remedy="see: sluice status, sluice logs relay",
-            )
-
-    return lambda: exact_snapshot(settings, passed)
+    """Opens PostgreSQL at a point that the drain has passed with these tables."""
+    return lambda: exact_snapshot(settings, lambda point: checks.fences.behind(point, tables))
 
 
 def _suggested(settings: Settings, checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -124,11 +126,12 @@ def _conditions(settings: Settings, catalog: Catalog, clickhouse: ClickHouse) ->
 
 
 def _exact_fence(settings: Settings, tables: Sequence[Table]) -> Fence:
-    with exact_snapshot(settings, lambda _: None) as snapshot:
-        return Fence(
-            lsn=snapshot.point,
-            rows={table.name: snapshot.count(table) for table in tables},
-        )
+    outcomes, rows = Outcomes(), dict[str, int]()
+    with exact_snapshot(settings, lambda _: {}) as snapshot:
+        for table in tables:
+            with outcomes.of(table.name):
+                rows[table.name] = snapshot.count(table)
+        return Fence(lsn=snapshot.point, rows=rows, troubles=outcomes.troubles)
 
 
 def make_quality(
@@ -136,34 +139,53 @@ def make_quality(
 ) -> Quality:
     """The checks of a minute; they bring the drain and the facts past what they compare."""
     rebuilds = {fact.name: make_rebuild(clickhouse, fact) for fact in catalog.facts}
-    decoders = [make_decoder(clickhouse, catalog, table.name) for table in catalog.tables]
-    queries, gaps = read_statements(PIPELINE), dict[str, TopicGap]()
+    queries = read_statements(PIPELINE)
     results = Results(clickhouse=clickhouse, queries=queries, tell=Alerts(settings.alerts).tell)
-
-    def catch_up() -> None:
-        for decoder in decoders:
-            try:
-                run.run(decoder)
-            except TopicGap as error:
-                gaps[decoder.table.name] = error
-        for step in rebuilds.values():
-            until_done(step.run)
-
+    topics, slot = Topics(settings.kafka), settings.relay.slot
+    source = PostgresSource(settings.postgres, settings.statement_seconds)
     return Quality(
-        source=PostgresSource(settings.postgres, settings.statement_seconds),
+        source=source,
         clickhouse=clickhouse,
         catalog=catalog,
         queries=queries,
         rebuilds=rebuilds,
-        slot=settings.relay.slot,
-        had_slot=lambda: slots.snapshot_taken(Topics(settings.kafka), settings.relay),
+        fences=Fences(
+            source=source,
+            slot=slot,
+            had_slot=lambda: slots.snapshot_taken(topics, settings.relay),
+            published=lambda: topics.published(slot),
+            catch_up=partial(_caught_up, clickhouse, catalog, run, rebuilds, {}),
+            seconds=settings.quality_seconds,
+        ),
         exact=lambda tables: _exact_fence(settings, tables),
-        catch_up=catch_up,
-        seconds=settings.quality_seconds,
-        gaps=gaps,
         keep=lambda lsn, found: results.keep(lsn, _suggested(settings, found)),
         most_rows=settings.count_rows,
     )
+
+
+def _caught_up(
+    clickhouse: ClickHouse,
+    catalog: Catalog,
+    run: Drain,
+    rebuilds: Mapping[str, Rebuild],
+    decoders: dict[str, Decoder],
+) -> CaughtUp:
+    """Drain every table and bring every fact up to date, as far as each can be.
+
+    Args:
+        decoders: those that were made before.
+    """
+    outcomes, ended = Outcomes(), set[str]()
+    for table in catalog.tables:
+        with outcomes.of(table.name), suppress(StaleCheckpoint):  # another drain is at work
+            if table.name not in decoders:
+                decoders[table.name] = make_decoder(clickhouse, catalog, table.name)
+            if run.run(decoders[table.name]).caught_up:
+                ended.add(table.name)
+    for name, step in rebuilds.items():
+        with outcomes.of(name):
+            until_done(step.run)
+    return CaughtUp(ended=frozenset(ended), troubles=outcomes.troubles)
 
 
 def _deep(
@@ -173,13 +195,21 @@ def _deep(
     checks: Quality,
     tables: Sequence[Table],
     restart: bool,
-) -> tuple[Check, ...]:
-    """The deep checks of tables and of the facts whose own table is among them."""
-    deep = make_deep_check(clickhouse, drained_snapshot(settings, checks), restart=restart)
-    compared = list(deep.tables(tables))
+) -> tuple[tuple[Check, ...], dict[str, SluiceError]]:
+    """The deep checks of tables and of the facts whose own table is among them; and why some could
+    not be made this time.
+    """
+    opened = drained_snapshot(settings, checks, tables)
+    deep, outcomes = make_deep_check(clickhouse, opened, restart=restart), Outcomes()
+    compared = list(deep.tables(tables, outcomes))
     found = [table_check(table, findings) for table, findings in compared]
-    facts = [fact for fact in catalog.facts if fact.table in tables]
-    found += [fact_check(fact, *checks.at_rest(fact, deep.fact)) for fact in facts]
+    found += [unmade(name, "rows", error) for name, error in outcomes.troubles.items()]
+    for fact in catalog.facts:
+        if fact.table in tables:
+            with outcomes.of(fact.name):
+                found.append(fact_check(fact, *checks.at_rest(fact, deep.fact)))
+            if fact.name in outcomes.troubles:
+                found.append(unmade(fact.name, "fact_rows", outcomes.troubles[fact.name]))
     kept = graded(catalog, found)
-    checks.keep(max(findings.point for _, findings in compared), kept)
-    return kept
+    checks.keep(max((findings.point for _, findings in compared), default=0), kept)
+    return kept, passing(outcomes.troubles)

@@ -18,27 +18,30 @@ from sluice.drain import Drain
 from sluice.errors import NotReady, WrongUsage
 from sluice.events import KeyText
 from sluice.evolution import former_columns, require_same
+from sluice.outcomes import each
 from sluice.ports import DrainReport
 from sluice.relay import slot as slots
 from sluice.relay.rows import present_rows
 from sluice.settings import Settings
 
 
-def drain(settings: Settings, table: str) -> DrainReport:
-    """One run of a table's drain; see Drain.run."""
+def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:
+    """One run of a table's drain; see Drain."""
     decoder = _current_decoder(settings, table)
-    with draining(settings) as run:
+    with draining(settings, pass_rejects=pass_rejects) as run:
         return until_done(partial(run.run, decoder))
 
 
-def drain_until_empty(settings: Settings, table: str) -> Iterator[DrainReport]:
+def drain_until_empty(
+    settings: Settings, table: str, *, pass_rejects: bool = False
+) -> Iterator[DrainReport]:
     """Drain until the topic is drained to the end that it has now, by this or by other drains.
 
     Returns:
         A report of each run.
     """
     decoder = _current_decoder(settings, table)
-    with draining(settings) as run:
+    with draining(settings, pass_rejects=pass_rejects) as run:
         end = run.changes.end(decoder.table.topic)
         while True:
             report = until_done(partial(run.run, decoder))
@@ -63,12 +66,12 @@ def change_source(settings: Settings, source: str) -> list[str]:
         )
     catalog = load_catalog(settings.models)
     with draining(settings) as drain:
-        changed = [
-            table.name
-            for table in catalog.tables
-            if until_done(partial(drain.change_source, table, source))
-        ]
-    return [f"{name}: from here on its changes come from {source}" for name in changed]
+
+        def change(table: Table) -> str:
+            changed = until_done(partial(drain.change_source, table, source))
+            return f"{table.name}: from here on its changes come from {source}" if changed else ""
+
+        return [line for line in each(change, catalog.tables) if line]
 
 
 def dead_letters(
@@ -111,21 +114,18 @@ def replay_dead_letters(
     """Put a table's open dead letters in; see dead_letters.replay."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
-        require_same(clickhouse, catalog.table(table))
         letters = DeadLetters(clickhouse=clickhouse)
         return replay(letters, run, make_decoder(clickhouse, catalog, table), conditions)
 
 
 def _current_decoder(settings: Settings, name: str) -> Decoder:
-    """A table's decoder, where ClickHouse's table is the model's."""
     catalog = load_catalog(settings.models)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        require_same(clickhouse, catalog.table(name))
         return make_decoder(clickhouse, catalog, name)
 
 
 @contextmanager
-def draining(settings: Settings) -> Iterator[Drain]:
+def draining(settings: Settings, *, pass_rejects: bool = False) -> Iterator[Drain]:
     """What drains topics; its sessions end with the context."""
     with (
         closing(ClickHouse(settings.clickhouse)) as clickhouse,
@@ -136,12 +136,19 @@ def draining(settings: Settings) -> Iterator[Drain]:
             store=ClickHouseStore(clickhouse),
             limits=settings.drain,
             reread=lambda table, keys: _present_rows(settings, table, keys),
+            pass_rejects=pass_rejects,
         )
 
 
 def make_decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder:
-    """What turns a table's messages into rows, by its generated schema."""
+    """What turns a table's messages into rows, by its generated schema.
+
+    Raises:
+        TableDiffers: ClickHouse's table is not the model's; rows would lose values.
+        NotReady: it is not there.
+    """
     table = catalog.table(name)
+    require_same(clickhouse, table)
     try:
         schemas = importlib.import_module(catalog.schemas)
         event_type = getattr(schemas, f"{table.model}Event")

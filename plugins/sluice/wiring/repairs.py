@@ -17,6 +17,7 @@ from sluice.drain import Drain
 from sluice.errors import SlotBusy, SlotMissing, SluiceError, TopicGap
 from sluice.events import CONNECT
 from sluice.generate.files import topics as topic_names
+from sluice.outcomes import Outcomes
 from sluice.quality import FAIL, QualityReport
 from sluice.ranges import Plans
 from sluice.recovery import MENDED, Recovery
@@ -43,8 +44,11 @@ def quality(
     wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
     if settings.repair != AUTO or not wrong:
         return report
-    for line in repair(settings, sorted(wrong), mode=AUTO):
-        log.warning("auto-repair: %s", line)
+    try:
+        for line in repair(settings, sorted(wrong), mode=AUTO):
+            log.warning("auto-repair: %s", line)
+    except SluiceError as error:
+        log.warning("auto-repair: %s", error)
     return check(settings, tables, deep=deep)
 
 
@@ -52,28 +56,52 @@ def forecast(
     settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
 ) -> str:
     """What a resync of these rows would change, in one line; nothing is changed."""
-    selection = make_selection(load_catalog(settings.models).table(name), lower, upper, keys)
-    ((table, findings),) = differences(settings, [name])
+    table, outcomes = load_catalog(settings.models).table(name), Outcomes()
+    selection = make_selection(table, lower, upper, keys)
+    found = differences(settings, [table], outcomes)
+    outcomes.require()
+    ((_, findings),) = found
     return describe_repair(table, selected(table, findings, selection))
 
 
-def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> list[str]:
+def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> Iterator[str]:
     """Bring tables back to equality by their differences, all of them when none is named.
 
     A gap in a table's topic is passed first, unless `mode` is auto: what is missing will differ.
 
     Returns:
-        What was done, a line each.
+        What is done, a line each, as it is done.
+
+    Raises:
+        SluiceError: at the end, of the tables that could not be brought back.
     """
-    catalog = load_catalog(settings.models)
-    done = _pass_gaps(settings, catalog) if mode == DIFF else []
-    found = differences(settings, names)
+    catalog, outcomes = load_catalog(settings.models), Outcomes()
+    yield from _repair(settings, catalog, catalog.select(tuple(names)), mode, outcomes)
+    outcomes.require()
+
+
+def _repair(
+    settings: Settings, catalog: Catalog, tables: Sequence[Table], mode: str, outcomes: Outcomes
+) -> Iterator[str]:
+    """See `repair`; without the tables that `outcomes` has trouble with."""
+    tables = [table for table in tables if table.name not in outcomes.troubles]
+    if mode == DIFF:
+        yield from _pass_gaps(settings, catalog, tables, outcomes)
+    tables = [table for table in tables if table.name not in outcomes.troubles]
+    found = differences(settings, tables, outcomes) if tables else []
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         step = Repair(clickhouse=clickhouse, resync=partial(read_again, settings))
         for table, findings in found:
-            report = step.run(table, findings, mode)
-            done.append(report.sentence() if report else describe_repair(table, findings))
-    return done + [rebuild(settings, fact.name).sentence() for fact in catalog.facts]
+            with outcomes.of(table.name):
+                report = step.run(table, findings, mode)
+                yield report.sentence() if report else describe_repair(table, findings)
+    yield from _rebuilt(settings, catalog, outcomes)
+
+
+def _rebuilt(settings: Settings, catalog: Catalog, outcomes: Outcomes) -> Iterator[str]:
+    for fact in catalog.facts:
+        with outcomes.of(fact.name):
+            yield rebuild(settings, fact.name).sentence()
 
 
 def recover(settings: Settings) -> Iterator[str]:
@@ -87,8 +115,10 @@ def recover(settings: Settings) -> Iterator[str]:
 
     Raises:
         NotReady: the change source is needed and does not run, or set-up is not finished.
+        SluiceError: at the end, of the tables that could not be brought back.
     """
     catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
+    outcomes = Outcomes()
     topics.ensure(topic_names(catalog))
     fault = _fault(settings, catalog, topics)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
@@ -103,9 +133,11 @@ def recover(settings: Settings) -> Iterator[str]:
 
         if fault is None:
             for table in catalog.tables if by_offset else ():
-                drained(table)
-                _raise_epoch(run, table)
-            yield from repair(settings)
+                with outcomes.of(table.name):
+                    drained(table)
+                    _raise_epoch(run, table)
+            yield from _repair(settings, catalog, catalog.tables, DIFF, outcomes)
+            outcomes.require()
             return
         yield fault.what
         step = Recovery(
@@ -118,13 +150,13 @@ def recover(settings: Settings) -> Iterator[str]:
                 clickhouse=clickhouse, resync=partial(read_again, settings, within=within)
             ),
         )
-        yield from step.run(catalog.tables, fault)
-    for fact in catalog.facts:
-        yield rebuild(settings, fact.name).sentence()
+        yield from step.run(catalog.tables, fault, outcomes)
+    yield from _rebuilt(settings, catalog, outcomes)
     if by_offset:
         yield "start Redpanda Connect; it goes on from the new slot"
     else:
         yield "start the relay: sluice up, or sluice relay"
+    outcomes.require()
 
 
 def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError | None:
@@ -152,16 +184,17 @@ def _raise_epoch(run: Drain, table: Table) -> None:
     until_done(partial(run.raise_epoch, table))
 
 
-def _pass_gaps(settings: Settings, catalog: Catalog) -> list[str]:
+def _pass_gaps(
+    settings: Settings, catalog: Catalog, tables: Sequence[Table], outcomes: Outcomes
+) -> Iterator[str]:
     """Let the drain go on where topics lost messages; what was lost, a line each."""
-    passed = []
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
         plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
-        for table in catalog.tables:
-            try:
-                until_done(partial(run.run, make_decoder(clickhouse, catalog, table.name)))
-            except TopicGap as error:
-                plans.drop(table)  # the gap came after the ranges that are done
-                until_done(partial(run.skip_gap, table))
-                passed.append(f"{table.name}: {error.what}")
-    return passed
+        for table in tables:
+            with outcomes.of(table.name):
+                try:
+                    until_done(partial(run.run, make_decoder(clickhouse, catalog, table.name)))
+                except TopicGap as error:
+                    plans.drop(table)  # the gap came after the ranges that are done
+                    until_done(partial(run.skip_gap, table))
+                    yield f"{table.name}: {error.what}"

@@ -7,13 +7,14 @@ from datetime import date, timedelta
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.topics import Topics
+from sluice.adapters.topics import Topics, partitioned
 from sluice.catalog import Catalog, Fact, load_catalog
 from sluice.contention import until_done
-from sluice.errors import TableDiffers, WrongUsage
+from sluice.errors import WrongUsage
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
+from sluice.outcomes import Outcomes
 from sluice.rebuild import RebuildReport
 from sluice.relay import publication as publications
 from sluice.relay import slot as slots
@@ -34,18 +35,24 @@ def initialise(settings: Settings) -> list[str]:
     Raises:
         StaleGenerated: generated files are not what the models give.
         TableDiffers: a table needs a person; all others are done.
-        PublicationIncomplete: the publication there is lacks a table of the models.
+        TopicPartitioned, PublicationIncomplete: a topic, or the publication there is, needs one.
     """
-    catalog = load_catalog(settings.models)
+    catalog, outcomes = load_catalog(settings.models), Outcomes()
     require_current(catalog, settings.out, settings.clickhouse.cluster)
-    Topics(settings.kafka).ensure(topic_names(catalog))
+    with outcomes.of("broker"):
+        topics = Topics(settings.kafka)
+        topics.ensure(topic_names(catalog))
+        for name, count in topics.partitions().items():
+            if count > 1 and name in topic_names(catalog):
+                with outcomes.of(name):
+                    raise partitioned(name, count)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         done, stopped = create_warehouse(clickhouse, catalog)
-    with slots.session(settings.postgres) as cursor:
+    outcomes.troubles.update(stopped)
+    with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
         publications.ensure(cursor, settings.relay, catalog)
     done += _unlike_postgres(settings, catalog)
-    if stopped:
-        raise TableDiffers("\n".join([*done, *map(str, stopped.values())]))
+    outcomes.require(done)
     return done
 
 

@@ -1,0 +1,107 @@
+"""Outcomes of a step that runs for several tables: one table's trouble does not end the others'.
+
+Each table's error is kept and the next table has its turn. At the end the errors are raised
+together: a line and a remedy for each, with the exit code of the worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from typing import Protocol, TypeVar
+
+from sluice.errors import SluiceError, Unreachable, WrongUsage, worst
+
+
+class Named(Protocol):
+    """A table or a fact."""
+
+    @property
+    def name(self) -> str:
+        """What its outcome is kept under."""
+
+
+N = TypeVar("N", bound=Named)
+T = TypeVar("T")
+
+
+class _Turn:
+    """One table's turn; see Outcomes.of."""
+
+    def __init__(self, troubles: dict[str, SluiceError], name: str) -> None:
+        self._troubles, self._name = troubles, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, SluiceError) or isinstance(error, WrongUsage):
+            return False
+        before = next(reversed(self._troubles.values()), None)
+        if isinstance(error, Unreachable) and before is not None and before.what == error.what:
+            return False
+        self._troubles[self._name] = error
+        return True
+
+
+class Outcomes:
+    """The errors of a step, by the name of the table or fact that it ran for.
+
+    Attributes:
+        troubles: name -> error, in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.troubles: dict[str, SluiceError] = {}
+
+    def of(self, name: str) -> _Turn:
+        """A context that keeps the error which ends the step for this table.
+
+        Two errors end the step for all tables: WrongUsage, and an Unreachable that says what the
+        error before said, as the other tables would only wait for the same service.
+        """
+        return _Turn(self.troubles, name)
+
+    def require(self, done: Iterable[str] = ()) -> None:
+        """Raise the errors as one, of the kind of the worst, with the lines of each.
+
+        Args:
+            done: lines on what was done, which go first.
+
+        Raises:
+            SluiceError: there are errors.
+        """
+        if self.troubles:
+            raise together(self.troubles, done)
+
+
+def each(step: Callable[[N], T], items: Iterable[N]) -> Iterator[T]:
+    """Run a step for each table or fact; yield the results, then raise the errors together.
+
+    Raises:
+        SluiceError: see Outcomes.require.
+    """
+    outcomes = Outcomes()
+    for item in items:
+        results: list[T] = []
+        with outcomes.of(item.name):
+            results.append(step(item))
+        yield from results
+    outcomes.require()
+
+
+def together(troubles: Mapping[str, SluiceError], done: Iterable[str] = ()) -> SluiceError:
+    """The errors of several tables as one, of the kind of the worst; see Outcomes.require."""
+    names: dict[str, list[str]] = {}
+    for name, error in troubles.items():
+        names.setdefault(str(error), []).append(name)
+    texts = [_named(text, listed) for text, listed in names.items()]
+    error = copy(worst(troubles.values()))
+    error.what, error.remedy = "\n".join([*done, *texts]), None
+    return error
+
+
+def _named(text: str, names: list[str]) -> str:
+    """The error's text behind the tables that it is of, where it does not name its table itself."""
+    alone = len(names) == 1 and names[0] in text.splitlines()[0]
+    return text if alone else f"{', '.join(names)}: {text}"
