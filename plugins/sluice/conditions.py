@@ -75,21 +75,30 @@ class Conditions:
             )
 
     def _schema(self, table: Table) -> Check:
-        """Whether Postgres and ClickHouse have the model's columns."""
-        differs = self.source.schema_differences(table)
+        """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""
+        differs, more = self.source.schema_differences(table), self.source.more_columns(table)
         repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
         try:
             require_same(self.clickhouse, table)
         except (TableDiffers, NotReady) as error:
             differs.append(error.what)
             repair = f"{error.remedy}" if len(differs) == 1 else repair
+        told = list(differs)
+        if more:
+            columns = "column" if len(more) == 1 else "columns"
+            told.append(f"PostgreSQL has {columns} {', '.join(more)}, which the models lack")
+        if more and not differs:
+            repair = (
+                "rows are stored without; to have it, add it to the model, then run: sluice"
+                f" generate, sluice init, sluice resync {table.name}"
+            )
         return Check(
             table=table.name,
             check="schema",
-            status=FAIL if differs else PASS,
-            postgres=len(table.columns),
+            status=FAIL if differs else WARN if more else PASS,
+            postgres=len(table.columns) + len(more),
             clickhouse=len(table.columns) - len(differs),
-            difference="; ".join(differs) or "columns are the model's",
+            difference="; ".join(told) or "columns are the model's",
             repair=repair,
         )
 

@@ -54,6 +54,14 @@ LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(%(place)s) AND a.attname = 
     AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type d ON d.oid = a.atttypid
 """
+# Those that the models lack. A column that PostgreSQL computes from others holds nothing of its
+# own, and is not sent.
+_MORE = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass(%(place)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    AND attname != ALL (%(names)s::text[])
+ORDER BY attnum
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +176,13 @@ class PostgresSource:
             elif not required and not column.nullable:
                 differences.append(f"{column.name} may be NULL, the model says not")
         return differences
+
+    def more_columns(self, table: Table) -> list[str]:
+        """Columns that the table has in PostgreSQL and the model lacks."""
+        names = [column.name for column in table.columns]
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(_MORE, {"names": names, "place": _place(table)})
+            return [name for (name,) in cursor.fetchall()]
 
     def slot(self, name: str) -> SlotState:
         """The slot's state; SlotAwaited when there is none yet."""
