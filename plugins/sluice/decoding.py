@@ -1,18 +1,21 @@
 """Records to validated changes, or to rejects with a reason.
 
-Validation is Pydantic's on the generated event schema: strict, unknown columns refused. What
-does not fit its ClickHouse column is a reject as well, because the driver would alter it silently.
+Validation is Pydantic's on the generated event schema, strict. Columns that the models lack are
+left out of rows. What does not fit its ClickHouse column is a reject as well, because the driver
+would alter it silently.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from sluice.catalog import Table
@@ -35,6 +38,10 @@ from sluice.events import (
 from sluice.plain import TOO_LATE, Columns, PlainReader
 from sluice.positions import MOST_ORDINAL, before, pack, parse_lsn
 
+_DELETE = (
+    '{{"metadata":{{"source":"relay","table":"","operation":"delete","lsn":null,'
+    '"commit_ts_ms":null}},"payload":{},"before":null}}'
+)
 # Enough to see what is wrong, too little to carry a row into logs.
 _REASON_LENGTH = 300
 
@@ -60,12 +67,10 @@ class Decoder:
     Args:
         table: the table.
         event_type: the generated `XEvent` of its model.
-        former: columns that the table had once; events of that time are taken without them.
     """
 
-    def __init__(self, table: Table, event_type: Any, former: Collection[str] = ()) -> None:
+    def __init__(self, table: Table, event_type: Any) -> None:
         self.table = table
-        self._former = frozenset(former)
         adapter: TypeAdapter[Any] = TypeAdapter(event_type)
         self._validate = adapter.validator.validate_json
         self._plain = PlainReader(table)
@@ -73,7 +78,9 @@ class Decoder:
         self._values = _getter(self._names)
         self._key = _getter([column.name for column in table.key])
         self._added = {column.name: None for column in table.columns if column.filled_with_null}
-        self._required = set(self._names) - self._added.keys()
+        self._known = frozenset(self._names)
+        self._required = self._known - self._added.keys()
+        self._unchanged = dict.fromkeys(self._added, UNCHANGED)
         self._fits = [
             (index, column.name, column.type.to_driver)
             for index, column in enumerate(table.columns)
@@ -126,18 +133,36 @@ class Decoder:
         assert isinstance(change, KeyDeleted)
         return change.key, change.version
 
+    def key(self, text: bytes) -> Key | None:
+        """The key that a message's key says; None where it cannot be stored."""
+        with suppress(ValidationError, Rejected):
+            event = self._validate(_DELETE.format(text.decode(errors="replace")))
+            return self._key_of(event["payload"])
+        return None
+
     def _event(self, value: bytes) -> Any:
+        """The validated event, its rows without the columns that the models lack.
+
+        A row that has such a column and lacks one of the models is not filled with NULL: the
+        column may have been renamed, and its value is the one that was there before.
+        """
         try:
             return self._validate(value)
-        except ValidationError as error:
-            problems = error.errors(include_input=False, include_url=False)
-            if not self._former & {name for problem in problems for name in problem["loc"]}:
+        except ValidationError:
+            envelope = _envelope(value)
+            if envelope is None or not self._strangers(envelope.payload, envelope.before):
                 raise
-        event = json.loads(value)
-        for row in filter(None, (event["payload"], event["before"])):
-            for name in self._former & row.keys():
-                del row[name]
-        return self._validate(json.dumps(event))
+        rows = [
+            row and {name: text for name, text in row.items() if name in self._known}
+            for row in (envelope.payload, envelope.before)
+        ]
+        event = self._validate(msgspec.json.encode(_Envelope(envelope.metadata, *rows)))
+        if self._strangers(envelope.payload):
+            event["payload"] = {**self._unchanged, **event["payload"]}
+        return event
+
+    def _strangers(self, *rows: Mapping[str, Any] | None) -> bool:
+        return any(row.keys() - self._known for row in rows if row)
 
     def _changes(
         self, event: Mapping[str, Any], record: Record, epoch: int, seq: int
@@ -175,7 +200,7 @@ class Decoder:
         if values is not None and UNCHANGED not in values:
             yield FullRow(values=values, **place)
         else:
-            text = tuple(map(str, self._key(payload)))
+            text = tuple(map(_text, self._key(payload), key))
             known = {"former_key": former, "key": key, "key_text": text, "record": record, **place}
             yield PartialRow(values=values, **known) if values else OutdatedRow(**known)
         if former != key:
@@ -193,6 +218,27 @@ class Decoder:
                 return None
             values = self._values({**self._added, **payload})
         return _fitted(values, self._fits)
+
+
+class _Envelope(msgspec.Struct):
+    """An event whose values are not read."""
+
+    metadata: msgspec.Raw
+    payload: dict[str, msgspec.Raw] | None
+    before: dict[str, msgspec.Raw] | None
+
+
+def _envelope(value: bytes) -> _Envelope | None:
+    """The event; None where it has not the form of one."""
+    with suppress(ValueError):
+        value.decode()  # msgspec does not look into values that it does not read
+        return msgspec.json.decode(value, type=_Envelope)
+    return None
+
+
+def _text(value: Any, stored: Any) -> str:
+    """A part of a key as PostgreSQL reads it."""
+    return f"\\x{stored.hex()}" if isinstance(stored, bytes) else str(value)
 
 
 Fit = tuple[int, str, Callable[[Any], Any]]

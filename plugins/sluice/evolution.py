@@ -212,12 +212,6 @@ def require_same(clickhouse: ClickHouse, table: Table) -> None:
         )
 
 
-def former_columns(clickhouse: ClickHouse, table: Table) -> set[str]:
-    """Columns that the table had once: the history keeps them."""
-    history = clickhouse.cluster.local(table.history)
-    return _columns(clickhouse, history).keys() - {column.name for column in table.columns}
-
-
 def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
     """Whether the fact, or a table that is kept of it, is there in another form than the models
     and the server's release give.

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
 from operator import attrgetter, or_
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -29,6 +30,7 @@ _PIECE = 4_000  # events at a time: so many, and what they become, a processor's
 TOO_LATE = 1 << 53  # milliseconds since 1970; no commit's time, and ClickHouse cannot hold all
 # A struct that takes no other fields, and that the cycle collector need not look at.
 _struct = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
+_Decode = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class PlainReader:
 
     def __init__(self, table: Table) -> None:
         self._columns = [_Reading(column, f"c{at}") for at, column in enumerate(table.columns)]
-        self._decode = _decoder(table)
+        self._decoders = _decoders(table)
 
     def read(self, records: Sequence[Record], epoch: int, base_seq: int) -> Plain:
         """Part the plain events from the others; `epoch` and `base_seq` are the checkpoint's."""
@@ -66,18 +68,24 @@ class PlainReader:
         self, records: Sequence[Record]
     ) -> tuple[Sequence[Record], list[Any], list[Record]]:
         """The records that have the form of plain events, those events, and the other records."""
-        decode = self._decode
-        try:
-            return records, [decode(record.value or b"") for record in records], []
-        except ValueError:
-            decoded, events, others = [], [], []
+        for decode in self._decoders:
+            with suppress(ValueError):
+                return records, [decode(record.value or b"") for record in records], []
+        decoded, events, others = [], [], []
         for record in records:
-            try:
-                events.append(decode(record.value or b""))
-                decoded.append(record)
-            except ValueError:
+            event = self._event(record.value or b"")
+            if event is None:
                 others.append(record)
+            else:
+                events.append(event)
+                decoded.append(record)
         return decoded, events, others
+
+    def _event(self, value: bytes) -> Any:
+        for decode in self._decoders:
+            with suppress(ValueError):
+                return decode(value)
+        return None
 
     def _plain(
         self, records: Sequence[Record], events: list[Any], epoch: int, base_seq: int
@@ -183,22 +191,36 @@ class _Reading:
         return list(map(kind.to_driver, values)) if kind.to_driver else values
 
 
-def _decoder(table: Table) -> Callable[[bytes], Any]:
-    """Reads a plain event; ValueError where it is none."""
-    if all(json.dumps(column.name) == f'"{column.name}"' for column in table.columns):
-        return msgspec.json.Decoder(_event_type(table)).decode
-    return _not_plain
+def _decoders(table: Table) -> list[_Decode]:
+    """What reads plain events, each with ValueError where it is not for it.
+
+    First rows of the model's columns alone; then rows with others beside them, which have all of
+    the model's: where one is missing as well, it may have been renamed.
+    """
+    if any(json.dumps(column.name) != f'"{column.name}"' for column in table.columns):
+        return []  # msgspec knows no name that JSON writes in another way
+    exact, wider = (
+        msgspec.json.Decoder(_event_type(table, strangers=strangers)).decode
+        for strangers in (False, True)
+    )
+
+    def beside(value: bytes) -> Any:
+        if not value.isascii():
+            value.decode()  # msgspec does not look into what it leaves out
+        return wider(value)
+
+    return [exact, beside]
 
 
-def _not_plain(_: bytes) -> NoReturn:
-    """For tables with a column whose name JSON writes in another way: msgspec knows none such."""
-    raise Unfit("a name that JSON escapes")
+def _event_type(table: Table, *, strangers: bool) -> Any:
+    """The plain event of a table, its columns named c0, c1, ...
 
-
-def _event_type(table: Table) -> Any:
-    """The plain event of a table, its columns named c0, c1, ..."""
+    Args:
+        strangers: whether rows may have columns that the models lack.
+    """
     names = {f"c{at}": column.name for at, column in enumerate(table.columns)}
-    row = _struct("Row", [_field(f"c{at}", c) for at, c in enumerate(table.columns)], rename=names)
+    fields = [_field(f"c{at}", c, strangers) for at, c in enumerate(table.columns)]
+    row = _struct("Row", fields, rename=names, forbid_unknown_fields=not strangers)
     metadata = _struct(
         "Metadata",
         [
@@ -211,15 +233,14 @@ def _event_type(table: Table) -> Any:
             ("ordinal", Annotated[int, msgspec.Meta(ge=0, le=MOST_ORDINAL)] | None, None),
         ],
     )
-    fields = [("metadata", metadata), ("payload", row), ("before", None)]
-    return _struct("Event", fields)
+    return _struct("Event", [("metadata", metadata), ("payload", row), ("before", None)])
 
 
-def _field(name: str, column: Column) -> tuple[Any, ...]:
+def _field(name: str, column: Column, strangers: bool) -> tuple[Any, ...]:
     kind = column.type.plain | None if column.nullable else column.type.plain
     if column.primary_key:
         return (name, kind)
-    if column.filled_with_null:
+    if column.filled_with_null and not strangers:
         return (name, kind, None)
     return (name, kind | msgspec.UnsetType, msgspec.UNSET)
 

@@ -13,6 +13,9 @@ from sluice.decoding import Decoded, Decoder
 from sluice.events import UNCHANGED, FullRow, KeyDeleted, OutdatedRow, PartialRow, Record, Truncated
 from sluice.type_map import map_type
 from tests.decoded import changes
+from tests.unit.test_plain import ROW as SAMPLE
+from tests.unit.test_plain import event as sample
+from tests.unit.test_plain import pair
 
 TABLE = load_catalog("models").table("products")
 DECODER = Decoder(TABLE, ProductEvent)
@@ -87,17 +90,32 @@ def test_a_row_that_lacks_a_column_is_outdated() -> None:
     assert (change.former_key, change.key, change.key_text) == ((1,), (8,), ("8",))
 
 
-def test_a_column_that_the_table_had_once_is_left_out_and_no_other() -> None:
-    decoder = Decoder(TABLE, ProductEvent, former={"colour"})
-    values = [event("update", {**ROW, name: "red"}, {"id": 1}) for name in ("colour", "size")]
-    records = [Record(offset=7, key=None, value=value) for value in values]
-    decoded = decoder.decode(records, epoch=1, base_seq=0)
-    (taken,) = [change for change in changes(TABLE, decoded) if isinstance(change, FullRow)]
-    (plain,) = changes(TABLE, decode(event("update", ROW)))
-    assert isinstance(plain, FullRow)
-    assert taken.values == plain.values
-    (reject,) = decoded.rejects
-    assert reject.reason.startswith("payload.size")
+@pytest.mark.parametrize("operation", ["read", "insert", "update", "delete"])
+@pytest.mark.parametrize("before", [None, {"id": 1}, {"id": 2}])
+def test_columns_that_the_models_lack_are_left_out_of_rows(operation: str, before: Any) -> None:
+    more: dict[str, Any] = {"colour": None, "größe": [1.10, {"id": 9}], 'a"b': UNCHANGED}
+    with_more = before and {**before, **more}
+    taken = decode(event(operation, {**ROW, **more}, with_more))
+    assert changes(TABLE, taken) == changes(TABLE, decode(event(operation, ROW, before)))
+    assert taken.rejects == []
+
+
+def test_beside_a_column_that_the_models_lack_nothing_is_filled_with_null() -> None:
+    """The column that is missing may have been renamed."""
+    renamed = {**ROW, "kind": ROW["category"]}
+    del renamed["category"]
+    (change,) = decode(event("update", renamed)).changes
+    assert isinstance(change, OutdatedRow)
+    decoder = pair("lossless")[0]
+    row = {name: value for name, value in SAMPLE.items() if name != "short"}
+    for more, filled in (({}, None), ({"brief": '"x"'}, UNCHANGED)):
+        value = sample({**row, **more})
+        (change,) = changes(
+            decoder.table, decoder.decode([Record(7, None, value)], epoch=1, base_seq=0)
+        )
+        assert isinstance(change, PartialRow if more else FullRow)
+        names = [column.name for column in decoder.table.columns]
+        assert change.values[names.index("short")] == filled
 
 
 def test_a_delete_needs_the_key_alone_and_a_truncate_nothing() -> None:
@@ -112,7 +130,7 @@ def test_a_delete_needs_the_key_alone_and_a_truncate_nothing() -> None:
     [
         (None, "JSON"),
         (b"{", "JSON"),
-        (event("insert", {**ROW, "colour": "red"}), "payload.colour"),
+        (event("insert", {**ROW, "colour": "red", "id": "1"}), "payload.id"),
         (event("insert", {**ROW, "id": 2**31}), "payload.id"),
         (event("insert", {**ROW, "id": "1"}), "payload.id"),
         (event("insert", {**ROW, "price": "1.999"}), "payload.price"),
@@ -172,9 +190,9 @@ def test_a_reason_names_the_column_and_does_not_repeat_its_value(column: str, se
 
 
 def test_a_reason_is_cut_where_its_columns_fill_it() -> None:
-    for names in (["geheim" * 500], [f"unknown_{at}" for at in range(1000)]):
-        (reject,) = decode(event("insert", {**ROW, **dict.fromkeys(names, 1)})).rejects
-        assert len(reject.reason) == 300
+    value = sample(dict.fromkeys(SAMPLE, "{}"))
+    (reject,) = pair("lossless")[0].decode([Record(7, None, value)], epoch=1, base_seq=0).rejects
+    assert len(reject.reason) == 300
 
 
 @pytest.mark.parametrize("secret", SECRETS)

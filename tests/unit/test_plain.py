@@ -125,6 +125,15 @@ def require_the_same(profile: str, values: list[bytes]) -> Decoded:
     return fast
 
 
+def test_rows_with_columns_that_the_models_lack_are_plain() -> None:
+    strangers = {"stranger": '"\\u0000unchanged"', "größe": '{"id": [1.10, null]}'}
+    decoded = require_the_same("lossless", [event(ROW), *[event({**ROW, **strangers})] * 9])
+    assert decoded.changes == []
+    assert len(decoded.rows[0]) == 10
+    lacking = {name: value for name, value in ROW.items() if name != "short"}
+    require_the_same("lossless", [event(lacking), event({**lacking, **strangers})])
+
+
 def by_place(table: Table, decoded: Decoded) -> list[Any]:
     return sorted(changes(table, decoded), key=lambda change: (change.seq, type(change).__name__))
 
@@ -181,13 +190,16 @@ def test_any_value_is_what_the_schema_makes_of_it(profile: str, name: str, value
     require_the_same(profile, [event(row)] * 2)
 
 
+KINDS = ["plain", "metadata", "payload", "stranger", "before", "cut"]
+
+
 @given(st.data())
 def test_any_event_is_what_the_schema_makes_of_it(data: st.DataObject) -> None:
     """Fields that are missing, of others, twice there, of other kinds; among events like them."""
     events = []
     for _ in range(data.draw(st.integers(1, 40))):
         row, metadata, before = dict(ROW), dict(METADATA), "null"
-        match data.draw(st.sampled_from(["plain", "metadata", "payload", "before", "cut"])):
+        match data.draw(st.sampled_from(KINDS)):
             case "metadata":
                 name = data.draw(st.sampled_from([*METADATA, "fence", "stranger"]))
                 metadata[name] = data.draw(
@@ -196,8 +208,11 @@ def test_any_event_is_what_the_schema_makes_of_it(data: st.DataObject) -> None:
             case "payload":
                 row.pop(data.draw(st.sampled_from([*ROW])))
                 row |= data.draw(st.sampled_from([{}, {"stranger": "1"}, {"id": "1"}]))
+            case "stranger":
+                row |= data.draw(st.dictionaries(st.text(), VALUES, max_size=2))
             case "before":
-                before = data.draw(st.sampled_from(['{"id":7}', '{"id":8}', "{}", "1"]))
+                befores = ['{"id":7}', '{"id":8}', '{"id":8,"stranger":1}', "{}", "1"]
+                before = data.draw(st.sampled_from(befores))
             case "cut":
                 whole = event(row)
                 events.append(whole[: data.draw(st.integers(0, len(whole)))])
@@ -220,6 +235,20 @@ def test_any_event_is_what_the_schema_makes_of_it(data: st.DataObject) -> None:
         event(ROW).replace(b'"id":7', b'"id":"x","id":8'),
         event(ROW).replace(b'"id"', b'"\\u0069d"'),
         event(None),
+        event({**ROW, "stranger": "1"}).replace(b'"stranger"', b'"\xff"'),
+        *(
+            event({**ROW, "stranger": "@"}).replace(b"@", value)
+            for value in (
+                b'"\xff"',
+                b'"\xed\xa0\x80"',
+                b'"\t"',
+                b"01",
+                b"1.",
+                b"{",
+                b"[1,]",
+                b'"\\q"',
+            )
+        ),
     ],
 )
 def test_malformed_json_is_what_the_schema_makes_of_it(value: bytes) -> None:

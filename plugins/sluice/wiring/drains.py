@@ -17,7 +17,7 @@ from sluice.decoding import Decoder
 from sluice.drain import Drain
 from sluice.errors import NotReady, WrongUsage
 from sluice.events import KeyText
-from sluice.evolution import former_columns, require_same
+from sluice.evolution import require_same
 from sluice.outcomes import each
 from sluice.ports import DrainReport
 from sluice.relay import slot as slots
@@ -156,7 +156,7 @@ def make_decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder
         raise WrongUsage(
             f"{catalog.schemas} has no schema of {name}", remedy="run: make generate"
         ) from error
-    return Decoder(table, event_type, former_columns(clickhouse, table))
+    return Decoder(table, event_type)
 
 
 def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
