@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.catalog import Column, Table
-from sluice.generate.clickhouse import quoted
+from sluice.generate.clickhouse import literal, quoted
 from sluice.selection import Selection, ordered_as_text
 
 _MODULUS = 1 << 64
@@ -85,6 +85,25 @@ def clickhouse_text(column: Column) -> str:
         return column.type.clickhouse_text.replace("{}", name)
     text = column.type.clickhouse_text.replace("{}", f"assumeNotNull({name})")
     return f"if(isNull({name}), NULL, {text})"
+
+
+def clickhouse_key_text(column: Column) -> str:
+    """A part of a key as PostgreSQL reads it."""
+    name = quoted(column.name)
+    return (
+        f"concat('\\\\x', lower(hex({name})))" if column.type.zero == b"" else f"toString({name})"
+    )
+
+
+def clickhouse_key_part(text: str, column: Column) -> str:
+    """A part of a key from PostgreSQL's text of it; NULL where ClickHouse cannot hold it.
+
+    Args:
+        text: SQL that gives the text.
+    """
+    if column.type.zero == b"":
+        return f"unhex(substring({text}, 3))"
+    return f"accurateCastOrNull({text}, {literal(column.type.clickhouse)})"
 
 
 def postgres_row(columns: Sequence[Column]) -> str:

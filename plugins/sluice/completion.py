@@ -25,8 +25,9 @@ from sluice.events import (
 from sluice.ports import StateStore
 from sluice.row_form import RowForm
 
-# The rows of these keys as Postgres has them now, as `read` events; without those that are gone.
-Reread = Callable[[Table, Sequence[KeyText]], Sequence[bytes]]
+# The rows of these keys as Postgres has them now, as `read` events with their keys; without those
+# that are gone. The value of a row that is too large to be an event is None.
+Reread = Callable[[Table, Sequence[KeyText]], Sequence[Record]]
 
 
 def completed(
@@ -67,19 +68,20 @@ def completed(
 def _whole(
     change: PartialRow | OutdatedRow, known: dict[Key, tuple[Any, ...]], present: _Present
 ) -> FullRow | Reject | None:
-    if isinstance(change, OutdatedRow) or change.former_key not in known:
-        return present.row(change)
-    base = known[change.former_key]
-    values = tuple(
-        old if new == UNCHANGED else new for new, old in zip(change.values, base, strict=True)
-    )
-    return _at(change, values)
+    base = known.get(change.former_key)
+    if isinstance(change, PartialRow) and base is not None:
+        return _filled(change, change.values, base)
+    values = present.values(change)
+    if isinstance(values, str):
+        return Reject(record=change.record, reason=values)
+    return None if values is None else _filled(change, values, base or (None,) * len(values))
 
 
-def _at(change: PartialRow | OutdatedRow, values: Key) -> FullRow:
-    return FullRow(
-        values=values, version=change.version, seq=change.seq, committed_at=change.committed_at
-    )
+def _filled(change: PartialRow | OutdatedRow, values: Key, base: Key) -> FullRow:
+    """The change's row, with what it left out as it was before."""
+    place = {"version": change.version, "seq": change.seq, "committed_at": change.committed_at}
+    whole = tuple(old if new == UNCHANGED else new for new, old in zip(values, base, strict=True))
+    return FullRow(values=whole, **place)
 
 
 class _Present:
@@ -91,25 +93,34 @@ class _Present:
     def __init__(self, decoder: Decoder, reread: Reread | None, keys: Sequence[KeyText]) -> None:
         self._decoder, self._reread, self._keys = decoder, reread, keys
 
-    def row(self, change: PartialRow | OutdatedRow) -> FullRow | Reject | None:
-        """The whole row; None when it is gone."""
+    def values(self, change: PartialRow | OutdatedRow) -> Key | str | None:
+        """The row's values; why it cannot be stored; None when it is gone."""
         if self._reread is None:
-            reason = f"the row is not whole, and no row has key {change.former_key}"
-            return Reject(record=change.record, reason=reason)
-        rows, reasons = self._rows
-        if values := rows.get(change.key):
-            return _at(change, values)
-        return Reject(record=change.record, reason=reasons[0]) if reasons else None
+            return f"the row is not whole, and no row has key {change.former_key}"
+        return self._rows.get(change.key)
 
     @cached_property
-    def _rows(self) -> tuple[dict[Key, Key], list[str]]:
-        """Rows' values by key, and why others are not among them."""
+    def _rows(self) -> dict[Key, Key | str]:
+        """Rows' values by key, or why they cannot be stored."""
         assert self._reread is not None
-        values = self._reread(self._decoder.table, list(dict.fromkeys(self._keys)))
-        records = [Record(offset=0, key=None, value=value) for value in values]
-        decoded = self._decoder.decode(records, epoch=0, base_seq=0)
-        key_of = RowForm(self._decoder.table).key_of
-        width = len(self._decoder.table.columns)
-        rows = [row.values for row in decoded.changes if isinstance(row, FullRow)]
-        rows += zip(*decoded.rows[:width], strict=True)
-        return {key_of(row): row for row in rows}, [one.reason for one in decoded.rejects]
+        decoder = self._decoder
+        records = self._reread(decoder.table, list(dict.fromkeys(self._keys)))
+        whole = [record for record in records if record.value is not None]
+        decoded = decoder.decode(whole, epoch=0, base_seq=0)
+        unstored = [(record, "the row is too large") for record in records if record.value is None]
+        unstored += [(reject.record, reject.reason) for reject in decoded.rejects]
+        rows: dict[Key, Key | str] = {}
+        for record, reason in unstored:
+            if (key := decoder.key(record.key or b"")) is not None:
+                rows[key] = reason
+        for change in decoded.changes:
+            if isinstance(change, OutdatedRow):
+                rows[change.key] = "Postgres has not all columns of the models"
+            elif isinstance(change, PartialRow):
+                rows[change.key] = change.values
+        key_of = RowForm(decoder.table).key_of
+        width = len(decoder.table.columns)
+        values = [change.values for change in decoded.changes if isinstance(change, FullRow)]
+        for row in [*values, *zip(*decoded.rows[:width], strict=True)]:
+            rows[key_of(row)] = row
+        return rows

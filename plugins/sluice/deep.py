@@ -34,7 +34,7 @@ from sluice.outcomes import Outcomes
 from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint
 from sluice.range_check import RangeCheck, Snapshot
-from sluice.ranges import DEEP_CHECK, KeyRange, Plan, Plans, Progress, divided
+from sluice.ranges import DEEP_CHECK, KeyRange, Plan, Plans, Progress, RangeDone, divided
 from sluice.selection import Selection, key_text
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class DeepCheck:
             findings.add(found)
             self.reached("range compared")
             if not found.differences and found.complete:
-                self.plans.finish(plan, part, found.point, found.postgres, 0)
+                self.plans.finish(plan, part, RangeDone(fence=found.point, rows=found.postgres))
                 self.reached("range noted")
             told = progress.add(part, found.postgres)
             if len(plan.ranges) > 1:

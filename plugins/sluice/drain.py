@@ -22,11 +22,12 @@ from sluice.chunks import joined, mark_truncated, renumbered
 from sluice.completion import Reread, completed
 from sluice.decoding import Decoded, Decoder
 from sluice.errors import PoisonedTopic, Refused, SourceChanged
-from sluice.events import Record, Reject, Truncated
+from sluice.events import Record, Reject, Truncated, is_row_of, place_of
 from sluice.pace import Pace
 from sluice.plain import Columns
 from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint, DrainReport
+from sluice.positions import format_lsn, unpack
 from sluice.resolution import resolve
 from sluice.resumption import Resumption
 from sluice.row_form import RowForm
@@ -237,17 +238,43 @@ class Drain(Resumption):
             mark_truncated(columns, truncated)
             self._append(table, columns)
             self.reached("rows written")
+        taken = list[Truncated]()
         for change in truncations:  # after the rows: it takes those that are older, and no other
+            if self._in_doubt(table, change, decoded.rejects + rejects):
+                continue
             self._patiently(table, partial(self.store.truncate, table, change))
             self.reached("truncated")
+            taken.append(change)
         return _Stored(
             unresolved=rejects,
-            truncated=max([truncated, *(change.version for change in truncations)]),
+            truncated=max([truncated, *(change.version for change in taken)]),
             committed_at=max(
-                [*(columns[-1] if columns else ()), *(one.committed_at for one in truncations)],
+                [*(columns[-1] if columns else ()), *(one.committed_at for one in taken)],
                 default=0,
             ),
         )
+
+    def _in_doubt(self, table: Table, change: Truncated, rejects: Sequence[Reject]) -> bool:
+        """Whether it is the end of a snapshot of which a row could not be stored.
+
+        Then an older row is not gone for not having come again: it may be the last good version
+        of such a row (ADR 22).
+        """
+        end = unpack(change.version)
+        place = place_of(end.major)
+        doubtful = end.minor == 0 and (
+            any(is_row_of(reject.record.value or b"", place) for reject in rejects)
+            or bool(self.store.unstored(table.name, place))
+        )
+        if doubtful:
+            log.warning(
+                "%s: not all rows of the snapshot of %s could be stored, so rows that it lacks"
+                " stay; run: sluice resync %s",
+                table.name,
+                format_lsn(end.major),
+                table.name,
+            )
+        return doubtful
 
     def _append(self, table: Table, columns: Columns) -> None:
         """Insert, in halves where a piece needs too much memory."""

@@ -29,6 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sluice.positions import format_lsn
+
 # Postgres text cannot hold NUL, so no real value is ever equal to this.
 UNCHANGED = "\x00unchanged"
 
@@ -45,6 +47,29 @@ DEAD_LETTER_TOPIC = "cdc.dead_letter"
 # What Redpanda Connect could not place: a TRUNCATE, a row that is too large.
 CONTROL_TOPIC = "cdc.control"
 DRAIN_GROUP = "sluice-drain"
+
+
+def place_of(lsn: int, fence: int | None = None) -> str:
+    """The fields of an envelope that say where it stands, but for the ordinal that comes next.
+
+    Args:
+        fence: the offset that a resync's rows stand before, where offsets are the order.
+    """
+    return f'"commit_lsn":"{format_lsn(lsn)}"' if fence is None else f'"fence":{fence}'
+
+
+def is_row_of(value: bytes, place: str) -> bool:
+    """Whether an envelope is a row of the snapshot or resync of this place.
+
+    No value of a row has these texts in it: JSON escapes its quotes.
+    """
+    return all(text.encode() in value for text in row_marks(place))
+
+
+def row_marks(place: str) -> tuple[str, str]:
+    """The texts that an envelope of a row of this place has, and no other; see `is_row_of`."""
+    return f'"operation":"{READ}"', f'{place},"ordinal":1,'
+
 
 Key = tuple[Any, ...]
 # A key's parts in Postgres' text form.

@@ -164,5 +164,13 @@ class StateStore(Protocol):
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """Mark rejects of a table as resolved."""
 
+    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+        """Rows of a snapshot or resync that were rejected and not replayed: reason -> how many.
+
+        Args:
+            place: of its rows; see events.place_of.
+            offset: on the topic, at which they begin.
+        """
+
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """Keep what a drain did."""

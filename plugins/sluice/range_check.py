@@ -13,6 +13,8 @@ from sluice.comparison import (
     Buckets,
     clickhouse_as_of,
     clickhouse_checksum,
+    clickhouse_key_part,
+    clickhouse_key_text,
     clickhouse_range,
     clickhouse_row,
     clickhouse_text,
@@ -159,7 +161,7 @@ class RangeCheck:
             )
         }
         by_text = {text: (parts, checksum) for parts, (text, checksum) in postgres.items()}
-        texts = ", ".join(f"toString({quoted(column.name)})" for column in table.key)
+        texts = ", ".join(map(clickhouse_key_text, table.key))
         found = self._clickhouse.execute(
             f"SELECT {clickhouse_row(table.key)}, {texts}, {clickhouse_checksum(table.columns)}"
             f" FROM (\n{clickhouse_as_of(table, self._among)}\n)"
@@ -184,7 +186,7 @@ class RangeCheck:
 
     def _ahead(self) -> list[Difference]:
         """Rows whose version is beyond any change's."""
-        texts = ", ".join(f"toString({quoted(column.name)})" for column in self._table.key)
+        texts = ", ".join(map(clickhouse_key_text, self._table.key))
         found = self._clickhouse.execute(
             f"SELECT DISTINCT {texts} FROM cdc.{quoted(self._table.storage)}"
             f" WHERE _version > {{limit:UInt128}}{self._among} LIMIT {MOST_KEYS}",
@@ -211,7 +213,7 @@ class RangeCheck:
         postgres = self._snapshot.rows(f"SELECT {listed} FROM {self._source} WHERE {wanted}")
         names = ", ".join(clickhouse_text(column) for column in table.columns)
         same = " AND ".join(
-            f"toString({quoted(column.name)}) = {{part{at}:String}}"
+            f"{quoted(column.name)} = {clickhouse_key_part(f'{{part{at}:String}}', column)}"
             for at, column in enumerate(table.key)
         )
         parameters: dict[str, Any] = {f"part{at}": part for at, part in enumerate(parts)}

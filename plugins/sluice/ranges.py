@@ -3,6 +3,9 @@
 Each range of a resync is read behind a fence of its own and noted in `cdc.resync_ranges` when it is
 drained. So what is done is done: the stream brings every change after a range's fence, and a later
 run reads the others behind later fences. Postgres holds back WAL and dead rows for one range alone.
+A range of which rows could not be stored is noted with their number. It does not make a run
+unfinished, so that the next command reads all rows again; but who goes on with the run reads it
+once more, and tells of the rows that still cannot be stored.
 Of a deep check, the ranges in which nothing differed are noted.
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -40,11 +43,29 @@ class KeyRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RangeDone:
+    """What became of a range.
+
+    Attributes:
+        fence: the point of the WAL as of which it was read.
+        rows: how many were read.
+        deleted: how many rows ClickHouse had that Postgres has not.
+        unstored: rows that could not be stored: reason -> how many.
+    """
+
+    fence: int
+    rows: int = 0
+    deleted: int = 0
+    unstored: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The ranges of a run, and the numbers of those that are done.
 
     Attributes:
         asked: the selection that was asked for, in words; or DEEP_CHECK.
+        rejected: of ranges that were read, those of which rows could not be stored.
         noted_ago: seconds since the last note of it.
     """
 
@@ -53,12 +74,18 @@ class Plan:
     asked: str
     ranges: tuple[KeyRange, ...]
     done: frozenset[int] = frozenset()
+    rejected: frozenset[int] = frozenset()
     noted_ago: int = 0
 
     @property
     def open(self) -> tuple[KeyRange, ...]:
         """The ranges that are left."""
         return tuple(part for part in self.ranges if part.number not in self.done)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every range was read."""
+        return len(self.done | self.rejected) == len(self.ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +100,7 @@ class Plans:
         if selection.keys:
             return None
         plan = self._last(table, selection.sentence(), epoch)
-        return plan if plan and plan.open else None
+        return plan if plan and not plan.finished else None
 
     def unfinished_check(self, table: Table, epoch: int) -> Plan | None:
         """The plan of the last deep check, where that did not come to its end; see `end`."""
@@ -90,7 +117,7 @@ class Plans:
     def find(self, table: Table, run: str) -> Plan | None:
         """A run's plan; None where it was dropped, or is of too long ago."""
         rows = self.clickhouse.execute(self.queries["ranges_of"], table=table.name, run=run)
-        states = {state for *_, state, _, _ in rows}
+        states = {state for *_, state, _, _, _ in rows}
         ago = min((age for *_, age, _ in rows), default=0)
         if not rows or _DROPPED in states or ago > _GOES_ON:
             return None
@@ -102,9 +129,16 @@ class Plans:
             )
             for number, lower, upper, below, expected, *_ in rows
         )
-        done = frozenset(number for number, *_, state, _, _ in rows if state == _DONE)
-        asked = rows[0][-1]
-        return Plan(table=table, run=run, asked=asked, ranges=ranges, done=done, noted_ago=ago)
+        read = {row[0]: row[-3] for row in rows if row[-4] == _DONE}
+        return Plan(
+            table=table,
+            run=run,
+            asked=rows[0][-1],
+            ranges=ranges,
+            done=frozenset(number for number, rejected in read.items() if not rejected),
+            rejected=frozenset(number for number, rejected in read.items() if rejected),
+            noted_ago=ago,
+        )
 
     def keep(self, plan: Plan, epoch: int) -> None:
         """Keep a new plan, as one block: all of it or nothing."""
@@ -125,7 +159,7 @@ class Plans:
         }
         self.clickhouse.insert("cdc.resync_ranges", list(columns), list(columns.values()))
 
-    def finish(self, plan: Plan, part: KeyRange, fence: int, rows: int, deleted: int) -> None:
+    def finish(self, plan: Plan, part: KeyRange, done: RangeDone) -> None:
         """Note that a range is drained."""
         self.clickhouse.insert_row(
             "cdc.resync_ranges",
@@ -134,9 +168,10 @@ class Plans:
                 "run": plan.run,
                 "number": part.number,
                 "state": _DONE,
-                "rows": rows,
-                "deleted": deleted,
-                "fence": format_lsn(fence),
+                "rows": done.rows,
+                "deleted": done.deleted,
+                "rejected": sum(done.unstored.values()),
+                "fence": format_lsn(done.fence),
             },
         )
 

@@ -74,6 +74,8 @@ class Recovery:
                 with outcomes.of(table.name):
                     report = repair.run(table, findings, DIFF)
                     yield report.sentence() if report else forecast(table, findings)
+                    if report:
+                        report.require_stored()
         for name, error in outcomes.troubles.items():
             again = f"sluice resync {name}"
             if again not in str(error):

@@ -3,9 +3,11 @@
 A range of keys is read in one exported snapshot, its fence, and goes onto the table's topic as
 `read` events at (fence, 1). So the rows win over everything older and lose to every change after
 the fence, however the two arrive. When they are drained, live rows of the range below the fence are
-rows that Postgres does not have; they get a `delete` at (fence, 0). Then the range is done. Killed
-anywhere, the next run goes on with the ranges that are not; see ranges.py. A repair of many rows
-does not remember but look: it leaves out ranges whose rows are those of Postgres already.
+rows that Postgres does not have, or rows that could not be stored. Postgres is asked in the same
+snapshot which of their keys it has (ADR 22): those keep their last good version, the others get a
+`delete` at (fence, 0). Then the range is done. Killed anywhere, the next run goes on with the
+ranges that are not, and with those of which a row could not be stored; see ranges.py. A repair of
+many rows does not remember but look: it leaves out ranges whose rows are those of Postgres already.
 
 Where changes come from Redpanda Connect, whose order is that of the topic, the fence is the topic's
 end, taken before the snapshot. What comes after it the snapshot may have seen as well; coming again
@@ -16,21 +18,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import Table
 from sluice.comparison import same_sum
-from sluice.errors import NotReady
-from sluice.events import CONNECT, KeyText
+from sluice.errors import NotReady, RowsRejected
+from sluice.events import CONNECT, KeyText, place_of
 from sluice.generate.clickhouse import quoted
 from sluice.live_keys import checksum_below, live_keys_below
 from sluice.points import Reached, go_on
 from sluice.positions import before, beyond, format_lsn, pack, unpack
-from sluice.ranges import KeyRange, Plan, Plans, Progress, divided
+from sluice.ranges import KeyRange, Plan, Plans, Progress, RangeDone, divided
 from sluice.selection import Selection
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ POINTS = (
 # Some seconds of reading: little is lost with a run that is killed, and a fence costs a few
 # hundredths of one.
 _ROWS_IN_A_RANGE = 200_000
+_REASONS = 3  # so many are told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,8 @@ class ResyncReport:
         deleted: how many rows ClickHouse had that Postgres has not.
         before: ranges that a run before had done, of how many.
         equal: ranges that were not read, because nothing differed in them.
+        unstored: rows that could not be stored, and keep their last good version: reason -> how
+            many.
     """
 
     table: str
@@ -70,6 +77,12 @@ class ResyncReport:
     seconds: float
     before: tuple[int, int] = (0, 1)
     equal: int = 0
+    unstored: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        """How many rows could not be stored."""
+        return sum(self.unstored.values())
 
     def sentence(self) -> str:
         """The resync in one line."""
@@ -82,7 +95,27 @@ class ResyncReport:
         done, ranges = self.before
         if self.equal:
             text += f"; {self.equal} of {ranges} ranges were equal"
-        return f"{text}; {done} of {ranges} ranges were done before" if done else text
+        if done:
+            text += f"; {done} of {ranges} ranges were done before"
+        return f"{text}; {self._rejections()}" if self.unstored else text
+
+    def require_stored(self) -> None:
+        """Raise RowsRejected where rows could not be stored."""
+        if self.unstored:
+            raise RowsRejected(
+                f"{self.table}: {self._rejections()}",
+                remedy="correct them in PostgreSQL, or the models; see: sluice dead-letters list"
+                f" --table {self.table}",
+            )
+
+    def _rejections(self) -> str:
+        named = [f"{reason} ({count})" for reason, count in self.unstored.items()]
+        more = f"; and {len(named) - _REASONS} other reasons" if len(named) > _REASONS else ""
+        told = "; ".join(named[:_REASONS])
+        return (
+            f"{self.rejected} rows could not be stored and keep their last good version:"
+            f" {told}{more}"
+        )
 
 
 class Division(Protocol):
@@ -100,16 +133,26 @@ class Reading(Protocol):
     Attributes:
         fence: the point of the WAL.
         offset: where offsets order the changes, the one that the rows stand before.
+        begins: the offset on the topic at which the rows begin, or before.
+        too_large: how many rows were too large to be published.
     """
 
     fence: int
     offset: int | None
+    begins: int
+
+    @property
+    def too_large(self) -> int:
+        """See above."""
 
     def checksum(self, selection: Selection) -> tuple[int, int]:
         """How many rows are selected, and the sum of their checksums."""
 
     def read(self, selection: Selection) -> int:
         """Publish the selected rows; how many."""
+
+    def present(self, selection: Selection, texts: Sequence[str]) -> Collection[str]:
+        """Which of these keys Postgres has as of the fence; see live_keys."""
 
     def delete(self, key: str) -> None:
         """Publish a delete of the row with this key, a JSON object, below the rows."""
@@ -182,6 +225,7 @@ class Resync:
         parts = [part for part in plan.open if part.number % shares == share]
         source, epoch = self._source(table)
         fence = rows = deleted = equal = 0
+        unstored = Counter[str]()
         progress = Progress(plan, parts)
         for part in parts:
             with self.reading(table, source == CONNECT) as reading:
@@ -192,11 +236,14 @@ class Resync:
                 fence = reading.fence
                 same = differing and self._same(table, part.selection, reading, version)
                 equal += same
-                read, ghosts = self._read(table, part, reading, version) if not same else (0, 0)
-            self.plans.finish(plan, part, fence, read, ghosts)
+                done = RangeDone(fence=fence)
+                if not same:
+                    done = self._read(table, part, reading, version)
+            self.plans.finish(plan, part, done)
             self.reached("range noted")
-            rows, deleted = rows + read, deleted + ghosts
-            log.info("resync: %s", progress.add(part, read))
+            rows, deleted = rows + done.rows, deleted + done.deleted
+            unstored.update(done.unstored)
+            log.info("resync: %s", progress.add(part, done.rows))
         report = ResyncReport(
             table=table.name,
             selection=plan.asked if shares == 1 else f"{plan.asked}, share {share + 1} of {shares}",
@@ -206,6 +253,7 @@ class Resync:
             seconds=time.monotonic() - started,
             before=(len(plan.done), len(plan.ranges)),
             equal=equal,
+            unstored=unstored,
         )
         if parts:
             self._keep(report)
@@ -221,21 +269,29 @@ class Resync:
         present = checksum_below(self.clickhouse, table, selection, version)
         return count == present[0] and same_sum(total, present[1])
 
-    def _read(
-        self, table: Table, part: KeyRange, reading: Reading, version: int
-    ) -> tuple[int, int]:
-        """Read one range and bring it to ClickHouse: its rows, and the rows that were deleted."""
+    def _read(self, table: Table, part: KeyRange, reading: Reading, version: int) -> RangeDone:
+        """Read one range and bring it to ClickHouse."""
         rows = reading.read(part.selection)
         self.reached("rows published")
         reading.wait()
         self.reached("rows drained")
-        ghosts = live_keys_below(self.clickhouse, table, part.selection, version)
-        for key in ghosts:
-            reading.delete(key)
-        if ghosts:
+        older = live_keys_below(self.clickhouse, table, part.selection, version)
+        present = reading.present(part.selection, list(older)) if older else ()
+        gone = older.keys() - set(present)
+        for text in gone:
+            reading.delete(older[text])
+        if gone:
             reading.wait()
         self.reached("deletes drained")
-        return rows, len(ghosts)
+        unstored = self._unstored(table, reading)
+        return RangeDone(fence=reading.fence, rows=rows, deleted=len(gone), unstored=unstored)
+
+    def _unstored(self, table: Table, reading: Reading) -> dict[str, int]:
+        """The rows of a reading that could not be stored: reason -> how many."""
+        place = place_of(reading.fence, reading.offset)
+        found = ClickHouseStore(self.clickhouse).unstored(table.name, place, reading.begins)
+        large = {"the row is too large": reading.too_large} if reading.too_large else {}
+        return {**found, **large}
 
     def _remove_beyond(self, table: Table, version: int) -> None:
         """Remove rows that no change can have written: nothing could win over them."""
@@ -265,6 +321,7 @@ class Resync:
                 "fence": format_lsn(report.fence),
                 "rows": report.rows,
                 "deleted": report.deleted,
+                "rejected": report.rejected,
                 "seconds": report.seconds,
             },
         )

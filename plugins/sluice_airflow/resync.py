@@ -112,7 +112,11 @@ def _resynced(
     elif part["do"] == DIFF:
         yield from wiring.repair(settings, part["tables"])
     elif part["do"] in {KEYS, ALL}:
-        yield wiring.resync(settings, part["table"], **chosen).sentence()
+        report = wiring.resync(settings, part["table"], **chosen)
+        yield report.sentence()
+        report.require_stored()
     else:
         share = [part[name] for name in ("table", "run", "share", "shares")]
-        yield wiring.resync_share(settings, *share).sentence()
+        report = wiring.resync_share(settings, *share)
+        yield report.sentence()
+        report.require_stored()

@@ -233,6 +233,11 @@ ENGINE = MergeTree
 ORDER BY (source_table, finished_at)
 TTL toDateTime(finished_at) + INTERVAL 90 DAY;
 
+-- name: resyncs_rejected
+-- For tables made before rows that could not be stored were counted.
+ALTER TABLE cdc.resyncs
+    ADD COLUMN IF NOT EXISTS rejected UInt64 COMMENT 'rows that could not be stored';
+
 -- name: resync_ranges
 -- The key ranges of each resync: written together when it begins, each again when it is drained. Of
 -- each deep check: each again when nothing differed in it.
@@ -271,3 +276,8 @@ CREATE TABLE IF NOT EXISTS cdc.parked
 )
 ENGINE = MergeTree
 ORDER BY (source_table, hole, state);
+
+-- name: resync_ranges_rejected
+-- The same of ranges.
+ALTER TABLE cdc.resync_ranges
+    ADD COLUMN IF NOT EXISTS rejected UInt64 COMMENT 'rows that could not be stored';

@@ -77,11 +77,11 @@ WHERE source_table = {table:String} AND selection = {selection:String}
     AND epoch = {epoch:UInt16} AND state = 'open';
 
 -- name: ranges_of
--- The ranges of a run: bounds, rows (expected, or read when it is done), state, how many seconds ago
--- it was noted, and what was asked for.
+-- The ranges of a run: bounds, rows (expected, or read when it is done), state, how many rows the
+-- last reading could not store, how many seconds ago it was noted, and what was asked for.
 SELECT number, argMin(lower, state), argMin(upper, state), argMin(below, state),
-    argMax(rows, state), toString(max(state)), dateDiff('second', max(noted_at), now64(3)),
-    argMin(selection, state)
+    argMax(rows, state), toString(max(state)), argMax(rejected, (state, noted_at)),
+    dateDiff('second', max(noted_at), now64(3)), argMin(selection, state)
 FROM cdc.resync_ranges WHERE source_table = {table:String} AND run = {run:String}
 GROUP BY number ORDER BY number;
 

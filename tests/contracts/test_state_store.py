@@ -19,9 +19,11 @@ from sluice.adapters.memory import MemoryStore
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import Table, load_catalog
 from sluice.errors import StaleCheckpoint
-from sluice.events import Record, Reject, Truncated
+from sluice.events import Record, Reject, Truncated, place_of
 from sluice.generate.clickhouse import table_statements
 from sluice.ports import Checkpoint, StateStore
+from sluice.relay.envelope import RowEncoder, Transaction
+from sluice.relay.pgoutput import RelationColumn
 from sluice.settings import Settings
 
 PRODUCTS = load_catalog("models").table("products")
@@ -74,6 +76,35 @@ def test_a_truncate_takes_the_rows_below_its_version_alone(store: StateStore) ->
     for _ in range(2):
         store.truncate(PRODUCTS, Truncated(version=5, seq=5, committed_at=0))
     assert names(store, PRODUCTS, 1, 2) == {2: (6, "above")}
+
+
+def test_rejected_rows_of_a_snapshot_are_counted_by_reason(store: StateStore) -> None:
+    """By their place; no other events, and none before an offset."""
+    column = RelationColumn(name="id", type_oid=23, in_key=True)
+
+    def reject(offset: int, reason: str, operation: str, lsn: int, ordinal: int) -> Reject:
+        encoder = RowEncoder("products", [column], ["id"])
+        row = b'{"id":1,"name":"\\"operation\\":\\"read\\""}'
+        event = Transaction(lsn, 1).event(encoder, operation.encode(), 1, ordinal, row, b"null")
+        return Reject(record=Record(offset=offset, key=None, value=event), reason=reason)
+
+    rejects = [
+        reject(1, "odd", "read", 16, 1),
+        reject(2, "odd", "read", 17, 1),
+        reject(3, "odd", "read", 17, 1),
+        reject(4, "new", "read", 17, 1),
+        reject(5, "odd", "insert", 17, 1),
+        reject(6, "odd", "delete", 17, 0),
+    ]
+    store.reject(Checkpoint(source_table="counted"), "", rejects)
+    counts = store.unstored("counted", place_of(17))
+    assert sorted((reason[:3], count) for reason, count in counts.items()) == [
+        ("new", 1),
+        ("odd", 2),
+    ]
+    assert list(store.unstored("counted", place_of(17), offset=3).values()) == [1, 1]
+    assert not store.unstored("counted", place_of(18))
+    assert not store.unstored("others", place_of(17))
 
 
 def test_a_checkpoint_moves_one_generation_at_a_time(store: StateStore) -> None:

@@ -32,6 +32,8 @@ LIMITS = DrainSettings(
     events=10_000, seconds=10, chunk=3, chunk_bytes=1 << 20, reject_ratio=0.5, reject_run=1000
 )
 
+ONE_CHUNK = replace(LIMITS, chunk=500)
+
 
 class Step(BaseModel):
     """A change of the source: `to` is another key, or None for the same."""
@@ -221,35 +223,74 @@ def test_a_slower_drain_is_told_and_changes_nothing() -> None:
     assert names(store) == expected
 
 
-def test_rows_that_no_event_has_whole_are_read_from_the_source_unless_they_are_gone() -> None:
-    whole = [row(key, f"now {key}") for key in (1, 2)]
-    sent = [{"id": 1, "name": "old"}, row(2, UNCHANGED), row(3, UNCHANGED)]
+def rereading(whole: dict[int, Any]) -> tuple[list[Any], Any]:
+    """What is asked for, and a source with these rows; None is a row that is too large."""
     asked: list[Any] = []
 
-    def reread(table: Any, keys: Any) -> list[bytes]:
+    def reread(table: Any, keys: Any) -> list[Record]:
         asked.append(keys)
-        return [event("read", payload) for payload in whole]
+        wanted = [int(key) for (key,) in keys if int(key) in whole]
+        values = [(key, whole[key] and event("read", whole[key])) for key in wanted]
+        return [Record(0, json.dumps({"id": key}).encode(), value) for key, value in values]
 
-    limits = DrainSettings(
-        events=10_000, seconds=10, chunk=500, chunk_bytes=1 << 20, reject_ratio=0.5, reject_run=1000
-    )
+    return asked, reread
+
+
+def test_rows_that_no_event_has_whole_are_read_from_the_source_unless_they_are_gone() -> None:
+    asked, reread = rereading({key: row(key, f"now {key}") for key in (1, 2)})
+    sent = [{"id": 1, "name": "old"}, row(2, UNCHANGED), row(3, UNCHANGED)]
     log = filled([event("update", payload, number) for number, payload in enumerate(sent)])
     store = MemoryStore()
-    drain = Drain(changes=log, store=store, limits=limits, reread=reread)
-    drain.run(DECODER)
+    Drain(changes=log, store=store, limits=ONE_CHUNK, reread=reread).run(DECODER)
     assert names(store) == {1: "now 1", 2: "now 2"}
     assert (store.rejected, asked) == ({}, [[("1",), ("2",), ("3",)]])
-    whole[0]["price"] = "NaN"
-    log.produce(TABLE.topic, event("update", sent[0], 9))
-    assert drain.run(DECODER).rejected == 1
-    assert "payload.price" in log.dead_letters[0][1].reason
 
 
-def event(operation: str, payload: Any, number: int = 0, before: Any = None) -> bytes:
+def test_a_row_that_the_source_has_and_that_cannot_be_stored_is_rejected_for_its_own_reason() -> (
+    None
+):
+    """Beside rows that are gone and rows that are stored, in one chunk."""
+    source = {1: row(1, "one"), 2: {**row(2, "two"), "price": "NaN"}, 3: None, 4: {"id": 4}}
+    _, reread = rereading(source)
+    log = filled([event("update", {"id": key}, key) for key in (1, 2, 3, 4, 5)])
+    store = MemoryStore()
+    report = Drain(changes=log, store=store, limits=ONE_CHUNK, reread=reread).run(DECODER)
+    assert names(store) == {1: "one"}
+    reasons = {reject.record.offset: reject.reason for _, reject in log.dead_letters}
+    assert report.rejected == len(reasons) == 3
+    assert "payload.price" in reasons[1]
+    assert reasons[2] == "the row is too large"
+    assert "not all columns" in reasons[3]
+
+
+@pytest.mark.parametrize("chunk", [1, 500])
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_snapshots_truncate_takes_nothing_where_a_row_of_it_was_not_stored(
+    bad: bool, chunk: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = [event("insert", row(key, f"old {key}"), key, ordinal=5) for key in (1, 2, 3)]
+    unstorable = {**row(1, "new 1"), **({"price": "NaN"} if bad else {})}
+    snapshot = [event("read", value, 9) for value in (unstorable, row(2, "new 2"))]
+    closing = event("truncate", None, 9, ordinal=0)
+    log, store = filled([*before, *snapshot, closing]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=replace(LIMITS, chunk=chunk))
+    drain.run(DECODER)
+    kept = {1: "old 1", 2: "new 2", 3: "old 3"}
+    assert names(store) == (kept if bad else {1: "new 1", 2: "new 2"})
+    assert ("run: sluice resync products" in caplog.text) == bad
+    log.produce(TABLE.topic, event("truncate", None, 10, ordinal=7))  # PostgreSQL's own
+    drain.run(DECODER)
+    assert names(store) == {}
+
+
+def event(
+    operation: str, payload: Any, number: int = 0, before: Any = None, ordinal: int = 1
+) -> bytes:
     """An event at a place of its own."""
-    place = {"lsn": "0/1", "commit_lsn": format_lsn(100 + number), "ordinal": 1, "commit_ts_ms": 1}
-    metadata = {"source": "relay", "table": "products", "operation": operation, **place}
-    return json.dumps({"metadata": metadata, "payload": payload, "before": before}).encode()
+    place = {"commit_lsn": format_lsn(100 + number), "ordinal": ordinal, "commit_ts_ms": 1}
+    metadata = {"source": "relay", "table": "products", "operation": operation, "lsn": "0/1"}
+    whole = {"metadata": {**metadata, **place}, "payload": payload, "before": before}
+    return json.dumps(whole, separators=(",", ":")).encode()
 
 
 def test_a_few_rejects_are_kept_and_a_poisoned_topic_stops_where_it_is() -> None:

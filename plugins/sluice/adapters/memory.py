@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sluice.catalog import Table
 from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
-from sluice.events import Change, Key, Record, Reject
+from sluice.events import Change, Key, Record, Reject, is_row_of
 from sluice.ports import Checkpoint, Chunk, DrainReport, OpenReject
 
 
@@ -170,6 +170,17 @@ class MemoryStore:
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """See ports.StateStore."""
         self.resolved |= {(table, reject.broker_epoch, reject.offset) for reject in rejects}
+
+    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+        """See ports.StateStore."""
+        return Counter(
+            reject.reason
+            for (name, broker_epoch, at), reject in self.rejected.items()
+            if name == table
+            and at >= offset
+            and (name, broker_epoch, at) not in self.resolved
+            and is_row_of(reject.record.value or b"", place)
+        )
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""

@@ -9,7 +9,7 @@ from typing import Any
 from sluice.adapters.clickhouse import ClickHouse, Travelling, external_table
 from sluice.catalog import Table
 from sluice.errors import StaleCheckpoint
-from sluice.events import Change, Key, Reject
+from sluice.events import Change, Key, Reject, row_marks
 from sluice.generate.clickhouse import MACHINE_COLUMNS, key_expression, quoted
 from sluice.ports import Checkpoint, DrainReport, OpenReject
 
@@ -31,6 +31,12 @@ WHERE (
 _PRESENT = f"""
 SELECT {_LISTED} FROM cdc.checkpoints WHERE source_table = {{table:String}}
 ORDER BY generation DESC, writer LIMIT 1
+"""
+_UNSTORED = """
+SELECT reason, count() FROM cdc.dead_letters FINAL
+WHERE source_table = {table:String} AND offset >= {offset:UInt64} AND state = 'open'
+    AND position(value, {operation:String}) > 0 AND position(value, {place:String}) > 0
+GROUP BY reason ORDER BY count() DESC
 """
 
 
@@ -156,6 +162,14 @@ class ClickHouseStore:
         self._clickhouse.execute(
             _RESOLVE, external=[external_table("resolved", structure, places)], table=table
         )
+
+    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+        """See ports.StateStore."""
+        operation, position = row_marks(place)
+        rows = self._clickhouse.execute(
+            _UNSTORED, table=table, offset=offset, operation=operation, place=position
+        )
+        return {str(reason): int(count) for reason, count in rows}
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""

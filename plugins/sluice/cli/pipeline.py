@@ -19,7 +19,7 @@ from sluice.errors import Finding, NotReady, RowsRejected, StaleGenerated, Wrong
 from sluice.settings import Settings
 
 if TYPE_CHECKING:
-    from sluice.catalog import Fact, Table
+    from sluice.catalog import Fact
     from sluice.rebuild import RebuildReport
 
 app = typer.Typer()
@@ -273,7 +273,7 @@ def resync(
     """Read rows again from Postgres, behind a fence, while everything goes on."""
     from sluice import wiring
     from sluice.catalog import load_catalog
-    from sluice.outcomes import each
+    from sluice.outcomes import Outcomes
 
     settings: Settings = context.obj
     logging.getLogger("sluice").setLevel(logging.INFO)
@@ -287,14 +287,16 @@ def resync(
             typer.echo(line)
         return
     rows: dict[str, Any] = {"lower": from_key, "upper": to_key, "keys": key or ()}
-
-    def step(table: Table) -> str:
-        if dry_run:
-            return wiring.forecast(settings, table.name, **rows)
-        return wiring.resync(settings, table.name, **rows, restart=restart).sentence()
-
-    for line in each(step, chosen):
-        typer.echo(line)
+    outcomes = Outcomes()
+    for table in chosen:
+        with outcomes.of(table.name):
+            if dry_run:
+                typer.echo(wiring.forecast(settings, table.name, **rows))
+                continue
+            report = wiring.resync(settings, table.name, **rows, restart=restart)
+            typer.echo(report.sentence())
+            report.require_stored()
+    outcomes.require()
 
 
 @app.command()

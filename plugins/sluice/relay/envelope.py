@@ -12,8 +12,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 from sluice.errors import NeedsPerson
-from sluice.events import RELAY, UNCHANGED
-from sluice.positions import format_lsn
+from sluice.events import RELAY, UNCHANGED, place_of
 from sluice.relay.pgoutput import MISSING, RelationColumn, Value
 
 _BOOL, _BYTEA = 16, 17
@@ -104,8 +103,7 @@ class Transaction:
     __slots__ = ("_after", "_before")
 
     def __init__(self, commit_lsn: int, commit_ms: int, fence: int | None = None) -> None:
-        place = f'"commit_lsn":"{format_lsn(commit_lsn)}"' if fence is None else f'"fence":{fence}'
-        self._before = f'",{place},"ordinal":'.encode()
+        self._before = f'",{place_of(commit_lsn, fence)},"ordinal":'.encode()
         self._after = f',"commit_ts_ms":{commit_ms}}},"payload":'.encode()
 
     def event(

@@ -9,6 +9,7 @@ message of a bundle can only arrive when all before it have.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,6 +51,7 @@ class Batch:
         messages: how many.
         undelivered: bundles of them that the broker has not acknowledged.
         offsets: topic -> offset of the batch's last message.
+        rejected: topic -> how many rows were too large.
     """
 
     end_lsn: int = 0
@@ -57,6 +59,7 @@ class Batch:
     messages: int = 0
     undelivered: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
 
 
 def joined(batch: Batch, *following: Batch) -> Batch:
@@ -124,6 +127,7 @@ class Publisher:
     def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
         """A dead letter in place of a message of the batch; the row itself cannot be kept."""
         self.flush(batch)
+        batch.rejected[topic] += 1
         shown = (key or b"").decode(errors="replace")
         log.warning("%s: row %s is too large for the broker; it is a dead letter", topic, shown)
         headers: dict[str, str | bytes | None] = {

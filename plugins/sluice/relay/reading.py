@@ -18,11 +18,20 @@ from sluice.positions import parse_lsn
 from sluice.relay import slot as slots
 from sluice.relay import standby
 from sluice.relay.publisher import Batch, Publisher
-from sluice.relay.rows import RowReader, checksum_rows, count_rows, keys_between, pages
+from sluice.relay.rows import (
+    RowReader,
+    checksum_rows,
+    count_rows,
+    keys_between,
+    pages,
+    present_keys,
+    readable_keys,
+)
 from sluice.selection import Selection, divisible, numbered
 from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
+_KEYS_AT_ONCE = 50_000
 # 64 MB, some seconds of checksums.
 _PAGES_IN_A_PIECE = 8192
 # Whether another file has taken the place of the table's, or of a partition's, since the snapshot:
@@ -51,7 +60,7 @@ class FencedReading:
         drain: Callable[[], None],
         offset: int | None,
     ) -> None:
-        self.fence, self.offset = batch.end_lsn, offset
+        self.fence, self.offset, self.begins = batch.end_lsn, offset, log_end(topics, table)
         self._cursor, self._table, self._names = cursor, table, [table.topic]
         self._incarnation = topics.incarnation(self._names)
         self._batch, self._publisher = batch, publisher
@@ -64,7 +73,29 @@ class FencedReading:
 
     def read(self, selection: Selection) -> int:
         """See resync.Reading."""
-        return self._rows.read(selection)
+        readable = self._readable(selection)
+        return self._rows.read(readable) if readable else self._rows.rows
+
+    def present(self, selection: Selection, texts: Sequence[str]) -> set[str]:
+        """See resync.Reading."""
+        found: set[str] = set()
+        readable = self._readable(selection)
+        for start in range(0, len(texts) if readable else 0, _KEYS_AT_ONCE):
+            some = texts[start : start + _KEYS_AT_ONCE]
+            found |= present_keys(self._cursor, self._table, readable or selection, some)
+        return found
+
+    def _readable(self, selection: Selection) -> Selection | None:
+        """The selection without keys that PostgreSQL cannot read; None where none is left."""
+        if not selection.keys:
+            return selection
+        keys = readable_keys(self._cursor, self._table, selection.keys)
+        return Selection(keys=tuple(keys)) if keys else None
+
+    @property
+    def too_large(self) -> int:
+        """See resync.Reading."""
+        return self._batch.rejected[self._table.topic]
 
     def delete(self, key: str) -> None:
         """See resync.Reading."""

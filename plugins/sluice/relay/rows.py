@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from psycopg2 import sql
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from sluice.catalog import Table
-from sluice.comparison import postgres_checksum
-from sluice.events import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText
+from sluice.comparison import postgres_checksum, postgres_row
+from sluice.events import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText, Record
 from sluice.relay.envelope import RowEncoder, Transaction
 from sluice.relay.expressions import escaped, key_expression, row_expression, size_expression
 from sluice.relay.pgoutput import RelationColumn
 from sluice.relay.publisher import Batch
 from sluice.selection import Selection, ordered_as_text
+
+log = logging.getLogger(__name__)
 
 _BYTES_AT_ONCE = 100_000  # of COPY's output; what is done for them all costs little for each
 _MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; the brokers take less
@@ -102,7 +105,7 @@ class RowReader:
     def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
         rows = self.rows
         try:
-            with _savepoint(self._cursor):
+            with _savepoint(self._cursor, *_TOO_LARGE):
                 self._copy(self._payload, condition + order, self)
         except _TOO_LARGE:
             # PostgreSQL makes no text of a gigabyte. A byte becomes six in JSON at most.
@@ -153,8 +156,20 @@ class RowReader:
         self._check()
 
     def truncate_below(self) -> None:
-        """Delete everything older than the rows, by one event at (batch end, 0)."""
-        self._send(_TRUNCATE, None, b"null")
+        """Delete everything older than the rows, by one event at (batch end, 0).
+
+        Not where a row was too large to be sent: an older version of it would be deleted.
+        """
+        if count := self._batch.rejected[self._table.topic]:
+            log.warning(
+                "snapshot: %d rows of %s are too large, so rows that PostgreSQL has no more stay;"
+                " run: sluice resync %s",
+                count,
+                self._table.name,
+                self._table.name,
+            )
+        else:
+            self._send(_TRUNCATE, None, b"null")
         self._check()
 
     def delete(self, key: str) -> None:
@@ -171,15 +186,15 @@ class RowReader:
 
 
 @contextmanager
-def _savepoint(cursor: Any) -> Iterator[None]:
-    """Where a transaction is open, it goes on although a text within was too large."""
+def _savepoint(cursor: Any, *expected: type[psycopg2.Error]) -> Iterator[None]:
+    """Where a transaction is open, it goes on after one of these errors."""
     if cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
         yield
         return
     cursor.execute("SAVEPOINT reading")
     try:
         yield
-    except _TOO_LARGE:
+    except expected:
         cursor.execute("ROLLBACK TO SAVEPOINT reading")
         raise
     cursor.execute("RELEASE SAVEPOINT reading")
@@ -196,28 +211,28 @@ def pages(cursor: Any, table: Table) -> int:
     return int(cursor.fetchone()[0])
 
 
-def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
-    """The rows of these keys as they are now, as `read` events; without those that are gone."""
+def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Record]:
+    """The rows of these keys as they are now; see completion.Reread."""
     found = _Found()
     reader = RowReader(cursor, table, found, Batch(end_lsn=0), lambda: None)
     reader.read(Selection(keys=tuple(keys)))
-    return found.values
+    return found.records
 
 
 class _Found:
     """Events that nobody publishes."""
 
     def __init__(self) -> None:
-        self.values: list[bytes] = []
+        self.records: list[Record] = []
 
     def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        self.values.append(value)
+        self.records.append(Record(offset=len(self.records), key=key, value=value))
 
     def flush(self, batch: Batch) -> None:
         """Nothing is under way."""
 
     def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
-        """A row that cannot be read is not found."""
+        self.records.append(Record(offset=len(self.records), key=key, value=None))
 
 
 def _condition(table: Table, selection: Selection) -> sql.Composable:
@@ -262,6 +277,51 @@ def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int,
     cursor.execute(query)
     count, total = cursor.fetchone()
     return int(count), int(total)
+
+
+def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequence[str]) -> set[str]:
+    """Which of these keys the selected rows have, by the text that both sides write of a key.
+
+    By text, because ClickHouse may have keys that the type in PostgreSQL cannot read. Cost: one
+    scan of the selected keys.
+    """
+    text = sql.SQL(postgres_row(table.key))
+    query = sql.SQL(
+        "SELECT DISTINCT {text} FROM {place} WHERE {condition}"
+        " AND {text} IN (SELECT unnest({texts}::text[]))"
+    ).format(
+        text=text,
+        place=sql.Identifier(table.schema, table.relation),
+        condition=_condition(table, selection),
+        texts=sql.Literal([text for text in texts if "\0" not in text]),
+    )
+    cursor.execute(query)
+    return {text for (text,) in cursor.fetchall()}
+
+
+def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[KeyText]:
+    """Without the keys whose text PostgreSQL cannot read as the columns' types: it has none such.
+
+    ClickHouse may have them, where its row is garbage or the type was another. The session's
+    transaction goes on.
+    """
+    query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
+        sql.Identifier(table.schema, table.relation),
+        _condition(table, Selection(keys=tuple(keys))),
+    )
+    try:
+        with _savepoint(cursor, psycopg2.DataError):
+            cursor.execute(query)
+        return list(keys)
+    except psycopg2.DataError as error:
+        if len(keys) == 1:
+            reason = str(error).splitlines()[0]
+            log.warning("%s: PostgreSQL has no such key: %s", table.name, reason)
+            return []
+    half = len(keys) // 2
+    return [
+        key for part in (keys[:half], keys[half:]) for key in readable_keys(cursor, table, part)
+    ]
 
 
 def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> list[KeyText]:

@@ -16,7 +16,7 @@ from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport
 from sluice.decoding import Decoder
 from sluice.drain import Drain
 from sluice.errors import NotReady, WrongUsage
-from sluice.events import KeyText
+from sluice.events import KeyText, Record
 from sluice.evolution import require_same
 from sluice.outcomes import each
 from sluice.ports import DrainReport
@@ -159,6 +159,6 @@ def make_decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder
     return Decoder(table, event_type)
 
 
-def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[bytes]:
+def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[Record]:
     with slots.session(settings.postgres) as cursor:
         return present_rows(cursor, table, keys)

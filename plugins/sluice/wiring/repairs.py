@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 
@@ -42,6 +42,8 @@ def quality(
     """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
     report = check(settings, tables, deep=deep, restart=restart)
     wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
+    if settings.repair == AUTO:
+        wrong -= _rejecting(settings, wrong)
     if settings.repair != AUTO or not wrong:
         return report
     try:
@@ -50,6 +52,26 @@ def quality(
     except SluiceError as error:
         log.warning("auto-repair: %s", error)
     return check(settings, tables, deep=deep)
+
+
+def _rejecting(settings: Settings, names: Collection[str]) -> set[str]:
+    """Of these tables those that have open dead letters.
+
+    What differs there may be what cannot be stored: it would be read again at every check and
+    rejected each time, and only a person can correct it.
+    """
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        counts = dict(clickhouse.execute(read_statements(PIPELINE)["dead_letters"]))
+    rejecting = set(names) & counts.keys()
+    for name in sorted(rejecting):
+        log.warning(
+            "auto-repair: %s: %d of its events were rejected, so it is left to a person;"
+            " see: sluice dead-letters list --table %s",
+            name,
+            counts[name],
+            name,
+        )
+    return rejecting
 
 
 def forecast(
@@ -95,6 +117,8 @@ def _repair(
             with outcomes.of(table.name):
                 report = step.run(table, findings, mode)
                 yield report.sentence() if report else describe_repair(table, findings)
+                if report:
+                    report.require_stored()
     yield from _rebuilt(settings, catalog, outcomes)
 
 
