@@ -8,14 +8,21 @@ bucket's is their number and their sum modulo 2^64, in which no two errors of eq
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sluice.adapters.clickhouse import external_table
 from sluice.catalog import Column, Table
-from sluice.generate.clickhouse import literal, quoted
+from sluice.errors import WrongUsage
+from sluice.events import KeyText
+from sluice.generate.clickhouse import quoted
 from sluice.selection import Selection, ordered_as_text
+from sluice.type_map import OUTPUT
 
 _MODULUS = 1 << 64
+_LIMIT = 1 << 63  # of bigint
+WIDEST_STEP = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,7 @@ class Buckets:
             last += self.step - 1
         if bucket <= 0:
             first -= self.step - 1
-        return f"{name} BETWEEN {first} AND {last}"
+        return f"{name} BETWEEN {max(first, -_LIMIT)} AND {min(last, _LIMIT - 1)}"
 
 
 def postgres_name(column: Column) -> str:
@@ -85,25 +92,6 @@ def clickhouse_text(column: Column) -> str:
         return column.type.clickhouse_text.replace("{}", name)
     text = column.type.clickhouse_text.replace("{}", f"assumeNotNull({name})")
     return f"if(isNull({name}), NULL, {text})"
-
-
-def clickhouse_key_text(column: Column) -> str:
-    """A part of a key as PostgreSQL reads it."""
-    name = quoted(column.name)
-    return (
-        f"concat('\\\\x', lower(hex({name})))" if column.type.zero == b"" else f"toString({name})"
-    )
-
-
-def clickhouse_key_part(text: str, column: Column) -> str:
-    """A part of a key from PostgreSQL's text of it; NULL where ClickHouse cannot hold it.
-
-    Args:
-        text: SQL that gives the text.
-    """
-    if column.type.zero == b"":
-        return f"unhex(substring({text}, 3))"
-    return f"accurateCastOrNull({text}, {literal(column.type.clickhouse)})"
 
 
 def postgres_row(columns: Sequence[Column]) -> str:
@@ -129,6 +117,39 @@ def clickhouse_row(columns: Sequence[Column]) -> str:
         parts.append(f"if(isNull({name}), '~', {text})" if column.nullable else text)
     separated = ", ',', ".join(parts)
     return f"concat({separated}, '')"
+
+
+def postgres_key(columns: Sequence[Column]) -> str:
+    """The texts of a key's columns, as PostgreSQL writes and reads them."""
+    return ", ".join(f"concat({postgres_name(column)})" for column in columns)
+
+
+def clickhouse_key(columns: Sequence[Column]) -> str:
+    """The texts of a key's columns, as PostgreSQL reads them."""
+    return ", ".join(_literal(column) for column in columns)
+
+
+def _literal(column: Column) -> str:
+    return column.type.clickhouse_literal.replace("{}", quoted(column.name))
+
+
+def among(key: Sequence[Column]) -> str:
+    """The condition that a row's key is one of those in `wanted`, by the key's index."""
+    own = ", ".join(quoted(column.name) for column in key)
+    stored = ", ".join(
+        column.type.to_storage.replace("{}", f"part{at}") for at, column in enumerate(key)
+    )
+    return f"({own}) IN (SELECT {stored} FROM wanted)"
+
+
+def wanted(key: Sequence[Column], keys: Sequence[KeyText]) -> Any:
+    """The external table `wanted` of keys; without those that no stored row can have."""
+    structure = [(f"part{at}", column.wire_type) for at, column in enumerate(key)]
+    rows = []
+    for parts in keys:
+        with suppress(ValueError):
+            rows.append([one.type.from_text(part) for one, part in zip(key, parts, strict=True)])
+    return external_table("wanted", structure, rows)
 
 
 def postgres_checksum(columns: Sequence[Column]) -> str:
@@ -171,17 +192,12 @@ def clickhouse_range(key: Sequence[Column], selection: Selection) -> tuple[str, 
 
     The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
     """
-    own = [
-        f"toString({quoted(column.name)})"
-        if column.type.clickhouse == "UUID"
-        else quoted(column.name)
-        for column in key
-    ]
+    own = [_ordered(column) for column in key]
     text, parameters = "", dict[str, Any]()
     for number, (sign, bound) in enumerate(selection.bounds()):
         names = [f"bound{number}_{at}" for at in range(len(key))]
-        places = [_cast(*pair) for pair in zip(key, names, strict=True)]
-        parameters.update(zip(names, bound, strict=True))
+        places = [_place(*pair) for pair in zip(key, names, strict=True)]
+        parameters.update(zip(names, map(_parameter, key, bound), strict=True))
         if len(key) == 1:
             text += f" AND {own[0]} {sign} {places[0]}"
         else:
@@ -190,6 +206,26 @@ def clickhouse_range(key: Sequence[Column], selection: Selection) -> tuple[str, 
     return text, parameters
 
 
-def _cast(column: Column, parameter: str) -> str:
+def _ordered(column: Column) -> str:
+    """What ClickHouse orders as PostgreSQL orders the column; of text the index serves."""
+    stored = column.type.postgres_text == OUTPUT or not ordered_as_text(column)
+    return quoted(column.name) if stored else _literal(column)
+
+
+def _place(column: Column, parameter: str) -> str:
     place = f"{{{parameter}:String}}"
-    return place if ordered_as_text(column) else f"CAST({place} AS {column.type.clickhouse})"
+    if ordered_as_text(column):
+        return place
+    return column.type.to_storage.replace("{}", f"CAST({place} AS {column.wire_type})")
+
+
+def _parameter(column: Column, bound: str) -> str:
+    """A bound as `_place` takes it."""
+    try:
+        return bound if ordered_as_text(column) else str(column.type.from_text(bound))
+    except ValueError:
+        raise WrongUsage(
+            f"{bound!r} bounds no range of {column.name}, which ClickHouse has as"
+            f" {column.type.clickhouse}",
+            remedy="write it as PostgreSQL does, within what ClickHouse's type holds",
+        ) from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Catalog, Column, Table
+from sluice.comparison import clickhouse_key
 from sluice.generate.clickhouse import literal, quoted
 from sluice.marks import FAIL, OFF, WARN, Expectation
 from sluice.outcomes import Outcomes
@@ -78,7 +79,7 @@ class Expectations:
         self, table: Table, rules: Sequence[Rule], among: Sequence[tuple[str, ...]] = ()
     ) -> tuple[int, list[tuple[int, list[tuple[str, ...]]]]]:
         """How many rows there are, and how many break each rule, with keys."""
-        texts = ", ".join(f"toString({quoted(column.name)})" for column in table.key)
+        texts = clickhouse_key(table.key)
         parts = ", ".join(
             f"countIf({rule.broken}), groupArrayIf({_MOST_KEYS})(tuple({texts}), {rule.broken})"
             for rule in rules

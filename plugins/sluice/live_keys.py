@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
-from sluice.adapters.clickhouse import ClickHouse, external_table
-from sluice.catalog import Column, Table
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.catalog import Table
 from sluice.comparison import (
+    among,
     clickhouse_as_of,
     clickhouse_checksum,
-    clickhouse_key_part,
     clickhouse_range,
     clickhouse_row,
+    wanted,
 )
 from sluice.generate.clickhouse import quoted
 from sluice.selection import Selection
@@ -29,7 +29,9 @@ def live_keys_below(
     clickhouse: ClickHouse, table: Table, selection: Selection, version: int
 ) -> dict[str, str]:
     """Keys of live selected rows below the version: text -> JSON object."""
-    values = ", ".join(map(_json, table.key))
+    values = ", ".join(
+        column.type.clickhouse_json.replace("{}", quoted(column.name)) for column in table.key
+    )
     query = (
         f"SELECT {clickhouse_row(table.key)}, {values} FROM cdc.{quoted(table.storage)} FINAL"
         " WHERE _version < {version:UInt128}"
@@ -39,9 +41,9 @@ def live_keys_below(
         return _objects(table, clickhouse.execute(query + where, version=version, **bounds))
     found: dict[str, str] = {}
     for start in range(0, len(selection.keys), _KEYS_AT_ONCE):
-        wanted = _wanted(table.key, selection.keys[start : start + _KEYS_AT_ONCE])
-        rows = clickhouse.execute(query + _among(table.key), version=version, external=[wanted])
-        found |= _objects(table, rows)
+        keys = wanted(table.key, selection.keys[start : start + _KEYS_AT_ONCE])
+        among_them = f"{query} AND {among(table.key)}"
+        found |= _objects(table, clickhouse.execute(among_them, version=version, external=[keys]))
     return found
 
 
@@ -68,24 +70,3 @@ def _objects(table: Table, rows: Sequence[Sequence[str]]) -> dict[str, str]:
         + "}"
         for text, *row in rows
     }
-
-
-def _json(column: Column) -> str:
-    """SQL of a key's part as JSON: a number as it is, bytes in base64, anything else as text."""
-    name, kind = quoted(column.name), column.type
-    if kind.clickhouse.startswith(("Int", "UInt", "Float")):
-        return f"toString({name})"
-    if kind.clickhouse.startswith("Decimal"):
-        return f"toJSONString(toString({name}))"
-    return f"toJSONString(base64Encode({name}))" if kind.zero == b"" else f"toJSONString({name})"
-
-
-def _among(key: Sequence[Column]) -> str:
-    own = ", ".join(quoted(column.name) for column in key)
-    parts = ", ".join(clickhouse_key_part(f"part{at}", column) for at, column in enumerate(key))
-    return f" AND ({own}) IN (SELECT {parts} FROM wanted)"
-
-
-def _wanted(key: Sequence[Column], keys: Sequence[Sequence[str]]) -> Any:
-    structure = [(f"part{at}", "String") for at, _ in enumerate(key)]
-    return external_table("wanted", structure, list(keys))

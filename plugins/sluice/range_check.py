@@ -10,19 +10,22 @@ from typing import Any, Protocol
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Table
 from sluice.comparison import (
+    WIDEST_STEP,
     Buckets,
+    among,
     clickhouse_as_of,
     clickhouse_checksum,
-    clickhouse_key_part,
-    clickhouse_key_text,
+    clickhouse_key,
     clickhouse_range,
     clickhouse_row,
     clickhouse_text,
     postgres_checksum,
+    postgres_key,
     postgres_name,
     postgres_row,
     postgres_text,
     same_sum,
+    wanted,
 )
 from sluice.events import CONNECT, KeyText
 from sluice.findings import MOST_KEYS, MOST_NAMED, Difference, TableFindings
@@ -123,7 +126,7 @@ class RangeCheck:
         )[0]
         if first is None:
             return Buckets(step=1 << 40)
-        return Buckets(step=max(1, (last - first + wanted) // wanted))
+        return Buckets(step=min(max(1, (last - first + wanted) // wanted), WIDEST_STEP))
 
     def _postgres_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
         sums: dict[int, tuple[int, int]] = {}
@@ -151,7 +154,7 @@ class RangeCheck:
     def _differences(self, buckets: Buckets, bucket: int) -> list[Difference]:
         """The keys of one bucket that differ."""
         table = self._table
-        key = ", ".join(f"{postgres_name(column)}::text" for column in table.key)
+        key = postgres_key(table.key)
         postgres = {
             tuple(row[1:-1]): (row[0], row[-1])
             for row in self._snapshot.rows(
@@ -161,7 +164,7 @@ class RangeCheck:
             )
         }
         by_text = {text: (parts, checksum) for parts, (text, checksum) in postgres.items()}
-        texts = ", ".join(map(clickhouse_key_text, table.key))
+        texts = clickhouse_key(table.key)
         found = self._clickhouse.execute(
             f"SELECT {clickhouse_row(table.key)}, {texts}, {clickhouse_checksum(table.columns)}"
             f" FROM (\n{clickhouse_as_of(table, self._among)}\n)"
@@ -186,7 +189,7 @@ class RangeCheck:
 
     def _ahead(self) -> list[Difference]:
         """Rows whose version is beyond any change's."""
-        texts = ", ".join(map(clickhouse_key_text, self._table.key))
+        texts = clickhouse_key(self._table.key)
         found = self._clickhouse.execute(
             f"SELECT DISTINCT {texts} FROM cdc.{quoted(self._table.storage)}"
             f" WHERE _version > {{limit:UInt128}}{self._among} LIMIT {MOST_KEYS}",
@@ -204,23 +207,15 @@ class RangeCheck:
 
     def _columns_of(self, key: str) -> Iterator[str]:
         """The columns whose texts differ in the row of this key."""
-        table, parts = self._table, next(csv.reader([key]))
-        wanted = " AND ".join(
-            f"{postgres_name(column)}::text = {_literal(part)}"
-            for column, part in zip(table.key, parts, strict=True)
-        )
+        table, parts = self._table, tuple(next(csv.reader([key])))
+        same = f"({postgres_key(table.key)}) = ({', '.join(map(_literal, parts))})"
         listed = ", ".join(postgres_text(column) for column in table.columns)
-        postgres = self._snapshot.rows(f"SELECT {listed} FROM {self._source} WHERE {wanted}")
+        postgres = self._snapshot.rows(f"SELECT {listed} FROM {self._source} WHERE {same}")
         names = ", ".join(clickhouse_text(column) for column in table.columns)
-        same = " AND ".join(
-            f"{quoted(column.name)} = {clickhouse_key_part(f'{{part{at}:String}}', column)}"
-            for at, column in enumerate(table.key)
-        )
-        parameters: dict[str, Any] = {f"part{at}": part for at, part in enumerate(parts)}
-        parameters["fence"] = self._fence
         clickhouse = self._clickhouse.execute(
-            f"SELECT {names} FROM (\n{clickhouse_as_of(table)}\n) WHERE {same}",
-            **parameters,
+            f"SELECT {names} FROM (\n{clickhouse_as_of(table)}\n) WHERE {among(table.key)}",
+            external=[wanted(table.key, [parts])],
+            fence=self._fence,
         )
         if postgres and clickhouse:
             for column, one, other in zip(table.columns, postgres[0], clickhouse[0], strict=True):

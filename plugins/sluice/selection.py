@@ -12,6 +12,7 @@ from decimal import Decimal
 from sluice.catalog import Column, Table
 from sluice.errors import WrongUsage
 from sluice.events import KeyText
+from sluice.type_map import OUTPUT
 
 _COMPARED = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -71,7 +72,7 @@ def divisible(table: Table) -> bool:
     return all(
         column.type.clickhouse.startswith(("Int", "UInt"))
         or column.type.clickhouse == "UUID"
-        or (column.type.clickhouse == "String" and column.type.postgres_text == "{}::text")
+        or (column.type.clickhouse == "String" and column.type.postgres_text == OUTPUT)
         for column in table.key
     )
 

@@ -71,6 +71,10 @@ class ColumnType:
         nullable: whether ClickHouse allows NULL in it; an Array cannot be NULL.
         postgres_text, clickhouse_text: SQL that gives a `{}` the same text on both sides, for
             comparing them; never given a NULL.
+        clickhouse_literal: SQL that writes a stored `{}` as PostgreSQL reads it; so does
+            `from_text`.
+        clickhouse_json: SQL that writes a stored `{}` as an event has it.
+        limits: the least and the greatest value that it holds, in words; or empty.
     """
 
     clickhouse: str
@@ -88,6 +92,18 @@ class ColumnType:
     nullable: bool = True
     postgres_text: str = "{}::text"
     clickhouse_text: str = "toString({})"
+    clickhouse_literal: str = "toString({})"
+    clickhouse_json: str = "toJSONString(toString({}))"
+    limits: str = ""
+
+    @property
+    def held(self) -> str:
+        """What the type in ClickHouse holds, in words."""
+        return (
+            f"{self.clickhouse.partition('(')[0]} ({self.limits})"
+            if self.limits
+            else self.clickhouse
+        )
 
 
 def _type(kind: type, clickhouse: str, zero: Any, **more: Any) -> ColumnType:
@@ -118,15 +134,17 @@ def _overridden(mapped: ColumnType, clickhouse: str, *, nullable: bool) -> Colum
 
 
 def _integer(bits: int) -> ColumnType:
-    limit = 1 << bits - 1
-    bounds = plain(int).constrained(ge=-limit, le=limit - 1)
+    least, most = -(1 << bits - 1), (1 << bits - 1) - 1
+    bounds = plain(int).constrained(ge=least, le=most)
     return ColumnType(
         clickhouse=f"Int{bits}",
         event=bounds,
         api=bounds,
         zero=0,
-        plain=Annotated[int, msgspec.Meta(ge=-limit, le=limit - 1)],
-        from_text=int,
+        plain=Annotated[int, msgspec.Meta(ge=least, le=most)],
+        from_text=values.integer_between(least, most),
+        clickhouse_json="toString({})",
+        limits=f"{least} to {most}",
     )
 
 
@@ -156,19 +174,27 @@ def _floating(bits: int) -> ColumnType:
         from_text=float,
         postgres_text=_bits(bits)[0],
         clickhouse_text=_bits(bits)[1],
+        clickhouse_json=(
+            "multiIf(isNaN({}), '\"NaN\"', isInfinite({}), if({} > 0, '\"Infinity\"',"
+            " '\"-Infinity\"'), toString({}))"
+        ),
     )
 
 
-def _text(length: int | None = None, api: type = str, *, cast: bool = False) -> ColumnType:
-    """Text; `cast` where a cast to text is what the type's output function gives."""
+# What pgoutput sends of a value: its type's output, whatever the type is. A cast to text is not
+# (it takes the blanks from a character(n)); concat() is, but makes an empty text of NULL.
+OUTPUT = "CASE WHEN {} IS NOT NULL THEN concat({}) END"
+
+
+def _text(length: int | None = None, api: type = str) -> ColumnType:
+    """Text as PostgreSQL writes it."""
     limited = {} if length is None else {"max_length": length}
     return ColumnType(
         clickhouse="String",
         event=plain(str),
         api=plain(api).constrained(**limited),
         zero="",
-        # format() uses the type's output function, and makes an empty text of NULL.
-        postgres_text="{}::text" if cast else "CASE WHEN {} IS NOT NULL THEN format('%s', {}) END",
+        postgres_text=OUTPUT,
     )
 
 
@@ -187,6 +213,8 @@ def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
         to_driver=values.scaled(scale),
         from_text=values.scaled_of(precision, scale),
         clickhouse_text=f"toDecimalString({{}}, {scale})",
+        clickhouse_literal=f"toDecimalString({{}}, {scale})",
+        clickhouse_json=f"toJSONString(toDecimalString({{}}, {scale}))",
     )
     bits = next(bits for bits, digits in _DECIMALS if precision <= digits)
     return _reinterpreted(mapped, f"Int{bits}")
@@ -197,6 +225,8 @@ def _digits(column_type: sa.Numeric[Any]) -> tuple[int, int] | None:
     precision, scale = column_type.precision, column_type.scale or 0
     if precision is not None and scale < 0:  # numeric(2, -3) holds 99,000
         precision, scale = precision - scale, 0
+    elif precision is not None:  # numeric(2, 4) holds 0.0099
+        precision = max(precision, scale)
     return None if precision is None or precision > _MOST_DIGITS else (precision, scale)
 
 
@@ -212,7 +242,7 @@ def _enum(column_type: sa.Enum) -> ColumnType:
 
 def _array(column_type: sa.ARRAY[Any], profile: str) -> ColumnType | None:
     element = map_type(column_type.item_type, profile)
-    if element is None:
+    if element is None or not element.nullable:  # of a domain over an array
         return None
     dimensions = column_type.dimensions or 1
     form = "Nullable({})" if element.nullable else "{}"
@@ -224,7 +254,7 @@ def _array(column_type: sa.ARRAY[Any], profile: str) -> ColumnType | None:
         event=plain(str),
         api=api,
         zero=[],
-        to_driver=values.array_of(element.from_text, dimensions),
+        to_driver=values.array_of(element.from_text, dimensions, element.held),
         wire=form.format(element.wire) if element.wire else "",
         to_storage=_mapped(element.to_storage, dimensions),
         from_storage=_mapped(element.from_storage, dimensions),
@@ -267,6 +297,7 @@ _JSON = ColumnType(
     api=Annotation(text="Any", imports=(("typing", "Any"),)),
     zero="",
     to_driver=values.json_text,
+    postgres_text=OUTPUT,
 )
 _TIMESTAMP = _reinterpreted(
     _type(
@@ -282,6 +313,9 @@ _TIMESTAMP = _reinterpreted(
             " ELSE {}::text END"
         ),
         clickhouse_text="toString(toUnixTimestamp64Micro({}))",
+        limits=values.DATES,
+        clickhouse_literal="concat(toString({}), '+00')",
+        clickhouse_json="""concat('"', replaceOne(toString({}), ' ', 'T'), 'Z"')""",
     ),
     "Int64",
 )
@@ -293,6 +327,8 @@ _BYTES = replace(
     from_text=values.hexadecimal_bytes,
     postgres_text="encode({}, 'hex')",
     clickhouse_text="lower(hex({}))",
+    clickhouse_literal="concat('\\\\x', lower(hex({})))",
+    clickhouse_json="""concat('"', base64Encode({}), '"')""",
 )
 
 _FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
@@ -301,8 +337,18 @@ _FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
     (sa.BigInteger, _integer(64)),
     (sa.Integer, _integer(32)),
     (sa.REAL, _floating(32)),
-    (sa.Float, _floating(64)),
-    (sa.Boolean, _type(bool, "Bool", False, from_text=values.boolean)),
+    (sa.Float, _floating(64)),  # of more than 24 bits; see _on_postgres
+    (
+        sa.Boolean,
+        _type(
+            bool,
+            "Bool",
+            False,
+            from_text=values.boolean,
+            clickhouse_literal="if({}, 't', 'f')",
+            clickhouse_json="toString({})",
+        ),
+    ),
     (sa.DateTime, _TIMESTAMP),
     (
         sa.Date,
@@ -312,6 +358,7 @@ _FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
             date(1970, 1, 1),
             to_driver=values.date_in_range,
             from_text=values.date_of,
+            limits=values.DATES,
         ),
     ),
     (sa.Time, _text(api=time)),
@@ -343,11 +390,13 @@ def map_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> ColumnTyp
         return _array(kind, profile)
     if isinstance(kind, sa.Enum):
         return _enum(kind)
+    if isinstance(kind, sa.Uuid) and not kind.native_uuid:  # char(32)
+        return _text(api=UUID)
     mapped = next((mapped for base, mapped in _FIXED if isinstance(kind, base)), None)
     if mapped is None and isinstance(kind, sa.Numeric):
         mapped = _numeric(kind)
     if mapped is None and isinstance(kind, sa.String):
-        mapped = _text(kind.length, cast=not isinstance(kind, sa.CHAR))
+        mapped = _text(kind.length)
     return _compacted(kind, mapped) if profile == COMPACT and mapped else mapped
 
 
@@ -360,10 +409,25 @@ def _on_postgres(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
         elif isinstance(kind, postgresql.DOMAIN):
             kind = kind.data_type
         else:
-            return kind
+            break
+    if isinstance(kind, sa.Interval) and not kind.native:
+        return sa.DateTime()
+    if isinstance(kind, sa.Float) and kind.precision is not None and kind.precision <= _REAL_BITS:
+        return sa.REAL()
+    if isinstance(kind, sa.ARRAY):
+        item = _on_postgres(kind.item_type)
+        nested = isinstance(item, sa.ARRAY)  # of a domain over an array, which has no mapping
+        return kind if nested else postgresql.ARRAY(item, dimensions=kind.dimensions)
+    return kind
+
+
+def postgres_type(column_type: TypeEngine[Any]) -> str:
+    """The type's name in PostgreSQL, with its modifier and without domains."""
+    return str(_on_postgres(column_type).compile(dialect=_DIALECT))
 
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_REAL_BITS = 24  # FLOAT(24) and less is a real
 
 
 def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
@@ -375,6 +439,8 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
             event=never_negative,
             api=never_negative,
             plain=Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)],
+            from_text=values.integer_between(0, 2**64 - 1),
+            limits=f"0 to {2**64 - 1}",
         )
     if isinstance(kind, sa.Numeric):
         postgres, clickhouse = _bits(64)
@@ -389,8 +455,12 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
             to_storage="{}",
             from_storage="{}",
             from_text=float,
-            postgres_text=postgres.replace("{}", "{}::float8"),
+            limits="",
+            # A real is read by its digits, not widened.
+            postgres_text=postgres.replace("{}", "{}::text::float8"),
             clickhouse_text=clickhouse,
+            clickhouse_literal="toString({})",
+            clickhouse_json=_floating(64).clickhouse_json,
         )
     if isinstance(kind, sa.DateTime):
         compacted = replace(
@@ -399,6 +469,7 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
             whole=columns.seconds,
             to_driver=values.whole_seconds,
             from_text=values.whole_seconds_of,
+            limits=values.SECONDS,
             postgres_text="floor(extract(epoch FROM {}))::text",
             clickhouse_text="toString(toUnixTimestamp({}))",
         )

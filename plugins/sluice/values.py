@@ -20,6 +20,9 @@ _MICROSECOND = timedelta(microseconds=1)
 _FIRST, _LAST = date(1900, 1, 1), date(2299, 12, 31)
 FIRST_TICK, LAST_TICK = -2_208_988_800_000_000, 10_413_791_999_999_999
 LAST_SECOND = 2**32 - 1
+DATES, SECONDS = f"{_FIRST} to {_LAST}", "1970-01-01 00:00:00 to 2106-02-07 06:28:15"
+# Values that have a name; it says nothing of a person.
+SPECIAL = frozenset({"infinity", "-infinity", "Infinity", "-Infinity", "NaN"})
 _EXACT = Context(prec=1000)  # more digits than any column has
 _ELEMENT = re.compile(r'[{},]|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
 
@@ -36,7 +39,7 @@ def microsecond_ticks(value: datetime) -> int:
     """
     ticks = since_1970(value if value.tzinfo else value.replace(tzinfo=timezone.utc))
     if not FIRST_TICK <= ticks <= LAST_TICK:
-        raise Unfit(f"timestamp outside {_FIRST} to {_LAST}")
+        raise Unfit(f"this timestamp has no value in ClickHouse's DateTime64 ({DATES})")
     return ticks
 
 
@@ -49,26 +52,40 @@ def whole_seconds(value: datetime) -> int:
     """Seconds since 1970 in UTC, fractions dropped; ValueError outside of ClickHouse's DateTime."""
     seconds = microsecond_ticks(value) // 1_000_000
     if not 0 <= seconds <= LAST_SECOND:
-        raise Unfit("timestamp outside 1970 to 2106")
+        raise Unfit(f"this timestamp has no value in ClickHouse's DateTime ({SECONDS})")
     return seconds
 
 
 def date_in_range(value: date) -> date:
     """The date itself; ValueError outside of ClickHouse's Date32."""
     if not _FIRST <= value <= _LAST:
-        raise Unfit(f"date outside {_FIRST} to {_LAST}")
+        raise Unfit(f"this date has no value in ClickHouse's Date32 ({DATES})")
     return value
 
 
 def json_text(value: Any) -> str:
     """JSON as its text. The relay sends the text itself; native JSON is written as jsonb's is."""
     if isinstance(value, str):
-        try:
-            json.loads(value)
-        except (ValueError, RecursionError):
-            return json.dumps(value, ensure_ascii=False)
-        return value
+        return value if _is_json(value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(_in_order(value), ensure_ascii=False, allow_nan=False)
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is a JSON document; numbers are not made of its digits, however many."""
+    try:
+        _parsed(text)
+    except RecursionError:  # deeper than Python follows: no plain text of an application is
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def _no_constant(name: str) -> None:
+    raise Unfit(f"{name} is no JSON")
+
+
+_parsed = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant).decode
 
 
 def _in_order(value: Any) -> Any:
@@ -83,7 +100,10 @@ def _in_order(value: Any) -> Any:
 
 def base64_bytes(value: str) -> bytes:
     """The bytes of base64 text."""
-    return base64.b64decode(value, validate=True)
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        raise Unfit("this text is not base64, which an event has of bytea") from None
 
 
 def hexadecimal_bytes(text: str) -> bytes:
@@ -93,8 +113,13 @@ def hexadecimal_bytes(text: str) -> bytes:
     return bytes.fromhex(text[2:])
 
 
-def array_of(element: Callable[[str], Any], dimensions: int) -> Callable[[str], list[Any]]:
+def array_of(
+    element: Callable[[str], Any], dimensions: int, held: str = "column"
+) -> Callable[[str], list[Any]]:
     """A reader of Postgres' array text, `{1,NULL,"a b"}`, with so many dimensions.
+
+    Args:
+        held: what an element's type in ClickHouse holds, for reasons.
 
     An array whose subscripts do not begin at 1, or of other dimensions, is a ValueError: its
     shape could not be kept. The error of an element does not hold it: reasons are not row data.
@@ -103,22 +128,26 @@ def array_of(element: Callable[[str], Any], dimensions: int) -> Callable[[str], 
     def read(text: str) -> list[Any]:
         values = _nested(text)
         if _depth(values) not in {dimensions, 0}:
-            raise Unfit(f"array has {_depth(values)} dimensions, not {dimensions}")
-        return _converted(values, element)
+            raise Unfit(
+                f"an array of {_depth(values)} dimensions has no value in a column of {dimensions}"
+            )
+        return _converted(values, element, held)
 
     return read
 
 
 def _nested(text: str) -> list[Any]:
     """Array text as nested lists of texts and None."""
+    if text.startswith("["):
+        raise Unfit("an array whose subscripts do not begin at 1 has no value in ClickHouse")
     if not text.startswith("{"):
-        raise Unfit("array whose subscripts do not begin at 1")
+        raise Unfit("this text is no array of PostgreSQL")
     stack: list[list[Any]] = [[]]
     at = 0
     while at < len(text):
         found = _ELEMENT.match(text, at)
         if found is None:
-            raise Unfit("malformed array")
+            raise Unfit("this text is no array of PostgreSQL")
         at = found.end()
         mark, quoted, bare = found.group(0), found.group(1), found.group(2)
         if mark == "{":
@@ -126,14 +155,14 @@ def _nested(text: str) -> list[Any]:
         elif mark == "}":
             closed = stack.pop()
             if not stack:
-                raise Unfit("malformed array")
+                raise Unfit("this text is no array of PostgreSQL")
             stack[-1].append(closed)
         elif quoted is not None:
             stack[-1].append(_unescaped(quoted))
         elif bare is not None:
             stack[-1].append(None if bare.upper() == "NULL" else _unescaped(bare))
     if len(stack) != 1 or len(stack[0]) != 1:
-        raise Unfit("malformed array")
+        raise Unfit("this text is no array of PostgreSQL")
     array: list[Any] = stack[0][0]
     return array
 
@@ -148,24 +177,23 @@ def _depth(values: list[Any]) -> int:
     return 1 + _depth(values[0]) if isinstance(values[0], list) else 1
 
 
-def _converted(values: list[Any], element: Callable[[str], Any]) -> list[Any]:
+def _converted(values: list[Any], element: Callable[[str], Any], held: str) -> list[Any]:
     return [
-        _converted(value, element)
+        _converted(value, element, held)
         if isinstance(value, list)
         else None
         if value is None
-        else _told(value, element)
+        else _element(value, element, held)
         for value in values
     ]
 
 
-def _told(text: str, element: Callable[[str], Any]) -> Any:
+def _element(text: str, element: Callable[[str], Any], held: str) -> Any:
     try:
         return element(text)
-    except Unfit:
-        raise
-    except ValueError:  # of the standard library, whose messages repeat the text
-        raise Unfit("an element that is not of the array's type") from None
+    except ValueError:  # its message may repeat the text
+        name = text if text in SPECIAL else "an element"
+        raise Unfit(f"{name} of the array has no value in ClickHouse's {held}") from None
 
 
 def boolean(text: str) -> bool:
@@ -173,6 +201,18 @@ def boolean(text: str) -> bool:
     if text not in {"t", "f"}:
         raise Unfit("not a boolean")
     return text == "t"
+
+
+def integer_between(least: int, most: int) -> Callable[[str], int]:
+    """A reader of integers within these bounds, both included."""
+
+    def read(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise Unfit(f"integer outside {least} to {most}")
+        return number
+
+    return read
 
 
 def scaled(scale: int) -> Callable[[Decimal], int]:

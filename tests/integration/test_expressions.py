@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2.extensions
@@ -14,6 +15,7 @@ from sluice.relay import slot as slots
 from sluice.relay.envelope import RowEncoder
 from sluice.relay.expressions import escaped, key_expression, row_expression
 from sluice.relay.pgoutput import RelationColumn
+from sluice.relay.rows import published_columns
 from sluice.settings import Settings
 
 pytestmark = pytest.mark.services
@@ -68,9 +70,10 @@ VALUES: dict[str, tuple[str, ...]] = {
     "timestamptz[]": ("{2026-01-01 00:00:00+00,infinity}",),
     "int4range": ("[1,5)", "empty"),
     "copied_pair": ("(,)", '(1,"a ""b"" \\\\ é")'),
-    "copied_word": ("a 'b' \"c\"", "é"),
-    "copied_short": ("ab",),
 }
+# The same as domains of domains, which have the bytes of what they are made of.
+BASES = list(VALUES)
+VALUES |= {f"copied_{number}_over": VALUES[base] for number, base in enumerate(BASES)}
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +82,11 @@ def cursor(services: Settings) -> Iterator[Any]:
     with slots.session(services.postgres) as cursor:
         cursor.execute(
             "CREATE TYPE copied_pair AS (a int, b text);"
-            " CREATE DOMAIN copied_word AS text;"
-            " CREATE DOMAIN copied_short AS character(5)"
+            + ";".join(
+                f"CREATE DOMAIN copied_{number} AS {base};"
+                f"CREATE DOMAIN copied_{number}_over AS copied_{number}"
+                for number, base in enumerate(BASES)
+            )
         )
         columns = ", ".join(f'"{{é}}%s ""{i}" {name}' for i, name in enumerate(VALUES))
         cursor.execute(f"CREATE TABLE copied (id serial PRIMARY KEY, {columns})")
@@ -90,7 +96,10 @@ def cursor(services: Settings) -> Iterator[Any]:
             cursor.execute(f"INSERT INTO copied VALUES (DEFAULT, {places})", values)
         yield cursor
         cursor.execute("DROP TABLE copied")
-        cursor.execute("DROP DOMAIN copied_word; DROP DOMAIN copied_short; DROP TYPE copied_pair")
+        domains = ", ".join(
+            f"copied_{number}_over, copied_{number}" for number in range(len(BASES))
+        )
+        cursor.execute(f"DROP DOMAIN {domains}; DROP TYPE copied_pair")
 
 
 class Lines:
@@ -111,11 +120,8 @@ def copied(cursor: Any, *expressions: sql.Composable) -> list[bytes]:
 
 def columns_and_rows(cursor: Any) -> tuple[list[RelationColumn], list[tuple[Any, ...]]]:
     """The columns, and each row's texts as the types' output functions give them."""
-    cursor.execute(
-        "SELECT attname, atttypid::int8 FROM pg_attribute"
-        " WHERE attrelid = 'copied'::regclass AND attnum > 0 ORDER BY attnum"
-    )
-    columns = [RelationColumn(name=n, type_oid=oid, in_key=False) for n, oid in cursor.fetchall()]
+    table: Any = SimpleNamespace(schema="public", relation="copied", columns=())
+    columns = published_columns(cursor, table)
     cursor.execute("SELECT * FROM copied ORDER BY id LIMIT 0")
     oids = tuple({field.type_code for field in cursor.description})  # a domain is sent as its base
     as_it_is = psycopg2.extensions.new_type(oids, "AS_IT_IS", lambda value, _: value)

@@ -6,8 +6,10 @@ from datetime import date
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey
+from sqlalchemy import ARRAY, Float, ForeignKey, Integer, Interval, Numeric, Uuid
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeEngine
 
 from sluice.catalog import Fact, describe, load_catalog
 from sluice.catalog.model_set import BOOKKEEPING
@@ -16,6 +18,7 @@ from sluice.generate.files import difference
 from sluice.generate.rollups import made_of, rollup_indexes
 from sluice.generate.star import fact_table
 from sluice.settings import PROJECT
+from sluice.type_map import map_type, postgres_type
 
 NONE: Mapping[str, Any] = {}
 FACT_COLUMNS = (
@@ -146,3 +149,40 @@ def test_a_key_that_is_a_date_is_not_found_by_its_range() -> None:
     ddl = fact_table(fact, fact.name)
     assert "INDEX sold_held sold TYPE bloom_filter" in ddl
     assert "minmax" not in ddl
+
+
+def test_a_key_that_is_an_array_and_a_domain_over_one_in_an_array_are_refused() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Board(Base):
+        __tablename__ = "boards"
+        place: Mapped[list[int]] = mapped_column(ARRAY(Integer), primary_key=True)
+
+    with pytest.raises(WrongUsage, match=r"boards\.place is an array; a key cannot be one"):
+        describe("boards", [Board.__mapper__])
+    assert map_type(ARRAY(DOMAIN("row", ARRAY(Integer)))) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "named", "stored"),
+    [
+        (Float(24), "REAL", "Float32"),
+        (Float(25), "FLOAT(25)", "Float64"),
+        (Numeric(2, 4), "NUMERIC(2, 4)", "Decimal(4, 4)"),
+        (Uuid(native_uuid=False), "CHAR(32)", "String"),
+        (Interval(native=False), "TIMESTAMP WITHOUT TIME ZONE", "DateTime64(6, 'UTC')"),
+        (DOMAIN("price", Numeric(10, 2)), "NUMERIC(10, 2)", "Decimal(10, 2)"),
+        (
+            ARRAY(DOMAIN("price", Numeric(10, 2))),
+            "NUMERIC(10, 2)[]",
+            "Array(Nullable(Decimal(10, 2)))",
+        ),
+    ],
+)
+def test_a_type_is_named_and_stored_as_postgresql_has_it(
+    kind: TypeEngine[Any], named: str, stored: str
+) -> None:
+    mapped = map_type(kind)
+    assert mapped is not None
+    assert (postgres_type(kind), mapped.clickhouse) == (named, stored)

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.relay.pgoutput import MISSING, Insert, MalformedMessage, Relation, Update, decode
+from sluice.relay.pgoutput import (
+    MISSING,
+    Insert,
+    MalformedMessage,
+    Relation,
+    Type,
+    Update,
+    decode,
+)
 
 VALUES = st.lists(st.one_of(st.none(), st.just(MISSING), st.binary(max_size=40)), max_size=6)
 
@@ -57,6 +65,7 @@ MESSAGES = (
     b"D" + struct.pack(">i", 1) + b"O" + encoded([b"1", b"two"]),
     b"T" + struct.pack(">ibii", 2, 0, 1, 2),
     b"R" + struct.pack(">i", 5) + b"public\0t\0d\0\1\1id\0" + struct.pack(">ii", 23, -1),
+    b"Y" + struct.pack(">I", 16_400) + b"\0int8\0",
 )
 
 
@@ -109,3 +118,12 @@ def test_a_relation_names_its_columns() -> None:
     relation = decode(message)
     assert isinstance(relation, Relation)
     assert (relation.schema, relation.table, relation.columns[0].type_oid) == ("public", "t", 23)
+
+
+def test_a_type_is_described_by_name_and_an_oid_has_no_sign() -> None:
+    message = b"Y" + struct.pack(">I", 2**32 - 1) + b"\0int8\0"
+    assert decode(message) == Type(oid=2**32 - 1, schema="pg_catalog", name="int8")
+    columns = b"\0\1\0day\0" + struct.pack(">Ii", 2**32 - 1, -1)
+    relation = decode(b"R" + struct.pack(">i", 5) + b"crm\0t\0d" + columns)
+    assert isinstance(relation, Relation)
+    assert relation.columns[0].type_oid == 2**32 - 1

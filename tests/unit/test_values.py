@@ -81,6 +81,36 @@ def test_json_text_keeps_its_bytes(text: str) -> None:
     assert values.json_text(text) == text
 
 
+# JSON that PostgreSQL takes and Python's parser may not.
+HOSTILE = st.recursive(
+    st.one_of(
+        st.sampled_from(["null", "true", "-0", "1e400", "1E-5000", '""', r'"\ud800"', r'"\u0000"']),
+        st.integers(1, 20_000).map(lambda size: "9" * size),
+        st.integers(1, 20_000).map(lambda size: f"-0.{'1' * size}e+{'9' * (size // 10 + 1)}"),
+        st.text(max_size=9).map(json.dumps),
+        st.integers(1, 20_000).map(lambda depth: "[" * depth + "]" * depth),
+        st.integers(1, 5_000).map(lambda depth: '{"a": ' * depth + "0" + "}" * depth),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: "[ " + " ,\n".join(items) + "\t]"),
+        st.lists(inner, max_size=3).map(
+            lambda items: "{" + ",".join(f'"a" :{item}' for item in items) + "}"
+        ),
+    ),
+    max_leaves=4,
+)
+
+
+@given(HOSTILE)
+def test_any_json_of_postgres_keeps_its_bytes(text: str) -> None:
+    assert values.json_text(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "plain", "NaN", "01", "[1", "{a: 1}", "'x'", '"a" "b"'])
+def test_text_that_is_no_json_becomes_a_json_string(text: str) -> None:
+    assert json.loads(values.json_text(text)) == text
+
+
 @pytest.mark.parametrize("value", [{"a": [1, None, "é"]}, [1.5], 3, True, "plain"])
 def test_native_json_is_written_out(value: Any) -> None:
     assert json.loads(values.json_text(value)) == value
@@ -98,3 +128,14 @@ def test_native_json_is_written_as_postgres_writes_jsonb() -> None:
 def test_ordinary_jsonb_is_one_text_from_either_source(text: str) -> None:
     """The relay sends PostgreSQL's text, Redpanda Connect the value itself."""
     assert values.json_text(json.loads(text)) == values.json_text(text) == text
+
+
+@given(st.integers(1, 64), st.integers(), st.booleans())
+def test_an_integer_in_an_array_is_within_its_columns_bounds_or_refused(
+    bits: int, number: int, signed: bool
+) -> None:
+    least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    try:
+        assert values.integer_between(least, most)(str(number)) == number
+    except ValueError:
+        assert not least <= number <= most

@@ -40,19 +40,41 @@ _SIGNS = (
         "mend SLUICE_POSTGRES_HOST, or the host of the connection sluice_postgres",
     ),
 )
-_NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(\d+))?\)")
-# Column -> its type in Postgres, whether that is the model's, and whether it is never NULL. All
-# types of text are one, and a domain is the type below it.
+_NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(-?\d+))?\)")
+# Column -> its type in Postgres, whether that is the model's, whether it is never NULL, and its
+# type without domains. A domain is its base type, with that one's modifier; all types of text are
+# one, enums among them. `depth` counts arrays: one of a domain over an array is no array of arrays.
 _SCHEMA = """
-SELECT wanted.name, format_type(a.atttypid, a.atttypmod),
-    coalesce(t.oid IN (a.atttypid, d.typbasetype)
-        OR (t.typcategory = 'S' AND d.typcategory = 'S'), false),
-    a.attnotnull
-FROM unnest(%(names)s::text[], %(types)s::text[]) AS wanted (name, type)
-LEFT JOIN pg_type t ON t.oid = to_regtype(wanted.type)
-LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(%(place)s) AND a.attname = wanted.name
+WITH RECURSIVE wanted AS (
+    SELECT * FROM unnest(%(names)s::text[], %(types)s::text[]) AS w (name, type)
+), resolved AS (
+    SELECT name, false AS present, to_regtype(type)::oid AS type, -1 AS modifier, 0 AS depth,
+        false AS required
+    FROM wanted
+    UNION ALL
+    SELECT w.name, true, a.atttypid, a.atttypmod, 0, a.attnotnull
+    FROM wanted w JOIN pg_attribute a ON a.attrelid = to_regclass(%(place)s)
+        AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT r.name, r.present, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE e.oid END,
+        CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE r.modifier END,
+        r.depth + (t.typtype <> 'd')::int, r.required OR (t.typnotnull AND r.depth = 0)
+    FROM resolved r JOIN pg_type t ON t.oid = r.type
+    LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+    WHERE t.typtype = 'd' OR e.oid IS NOT NULL
+), base AS (
+    SELECT DISTINCT ON (r.name, r.present) r.*, t.typcategory IN ('S', 'E') AS is_text
+    FROM resolved r LEFT JOIN pg_type t ON t.oid = r.type
+    WHERE t.typtype IS DISTINCT FROM 'd'
+    ORDER BY r.name, r.present, r.depth DESC
+)
+SELECT w.name, format_type(a.atttypid, a.atttypmod),
+    coalesce(p.depth = m.depth AND (p.type = m.type OR (p.is_text AND m.is_text)), false),
+    p.required, format_type(p.type, p.modifier) || repeat('[]', p.depth)
+FROM wanted w JOIN base m ON m.name = w.name AND NOT m.present
+LEFT JOIN base p ON p.name = w.name AND p.present
+LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(%(place)s) AND a.attname = w.name
     AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_type d ON d.oid = a.atttypid
 """
 # Those that the models lack. A column that PostgreSQL computes from others holds nothing of its
 # own, and is not sent.
@@ -167,12 +189,13 @@ class PostgresSource:
             found = {name: row for name, *row in cursor.fetchall()}
         differences = []
         for column in table.columns:
-            present, same, required = found[column.name]
+            present, same, required, base = found[column.name]
             if present is None:
                 differences.append(f"{column.name} is not in PostgreSQL")
-            elif not same or _digits_differ(present, column.postgres_type):
+            elif not same or _digits_differ(base, column.postgres_type):
                 wanted = column.postgres_type.lower()
-                differences.append(f"{column.name} is {present}, the model says {wanted}")
+                resolved = "" if base == present else f" ({base})"
+                differences.append(f"{column.name} is {present}{resolved}, the model says {wanted}")
             elif not required and not column.nullable:
                 differences.append(f"{column.name} may be NULL, the model says not")
         return differences

@@ -117,7 +117,7 @@ class ClickHouseStore:
         found = {}
         for row in rows:
             version, deleted = row[width : width + 2]
-            found[row[:width]] = (version, None if deleted else row[width + 2 :])
+            found[_key_of(table, row[:width])] = (version, None if deleted else row[width + 2 :])
         return found
 
     def reject(
@@ -186,6 +186,14 @@ class ClickHouseStore:
                 "freshness_s": report.freshness_s,
             },
         )
+
+
+def _key_of(table: Table, found: Sequence[Any]) -> Key:
+    """A key as it was asked for: the driver gives bytes that happen to be UTF-8 as text."""
+    return tuple(
+        part.encode() if column.type.zero == b"" and isinstance(part, str) else part
+        for column, part in zip(table.key, found, strict=True)
+    )
 
 
 def _travelling(table: Table) -> list[Travelling]:

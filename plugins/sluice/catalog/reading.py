@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.interfaces import MANYTOONE
 
 from sluice.catalog.tables import Column, Reference, Rollup, Table, ordered_by
 from sluice.errors import WrongUsage
 from sluice.marks import expectations, quality_marks
-from sluice.type_map import column_type
+from sluice.type_map import column_type, postgres_type
 
 # What `info` of a table may say of its ClickHouse tables.
 ENGINE_MARKS = ("order_by", "partition_by", "settings", "history")
 _PUBLIC = "public"
-_POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def read_table(mapper: Mapper[Any], profile: str) -> Table:
@@ -86,6 +84,11 @@ def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Co
                 " PostgreSQL does not send it",
                 remedy="make it Computed(..., persisted=True), or leave it out of the model",
             )
+        if column.primary_key and not mapped.nullable:
+            raise WrongUsage(
+                f"column {source.fullname}.{column.name} is an array; a key cannot be one",
+                remedy="give the table another primary key, in PostgreSQL too",
+            )
         yield Column(
             name=str(column.name),
             attribute=mapper.get_property_by_column(column).key,
@@ -99,7 +102,7 @@ def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Co
             in_star=column.info.get("star") != "skip",
             is_date=column.info.get("star") == "date",
             codec=str(column.info.get("codec", "")),
-            postgres_type=column.type.compile(dialect=_POSTGRES),
+            postgres_type=postgres_type(column.type),
             expectations=tuple(
                 expectations(f"{source.fullname}.{column.name}", column.info.get("expect", {}))
             ),

@@ -15,11 +15,22 @@ from sluice.errors import NeedsPerson
 from sluice.events import RELAY, UNCHANGED, place_of
 from sluice.relay.pgoutput import MISSING, RelationColumn, Value
 
-_BOOL, _BYTEA = 16, 17
-_NUMBERS = frozenset({20, 21, 23, 26})
-_FLOATS = frozenset({700, 701})
-_TIMESTAMP, _TIMESTAMPTZ = 1114, 1184
-_DATE, _NUMERIC, _UUID = 1082, 1700, 2950
+# Types of `pg_catalog` whose JSON is not simply their text; a domain is its base type.
+TYPE_OIDS = {
+    "bool": 16,
+    "bytea": 17,
+    "int8": 20,
+    "int2": 21,
+    "int4": 23,
+    "oid": 26,
+    "float4": 700,
+    "float8": 701,
+    "date": 1082,
+    "timestamp": 1114,
+    "timestamptz": 1184,
+    "numeric": 1700,
+    "uuid": 2950,
+}
 
 _UNCHANGED_JSON = json.dumps(UNCHANGED).encode()
 _quote = json.encoder.encode_basestring_ascii  # the C implementation where there is one
@@ -165,12 +176,12 @@ def _timestamp(value: bytes) -> bytes:
 
 
 # Numbers are JSON as they are.
-_ENCODERS: dict[int, Callable[[bytes], bytes] | None] = {
-    _BOOL: _bool,
-    _BYTEA: _bytea,
-    _TIMESTAMP: _timestamp,
-    _TIMESTAMPTZ: _timestamp,
-    **dict.fromkeys(_NUMBERS),
-    **dict.fromkeys(_FLOATS, _float),
-    **dict.fromkeys((_DATE, _NUMERIC, _UUID), _plain),
+_BY_NAME: dict[str, Callable[[bytes], bytes] | None] = {
+    "bool": _bool,
+    "bytea": _bytea,
+    **dict.fromkeys(("timestamp", "timestamptz"), _timestamp),
+    **dict.fromkeys(("int8", "int2", "int4", "oid")),
+    **dict.fromkeys(("float4", "float8"), _float),
+    **dict.fromkeys(("date", "numeric", "uuid"), _plain),
 }
+_ENCODERS = {oid: _BY_NAME[name] for name, oid in TYPE_OIDS.items()}

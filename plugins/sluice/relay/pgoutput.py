@@ -19,7 +19,9 @@ _BEGIN = struct.Struct(">qqi")
 _COMMIT = struct.Struct(">bqqq")
 _INT16 = struct.Struct(">h").unpack_from
 _INT32 = struct.Struct(">i").unpack_from
+_UINT32 = struct.Struct(">I").unpack_from
 _NEW = ord("N")
+_CATALOG = "pg_catalog"  # sent as an empty name
 _UNIX_EPOCH_OFFSET_US = 946_684_800_000_000  # Postgres counts from 2000-01-01
 
 
@@ -93,11 +95,20 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Type:
+    """A type that a following Relation names; of a domain, name and schema of its base type."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """A message that carries no change: Type, Origin, logical Message."""
+    """A message that carries no change: Origin, logical Message."""
 
 
-Message = Begin | Commit | Relation | Insert | Update | Delete | Truncate | Other
+Message = Begin | Commit | Relation | Type | Insert | Update | Delete | Truncate | Other
 
 
 def decode(data: bytes) -> Message:
@@ -132,7 +143,9 @@ def _decode(data: bytes) -> Message:  # noqa: PLR0911 - one return a kind of mes
     if tag == b"T":
         count = _int32(data, 1)
         return Truncate(relation_ids=struct.unpack(f">{count}i", data[6:]))
-    if tag in (b"Y", b"O", b"M"):
+    if tag == b"Y":
+        return _type(data)
+    if tag in (b"O", b"M"):
         return Other()
     raise ValueError("unknown tag")
 
@@ -157,16 +170,24 @@ def _relation(data: bytes) -> Relation:
     for _ in range(count):
         in_key = bool(data[at] & 1)
         name, at = _string(data, at + 1)
-        columns.append(RelationColumn(name=name, type_oid=_int32(data, at), in_key=in_key))
+        columns.append(RelationColumn(name=name, type_oid=_oid(data, at), in_key=in_key))
         at += 8
     if at != len(data):
         raise ValueError("wrong length")
     return Relation(
         relation_id=_int32(data, 1),
-        schema=schema or "pg_catalog",
+        schema=schema or _CATALOG,
         table=table,
         columns=tuple(columns),
     )
+
+
+def _type(data: bytes) -> Type:
+    schema, at = _string(data, 5)
+    name, at = _string(data, at)
+    if at != len(data):
+        raise ValueError("wrong length")
+    return Type(oid=_oid(data, 1), schema=schema or _CATALOG, name=name)
 
 
 def _whole(data: bytes, at: int) -> list[Value]:
@@ -208,6 +229,11 @@ def _int16(data: bytes, at: int) -> int:
 
 def _int32(data: bytes, at: int) -> int:
     value: int = _INT32(data, at)[0]
+    return value
+
+
+def _oid(data: bytes, at: int) -> int:
+    value: int = _UINT32(data, at)[0]
     return value
 
 

@@ -34,6 +34,18 @@ SELECT max(pg_relation_size(oid) / current_setting('block_size')::int) FROM (
     SELECT %s::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(%s::regclass)
 ) AS parts
 """
+# Columns with their types; of a domain, however deep, the base type.
+_COLUMNS = """
+WITH RECURSIVE resolved AS (
+    SELECT attname, attnum, attgenerated <> '' AS generated, atttypid AS type
+    FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+    UNION ALL
+    SELECT r.attname, r.attnum, r.generated, t.typbasetype
+    FROM resolved r JOIN pg_type t ON t.oid = r.type AND t.typtype = 'd'
+)
+SELECT attname, type::int8, generated, format_type(type, -1) FROM resolved
+WHERE type NOT IN (SELECT oid FROM pg_type WHERE typtype = 'd') ORDER BY attnum
+"""
 
 
 class Destination(Protocol):
@@ -80,7 +92,7 @@ class RowReader:
         self._cursor, self._table = cursor, table
         self._publisher, self._batch, self._check = publisher, batch, check
         self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000), offset)
-        self._columns = _columns(cursor, table)
+        self._columns = published_columns(cursor, table)
         self._key = [column.name for column in table.key]
         named = {column.name: column for column in self._columns}
         self._key_expression = key_expression([named[name] for name in self._key])
@@ -93,7 +105,9 @@ class RowReader:
     def read(self, selection: Selection = _ALL) -> int:
         """Publish the selected rows in the order of their keys; how many were read by now."""
         keys = sql.SQL(", ").join(map(sql.Identifier, self._key))
-        return self._read(_condition(self._table, selection), sql.SQL(" ORDER BY ") + keys)
+        return self._read(
+            _condition(self._cursor, self._table, selection), sql.SQL(" ORDER BY ") + keys
+        )
 
     def read_pages(self, first: int, below: int | None) -> int:
         """Publish the rows on these pages, of each partition where there are such; see `read`."""
@@ -206,7 +220,7 @@ def _place(page: int) -> sql.Composable:
 
 def pages(cursor: Any, table: Table) -> int:
     """How many pages the table has; of a partitioned one, its longest partition."""
-    place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
+    place = _named(cursor, table)
     cursor.execute(_PAGES, [place, place])
     return int(cursor.fetchone()[0])
 
@@ -235,10 +249,18 @@ class _Found:
         self.records.append(Record(offset=len(self.records), key=key, value=None))
 
 
-def _condition(table: Table, selection: Selection) -> sql.Composable:
-    """The selection as SQL; the server reads each part of a key as its column's type."""
+def _condition(cursor: Any, table: Table, selection: Selection) -> sql.Composable:
+    """The selection as SQL; the server reads each part of a key as its column's base type.
+
+    A domain over an enum or a range has no operators; the cast costs nothing, and the index serves.
+    """
     if selection.keys:
-        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.key)
+        cursor.execute(_COLUMNS, [_named(cursor, table)])
+        types = {name: sql.SQL(base) for name, _, _, base in cursor.fetchall()}
+        names = sql.SQL(", ").join(
+            sql.SQL("{}::{}").format(sql.Identifier(column.name), types[column.name])
+            for column in table.key
+        )
         keys = sql.SQL(", ").join(map(_literals, selection.keys))
         return sql.SQL("({}) IN ({})").format(names, keys)
     conditions = [
@@ -251,7 +273,7 @@ def _condition(table: Table, selection: Selection) -> sql.Composable:
 def _ordered(table: Table) -> sql.Composable:
     """The key's parts as both sides order them."""
     return sql.SQL(", ").join(
-        sql.SQL('{}::text COLLATE "C"' if ordered_as_text(column) else "{}").format(
+        sql.SQL('concat({}) COLLATE "C"' if ordered_as_text(column) else "{}").format(
             sql.Identifier(column.name)
         )
         for column in table.key
@@ -261,7 +283,7 @@ def _ordered(table: Table) -> sql.Composable:
 def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
     """How many rows are selected."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-        sql.Identifier(table.schema, table.relation), _condition(table, selection)
+        sql.Identifier(table.schema, table.relation), _condition(cursor, table, selection)
     )
     cursor.execute(query)
     return int(cursor.fetchone()[0])
@@ -272,7 +294,7 @@ def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int,
     query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM {} WHERE {}").format(
         sql.SQL(postgres_checksum(table.columns)),
         sql.Identifier(table.schema, table.relation),
-        _condition(table, selection),
+        _condition(cursor, table, selection),
     )
     cursor.execute(query)
     count, total = cursor.fetchone()
@@ -292,7 +314,7 @@ def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequenc
     ).format(
         text=text,
         place=sql.Identifier(table.schema, table.relation),
-        condition=_condition(table, selection),
+        condition=_condition(cursor, table, selection),
         texts=sql.Literal([text for text in texts if "\0" not in text]),
     )
     cursor.execute(query)
@@ -307,7 +329,7 @@ def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Ke
     """
     query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
         sql.Identifier(table.schema, table.relation),
-        _condition(table, Selection(keys=tuple(keys))),
+        _condition(cursor, table, Selection(keys=tuple(keys))),
     )
     try:
         with _savepoint(cursor, psycopg2.DataError):
@@ -334,11 +356,11 @@ def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> 
         "SELECT {texts} FROM (SELECT {names}, row_number() OVER (ORDER BY {ordered}) - 1 AS n"
         " FROM {place} WHERE {condition}) AS numbered WHERE n > 0 AND n % {rows} = 0 ORDER BY n"
     ).format(
-        texts=sql.SQL(", ").join(map(sql.SQL("{}::text").format, names)),
+        texts=sql.SQL(", ").join(map(sql.SQL("concat({})").format, names)),
         names=sql.SQL(", ").join(names),
         ordered=_ordered(table),
         place=sql.Identifier(table.schema, table.relation),
-        condition=_condition(table, selection),
+        condition=_condition(cursor, table, selection),
         rows=sql.Literal(rows),
     )
     cursor.execute(query)
@@ -349,17 +371,16 @@ def _literals(parts: Sequence[str]) -> sql.Composable:
     return sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, parts)))
 
 
-def _columns(cursor: Any, table: Table) -> list[RelationColumn]:
+def published_columns(cursor: Any, table: Table) -> list[RelationColumn]:
     """The columns that pgoutput publishes: of computed ones those of the models."""
-    name = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
-    cursor.execute(
-        "SELECT attname, atttypid::int8, attgenerated <> '' FROM pg_attribute"
-        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        [name],
-    )
+    cursor.execute(_COLUMNS, [_named(cursor, table)])
     wanted = {column.name for column in table.columns if column.generated}
     return [
         RelationColumn(name=column, type_oid=oid, in_key=False)
-        for column, oid, generated in cursor.fetchall()
+        for column, oid, generated, _ in cursor.fetchall()
         if not generated or column in wanted
     ]
+
+
+def _named(cursor: Any, table: Table) -> str:
+    return str(sql.Identifier(table.schema, table.relation).as_string(cursor.connection))

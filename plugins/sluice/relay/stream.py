@@ -7,6 +7,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any
 
@@ -17,7 +18,7 @@ from sluice.errors import NeedsPerson, NotReady, Unreachable
 from sluice.events import DELETE, INSERT, TRUNCATE, UPDATE
 from sluice.relay.aside import Aside
 from sluice.relay.duties import Clock
-from sluice.relay.envelope import RowEncoder, Transaction
+from sluice.relay.envelope import TYPE_OIDS, RowEncoder, Transaction
 from sluice.relay.marks import Marks
 from sluice.relay.parking import Parking
 from sluice.relay.pgoutput import (
@@ -29,6 +30,7 @@ from sluice.relay.pgoutput import (
     Message,
     Relation,
     Truncate,
+    Type,
     Update,
     Value,
     decode,
@@ -90,6 +92,7 @@ class Stream:
         self._progress = progress
         self._tables = {(table.schema, table.relation): table for table in catalog.tables}
         self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
+        self._base_types: dict[int, int] = {}  # of types that Postgres described, by OID
         self._transaction = Transaction(0, 0)
         self._batch = Batch()
         self._ordinal = 0
@@ -260,6 +263,9 @@ class Stream:
             self._open_ms = None
             if self._batch.messages >= _TOGETHER:
                 self._close()
+        elif isinstance(change, Type):
+            base = TYPE_OIDS.get(change.name) if change.schema == "pg_catalog" else None
+            self._base_types[change.oid] = change.oid if base is None else base
         elif isinstance(change, Relation):
             self._relations[change.relation_id] = self._relation(change)
         elif isinstance(change, Truncate):
@@ -273,6 +279,11 @@ class Stream:
         if table is None:
             return None
         key = [column.name for column in table.key]
+        base = self._base_types
+        columns = [
+            replace(column, type_oid=base.get(column.type_oid, column.type_oid))
+            for column in relation.columns
+        ]
         # All columns where whole old rows are sent, none where nothing of them is.
         sent = {column.name for column in relation.columns if column.in_key}
         try:
@@ -282,7 +293,7 @@ class Stream:
                     remedy=f"run in PostgreSQL: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT,"
                     " where its primary key is the model's",
                 )
-            return RowEncoder(table.name, relation.columns, key), table.topic
+            return RowEncoder(table.name, columns, key), table.topic
         except NeedsPerson as error:
             self._parking.park(table.name, self._end, error)
             return None
