@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
-from sluice.catalog import Table
+from sluice.catalog import Column, Table
 from sluice.errors import Rejected
 from sluice.events import (
     DELETE,
@@ -37,6 +37,8 @@ from sluice.events import (
 )
 from sluice.plain import TOO_LATE, Columns, PlainReader
 from sluice.positions import MOST_ORDINAL, before, pack, parse_lsn
+from sluice.reasons import explain, refusal
+from sluice.values import Unfit
 
 _DELETE = (
     '{{"metadata":{{"source":"relay","table":"","operation":"delete","lsn":null,'
@@ -78,19 +80,12 @@ class Decoder:
         self._values = _getter(self._names)
         self._key = _getter([column.name for column in table.key])
         self._added = {column.name: None for column in table.columns if column.filled_with_null}
+        self._columns = {column.name: column for column in table.columns}
         self._known = frozenset(self._names)
         self._required = self._known - self._added.keys()
         self._unchanged = dict.fromkeys(self._added, UNCHANGED)
-        self._fits = [
-            (index, column.name, column.type.to_driver)
-            for index, column in enumerate(table.columns)
-            if column.type.to_driver
-        ]
-        self._key_fits = [
-            (index, column.name, column.type.to_driver)
-            for index, column in enumerate(table.key)
-            if column.type.to_driver
-        ]
+        self._fits = _fits(table.columns)
+        self._key_fits = _fits(table.key)
         schema = json.dumps(adapter.json_schema(), sort_keys=True)
         self.schema_version = hashlib.sha256(schema.encode()).hexdigest()[:12]
 
@@ -106,7 +101,8 @@ class Decoder:
                 changes += self._changes(event, record, epoch, base_seq + record.offset + 1)
                 sources.add(event["metadata"]["source"])
             except ValidationError as error:
-                rejects.append(Reject(record=record, reason=_explain(error)))
+                reason = explain(error, self._columns)[:_REASON_LENGTH]
+                rejects.append(Reject(record=record, reason=reason))
             except (Rejected, ValueError) as error:
                 rejects.append(Reject(record=record, reason=str(error)[:_REASON_LENGTH]))
         return Decoded(
@@ -241,7 +237,15 @@ def _text(value: Any, stored: Any) -> str:
     return f"\\x{stored.hex()}" if isinstance(stored, bytes) else str(value)
 
 
-Fit = tuple[int, str, Callable[[Any], Any]]
+Fit = tuple[int, Column, Callable[[Any], Any]]
+
+
+def _fits(columns: Sequence[Column]) -> list[Fit]:
+    return [
+        (index, column, column.type.to_driver)
+        for index, column in enumerate(columns)
+        if column.type.to_driver
+    ]
 
 
 def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
@@ -249,13 +253,15 @@ def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
     if not fits:
         return values
     fitted = list(values)
-    for index, name, to_driver in fits:
+    for index, column, to_driver in fits:
         value = fitted[index]
         if value is not None and value != UNCHANGED:
             try:
                 fitted[index] = to_driver(value)
-            except ValueError as error:
-                raise Rejected(f"payload.{name}: {error}") from None
+            except Unfit as error:
+                raise Rejected(f"payload.{column.name}: {error}") from None
+            except (ValueError, OverflowError):  # whose messages repeat the value
+                raise Rejected(f"payload.{column.name}: {refusal(column, value)}") from None
     return tuple(fitted)
 
 
@@ -277,10 +283,3 @@ def _getter(names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
         single = itemgetter(names[0])
         return lambda row: (single(row),)
     return itemgetter(*names)
-
-
-def _explain(error: ValidationError) -> str:
-    """Where and why, without the row's values."""
-    problems = error.errors(include_input=False, include_url=False, include_context=False)
-    texts = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems]
-    return "; ".join(text.removeprefix(": ") for text in texts)[:_REASON_LENGTH]

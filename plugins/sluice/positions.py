@@ -8,8 +8,10 @@ same position again. That is what makes every write of the pipeline idempotent.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+_LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _EPOCH_SHIFT = 112
 _MAJOR_SHIFT = 48
 MOST_ORDINAL = (1 << _MAJOR_SHIFT) - 1
@@ -67,9 +69,9 @@ def unpack(version: int) -> Position:
 
 def parse_lsn(text: str) -> int:
     """Postgres' `X/Y` as an integer; ValueError when it is not an LSN."""
+    if not _LSN.fullmatch(text):
+        raise ValueError(f"not an LSN: {text[:40]!r}")
     high, low = text.split("/")
-    if not 0 < len(high) <= 8 or not 0 < len(low) <= 8:
-        raise ValueError(f"not an LSN: {text!r}")
     return int(high, 16) << 32 | int(low, 16)
 
 
