@@ -47,6 +47,9 @@ class Snapshot(Protocol):
     def holds(self, table: Table) -> bool:
         """Whether the table can be read as of the point, from here on as long as this is open."""
 
+    def source(self, table: Table) -> str:
+        """What stands behind FROM for the table's rows."""
+
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query in the snapshot."""
 
@@ -84,7 +87,7 @@ class RangeCheck:
         else:
             self._fence = pack(checkpoint.epoch, snapshot.point, 0)
             self._beyond = beyond(checkpoint.epoch, snapshot.point)
-        self._source = f"{_quoted(table.schema)}.{_quoted(table.relation)}"
+        self._source = snapshot.source(table)
 
     def run(self) -> TableFindings:
         """What differs in the range."""
@@ -237,11 +240,6 @@ def _postgres_range(table: Table, selection: Selection) -> str:
         for sign, bound in selection.bounds()
     ]
     return " AND ".join(bounds) or "true"
-
-
-def _quoted(name: str) -> str:
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
 
 
 def _literal(text: str) -> str:

@@ -3,10 +3,10 @@
 DO $publication$
 BEGIN
     EXECUTE format($publication_text$CREATE PUBLICATION %I FOR TABLE
-    "public"."customers",
-    "public"."products",
-    "public"."orders",
-    "public"."order_items"
+    ONLY "public"."customers",
+    ONLY "public"."products",
+    ONLY "public"."orders",
+    ONLY "public"."order_items"
 WITH (publish_via_partition_root = true)$publication_text$,
         'pglog_stream_' || coalesce(nullif(current_setting('sluice.slot', true), ''), 'sluice'));
 END

@@ -18,6 +18,7 @@ from sluice.doctor import postgres as doctor
 from sluice.errors import (
     NeedsPerson,
     PublicationIncomplete,
+    SlotBusy,
     SlotLost,
     SlotMissing,
     SlotRecreated,
@@ -25,6 +26,7 @@ from sluice.errors import (
 )
 from sluice.health import slot_concerns
 from sluice.overview import Slot
+from sluice.relay.snapshot import replacing
 from tests.faults.source import CATALOG, Source, until, version
 
 pytestmark = pytest.mark.services
@@ -251,3 +253,32 @@ def test_the_slot_of_an_idle_table_moves_on_when_others_are_written(source: Sour
         end = source.lsn()
         until(lambda: source.confirmed() > end)
     source.sql("DROP TABLE busy")
+
+
+def test_a_replacement_that_fails_leaves_the_slot_as_it_is(source: Source) -> None:
+    slot = (
+        "SELECT confirmed_flush_lsn::text, restart_lsn::text, wal_status FROM pg_replication_slots"
+        f" WHERE slot_name = '{source.slot}'"
+    )
+    topics = Topics(source.settings.kafka)
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (1, 'a')")
+        source.arrives()
+        with (
+            pytest.raises(SlotBusy, match="in use by another relay"),
+            replacing(source.settings, CATALOG, topics),
+        ):
+            pass
+    source.sql("INSERT INTO things VALUES (2, 'b')")
+    until(lambda: not source.active())
+    before = source.sql(slot)
+    with (
+        pytest.raises(NeedsPerson, match="a query failed"),
+        replacing(source.settings, CATALOG, topics),
+    ):
+        raise NeedsPerson("a query failed")
+    assert source.sql(slot) == before
+    with source.relaying():  # which has a snapshot no second time
+        source.arrives()
+        events = [event["metadata"]["operation"] for event in source.events()]
+        assert events == ["truncate", "insert", "insert"]

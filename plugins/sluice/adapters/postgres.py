@@ -84,6 +84,7 @@ WHERE attrelid = to_regclass(%(place)s) AND attnum > 0 AND NOT attisdropped AND 
     AND attname != ALL (%(names)s::text[])
 ORDER BY attnum
 """
+_PARTITIONED = "SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass(%s))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +169,9 @@ class PostgresSource:
             cursor.execute("SET LOCAL row_security = off")  # rather an error than fewer rows
             rows, outcomes = dict[str, int](), Outcomes()
             for table in tables:
-                name = sql.Identifier(table.schema, table.relation)
                 with outcomes.of(table.name), apart(self._settings, cursor, table):
-                    cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
+                    query = sql.SQL("SELECT count(*) FROM {}").format(own_rows(cursor, table))
+                    cursor.execute(query)
                     rows[table.name] = int(_value(cursor))
             cursor.execute("COMMIT")
             # A message in the WAL makes an idle slot move past the fence.
@@ -305,6 +306,16 @@ def opened(
             yield connection
         finally:
             connection.close()
+
+
+def own_rows(cursor: Any, table: Table) -> sql.Composable:
+    """Name a table in FROM or LOCK so that its own rows are meant, not those of INHERITS children.
+
+    A partitioned table has no rows of its own; there those of its partitions are meant.
+    """
+    name = sql.Identifier(table.schema, table.relation)
+    cursor.execute(_PARTITIONED, [name.as_string(cursor.connection)])
+    return name if _value(cursor) else sql.SQL("ONLY {}").format(name)
 
 
 def limit_statements(cursor: Any, seconds: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sluice.catalog import Catalog
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.relay import publication as publications
+from sluice.relay import relations
 from sluice.relay import slot as slots
 from sluice.settings import RelaySettings, Settings
 from sluice.slot_loss import INVALIDATION, cause, remedy
@@ -95,17 +96,19 @@ def _keys(cursor: Any, catalog: Catalog) -> Iterator[Diagnosis]:
         yield failed("postgres", "tables and keys", error)
     if not found:
         yield judged("postgres", "tables and keys", True, f"{len(catalog.tables)} tables", "")
+    for text in relations.uncovered(cursor, catalog).values():
+        yield judged("postgres", "inheritance", True, text, "")
 
 
 def _publication(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Diagnosis:
     found = publications.find(cursor, relay, catalog)
     if found is None:
         text, ok = "it is not there", False
-    elif found.missing:
-        text, ok = f"it lacks {', '.join(table.name for table in found.missing)}", False
+    elif lacking := {t.name for t in found.missing} - publications.faults(cursor, catalog).keys():
+        text, ok = f"it lacks {', '.join(sorted(lacking))}", False
     else:
         ok = found.whole
-        text = "whole" if ok else "it leaves out operations, rows or computed columns"
+        text = "whole" if ok else "it leaves out operations, rows or columns"
     return judged("postgres", f"publication {relay.publication}", ok, text, "sluice init")
 
 

@@ -25,7 +25,7 @@ def publication(catalog: Catalog) -> str:
     Columns that Postgres computes are sent by PostgreSQL 18 and newer, when it is told to.
     """
     tables = ",\n".join(
-        f"    {_quoted(table.schema)}.{_quoted(table.relation)}" for table in catalog.tables
+        f"    ONLY {_quoted(table.schema)}.{_quoted(table.relation)}" for table in catalog.tables
     ).replace("%", "%%")
     tag = "publication"
     while f"${tag}" in tables:  # a name may hold what would end the text

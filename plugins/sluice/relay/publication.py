@@ -6,7 +6,7 @@ publication that was dropped and made again, or lost a table for a while, has to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from psycopg2 import sql
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete, SluiceError
 from sluice.generate.publication import computed, options
+from sluice.relay import relations
 from sluice.settings import RelaySettings
 
 _AGAIN = "bring it and the tables back: sluice recover"
@@ -39,12 +40,25 @@ SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
 FROM pg_publication p WHERE pubname = %s
 """
 _PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
+# A table of a publication FOR ALL TABLES is a member by itself. PostgreSQL 15 and newer have row
+# filters and lists of columns.
 _TABLES = """
-SELECT p.schemaname, p.tablename, p.rowfilter IS NOT NULL, r.oid::int8
+SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
+    coalesce(r.oid, c.oid)::int8,
+    array(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+        AND NOT attisdropped AND attgenerated = ''
+        AND NOT coalesce(to_jsonb(p) -> 'attnames', to_jsonb(array[attname])) ? attname::text)
 FROM pg_publication_tables p
-LEFT JOIN pg_publication_rel r ON r.prpubid = %s
-    AND r.prrelid = to_regclass(format('%%I.%%I', p.schemaname, p.tablename))
+JOIN pg_class c ON c.oid = to_regclass(format('%%I.%%I', p.schemaname, p.tablename))
+LEFT JOIN pg_publication_rel r ON r.prpubid = %s AND r.prrelid = c.oid
 WHERE p.pubname = %s
+"""
+# What the publication sends of a partitioned table, in the names of these.
+_ROOTS = """
+SELECT format('%%I.%%I', p.schemaname, p.tablename) FROM pg_publication_tables p
+WHERE p.pubname = %s AND to_regclass(format('%%I.%%I', p.schemaname, p.tablename)) IN (
+    SELECT relid FROM pg_partition_ancestors(to_regclass(%s))
+)
 """
 
 
@@ -53,7 +67,8 @@ class Publication:
     """The publication as it is.
 
     Attributes:
-        whole: whether it sends every operation, no table by a filter, partitions as their root.
+        whole: whether it sends every operation, no table by a filter or without columns of its
+            model, partitions as their root.
         identity: its object id and those of its tables' memberships; made again, they differ.
         missing: tables of the catalog that it lacks.
     """
@@ -72,11 +87,16 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
     oid, whole, sends_computed, via_root = row
     whole = whole and (sends_computed or not computed(catalog))
     cursor.execute(_TABLES, [oid, relay.publication])
-    members = {(schema, name): (filtered, rel) for schema, name, filtered, rel in cursor}
+    members = {(schema, name): member for schema, name, *member in cursor}
     tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
+    cut = [
+        table
+        for table, member in tables
+        if member and (member[0] or {column.name for column in table.columns} & {*member[2]})
+    ]
     apart = [] if via_root else [table for table in catalog.tables if _partitioned(cursor, table)]
     return Publication(
-        whole=whole and not apart and not any(member[0] for _, member in tables if member),
+        whole=whole and not apart and not cut,
         identity={
             "oid": oid,
             "tables": {table.name: member[1] for table, member in tables if member},
@@ -90,21 +110,32 @@ def _partitioned(cursor: Any, table: Table) -> bool:
     return cursor.fetchone() is not None
 
 
-def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
+def ensure(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, without: Collection[str] = ()
+) -> None:
     """Create the publication of all tables, or add to it those that it lacks.
+
+    Args:
+        without: names of tables that are left out; see `faults`.
 
     Raises:
         PublicationIncomplete: this role may not, or the publication leaves out operations or rows.
     """
     name = _quoted(cursor, relay.publication)
     found = find(cursor, relay, catalog)
-    if found is None:
-        tables = _listed(cursor, catalog.tables)
+    lacking = [
+        table
+        for table in (catalog.tables if found is None else found.missing)
+        if table.name not in without
+    ]
+    change = ""
+    if found is None and lacking:
+        tables = _listed(cursor, lacking)
         change = f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}"
-    elif found.missing:
-        change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, found.missing)}"
-    else:
-        change = ""
+    elif lacking:
+        for table in lacking:
+            _require_own_name(cursor, relay, table)
+        change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, lacking)}"
     try:
         if change:
             cursor.execute(change)
@@ -115,7 +146,8 @@ def ensure(cursor: Any, relay: RelaySettings, catalog: Catalog) -> None:
         ) from error
     made = find(cursor, relay, catalog)
     if made is not None:
-        _require_whole(cursor, relay, made)
+        missing = tuple(table for table in made.missing if table.name not in without)
+        _require_whole(cursor, relay, replace(made, missing=missing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +206,7 @@ def require_standing(
             remedy=_AGAIN,
         )
         for name, place in members.items()
-        if name in places and places[name] != place and name not in unsent
+        if name in places and places[name] not in (None, place) and name not in unsent
     }
     added = (table for table in catalog.tables if table.name not in places) if known else ()
     return Standing(
@@ -188,13 +220,17 @@ def faults(cursor: Any, catalog: Catalog) -> dict[str, SluiceError]:
     """Find the tables whose changes cannot be sent as the models need them.
 
     Returns:
-        Table name -> why, and what to do. NotReady where it is not there; NeedsPerson where its
-        key is another, deferrable, or not its replica identity.
+        Table name -> why, and what to do. NotReady where it is not there; NeedsPerson where it is
+        of a kind that cannot be followed, or its key is another, deferrable, or not its replica
+        identity.
     """
+    kinds = relations.faults(cursor, catalog)
     schemas = [table.schema for table in catalog.tables]
     cursor.execute(_RELATIONS, [schemas, [table.relation for table in catalog.tables]])
     found = zip(catalog.tables, cursor.fetchall(), strict=True)
-    named = {table.name: _fault(cursor, table, *row) for table, row in found}
+    named = {
+        table.name: kinds.get(table.name) or _fault(cursor, table, *row) for table, row in found
+    }
     return {name: error for name, error in named.items() if error is not None}
 
 
@@ -251,20 +287,38 @@ def _lacking(cursor: Any, relay: RelaySettings, missing: Iterable[Table]) -> Pub
 
 def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> None:
     name = _quoted(cursor, relay.publication)
+    for table in found.missing:
+        _require_own_name(cursor, relay, table)
     if found.missing:
         raise _lacking(cursor, relay, found.missing)
     if not found.whole:
         raise PublicationIncomplete(
-            f"publication {relay.publication} leaves out operations, rows, computed columns or"
-            " the root of partitions",
+            f"publication {relay.publication} leaves out operations, rows, columns or the root of"
+            " partitions",
             remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}',"
             " publish_via_partition_root = true), publish_generated_columns = stored where columns"
-            " are computed, remove row filters; then: sluice relay --snapshot",
+            " are computed, remove row filters and lists of columns; then: sluice relay --snapshot",
+        )
+
+
+def _require_own_name(cursor: Any, relay: RelaySettings, table: Table) -> None:
+    """That a table which the publication does not list is not sent in the name of another."""
+    name = _quoted(cursor, table.schema, table.relation)
+    cursor.execute(_ROOTS, [relay.publication, name])
+    roots = [root for (root,) in cursor.fetchall()]
+    if roots:
+        raise PublicationIncomplete(
+            f"publication {relay.publication} sends partition {name} in the name of"
+            f" {', '.join(roots)}",
+            remedy="model the partitioned table, or take it out in PostgreSQL: ALTER PUBLICATION"
+            f" {_quoted(cursor, relay.publication)} DROP TABLE {', '.join(roots)};"
+            " then: sluice init, sluice recover",
         )
 
 
 def _listed(cursor: Any, tables: Iterable[Table]) -> str:
-    return ", ".join(_quoted(cursor, table.schema, table.relation) for table in tables)
+    """The tables without their INHERITS children, whose own keys are nobody's concern."""
+    return ", ".join(f"ONLY {_quoted(cursor, t.schema, t.relation)}" for t in tables)
 
 
 def _quoted(cursor: Any, *names: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2 import sql
 
-from sluice.adapters.postgres import HEARTBEAT_PREFIX, apart, limit_statements
+from sluice.adapters.postgres import HEARTBEAT_PREFIX, apart, limit_statements, own_rows
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
 from sluice.errors import SluiceError, Unreachable
@@ -241,10 +241,14 @@ class ExactSnapshot:
 
     def count(self, table: Table) -> int:
         """The table's rows."""
-        name = sql.Identifier(table.schema, table.relation)
         with self._apart(table):
-            self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(name))
+            rows = own_rows(self._cursor, table)
+            self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(rows))
             return int(self._cursor.fetchone()[0])
+
+    def source(self, table: Table) -> str:
+        """See range_check.Snapshot."""
+        return str(own_rows(self._cursor, table).as_string(self._cursor.connection))
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """See range_check.Snapshot."""
@@ -259,7 +263,8 @@ class ExactSnapshot:
             raise self._behind[table.name]
         place = sql.Identifier(table.schema, table.relation)
         with self._apart(table):
-            self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(place))
+            rows = own_rows(self._cursor, table)
+            self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(rows))
             self._cursor.execute(_REWRITTEN, {"place": place.as_string(self._cursor.connection)})
             return not self._cursor.fetchone()[0]
 

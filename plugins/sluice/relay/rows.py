@@ -13,6 +13,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from sluice.adapters.postgres import own_rows
 from sluice.catalog import Table
 from sluice.comparison import postgres_checksum, postgres_row
 from sluice.events import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText, Record
@@ -92,6 +93,7 @@ class RowReader:
         self._cursor, self._table = cursor, table
         self._publisher, self._batch, self._check = publisher, batch, check
         self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000), offset)
+        self._source = own_rows(cursor, table)
         self._columns = published_columns(cursor, table)
         self._key = [column.name for column in table.key]
         named = {column.name: column for column in self._columns}
@@ -143,7 +145,7 @@ class RowReader:
         query = sql.SQL("COPY (SELECT {}, {} FROM {} WHERE {}) TO STDOUT").format(
             self._key_expression,
             payload,
-            sql.Identifier(self._table.schema, self._table.relation),
+            self._source,
             condition,
         )
         self._cursor.copy_expert(query.as_string(self._cursor.connection), to)
@@ -283,7 +285,7 @@ def _ordered(table: Table) -> sql.Composable:
 def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
     """How many rows are selected."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-        sql.Identifier(table.schema, table.relation), _condition(cursor, table, selection)
+        own_rows(cursor, table), _condition(cursor, table, selection)
     )
     cursor.execute(query)
     return int(cursor.fetchone()[0])
@@ -293,7 +295,7 @@ def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int,
     """How many rows are selected, and the sum of their checksums."""
     query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM {} WHERE {}").format(
         sql.SQL(postgres_checksum(table.columns)),
-        sql.Identifier(table.schema, table.relation),
+        own_rows(cursor, table),
         _condition(cursor, table, selection),
     )
     cursor.execute(query)
@@ -313,7 +315,7 @@ def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequenc
         " AND {text} IN (SELECT unnest({texts}::text[]))"
     ).format(
         text=text,
-        place=sql.Identifier(table.schema, table.relation),
+        place=own_rows(cursor, table),
         condition=_condition(cursor, table, selection),
         texts=sql.Literal([text for text in texts if "\0" not in text]),
     )
@@ -328,7 +330,7 @@ def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Ke
     transaction goes on.
     """
     query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
-        sql.Identifier(table.schema, table.relation),
+        own_rows(cursor, table),
         _condition(cursor, table, Selection(keys=tuple(keys))),
     )
     try:
@@ -359,7 +361,7 @@ def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> 
         texts=sql.SQL(", ").join(map(sql.SQL("concat({})").format, names)),
         names=sql.SQL(", ").join(names),
         ordered=_ordered(table),
-        place=sql.Identifier(table.schema, table.relation),
+        place=own_rows(cursor, table),
         condition=_condition(cursor, table, selection),
         rows=sql.Literal(rows),
     )

@@ -214,9 +214,16 @@ def _patience(holder: Any) -> Iterator[None]:
 
 
 def drop(cursor: Any, name: str, topics: Topics) -> None:
-    """Drop the slot where it is; noted first, so that a crash does not end in SlotMissing."""
+    """Drop the slot where it is; noted first, so that a crash does not end in SlotMissing.
+
+    Raises:
+        SlotBusy: a relay reads from it.
+    """
+    row = _slot(cursor, name)
+    if row is not None and row[2] is not None:
+        raise SlotBusy(f"slot {name!r} is in use by another relay (pid {row[2]})")
     topics.note_slot({"slot": name, "system_identifier": _system(cursor), "consistent_point": None})
-    if _slot(cursor, name) is not None:
+    if row is not None:
         cursor.execute("SELECT pg_drop_replication_slot(%s)", [name])
 
 

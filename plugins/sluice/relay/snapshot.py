@@ -76,11 +76,11 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
     """Put a new slot in the place of the one that is there or was.
 
     Within the context PostgreSQL is as of the new slot's point, and who enters it sees to it that
-    ClickHouse is so when it ends; then the slot is there. Killed before, none is, and a relay that
-    is started takes a snapshot of everything.
+    ClickHouse is so when it ends; then the slot is there. Killed before, or ended by an error, the
+    slot that was to be replaced is left as it is.
 
     Raises:
-        SlotBusy: another relay takes a snapshot.
+        SlotBusy: another relay takes a snapshot, or reads from the slot.
     """
     relay = settings.relay
     with (
@@ -88,11 +88,11 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
         slots.session(settings.postgres) as cursor,
     ):
         _claim(cursor, relay.slot)
-        slots.drop(cursor, relay.slot, topics)
         publications.ensure(cursor, relay, catalog)
         temporary, point = slots.export_snapshot(holder, cursor, relay)
         yield ExactSnapshot(settings.postgres, cursor, point)
         cursor.execute("COMMIT")
+        slots.drop(cursor, relay.slot, topics)
         _make_permanent(cursor, relay, catalog, topics, temporary, point)
     log.info("slot %s begins at %s", relay.slot, format_lsn(point))
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import date, timedelta
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics, partitioned
-from sluice.catalog import Catalog, Fact, load_catalog
+from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.contention import until_done
-from sluice.errors import WrongUsage
+from sluice.errors import SluiceError, WrongUsage
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.outcomes import Outcomes
 from sluice.rebuild import RebuildReport
 from sluice.relay import publication as publications
+from sluice.relay import relations
 from sluice.relay import slot as slots
 from sluice.settings import PROJECT, Settings
 from sluice.statements import read_statements
@@ -34,7 +36,8 @@ def initialise(settings: Settings) -> list[str]:
 
     Raises:
         StaleGenerated: generated files are not what the models give.
-        TableDiffers: a table needs a person; all others are done.
+        TableDiffers, NeedsPerson: a table needs a person; all others are done.
+        NotReady: PostgreSQL lacks a table; all others are done.
         TopicPartitioned, PublicationIncomplete: a topic, or the publication there is, needs one.
     """
     catalog, outcomes = load_catalog(settings.models), Outcomes()
@@ -49,9 +52,13 @@ def initialise(settings: Settings) -> list[str]:
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         done, stopped = create_warehouse(clickhouse, catalog)
     outcomes.troubles.update(stopped)
+    faulty: dict[str, SluiceError] = {}
     with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
-        publications.ensure(cursor, settings.relay, catalog)
-    done += _unlike_postgres(settings, catalog)
+        faulty = publications.faults(cursor, catalog)
+        publications.ensure(cursor, settings.relay, catalog, faulty)
+        done += relations.uncovered(cursor, catalog).values()
+    outcomes.troubles.update(faulty)
+    done += _unlike_postgres(settings, [t for t in catalog.tables if t.name not in faulty])
     outcomes.require(done)
     return done
 
@@ -90,10 +97,10 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
         ).run()
 
 
-def _unlike_postgres(settings: Settings, catalog: Catalog) -> list[str]:
+def _unlike_postgres(settings: Settings, tables: Sequence[Table]) -> list[str]:
     """Tables whose columns in PostgreSQL are not their model's, a line each."""
     source = PostgresSource(settings.postgres)
-    differences = {table.name: source.schema_differences(table) for table in catalog.tables}
+    differences = {table.name: source.schema_differences(table) for table in tables}
     return [
         f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
         for name, lines in differences.items()
