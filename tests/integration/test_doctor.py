@@ -313,6 +313,19 @@ def test_a_setting_that_loses_or_changes_rows_is_named(
     assert found.remedy == f"set in its profile: {name}={wanted}"
 
 
+def test_a_profile_that_fixes_the_limits_which_a_wide_table_needs_is_named(
+    services: Settings, catalog: Catalog
+) -> None:
+    table = catalog.table("customers")
+    many = tuple(replace(table.columns[1], name=f"column_{at}") for at in range(1590))
+    wide = replace(catalog, tables=(replace(table, columns=(*table.columns, *many)),))
+    for models, fixed, wanted in ((catalog, 1, []), (wide, 0, []), (wide, 1, ["customers"])):
+        found = wrong(with_options(services, readonly=fixed), models)
+        named = [one for one in found if one.check == "long statements"]
+        assert ["customers" for one in named if "customers" in one.found] == wanted
+        assert all("max_query_size up to" in one.remedy for one in named)
+
+
 def test_a_cluster_that_the_server_does_not_know_is_named(
     services: Settings, catalog: Catalog
 ) -> None:

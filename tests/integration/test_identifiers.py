@@ -63,7 +63,60 @@ class Odd(Base):
 """
 
 
-@pytest.mark.parametrize("name", ["a`b", 'c"d', "e f", "g;--", "я", "h" * 246])
+LONG = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+class Base(DeclarativeBase): ...
+
+class {model}(Base):
+    __tablename__ = {table!r}
+    __table_args__ = {{"schema": {schema!r}, "info": {{"star": "fact", "rollups": {rollups}}}}}
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cars: Mapped[int] = mapped_column({column!r})
+"""
+LONGEST: dict[str, str] = {
+    "model": "M" * 177,
+    "table": "t" * 63,
+    "schema": "s" * 63,
+    "column": "я" * 31,
+    "rollup": "r" * 194,
+}
+
+
+def long_names(folder: Path, names: dict[str, str]) -> str:
+    """A module of a model with these names."""
+    mark = {names["rollup"]: {"by": {"cars": names["column"]}, "sum": {"all": "1"}}}
+    text = LONG.format(rollups=mark, **{k: v for k, v in names.items() if k != "rollup"})
+    module = f"long_{uuid4().hex}"
+    (folder / f"{module}.py").write_text(text)
+    return module
+
+
+def test_the_longest_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_catalog(long_names(tmp_path, LONGEST)).tables[0].relation == "t" * 63
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "says"),
+    [
+        ("model", "M" * 178, "at most 210"),
+        ("model", "Ü" * 30, "at most 210"),
+        ("table", "t" * 64, "64 bytes, and PostgreSQL keeps 63"),
+        ("schema", "s" * 64, "64 bytes, and PostgreSQL keeps 63"),
+        ("column", "я" * 32, "64 bytes, and PostgreSQL keeps 63"),
+        ("rollup", "r" * 195, "at most 210"),
+    ],
+)
+def test_a_name_that_a_database_would_cut_or_refuse_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, name: str, says: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WrongUsage, match=says):
+        load_catalog(long_names(tmp_path, {**LONGEST, what: name}))
+
+
+@pytest.mark.parametrize("name", ["a`b", 'c"d', "e f", "g;--", "я"])
 def test_a_table_whose_name_makes_no_topic_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

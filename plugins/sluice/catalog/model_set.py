@@ -37,6 +37,17 @@ BOOKKEEPING = frozenset(
         "parked",
     ]
 )
+_POSTGRES_BYTES = 63  # what PostgreSQL keeps of a name; it cuts the rest off without an error
+# What ClickHouse takes as a table's name in `cdc`, as the name of its file: of a byte that is no
+# letter, digit or _ there are three.
+_CLICKHOUSE_BYTES = 210
+_PLAIN_BYTES = re.compile(rb"[A-Za-z0-9_]")
+# The longest that a full rebuild and a cluster put behind a name.
+_BEHIND_FACT, _BEHIND_ROLLUP, _BEHIND = (
+    "__shadow_0123456789ab__local",
+    "__touched__local",
+    "__local",
+)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
 
 
@@ -153,6 +164,8 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
     _require_own_names(tables, facts)
+    for table in tables:
+        _require_short_names(table)
     catalog = Catalog(models=models, profile=profile, tables=tables, facts=facts)
     for table in tables:
         for column in table.columns:
@@ -174,6 +187,33 @@ def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
                     remedy="give it another one",
                 )
             taken.add(rollup.name)
+
+
+def _require_short_names(table: Table) -> None:
+    """That PostgreSQL has the names whole, and that ClickHouse takes what is made of them."""
+    for name in (table.schema, table.relation, *(column.name for column in table.columns)):
+        length = len(name.encode())
+        if length > _POSTGRES_BYTES:
+            raise WrongUsage(
+                f"table {table.name}: the name {name!r} has {length} bytes, and PostgreSQL keeps"
+                f" {_POSTGRES_BYTES} of them",
+                remedy="write it in the model as PostgreSQL has it",
+            )
+    entity = f"fact_{table.entity}{_BEHIND_FACT}" if table.is_fact else table.storage + _BEHIND
+    made = {
+        f"class {table.model}": entity,
+        f"table {table.name}": table.history + _BEHIND,
+        **{f"rollup {rollup.name}": rollup.name + _BEHIND_ROLLUP for rollup in table.rollups},
+    }
+    for of, name in made.items():
+        length = sum(1 if _PLAIN_BYTES.match(bytes([byte])) else 3 for byte in name.encode())
+        if length > _CLICKHOUSE_BYTES:
+            raise WrongUsage(
+                f"the name of {of} is too long: ClickHouse's {name} would have {length} bytes,"
+                f" other characters than letters, digits and _ counted three times a byte, and at"
+                f" most {_CLICKHOUSE_BYTES} are possible",
+                remedy="give it a shorter name",
+            )
 
 
 def _require_distinct(what: str, names: list[str]) -> None:

@@ -7,8 +7,9 @@ from contextlib import closing
 from functools import partial
 from time import time
 
-from sluice.adapters.clickhouse import ClickHouse, release
+from sluice.adapters.clickhouse import LONG_LIMITS, LONG_STATEMENT, ClickHouse, release
 from sluice.catalog import Catalog, Table
+from sluice.comparison import clickhouse_checksum
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.errors import Retryable, SluiceError
 from sluice.evolution import Plan, fact_differs, plan_of
@@ -39,6 +40,9 @@ _SETTINGS = {
 }
 # With `break`, a limit that is reached cuts an answer short without a word.
 _OVERFLOWS = "SELECT name, value FROM system.settings WHERE name LIKE '%overflow\\_mode%'"
+_LIMITS = """
+SELECT name, max, readonly FROM system.settings WHERE has({names:Array(String)}, name)
+"""
 
 
 def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
@@ -47,6 +51,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield from _server(session, "clickhouse")
         yield _grants(session, settings.clickhouse)
         yield _settings(session)
+        yield _long_statements(session, catalog)
         yield from _cluster(session)
         present = {place for (place,) in session.execute(_PRESENT)}
         yield _state_tables(session, present)
@@ -93,6 +98,24 @@ def _settings(session: ClickHouse) -> Diagnosis:
     found = ", ".join(f"{name}={there[name]}" for name in wrong) or "as they should be"
     wanted = ", ".join(f"{name}={_SETTINGS.get(name, 'throw')}" for name in wrong)
     return judged("clickhouse", "settings", not wrong, found, f"set in its profile: {wanted}")
+
+
+def _long_statements(session: ClickHouse, catalog: Catalog) -> Diagnosis:
+    """Whether the user may raise the limits of statements as far as wide tables need it."""
+    wide = [
+        table.name
+        for table in catalog.tables
+        if len(clickhouse_checksum(table.columns).encode()) > LONG_STATEMENT // 2
+    ]
+    fixed = [
+        f"{name} up to {LONG_LIMITS[name]}"
+        for name, most, readonly in session.execute(_LIMITS, names=list(LONG_LIMITS))
+        if readonly or (most is not None and int(most) < LONG_LIMITS[name])
+    ]
+    found = f"its profile fixes the limits that {', '.join(wide)} need" if wide else "not needed"
+    remedy = f"let its profile's constraints allow: {', '.join(fixed)}"
+    ok = not (wide and fixed)
+    return judged("clickhouse", "long statements", ok, "possible" if wide and ok else found, remedy)
 
 
 def _cluster(session: ClickHouse) -> Iterator[Diagnosis]:
