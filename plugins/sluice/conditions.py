@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource, SlotState
@@ -17,7 +17,8 @@ from sluice.catalog import Catalog, Table
 from sluice.errors import NotReady, TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
-from sluice.quality import FAIL, PASS, WARN, Check, graded
+from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check, graded
+from sluice.rebuild import Rebuild
 from sluice.slot_loss import cause, remedy
 from sluice.status import pending_events
 
@@ -29,7 +30,12 @@ _WAL_STATUS = {"reserved": PASS, "extended": WARN, "unreserved": FAIL, "lost": F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """Measures of the pipeline, held against the limits that the models mark."""
+    """Measures of the pipeline, held against the limits that the models mark.
+
+    Attributes:
+        rebuilds: of the catalog's facts.
+        late: table -> for how many seconds checks have found that it is not caught up.
+    """
 
     catalog: Catalog
     source: PostgresSource
@@ -37,6 +43,8 @@ class Conditions:
     topics: Topics
     queries: Mapping[str, str]
     slot: str
+    rebuilds: Sequence[Rebuild]
+    late: Mapping[str, int]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
         """The measures of these tables, their schema, and the slot.
@@ -56,9 +64,7 @@ class Conditions:
         now = time.time()
         for table in tables:
             behind = max(0, round(now - known[table.name] / 1000)) if table.name in known else 0
-            yield _measure(
-                table, "freshness", behind, "s behind", "see: sluice status, sluice logs relay"
-            )
+            yield self._freshness(table, behind)
             yield _measure(
                 table,
                 "pending_events",
@@ -73,6 +79,27 @@ class Conditions:
                 "events were rejected",
                 f"see: sluice dead-letters list --table {table.name}",
             )
+
+        for rebuild in self.rebuilds:
+            if rebuild.fact.table in tables:
+                fresh = _measure(
+                    rebuild.fact.table,
+                    "freshness",
+                    rebuild.behind(),
+                    "s since the oldest change was drained that no rebuild has seen",
+                    "run: sluice rebuild",
+                )
+                yield replace(fresh, table=rebuild.fact.name)
+
+    def _freshness(self, table: Table, behind: int) -> Check:
+        """How old the table's state may be. Where no check has looked for long, that it could not
+        be brought up to date this once says little: it is late for as long as checks found it so.
+        """
+        check = _measure(
+            table, "freshness", behind, "s behind", "see: sluice status, sluice logs relay"
+        )
+        observed = table.quality.limit("freshness").status(self.late.get(table.name, behind))
+        return check if check.status == observed else replace(check, status=UNSETTLED)
 
     def _schema(self, table: Table) -> Check:
         """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""

@@ -24,18 +24,16 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.catalog import Fact, Table
+from sluice.catalog import Table
 from sluice.errors import NotReady
 from sluice.events import CONNECT
-from sluice.findings import MOST_KEYS, FactFindings, TableFindings, seen_twice
-from sluice.generate.clickhouse import quoted
-from sluice.generate.joins import select_all
+from sluice.findings import TableFindings, seen_twice
 from sluice.outcomes import Outcomes
 from sluice.points import Reached, go_on
 from sluice.ports import Checkpoint
 from sluice.range_check import RangeCheck, Snapshot
 from sluice.ranges import DEEP_CHECK, KeyRange, Plan, Plans, Progress, RangeDone, divided
-from sluice.selection import Selection, key_text
+from sluice.selection import Selection
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepCheck:
-    """Compares tables, and facts with their join.
+    """Compares tables with their source.
 
     Attributes:
         snapshot: opens Postgres at a point that the drain has passed.
@@ -145,30 +143,6 @@ class DeepCheck:
             checkpoint = self.checkpoint(table)
             again = RangeCheck(self.clickhouse, later, table, part, checkpoint, count).run()
         return seen_twice(found, again)
-
-    def fact(self, fact: Fact) -> FactFindings:
-        """Rows of the join and of the fact as they are now, and keys that differ."""
-        names = [quoted(column.name) for column in fact.columns]
-        row = f"cityHash64(formatRowNoNewline('TabSeparated', {', '.join(names)}))"
-        stored = f"SELECT {', '.join(names)} FROM cdc.{quoted(fact.name)} FINAL"
-        joined = select_all(fact)
-        settings = "SETTINGS join_use_nulls = 1, max_bytes_before_external_group_by = 2000000000"
-        sums = [
-            self.clickhouse.execute(f"SELECT count(), sum({row}) FROM (\n{rows}\n) {settings}")[0]
-            for rows in (joined, stored)
-        ]
-        if sums[0] == sums[1]:
-            return int(sums[0][0]), int(sums[1][0]), ()
-        key = ", ".join(quoted(column.name) for column in fact.key)
-        texts = ", ".join(f"toString({quoted(column.name)})" for column in fact.key)
-        differing = self.clickhouse.execute(
-            f"SELECT {texts} FROM (\n"
-            f"    SELECT {key}, {row} AS row, 1 AS side FROM (\n{joined}\n)\n    UNION ALL\n"
-            f"    SELECT {key}, {row}, -1 FROM (\n{stored}\n)\n)\n"
-            f"GROUP BY {key} HAVING count() != 2 OR min(row) != max(row)\n"
-            f"ORDER BY {key} LIMIT {MOST_KEYS} {settings}"
-        )
-        return int(sums[0][0]), int(sums[1][0]), tuple(key_text(parts) for parts in differing)
 
 
 class _Snapshots:

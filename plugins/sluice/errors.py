@@ -11,7 +11,7 @@ SluiceError
 │   ├── Unreachable      a service does not answer
 │   ├── NotReady         a service answers, but set-up is not finished
 │   │   ├── SlotAwaited  nothing can be compared before the first snapshot's end
-│   │   └── Lagging      the drain is not past a fence in time
+│   │   └── Lagging      drain or rebuild is late: both sides cannot be compared
 │   ├── Refused          ClickHouse takes nothing now: too many parts, no memory or disk, read-only
 │   ├── StaleCheckpoint  another drain advanced the checkpoint first
 │   ├── StaleRebuild     another rebuild replaced the fact first
@@ -95,7 +95,7 @@ class SlotAwaited(NotReady):
 
 
 class Lagging(NotReady):
-    """The drain did not pass the fence in time."""
+    """The drain, or a rebuild, is late: both sides cannot be compared this time."""
 
 
 class Refused(Retryable):

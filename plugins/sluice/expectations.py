@@ -1,27 +1,40 @@
 """Expectations on columns, run in ClickHouse: one query a table, then one on the keys it found.
 
 Tables are drained one after the other, so for a moment a row may be there before the row that it
-refers to. So what a first look finds counts only if, once the drain has gone on, a second look at
-the same keys finds it again. Cost: one scan of the table's marked columns, with FINAL.
+refers to. So what a first look finds counts only if a second look at the same keys finds it again
+as of a point of the WAL that all tables have passed since. Where the drain is late, or a table's
+positions are no points of the WAL and it does not rest, the check is unsettled. Cost: one scan of
+the table's marked columns, with FINAL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse, external_table
 from sluice.catalog import Catalog, Column, Table
-from sluice.comparison import clickhouse_key
+from sluice.comparison import clickhouse_as_of, clickhouse_key
+from sluice.errors import SluiceError
 from sluice.generate.clickhouse import literal, quoted
 from sluice.marks import FAIL, OFF, WARN, Expectation
 from sluice.outcomes import Outcomes
-from sluice.quality import PASS, Check, unmade
+from sluice.quality import PASS, UNSETTLED, Check, unmade
 from sluice.selection import key_text
 
 _MOST_KEYS = 1000
 _MOST_NAMED = 20
+
+
+# Where a table's rows are read, as FROM takes it.
+Rows = Callable[[Table], str]
+# How many rows break a rule, and keys of them.
+_Found = tuple[int, list[tuple[str, ...]]]
+
+
+def _live(table: Table) -> str:
+    return f"cdc.{quoted(table.storage)} FINAL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +58,17 @@ class Expectations:
     """Holds the tables of ClickHouse against what the models expect of them.
 
     Attributes:
-        catch_up: lets the drain go on.
+        pass_now: lets the drain pass the present point of the WAL; the point, and the tables that
+            are behind it.
+        version: the version below which a table's rows are those of a point, or None.
+        drained: how far each table is drained.
     """
 
     clickhouse: ClickHouse
     catalog: Catalog
-    catch_up: Callable[[], None]
+    pass_now: Callable[[], tuple[int, Set[str]]]
+    version: Callable[[Table, int], int | None]
+    drained: Callable[[], Mapping[str, int]]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
         """A check for each expectation, and for each reference whether its rows are there."""
@@ -61,30 +79,61 @@ class Expectations:
                 with outcomes.of(table.name):
                     checks += self._table(table, rules)
             if table.name in outcomes.troubles:
-                error = outcomes.troubles[table.name]
-                checks += [unmade(table.name, rule.check, error) for rule in rules]
+                checks += self.unmade([table], outcomes.troubles[table.name])
         return tuple(checks)
+
+    def unmade(self, tables: Sequence[Table], error: SluiceError) -> list[Check]:
+        """Each of the checks as one that an error kept from being made."""
+        return [
+            unmade(table.name, rule.check, error)
+            for table in tables
+            for rule in rules_of(self.catalog, table)
+        ]
 
     def _table(self, table: Table, rules: Sequence[Rule]) -> Iterator[Check]:
         rows, found = self._look(table, rules)
-        if any(keys for _, keys in found):
-            self.catch_up()
-            suspects = {key for _, keys in found for key in keys}
-            again = self._look(table, rules, sorted(suspects))[1]
-            found = [_confirmed(first, second) for first, second in zip(found, again, strict=True)]
+        settled = True
+        if suspects := sorted({key for _, keys in found for key in keys}):
+            again = self._again(table, suspects)
+            settled = again is not None
+            found = [_confirmed(*both) for both in zip(found, again or found, strict=True)]
         for rule, (count, keys) in zip(rules, found, strict=True):
-            yield _check(table, rule, rows, count, [key_text(key) for key in keys])
+            check = _check(table, rule, rows, count, [key_text(key) for key in keys])
+            yield check if settled or not count else replace(check, status=UNSETTLED)
+
+    def _again(self, table: Table, suspects: Sequence[tuple[str, ...]]) -> list[_Found] | None:
+        """The suspects that break each rule as of a later point; None where that is not known."""
+        drained = self.drained()
+        point, behind = self.pass_now()
+        versions = {table.name: self.version(table, point)}
+
+        def rows(of: Table) -> str:
+            versions[of.name] = self.version(of, point)
+            return _rows_as_of(of, versions[of.name])
+
+        rules = list(rules_of(self.catalog, table, rows))
+        if behind & versions.keys():
+            return None
+        # A change that comes while they are read may hide a row, in one reading at most.
+        looks = [self._look(table, rules, suspects, rows)[1] for _ in range(2)]
+        if None in versions.values() and self.drained() != drained:
+            return None
+        return [_confirmed(*both) for both in zip(*looks, strict=True)]
 
     def _look(
-        self, table: Table, rules: Sequence[Rule], among: Sequence[tuple[str, ...]] = ()
-    ) -> tuple[int, list[tuple[int, list[tuple[str, ...]]]]]:
+        self,
+        table: Table,
+        rules: Sequence[Rule],
+        among: Sequence[tuple[str, ...]] = (),
+        rows: Rows = _live,
+    ) -> tuple[int, list[_Found]]:
         """How many rows there are, and how many break each rule, with keys."""
         texts = clickhouse_key(table.key)
         parts = ", ".join(
             f"countIf({rule.broken}), groupArrayIf({_MOST_KEYS})(tuple({texts}), {rule.broken})"
             for rule in rules
         )
-        query = f"SELECT count(), {parts} FROM cdc.{quoted(table.storage)} FINAL"
+        query = f"SELECT count(), {parts} FROM {rows(table)}"
         external: list[Any] = []
         if among:
             query += f" WHERE ({texts}) IN (SELECT * FROM suspects)"
@@ -98,11 +147,22 @@ class Expectations:
         ]
 
 
-def rules_of(catalog: Catalog, table: Table) -> Iterator[Rule]:
-    """The marked expectations of a table, and that the rows it refers to are there."""
+def _rows_as_of(table: Table, version: int | None) -> str:
+    """The live rows of a table below a version; of none, those that live now."""
+    if version is None:
+        return _live(table)
+    return f"(\n{clickhouse_as_of(table)}\n)".replace("{fence:UInt128}", f"toUInt128('{version}')")
+
+
+def rules_of(catalog: Catalog, table: Table, rows: Rows = _live) -> Iterator[Rule]:
+    """The marked expectations of a table, and that the rows it refers to are there.
+
+    Args:
+        rows: where the rows of a table are read.
+    """
     for column in table.columns:
         for expectation in column.expectations:
-            broken, wanted = _broken(catalog, table, column, expectation)
+            broken, wanted = _broken(catalog, table, column, expectation, rows)
             yield Rule(
                 check=f"expect {column.name} {expectation.kind}",
                 broken=broken,
@@ -117,14 +177,14 @@ def rules_of(catalog: Catalog, table: Table) -> Iterator[Rule]:
             continue
         yield Rule(
             check=f"orphans {reference.name}",
-            broken=_without(reference.columns, target, reference.target_columns),
+            broken=_without(reference.columns, rows(target), reference.target_columns),
             wanted=f"{', '.join(reference.columns)} leads to a row of {target.name}",
             severity=severity,
         )
 
 
 def _broken(
-    catalog: Catalog, table: Table, column: Column, expectation: Expectation
+    catalog: Catalog, table: Table, column: Column, expectation: Expectation, rows: Rows
 ) -> tuple[str, str]:
     """A condition that is true of a row that breaks the expectation, and what is expected."""
     name, argument = quoted(column.name), expectation.argument
@@ -142,20 +202,20 @@ def _broken(
         ), f"is one of {', '.join(map(str, argument))}"
     if expectation.kind == "unique":
         twice = (
-            f"SELECT {name} FROM cdc.{quoted(table.storage)} FINAL"
+            f"SELECT {name} FROM {rows(table)}"
             f" WHERE isNotNull({name}) GROUP BY {name} HAVING count() > 1"
         )
         return _never_null(f"{name} IN ({twice})"), "is unique"
     target = catalog.expected_target(table, column, expectation)
-    return _without([column.name], target, [argument[1]]), f"is a {'.'.join(argument)}"
+    return _without([column.name], rows(target), [argument[1]]), f"is a {'.'.join(argument)}"
 
 
-def _without(columns: Sequence[str], target: Table, keys: Sequence[str]) -> str:
+def _without(columns: Sequence[str], target: str, keys: Sequence[str]) -> str:
     own = [quoted(name) for name in columns]
     there = ", ".join(f"assumeNotNull({quoted(name)})" for name in keys)
     present = " AND ".join(f"isNotNull({name})" for name in own)
     values = ", ".join(f"assumeNotNull({name})" for name in own)
-    known = f"SELECT {there} FROM cdc.{quoted(target.storage)} FINAL"
+    known = f"SELECT {there} FROM {target}"
     return f"({present} AND ({values}) NOT IN ({known}))"
 
 
@@ -168,9 +228,7 @@ def _cast(column: Column, value: object) -> str:
     return f"CAST({literal(str(value))} AS {column.type.clickhouse})"
 
 
-def _confirmed(
-    first: tuple[int, list[tuple[str, ...]]], second: tuple[int, list[tuple[str, ...]]]
-) -> tuple[int, list[tuple[str, ...]]]:
+def _confirmed(first: _Found, second: _Found) -> _Found:
     """What both looks found; the second saw only the keys that the first could name."""
     count, keys = first
     lasting = [key for key in keys if key in set(second[1])]

@@ -86,10 +86,6 @@ class Fences:
             gone = f"replication slot {self.slot!r} is gone"
             return {table.name: Lagging(gone, remedy="run: sluice recover") for table in tables}
 
-    def go_on(self) -> None:
-        """Let the drain and the rebuilds pass everything that was committed until now."""
-        self.behind(self.source.fence(()).lsn, ())
-
     def _behind(self, lsn: int, tables: Sequence[Table]) -> dict[str, SluiceError]:
         deadline, names = time.monotonic() + self.seconds, {table.name for table in tables}
         step = CaughtUp(ended=frozenset(), troubles={})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field, replace
 
-from sluice.catalog import Fact, Table
+from sluice.catalog import Fact, Rollup, Table
 from sluice.quality import FAIL, PASS, UNSETTLED, Check
 
 # So many keys of a table are told.
@@ -62,8 +62,20 @@ class TableFindings:
         self.complete = self.complete and part.complete and len(together) <= MOST_KEYS
 
 
-# Rows of the join, rows of the fact, and keys that differ.
-FactFindings = tuple[int, int, tuple[str, ...]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactFindings:
+    """What the comparison of a fact with its join, or of a rollup with its fact, found.
+
+    Attributes:
+        wanted, found: rows or groups that are to be there, and that are.
+        keys: keys of rows, or groups, that are wrong.
+        left: how many differ and may be late only; the next rebuild brings them.
+    """
+
+    wanted: int
+    found: int
+    keys: tuple[str, ...] = ()
+    left: int = 0
 
 
 def seen_twice(first: TableFindings, second: TableFindings) -> TableFindings:
@@ -96,20 +108,31 @@ def table_check(table: Table, findings: TableFindings) -> Check:
     )
 
 
-def fact_check(fact: Fact, joined: int, stored: int, keys: tuple[str, ...]) -> Check:
+def fact_check(fact: Fact, findings: FactFindings) -> Check:
     """A fact's comparison with its join as a check."""
-    named = f"differs from its join in {', '.join(keys[:MOST_NAMED])}" if keys else ""
+    return _derived(fact.name, "fact_rows", findings, "differs from its join in")
+
+
+def rollup_check(rollup: Rollup, findings: FactFindings) -> Check:
+    """A rollup's comparison with its fact as a check."""
+    return _derived(rollup.name, "rollup_rows", findings, "differs from the sums over its fact in")
+
+
+def _derived(name: str, check: str, findings: FactFindings, how: str) -> Check:
+    keys = findings.keys
+    named = f"{how} {', '.join(keys[:MOST_NAMED])}" if keys else ""
     if len(keys) > MOST_NAMED:
         named += f" and {len(keys) - MOST_NAMED} others"
+    later = f"{findings.left} changed since the last rebuild and are left to the next"
     return Check(
-        table=fact.name,
-        check="fact_rows",
+        table=name,
+        check=check,
         status=FAIL if keys else PASS,
-        postgres=joined,
-        clickhouse=stored,
+        postgres=findings.wanted,
+        clickhouse=findings.found,
         keys=keys,
         repair="run: sluice rebuild --full",
-        difference=named,
+        difference="; ".join([*([named] if named else []), *([later] if findings.left else [])]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -168,27 +168,18 @@ class RangeCheck:
         }
         by_text = {text: (parts, checksum) for parts, (text, checksum) in postgres.items()}
         texts = clickhouse_key(table.key)
-        found = self._clickhouse.execute(
+        query = (
             f"SELECT {clickhouse_row(table.key)}, {texts}, {clickhouse_checksum(table.columns)}"
             f" FROM (\n{clickhouse_as_of(table, self._among)}\n)"
-            f" WHERE {buckets.clickhouse_condition(table, bucket)}",
-            fence=self._fence,
-            **self._bounds,
+            f" WHERE {buckets.clickhouse_condition(table, bucket)}"
         )
-        differences = []
-        for text, *parts, checksum in found:
-            known = by_text.pop(text, None)
-            if known is None:
-                kind, sums = "is not in Postgres", (0, checksum)
-                differences.append(Difference(key=key_text(parts), kind=kind, sums=sums))
-            elif known[1] != checksum:
-                key, sums = key_text(known[0]), (known[1], checksum)
-                differences.append(Difference(key=key, kind="differs", sums=sums))
-        differences += [
-            Difference(key=key_text(parts), kind="is not in ClickHouse", sums=(total, 0))
-            for parts, total in by_text.values()
-        ]
-        return differences
+        # A change that comes while ClickHouse reads current state and history may hide its row or
+        # give it twice. It does so to each row in one reading at most.
+        first, second = (
+            _unlike(by_text, self._clickhouse.execute(query, fence=self._fence, **self._bounds))
+            for _ in range(2)
+        )
+        return [difference for difference in first if difference in second]
 
     def _ahead(self) -> list[Difference]:
         """Rows whose version is beyond any change's."""
@@ -224,6 +215,25 @@ class RangeCheck:
             for column, one, other in zip(table.columns, postgres[0], clickhouse[0], strict=True):
                 if one != other:
                     yield column.name
+
+
+def _unlike(
+    postgres: Mapping[str, tuple[tuple[Any, ...], int]], clickhouse: Sequence[tuple[Any, ...]]
+) -> list[Difference]:
+    """How rows of ClickHouse (the key's text, its parts, a checksum) differ from Postgres'."""
+    left, differences = dict(postgres), []
+    for text, *parts, checksum in clickhouse:
+        known = left.pop(text, None)
+        if known is None:
+            kind, sums = "is not in Postgres", (0, checksum)
+            differences.append(Difference(key=key_text(parts), kind=kind, sums=sums))
+        elif known[1] != checksum:
+            key, sums = key_text(known[0]), (known[1], checksum)
+            differences.append(Difference(key=key, kind="differs", sums=sums))
+    return differences + [
+        Difference(key=key_text(parts), kind="is not in ClickHouse", sums=(total, 0))
+        for parts, total in left.values()
+    ]
 
 
 def _equal(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:

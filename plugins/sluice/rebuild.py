@@ -45,6 +45,7 @@ from sluice.rollup_sums import Recorded, RollupSums, Seen
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
+_LATEST = (1 << 64) - 1  # no change has a higher _seq
 # Rows that are made and inserted at a time: about 1.3 GB of memory with wide rows. While one insert
 # is written the next is joined; fewer rows are one insert.
 RANGE_ROWS = 2_000_000
@@ -86,6 +87,14 @@ class RebuildReport:
         what = "rollback to" if self.mode == "rollback" else f"{self.mode} rebuild of"
         text = f"{self.fact}: {what} {self.rows} rows"
         return f"{text}, {self.deleted} deleted, in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The table of a fact that stands at a moment, and the last rebuild into it."""
+
+    storage: UUID
+    last: Recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,8 +249,39 @@ class Rebuild:
 
     def seen(self) -> Seen | None:
         """What the fact as it stands has seen; None before its first rebuild."""
-        last = self._last_seen(self._storage(self.fact.name))
-        return last.seen if last else None
+        standing = self.standing()
+        return standing.last.seen if standing else None
+
+    def standing(self) -> Standing | None:
+        """The fact as it stands; None before its first rebuild."""
+        storage = self._storage(self.fact.name)
+        last = self._last_seen(storage)
+        return Standing(storage=storage, last=last) if last else None
+
+    def behind(self) -> int:
+        """How many seconds ago the oldest of the changes was drained that the fact lacks."""
+        seen = self.seen() or {}
+        query = self.queries["oldest_unseen"]
+        rows = [
+            self.clickhouse.execute(query, table=table.storage, seen=seen.get(table.name, 0))
+            for table in self.fact.tables
+        ]
+        return max(int(found[0][0]) for found in rows)
+
+    def touch_since(self, last: Recorded) -> None:
+        """Find the keys that changes since a rebuild can have altered; see FactRows."""
+        latest = dict.fromkeys((table.name for table in self.fact.tables), _LATEST)
+        self._rows.touch_changes(self.fact.name, last.seen, latest)
+
+    def settled_notes(self, of: Standing) -> list[UUID]:
+        """Rebuilds whose notes of groups are settled in the sums of the fact that stands."""
+        rows = self.clickhouse.execute(
+            self.queries["settled_notes"],
+            fact=self.fact.name,
+            storage=str(of.storage),
+            version=of.last.version,
+        )
+        return list(rows[0][0])
 
     def live_rows(self, table: str) -> int:
         """Live rows of a table in `cdc`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.positions import format_lsn
-from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check
+from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Ages, Check
+from sluice.ranges import duration
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +47,35 @@ class Results:
     queries: Mapping[str, str]
     tell: Callable[[Sequence[News]], None]
 
-    def keep(self, lsn: int, checks: Sequence[Check]) -> None:
-        """Keep results as of a point of the WAL.
+    def keep(self, lsn: int, checks: Sequence[Check]) -> tuple[Check, ...]:
+        """Keep results as of a point of the WAL; return them with the ages of the unsettled.
 
         Two runs at once may both tell the same news; one run after the other tells it once.
         """
         if not checks:
-            return
+            return ()
+        checks = self._aged(checks)
         news = self._news(checks)
         self._insert(lsn, checks)
         if news:
             self.tell(news)
+        return tuple(checks)
+
+    def ages(self, tables: Sequence[str]) -> Ages:
+        """For how long checks of these tables have been unsettled; see quality.Ages."""
+        rows = self.clickhouse.execute(self.queries["unsettled_for"], tables=list(tables))
+        return {(table, check): int(seconds) for table, check, seconds in rows}
+
+    def _aged(self, checks: Sequence[Check]) -> list[Check]:
+        """The checks, with how long those have been unsettled that were before."""
+        late = [check for check in checks if _late(check)]
+        ages = self.ages([check.table for check in late]) if late else {}
+        aged = []
+        for check in checks:
+            age = ages.get((check.table, check.check), 0) if _late(check) else 0
+            text = f"{check.difference}; so for {duration(age)}".removeprefix("; ")
+            aged.append(replace(check, difference=text) if age else check)
+        return aged
 
     def _news(self, checks: Sequence[Check]) -> list[News]:
         tables = sorted({check.table for check in checks})
@@ -92,3 +111,7 @@ class Results:
         ]
         columns = [list(column) for column in zip(*rows, strict=True)]
         self.clickhouse.insert("cdc.quality_checks", names, columns)
+
+
+def _late(check: Check) -> bool:
+    return check.status == UNSETTLED or (check.check == "caught_up" and check.status != PASS)

@@ -8,6 +8,17 @@ FROM cdc.rebuilds
 WHERE fact = {fact:String} AND storage = {storage:UUID} AND mode != 'backfill'
 ORDER BY version DESC, finished_at DESC LIMIT 1;
 
+-- name: settled_notes
+-- Rebuilds into this storage that have seen as much as the last one, and those into others that it
+-- came after: what they noted is in the sums of rollups, and in no other rows than the fact's.
+SELECT groupUniqArray(rebuild) FROM cdc.rebuilds
+WHERE fact = {fact:String} AND version >= {version:UInt128} AND (
+    storage = {storage:UUID} OR finished_at < (
+        SELECT max(finished_at) FROM cdc.rebuilds
+        WHERE fact = {fact:String} AND storage = {storage:UUID} AND mode != 'backfill'
+    )
+);
+
 -- name: storage
 -- The identity of a table in cdc: an exchange moves it, a re-creation changes it.
 SELECT uuid FROM system.tables WHERE database = 'cdc' AND name = {table:String};
@@ -47,6 +58,11 @@ WHERE source_table = {table:String} GROUP BY source_table;
 SELECT source_table, count() FROM cdc.dead_letters FINAL
 WHERE state = 'open' GROUP BY source_table;
 
+-- name: oldest_unseen
+-- When the oldest of the changes came that a rebuild has not seen, seconds ago; 0 where none.
+SELECT if(count() = 0, 0, dateDiff('second', min(_ingested_at), now64(3)))
+FROM cdc.{table:Identifier} WHERE _seq > {seen:UInt64};
+
 -- name: freshness
 -- Source table -> the last moment of which ClickHouse is known to have everything, ms since 1970.
 SELECT source_table, max(at) FROM (
@@ -64,6 +80,19 @@ GROUP BY source_table;
 SELECT source_table, check, argMax(status, checked_at)
 FROM cdc.quality_checks
 WHERE source_table IN {tables:Array(String)} AND status != 'unsettled'
+GROUP BY source_table, check;
+
+-- name: unsettled_for
+-- Check -> for how many seconds it has been unsettled, of those that have been since they were
+-- settled. Whether a table is caught up is settled when it is.
+SELECT source_table, check, dateDiff('second', min(checked_at), now64(3))
+FROM cdc.quality_checks AS results
+LEFT JOIN (
+    SELECT source_table, check, max(checked_at) AS settled_at FROM cdc.quality_checks
+    WHERE source_table IN {tables:Array(String)} AND (status = 'pass' OR (status = 'fail' AND check != 'caught_up'))
+    GROUP BY source_table, check
+) AS settled USING (source_table, check)
+WHERE source_table IN {tables:Array(String)} AND status = 'unsettled' AND checked_at > settled_at
 GROUP BY source_table, check;
 
 -- name: last_rebuild

@@ -141,20 +141,42 @@ def test_a_topic_that_was_made_again_is_a_gap_until_a_resync(
     assert wiring.quality(services).passed
 
 
-def test_changes_that_nobody_drains_are_late_pending_and_named(
+def test_changes_that_nobody_drains_are_unsettled_and_after_a_time_of_their_own_a_warning(
     services: Settings, engine: Engine
 ) -> None:
     """No relay runs on this slot: the fence is never passed."""
+
+    def late() -> Check:
+        report = wiring.quality(alone, deep=True)
+        assert report.passed
+        compared = {c.status for c in report.checks if c.check == "rows"}
+        assert compared == {"unsettled"}
+        return next(c for c in report.checks if (c.table, c.check) == ("orders", "caught_up"))
+
+    def passed_or_late_before(seconds: int, status: str, check: str = "caught_up") -> None:
+        wiring.query(
+            services,
+            "INSERT INTO cdc.quality_checks (source_table, check, status, checked_at) VALUES"
+            f" ('orders', '{check}', '{status}', now64(3) - {seconds})",
+        )
+
     short = replace(services, quality_seconds=1)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SELECT pg_create_logical_replication_slot('idle', 'pgoutput')"))
         connection.execute(text("UPDATE orders SET status = 'paid'"))
         alone = replace(short, relay=replace(services.relay, slot="idle"))
-        report = wiring.quality(alone)
-        late = next(c for c in report.checks if (c.table, c.check) == ("orders", "caught_up"))
-        assert late.status == "fail"
-        assert "were not drained in 1 s" in late.sentence()
-        connection.execute(text("SELECT pg_drop_replication_slot('idle')"))
+        try:
+            wiring.query(services, "TRUNCATE TABLE cdc.quality_checks")
+            passed_or_late_before(5000, "pass")  # nobody looked since: it is late for no time yet
+            first = late()
+            assert first.status == "unsettled"
+            assert "were not drained in 1 s" in first.sentence()
+            passed_or_late_before(200, "unsettled")
+            assert (late().status, "so for about 3 min" in late().difference) == ("unsettled", True)
+            passed_or_late_before(400, "unsettled")
+            assert late().status == late().status == "warn"
+        finally:
+            connection.execute(text("SELECT pg_drop_replication_slot('idle')"))
 
 
 def test_wal_that_grows_for_a_slot_that_nobody_reads_is_told_while_it_is_still_there(

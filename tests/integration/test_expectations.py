@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import pytest
@@ -74,9 +74,28 @@ def write(session: ClickHouse, storage: str, rows: str) -> None:
     session.execute(f"INSERT INTO cdc.{storage} ({names}) VALUES {rows}")
 
 
-def findings(session: ClickHouse, catch_up: object = None) -> dict[str, Check]:
-    go_on = catch_up if callable(catch_up) else lambda: None
-    run = Expectations(clickhouse=session, catalog=CATALOG, catch_up=go_on)
+POINT = 1 << 40
+
+
+def findings(
+    session: ClickHouse,
+    catch_up: Callable[[], object] = lambda: None,
+    *,
+    point: int = POINT,
+    behind: frozenset[str] = frozenset(),
+    drained: Callable[[], dict[str, int]] = dict,
+) -> dict[str, Check]:
+    def pass_now() -> tuple[int, frozenset[str]]:
+        catch_up()
+        return point, behind
+
+    run = Expectations(
+        clickhouse=session,
+        catalog=CATALOG,
+        pass_now=pass_now,
+        version=lambda _, lsn: None if lsn < 0 else lsn,
+        drained=drained,
+    )
     checks = run.run(CATALOG.tables)
     return {f"{check.table} {check.check}": check for check in checks if check.status != "pass"}
 
@@ -121,6 +140,40 @@ def test_a_row_that_comes_before_the_one_it_refers_to_is_no_finding(
     write(clickhouse, "dim_port_call", "('Bergen', 9, 9)")
     late = "(9, 'LI', NULL, 9, NULL)"
     assert findings(clickhouse, lambda: write(clickhouse, "dim_ship", late)) == {}
+
+
+def test_where_the_drain_is_late_no_row_is_a_finding(clickhouse: ClickHouse) -> None:
+    write(clickhouse, "dim_port_call", "('Bergen', 9, 9)")
+    found = findings(clickhouse, behind=frozenset({"ships"}))
+    assert {name: check.status for name, check in found.items()} == {
+        "port_calls orphans ship": "unsettled"
+    }
+
+
+def test_a_row_whose_parents_delete_comes_after_the_point_is_no_finding(
+    clickhouse: ClickHouse,
+) -> None:
+    """Both are deleted at once, and the parent's table is drained first."""
+    write(clickhouse, "dim_port_call", "('Bergen', 9, 9)")
+
+    def catch_up() -> None:
+        write(clickhouse, "dim_ship", "(9, 'LI', NULL, 9, NULL)")
+        clickhouse.execute(
+            "INSERT INTO cdc.dim_ship (id, length, _version, _is_deleted)"
+            f" VALUES (9, 0, {POINT} + 1, 1)"
+        )
+
+    assert findings(clickhouse, catch_up) == {}
+
+
+def test_positions_that_are_no_points_of_the_wal_are_decided_at_rest_alone(
+    clickhouse: ClickHouse,
+) -> None:
+    write(clickhouse, "dim_port_call", "('Bergen', 9, 9)")
+    moving = iter(range(9))
+    for drained, status in ((lambda: {"ships": next(moving)}, "unsettled"), (dict, "warn")):
+        found = findings(clickhouse, point=-1, drained=drained)
+        assert found["port_calls orphans ship"].status == status
 
 
 def test_more_offenders_than_can_be_named_are_counted(clickhouse: ClickHouse) -> None:

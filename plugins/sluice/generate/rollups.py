@@ -32,6 +32,7 @@ WHOLE = (
     " min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000"
 )
 
+_UNSETTLED = "_rebuild NOT IN {settled:Array(UUID)}"
 _NOBODY = "toUUID('00000000-0000-0000-0000-000000000000')"
 
 
@@ -105,6 +106,53 @@ def rollup_rows(fact: Fact, rollup: Rollup) -> str:
         " toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
         f"FROM (SELECT {_made(rollup)} FROM null({literal(filled(columns))}))\n"
         f"GROUP BY {_made_groups(rollup)}"
+    )
+
+
+def differing_groups(fact: Fact, rollup: Rollup) -> str:
+    """The query of groups whose sums over the fact are not those of the rollup.
+
+    Floats may differ in their last digits, as they do by the order in which they are added.
+    """
+    names = [name for name, _ in rollup.sums]
+    listed = ", ".join([_groups(rollup), "facts", *map(quoted, names)])
+    sums = "".join(f", sum(_value_{at}) AS {quoted(name)}" for at, name in enumerate(names))
+    differs = " OR ".join(["count() != 2", "min(facts) != max(facts)", *map(_differs, names)])
+    return (
+        f"SELECT {_groups(rollup)} FROM (\n"
+        f"    SELECT {listed} FROM (\n"
+        f"        SELECT {_named_groups(rollup)}, count() AS facts{sums}\n"
+        f"        FROM (SELECT {_made(rollup)} FROM cdc.{quoted(fact.name)} FINAL)\n"
+        f"        GROUP BY {_made_groups(rollup)}\n    )\n"
+        f"    UNION ALL\n    SELECT {listed} FROM cdc.{quoted(rollup.name)} FINAL\n"
+        f")\nGROUP BY {_groups(rollup)} HAVING {differs}"
+    )
+
+
+def _differs(name: str) -> str:
+    """Whether the two values of a sum, of which either may be NULL, are not the same."""
+    column = quoted(name)
+    gap, size = f"abs(max({column}) - min({column}))", f"max(abs({column}))"
+    return (
+        f"if(match(any(toTypeName({column})), 'Float'), ifNull({gap} > 1e-9 * {size}, 0),"
+        f" uniqExact(tuple({column})) > 1)"
+    )
+
+
+def noted_groups(rollup: Rollup) -> str:
+    """The query of groups that rebuilds have noted since and that are not `settled` yet."""
+    return f"{_to_sum(rollup)} AND {_UNSETTLED}"
+
+
+def replaces_all(rollup: Rollup) -> str:
+    """Whether such a rebuild has announced that it sums all groups; see `_announce`."""
+    default = " AND ".join(
+        f"ifNull({column} = defaultValueOfArgumentType({column}), isNull({column}))"
+        for column in (quoted(name) for name, _ in rollup.by)
+    )
+    return (
+        f"SELECT count() > 0 FROM cdc.{quoted(noted(rollup.name))}"
+        f" WHERE _version >= {{since:UInt128}} AND {_UNSETTLED} AND {default}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -12,16 +12,17 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog, Table, load_catalog
+from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.conditions import Conditions
 from sluice.contention import until_done
 from sluice.decoding import Decoder
 from sluice.deep import DeepCheck
 from sluice.drain import Drain
-from sluice.errors import SluiceError, StaleCheckpoint
+from sluice.errors import Lagging, SluiceError, StaleCheckpoint
 from sluice.expectations import Expectations
+from sluice.fact_check import FactCheck
 from sluice.fences import CaughtUp, Fences
-from sluice.findings import TableFindings, fact_check, table_check
+from sluice.findings import TableFindings, fact_check, rollup_check, table_check
 from sluice.outcomes import Outcomes
 from sluice.ports import Checkpoint
 from sluice.quality import Check, Quality, QualityReport, graded, passing, unmade
@@ -36,6 +37,7 @@ from sluice.warehouse import PIPELINE, make_rebuild
 from sluice.wiring.drains import draining, make_decoder
 
 ROWS = frozenset({"row_count", "rows"})
+_NOT_PASSED = Lagging("the drain did not pass the fence of this run", remedy="see: sluice status")
 
 
 def check(
@@ -51,17 +53,14 @@ def check(
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
         checks = make_quality(settings, catalog, clickhouse, run)
         report = checks.run(chosen)
-        found = _conditions(settings, catalog, clickhouse).run(chosen)
-        checks.keep(report.fence, found)
-        troubles = dict(report.troubles)
-        ready = [t for t in chosen if t.name not in report.behind]
-        if deep and ready:
-            held = Expectations(
-                clickhouse=clickhouse, catalog=catalog, catch_up=checks.fences.go_on
-            ).run(ready)
-            checks.keep(report.fence, held)
-            compared, untold = _deep(settings, catalog, clickhouse, checks, ready, restart)
-            found += held + compared
+        measured = _conditions(settings, catalog, clickhouse, checks, report).run(chosen)
+        found, troubles = checks.keep(report.fence, measured), dict(report.troubles)
+        if deep:
+            found += _held(catalog, clickhouse, checks, chosen, report)
+            compared, untold = _deep(
+                settings, catalog, clickhouse, checks, chosen, report, restart=restart
+            )
+            found += compared
             troubles |= untold
         together = _suggested(settings, report.checks + found)
         return QualityReport(checks=together, fence=report.fence, troubles=troubles)
@@ -114,7 +113,15 @@ def _suggested(settings: Settings, checks: Sequence[Check]) -> tuple[Check, ...]
     )
 
 
-def _conditions(settings: Settings, catalog: Catalog, clickhouse: ClickHouse) -> Conditions:
+def _conditions(
+    settings: Settings,
+    catalog: Catalog,
+    clickhouse: ClickHouse,
+    checks: Quality,
+    report: QualityReport,
+) -> Conditions:
+    late = report.behind
+    ages = checks.ages(sorted(late)) if late else {}
     return Conditions(
         catalog=catalog,
         source=PostgresSource(settings.postgres),
@@ -122,6 +129,8 @@ def _conditions(settings: Settings, catalog: Catalog, clickhouse: ClickHouse) ->
         topics=Topics(settings.kafka),
         queries=read_statements(PIPELINE),
         slot=settings.relay.slot,
+        rebuilds=[make_rebuild(clickhouse, fact) for fact in catalog.facts],
+        late={table: ages.get((table, "caught_up"), 0) for table in late},
     )
 
 
@@ -148,7 +157,7 @@ def make_quality(
         clickhouse=clickhouse,
         catalog=catalog,
         queries=queries,
-        rebuilds=rebuilds,
+        missing=lambda fact: FactCheck(rebuild=rebuilds[fact.name]).missing(),
         fences=Fences(
             source=source,
             slot=slot,
@@ -159,6 +168,7 @@ def make_quality(
         ),
         exact=lambda tables: _exact_fence(settings, tables),
         keep=lambda lsn, found: results.keep(lsn, _suggested(settings, found)),
+        ages=results.ages,
         most_rows=settings.count_rows,
     )
 
@@ -188,28 +198,66 @@ def _caught_up(
     return CaughtUp(ended=frozenset(ended), troubles=outcomes.troubles)
 
 
+def _held(
+    catalog: Catalog,
+    clickhouse: ClickHouse,
+    checks: Quality,
+    tables: Sequence[Table],
+    report: QualityReport,
+) -> tuple[Check, ...]:
+    """What the models expect of the tables' rows."""
+    step = Expectations(
+        clickhouse=clickhouse,
+        catalog=catalog,
+        pass_now=checks.pass_now,
+        version=checks.version,
+        drained=checks.drained,
+    )
+    ready, late = _parted(tables, report)
+    return checks.keep(report.fence, [*step.run(ready), *step.unmade(late, _NOT_PASSED)])
+
+
 def _deep(
     settings: Settings,
     catalog: Catalog,
     clickhouse: ClickHouse,
     checks: Quality,
     tables: Sequence[Table],
+    report: QualityReport,
+    *,
     restart: bool,
 ) -> tuple[tuple[Check, ...], dict[str, SluiceError]]:
-    """The deep checks of tables and of the facts whose own table is among them; and why some could
-    not be made this time.
+    """The deep checks of tables, of the facts whose own table is among them and of their rollups;
+    and why some could not be made this time.
     """
-    opened = drained_snapshot(settings, checks, tables)
+    ready, late = _parted(tables, report)
+    opened = drained_snapshot(settings, checks, ready)
     deep, outcomes = make_deep_check(clickhouse, opened, restart=restart), Outcomes()
-    compared = list(deep.tables(tables, outcomes))
+    compared = list(deep.tables(ready, outcomes))
     found = [table_check(table, findings) for table, findings in compared]
+    found += [unmade(table.name, "rows", _NOT_PASSED) for table in late]
     found += [unmade(name, "rows", error) for name, error in outcomes.troubles.items()]
     for fact in catalog.facts:
         if fact.table in tables:
-            with outcomes.of(fact.name):
-                found.append(fact_check(fact, *checks.at_rest(fact, deep.fact)))
-            if fact.name in outcomes.troubles:
-                found.append(unmade(fact.name, "fact_rows", outcomes.troubles[fact.name]))
-    kept = graded(catalog, found)
-    checks.keep(max((findings.point for _, findings in compared), default=0), kept)
-    return kept, passing(outcomes.troubles)
+            found += _derived(FactCheck(rebuild=make_rebuild(clickhouse, fact)), fact, outcomes)
+    point = max((findings.point for _, findings in compared), default=report.fence)
+    return checks.keep(point, graded(catalog, found)), passing(outcomes.troubles)
+
+
+def _derived(step: FactCheck, fact: Fact, outcomes: Outcomes) -> Iterator[Check]:
+    """The checks of a fact and its rollups, which need no fence of their own."""
+    with outcomes.of(fact.name):
+        yield fact_check(fact, step.rows())
+    if fact.name in outcomes.troubles:
+        yield unmade(fact.name, "fact_rows", outcomes.troubles[fact.name])
+    for rollup in fact.table.rollups:
+        with outcomes.of(rollup.name):
+            yield rollup_check(rollup, step.rollup(rollup))
+        if rollup.name in outcomes.troubles:
+            yield unmade(rollup.name, "rollup_rows", outcomes.troubles[rollup.name])
+
+
+def _parted(tables: Sequence[Table], report: QualityReport) -> tuple[list[Table], list[Table]]:
+    """The tables that can be compared, and those that did not pass the fence."""
+    ready = [table for table in tables if table.name not in report.behind]
+    return ready, [table for table in tables if table.name in report.behind]
