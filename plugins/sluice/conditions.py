@@ -98,8 +98,11 @@ class Conditions:
         check = _measure(
             table, "freshness", behind, "s behind", "see: sluice status, sluice logs relay"
         )
-        observed = table.quality.limit("freshness").status(self.late.get(table.name, behind))
-        return check if check.status == observed else replace(check, status=UNSETTLED)
+        late = min(behind, self.late.get(table.name, behind))
+        observed = table.quality.limit("freshness").status(late)
+        if check.status != PASS and observed == PASS:
+            return replace(check, status=UNSETTLED)
+        return replace(check, status=observed)
 
     def _schema(self, table: Table) -> Check:
         """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""

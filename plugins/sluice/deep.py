@@ -9,7 +9,8 @@ that are reported.
 Ranges need no common point, as each row is compared by itself. So a snapshot is held for half a
 minute and then another is opened: however long the check, Postgres keeps back no more WAL and dead
 rows than of that, and no lock for longer. And ranges in which nothing differed are noted: killed
-anywhere, the next check goes on with the others; see ranges.py.
+anywhere, the next check goes on with the others; see ranges.py. It leaves alone what another check
+is at just then: what that one has compared says nothing of now.
 
 Of Redpanda Connect's tables, whose positions are no points of the WAL, ClickHouse is read as it is
 now. A row that differs there is looked at twice, and counts if neither side changed in between.
@@ -55,6 +56,7 @@ class DeepCheck:
         snapshot: opens Postgres at a point that the drain has passed.
         checkpoint: how far a table is drained by now.
         restart: compare all ranges, also where a check that was killed left some.
+        claim: marks a run as at work here; False where another check is at it.
         rows: of one range.
         reached: called with each of POINTS as it is passed.
     """
@@ -64,6 +66,7 @@ class DeepCheck:
     checkpoint: Callable[[Table], Checkpoint]
     plans: Plans
     restart: bool = False
+    claim: Callable[[str], bool] = lambda _: True
     rows: int = _ROWS_IN_A_RANGE
     reached: Reached = go_on
 
@@ -99,7 +102,7 @@ class DeepCheck:
         """What a killed check left of the table, or all of it."""
         epoch = self.checkpoint(table).epoch
         plan = None if self.restart else self.plans.unfinished_check(table, epoch)
-        if plan is not None:
+        if plan is not None and self.claim(plan.run):
             log.info(
                 "deep: %s goes on where a check stopped: %d of %d ranges are equal",
                 table.name,
@@ -109,6 +112,7 @@ class DeepCheck:
             return plan
         total, keys = snapshot.division(table, self.rows)
         plan = replace(divided(table, Selection(), total, self.rows, keys), asked=DEEP_CHECK)
+        self.claim(plan.run)  # before another check can find it
         self.plans.keep(plan, epoch)
         self.reached("planned")
         return plan

@@ -38,6 +38,7 @@ from sluice.evolution import fact_differs, outdated
 from sluice.fact_rows import FactRows
 from sluice.fact_storage import FactStorage
 from sluice.generate.clickhouse import quoted
+from sluice.generate.joins import differing_own
 from sluice.merges import merge
 from sluice.points import Reached, go_on
 from sluice.rollup_sums import Recorded, RollupSums, Seen
@@ -45,6 +46,7 @@ from sluice.rollup_sums import Recorded, RollupSums, Seen
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
+_CATCH_UPS = 3
 _LATEST = (1 << 64) - 1  # no change has a higher _seq
 # Rows that are made and inserted at a time: about 1.3 GB of memory with wide rows. While one insert
 # is written the next is joined; fewer rows are one insert.
@@ -268,10 +270,10 @@ class Rebuild:
         ]
         return max(int(found[0][0]) for found in rows)
 
-    def touch_since(self, last: Recorded) -> None:
+    def touch_since(self, last: Recorded, target: str = "") -> None:
         """Find the keys that changes since a rebuild can have altered; see FactRows."""
         latest = dict.fromkeys((table.name for table in self.fact.tables), _LATEST)
-        self._rows.touch_changes(self.fact.name, last.seen, latest)
+        self._rows.touch_changes(target or self.fact.name, last.seen, latest)
 
     def settled_notes(self, of: Standing) -> list[UUID]:
         """Rebuilds whose notes of groups are settled in the sums of the fact that stands."""
@@ -365,13 +367,14 @@ class Rebuild:
         self.reached("kept")
 
     def _verify(self, shadow: str, now: Recorded) -> tuple[int, Recorded]:
-        """Catch up with what drains brought meanwhile until both sides agree at one point.
+        """Catch up with what drains brought meanwhile until both sides agree at one point; where
+        drains go on, until they agree in what no later change can have altered.
 
         Compared are live rows and a checksum of every column that is the fact's own. A table that
         was filled, and nothing else, has each row once: there is nothing for FINAL to merge.
         """
         checksum = "checksum_filled"
-        for _ in range(_ATTEMPTS):
+        for _ in range(_CATCH_UPS):
             seen = self.drained()
             if seen != now.seen:
                 self._rows.touch_changes(shadow, now.seen, seen)
@@ -383,13 +386,31 @@ class Rebuild:
                 return int(found[0]), now
             self.progress(f"{shadow}: {found[0]} rows of {expected[0]}; catching up")
             time.sleep(0.5)
-        differ = f"{found[0]} rows instead of {expected[0]}"
-        if found[0] == expected[0]:
-            differ = "the checksum differs"
-        raise QualityFailed(
-            f"full rebuild of {self.fact.name}: {differ}; the fact was left as it is",
-            remedy=f"run: sluice quality {self.fact.table.name}",
+        if wrong := self._wrong_rows(shadow, now):
+            raise QualityFailed(
+                f"full rebuild of {self.fact.name}: {wrong} rows are not those of"
+                f" {self.fact.table.name}; the fact was left as it is",
+                remedy=f"run: sluice quality {self.fact.table.name}",
+            )
+        return int(found[0]), now
+
+    def _wrong_rows(self, shadow: str, now: Recorded) -> int:
+        """Rows that differ from their source and that no change since `now` can have altered.
+
+        Where drains go on, both sides are never read at one point; those are left to the next
+        rebuild.
+        """
+        key = ", ".join(quoted(column.name) for column in self.fact.key)
+        drop = "DROP TEMPORARY TABLE IF EXISTS differing, touched"
+        self.clickhouse.execute(drop)
+        differing = differing_own(self.fact, shadow)
+        self.clickhouse.execute(f"CREATE TEMPORARY TABLE differing ENGINE = Memory AS\n{differing}")
+        self.touch_since(now, shadow)
+        rows = self.clickhouse.execute(
+            f"SELECT count() FROM differing WHERE ({key}) NOT IN (SELECT {key} FROM touched)"
         )
+        self.clickhouse.execute(drop)
+        return int(rows[0][0])
 
     def _storage(self, table: str) -> Any:
         rows = self.clickhouse.execute(self.queries["storage"], table=table)

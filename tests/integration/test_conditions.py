@@ -141,6 +141,13 @@ def test_a_topic_that_was_made_again_is_a_gap_until_a_resync(
     assert wiring.quality(services).passed
 
 
+FRESH = ("customers", "freshness")
+LONG_AGO = (
+    "INSERT INTO cdc.checkpoints SELECT * REPLACE (committed_at - 5000000 AS committed_at,"
+    " generation + 1 AS generation) FROM cdc.checkpoints FINAL WHERE source_table = 'customers'"
+)
+
+
 def test_changes_that_nobody_drains_are_unsettled_and_after_a_time_of_their_own_a_warning(
     services: Settings, engine: Engine
 ) -> None:
@@ -148,17 +155,20 @@ def test_changes_that_nobody_drains_are_unsettled_and_after_a_time_of_their_own_
 
     def late() -> Check:
         report = wiring.quality(alone, deep=True)
-        assert report.passed
+        ages.append(next(c.status for c in report.checks if (c.table, c.check) == FRESH))
         compared = {c.status for c in report.checks if c.check == "rows"}
         assert compared == {"unsettled"}
         return next(c for c in report.checks if (c.table, c.check) == ("orders", "caught_up"))
 
-    def passed_or_late_before(seconds: int, status: str, check: str = "caught_up") -> None:
-        wiring.query(
-            services,
-            "INSERT INTO cdc.quality_checks (source_table, check, status, checked_at) VALUES"
-            f" ('orders', '{check}', '{status}', now64(3) - {seconds})",
-        )
+    def before(seconds: int, status: str) -> None:
+        for table in ("orders", "customers"):
+            wiring.query(
+                services,
+                "INSERT INTO cdc.quality_checks (source_table, check, status, checked_at) VALUES"
+                f" ('{table}', 'caught_up', '{status}', now64(3) - {seconds})",
+            )
+
+    ages: list[str] = []
 
     short = replace(services, quality_seconds=1)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -167,14 +177,19 @@ def test_changes_that_nobody_drains_are_unsettled_and_after_a_time_of_their_own_
         alone = replace(short, relay=replace(services.relay, slot="idle"))
         try:
             wiring.query(services, "TRUNCATE TABLE cdc.quality_checks")
-            passed_or_late_before(5000, "pass")  # nobody looked since: it is late for no time yet
+            wiring.query(services, LONG_AGO)
+            before(5000, "pass")  # nobody looked since: it is late for no time yet
             first = late()
             assert first.status == "unsettled"
             assert "were not drained in 1 s" in first.sentence()
-            passed_or_late_before(200, "unsettled")
-            assert (late().status, "so for about 3 min" in late().difference) == ("unsettled", True)
-            passed_or_late_before(400, "unsettled")
-            assert late().status == late().status == "warn"
+            before(200, "unsettled")
+            second = late()
+            assert (second.status, "so for about 3 min" in second.difference) == ("unsettled", True)
+            before(400, "unsettled")
+            assert late().status == "warn"
+            before(2000, "unsettled")  # the state is old, and checks have found it so for as long
+            assert late().status == "warn"
+            assert ages == ["unsettled", "unsettled", "warn", "fail"]
         finally:
             connection.execute(text("SELECT pg_drop_replication_slot('idle')"))
 

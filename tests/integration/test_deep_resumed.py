@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
+from threading import Event
 
 import pytest
 from sqlalchemy import Engine, text
@@ -133,6 +135,37 @@ def test_tables_that_were_compared_are_not_compared_again(
             (found,) = [c for c in report.checks if (c.table, c.check) == (table, "rows")]
             assert (found.postgres, found.clickhouse) == (rows, rows)
     assert went_on(caplog, "orders") == 0
+
+
+def test_a_check_leaves_alone_what_another_is_at_and_finds_what_that_one_is_past(
+    services: Settings,
+    engine: Engine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    noted, spoiled = Event(), Event()
+
+    def reached(point: str) -> None:
+        if point == "range noted" and not noted.is_set():
+            noted.set()
+            assert spoiled.wait(120)
+
+    patient = partial(DeepCheck, rows=ROWS)
+    monkeypatch.setattr(wiring.checks, "DeepCheck", partial(patient, reached=reached))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(checked, services)
+        try:
+            assert noted.wait(120)
+            monkeypatch.setattr(wiring.checks, "DeepCheck", patient)
+            spoil(services, 5)  # in the range that the first has noted
+            with caplog.at_level("INFO", logger="sluice.deep"):
+                found = checked(services)
+        finally:
+            spoiled.set()
+        assert first.result().status == "pass"
+    assert went_on(caplog) is None
+    assert set(found.keys) == {"5"}
+    wiring.resync(services, ITEMS.name, keys=found.keys)
 
 
 def test_a_check_of_long_ago_is_not_gone_on_with_nor_one_that_shall_begin_anew(

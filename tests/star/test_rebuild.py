@@ -246,6 +246,21 @@ def test_a_stale_incremental_rebuild_is_told_so(pipeline: Pipeline) -> None:
     pipeline.require_equal()
 
 
+def test_a_full_rebuild_beside_drains_that_never_rest_is_no_finding(pipeline: Pipeline) -> None:
+    quantities = iter(range(1, 1000))
+
+    def reached(point: str) -> None:
+        if point == "rows written":
+            pipeline.store.write("order_items", 1, **item(1, 1, next(quantities)))
+            pipeline.drain("order_items")
+
+    with closing(ClickHouse(pipeline.settings)) as clickhouse:
+        rebuild = pipeline.rebuild(clickhouse, reached=reached, range_rows=1000)
+        assert rebuild.run(full=True).mode == "full"
+    pipeline.settle()
+    pipeline.require_equal()
+
+
 def spoiled(pipeline: Pipeline, offset: int) -> None:
     """One day's facts wrong in the fact, as a bug might have left them, and one ghost."""
     version = "(SELECT max(_version) FROM cdc.fact_order_item)"

@@ -24,6 +24,31 @@ def select_all(fact: Fact) -> str:
     return f"SELECT\n{selected}\nFROM {_live(fact.table)} AS fact{joins}"
 
 
+def differing_own(fact: Fact, table: str) -> str:
+    """The query of keys whose rows in a table of the fact are not their source's, in the columns
+    that are the fact's own.
+    """
+    own = [column for column in fact.columns if column.source is None]
+    key = ", ".join(quoted(column.name) for column in fact.key)
+    source_key = ", ".join(
+        f"{quoted(column.column.name)} AS {quoted(f'_key_{at}')}"
+        for at, column in enumerate(fact.key)
+    )
+    places = ", ".join(quoted(f"_key_{at}") for at, _ in enumerate(fact.key))
+    named = ", ".join(
+        f"{quoted(f'_key_{at}')} AS {quoted(column.name)}" for at, column in enumerate(fact.key)
+    )
+    stored = ", ".join(quoted(column.column.name) for column in own)
+    carried = ", ".join(quoted(column.name) for column in own)
+    return (
+        f"SELECT {named} FROM (\n"
+        f"    SELECT {source_key}, cityHash64(tuple({stored})) AS _row FROM {_live(fact.table)}\n"
+        f"    UNION ALL\n    SELECT {key}, cityHash64(tuple({carried}))"
+        f" FROM cdc.{quoted(table)} FINAL\n"
+        f")\nGROUP BY {places} HAVING count() != 2 OR min(_row) != max(_row)"
+    )
+
+
 def fingerprint(fact: Fact) -> str:
     """Which rows a fact has and of what types: another where the models make it in another way."""
     types = [(column.name, column.clickhouse_type) for column in fact.columns]

@@ -29,6 +29,7 @@ from sluice.quality import Check, Quality, QualityReport, graded, passing, unmad
 from sluice.ranges import Plans
 from sluice.rebuild import Rebuild
 from sluice.relay import slot as slots
+from sluice.relay.claims import claims
 from sluice.relay.reading import ExactSnapshot, exact_snapshot
 from sluice.results import Results
 from sluice.settings import Settings
@@ -82,6 +83,7 @@ def make_deep_check(
     snapshot: Callable[[], AbstractContextManager[ExactSnapshot]],
     *,
     restart: bool = True,
+    claim: Callable[[str], bool] = lambda _: True,
 ) -> DeepCheck:
     """The comparison of every row, as of points at which `snapshot` opens PostgreSQL."""
 
@@ -95,6 +97,7 @@ def make_deep_check(
         checkpoint=checkpoint,
         plans=Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE)),
         restart=restart,
+        claim=claim,
     )
 
 
@@ -231,9 +234,10 @@ def _deep(
     and why some could not be made this time.
     """
     ready, late = _parted(tables, report)
-    opened = drained_snapshot(settings, checks, ready)
-    deep, outcomes = make_deep_check(clickhouse, opened, restart=restart), Outcomes()
-    compared = list(deep.tables(ready, outcomes))
+    opened, outcomes = drained_snapshot(settings, checks, ready), Outcomes()
+    with claims(settings.postgres) as claim:
+        deep = make_deep_check(clickhouse, opened, restart=restart, claim=claim)
+        compared = list(deep.tables(ready, outcomes))
     found = [table_check(table, findings) for table, findings in compared]
     found += [unmade(table.name, "rows", _NOT_PASSED) for table in late]
     found += [unmade(name, "rows", error) for name, error in outcomes.troubles.items()]
