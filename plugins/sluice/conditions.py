@@ -17,6 +17,7 @@ from sluice.catalog import Catalog, Table
 from sluice.errors import NotReady, TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
+from sluice.parked import Hole, Holes
 from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check, graded
 from sluice.rebuild import Rebuild
 from sluice.slot_loss import cause, remedy
@@ -55,6 +56,7 @@ class Conditions:
         checks = [*self._measures(tables)]
         checks += slot_checks(self.slot, self.source.find_slot(self.slot))
         checks += graded(self.catalog, [self._schema(table) for table in tables])
+        checks += graded(self.catalog, list(self._parked(tables)))
         return tuple(checks)
 
     def _measures(self, tables: Sequence[Table]) -> Iterator[Check]:
@@ -103,6 +105,23 @@ class Conditions:
         if check.status != PASS and observed == PASS:
             return replace(check, status=UNSETTLED)
         return replace(check, status=observed)
+
+    def _parked(self, tables: Sequence[Table]) -> Iterator[Check]:
+        """Whether the relay sends the changes of these tables, and no resync is left to do."""
+        holes: dict[str, Hole] = {}
+        for hole in Holes(clickhouse=self.clickhouse, queries=self.queries).open():
+            holes.setdefault(hole.table, hole)
+        for table in tables:
+            found = holes.get(table.name)
+            yield Check(
+                table=table.name,
+                check="parked",
+                status=FAIL if found else PASS,
+                postgres=0,
+                clickhouse=int(found is not None),
+                difference=found.sentence() if found else "all its changes are sent",
+                repair=found.repair() if found else "",
+            )
 
     def _schema(self, table: Table) -> Check:
         """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""

@@ -2,7 +2,7 @@
 
 Each such hole is a row of `cdc.parked` before the first change is left out, so no restart of relay,
 broker or PostgreSQL forgets it. It is closed by a resync of the whole table whose rows were all
-read after the relay sent the table's changes again; see ADR 22.
+read after the relay sent the table's changes again; see ADR 23.
 """
 
 from __future__ import annotations

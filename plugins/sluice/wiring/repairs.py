@@ -30,6 +30,7 @@ from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
 from sluice.wiring.checks import ROWS, check, differences, make_deep_check
 from sluice.wiring.drains import draining, make_decoder
+from sluice.wiring.parked import holes_in
 from sluice.wiring.resyncs import make_selection, read_again
 from sluice.wiring.steps import rebuild
 
@@ -174,7 +175,12 @@ def recover(settings: Settings) -> Iterator[str]:
                 clickhouse=clickhouse, resync=partial(read_again, settings, within=within)
             ),
         )
+        parked = holes_in(clickhouse)
+        holes = parked.open()
         yield from step.run(catalog.tables, fault, outcomes)
+        for hole in holes:  # compared and repaired as of the new slot's point
+            if hole.table not in outcomes.troubles:
+                parked.close(hole, hole.sent or hole.since)
     yield from _rebuilt(settings, catalog, outcomes)
     if by_offset:
         yield "start Redpanda Connect; it goes on from the new slot"
@@ -191,6 +197,10 @@ def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError 
         return None
     except MENDED as error:
         return error
+    for unsent in ready.unsent.values():
+        if not isinstance(unsent, MENDED):
+            raise unsent
+        return unsent
     return None if ready.confirmed_lsn is not None else SlotMissing("there is no slot")
 
 

@@ -28,6 +28,7 @@ from sluice.settings import Settings
 from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
 from sluice.wiring.drains import draining, make_decoder
+from sluice.wiring.parked import close_holes, plan_whole
 
 
 def resync(
@@ -39,18 +40,29 @@ def resync(
     keys: Sequence[str] = (),
     restart: bool = False,
 ) -> ResyncReport:
-    """Read a table, or some of its keys, again from Postgres; see Resync.run."""
-    table = load_catalog(settings.models).table(name)
+    """Read a table, or some of its keys, again from Postgres; see Resync.run and plan_whole."""
+    catalog = load_catalog(settings.models)
+    table = catalog.table(name)
     selection = make_selection(table, lower, upper, keys)
     with resyncing(settings, table) as step:
-        return step.run(table, selection, restart=restart)
+        if selection != Selection():
+            return step.run(table, selection, restart=restart)
+        plan = plan_whole(settings, step, catalog, table, restart=restart)
+        step.reached("planned")
+        report = step.read(plan)
+        close_holes(step, plan)
+        return report
 
 
 def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = "") -> Plan:
     """Divide a table, or a range of its keys, so that several can read it; see Resync.plan."""
-    table = load_catalog(settings.models).table(name)
+    catalog = load_catalog(settings.models)
+    table = catalog.table(name)
+    selection = make_selection(table, lower, upper, ())
     with resyncing(settings, table) as step:
-        return step.plan(table, make_selection(table, lower, upper, ()))
+        if selection != Selection():
+            return step.plan(table, selection)
+        return plan_whole(settings, step, catalog, table, restart=False)
 
 
 def resync_share(settings: Settings, name: str, run: str, share: int, shares: int) -> ResyncReport:
@@ -67,7 +79,9 @@ def resync_share(settings: Settings, name: str, run: str, share: int, shares: in
                 f"{name}: changes were lost since the resync began, or it began long ago",
                 remedy=f"begin it again: sluice resync {name}, or a new run of sluice_resync",
             )
-        return step.read(plan, share, shares)
+        report = step.read(plan, share, shares)
+        close_holes(step, plan)
+        return report
 
 
 @contextmanager

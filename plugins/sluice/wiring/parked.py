@@ -1,0 +1,84 @@
+"""What a resync does of a parked table: wait until the relay sends it, then close its holes."""
+
+from __future__ import annotations
+
+import time
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.topics import Topics
+from sluice.catalog import Catalog, Table
+from sluice.errors import NotReady
+from sluice.parked import Holes
+from sluice.positions import parse_lsn
+from sluice.ranges import Plan
+from sluice.relay import publication as publications
+from sluice.relay import slot as slots
+from sluice.resync import Resync
+from sluice.selection import Selection
+from sluice.settings import Settings
+from sluice.statements import read_statements
+from sluice.warehouse import PIPELINE
+
+_WAIT_SECONDS = 90.0
+_PAUSE = 0.5
+
+
+def holes_in(clickhouse: ClickHouse) -> Holes:
+    """The holes that are noted in ClickHouse."""
+    return Holes(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+
+
+def plan_whole(
+    settings: Settings, step: Resync, catalog: Catalog, table: Table, *, restart: bool
+) -> Plan:
+    """Plan to read all rows of a table; of a parked one after the relay sends its changes again.
+
+    So every change between is in the rows that are read, and every later one is sent. Ranges that
+    were read before that are read again.
+
+    Raises:
+        NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
+    """
+    holes = holes_in(step.clickhouse)
+    if holes.open(table.name):
+        _await_sent(settings, holes, catalog, table)
+    plan = step.plan(table, Selection(), restart=restart)
+    if plan.done and any(_first_fence(step, plan) < (h.sent or 0) for h in holes.open(table.name)):
+        plan = step.plan(table, Selection(), restart=True)
+    return plan
+
+
+def close_holes(step: Resync, plan: Plan) -> None:
+    """Close the table's holes where all ranges of a plan of all rows are read behind them."""
+    found = step.plans.find(plan.table, plan.run)
+    if plan.asked != Selection().sentence() or found is None or found.open:
+        return
+    fence, holes = _first_fence(step, plan), holes_in(step.clickhouse)
+    for hole in holes.open(plan.table.name):
+        if hole.sent is not None and hole.sent <= fence:
+            holes.close(hole, fence)
+
+
+def _await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table) -> None:
+    noted = Topics(settings.kafka).slot_note(settings.relay.slot)
+    with slots.session(settings.postgres) as cursor:
+        standing = publications.require_standing(cursor, settings.relay, catalog, noted)
+    if table.name in standing.unsent:
+        raise standing.unsent[table.name]
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while any(hole.sent is None for hole in holes.open(table.name)):
+        if time.monotonic() > deadline:
+            raise NotReady(
+                f"{table.name} is parked, and the relay did not send its changes again in"
+                f" {_WAIT_SECONDS:.0f} s",
+                remedy="start the relay (see: sluice logs relay), then run it again",
+            )
+        time.sleep(_PAUSE)
+
+
+def _first_fence(step: Resync, plan: Plan) -> int:
+    """The fence of the range of a plan that was read first; 0 where none was."""
+    rows = step.clickhouse.execute(
+        step.plans.queries["fences"], table=plan.table.name, run=plan.run
+    )
+    return min((parse_lsn(fence) for (fence,) in rows), default=0)
