@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from sluice import wiring
@@ -423,3 +424,56 @@ def the_rest_goes_on(shore: Shore, settings: Settings, kind: Kind) -> None:
     assert said.code == kind.rebuild, said
     assert not kind.rebuild or "cdc.dim_bird" in said.error
     assert not any(name in said.error for name in ("swarm", "fish"))
+
+
+def test_a_table_whose_query_takes_too_long_is_unsettled_and_the_others_are_compared(
+    shore: Shore,
+) -> None:
+    settings = replace(shore.settings, statement_seconds=1)
+    with shore.engine.begin() as connection:
+        connection.execute(text(f"LOCK TABLE {ILL} IN ACCESS EXCLUSIVE MODE"))
+        said = shore.sluice("quality", "--json", settings=settings)
+        found = json.loads(shore.sluice("status", "--json", settings=settings).out)
+    assert said.code == 3, said
+    assert f"did not finish a query on {ILL}" in said.error
+    checks = json.loads(said.out)["checks"]
+    statuses = {(check["table"], check["check"]): check["status"] for check in checks}
+    assert statuses[ILL, "row_count"] == "unsettled"
+    assert {statuses[name, "row_count"] for name in WELL} == {"pass"}
+    assert found["tables"][ILL]["postgres_rows"] is None
+    assert set(found["troubles"]) == {ILL}
+    assert all(found["tables"][name]["postgres_rows"] for name in WELL)
+    settled(shore)
+
+
+def test_a_recovery_gives_the_other_tables_their_slot_and_says_how_the_poisoned_one_follows(
+    shore: Shore,
+) -> None:
+    poison(shore)
+    lose_slot(shore)
+    newest = shore.write()  # no slot has seen it
+    said = shore.sluice("recover")
+    assert said.code == 4, said
+    assert all(f"{name}: " in said.out for name in WELL), said
+    assert f"sluice drain {ILL} --pass-rejects" in said.error
+    assert f"sluice resync {ILL}" in said.error
+    for name in ("dim_fish", "src_catch", "src_swarm"):
+        query = f"SELECT 1 FROM cdc.{name} FINAL WHERE id = {newest}"
+        assert wiring.query(shore.settings, query)[1]
+    shore.obey(said.error)
+    settled(shore)
+
+
+def lose_slot(shore: Shore) -> None:
+    """Drop the slot from under the relay."""
+    slot = shore.settings.relay.slot
+    name = f"slot_name = '{slot}'"
+    while True:
+        with suppress(DBAPIError):  # the relay was back before
+            shore.postgres(
+                f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE {name}"
+            )
+            shore.postgres(
+                f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE {name}"
+            )
+            return

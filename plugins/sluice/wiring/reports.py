@@ -28,7 +28,7 @@ def status(settings: Settings) -> dict[str, Any]:
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         return read_status(
             load_catalog(settings.models),
-            PostgresSource(settings.postgres),
+            PostgresSource(settings.postgres, settings.statement_seconds),
             clickhouse,
             Topics(settings.kafka),
             read_statements(PIPELINE),
