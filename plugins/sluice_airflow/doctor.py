@@ -22,11 +22,13 @@ from airflow.utils.session import create_session
 from fastapi import FastAPI
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import configure_mappers
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.doctor import Diagnosis, Part, gathered, judged
+from sluice.doctor.gathering import SILENCE_S
 from sluice.errors import WrongUsage
 from sluice.settings import PROJECT, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
 from sluice_airflow.addresses import PREFIX
@@ -39,7 +41,6 @@ from sluice_airflow.connections import (
 )
 
 _MAJOR = 3
-_SILENCE_S = 5.0  # the code that is loaded before takes some seconds, too
 _SILENT = "is its service overloaded or stopped? run: sluice doctor"
 _MINUTE = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 
@@ -48,7 +49,8 @@ def examine() -> Iterator[Diagnosis]:
     """Every check, in the order to mend things. Changes nothing."""
     version = airflow.__version__
     yield judged("airflow", "version", int(version.split(".")[0]) == _MAJOR, version, "Airflow 3")
-    plugin = _plugin()  # loads code, which waits for nobody and would hold up who does
+    plugin = _plugin()  # it and the mappers take time that is no service's
+    configure_mappers()
     parts: dict[str, tuple[Callable[[], Iterable[Diagnosis]], str]] = {
         f"connection {name}": (partial(_connection, name, ask), _SILENT)
         for name, ask in _ASKED.items()
@@ -57,7 +59,7 @@ def examine() -> Iterator[Diagnosis]:
     parts["database"] = (_metadata, "mend AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or start its server")
     yield from gathered(
         [
-            Part(service="airflow", check=name, checks=checks, remedy=remedy, silence=_SILENCE_S)
+            Part(service="airflow", check=name, checks=checks, remedy=remedy)
             for name, (checks, remedy) in parts.items()
         ]
     )
@@ -83,7 +85,7 @@ def _ask_postgres(settings: Settings) -> str:
 
 def _ask_broker(settings: Settings) -> str:
     if settings.kafka.bootstrap:
-        Topics(settings.kafka, _SILENCE_S / 2).partitions()
+        Topics(settings.kafka, SILENCE_S / 2).partitions()
     return settings.kafka.bootstrap
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
+from sluice.embedded.stack import Stack
+from sluice.errors import NotReady
 from sluice.relay import slot
+from sluice.settings import Settings
 from tests.faults.source import Source, until
 
 pytestmark = pytest.mark.services
@@ -89,7 +95,7 @@ def test_a_transaction_that_stays_open_holds_a_snapshot_up_with_a_word(
 
         def end() -> None:
             deadline = time.monotonic() + 60
-            while "a transaction has been open" not in caplog.text:
+            while "a transaction is open: pid" not in caplog.text:
                 if time.monotonic() > deadline:
                     return
                 time.sleep(0.1)
@@ -100,5 +106,50 @@ def test_a_transaction_that_stays_open_holds_a_snapshot_up_with_a_word(
         with source.relaying():
             ender.join(60)
             source.arrives()
-    assert "a transaction has been open" in caplog.text
+    assert "a transaction is open: pid" in caplog.text
     assert set(source.rows()) == {1}
+
+
+@pytest.fixture(scope="module")
+def preparing(server: tuple[Settings, Stack]) -> Iterator[None]:
+    """A server that prepares transactions, which it has to be started for."""
+    made = Source(*server)
+    made.sql("ALTER SYSTEM SET max_prepared_transactions = 5")
+    with made.server_stopped():
+        pass
+    yield
+    made.sql("ALTER SYSTEM RESET max_prepared_transactions")
+
+
+@pytest.mark.parametrize("database", ["store", "postgres"])
+@pytest.mark.parametrize("prepared", [False, True], ids=["of a session", "prepared"])
+def test_the_transaction_that_holds_a_slot_up_is_named_and_ends_as_is_said(
+    source: Source, preparing: None, monkeypatch: pytest.MonkeyPatch, prepared: bool, database: str
+) -> None:
+    monkeypatch.setattr(slot, "PATIENCE", 1.0)
+    settings = source.settings.postgres
+    elsewhere = Source(
+        replace(source.settings, postgres=replace(settings, database=database)), source.stack
+    )
+
+    def export() -> None:
+        with slot.replication(settings) as holder, slot.session(settings) as cursor:
+            slot.export_snapshot(holder, cursor, source.settings.relay)
+
+    with closing(elsewhere.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT pg_current_xact_id()")
+        if prepared:
+            cursor.execute("PREPARE TRANSACTION 'it''s two-phase'")
+        with pytest.raises(NotReady) as caught:
+            export()
+        what, remedy = str(caught.value).splitlines()
+        assert f"in database {database}" in what
+        if prepared:
+            assert "transaction 'it''s two-phase', prepared by postgres" in what
+            statement = re.search(r"or (ROLLBACK PREPARED '.*'); then", remedy)
+        else:
+            assert re.search(r"pid \d+ of postgres .*, open for .*pg_current_xact_id", what)
+            statement = re.search(r"run (SELECT pg_terminate_backend\(\d+\)); then", remedy)
+        assert statement is not None, remedy
+        elsewhere.sql(statement[1])
+        export()

@@ -212,7 +212,7 @@ def test_a_transaction_that_stays_open_is_named_in_time(
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE held (id int)"))
         connection.execute(text("UPDATE customers SET city = city WHERE id = 1"))
-        with pytest.raises(NotReady, match="open in PostgreSQL"):
+        with pytest.raises(NotReady, match="a transaction is open: pid"):
             wiring.resync(services, "customers")
         connection.rollback()
 

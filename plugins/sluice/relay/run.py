@@ -84,7 +84,7 @@ class Relay:
                     failures, said = 0, ""
                 self._progress.state, self._progress.reason = WAITING, error.what
                 if error.what != said:
-                    log.warning("%s; trying again", error.what)
+                    log.warning("%s; trying again", "; ".join(str(error).splitlines()))
                     said = error.what
                 self._stop.wait(_BACK_OFF_SECONDS[min(failures, len(_BACK_OFF_SECONDS) - 1)])
                 failures += 1

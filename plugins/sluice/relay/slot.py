@@ -28,6 +28,7 @@ from sluice.errors import (
 from sluice.events import CONNECT, RELAY
 from sluice.positions import format_lsn, parse_lsn
 from sluice.relay import publication as publications
+from sluice.relay.holders import holders
 from sluice.relay.interruption import interrupted
 from sluice.settings import PostgresSettings, RelaySettings
 from sluice.slot_loss import INVALIDATION, cause, remedy
@@ -187,7 +188,7 @@ def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str
         NotReady: a transaction that was open did not end within PATIENCE.
     """
     temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
-    with _patience(holder):
+    with _patience(holder, cursor):
         holder.execute(
             f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
         )
@@ -198,16 +199,19 @@ def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str
 
 
 @contextmanager
-def _patience(holder: Any) -> Iterator[None]:
+def _patience(holder: Any, cursor: Any) -> Iterator[None]:
     timer = threading.Timer(PATIENCE, holder.connection.cancel)
     timer.start()
     try:
         yield
     except psycopg2.errors.QueryCanceled as error:
+        own = [session.connection.info.backend_pid for session in (holder, cursor)]
+        found = holders(cursor, own)
+        named = "; ".join(what for what, _ in found) or "it has ended since"
+        remedies = "; ".join(remedy for _, remedy in found)
         raise NotReady(
-            f"a transaction has been open in PostgreSQL for more than {PATIENCE:.0f} s",
-            remedy="end it (SELECT pid, xact_start, query FROM pg_stat_activity"
-            " WHERE xact_start IS NOT NULL ORDER BY 2), then run it again",
+            f"PostgreSQL made no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
+            remedy=f"{remedies or 'nothing is left to end'}; then run it again",
         ) from error
     finally:
         timer.cancel()
