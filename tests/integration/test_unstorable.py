@@ -466,6 +466,32 @@ def test_a_resync_that_goes_on_reads_ranges_with_rejected_rows_again(
     house.require_live()
 
 
+def test_a_row_that_is_too_large_to_be_sent_keeps_its_last_version(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = house.settings.kafka
+    limited = replace(kafka, options={**kafka.options, "message.max.bytes": "2000000"})
+    monkeypatch.setattr(house, "settings", replace(house.settings, kafka=limited))
+    house.sql("ALTER TABLE labels ADD drawing text")
+    key = KEYS["labels"][2].format(n=2)
+    with house.relaying():
+        house.put("labels", 1)
+        house.put("labels", 2)
+        house.settle()
+        house.sql(f"UPDATE labels SET reading = 0, drawing = repeat('x', 3000000) WHERE id = {key}")
+        house.ghost("labels", 7000)
+        house.settle()
+        report = wiring.resync(house.settings, "labels")
+        assert report.deleted == 1
+        assert report.unstored == {"the row is too large": 1}
+        house.require_live("labels")
+    with house.relaying(snapshot=True):
+        house.settle()
+    house.require_live("labels")
+    house.sql("ALTER TABLE labels DROP drawing")
+    house.put("labels", 2)
+
+
 REPAIRS = ("whole", "range", "keys", "diff", "auto", "replay", "snapshot", "recover")
 
 
