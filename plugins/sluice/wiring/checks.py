@@ -25,7 +25,7 @@ from sluice.fences import CaughtUp, Fences
 from sluice.findings import TableFindings, fact_check, rollup_check, table_check
 from sluice.outcomes import Outcomes
 from sluice.ports import Checkpoint
-from sluice.quality import Check, Quality, QualityReport, graded, passing, unmade
+from sluice.quality import UNSETTLED, WARN, Check, Quality, QualityReport, graded, passing, unmade
 from sluice.ranges import Plans
 from sluice.rebuild import Rebuild
 from sluice.relay import slot as slots
@@ -38,6 +38,7 @@ from sluice.warehouse import PIPELINE, make_rebuild
 from sluice.wiring.drains import draining, make_decoder
 
 ROWS = frozenset({"row_count", "rows"})
+_WAITING = frozenset({UNSETTLED, WARN})
 _NOT_PASSED = Lagging("the drain did not pass the fence of this run", remedy="see: sluice status")
 
 
@@ -262,6 +263,7 @@ def _derived(step: FactCheck, fact: Fact, outcomes: Outcomes) -> Iterator[Check]
 
 
 def _parted(tables: Sequence[Table], report: QualityReport) -> tuple[list[Table], list[Table]]:
-    """The tables that can be compared, and those that did not pass the fence."""
+    """The tables that can be compared, and those that are late; a check names others' trouble."""
+    waiting = {c.table for c in report.checks if c.check == "caught_up" and c.status in _WAITING}
     ready = [table for table in tables if table.name not in report.behind]
-    return ready, [table for table in tables if table.name in report.behind]
+    return ready, [table for table in tables if table.name in waiting]
