@@ -96,7 +96,7 @@ class _Present:
     def values(self, change: PartialRow | OutdatedRow) -> Key | str | None:
         """The row's values; why it cannot be stored; None when it is gone."""
         if self._reread is None:
-            return f"the row is not whole, and no row has key {change.former_key}"
+            return "the event leaves values out, and no version of its row is stored that has them"
         return self._rows.get(change.key)
 
     @cached_property

@@ -153,6 +153,16 @@ def test_each_type_can_be_a_key_and_a_key_without_a_value_is_null(cursor: Any) -
             assert line == wanted + b"\n"
 
 
+def test_a_domain_has_the_bytes_of_its_base_type(cursor: Any) -> None:
+    columns, _ = columns_and_rows(cursor)
+    bases, domains = columns[1 : 1 + len(BASES)], columns[1 + len(BASES) :]
+    assert len(bases) == len(domains)
+    for base, domain in zip(bases, domains, strict=True):
+        same = replace(domain, type_oid=base.type_oid)
+        assert copied(cursor, row_expression([domain])) == copied(cursor, row_expression([same]))
+        assert domain.type_oid == base.type_oid, base.name
+
+
 def test_a_table_may_have_hundreds_of_columns(cursor: Any) -> None:
     columns, _ = columns_and_rows(cursor)
     (line, *_) = copied(cursor, row_expression(columns * 20))
