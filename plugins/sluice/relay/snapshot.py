@@ -88,7 +88,8 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
         slots.session(settings.postgres) as cursor,
     ):
         _claim(cursor, relay.slot)
-        publications.ensure(cursor, relay, catalog)
+        faulty = publications.faults(cursor, catalog)
+        publications.ensure(cursor, relay, catalog, faulty)
         temporary, point = slots.export_snapshot(holder, cursor, relay)
         yield ExactSnapshot(settings.postgres, cursor, point)
         cursor.execute("COMMIT")
