@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +26,87 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
+def require_known(call: str) -> None:
+    """That `sluice CALL` is a command with these options."""
+    words = re.sub(r"[\[\]]", " ", call).split()
+    command: Any = typer.main.get_command(app)
+    while commands := getattr(command, "commands", None):
+        name = words.pop(0)
+        assert name in commands, f"sluice {call}"
+        command = commands[name]
+    known = {
+        option
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    options = {word.split("=")[0] for word in words if word.startswith("-")}
+    assert options <= known, f"sluice {call}"
+    takes = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    assert takes or not words or options or words[0].startswith("("), f"sluice {call}"
+
+
 @PER_PAGE
 def test_every_quoted_command_is_known(page: Path) -> None:
-    group = typer.main.get_command(app)
     for call in quoted(page, "sluice"):
-        words = re.sub(r"[\[\]]", " ", call).split()
-        command: Any = group
-        while commands := getattr(command, "commands", None):
-            name = words.pop(0)
-            assert name in commands, f"sluice {call}"
-            command = commands[name]
-        known = {
-            option
-            for parameter in command.params
-            for option in (*parameter.opts, *parameter.secondary_opts)
-        }
-        options = {word.split("=")[0] for word in words if word.startswith("-")}
-        assert options <= known, f"sluice {call}"
+        require_known(call)
+
+
+SOURCES = [
+    *(PROJECT / "plugins").rglob("*.py"),
+    *(PROJECT / "plugins").rglob("*.html"),
+    *(PROJECT / "dags").glob("*.py"),
+    *(PROJECT / "docs" / "prometheus").glob("*.yml"),
+]
+# What a message, a docstring or a page calls Sluice with, up to the end of the call.
+CALL = re.compile(
+    r"(?:(?:run|see|with|then|source|Run):? |[`>(,]\s?|or: |or )sluice ([a-z][^;,`'\"()<\n]*)"
+)
+
+
+@cache
+def texts(file: Path) -> list[str]:
+    """The texts of a source file; of a program its strings, `NAME` for what is put in."""
+    if file.suffix != ".py":
+        return [file.read_text()]
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            parts = (
+                part.value if isinstance(part, ast.Constant) else "NAME" for part in node.values
+            )
+            found.append("".join(map(str, parts)))
+    return found
+
+
+def test_every_command_that_a_source_names_is_known() -> None:
+    for file in SOURCES:
+        for text in texts(file):
+            for call in CALL.findall(text):
+                require_known(call.strip().rstrip("."))
+
+
+def test_every_page_and_make_target_that_a_source_names_is_there() -> None:
+    targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M)
+    for text in (text for file in SOURCES for text in texts(file)):
+        for page in re.findall(r"\bdocs/[\w/.-]+\.md", text):
+            assert (PROJECT / page).exists(), page
+        for target in re.findall(r"run: make (\w+)", text):
+            assert target in targets, target
+
+
+def test_calls_are_found_in_the_sources() -> None:
+    """As many as there are, so that a change of style does not leave them unread."""
+    calls = [call for file in SOURCES for text in texts(file) for call in CALL.findall(text)]
+    assert len(calls) > 80
+    assert {call.split()[0] for call in calls} >= {"init", "resync", "recover", "logs", "status"}
+    with pytest.raises(AssertionError):
+        require_known("resync NAME --everything")
+    with pytest.raises(AssertionError):
+        require_known("mend")
+    with pytest.raises(AssertionError):
+        require_known("init NAME")
 
 
 def test_every_command_that_an_error_names_is_known() -> None:

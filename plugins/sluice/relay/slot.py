@@ -35,6 +35,7 @@ from sluice.slot_loss import INVALIDATION, cause, remedy
 
 # Seconds that a snapshot waits for transactions that began before it.
 PATIENCE = 60.0
+_LOOK = "look at pg_stat_activity and pg_prepared_xacts, of a standby's primary there"
 # Decoded transactions of a slot, and since when the server counts: after a crash it begins anew.
 _COUNTED = """
 SELECT coalesce(s.total_txns, 0),
@@ -207,11 +208,11 @@ def _patience(holder: Any, cursor: Any) -> Iterator[None]:
     except psycopg2.errors.QueryCanceled as error:
         own = [session.connection.info.backend_pid for session in (holder, cursor)]
         found = holders(cursor, own)
-        named = "; ".join(what for what, _ in found) or "it has ended since"
+        named = "; ".join(what for what, _ in found) or "none that this server shows"
         remedies = "; ".join(remedy for _, remedy in found)
         raise NotReady(
             f"PostgreSQL made no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
-            remedy=f"{remedies or 'nothing is left to end'}; then run it again",
+            remedy=f"{remedies or _LOOK}; then run it again",
         ) from error
     finally:
         timer.cancel()
