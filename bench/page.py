@@ -32,7 +32,7 @@ from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from store_api.demo import load
-from tests.conftest import stack_environment, temporary_home
+from tests.conftest import migrate, stack_environment, temporary_home
 from tests.integration.test_loop import checked, relaying
 from tests.page.conftest import airflow_environment, api_server
 
@@ -144,6 +144,7 @@ def main() -> None:
     with stores() as settings, TemporaryDirectory() as home:
         with closing(ClickHouse(settings.clickhouse)) as clickhouse:
             fill(clickhouse, settings.home, items, days)
+        migrate(Path(home))
         with api_server(airflow_environment(Path(home), settings)) as address:
             found = measure(address, key=items // 2)
     print(f"{items} order items, {days} days; {REPEATS} repeats")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +101,31 @@ def services(home: Path) -> Iterator[Settings]:
         yield settings
     finally:
         stack.stop()
+
+
+@pytest.fixture(scope="session")
+def metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Airflow's metadata database, created once for all workers; an Airflow gets a copy as
+    airflow.db in its home.
+    """
+    tiers.require("airflow")
+    root = tmp_path_factory.getbasetemp()
+    home = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "airflow-migrated"
+    home.mkdir(exist_ok=True)
+    migrated = home / "migrated.db"
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not migrated.exists():
+            migrate(home)
+            (home / "airflow.db").rename(migrated)
+    return migrated
+
+
+def migrate(home: Path) -> None:
+    """Create an Airflow's metadata database: airflow.db in its home."""
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    environment = {**os.environ, "AIRFLOW_HOME": str(home)}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
 def drop_slot(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -88,8 +89,9 @@ def wait_for_changes(settings: Settings) -> None:
     reason="apache-airflow-providers-openlineage is not installed",
 )
 def test_events_lead_from_postgres_by_the_topics_to_the_fact(
-    services: Settings, tmp_path: Path
+    services: Settings, tmp_path: Path, metadata: Path
 ) -> None:
+    shutil.copy(metadata, tmp_path / "airflow.db")
     told = tmp_path / "events.json"
     transport = {"type": "file", "log_file_path": str(told), "append": True}
     environment = {
@@ -98,8 +100,6 @@ def test_events_lead_from_postgres_by_the_topics_to_the_fact(
         "SLUICE_HOME": str(services.home),
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
     }
-    migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
-    subprocess.run(migrate, env=environment, check=True, capture_output=True)
     with relaying(services):
         load(services, customers=5, orders=5, seed=1)
         wait_for_changes(services)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -75,13 +76,12 @@ def connections(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def api_server(environment: dict[str, str]) -> Iterator[str]:
-    """A real api-server on a free port; its address."""
+    """A real api-server on a free port, for a home with a metadata database; its address."""
     environment = {**os.environ, **environment}
-    command = [sys.executable, "-m", "airflow"]
-    subprocess.run([*command, "db", "migrate"], env=environment, check=True, capture_output=True)
     (port,) = free_ports(1)
     address, log = f"http://127.0.0.1:{port}", Path(environment["AIRFLOW_HOME"]) / "server.log"
-    command += ["api-server", "--apps", "core", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "airflow", "api-server", "--apps", "core"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
@@ -103,8 +103,12 @@ def _answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory, services: Settings) -> dict[str, str]:
-    return airflow_environment(tmp_path_factory.mktemp("airflow"), services)
+def environment(
+    tmp_path_factory: pytest.TempPathFactory, services: Settings, metadata: Path
+) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("airflow")
+    shutil.copy(metadata, home / "airflow.db")
+    return airflow_environment(home, services)
 
 
 @pytest.fixture(scope="session")
