@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import pytest
 
-# The others take less than half a minute each.
+# As `--durations` tell; a module that is missing here begins later.
 LONGEST = (
     "tests/e2e/test_stack.py",
+    "tests/e2e/test_browser.py",
+    "tests/security/test_canary.py",
     "tests/star/test_rebuild.py",
     "tests/integration/test_resumed.py",
+    "tests/integration/test_evolution.py",
+    "tests/cluster/test_upkeep.py",
+    "tests/faults/test_stream.py",
+    "tests/integration/test_deep.py",
 )
 _running: list[pytest.Item] = []
 
