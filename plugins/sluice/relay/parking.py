@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -28,6 +29,8 @@ from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
 
 log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 60.0
 
 
 class Parking:
@@ -49,7 +52,7 @@ class Parking:
         self._holes: dict[str, Hole] = {}
         # Changes that were written before this point may have been made while the fault was there.
         self._until: dict[str, int] = {}
-        self._taken_over = False
+        self._take_over_at: float | None = 0.0  # None when it is done
 
     def park(self, table: str, since: int, error: SluiceError) -> None:
         """Leave a table's changes out from here on, once that is noted.
@@ -101,14 +104,15 @@ class Parking:
 
     def _take_over(self) -> None:
         """Once a session, go on with holes that an earlier one did not note to have ended."""
-        if self._taken_over:
+        if self._take_over_at is None or time.monotonic() < self._take_over_at:
             return
-        with suppress(SluiceError), self._noted() as holes:  # else at the next look
+        self._take_over_at = time.monotonic() + _AGAIN_SECONDS  # a relay may have no way there
+        with suppress(SluiceError), self._noted() as holes:
             for hole in holes.open():
                 if hole.sent is None and hole.table not in self.tables:
                     self._holes[hole.table] = hole
                     self.tables |= {hole.table}
-            self._taken_over = True
+            self._take_over_at = None
 
     def _send_again(self, cursor: Any, table: str, noted: dict[str, Any]) -> None:
         """The table's changes are sent from here on, and its place in the publication is noted."""
