@@ -17,8 +17,9 @@ from sluice.catalog import Catalog, Table
 from sluice.errors import NotReady, TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
+from sluice.outcomes import Outcomes
 from sluice.parked import Hole, Holes
-from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check, graded
+from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check, graded, unmade
 from sluice.rebuild import Rebuild
 from sluice.slot_loss import cause, remedy
 from sluice.status import pending_events
@@ -84,14 +85,21 @@ class Conditions:
 
         for rebuild in self.rebuilds:
             if rebuild.fact.table in tables:
-                fresh = _measure(
-                    rebuild.fact.table,
-                    "freshness",
-                    rebuild.behind(),
-                    "s since the oldest change was drained that no rebuild has seen",
-                    "run: sluice rebuild",
-                )
-                yield replace(fresh, table=rebuild.fact.name)
+                yield self._rebuilt(rebuild)
+
+    def _rebuilt(self, rebuild: Rebuild) -> Check:
+        """How far a fact is behind its tables."""
+        outcomes, name = Outcomes(), rebuild.fact.name
+        with outcomes.of(name):
+            fresh = _measure(
+                rebuild.fact.table,
+                "freshness",
+                rebuild.behind(),
+                "s since the oldest change was drained that no rebuild has seen",
+                "run: sluice rebuild",
+            )
+            return replace(fresh, table=name)
+        return unmade(name, "freshness", outcomes.troubles[name])
 
     def _freshness(self, table: Table, behind: int) -> Check:
         """How old the table's state may be. Where no check has looked for long, that it could not

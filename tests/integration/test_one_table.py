@@ -362,6 +362,7 @@ def test_one_table_s_trouble_stays_with_that_table_until_its_remedy_ends_it(
 def checks_go_on(shore: Shore, settings: Settings, kind: Kind) -> None:
     """Each table that is well is compared and passes; the other says what is wrong with it."""
     said = shore.sluice("quality", "--deep", "--json", settings=settings)
+    assert said.out, said.error
     checks = json.loads(said.out)["checks"]
     by_table: dict[str, dict[str, str]] = {}
     for check in checks:
