@@ -68,5 +68,5 @@ def require_found(pipeline: Pipeline, chance: random.Random) -> None:
     assert rows[relation.name].status == "fail"
     assert len(rows[relation.name].keys) == 1
     assert len(pipeline.differences()[relation.name]) == 1
-    wiring.repair(pipeline.settings, [relation.name])
+    assert list(wiring.repair(pipeline.settings, [relation.name]))
     require_agreement(pipeline)
