@@ -19,13 +19,17 @@ pytestmark = pytest.mark.services
 
 def test_a_hello_that_fails_is_in_the_log_and_the_server_is_started_again() -> None:
     with temporary_home() as home:
-        settings = read_settings(stack_environment(home))
-        stack = Stack(settings)
+        environment = stack_environment(home)
+        stack = Stack(read_settings(environment))
         stack.launch()
+        settings = read_settings(environment)
         try:
             stack.start(("clickhouse",), lambda _: None)
             with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-                clickhouse.execute("CREATE TABLE kept ENGINE = MergeTree ORDER BY n AS SELECT 7 n")
+                clickhouse.execute("CREATE DATABASE cdc")
+                clickhouse.execute(
+                    "CREATE TABLE cdc.kept ENGINE = MergeTree ORDER BY n AS SELECT 7 n"
+                )
             first = stack.states()["clickhouse"].pid
             where = (settings.clickhouse.host, settings.clickhouse.port)
             with closing(socket.create_connection(where)) as client:
@@ -40,6 +44,6 @@ def test_a_hello_that_fails_is_in_the_log_and_the_server_is_started_again() -> N
 def kept(settings: ClickHouseSettings) -> list[tuple[int]] | None:
     try:
         with closing(ClickHouse(settings)) as clickhouse:
-            return clickhouse.execute("SELECT n FROM kept")
+            return clickhouse.execute("SELECT n FROM cdc.kept")
     except Unreachable:
         return None
