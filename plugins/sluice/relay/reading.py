@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2 import sql
 
-from sluice.adapters.postgres import HEARTBEAT_PREFIX, apart, limit_statements, own_rows
+from sluice.adapters.postgres import HEARTBEAT_PREFIX, apart, limit_statements, own_rows, translated
 from sluice.adapters.topics import Topics
 from sluice.catalog import Table
 from sluice.errors import SluiceError, Unreachable
@@ -194,7 +194,14 @@ def exact_snapshot(settings: Settings, passed: Passed) -> Iterator[ExactSnapshot
         limit_statements(cursor, settings.statement_seconds)
         _mark(primary)
         behind = passed(point)
-        yield ExactSnapshot(settings.compared, cursor, point, settings.quality_load, behind)
+        yield ExactSnapshot(
+            settings.compared,
+            cursor,
+            point,
+            settings.quality_load,
+            behind,
+            standby=settings.replica is not None,
+        )
 
 
 def _mark(primary: Any) -> int:
@@ -209,6 +216,7 @@ class ExactSnapshot:
     Args:
         load: share of the time that queries may take, above 0 to 1; after each comes a pause.
         behind: tables that ClickHouse does not have as of the point, and why.
+        standby: whether a standby is read.
     """
 
     def __init__(
@@ -218,9 +226,11 @@ class ExactSnapshot:
         point: int,
         load: float = 1.0,
         behind: Mapping[str, SluiceError] = _NONE,
+        *,
+        standby: bool = False,
     ) -> None:
         self.point, self._cursor, self._load = point, cursor, load
-        self._settings, self._behind = settings, behind
+        self._settings, self._behind, self._standby = settings, behind, standby
 
     @contextmanager
     def reading(
@@ -289,6 +299,10 @@ class ExactSnapshot:
             return total, keys_between(self._cursor, table, Selection(), rows)
 
     def _apart(self, table: Table | None = None) -> AbstractContextManager[None]:
+        # On a standby without a savepoint: replay ends a query that stands in its way, but within
+        # a savepoint the whole session, and does not say why.
+        if self._standby:
+            return translated(self._settings, table)
         return apart(self._settings, self._cursor, table)
 
     @contextmanager
