@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -186,3 +187,11 @@ def test_a_type_is_named_and_stored_as_postgresql_has_it(
     mapped = map_type(kind)
     assert mapped is not None
     assert (postgres_type(kind), mapped.clickhouse) == (named, stored)
+
+
+def test_a_catalog_that_is_made_from_another_leaves_that_as_it_is() -> None:
+    catalog = load_catalog("models")
+    table = catalog.table("customers")
+    narrow = replace(catalog, tables=(replace(table, columns=table.columns[:1]),))
+    assert len(narrow.table("customers").columns) == 1
+    assert catalog.table("customers") is table

@@ -59,7 +59,7 @@ class Catalog:
     profile: str
     tables: tuple[Table, ...]
     facts: tuple[Fact, ...]
-    _by_name: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
+    _by_name: dict[str, Table] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
     def schemas(self) -> str:
