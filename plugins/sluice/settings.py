@@ -19,6 +19,8 @@ from pydantic import SecretStr
 from sluice.errors import WrongUsage
 
 PROJECT = Path(__file__).resolve().parents[2]
+# The embedded ClickHouse's user of the pipeline, whose password is the secret `clickhouse`.
+WRITER = "sluice"
 # The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
 WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
 
@@ -142,7 +144,12 @@ ONE_SERVER = Cluster()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClickHouseSettings:
-    """How to reach the warehouse; `options` are clickhouse-driver's (secure and the like)."""
+    """How to reach the warehouse.
+
+    Attributes:
+        options: clickhouse-driver's (secure and the like).
+        embedded: whether it is the embedded stack's own server, of which nothing is set.
+    """
 
     host: str
     port: int
@@ -151,6 +158,7 @@ class ClickHouseSettings:
     password: SecretStr
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     cluster: Cluster = ONE_SERVER
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +314,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             http_port=_number(values, "SLUICE_CLICKHOUSE_HTTP_PORT"),
             user=user,
             password=SecretStr(warehouse_password),
+            embedded=_embedded(values),
             options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
             cluster=_cluster(values),
         ),
@@ -332,13 +341,16 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
 
 
+def _embedded(values: Mapping[str, str]) -> bool:
+    """Whether nothing names another ClickHouse than the embedded one, or another user there."""
+    return not any(values[f"SLUICE_CLICKHOUSE_{name}"] for name in ("HOST", "USER", "PASSWORD"))
+
+
 def _warehouse_user(values: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[str, str]:
     """ClickHouse's user and password: what is set, or else those of the embedded server."""
-    host, user = values["SLUICE_CLICKHOUSE_HOST"], values["SLUICE_CLICKHOUSE_USER"]
-    password = values["SLUICE_CLICKHOUSE_PASSWORD"]
-    if host or user or password or "clickhouse" not in secrets:
-        return user or "default", password
-    return "sluice", secrets["clickhouse"]
+    if _embedded(values) and "clickhouse" in secrets:
+        return WRITER, secrets["clickhouse"]
+    return values["SLUICE_CLICKHOUSE_USER"] or "default", values["SLUICE_CLICKHOUSE_PASSWORD"]
 
 
 def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sluice.embedded.clickhouse_users import CONFIGURATION, READER, SECRETS, WRITER
-from sluice.settings import Settings, read_secrets
+from sluice.embedded.clickhouse_users import CONFIGURATION, READER, SECRETS
+from sluice.settings import WRITER, Settings, read_secrets
 from tests.browser import chromium
 
 pytestmark = pytest.mark.services

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sluice.errors import NotReady, Retryable, Unreachable
-from sluice.settings import PROJECT, Settings
+from sluice.settings import PROJECT, WRITER, Settings
 
 T = TypeVar("T")
 USER = "admin"
@@ -60,6 +60,9 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
 
 def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     postgres, clickhouse = settings.postgres, settings.clickhouse
+    user, password = clickhouse.user, clickhouse.password.get_secret_value()
+    if clickhouse.embedded:  # the settings may be older than its password
+        user, password = WRITER, secrets["clickhouse"]
     connections = {
         "SLUICE_POSTGRES": {
             "conn_type": "postgres",
@@ -78,12 +81,12 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
             "conn_type": "generic",
             "host": clickhouse.host,
             "port": clickhouse.port,
-            "login": clickhouse.user,
-            "password": clickhouse.password.get_secret_value(),
+            "login": user,
+            "password": password,
             "extra": {
                 **clickhouse.options,
                 "http_port": clickhouse.http_port,
-                "play": f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}",
+                "play": f"http://127.0.0.1:{clickhouse.http_port}/play?user={user}",
             },
         },
     }

@@ -13,10 +13,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
 
-from sluice.settings import PROJECT
+from sluice.settings import PROJECT, WRITER
 
 CONFIGURATION = "clickhouse.xml"
-WRITER, READER = "sluice", "olap"
+READER = "olap"
 # The stack's secret that is each user's password.
 SECRETS: Mapping[str, str] = {WRITER: "clickhouse", READER: "clickhouse_reader"}
 
