@@ -34,6 +34,8 @@ test-fast: setup
 test-services: setup
 	$(PYTEST) -m "services and not (airflow or e2e)"
 
+# A whole stack has seven processes of Airflow's: two at once are what two cores carry.
+test-stacks: WORKERS = 2
 test-stacks: setup
 	$(PYTEST) -m "airflow or e2e"
 

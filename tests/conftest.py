@@ -89,6 +89,13 @@ def home() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def services(home: Path) -> Iterator[Settings]:
     """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
+    with running_services(home) as settings:
+        yield settings
+
+
+@contextmanager
+def running_services(home: Path) -> Iterator[Settings]:
+    """Services as `services` are, for a module that leaves them unlike it found them."""
     environment = stack_environment(home)
     Stack(read_settings(environment)).launch()
     settings = read_settings(environment)

@@ -29,7 +29,7 @@ from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.beside import repeating
-from tests.conftest import drop_slot, free_ports
+from tests.conftest import drop_slot, free_ports, running_services, temporary_home
 from tests.faults.source import until
 from tests.integration.test_loop import checked, relaying
 from tests.integration.test_resync import make_again
@@ -83,6 +83,13 @@ def drained(settings: Settings) -> list[tuple[Any, ...]]:
 def in_postgres(engine: Engine) -> list[tuple[Any, ...]]:
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(ROWS))]
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[Settings]:
+    """Services of its own: they keep Connect as their source."""
+    with temporary_home() as home, running_services(home) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="module")

@@ -196,6 +196,7 @@ def test_a_truncate_after_the_fence_wins(
             self._rows._cursor.execute("COMMIT")
             connection.execute(text("TRUNCATE order_items"))
             connection.execute(text("INSERT INTO order_items SELECT * FROM kept_items LIMIT 9"))
+        self._rows._cursor.execute("BEGIN; SAVEPOINT apart")
         checked(services)
         return rows
 
