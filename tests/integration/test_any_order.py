@@ -53,9 +53,6 @@ def test_a_row_that_is_too_large_to_be_sent_keeps_its_last_version(
 REPAIRS = ("whole", "range", "keys", "diff", "auto", "replay", "snapshot", "recover")
 
 
-@pytest.mark.xfail(
-    reason="fails for a table of text keys, unexplained: to be looked into", strict=False
-)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_repair_takes_a_row_away_whatever_the_order(house: House, seed: int) -> None:
     chance = random.Random(seed)
