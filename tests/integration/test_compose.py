@@ -114,7 +114,9 @@ def test_the_settings_read_from_a_container_reach_the_other_containers(name: str
 
 def test_airflow_is_configured_by_the_options_and_connections_of_the_embedded_one() -> None:
     environment = filled("airflow-scheduler")
-    secrets = dict.fromkeys(("postgres", "fernet_key", "api_secret_key", "jwt_secret"), "s")
+    secrets = dict.fromkeys(
+        ("postgres", "clickhouse", "fernet_key", "api_secret_key", "jwt_secret"), "s"
+    )
     known = embedded_airflow(read_settings({}), secrets)
     assert {name for name in environment if name.startswith("AIRFLOW")} <= set(known)
     for name in (name for name in known if name.startswith("AIRFLOW_CONN_")):
