@@ -79,16 +79,17 @@ class Source:
 
     @contextmanager
     def relaying(self, *, snapshot: bool = False) -> Iterator[Relaying]:
-        """A relay in a thread; it has its slot when this begins."""
+        """A relay in a thread; it has its slot, with a snapshot a new one, when this begins."""
+        before = self.confirmed() if snapshot else 0
         relaying = Relaying(self.settings, snapshot)
         try:
-            until(lambda: self.confirmed() > 0 or relaying.error is not None)
+            until(lambda: self.confirmed() > before or relaying.error is not None)
             yield relaying
         finally:
             relaying.stop()
 
     @contextmanager
-    def process(self) -> Iterator[psutil.Process]:
+    def process(self, *arguments: str) -> Iterator[psutil.Process]:
         """A relay in a process of its own, which may be killed."""
         environment = {
             **os.environ,
@@ -100,7 +101,7 @@ class Source:
             "SLUICE_KAFKA_BOOTSTRAP": self.settings.kafka.bootstrap,
             "SLUICE_KAFKA_OPTIONS": json.dumps(dict(self.settings.kafka.options)),
         }
-        command = [str(Path(sys.executable).parent / "sluice"), "relay"]
+        command = [str(Path(sys.executable).parent / "sluice"), "relay", *arguments]
         started = subprocess.Popen(
             command,
             env=environment,
@@ -124,11 +125,15 @@ class Source:
 
     def topic_has(self, table: str, batches: int = 1) -> bool:
         """Whether so many batches of the table are on the broker, or more; asked at once."""
+        return self.batches(table) >= batches
+
+    def batches(self, table: str) -> int:
+        """How many batches of the table are on the broker; 0 where it has no such topic yet."""
         options = {**Broker(self.settings.kafka).options, "group.id": "faults"}
         with closing(Consumer(options)) as consumer, suppress(KafkaException):
             place = TopicPartition(f"cdc.{table}", 0)
-            return consumer.get_watermark_offsets(place, timeout=10)[1] >= batches
-        return False  # no such topic yet
+            return int(consumer.get_watermark_offsets(place, timeout=10)[1])
+        return 0
 
     def rows(self, table: str = "things") -> dict[int, Row]:
         """The rows that the events give, each by its version, in whatever order they came."""

@@ -26,8 +26,9 @@ from sluice.errors import (
 )
 from sluice.health import slot_concerns
 from sluice.overview import Slot
+from sluice.relay import run, snapshot
 from sluice.relay.snapshot import replacing
-from tests.faults.source import CATALOG, Source, until, version
+from tests.faults.source import CATALOG, Relaying, Source, until, version
 
 pytestmark = pytest.mark.services
 
@@ -149,6 +150,61 @@ def test_a_slot_that_was_made_again_is_refused_until_a_new_snapshot(source: Sour
         source.arrives()
     with source.relaying():
         source.arrives()
+
+
+def test_a_new_snapshot_that_is_killed_leaves_the_slot_as_it_is(source: Source) -> None:
+    source.sql("INSERT INTO things SELECT i, 'old' FROM generate_series(1, 300000) i")
+    with source.relaying():
+        source.arrives()
+        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0)
+    until(lambda: not source.active())
+    before, batches = source.confirmed(), source.batches("things")
+    with source.process("--snapshot") as relay:
+        until(lambda: source.topic_has("things", batches + 1))
+        relay.kill()
+    assert source.confirmed() == before
+    source.sql("DELETE FROM things WHERE id % 2 = 0", "UPDATE things SET name = 'b' WHERE id < 9")
+    with source.relaying():
+        source.arrives()
+
+
+def test_a_relay_killed_after_it_dropped_its_slot_takes_the_snapshot_again(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with source.relaying():
+        source.sql("INSERT INTO things VALUES (1, 'a'), (2, 'b')")
+        source.arrives()
+        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0)
+    until(lambda: not source.active())
+
+    def dies(*_: Any) -> None:
+        raise NeedsPerson("killed")
+
+    with monkeypatch.context() as killing:
+        killing.setattr(snapshot, "_make_slot", dies)
+        relaying = Relaying(source.settings, True)
+        assert str(relaying.ends()) == "killed"
+    assert source.confirmed() == 0
+    source.sql("DELETE FROM things WHERE id = 1")
+    with source.relaying():
+        source.arrives()
+
+
+def test_what_the_server_counts_of_a_replaced_slot_is_not_noted_for_the_new_one(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(run.DUTIES, run.HEARTBEAT, 0.01)
+    with source.relaying():
+        for number in range(20):
+            source.sql(f"INSERT INTO things VALUES ({number}, 'a')")
+        source.arrives()
+        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 9)
+    until(lambda: not source.active())
+    with source.relaying(snapshot=True):
+        source.arrives()
+    with source.relaying() as relaying:
+        source.arrives()
+        assert relaying.error is None
 
 
 def test_a_slot_that_was_made_again_is_refused_although_the_server_crashed_since(

@@ -99,6 +99,7 @@ class House:
         self.live: dict[str, dict[int, str]] = {name: {} for name in KEYS}
         self.bad: dict[str, set[int]] = {name: set() for name in KEYS}
         self.written = 0
+        self.ended: list[SluiceError] = []
 
     def sql(self, *statements: str) -> None:
         with self.engine.begin() as connection:
@@ -140,7 +141,12 @@ class House:
         """Drain everything that PostgreSQL has written until now."""
         source, slot = PostgresSource(self.settings.postgres), self.settings.relay.slot
         point = source.fence(()).lsn
-        until(lambda: (s := source.find_slot(slot)) is not None and s.confirmed_lsn >= point)
+
+        def confirmed() -> bool:
+            assert self.ended == []
+            return (found := source.find_slot(slot)) is not None and found.confirmed_lsn >= point
+
+        until(confirmed)
         for table in self.catalog.tables:
             while not wiring.drain(self.settings, table.name).caught_up:
                 pass
@@ -210,19 +216,28 @@ class House:
     @contextmanager
     def relaying(self, *, snapshot: bool = False) -> Iterator[None]:
         stop = threading.Event()
-        ended: list[SluiceError] = []
+        self.ended = []
 
         def work() -> None:
             try:
                 run(self.settings, self.catalog, snapshot=snapshot, stop=stop)
             except SluiceError as error:
-                ended.append(error)
+                self.ended.append(error)
 
+        source, slot = PostgresSource(self.settings.postgres), self.settings.relay.slot
+
+        def confirmed() -> int:
+            found = source.find_slot(slot)
+            return found.confirmed_lsn if found else 0
+
+        old = confirmed()
         thread = threading.Thread(target=work)
         thread.start()
         try:
+            if snapshot:  # until then the slot is the old one
+                until(lambda: confirmed() > old or bool(self.ended))
             yield
-            assert ended == []
+            assert self.ended == []
         finally:
             stop.set()
             thread.join(60)

@@ -16,15 +16,18 @@ class Marks:
     """The mark of one session with PostgreSQL.
 
     Args:
-        confirmed: what the slot has confirmed; that can be told again without a note.
+        confirmed: what the slot has confirmed; that can be told again without a note. None where
+            a snapshot makes the slot.
 
     Attributes:
+        begun: the slot is there. What the server counts before is of another one.
         noted: how far PostgreSQL may be told.
         wanted: how far it is to be told; the relay's own thread writes it.
     """
 
-    def __init__(self, topics: Topics, slot: str, confirmed: int) -> None:
-        self.noted = self.wanted = confirmed
+    def __init__(self, topics: Topics, slot: str, confirmed: int | None) -> None:
+        self.begun = confirmed is not None
+        self.noted = self.wanted = confirmed or 0
         self._topics, self._slot = topics, slot
         self._counts: SlotMark | None = None
         self._lock = threading.Lock()
@@ -42,9 +45,10 @@ class Marks:
             self._note(mark._replace(wal=max(mark.wal, self.noted, self.wanted)))
 
     def begin(self) -> None:
-        """Another slot is there, of which nothing is noted or counted."""
+        """The snapshot's slot is there, of which nothing is noted or counted."""
         with self._lock:
             self.noted, self._counts = 0, SlotMark()
+            self.begun = True
 
     def _note(self, mark: SlotMark) -> None:
         self._topics.note_mark(self._slot, mark)

@@ -104,7 +104,7 @@ class Relay:
         self._published = self._progress.published_lsn = 0
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
-        marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn or 0)
+        marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn)
         self._progress.read_lsn = 0
         parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn)
         for table, error in ready.unsent.items():
@@ -136,9 +136,7 @@ class Relay:
         progress.reason = ""
         if ready.confirmed_lsn is None:
             progress.state = SNAPSHOT
-            snapshots.take(
-                settings, catalog, publisher, topics, check, progress, again=self._snapshot
-            )
+            snapshots.take(settings, catalog, publisher, topics, check, progress)
             self._snapshot = False
             marks.begin()
         committed = None
@@ -229,7 +227,8 @@ class Relay:
         with slots.session(self._settings.postgres) as cursor:
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
             (lsn,) = cursor.fetchone()
-            marks.count(slots.mark(cursor, self._settings.relay.slot, lsn))
+            if marks.begun:
+                marks.count(slots.mark(cursor, self._settings.relay.slot, lsn))
 
     def _look(self, parking: Parking) -> None:
         """See how the tables stand in the publication; see Parking.look."""

@@ -97,7 +97,8 @@ def prepare(
                     f"replication slot {relay.slot!r} is gone; changes since are unknown",
                     remedy=RECOVER,
                 )
-            _require_same_slot(cursor, relay.slot, mark, row[3] if row else None)
+            if row is not None:
+                _require_same_slot(cursor, relay.slot, mark, row[3])
         if row is None or snapshot:
             publications.ensure(cursor, relay, catalog)
             return Ready(confirmed_lsn=None)

@@ -44,14 +44,13 @@ def take(
     topics: Topics,
     check: Callable[[], None],
     progress: Progress,
-    *,
-    again: bool,
 ) -> None:
     """Publish every row, wait until all is durable, and leave the permanent slot behind.
 
+    A slot that is there is replaced at the end: killed before, it is left as it is.
+
     Args:
         check: called often; raises when the relay must stop or the broker was wiped.
-        again: a slot that is there is dropped first.
 
     Raises:
         SlotBusy: another relay takes, or has just taken, the snapshot.
@@ -62,12 +61,10 @@ def take(
         slots.session(settings.postgres) as cursor,
     ):
         _claim(cursor, relay.slot)
-        if again:
-            slots.drop(cursor, relay.slot, topics)
         tables = catalog.tables
         temporary, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
-        _make_permanent(cursor, relay, catalog, topics, temporary, batch.end_lsn)
+        _replace(cursor, relay, catalog, topics, temporary, batch.end_lsn)
     log.info("snapshot: complete at %s", format_lsn(batch.end_lsn))
 
 
@@ -93,12 +90,19 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
         temporary, point = slots.export_snapshot(holder, cursor, relay)
         yield ExactSnapshot(settings.postgres, cursor, point)
         cursor.execute("COMMIT")
-        slots.drop(cursor, relay.slot, topics)
-        _make_permanent(cursor, relay, catalog, topics, temporary, point)
+        _replace(cursor, relay, catalog, topics, temporary, point)
     log.info("slot %s begins at %s", relay.slot, format_lsn(point))
 
 
-def _make_permanent(
+def _replace(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, temporary: str, point: int
+) -> None:
+    """Put a copy of the temporary slot in the place of the permanent one, where there is one."""
+    slots.drop(cursor, relay.slot, topics)
+    _make_slot(cursor, relay, catalog, topics, temporary, point)
+
+
+def _make_slot(
     cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, temporary: str, point: int
 ) -> None:
     topics.note_mark(relay.slot, SlotMark())  # the new slot is counted from 0
