@@ -9,6 +9,7 @@ message of a bundle can only arrive when all before it have.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ Report = Callable[[KafkaError | None, Message], None]
 # Messages and bytes that go to the producer at once.
 _BUNDLE = 500
 _BUNDLE_BYTES = 1_000_000
+# Once a message is refused the producer takes no other; the report that says why may come later.
+_REPORT_SECONDS = 2.0
 _OPTIONS: dict[str, Any] = {
     "enable.idempotence": True,
     "message.max.bytes": 67_108_864,
@@ -146,8 +149,7 @@ class Publisher:
                 self.poll(0.1)
                 self.wait()
             except KafkaException as ended:
-                self.failed = ended.args[0]
-                self.require_working()
+                self._refused(ended.args[0])
 
     def poll(self, seconds: float = 0) -> None:
         """Take in acknowledgements; raise Unreachable where one is a refusal."""
@@ -178,10 +180,15 @@ class Publisher:
 
     def _refused(self, error: KafkaError) -> None:
         """Wait for room in the producer, if that is what was lacking."""
-        if error.code() != KafkaError._QUEUE_FULL:
-            self.failed = error
-        self.poll(0.1)
-        self.wait()
+        if error.code() == KafkaError._QUEUE_FULL:
+            self.poll(0.1)
+            self.wait()
+            return
+        deadline = time.monotonic() + _REPORT_SECONDS
+        while self.failed is None and time.monotonic() < deadline:
+            self._served(self._producer, 0.1)
+        self.failed = self.failed or error
+        self.require_working()
 
     def _report(self, topic: str, batch: Batch) -> Report:
         def delivered(error: KafkaError | None, message: Message) -> None:
