@@ -22,6 +22,9 @@ from sluice.errors import NotReady, SluiceError
 from sluice.health import concerns
 from sluice.overview import (
     BAD,
+    BROKER,
+    CLICKHOUSE,
+    POSTGRESQL,
     CheckResult,
     DrainRun,
     FactState,
@@ -56,9 +59,9 @@ class Monitor:
         """The pipeline now; the three services are asked at once."""
         with ThreadPoolExecutor(3) as threads:
             asked = (
-                threads.submit(_ask, "PostgreSQL", self._slot),
-                threads.submit(_ask, "broker", self._ends),
-                threads.submit(_ask, "ClickHouse", self._kept),
+                threads.submit(_ask, POSTGRESQL, self._slot),
+                threads.submit(_ask, BROKER, self._ends),
+                threads.submit(_ask, CLICKHOUSE, self._kept),
             )
             postgres, slot = asked[0].result()
             broker, ends = asked[1].result()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from sluice.errors import Unreachable
 from sluice.marks import MEASURES, Limit
 
 BAD, WARN = "bad", "warn"
+POSTGRESQL, BROKER, CLICKHOUSE = "PostgreSQL", "broker", "ClickHouse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,3 +137,9 @@ class Overview:
     services: tuple[Service, ...]
     concerns: tuple[Concern, ...]
     findings: tuple[CheckResult, ...]
+
+    def require_answer(self, service: str) -> None:
+        """Raise Unreachable where the service did not answer: to ask it again would take long."""
+        for one in self.services:
+            if one.name == service and not one.answers:
+                raise Unreachable(one.error)

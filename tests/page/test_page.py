@@ -15,7 +15,7 @@ import pytest
 
 from sluice.catalog import load_catalog
 from sluice.overview import CheckResult
-from sluice_airflow.page.pages import repair
+from sluice_airflow.page.repairs import repair
 from tests.page.history import CUSTOMER, FAKED
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
@@ -135,24 +135,37 @@ def test_a_finding_that_rows_read_again_do_not_mend_offers_no_resync(check: str)
 
 
 def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Person) -> None:
-    page = person("viewer").get("/sluice/tables/orders")
+    page = person("user").get("/sluice/tables/orders")
     assert Shown(page.text).tags.count("script") == 1
     assert "&lt;script&gt;alert(1)" in page.text
     assert "x" * 250 not in page.text
-    (rejected,) = person("viewer").get("/sluice/api/v1/dead-letters?table=orders").json()
+    (rejected,) = person("user").get("/sluice/api/v1/dead-letters?table=orders").json()
     assert len(rejected["value"]) == 200
     assert rejected["value_bytes"] == len(FAKED) + 1000
 
 
 def test_the_versions_of_a_row_are_shortened_and_never_markup(kept: None, person: Person) -> None:
     key = {"key": str(CUSTOMER)}
-    page = person("viewer").get("/sluice/tables/customers", params=key).text
+    page = person("user").get("/sluice/tables/customers", params=key).text
     assert Shown(page).tags.count("script") == 1
     assert "&lt;script&gt;alert(1)" in page
     assert "x" * 250 not in page
-    versions = person("viewer").get("/sluice/api/v1/tables/customers/versions", params=key)
+    versions = person("user").get("/sluice/api/v1/tables/customers/versions", params=key)
     (version,) = versions.json()
     assert len(version["values"]["name"]) == 200
+
+
+def test_a_viewer_sees_that_there_are_rejected_events_and_versions_but_no_values(
+    kept: None, person: Person
+) -> None:
+    key = {"key": str(CUSTOMER)}
+    letters = person("viewer").get("/sluice/tables/orders").text
+    rows = person("viewer").get("/sluice/tables/customers", params=key).text
+    assert "x" * 50 not in letters + rows
+    assert f'value="{CUSTOMER}"' not in rows
+    for page in (letters, rows):
+        assert "to users who may run the DAG sluice_resync" in page
+    assert "to users who may run" not in person("user").get("/sluice/tables/orders").text
 
 
 def test_rejected_events_offer_replay_and_dismissal_and_tables_without_any_do_not(
@@ -194,13 +207,13 @@ def test_the_slots_lag_is_drawn_as_the_minutes_checks_found_it(kept: None, perso
 
 
 def test_what_is_not_there_is_said(kept: None, person: Person) -> None:
-    viewer = person("viewer")
-    assert viewer.get("/sluice/tables/nothing").status_code == 404
-    assert viewer.get("/sluice/api/v1/tables/nothing/runs").status_code == 404
-    assert viewer.get("/sluice/static/app.py").status_code == 404
-    assert viewer.get("/sluice/api/v1/trends?range=2y").status_code == 422
+    user = person("user")
+    assert user.get("/sluice/tables/nothing").status_code == 404
+    assert user.get("/sluice/api/v1/tables/nothing/runs").status_code == 404
+    assert user.get("/sluice/static/app.py").status_code == 404
+    assert user.get("/sluice/api/v1/trends?range=2y").status_code == 422
     for key in ("1,2", "1\r2", "1\n2"):
-        asked = viewer.get("/sluice/api/v1/tables/orders/versions", params={"key": key})
+        asked = user.get("/sluice/api/v1/tables/orders/versions", params={"key": key})
         assert asked.status_code == 400
-    assert viewer.get("/sluice/api/v1/tables/orders/versions?key=x").json() == []
-    assert "not a key" in viewer.get("/sluice/tables/orders?key=1,2").text
+    assert user.get("/sluice/api/v1/tables/orders/versions?key=x").json() == []
+    assert "not a key" in user.get("/sluice/tables/orders?key=1,2").text

@@ -69,10 +69,14 @@ class ClickHouse:
     """A session on ClickHouse; temporary tables last as long as it does.
 
     Queries take ClickHouse's own parameters: `{name:UInt64}` in the text, values by name.
+
+    Args:
+        seconds: how long the server may take for an answer; None for as long as the options say.
     """
 
-    def __init__(self, settings: ClickHouseSettings) -> None:
+    def __init__(self, settings: ClickHouseSettings, seconds: float | None = None) -> None:
         self._settings = settings
+        self._limits = {} if seconds is None else {"send_receive_timeout": seconds}
 
     @property
     def cluster(self) -> Cluster:
@@ -93,7 +97,7 @@ class ClickHouse:
                 password=settings.password.get_secret_value(),
                 database="default",
                 client_name="sluice",
-                **options,
+                **{**options, **self._limits},
                 settings={**defaults, **chosen, **_spread(self.cluster)},
             )
         except (TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ from sluice.status import read_status
 from sluice.warehouse import PIPELINE
 
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
-_LOOK_S = 5.0  # nobody looks at a page that waits longer for a broker
+_LOOK_S = 5  # nobody looks at a page that waits longer for a service
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def status(settings: Settings) -> dict[str, Any]:
 @contextmanager
 def monitor(settings: Settings) -> Iterator[Monitor]:
     """What the CDC page reads with; its sessions end with the context."""
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+    with closing(ClickHouse(settings.clickhouse, _LOOK_S)) as clickhouse:
         yield Monitor(
             catalog=load_catalog(settings.models),
             source=PostgresSource(settings.postgres),

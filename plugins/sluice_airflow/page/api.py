@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse
 
 from sluice import inspection, wiring
@@ -19,7 +19,9 @@ from sluice.overview import CheckResult, Overview
 from sluice.selection import parse_key
 from sluice.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
+from sluice_airflow.page.limits import Shared
 from sluice_airflow.page.metrics import CONTENT_TYPE, exposition
+from sluice_airflow.page.rights import require_repair
 
 
 def refusal(why: str) -> dict[str, Any]:
@@ -33,11 +35,16 @@ NO_TABLE: dict[int | str, Any] = {404: refusal("The models have no table of this
 router = APIRouter(
     responses={
         401: refusal("Nobody is logged in."),
-        403: refusal("Airflow does not know the token, or the user may not see its website."),
-        503: refusal("A service does not answer, or a connection of Airflow's is missing."),
+        403: refusal("Airflow does not know the token, or the user may not see this."),
+        503: refusal(
+            "A service does not answer, a connection of Airflow's is missing, or too many requests"
+            " are under way; then after the seconds of Retry-After."
+        ),
     }
 )
 V1 = "/api/v1"
+# Answers that hold values of rows.
+OF_ROWS = [Depends(require_repair)]
 Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
 DEFAULT = Range(DEFAULT_RANGE)
 
@@ -57,6 +64,22 @@ def monitor() -> Iterator[Monitor]:
         yield found
 
 
+_shared = Shared()
+
+
+def read_overview(of: Monitor) -> Overview:
+    """The overview; requests within a second share one."""
+    return _shared.get("overview", of.overview)
+
+
+def trends_of(of: Monitor, reach: str, table: str) -> Trends:
+    """The trends of a table or of all; requests within a second share one."""
+    return _shared.get(
+        ("trends", reach, table),
+        lambda: read_trends(of.clickhouse, of.queries, reach, of.slot, table),
+    )
+
+
 def known_table(of: Monitor, name: str) -> Table:
     """The source table of this name; 404 where the models have none."""
     for table in of.catalog.tables:
@@ -69,14 +92,14 @@ def known_table(of: Monitor, name: str) -> Table:
 def overview() -> Overview:
     """Everything at one look: tables, facts, slot, services, concerns and findings."""
     with monitor() as reading:
-        return reading.overview()
+        return read_overview(reading)
 
 
 @router.get(f"{V1}/findings", tags=["now"])
 def findings() -> tuple[CheckResult, ...]:
     """Check results that stand and did not pass, with the command that repairs."""
     with monitor() as reading:
-        return reading.overview().findings
+        return read_overview(reading).findings
 
 
 @router.get(f"{V1}/trends", tags=["history"], responses=NO_TABLE)
@@ -91,7 +114,7 @@ def trends(
     with monitor() as reading:
         if table:
             known_table(reading, table)
-        return read_trends(reading.clickhouse, reading.queries, range.value, reading.slot, table)
+        return trends_of(reading, range.value, table)
 
 
 @router.get(f"{V1}/tables/{{table}}/runs", tags=["history"], responses=NO_TABLE)
@@ -105,21 +128,28 @@ def runs(table: str) -> TableRuns:
 @router.get(
     f"{V1}/tables/{{table}}/versions",
     tags=["history"],
+    dependencies=OF_ROWS,
     responses={**NO_TABLE, 400: refusal("The text has not as many parts as the table's key.")},
 )
 def versions(
     table: str,
     key: Annotated[str, Query(min_length=1, max_length=500, examples=["42"])],
 ) -> tuple[Version, ...]:
-    """The recent versions of one row, the newest first; parts of a composite key by commas."""
+    """The recent versions of one row, the newest first; parts of a composite key by commas.
+
+    For users who may run the DAG sluice_resync.
+    """
     with monitor() as reading:
         found = known_table(reading, table)
         return inspection.read_versions(reading.clickhouse, found, parse_key(found, key))
 
 
-@router.get(f"{V1}/dead-letters", tags=["now"], responses=NO_TABLE)
+@router.get(f"{V1}/dead-letters", tags=["now"], responses=NO_TABLE, dependencies=OF_ROWS)
 def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
-    """The newest rejected events of one table or of all, shortened."""
+    """The newest rejected events of one table or of all, shortened.
+
+    For users who may run the DAG sluice_resync.
+    """
     with monitor() as reading:
         if table:
             known_table(reading, table)
@@ -130,5 +160,5 @@ def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
 def metrics() -> PlainTextResponse:
     """The overview in Prometheus' text format."""
     with monitor() as reading:
-        text = exposition(reading.overview())
+        text = exposition(read_overview(reading))
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

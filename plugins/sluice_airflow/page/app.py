@@ -10,6 +10,7 @@ that writes.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
@@ -20,6 +21,7 @@ from starlette.middleware.base import RequestResponseEndpoint
 
 from sluice.errors import SluiceError, WrongUsage
 from sluice_airflow.page import api, pages
+from sluice_airflow.page.limits import RETRY_AFTER_S, Busy, Gate
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -40,8 +42,18 @@ app = FastAPI(
     redoc_url=None,
     openapi_url=None,
 )
-app.include_router(api.router)
-app.include_router(pages.router)
+gate = Gate()
+
+
+async def limited() -> AsyncIterator[None]:
+    """Wait until the request may run; whoever is not logged in was refused before."""
+    async with gate.passed():
+        yield
+
+
+app.include_router(api.router, dependencies=[Depends(limited)])
+app.include_router(pages.router, dependencies=[Depends(limited)])
+app.include_router(pages.files)
 
 
 @app.get("/openapi.json", include_in_schema=False)
@@ -56,6 +68,13 @@ async def protect(request: Request, call_next: RequestResponseEndpoint) -> Respo
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response
+
+
+@app.exception_handler(Busy)
+def postpone(_: Request, __: Busy) -> JSONResponse:
+    """More requests are under way than the page takes."""
+    body = {"detail": "too many requests of this page are under way", "remedy": "try again"}
+    return JSONResponse(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 @app.exception_handler(SluiceError)

@@ -12,19 +12,26 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sluice import inspection
-from sluice.catalog import Catalog, Table
+from sluice.catalog import Table
 from sluice.errors import SluiceError, WrongUsage
 from sluice.monitor import Monitor
-from sluice.overview import CheckResult
-from sluice.quality import COMPARED
+from sluice.overview import CLICKHOUSE, Overview
 from sluice.selection import parse_key
-from sluice.trends import DEFAULT_RANGE, RANGES, read_trends
+from sluice.trends import DEFAULT_RANGE, RANGES
 from sluice_airflow.page import charts, figures, glance
-from sluice_airflow.page.api import DEFAULT, Range, known_table, monitor
+from sluice_airflow.page.api import (
+    DEFAULT,
+    Range,
+    known_table,
+    monitor,
+    read_overview,
+    trends_of,
+)
+from sluice_airflow.page.repairs import DISMISS, REPLAY, RESYNC, repair
+from sluice_airflow.page.rights import MayRepair
 
 router = APIRouter(include_in_schema=False)
-RESYNC, REPLAY, DISMISS = "sluice_resync", "sluice_replay", "sluice_dismiss"
-MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # what reading rows again mends
+files = APIRouter(include_in_schema=False)
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 
@@ -33,8 +40,8 @@ _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 def show_overview(request: Request, range: Range = DEFAULT) -> HTMLResponse:
     """The pipeline at one look."""
     with monitor() as reading:
-        found = reading.overview()
-        drawn = _charts(reading, range.value)
+        found = read_overview(reading)
+        drawn = _charts(reading, found, range.value)
     return _page(
         request,
         "overview.html",
@@ -46,23 +53,26 @@ def show_overview(request: Request, range: Range = DEFAULT) -> HTMLResponse:
 
 
 @router.get("/tables/{table}")
-def show_table(request: Request, table: str, range: Range = DEFAULT, key: str = "") -> HTMLResponse:
-    """One table: state, trends, runs, rejected events, the versions of one row."""
+def show_table(
+    request: Request, table: str, trusted: MayRepair, range: Range = DEFAULT, key: str = ""
+) -> HTMLResponse:
+    """One table: state, trends, runs; to who may repair it rejected events and a row's versions."""
     with monitor() as reading:
         known = known_table(reading, table)
-        found = reading.overview()
+        found = read_overview(reading)
         seen: dict[str, Any] = {
             "of": found,
             "table": known,
+            "trusted": trusted,
             "state": next(state for state in found.tables if state.name == table),
             "repairs": [
                 repair(one, reading.catalog) for one in found.findings if one.table == table
             ],
             "replayed": json.dumps({"table": table, "where": None}),
             "dismissed": json.dumps({"table": table, "where": None, "reason": ""}),
-            "charts": _charts(reading, range.value, table),
-            **_inspected(reading, known),
-            **_versions(reading, known, key),
+            "charts": _charts(reading, found, range.value, table),
+            **_inspected(reading, found, known),
+            **_versions(reading, found, known, key if trusted else ""),
         }
     return _page(request, "table.html", range.value, **seen)
 
@@ -74,7 +84,7 @@ def show_api(request: Request) -> HTMLResponse:
     return _page(request, "api.html", DEFAULT_RANGE, paths=described)
 
 
-@router.get("/static/{name}")
+@files.get("/static/{name}")
 def static(name: str) -> FileResponse:
     """The page's style and script."""
     if name not in _STATIC:
@@ -82,31 +92,21 @@ def static(name: str) -> FileResponse:
     return FileResponse(_HERE / "static" / name, media_type=_STATIC[name])
 
 
-def repair(result: CheckResult, catalog: Catalog) -> dict[str, Any]:
-    """A finding with what the form of the resync DAG would hold; None where that is no help."""
-    tables = {table.name for table in catalog.tables}
-    conf = None
-    if result.table in tables and result.check in MISSING_ROWS:
-        conf = {"tables": [result.table], "keys": list(result.keys) or None}
-        conf |= {"from_key": None, "to_key": None}
-    return {
-        "finding": result,
-        "compared": result.check in COMPARED,
-        "conf": conf and json.dumps(conf, indent=2),
-    }
-
-
-def _charts(reading: Monitor, reach: str, table: str = "") -> list[charts.Chart] | None:
+def _charts(
+    reading: Monitor, of: Overview, reach: str, table: str = ""
+) -> list[charts.Chart] | None:
     """None where ClickHouse does not answer: the overview says so."""
     try:
-        found = read_trends(reading.clickhouse, reading.queries, reach, reading.slot, table)
+        of.require_answer(CLICKHOUSE)
+        found = trends_of(reading, reach, table)
     except SluiceError:
         return None
     return charts.draw(found)
 
 
-def _inspected(reading: Monitor, table: Table) -> dict[str, Any]:
+def _inspected(reading: Monitor, of: Overview, table: Table) -> dict[str, Any]:
     try:
+        of.require_answer(CLICKHOUSE)
         return {
             "runs": inspection.read_runs(reading.clickhouse, reading.queries, table),
             "rejected": inspection.read_rejected(reading.clickhouse, reading.queries, table.name),
@@ -115,11 +115,12 @@ def _inspected(reading: Monitor, table: Table) -> dict[str, Any]:
         return {"runs": None, "rejected": ()}
 
 
-def _versions(reading: Monitor, table: Table, key: str) -> dict[str, Any]:
+def _versions(reading: Monitor, of: Overview, table: Table, key: str) -> dict[str, Any]:
     """The versions of the row that was asked for, or why there are none."""
     if not key:
         return {"key": "", "versions": (), "refusal": ""}
     try:
+        of.require_answer(CLICKHOUSE)
         found = inspection.read_versions(reading.clickhouse, table, parse_key(table, key))
     except WrongUsage as error:
         return {"key": key, "versions": (), "refusal": error.what}

@@ -1,0 +1,27 @@
+"""The DAGs that the page offers, and what their forms would hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sluice.catalog import Catalog
+from sluice.overview import CheckResult
+from sluice.quality import COMPARED
+
+RESYNC, REPLAY, DISMISS = "sluice_resync", "sluice_replay", "sluice_dismiss"
+MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # what reading rows again mends
+
+
+def repair(result: CheckResult, catalog: Catalog) -> dict[str, Any]:
+    """A finding with what the form of the resync DAG would hold; None where that is no help."""
+    tables = {table.name for table in catalog.tables}
+    conf = None
+    if result.table in tables and result.check in MISSING_ROWS:
+        conf = {"tables": [result.table], "keys": list(result.keys) or None}
+        conf |= {"from_key": None, "to_key": None}
+    return {
+        "finding": result,
+        "compared": result.check in COMPARED,
+        "conf": conf and json.dumps(conf, indent=2),
+    }
