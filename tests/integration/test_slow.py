@@ -2,10 +2,13 @@
 
 A second stands for a minute: both databases answer late, and the relay, every drain and every
 rebuild stand still between two effects. Writes go on all the while. The seed is printed.
+
+SLUICE_SLOW=30 makes so many rounds instead of two, and the delays up to five times as long.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +36,8 @@ pytestmark = pytest.mark.services
 
 FACT = "fact_order_item"
 SEED = 20_261
-ROUNDS = 2
+ROUNDS = int(os.environ.get("SLUICE_SLOW", "2"))
+LONGEST = 5 if "SLUICE_SLOW" in os.environ else 1
 TRIES = 15
 OWN = 5_000_000  # rows from here on are changed by nobody; corruptions are planted among them
 LATE = {"caught_up", "freshness", "pending_events"}
@@ -131,7 +135,7 @@ def stretched(
 ) -> Iterator[Settings]:
     """Everything slow, and at work; the settings of a slow check."""
     answers, steps = (
-        Delays(chance=random.Random(chance.random()), share=share, most=most)
+        Delays(chance=random.Random(chance.random()), share=share, most=most * LONGEST)
         for share, most in ((0.02, 0.3), (0.04, 0.8))
     )
     with ExitStack() as stack:
