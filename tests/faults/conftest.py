@@ -49,7 +49,7 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
     )
     yield made
     slots = "FROM pg_replication_slots WHERE slot_name LIKE 'faults%'"
-    until(lambda: not made.sql(f"SELECT {slots.replace('WHERE', 'WHERE active AND')}"))
+    until(lambda: made.sql(f"SELECT count(*) {slots} AND active") == [(0,)])
     made.sql(
         f"SELECT pg_drop_replication_slot(slot_name) {slots}",
         f"DROP PUBLICATION IF EXISTS {made.settings.relay.publication}",

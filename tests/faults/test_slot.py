@@ -242,6 +242,7 @@ def test_a_second_relay_waits_for_the_first_to_end(
 def test_a_slot_ahead_of_the_servers_wal_is_refused(source: Source) -> None:
     with source.relaying():
         source.arrives()
+    until(lambda: not source.active())
     options = connection_options(source.settings.postgres)
     session = psycopg2.connect(**options, connection_factory=LogicalReplicationConnection)
     with closing(session), session.cursor() as cursor:

@@ -313,6 +313,8 @@ def another_reader(of: Settings) -> Iterator[None]:
     finally:
         program.terminate()
         program.wait(30)
+        with slots.session(server) as cursor:  # its session there ends a little later
+            until(lambda: slots.reader(cursor, relay.slot) is None)
 
 
 def test_with_clickhouse_and_topics_emptied_the_source_is_who_reads_from_the_slot(

@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
 from sluice.errors import Retryable
@@ -37,16 +38,29 @@ def engine(services: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def relaying(services: Settings, *, snapshot: bool = False) -> Iterator[threading.Event]:
+    """A relay in a thread; with `snapshot`, when this begins its slot is the new one."""
     stop = threading.Event()
     wanted = {"stop": stop, "snapshot": snapshot}
     thread = threading.Thread(target=run, args=(services, CATALOG), kwargs=wanted)
+    old = confirmed(services)
     thread.start()
     try:
+        deadline = time.monotonic() + 120
+        while snapshot and confirmed(services) <= old:
+            assert time.monotonic() < deadline, "no new slot in time"
+            for table in CATALOG.tables:  # which the snapshot waits for
+                wiring.drain(services, table.name)
         yield stop
     finally:
         stop.set()
         thread.join(60)
         assert not thread.is_alive()
+
+
+def confirmed(services: Settings) -> int:
+    """What the slot has confirmed; 0 where there is none."""
+    state = PostgresSource(services.postgres).find_slot(services.relay.slot)
+    return state.confirmed_lsn if state else 0
 
 
 @pytest.fixture(scope="module")

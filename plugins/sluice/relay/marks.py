@@ -47,8 +47,7 @@ class Marks:
     def begin(self) -> None:
         """The snapshot's slot is there, of which nothing is noted or counted."""
         with self._lock:
-            self.noted, self._counts = 0, SlotMark()
-            self.begun = True
+            self.noted, self.begun = 0, True
 
     def _note(self, mark: SlotMark) -> None:
         self._topics.note_mark(self._slot, mark)

@@ -139,6 +139,7 @@ class Relay:
             snapshots.take(settings, catalog, publisher, topics, check, progress)
             self._snapshot = False
             marks.begin()
+            self._heartbeat(marks)  # a mark without counts would be taken for another server's
         committed = None
         if settings.relay.ack == "drained":
             names = [table.topic for table in catalog.tables]
