@@ -261,10 +261,10 @@ class Database:
         self._insert(cursor, chance, relation, f"ON CONFLICT ({key}) DO {action}")
 
     def _one(self, chance: random.Random, relation: Relation, rows: int = 1) -> str:
-        key = ", ".join(map(_quoted, relation.key))
+        # By place, not by key: a domain over an enum has no operator for IN.
         text = " || ".join(f'"{name}"::text' for name in relation.key)
         return (
-            f"({key}) IN (SELECT {key} FROM {relation.name}"
+            f"(tableoid, ctid) IN (SELECT tableoid, ctid FROM {relation.name}"
             f" ORDER BY md5({text} || '{chance.random()}') LIMIT {rows})"
         )
 

@@ -95,6 +95,12 @@ def _decimal(precision: int, scale: int) -> Callable[[random.Random], str]:
     return value
 
 
+def _amount(text: str) -> str:
+    """A number without the zeros that one side writes behind it."""
+    number = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if number == "-0" else number
+
+
 def _moment(chance: random.Random) -> str:
     edges = [datetime(1969, 12, 31, 23, 59, 59, 500_000), datetime(1900, 1, 1)]
     at = datetime(1950, 1, 1) + timedelta(
@@ -161,8 +167,8 @@ KINDS: dict[str, Kind] = {
         model="Numeric(12, 3)",
         types=("numeric(12,3)", "{seed}_money"),
         value=_decimal(12, 3),
-        postgres_value=Decimal,
-        clickhouse_value=Decimal,
+        postgres_value=_amount,
+        clickhouse_value=_amount,
         key=True,
         wider="amount",
     ),
@@ -170,8 +176,8 @@ KINDS: dict[str, Kind] = {
         model="Numeric(38, 3)",
         types=("numeric(38,3)",),
         value=_decimal(38, 3),
-        postgres_value=Decimal,
-        clickhouse_value=Decimal,
+        postgres_value=_amount,
+        clickhouse_value=_amount,
     ),
     "free": _text(
         "Numeric", "numeric", value=lambda c: c.choice(["NaN", "1.50", "-0.000", "1e50"])
