@@ -35,6 +35,7 @@ from sluice.events import (
     Reject,
     Truncated,
 )
+from sluice.origin import UNBOUNDED, Horizon, Origin
 from sluice.plain import TOO_LATE, Columns, PlainReader
 from sluice.positions import MOST_ORDINAL, before, pack, parse_lsn
 from sluice.reasons import explain, refusal
@@ -60,7 +61,6 @@ class Decoded:
     rows: Columns
     changes: list[Change]
     rejects: list[Reject]
-    sources: frozenset[str]
 
 
 class Decoder:
@@ -89,25 +89,30 @@ class Decoder:
         schema = json.dumps(adapter.json_schema(), sort_keys=True)
         self.schema_version = hashlib.sha256(schema.encode()).hexdigest()[:12]
 
-    def decode(self, records: Sequence[Record], *, epoch: int, base_seq: int) -> Decoded:
-        """Validate records; `epoch` and `base_seq` are the checkpoint's."""
-        plain = self._plain.read(records, epoch, base_seq)
+    def decode(
+        self,
+        records: Sequence[Record],
+        *,
+        epoch: int,
+        base_seq: int,
+        source: str = "",
+        horizon: Horizon = UNBOUNDED,
+    ) -> Decoded:
+        """Validate records; see Origin."""
+        origin = Origin(epoch=epoch, base_seq=base_seq, source=source, horizon=horizon)
+        plain = self._plain.read(records, origin)
         changes: list[Change] = []
         rejects: list[Reject] = []
-        sources = set(plain.sources)
         for record in plain.others:
             try:
                 event = self._event(record.value or b"")
-                changes += self._changes(event, record, epoch, base_seq + record.offset + 1)
-                sources.add(event["metadata"]["source"])
+                changes += self._changes(event, record, origin)
             except ValidationError as error:
                 reason = explain(error, self._columns)[:_REASON_LENGTH]
                 rejects.append(Reject(record=record, reason=reason))
             except (Rejected, ValueError) as error:
                 rejects.append(Reject(record=record, reason=str(error)[:_REASON_LENGTH]))
-        return Decoded(
-            rows=plain.rows, changes=changes, rejects=rejects, sources=frozenset(sources)
-        )
+        return Decoded(rows=plain.rows, changes=changes, rejects=rejects)
 
     def place(self, key: bytes, metadata: bytes, offset: int, epoch: int) -> tuple[Key, int] | None:
         """The key and the version of an event whose row need not be valid.
@@ -123,7 +128,8 @@ class Decoder:
             event = {"metadata": {**json.loads(metadata), "operation": DELETE}, "before": None}
             value = json.dumps({**event, "payload": json.loads(key)}).encode()
             record = Record(offset=offset, key=key, value=value)
-            (change,) = self._changes(self._event(value), record, epoch, 0)
+            origin = Origin(epoch=epoch, base_seq=0)
+            (change,) = self._changes(self._event(value), record, origin)
         except (ValidationError, Rejected, ValueError, TypeError, KeyError, RecursionError):
             return None
         assert isinstance(change, KeyDeleted)
@@ -161,7 +167,7 @@ class Decoder:
         return any(row.keys() - self._known for row in rows if row)
 
     def _changes(
-        self, event: Mapping[str, Any], record: Record, epoch: int, seq: int
+        self, event: Mapping[str, Any], record: Record, origin: Origin
     ) -> Iterator[Change]:
         metadata, payload, old = event["metadata"], event["payload"], event["before"]
         if metadata["table"] != self.table.name:
@@ -169,8 +175,8 @@ class Decoder:
         if not 0 <= (metadata["commit_ts_ms"] or 0) < TOO_LATE:
             raise Rejected("metadata.commit_ts_ms is no time")
         place = {
-            "version": _version(metadata, record.offset, epoch),
-            "seq": seq,
+            "version": _version(metadata, record.offset, origin),
+            "seq": origin.base_seq + record.offset + 1,
             "committed_at": metadata["commit_ts_ms"] or 0,
         }
         operation = metadata["operation"]
@@ -265,17 +271,31 @@ def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
     return tuple(fitted)
 
 
-def _version(metadata: Mapping[str, Any], offset: int, epoch: int) -> int:
+def _version(metadata: Mapping[str, Any], offset: int, origin: Origin) -> int:
     """The relay's commit LSN and ordinal; of Connect the place in the topic, or a fence there."""
-    ordinal, fence = metadata.get("ordinal"), metadata.get("fence")
-    if metadata["source"] != RELAY:
-        if fence is None:
-            return pack(epoch, offset, 0)
-        return before(epoch, fence, 0 if ordinal is None else ordinal)
+    source, ordinal = metadata["source"], metadata.get("ordinal")
+    if origin.source not in {"", source}:
+        raise Rejected(
+            f"metadata.source is {source}, but the changes of this table come from {origin.source};"
+            f" to change that see: sluice source {source}"
+        )
+    if source != RELAY:
+        return _version_by_offset(metadata.get("fence"), ordinal, offset, origin.epoch)
     commit_lsn = metadata.get("commit_lsn")
     if commit_lsn is None or ordinal is None or not 0 <= ordinal <= MOST_ORDINAL:
         raise Rejected("metadata: a relay's event needs commit_lsn and ordinal")
-    return pack(epoch, parse_lsn(commit_lsn), ordinal)
+    lsn = parse_lsn(commit_lsn)
+    origin.horizon.require(lsn)
+    return pack(origin.epoch, lsn, ordinal)
+
+
+def _version_by_offset(fence: int | None, ordinal: int | None, offset: int, epoch: int) -> int:
+    """The place on the topic; of a resync's row the fence, which the topic had passed already."""
+    if fence is None:
+        return pack(epoch, offset, 0)
+    if not 0 <= fence <= offset:
+        raise Rejected("metadata.fence is no position before the event's own")
+    return before(epoch, fence, 0 if ordinal is None else ordinal)
 
 
 def _getter(names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -21,8 +21,9 @@ from sluice.catalog import Table
 from sluice.chunks import joined, mark_truncated, renumbered
 from sluice.completion import Reread, completed
 from sluice.decoding import Decoded, Decoder
-from sluice.errors import PoisonedTopic, Refused, SourceChanged
-from sluice.events import Record, Reject, Truncated, is_row_of, place_of
+from sluice.errors import PoisonedTopic, Refused
+from sluice.events import RELAY, Record, Reject, Truncated, is_row_of, place_of
+from sluice.origin import UNBOUNDED, AskEnd, Horizon
 from sluice.pace import Pace
 from sluice.plain import Columns
 from sluice.points import Reached, go_on
@@ -76,11 +77,15 @@ class Drain(Resumption):
     Attributes:
         reread: asked for rows that their event has not whole; without it those are dead letters.
         pass_rejects: let invalid events go to the dead letters, however many they are.
+        wal_end: asks for the end of PostgreSQL's WAL; without it positions have no bound.
+        announced: names the change source of a table whose checkpoint names none.
         reached: called with each of POINTS as it is passed.
     """
 
     reread: Reread | None = None
     pass_rejects: bool = False
+    wal_end: AskEnd | None = None
+    announced: Callable[[], str] = lambda: RELAY
     reached: Reached = go_on
 
     def run(self, decoder: Decoder) -> DrainReport:
@@ -88,11 +93,12 @@ class Drain(Resumption):
 
         Raises:
             StaleCheckpoint: another drain advanced this table; nothing is lost.
-            SourceChanged, TopicGap, TopicPartitioned, PoisonedTopic: a person decides.
+            TopicGap, TopicPartitioned, PoisonedTopic: a person decides.
             Unreachable, NotReady: the same call may succeed later.
         """
         table, started = decoder.table, time.monotonic()
         first = checkpoint = self._resume(table)
+        horizon = Horizon(self.wal_end, checkpoint.server)
         events = rejected = 0
         caught_up = False
         pace = Pace(
@@ -106,10 +112,20 @@ class Drain(Resumption):
                 if not records:
                     caught_up = True
                     break
-                decoded = decoder.decode(records, epoch=first.epoch, base_seq=first.base_seq)
+                if not first.source:
+                    first = checkpoint = replace(first, source=self.announced())
+                horizon.events_read()
+                decoded = decoder.decode(
+                    records,
+                    epoch=first.epoch,
+                    base_seq=first.base_seq,
+                    source=first.source,
+                    horizon=horizon,
+                )
                 if writing is not None:  # one chunk is written while the next is read
                     checkpoint, rejects = writing.result()
                     rejected += rejects
+                checkpoint = replace(checkpoint, server=horizon.server)
                 writing = writer.submit(self._advance, decoder, checkpoint, records, decoded)
                 events += len(records)
                 pace.at(events)
@@ -152,7 +168,14 @@ class Drain(Resumption):
         """
         table = decoder.table
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        decoded = decoder.decode(records, epoch=epoch, base_seq=0)
+        of_now = epoch == present.epoch  # of another source they may be in epochs before
+        decoded = decoder.decode(
+            records,
+            epoch=epoch,
+            base_seq=0,
+            source=present.source if of_now else "",
+            horizon=Horizon(self.wal_end, present.server) if of_now else UNBOUNDED,
+        )
         # Rebuilds have gone past the original numbers: one that is new makes them look again.
         newest = renumbered(decoded, present.last_seq + 1)
         stored = self._store(decoder, newest, present.truncated)
@@ -172,17 +195,15 @@ class Drain(Resumption):
         """Store one chunk, then its checkpoint, then tell the group; and the rejects' number."""
         table = decoder.table
         self.reached("chunk read")
-        source = _one_source(table, checkpoint, decoded)
         self._refuse_poison(table, records, decoded.rejects)
         stored = self._store(decoder, decoded, checkpoint.truncated)
         rejects = decoded.rejects + stored.unresolved
         if rejects:
             self._keep_rejects(decoder, checkpoint, rejects)
         following = checkpoint.following(
-            source=source,
             next_offset=records[-1].offset + 1,
             truncated=stored.truncated,
-            committed_at=max(checkpoint.committed_at, stored.committed_at),
+            committed_at=min(max(checkpoint.committed_at, stored.committed_at), _now()),
         )
         self.store.advance(following)
         self.reached("checkpoint written")
@@ -323,20 +344,11 @@ def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:
     return max(sum(1 for _ in run) for was_rejected, run in runs if was_rejected)
 
 
-def _one_source(table: Table, checkpoint: Checkpoint, decoded: Decoded) -> str:
-    """The change source of the topic; positions of two sources cannot be compared."""
-    known = {checkpoint.source} - {""}
-    sources = decoded.sources | known
-    if len(sources) > 1:
-        raise SourceChanged(
-            f"{table.topic}: events come from {' and '.join(sorted(sources))}",
-            remedy="their positions cannot be compared. Stop one of them, delete the topic, then"
-            f" run: sluice init; sluice resync {table.name}. To change from one to the other see"
-            " docs/sources.md and: sluice source",
-        )
-    return next(iter(sources), "")
-
-
 def _age(committed_at: int, before: int) -> float | None:
     """How old the newest change is that a drain stored; None where none is newer than before it."""
-    return max(0.0, time.time() - committed_at / 1000) if committed_at > before else None
+    return max(0.0, (_now() - committed_at) / 1000) if committed_at > before else None
+
+
+def _now() -> int:
+    """Milliseconds since 1970; what is later is no time of a commit, and would hide delays."""
+    return int(time.time() * 1000)

@@ -149,7 +149,7 @@ class PublicationIncomplete(NeedsPerson):
 
 
 class SourceChanged(NeedsPerson):
-    """Events of another change source arrived on this topic."""
+    """PostgreSQL is another server, or went back in time: its positions do not go on."""
 
 
 class TopicGap(NeedsPerson):

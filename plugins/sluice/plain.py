@@ -20,6 +20,7 @@ import msgspec
 
 from sluice.catalog import Column, Table
 from sluice.events import CONNECT, DELETE, RELAY, UNCHANGED, Record
+from sluice.origin import Origin
 from sluice.positions import MOST_ORDINAL, pack, parse_lsn
 from sluice.values import Unfit
 
@@ -40,12 +41,10 @@ class Plain:
     Attributes:
         rows: its columns, as StateStore.append takes them; or nothing.
         others: the records that were not, in their order.
-        sources: the change sources of the rows.
     """
 
     rows: Columns
     others: list[Record]
-    sources: frozenset[str] = frozenset()
 
 
 class PlainReader:
@@ -55,12 +54,12 @@ class PlainReader:
         self._columns = [_Reading(column, f"c{at}") for at, column in enumerate(table.columns)]
         self._decoders = _decoders(table)
 
-    def read(self, records: Sequence[Record], epoch: int, base_seq: int) -> Plain:
-        """Part the plain events from the others; `epoch` and `base_seq` are the checkpoint's."""
+    def read(self, records: Sequence[Record], origin: Origin) -> Plain:
+        """Part the plain events from the others."""
         found = []
         for start in range(0, len(records), _PIECE):
             decoded, events, others = self._decoded(records[start : start + _PIECE])
-            found.append(self._plain(decoded, events, epoch, base_seq))
+            found.append(self._plain(decoded, events, origin))
             found.append(Plain(rows=[], others=others))
         return _joined(found)
 
@@ -87,42 +86,36 @@ class PlainReader:
                 return decode(value)
         return None
 
-    def _plain(
-        self, records: Sequence[Record], events: list[Any], epoch: int, base_seq: int
-    ) -> Plain:
+    def _plain(self, records: Sequence[Record], events: list[Any], origin: Origin) -> Plain:
         """The events that fit their columns.
 
         Where one does not, nothing is said about which: it is found by halves.
         """
         try:
-            return self._stored([record.offset for record in records], events, epoch, base_seq)
+            return self._stored([record.offset for record in records], events, origin)
         except ValueError:
             if len(events) <= _FEW:
                 return Plain(rows=[], others=list(records))
         half = len(events) // 2
         return _joined(
             [
-                self._plain(records[part], events[part], epoch, base_seq)
+                self._plain(records[part], events[part], origin)
                 for part in (slice(half), slice(half, None))
             ]
         )
 
-    def _stored(
-        self, offsets: Sequence[int], events: list[Any], epoch: int, base_seq: int
-    ) -> Plain:
+    def _stored(self, offsets: Sequence[int], events: list[Any], origin: Origin) -> Plain:
         """Writes, then deletes, as columns; ValueError where one is not plain after all."""
         metadata = [event.metadata for event in events]
-        sources = frozenset(one.source for one in metadata)
-        versions = _versions(sources, metadata, offsets, epoch)
         place = [
-            versions,
-            [base_seq + offset + 1 for offset in offsets],
+            _versions(metadata, offsets, origin),
+            [origin.base_seq + offset + 1 for offset in offsets],
             [one.commit_ts_ms or 0 for one in metadata],
         ]
         rows = [event.payload for event in events]
         gone = [one.operation == DELETE for one in metadata]
         if True not in gone:
-            return Plain(rows=self._columns_of(rows, place, 0), others=[], sources=sources)
+            return Plain(rows=self._columns_of(rows, place, 0), others=[])
         kept = [not one for one in gone]
         parts = [
             self._columns_of(
@@ -132,7 +125,7 @@ class PlainReader:
             )
             for deleted, chosen in enumerate((kept, gone))
         ]
-        return Plain(rows=below(*parts), others=[], sources=sources)
+        return Plain(rows=below(*parts), others=[])
 
     def _columns_of(self, rows: list[Any], place: Columns, deleted: int) -> Columns:
         if not rows:
@@ -147,7 +140,7 @@ def _joined(found: Sequence[Plain]) -> Plain:
     for plain in found:
         rows = below(rows, plain.rows)
     others = sorted(chain.from_iterable(plain.others for plain in found))
-    return Plain(rows=rows, others=others, sources=frozenset().union(*(p.sources for p in found)))
+    return Plain(rows=rows, others=others)
 
 
 def below(columns: Columns, more: Columns) -> Columns:
@@ -245,15 +238,18 @@ def _field(name: str, column: Column, strangers: bool) -> tuple[Any, ...]:
     return (name, kind | msgspec.UnsetType, msgspec.UNSET)
 
 
-def _versions(
-    sources: frozenset[str], metadata: Sequence[Any], offsets: Sequence[int], epoch: int
-) -> list[int]:
+def _versions(metadata: Sequence[Any], offsets: Sequence[int], origin: Origin) -> list[int]:
     """Of the relay's events commit LSN and ordinal, of Connect's their offset."""
+    sources = {one.source for one in metadata}
+    if len(sources | ({origin.source} - {""})) > 1:
+        raise Unfit("not all of them are of one source")
     if sources == {CONNECT}:
-        return [pack(epoch, offset, 0) for offset in offsets]
+        return [pack(origin.epoch, offset, 0) for offset in offsets]
     texts = [one.commit_lsn for one in metadata]
     ordinals = [one.ordinal for one in metadata]
     if sources != {RELAY} or None in texts or None in ordinals:
         raise Unfit("not all of them have a position in the WAL")
-    commits = {text: pack(epoch, parse_lsn(text), 0) for text in set(texts)}
+    lsns = {text: parse_lsn(text) for text in set(texts)}
+    origin.horizon.require(max(lsns.values()))
+    commits = {text: pack(origin.epoch, lsn, 0) for text, lsn in lsns.items()}
     return list(map(or_, map(commits.__getitem__, texts), ordinals))

@@ -29,6 +29,7 @@ class Checkpoint:
     truncated: int = 0
     committed_at: int = 0
     topic_id: str = ""
+    server: str = ""
 
     @property
     def last_seq(self) -> int:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
+_LSN = re.compile(r"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 _EPOCH_SHIFT = 112
 _MAJOR_SHIFT = 48
 MOST_ORDINAL = (1 << _MAJOR_SHIFT) - 1
+MOST_EPOCH = (1 << 16) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -68,9 +69,9 @@ def unpack(version: int) -> Position:
 
 
 def parse_lsn(text: str) -> int:
-    """Postgres' `X/Y` as an integer; ValueError when it is not an LSN."""
+    """Postgres' `X/Y` as an integer; ValueError where PostgreSQL writes no LSN so."""
     if not _LSN.fullmatch(text):
-        raise ValueError(f"not an LSN: {text[:40]!r}")
+        raise ValueError(f"not an LSN as PostgreSQL writes it: {text[:40]!r}")
     high, low = text.split("/")
     return int(high, 16) << 32 | int(low, 16)
 

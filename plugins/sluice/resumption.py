@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sluice.catalog import Table
-from sluice.errors import NotReady, TopicGap, WrongUsage
+from sluice.errors import NeedsPerson, NotReady, TopicGap, WrongUsage
 from sluice.events import CONNECT, SOURCES, Record
 from sluice.ports import ChangeLog, Checkpoint, Chunk, StateStore
+from sluice.positions import MOST_EPOCH, pack
 from sluice.settings import DrainSettings
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Resumption:
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
         first = self.changes.first(table.topic)
         following = present.following(
-            epoch=present.epoch + int(present.source == CONNECT),  # its offsets may begin anew
+            epoch=_epoch(table, present, present.source == CONNECT),  # offsets may begin anew
             broker_epoch=self.changes.epoch(),
             topic_id=self.changes.topic_id(table.topic),
             next_offset=first,
@@ -67,17 +68,24 @@ class Resumption:
                 f"{table.topic} has events that are not drained, or its source still runs",
                 remedy=f"stop it, run: sluice drain --until-empty, then: sluice source {source}",
             )
-        self.store.advance(present.following(source=source, epoch=present.epoch + 1))
+        self.store.advance(
+            present.following(source=source, epoch=_epoch(table, present), server="")
+        )
         return True
 
-    def raise_epoch(self, table: Table) -> None:
+    def raise_epoch(self, table: Table, *, truncated: bool = True) -> None:
         """Order everything that comes from now on after all that came until now.
+
+        Args:
+            truncated: whether rows of before stay gone below the newest truncation.
 
         Raises:
             StaleCheckpoint: another drain advanced this table meanwhile.
         """
         present = self._resume(table)
-        self.store.advance(present.following(epoch=present.epoch + 1))
+        epoch = _epoch(table, present)
+        kept = present.truncated if truncated and present.truncated < pack(epoch, 0, 0) else 0
+        self.store.advance(present.following(epoch=epoch, server="", truncated=kept))
 
     def _resume(self, table: Table) -> Checkpoint:
         """The checkpoint, moved to the topic's start when the broker is another incarnation."""
@@ -87,10 +95,10 @@ class Resumption:
             if checkpoint.broker_epoch:
                 log.warning("%s: the broker is new; reading its topic from the start", table.name)
             # Connect's positions are offsets, which begin anew.
-            raised = int(checkpoint.source == CONNECT and checkpoint.broker_epoch != "")
+            raised = checkpoint.source == CONNECT and checkpoint.broker_epoch != ""
             return replace(
                 checkpoint,
-                epoch=checkpoint.epoch + raised,
+                epoch=_epoch(table, checkpoint, raised),
                 broker_epoch=epoch,
                 topic_id=topic_id,
                 next_offset=0,
@@ -112,3 +120,14 @@ class Resumption:
             Chunk(self.limits.chunk, self.limits.chunk_bytes),
             self.limits.seconds,
         )
+
+
+def _epoch(table: Table, present: Checkpoint, raised: bool = True) -> int:
+    """The epoch, or the one after it."""
+    if raised and present.epoch >= MOST_EPOCH:
+        raise NeedsPerson(
+            f"{table.name}: there is no epoch of positions after {present.epoch}",
+            remedy=f"drop cdc.{table.storage} and the table's rows of cdc.checkpoints in"
+            f" ClickHouse, then run: sluice init; sluice resync {table.name}",
+        )
+    return present.epoch + raised

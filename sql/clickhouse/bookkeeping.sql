@@ -21,15 +21,18 @@ CREATE TABLE IF NOT EXISTS cdc.checkpoints
     truncated UInt128 COMMENT 'rows below this version are gone, however late they arrive',
     committed_at Int64 COMMENT 'commit time of the newest drained change, ms since 1970',
     updated_at DateTime64(3, 'UTC') DEFAULT now64(3),
-    topic_id String COMMENT 'the topic incarnation that offsets belong to'
+    topic_id String COMMENT 'the topic incarnation that offsets belong to',
+    server String COMMENT 'the PostgreSQL server and timeline that the epoch''s positions are of'
 )
 ENGINE = ReplacingMergeTree(generation)
 ORDER BY source_table;
 
 -- name: checkpoints_topic
--- For tables made before topics were told apart.
+-- For tables made before topics, or servers, were told apart.
 ALTER TABLE cdc.checkpoints
-    ADD COLUMN IF NOT EXISTS topic_id String COMMENT 'the topic incarnation that offsets belong to';
+    ADD COLUMN IF NOT EXISTS topic_id String COMMENT 'the topic incarnation that offsets belong to',
+    ADD COLUMN IF NOT EXISTS server String
+        COMMENT 'the PostgreSQL server and timeline that the epoch''s positions are of';
 
 -- name: drains
 -- One row for each run of a drain that found events.

@@ -25,10 +25,26 @@ def test_an_lsn_survives_its_text(lsn: int) -> None:
     assert parse_lsn(format_lsn(lsn)) == lsn
 
 
-@pytest.mark.parametrize("text", ["", "1", "1/2/3", "g/0", "123456789/0", "/"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1/2/3", "g/0", "123456789/0", "/", "0/a", "-1/0", "1_0/0", "+1/2", "1/ 2", "0/1\n"],
+)
 def test_what_is_no_lsn_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r".*"):
+    with pytest.raises(ValueError, match="not an LSN as PostgreSQL writes it"):
         parse_lsn(text)
+
+
+@given(
+    st.text(st.characters(categories=["Nd", "Lu", "Ll"]) | st.sampled_from("0A/_+- "), max_size=9)
+)
+def test_a_text_is_an_lsn_only_as_postgresql_writes_it(text: str) -> None:
+    """Of all that Python's `int` reads, among it digits of other scripts, signs and underscores."""
+    try:
+        lsn = parse_lsn(text)
+    except ValueError:
+        return
+    assert text.isascii()
+    assert [part.lstrip("0") or "0" for part in text.split("/")] == format_lsn(lsn).split("/")
 
 
 @given(st.integers(0, 2**16 - 1), st.integers(0, 2**64 - 1))

@@ -14,7 +14,7 @@ from sluice.adapters.memory import MemoryLog, MemoryStore
 from sluice.catalog import load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
-from sluice.errors import NotReady, SourceChanged, WrongUsage
+from sluice.errors import NotReady, WrongUsage
 from sluice.positions import format_lsn
 from sluice.settings import DrainSettings
 
@@ -78,15 +78,31 @@ def test_a_change_of_source_and_back_keeps_the_order_of_writes(
     assert (checkpoint.epoch, checkpoint.source) == (2, "relay")
 
 
-def test_another_source_without_that_step_stops_the_drain_and_names_the_command() -> None:
-    log, _, drain = started()
-    log.produce(TABLE.topic, relayed(1, (1, "a")))
+@pytest.mark.parametrize("announced", ["relay", "connect"])
+@pytest.mark.parametrize("first", [True, False])
+def test_events_of_another_source_are_dead_letters_until_that_step(
+    announced: str, first: bool
+) -> None:
+    """However they come: first of all, in one chunk with others, or alone."""
+    log, store, _ = started()
+    drain = Drain(changes=log, store=store, limits=LIMITS, announced=lambda: announced)
+    values = {"relay": relayed(1, (1, "a")), "connect": event(CONNECT, (1, "b"))}
+    own, foreign = values.pop(announced), *values.values()
+    for value in [foreign, own] if first else [own, foreign, foreign]:
+        log.produce(TABLE.topic, value)
     drain.run(DECODER)
-    log.produce(TABLE.topic, event(CONNECT, (1, "b")))
-    with pytest.raises(SourceChanged, match="connect and relay") as caught:
-        drain.run(DECODER)
-    assert "sluice source" in str(caught.value)
-    assert caught.value.exit_code == 4
+    log.produce(TABLE.topic, foreign)
+    assert drain.run(DECODER).rejected == 1
+    assert names(store) == {1: "a" if announced == "relay" else "b"}
+    reasons = {reject.reason for reject in store.rejected.values()}
+    assert all(
+        f"come from {announced}" in reason and "sluice source" in reason for reason in reasons
+    )
+    (other,) = values
+    assert drain.change_source(TABLE, other)
+    log.produce(TABLE.topic, foreign)
+    assert drain.run(DECODER).rejected == 0
+    assert names(store) == {1: "b" if announced == "relay" else "a"}
 
 
 def test_events_that_are_not_drained_keep_the_source() -> None:

@@ -23,7 +23,7 @@ _ADVANCE = f"""
 INSERT INTO cdc.checkpoints ({_LISTED})
 SELECT {{source_table:String}}, {{generation:UInt64}}, {{writer:String}}, {{source:String}},
     {{epoch:UInt16}}, {{broker_epoch:String}}, {{next_offset:UInt64}}, {{base_seq:UInt64}},
-    {{truncated:UInt128}}, {{committed_at:Int64}}, {{topic_id:String}}
+    {{truncated:UInt128}}, {{committed_at:Int64}}, {{topic_id:String}}, {{server:String}}
 WHERE (
     SELECT max(generation) FROM cdc.checkpoints WHERE source_table = {{source_table:String}}
 ) = {{generation:UInt64}} - 1

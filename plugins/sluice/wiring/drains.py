@@ -10,16 +10,17 @@ from functools import partial
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.kafka import KafkaLog
 from sluice.adapters.state_store import ClickHouseStore
+from sluice.adapters.wal import wal_end
 from sluice.catalog import Catalog, Table, load_catalog
 from sluice.contention import until_done
 from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.decoding import Decoder
 from sluice.drain import Drain
 from sluice.errors import NotReady, WrongUsage
-from sluice.events import KeyText, Record
+from sluice.events import RELAY, KeyText, Record
 from sluice.evolution import require_same
 from sluice.outcomes import each
-from sluice.ports import DrainReport
+from sluice.ports import DrainReport, StateStore
 from sluice.relay import slot as slots
 from sluice.relay.rows import present_rows
 from sluice.settings import Settings
@@ -131,13 +132,28 @@ def draining(settings: Settings, *, pass_rejects: bool = False) -> Iterator[Drai
         closing(ClickHouse(settings.clickhouse)) as clickhouse,
         closing(KafkaLog(settings.kafka)) as changes,
     ):
+        store = ClickHouseStore(clickhouse)
         yield Drain(
             changes=changes,
-            store=ClickHouseStore(clickhouse),
+            store=store,
             limits=settings.drain,
             reread=lambda table, keys: _present_rows(settings, table, keys),
             pass_rejects=pass_rejects,
+            wal_end=partial(wal_end, settings.postgres),
+            announced=lambda: named_source(settings, store) or RELAY,
         )
+
+
+def named_source(settings: Settings, store: StateStore) -> str:
+    """The change source of all tables, by a checkpoint that names it, else by who reads from the
+    slot; empty where nothing says it.
+    """
+    for table in load_catalog(settings.models).tables:
+        checkpoint = store.checkpoint(table.name)
+        if checkpoint and checkpoint.source:
+            return checkpoint.source
+    with slots.session(settings.postgres) as cursor:
+        return slots.change_source(cursor, settings.relay.slot)
 
 
 def make_decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder:
