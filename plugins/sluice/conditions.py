@@ -1,7 +1,7 @@
 """The minute's checks beside the counts: freshness, what waits, dead letters, the slot, the schema.
 
 Cost: one query on ClickHouse for all tables, and for each table one look at its topic's end and
-one query on Postgres' catalog; nothing is proportional to rows.
+one query on Postgres' catalog. Proportional to rows is one column that is read, `_version`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource, SlotState
 from sluice.adapters.topics import Topics
+from sluice.ahead import Ahead
 from sluice.catalog import Catalog, Table
 from sluice.errors import NotReady, TableDiffers
 from sluice.evolution import require_same
@@ -36,6 +37,7 @@ class Conditions:
 
     Attributes:
         rebuilds: of the catalog's facts.
+        ahead: looks for versions ahead of their source, of tables with at most `most_rows` rows.
         late: table -> for how many seconds checks have found that it is not caught up.
     """
 
@@ -46,6 +48,8 @@ class Conditions:
     queries: Mapping[str, str]
     slot: str
     rebuilds: Sequence[Rebuild]
+    ahead: Ahead
+    most_rows: int | None
     late: Mapping[str, int]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
@@ -58,6 +62,7 @@ class Conditions:
         checks += slot_checks(self.slot, self.source.find_slot(self.slot))
         checks += graded(self.catalog, [self._schema(table) for table in tables])
         checks += graded(self.catalog, list(self._parked(tables)))
+        checks += graded(self.catalog, [self._ahead(table) for table in tables])
         return tuple(checks)
 
     def _measures(self, tables: Sequence[Table]) -> Iterator[Check]:
@@ -130,6 +135,23 @@ class Conditions:
                 difference=found.sentence() if found else "all its changes are sent",
                 repair=found.repair() if found else "",
             )
+
+    def _ahead(self, table: Table) -> Check:
+        """Whether a version or a truncation of the table is ahead of its source."""
+        try:
+            found = self.ahead.find(table, self.most_rows)
+        except NotReady as error:
+            return unmade(table.name, "ahead", error)
+        return Check(
+            table=table.name,
+            check="ahead",
+            status=FAIL if found else PASS,
+            postgres=0,
+            clickhouse=found.rows + found.truncated,
+            keys=found.keys,
+            difference=found.sentence(),
+            repair=found.repair() if found else "",
+        )
 
     def _schema(self, table: Table) -> Check:
         """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""

@@ -30,10 +30,9 @@ from sluice.catalog import Table
 from sluice.comparison import same_sum
 from sluice.errors import NotReady, RowsRejected
 from sluice.events import CONNECT, KeyText, place_of
-from sluice.generate.clickhouse import quoted
 from sluice.live_keys import checksum_below, live_keys_below
 from sluice.points import Reached, go_on
-from sluice.positions import before, beyond, format_lsn, pack, unpack
+from sluice.positions import before, format_lsn, pack
 from sluice.ranges import KeyRange, Plan, Plans, Progress, RangeDone, divided
 from sluice.selection import Selection
 
@@ -53,6 +52,7 @@ POINTS = (
 # hundredths of one.
 _ROWS_IN_A_RANGE = 200_000
 _REASONS = 3  # so many are told
+_HIDDEN = "a version or truncation ahead of the source hides the row; run it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +169,8 @@ class Resync:
         reading: opens a fence for a table; by offset where that is said.
         clickhouse: a session.
         rows: of one range.
+        hidden: counts the rows of a selection, written at a version, that something ahead of the
+            source hides.
         reached: called with each of POINTS as it is passed.
     """
 
@@ -176,6 +178,7 @@ class Resync:
     reading: Callable[[Table, bool], AbstractContextManager[Reading]]
     division: Division
     plans: Plans
+    hidden: Callable[[Table, Selection, int], int]
     rows: int = _ROWS_IN_A_RANGE
     reached: Reached = go_on
 
@@ -231,8 +234,6 @@ class Resync:
             with self.reading(table, source == CONNECT) as reading:
                 self.reached("fence taken")
                 version = _fence(table, reading, epoch)
-                if not fence:
-                    self._remove_beyond(table, beyond(epoch, unpack(version).major))
                 fence = reading.fence
                 same = differing and self._same(table, part.selection, reading, version)
                 equal += same
@@ -284,6 +285,8 @@ class Resync:
             reading.wait()
         self.reached("deletes drained")
         unstored = self._unstored(table, reading)
+        if hidden := self.hidden(table, part.selection, version + 1):
+            unstored[_HIDDEN] = hidden
         return RangeDone(fence=reading.fence, rows=rows, deleted=len(gone), unstored=unstored)
 
     def _unstored(self, table: Table, reading: Reading) -> dict[str, int]:
@@ -292,15 +295,6 @@ class Resync:
         found = ClickHouseStore(self.clickhouse).unstored(table.name, place, reading.begins)
         large = {"the row is too large": reading.too_large} if reading.too_large else {}
         return {**found, **large}
-
-    def _remove_beyond(self, table: Table, version: int) -> None:
-        """Remove rows that no change can have written: nothing could win over them."""
-        for name in (table.storage, table.history):
-            self.clickhouse.everywhere(
-                f"DELETE FROM cdc.{quoted(self.clickhouse.cluster.local(name))}"
-                " WHERE _version > {version:UInt128}",
-                version=version,
-            )
 
     def _source(self, table: Table) -> tuple[str, int]:
         """The table's change source and epoch."""

@@ -35,6 +35,7 @@ from sluice.results import Results
 from sluice.settings import Settings
 from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE, make_rebuild
+from sluice.wiring.ahead import ahead_in
 from sluice.wiring.drains import draining, make_decoder
 
 ROWS = frozenset({"row_count", "rows"})
@@ -55,7 +56,8 @@ def check(
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
         checks = make_quality(settings, catalog, clickhouse, run)
         report = checks.run(chosen)
-        measured = _conditions(settings, catalog, clickhouse, checks, report).run(chosen)
+        conditions = _conditions(settings, catalog, clickhouse, checks, report, deep=deep)
+        measured = conditions.run(chosen)
         found, troubles = checks.keep(report.fence, measured), dict(report.troubles)
         if deep:
             found += _held(catalog, clickhouse, checks, chosen, report)
@@ -123,6 +125,8 @@ def _conditions(
     clickhouse: ClickHouse,
     checks: Quality,
     report: QualityReport,
+    *,
+    deep: bool,
 ) -> Conditions:
     late = report.behind
     ages = checks.ages(sorted(late)) if late else {}
@@ -134,6 +138,8 @@ def _conditions(
         queries=read_statements(PIPELINE),
         slot=settings.relay.slot,
         rebuilds=[make_rebuild(clickhouse, fact) for fact in catalog.facts],
+        ahead=ahead_in(settings, clickhouse),
+        most_rows=None if deep else settings.count_rows,
         late={table: ages.get((table, "caught_up"), 0) for table in late},
     )
 

@@ -28,6 +28,7 @@ from sluice.repair import forecast as describe_repair
 from sluice.settings import Settings
 from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
+from sluice.wiring.ahead import put_below
 from sluice.wiring.checks import ROWS, check, differences, make_deep_check
 from sluice.wiring.drains import draining, make_decoder
 from sluice.wiring.parked import holes_in
@@ -111,6 +112,8 @@ def _repair(
     if mode == DIFF:
         yield from _pass_gaps(settings, catalog, tables, outcomes)
     tables = [table for table in tables if table.name not in outcomes.troubles]
+    yield from _put_below(settings, tables, outcomes)
+    tables = [table for table in tables if table.name not in outcomes.troubles]
     found = differences(settings, tables, outcomes) if tables else []
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         step = Repair(clickhouse=clickhouse, resync=partial(read_again, settings))
@@ -121,6 +124,15 @@ def _repair(
                 if report:
                     report.require_stored()
     yield from _rebuilt(settings, catalog, outcomes)
+
+
+def _put_below(settings: Settings, tables: Sequence[Table], outcomes: Outcomes) -> Iterator[str]:
+    """Put what is ahead of its source below what comes; comparisons do not see it before."""
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        for table in tables:
+            with outcomes.of(table.name):
+                if line := put_below(settings, clickhouse, run, table):
+                    yield line
 
 
 def _rebuilt(settings: Settings, catalog: Catalog, outcomes: Outcomes) -> Iterator[str]:
@@ -155,6 +167,7 @@ def recover(settings: Settings) -> Iterator[str]:
         def drained(table: Table) -> None:
             plans.drop(table)  # changes were lost since the ranges that are done
             _drain_all(run, make_decoder(clickhouse, catalog, table.name))
+            put_below(settings, clickhouse, run, table)
 
         if fault is None:
             for table in catalog.tables if by_offset else ():

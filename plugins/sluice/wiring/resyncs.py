@@ -8,13 +8,12 @@ from functools import partial
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog, Table, load_catalog
+from sluice.catalog import Table, load_catalog
 from sluice.contention import until_done
 from sluice.drain import Drain
 from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.events import CONNECT
 from sluice.ranges import Plan, Plans
-from sluice.relay import slot as slots
 from sluice.relay.reading import (
     ExactSnapshot,
     FencedReading,
@@ -27,7 +26,8 @@ from sluice.selection import Selection, parse_key
 from sluice.settings import Settings
 from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
-from sluice.wiring.drains import draining, make_decoder
+from sluice.wiring.ahead import hidden, put_below
+from sluice.wiring.drains import draining, make_decoder, named_source
 from sluice.wiring.parked import close_holes, plan_whole
 
 
@@ -108,7 +108,8 @@ def resyncing(
         except TopicGap:
             plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
             until_done(partial(drain.skip_gap, table))
-        _name_source(settings, catalog, drain, table)
+        _name_source(settings, drain, table)
+        put_below(settings, clickhouse, drain, table)
 
         def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
             if within is not None:  # nothing else comes onto the topic meanwhile
@@ -121,26 +122,22 @@ def resyncing(
             reading=reading,
             division=partial(division, settings),
             plans=plans,
+            hidden=partial(hidden, settings, clickhouse),
         )
 
 
-def _name_source(settings: Settings, catalog: Catalog, drain: Drain, table: Table) -> None:
+def _name_source(settings: Settings, drain: Drain, table: Table) -> None:
     """See that a table's checkpoint names its change source before rows are read for it.
 
-    It names none where no event is on the topic and ClickHouse was emptied. One source reads for
-    all tables: what another table's checkpoint names, or else who reads from the slot.
+    It names none where no event is on the topic and ClickHouse was emptied; see named_source.
 
     Raises:
         NotReady: nothing says which one it is.
     """
-    checkpoints = {of.name: drain.store.checkpoint(of.name) for of in catalog.tables}
-    named = {name: found.source for name, found in checkpoints.items() if found and found.source}
-    if table.name in named:
+    checkpoint = drain.store.checkpoint(table.name)
+    if checkpoint and checkpoint.source:
         return
-    source = next(iter(named.values()), "")
-    if not source:
-        with slots.session(settings.postgres) as cursor:
-            source = slots.change_source(cursor, settings.relay.slot)
+    source = named_source(settings, drain.store)
     if not source:
         raise NotReady(
             f"nothing says which source the changes of {table.name} come from: no event of any"

@@ -1,0 +1,51 @@
+"""Bringing tables right in which something is ahead of its source; see ahead.py."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import partial
+
+from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.wal import wal_end
+from sluice.ahead import Ahead
+from sluice.catalog import Table
+from sluice.contention import until_done
+from sluice.drain import Drain
+from sluice.errors import NotReady
+from sluice.selection import Selection
+from sluice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def ahead_in(settings: Settings, clickhouse: ClickHouse) -> Ahead:
+    """Looks for what is ahead in ClickHouse."""
+    return Ahead(clickhouse=clickhouse, wal_end=partial(wal_end, settings.postgres))
+
+
+def put_below(settings: Settings, clickhouse: ClickHouse, drain: Drain, table: Table) -> str:
+    """Begin a new epoch where something of a table is ahead, so that what comes wins over it.
+
+    Returns:
+        What was ahead, in one line; empty where nothing was, or PostgreSQL cannot say.
+    """
+    step, found = ahead_in(settings, clickhouse), None
+    with suppress(NotReady):
+        found = step.find(table)
+    if not found:
+        return ""
+    until_done(partial(drain.raise_epoch, table, truncated=not found.truncated))
+    step.remove(table, step.checkpoint(table).epoch)
+    line = f"{table.name}: {found.sentence()}; a new epoch of positions begins"
+    log.warning(line)
+    return line
+
+
+def hidden(
+    settings: Settings, clickhouse: ClickHouse, table: Table, selection: Selection, version: int
+) -> int:
+    """See resync.Resync; none where PostgreSQL cannot say."""
+    with suppress(NotReady):
+        return ahead_in(settings, clickhouse).hidden(table, selection, version)
+    return 0
