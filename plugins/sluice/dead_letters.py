@@ -39,6 +39,7 @@ class DeadLetter:
         broker_epoch: the broker incarnation that `offset` belongs to.
         epoch: the epoch of positions at the time.
         schema_version: of the schema that rejected it.
+        size, sha256: of the value as it came, of which a large one's head and tail are kept.
     """
 
     source_table: str
@@ -54,6 +55,13 @@ class DeadLetter:
     replayed_at: datetime | None
     resolved_at: datetime | None
     dismissed_at: datetime | None
+    size: int = 0
+    sha256: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the value is kept."""
+        return self.size <= len(self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +219,8 @@ class DeadLetters:
             values[f"p{at}"] = condition.value
         rows = self.clickhouse.execute(
             "SELECT source_table, broker_epoch, epoch, offset, hex(key), hex(value), reason,"
-            " schema_version, rejected_at, state, replayed_at, resolved_at, dismissed_at"
+            " schema_version, rejected_at, state, replayed_at, resolved_at, dismissed_at, size,"
+            " sha256"
             " FROM cdc.dead_letters FINAL"
             f" WHERE {' AND '.join(texts)} ORDER BY {order} LIMIT {{limit:UInt32}}",
             **values,
@@ -231,7 +240,7 @@ def _after(letter: DeadLetter) -> Condition:
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
     table, broker_epoch, epoch, offset, key, value, reason, schema, rejected, state, *ended = row
-    replayed, resolved, dismissed = ended
+    replayed, resolved, dismissed, size, sha256 = ended
     return DeadLetter(
         source_table=table,
         broker_epoch=broker_epoch,
@@ -246,6 +255,8 @@ def _letter(row: tuple[Any, ...]) -> DeadLetter:
         replayed_at=replayed,
         resolved_at=resolved,
         dismissed_at=dismissed,
+        size=size,
+        sha256=sha256,
     )
 
 
@@ -273,7 +284,15 @@ def _put_in(
 ) -> dict[int, str]:
     """Offset -> reason of those that are still invalid."""
     records = [
-        Record(offset=letter.offset, key=letter.key, value=letter.value) for letter in letters
+        Record(offset=letter.offset, key=letter.key, value=letter.value)
+        for letter in letters
+        if letter.whole
     ]
-    rejects = until_done(lambda: drain.replay(decoder, records, epoch))
-    return {reject.record.offset: reject.reason for reject in rejects}
+    rejects = until_done(lambda: drain.replay(decoder, records, epoch)) if records else []
+    cut = {
+        letter.offset: f"of its {letter.size} bytes head and tail alone are kept;"
+        f" run: sluice resync {decoder.table.name}"
+        for letter in letters
+        if not letter.whole
+    }
+    return {**cut, **{reject.record.offset: reject.reason for reject in rejects}}

@@ -21,13 +21,22 @@ from sluice.catalog import Table
 from sluice.chunks import joined, mark_truncated, renumbered
 from sluice.completion import Reread, completed
 from sluice.decoding import Decoded, Decoder
-from sluice.errors import PoisonedTopic, Refused
-from sluice.events import RELAY, Record, Reject, Truncated, is_row_of, place_of
+from sluice.errors import PoisonedTopic, Refused, SluiceError, WrongUsage
+from sluice.events import (
+    DEAD_LETTER_TOPIC,
+    RELAY,
+    Record,
+    Reject,
+    Truncated,
+    is_row_of,
+    place_of,
+)
+from sluice.letters import kept
 from sluice.origin import UNBOUNDED, AskEnd, Horizon
 from sluice.pace import Pace
 from sluice.plain import Columns
 from sluice.points import Reached, go_on
-from sluice.ports import Checkpoint, DrainReport
+from sluice.ports import Checkpoint, DrainReport, Passed
 from sluice.positions import format_lsn, unpack
 from sluice.resolution import resolve
 from sluice.resumption import Resumption
@@ -185,6 +194,37 @@ class Drain(Resumption):
             )
         return decoded.rejects + stored.unresolved
 
+    def skip(self, decoder: Decoder, offset: int, person: str, noted: Callable[[str], None]) -> str:
+        """Go on behind the record that the drain stands at, and keep it as a dead letter.
+
+        Args:
+            noted: notes that it was skipped, before the drain goes on.
+
+        Returns:
+            What was skipped, in one line.
+
+        Raises:
+            WrongUsage: the drain stands at another offset, or at the topic's end.
+            StaleCheckpoint: a drain advanced this table meanwhile.
+        """
+        table = decoder.table
+        present = self._resume(table)
+        passed = self.changes.one(table.topic, present.next_offset)
+        if passed is None or offset not in {present.next_offset, passed.record.offset}:
+            at = "the topic's end" if passed is None else f"offset {present.next_offset}"
+            already = " was drained already" if offset < present.next_offset else ""
+            raise WrongUsage(
+                f"{table.name}: offset {offset}{already or ' cannot be skipped'}: the drain stands"
+                f" at {at} of {table.topic}",
+                remedy="nothing was skipped",
+            )
+        line = _skipped(passed, person)
+        self._keep_rejects(decoder, present, [Reject(record=passed.record, reason=line)])
+        noted(line)
+        self.store.advance(present.following(next_offset=passed.next_offset))
+        self.changes.commit(table.topic, passed.next_offset)
+        return f"{table.name}: {line}"
+
     def _advance(
         self,
         decoder: Decoder,
@@ -240,7 +280,10 @@ class Drain(Resumption):
             log.warning("%s: offset %d rejected: %s", name, reject.record.offset, reject.reason)
         self.store.reject(checkpoint, decoder.schema_version, rejects)
         self.reached("rejects kept")
-        self.changes.publish_dead_letters(name, rejects)
+        try:
+            self.changes.publish_dead_letters(name, rejects)
+        except SluiceError as error:  # cdc.dead_letters has them
+            log.warning("%s: dead letters are not on %s: %s", name, DEAD_LETTER_TOPIC, error.what)
         self.reached("dead letters published")
 
     def _store(self, decoder: Decoder, decoded: Decoded, truncated: int) -> _Stored:
@@ -342,6 +385,14 @@ def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:
     rejected = {reject.record.offset for reject in rejects}
     runs = groupby(record.offset in rejected for record in records)
     return max(sum(1 for _ in run) for was_rejected, run in runs if was_rejected)
+
+
+def _skipped(passed: Passed, person: str) -> str:
+    first, last = passed.record.offset, passed.next_offset - 1
+    which = f"offset {first} was" if first >= last else f"offsets {first} to {last} were"
+    letter = kept(passed.record)
+    what = passed.unreadable or f"{letter.size} bytes, sha256 {letter.sha256}"
+    return f"{which} skipped by {person}: {what}"
 
 
 def _age(committed_at: int, before: int) -> float | None:

@@ -20,7 +20,7 @@ SluiceError
 │   ├── SlotMissing, SlotLost
 │   ├── TableDiffers
 │   ├── PublicationIncomplete
-│   ├── SourceChanged, TopicGap, TopicPartitioned
+│   ├── SourceChanged, TopicGap, TopicPartitioned, RecordUnreadable
 │   └── PoisonedTopic
 └── Rejected             one record; it goes to the dead letters
 ```
@@ -158,6 +158,10 @@ class TopicGap(NeedsPerson):
 
 class TopicPartitioned(NeedsPerson):
     """The topic has more than one partition; order per table needs exactly one."""
+
+
+class RecordUnreadable(NeedsPerson):
+    """A message on the topic cannot be unpacked."""
 
 
 class PoisonedTopic(NeedsPerson):

@@ -37,6 +37,8 @@ class Hole:
 
     def sentence(self) -> str:
         """The hole in one line."""
+        if self.sent == self.since:
+            return self.reason
         if self.sent is None:
             return f"its changes since {format_lsn(self.since)} are not sent: {self.reason}"
         between = f"{format_lsn(self.since)} and {format_lsn(self.sent)}"
@@ -85,6 +87,17 @@ class Holes:
         )
         self._note(hole, _PARKED, since)
         return hole
+
+    def skip(self, table: str, end: int, reason: str) -> None:
+        """Note that changes of before a point of the WAL may be missing: a record was skipped."""
+        columns = {
+            "source_table": [table] * 2,
+            "hole": [uuid4().hex] * 2,
+            "state": [_PARKED, _SENT],
+            "lsn": [format_lsn(end)] * 2,
+            "reason": [reason] * 2,
+        }
+        self.clickhouse.insert("cdc.parked", list(columns), list(columns.values()))
 
     def end(self, hole: Hole, sent: int) -> None:
         """Note that all changes that commit after a point are sent."""

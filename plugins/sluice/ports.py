@@ -97,6 +97,21 @@ class OpenReject:
     metadata: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """A record that is to be passed.
+
+    Attributes:
+        record: without key and value where it cannot be read.
+        next_offset: the offset after it; of an unreadable record, after the batch that it is in.
+        unreadable: why it cannot be read.
+    """
+
+    record: Record
+    next_offset: int
+    unreadable: str = ""
+
+
 class ChangeLog(Protocol):
     """The topics that hold change events, one partition each."""
 
@@ -108,8 +123,12 @@ class ChangeLog(Protocol):
 
         The end is one that the topic has after the call; it may grow meanwhile. The last chunk is
         empty exactly when the end was reached. Raises TopicGap when `offset` has expired or is
-        past the end. Whether there is such a topic: ask for its topic_id.
+        past the end, RecordUnreadable when a record cannot be unpacked. Whether there is such a
+        topic: ask for its topic_id.
         """
+
+    def one(self, topic: str, offset: int) -> Passed | None:
+        """The record at the offset or first after it; None at the topic's end."""
 
     def topic_id(self, topic: str) -> str:
         """What tells the topic from one of the same name that was made again.
@@ -128,7 +147,7 @@ class ChangeLog(Protocol):
         """Tell the drain group's committed offset, for lag tools and the relay."""
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
-        """Put rejected records on the dead-letter topic, durably."""
+        """Put rejected records on the dead-letter topic, large values cut; see letters.kept."""
 
 
 class StateStore(Protocol):
@@ -155,8 +174,8 @@ class StateStore(Protocol):
     def reject(
         self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
-        """Keep records that were rejected after this checkpoint; keeping one twice keeps it
-        once.
+        """Keep records that were rejected after this checkpoint, large values cut; keeping one
+        twice keeps it once.
         """
 
     def open_rejects(self, table: str) -> Sequence[OpenReject]:

@@ -103,7 +103,7 @@ ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS latest
 ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION latest;
 
 -- name: dead_letters
--- Events that were rejected, raw. Reading a range twice adds nothing.
+-- Events that were rejected, raw; of large values head and tail. Reading a range twice adds nothing.
 CREATE TABLE IF NOT EXISTS cdc.dead_letters
 (
     source_table LowCardinality(String),
@@ -124,7 +124,9 @@ CREATE TABLE IF NOT EXISTS cdc.dead_letters
         dismissed_at IS NOT NULL, 'dismissed',
         resolved_at IS NOT NULL, 'resolved',
         'open'
-    )
+    ),
+    size UInt64 COMMENT 'bytes of the value; where it is larger, value has its head and tail',
+    sha256 String COMMENT 'of the whole value'
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (source_table, broker_epoch, offset);
@@ -149,6 +151,13 @@ ALTER TABLE cdc.dead_letters
         resolved_at IS NOT NULL, 'resolved',
         'open'
     );
+
+-- name: dead_letters_bounded
+-- For tables made before values were bounded.
+ALTER TABLE cdc.dead_letters
+    ADD COLUMN IF NOT EXISTS size UInt64
+        COMMENT 'bytes of the value; where it is larger, value has its head and tail',
+    ADD COLUMN IF NOT EXISTS sha256 String COMMENT 'of the whole value';
 
 -- name: dead_letter_dismissals
 -- Who dismissed which dead letter, and why; written before the letter is marked.

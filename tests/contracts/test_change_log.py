@@ -244,3 +244,26 @@ def test_a_topic_of_very_many_batches_is_read_to_its_end(services: Settings) -> 
         assert Topics(services.kafka).ends([name]) == {name: count}
     finally:
         admin.delete_topics([name])[name].result()
+
+
+def test_one_record_is_given_with_the_offset_after_it_and_none_at_the_end(subject: Subject) -> None:
+    for value in (b"first", b"second"):
+        subject.produce(value, b"key")
+    for offset, value in enumerate((b"first", b"second")):
+        passed = subject.log.one(subject.topic, offset)
+        assert passed is not None
+        assert (passed.record, passed.unreadable) == (Record(offset, b"key", value), "")
+        assert passed.next_offset == offset + 1
+    assert subject.log.one(subject.topic, 2) is None
+
+
+def test_of_a_large_record_head_and_tail_are_published(subject: Subject) -> None:
+    value, key = b"head" + bytes(5_000_000) + b"tail", b"k" * 100_000
+    reject = Reject(record=Record(0, key, value), reason="large")
+    subject.log.publish_dead_letters("t", [reject])
+    ((shown, kept),) = subject.dead_letters()
+    assert shown is not None
+    assert kept is not None
+    assert kept.startswith(b"head\0")
+    assert kept.endswith(b"\0tail")
+    assert max(len(kept), len(shown)) < 10_000

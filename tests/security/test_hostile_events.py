@@ -5,27 +5,34 @@ And a table whose state is wrong already says so, with a command that brings it 
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
+import hypothesis
 import pytest
 from confluent_kafka import Producer
+from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 from typer.testing import CliRunner, Result
 
 from sluice import wiring
+from sluice.adapters import kafka
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
 from sluice.cli import app
 from sluice.contention import until_done
-from sluice.errors import Retryable, RowsRejected
-from sluice.quality import Check
+from sluice.dead_letters import parse_condition
+from sluice.errors import RecordUnreadable, Retryable, RowsRejected, WrongUsage
+from sluice.quality import Check, QualityReport
 from sluice.relay import reading
 from sluice.settings import Settings
 from sluice.wiring.drains import draining, make_decoder
@@ -33,6 +40,7 @@ from store_api.database import make_engine
 from store_api.demo import load
 from tests.conftest import running_services, temporary_home
 from tests.integration.test_loop import checked, relaying
+from tests.unit.test_origin import PLACES, placed
 
 pytestmark = pytest.mark.services
 
@@ -166,6 +174,122 @@ def test_a_forged_event_costs_itself(
     assert wiring.quality(services, [TABLE]).passed
 
 
+def bomb(settings: Settings, *sizes: int) -> None:
+    """Messages of zeros, of a few kilobytes each on their way."""
+    options = {"compression.type": "zstd", "message.max.bytes": 400_000_000}
+    send(
+        settings, *map(bytes, sizes), **options, **{"batch.size": 400_000_000, "linger.ms": 30_000}
+    )
+
+
+def test_a_message_that_unpacks_to_72_megabytes_is_one_small_dead_letter(
+    services: Settings, engine: Engine
+) -> None:
+    before = len(letters(services))
+    bomb(services, 72_000_000)
+    honest(services, engine)
+    assert wiring.drain(services, TABLE).rejected == 0
+    newest, *others = letters(services)
+    assert len(others) == before
+    assert (newest.size, len(newest.value)) == (72_000_000, 2 * 4096 + 5)
+    assert newest.sha256 == sha256(bytes(72_000_000)).hexdigest()
+    report = wiring.replay_dead_letters(
+        services, TABLE, [parse_condition(f"offset={newest.offset}")]
+    )
+    assert report.replayed == 0
+    ((_, reason),) = report.rejected
+    assert "head and tail alone are kept; run: sluice resync products" in reason
+    (shown,) = json.loads(
+        run(services, "dead-letters", "show", "--json", "--where", f"offset={newest.offset}").stdout
+    )["dead_letters"]
+    assert (shown["size"], shown["sha256"]) == (newest.size, newest.sha256)
+
+
+def test_a_large_row_that_was_cut_is_resolved_when_it_comes_right(
+    services: Settings, engine: Engine
+) -> None:
+    """Its place is in the head, which is kept; its key is the message's."""
+    large = {**product(1, "x" * 2_000_000), "price": "NaN"}
+    send(services, event("update", large), **{"message.max.bytes": 4_000_000})
+    honest(services, engine)
+    newest = letters(services)[0]
+    assert newest.size > 2_000_000 > len(newest.value)
+    assert newest.state == "resolved"
+
+
+def test_dead_letters_that_the_broker_does_not_take_keep_nothing_back(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "DEAD_LETTER_TOPIC", "cdc.nowhere")
+    monkeypatch.setattr(kafka, "_PATIENCE", 1.0)
+    before = len(letters(services))
+    send(services, b"bad")
+    honest(services, engine)
+    assert len(letters(services)) == before + 1
+
+
+def test_what_cannot_be_unpacked_is_passed_by_the_named_command_and_told_until_a_resync(
+    services: Settings, engine: Engine
+) -> None:
+    """Fifteen messages in one batch, more than librdkafka unpacks; other tables are drained."""
+    honest(services, engine)
+    at = standing(services)
+    bomb(services, *[10_000_000] * 15)
+    done = run(services, "drain", "customers")
+    assert done.exit_code == 0, done.output
+    done = run(services, "drain", TABLE)
+    assert isinstance(done.exception, RecordUnreadable), (done.output, done.exception)
+    remedy = str(done.exception).splitlines()[-1]
+    first, then = re.findall("sluice ([^,]*)", remedy)
+    assert first == f"drain products --skip {at}"
+    for wrong in (at - 1, at + 1, at + 15, 1 << 40):
+        refused = run(services, "drain", TABLE, "--skip", str(wrong))
+        assert isinstance(refused.exception, WrongUsage)
+        assert f"the drain stands at offset {at}" in str(refused.exception)
+    assert standing(services) == at
+    assert check(services, "caught_up").repair == remedy
+    done = run(services, *first.split())
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"offsets {at} to {at + 14} were skipped by {getpass.getuser()}: " in done.output
+    assert standing(services) == at + 15
+    honest(services, engine)
+    found = check(services, "parked")
+    assert (found.status, found.repair) == ("fail", "run: sluice resync products")
+    assert f"skipped by {getpass.getuser()}" in found.difference
+    done = run(services, *then.split())
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert check(services, "parked").status == "pass"
+
+
+def test_one_readable_record_is_skipped_with_who_and_what_it_was(
+    services: Settings, engine: Engine
+) -> None:
+    honest(services, engine)
+    at = standing(services)
+    for arguments in ([TABLE], [TABLE, "orders"], [TABLE, "--until-empty"], []):
+        refused = run(services, "drain", *arguments, "--skip", str(at))
+        assert isinstance(refused.exception, WrongUsage), refused.output
+    forged = event("update", product(1), commit_lsn="0/11")
+    send(services, forged, forged)
+    done = run(services, "drain", TABLE, "--skip", str(at))
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert standing(services) == at + 1
+    digest = sha256(forged).hexdigest()
+    told = f"skipped by {getpass.getuser()}: {len(forged)} bytes, sha256 {digest}"
+    assert told in done.output
+    assert told in letters(services)[0].reason
+    assert told in check(services, "parked").difference
+    advised(services, check(services, "parked"))
+    assert check(services, "parked").status == "pass"
+    honest(services, engine)
+
+
+def standing(settings: Settings) -> int:
+    """The offset that the drain stands at."""
+    query = "SELECT argMax(next_offset, generation) FROM cdc.checkpoints WHERE source_table"
+    return int(wiring.query(settings, f"{query} = '{TABLE}'")[1][0][0])
+
+
 def letters(settings: Settings) -> list[Any]:
     return wiring.dead_letters(settings, TABLE, 1000, every=True)
 
@@ -265,3 +389,83 @@ def test_a_resync_fails_while_rows_that_it_wrote_are_hidden(
     monkeypatch.undo()
     assert run(services, "resync", TABLE).exit_code == 0
     assert stored(services) == in_postgres(engine)
+
+
+NOW = object()  # a position that is PostgreSQL's at the moment
+LARGE = {"deep": b"[" * 100_000, "deeper": b'{"metadata":' * 20_000, "zeros": bytes(900_000)}
+FORGED_NOW = st.tuples(
+    st.sampled_from(["update", "insert", "delete", "truncate", "read"]),
+    st.integers(1, 3) | st.integers(990_000, 990_003),
+    st.integers(0, 3),
+).map(lambda drawn: (NOW, *drawn))
+
+
+def damaged(drawn: tuple[int, int, int]) -> bytes:
+    """An event of which some bytes are gone, or are others."""
+    value = event("update", product(1))
+    at, length, byte = drawn[0] % len(value), drawn[1], drawn[2]
+    return value[:at] + bytes([byte]) * (length % 3) + value[at + length :]
+
+
+MESSAGES = st.one_of(
+    FORGED_NOW,
+    st.tuples(st.sampled_from(["update", "delete", "truncate", "read"]), PLACES).map(
+        lambda drawn: placed(*drawn)
+    ),
+    st.tuples(st.integers(0, 400), st.integers(0, 5), st.integers(0, 255)).map(damaged),
+    st.binary(max_size=40),
+    st.none(),
+    st.sampled_from(sorted(LARGE)),
+)
+
+
+def sent(settings: Settings, engine: Engine, messages: Sequence[Any]) -> None:
+    with engine.connect() as connection:
+        now = connection.scalar(text("SELECT pg_current_wal_insert_lsn()::text"))
+    send(settings, *(as_of(now, message) for message in messages))
+
+
+def as_of(position: Any, message: Any) -> bytes | None:
+    if not isinstance(message, tuple):
+        whole: bytes | None = LARGE.get(message, message)
+        return whole
+    _, operation, key, ordinal = message
+    payload = {"truncate": None, "delete": {"id": key}}.get(operation, product(key))
+    return event(operation, payload, commit_lsn=position, ordinal=ordinal)
+
+
+@hypothesis.settings(
+    max_examples=8, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
+)
+@hypothesis.given(messages=st.lists(MESSAGES, min_size=1, max_size=8))
+@hypothesis.example(messages=[(NOW, "truncate", 1, 0), (NOW, "insert", 990_000, 3)])
+def test_after_any_messages_tables_are_equal_or_a_check_names_what_makes_them_so(
+    services: Settings, engine: Engine, messages: list[Any]
+) -> None:
+    sent(services, engine, messages)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE products SET price = price + 1 WHERE id % 2 = 1"))
+    for _ in range(3):
+        report = deeply(services)
+        if report.passed:
+            break
+        for failed in report.checks:
+            if failed.status == "fail":
+                advised(services, failed)
+    assert report.passed, [failed.sentence() for failed in report.checks]
+    assert stored(services) == in_postgres(engine)
+    honest(services, engine)
+
+
+def deeply(settings: Settings) -> QualityReport:
+    """A deep check that could be made."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            report = wiring.quality(settings, [TABLE], deep=True)
+            if report.settled:
+                return report
+        except Retryable:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

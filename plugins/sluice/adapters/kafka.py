@@ -18,14 +18,16 @@ from confluent_kafka.admin import AdminClient
 from sluice.adapters.broker import Broker
 from sluice.adapters.topics import (
     LONG_WAIT,
+    UNREADABLE,
     MovingEnd,
     Topics,
     described,
     partitioned,
 )
-from sluice.errors import NotReady, TopicGap, Unreachable
+from sluice.errors import NotReady, RecordUnreadable, TopicGap, Unreachable
 from sluice.events import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
-from sluice.ports import Chunk
+from sluice.letters import kept
+from sluice.ports import Chunk, Passed
 from sluice.settings import KafkaSettings
 
 _PATIENCE = 10.0
@@ -128,6 +130,7 @@ class KafkaLog:
             more = min(chunk.events - len(records), _AT_ONCE, room) - 1
             for message in [first, *(self._consumer.consume(more, 0) if more > 0 else ())]:
                 error, at = message.error(), message.offset()
+                next_offset = records[-1].offset + 1 if records else offset
                 if error is None and at is not None:
                     value = message.value()
                     records.append(Record(at, message.key(), value))
@@ -136,8 +139,10 @@ class KafkaLog:
                     continue
                 elif error.code() == KafkaError._PARTITION_EOF:
                     return records, True
+                elif error.code() in UNREADABLE and records:
+                    return records, False  # what came before it is drained first
                 else:
-                    self._fail(topic, error)
+                    self._fail(topic, error, next_offset)
             quiet_until = time.monotonic() + _PATIENCE
             if records:
                 next_offset = records[-1].offset + 1
@@ -146,7 +151,7 @@ class KafkaLog:
                     return records, True
         return records, False
 
-    def _fail(self, topic: str, error: KafkaError) -> None:
+    def _fail(self, topic: str, error: KafkaError, offset: int) -> None:
         if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
             raise TopicGap(
                 f"{topic}: the next offset to drain is not on the topic any more ({error.str()})",
@@ -154,12 +159,50 @@ class KafkaLog:
             )
         if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise _no_topic(topic)
+        if error.code() in UNREADABLE:
+            raise _unreadable(topic, offset, error)
         if error.code() not in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}:
             with self._translated():
                 raise KafkaException(error)
 
     def _translated(self) -> AbstractContextManager[None]:
         return self._broker.translated(self._consumer)
+
+    def one(self, topic: str, offset: int) -> Passed | None:
+        """See ports.ChangeLog."""
+        try:
+            for records in self.read(topic, offset, Chunk(1), _PATIENCE):
+                record = next(iter(records), None)
+                return record and Passed(record=record, next_offset=record.offset + 1)
+        except RecordUnreadable as error:
+            record = Record(offset, None, None)
+            end = self._readable_after(topic, offset)
+            return Passed(record=record, next_offset=end, unreadable=error.what)
+        raise self._broker.silent(self._consumer, f"does not answer for {topic}")
+
+    def _readable_after(self, topic: str, offset: int) -> int:
+        """The offset after a batch that cannot be read: all of it, or nothing, can be."""
+        low, step = offset, 1
+        while not self._readable(topic, low + step):
+            low, step = low + step, 2 * step
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._readable(topic, middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _readable(self, topic: str, offset: int) -> bool:
+        """Whether a record can be read there, or the topic ends before."""
+        try:
+            next(self.read(topic, offset, Chunk(1), _PATIENCE), None)
+        except RecordUnreadable:
+            return False
+        except TopicGap:
+            pass
+        return True
 
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
@@ -193,24 +236,36 @@ class KafkaLog:
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """See ports.ChangeLog."""
         failures: list[KafkaError] = []
-        producer = self._broker.client(Producer, {"message.max.bytes": 67_108_864})
+        producer = self._broker.client(Producer, defaults={"compression.type": "zstd"})
         for reject in rejects:
-            producer.produce(
-                DEAD_LETTER_TOPIC,
-                key=reject.record.key,
-                value=reject.record.value,
-                headers={
-                    "table": table,
-                    "offset": str(reject.record.offset),
-                    "reason": reject.reason,
-                },
-                on_delivery=lambda error, _: failures.append(error) if error else None,
-            )
+            letter = kept(reject.record)
+            with self._broker.translated(producer):
+                producer.produce(
+                    DEAD_LETTER_TOPIC,
+                    key=letter.key,
+                    value=letter.value,
+                    headers={
+                        "table": table,
+                        "offset": str(reject.record.offset),
+                        "reason": reject.reason,
+                        "size": str(letter.size),
+                        "sha256": letter.sha256,
+                    },
+                    on_delivery=lambda error, _: failures.append(error) if error else None,
+                )
             producer.poll(0)
         if producer.flush(_PATIENCE):
             raise self._broker.silent(producer, f"took none of {table}'s dead letters")
         if failures:
             raise self._broker.failure(failures[0])
+
+
+def _unreadable(topic: str, offset: int, error: KafkaError) -> RecordUnreadable:
+    table = topic.partition(".")[2]
+    return RecordUnreadable(
+        f"{topic}: offset {offset} cannot be read: {error.str()}",
+        remedy=f"run: sluice drain {table} --skip {offset}, then: sluice resync {table}",
+    )
 
 
 def _no_topic(topic: str) -> NotReady:

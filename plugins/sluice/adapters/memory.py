@@ -11,7 +11,8 @@ from typing import Any
 from sluice.catalog import Table
 from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
 from sluice.events import Change, Key, Record, Reject, is_row_of
-from sluice.ports import Checkpoint, Chunk, DrainReport, OpenReject
+from sluice.letters import kept
+from sluice.ports import Checkpoint, Chunk, DrainReport, OpenReject, Passed
 
 
 class MemoryLog:
@@ -65,6 +66,11 @@ class MemoryLog:
             yield portion
         yield []
 
+    def one(self, topic: str, offset: int) -> Passed | None:
+        """See ports.ChangeLog."""
+        record = next((r for r in self._there(topic) if r.offset >= offset), None)
+        return record and Passed(record=record, next_offset=record.offset + 1)
+
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
         self._there(topic)
@@ -93,7 +99,7 @@ class MemoryLog:
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """See ports.ChangeLog."""
-        self.dead_letters += [(table, reject) for reject in rejects]
+        self.dead_letters += [(table, _cut(reject)) for reject in rejects]
 
 
 class MemoryStore:
@@ -149,8 +155,8 @@ class MemoryStore:
         """See ports.StateStore."""
         table, broker_epoch = checkpoint.source_table, checkpoint.broker_epoch
         for reject in rejects:
-            kept = replace(reject, reason=f"{reject.reason} [{schema_version}]")
-            self.rejected[table, broker_epoch, reject.record.offset] = kept
+            letter = replace(_cut(reject), reason=f"{reject.reason} [{schema_version}]")
+            self.rejected[table, broker_epoch, reject.record.offset] = letter
             self.epochs[table, broker_epoch, reject.record.offset] = checkpoint.epoch
 
     def open_rejects(self, table: str) -> Sequence[OpenReject]:
@@ -193,6 +199,11 @@ class MemoryStore:
         present = self._rows[table.name].get(key)
         if present is None or present[width] <= row[width]:
             self._rows[table.name][key] = row
+
+
+def _cut(reject: Reject) -> Reject:
+    letter = kept(reject.record)
+    return replace(reject, record=reject.record._replace(key=letter.key, value=letter.value))
 
 
 def _metadata(value: bytes) -> bytes:

@@ -11,6 +11,7 @@ from sluice.catalog import Table
 from sluice.errors import StaleCheckpoint
 from sluice.events import Change, Key, Reject, row_marks
 from sluice.generate.clickhouse import MACHINE_COLUMNS, key_expression, quoted
+from sluice.letters import kept
 from sluice.ports import Checkpoint, DrainReport, OpenReject
 
 _FIELDS = tuple(field.name for field in fields(Checkpoint))
@@ -40,9 +41,15 @@ GROUP BY reason ORDER BY count() DESC
 """
 
 
-# Their metadata alone: a value may have megabytes.
+# Their metadata alone: a value may have a megabyte. One that was cut is no JSON; its head has them.
 _OPEN_REJECTS = """
-SELECT broker_epoch, epoch, offset, hex(key), hex(JSONExtractRaw(value, 'metadata'))
+SELECT broker_epoch, epoch, offset, hex(key), hex(
+    if(
+        size > length(value),
+        extract(value, '^\\\\{\\\\s*"metadata"\\\\s*:\\\\s*(\\\\{[^{}]*\\\\})'),
+        JSONExtractRaw(value, 'metadata')
+    )
+)
 FROM cdc.dead_letters FINAL WHERE source_table = {table:String} AND state = 'open'
 ORDER BY rejected_at DESC LIMIT {limit:UInt32}
 """
@@ -124,8 +131,8 @@ class ClickHouseStore:
         self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
         """See ports.StateStore."""
-        records = [reject.record for reject in rejects]
-        names = "source_table broker_epoch epoch offset key value reason schema_version"
+        letters = [kept(reject.record) for reject in rejects]
+        names = "source_table broker_epoch epoch offset key value reason schema_version size sha256"
         self._clickhouse.insert(
             "cdc.dead_letters",
             names.split(),
@@ -133,11 +140,13 @@ class ClickHouseStore:
                 [checkpoint.source_table] * len(rejects),
                 [checkpoint.broker_epoch] * len(rejects),
                 [checkpoint.epoch] * len(rejects),
-                [record.offset for record in records],
-                [record.key or b"" for record in records],
-                [record.value or b"" for record in records],
+                [reject.record.offset for reject in rejects],
+                [letter.key or b"" for letter in letters],
+                [letter.value or b"" for letter in letters],
                 [reject.reason for reject in rejects],
                 [schema_version] * len(rejects),
+                [letter.size for letter in letters],
+                [letter.sha256 for letter in letters],
             ],
         )
 

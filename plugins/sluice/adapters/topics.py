@@ -42,6 +42,8 @@ _WAIT = {"fetch.wait.max.ms": 20}
 LONG_WAIT = {"fetch.wait.max.ms": 2000}
 _SILENT = 1.0
 _LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
+# What librdkafka says of messages that it cannot unpack, or would unpack to more than it holds.
+UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
 # The epoch is a message: were it to expire, the broker would seem to be another one.
 _COPIES = -1  # as many as the broker makes of a topic by its own configuration
@@ -257,7 +259,7 @@ class Topics:
             }
             consumer.assign(starts)
             unread = set(found)
-            for name, offset, _ in self._until_end(consumer, unread, wait):
+            for name, offset, _ in self._until_end(consumer, unread, wait, strict=False):
                 end = moving[name].known(offset + 1)
                 ends[name] = max(ends[name], offset + 1, end or 0)
                 if end is not None:
@@ -310,9 +312,13 @@ class Topics:
         return _patiently(read)
 
     def _until_end(
-        self, consumer: Consumer, unread: set[str], wait: Mapping[str, int]
+        self, consumer: Consumer, unread: set[str], wait: Mapping[str, int], *, strict: bool = True
     ) -> Iterator[tuple[str, int, bytes]]:
-        """(topic, offset, value) of the assigned topics' messages until each has ended."""
+        """(topic, offset, value) of the assigned topics' messages until each has ended.
+
+        Args:
+            strict: whether a message that cannot be read is no end.
+        """
         deadline = time.monotonic() + self._seconds
         while unread:
             if wait is _WAIT and time.monotonic() > deadline - self._seconds + _SILENT:
@@ -329,6 +335,8 @@ class Topics:
                 yield message.topic() or "", message.offset() or 0, message.value() or b""
             elif error.code() == KafkaError._PARTITION_EOF:
                 unread.discard(message.topic() or "")
+            elif error.code() in UNREADABLE and not strict:
+                unread.discard(message.topic() or "")  # its end is the watermark
 
     def _consumer(
         self, group: str, wait: Mapping[str, int] = _WAIT

@@ -75,6 +75,8 @@ def show(
             **_place(letter),
             "broker_epoch": letter.broker_epoch,
             "schema_version": letter.schema_version,
+            "size": letter.size or len(letter.value),
+            "sha256": letter.sha256,
             "key": _text(letter.key),
             "value": _text(letter.value),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
@@ -116,6 +117,15 @@ def drain(
             help="Let invalid events go to the dead letters, however many. Name the tables.",
         ),
     ] = False,
+    skip: Annotated[
+        int | None,
+        typer.Option(
+            "--skip",
+            min=0,
+            metavar="OFFSET",
+            help="Only pass the record at this offset, which the one named table stands at.",
+        ),
+    ] = None,
 ) -> None:
     """Bring the topics' changes into ClickHouse, once."""
     from sluice import wiring
@@ -124,6 +134,12 @@ def drain(
 
     logging.getLogger("sluice.drain").setLevel(logging.INFO)  # how far a long one is
     settings: Settings = context.obj
+    if skip is not None:
+        if not tables or len(tables) > 1 or until_empty or pass_rejects or fail_on_reject:
+            raise WrongUsage("--skip takes one table, and no other option")
+        typer.echo(wiring.skip(settings, tables[0], skip, person=getpass.getuser()))
+        typer.echo(f"what it held may be missing; then run: sluice resync {tables[0]}")
+        return
     if pass_rejects and not tables:
         raise WrongUsage("name the tables whose invalid events are to pass")
     outcomes = Outcomes()

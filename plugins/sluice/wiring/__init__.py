@@ -13,6 +13,7 @@ from sluice.wiring.drains import (
     drain,
     drain_until_empty,
     replay_dead_letters,
+    skip,
 )
 from sluice.wiring.repairs import forecast, quality, recover, repair
 from sluice.wiring.reports import monitor, query, status, tell
@@ -42,6 +43,7 @@ __all__ = [
     "resync_share",
     "resyncing",
     "rollback",
+    "skip",
     "status",
     "tell",
 ]

@@ -20,10 +20,13 @@ from sluice.errors import NotReady, WrongUsage
 from sluice.events import RELAY, KeyText, Record
 from sluice.evolution import require_same
 from sluice.outcomes import each
+from sluice.parked import Holes
 from sluice.ports import DrainReport, StateStore
 from sluice.relay import slot as slots
 from sluice.relay.rows import present_rows
 from sluice.settings import Settings
+from sluice.statements import read_statements
+from sluice.warehouse import PIPELINE
 
 
 def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:
@@ -49,6 +52,28 @@ def drain_until_empty(
             yield report
             if report.caught_up or report.next_offset >= end:
                 return
+
+
+def skip(settings: Settings, table: str, offset: int, *, person: str) -> str:
+    """Let a table's drain go on behind the record that it stands at; see Drain.skip.
+
+    Until all rows of the table are read again the check `parked` says so.
+    """
+    decoder = _current_decoder(settings, table)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
+        holes = Holes(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+
+        def noted(line: str) -> None:
+            end = wal_end(settings.postgres)
+            if end is None:
+                raise NotReady(
+                    "PostgreSQL is in recovery, so that nothing says as of when rows are to be read"
+                    " again",
+                    remedy="name the primary, or promote it, then run it again",
+                )
+            holes.skip(table, end.lsn, line)
+
+        return run.skip(decoder, offset, person, noted)
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
