@@ -21,7 +21,9 @@ import hypothesis
 import pytest
 from confluent_kafka import Producer
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Text, text
+from sqlalchemy.dialects.postgresql import INET
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typer.testing import CliRunner, Result
 
 from sluice import wiring
@@ -34,6 +36,8 @@ from sluice.dead_letters import parse_condition
 from sluice.errors import RecordUnreadable, Retryable, RowsRejected, WrongUsage
 from sluice.quality import Check, QualityReport
 from sluice.relay import reading
+from sluice.relay import slot as slots
+from sluice.relay.rows import present_rows
 from sluice.settings import Settings
 from sluice.wiring.drains import draining, make_decoder
 from store_api.database import make_engine
@@ -389,6 +393,37 @@ def test_a_resync_fails_while_rows_that_it_wrote_are_hidden(
     monkeypatch.undo()
     assert run(services, "resync", TABLE).exit_code == 0
     assert stored(services) == in_postgres(engine)
+
+
+class Base(DeclarativeBase):
+    """The declarative base."""
+
+
+class Host(Base):
+    """A table whose key is stored as text and read by PostgreSQL as something else."""
+
+    __tablename__ = "hosts"
+    address: Mapped[str] = mapped_column(INET, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+
+
+@pytest.mark.parametrize("garbage", ["no address", "10.0.0.1\0", "'; SELECT 1"])
+def test_a_key_that_postgresql_cannot_read_ends_no_drain_that_reads_rows_again(
+    services: Settings, engine: Engine, garbage: str
+) -> None:
+    """Rows are read again where their event has not the whole row."""
+    table = load_catalog(__name__).table("hosts")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE hosts (address inet PRIMARY KEY, name text)"))
+        connection.execute(text("INSERT INTO hosts VALUES ('10.0.0.1', 'one')"))
+    try:
+        with slots.session(services.postgres) as cursor:
+            rows = present_rows(cursor, table, [(garbage,), ("10.0.0.1",)])
+            assert [json.loads(row.value or b"")["payload"]["name"] for row in rows] == ["one"]
+            assert present_rows(cursor, table, [(garbage,)]) == []
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE hosts"))
 
 
 NOW = object()  # a position that is PostgreSQL's at the moment

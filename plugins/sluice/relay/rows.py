@@ -230,8 +230,9 @@ def pages(cursor: Any, table: Table) -> int:
 def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Record]:
     """The rows of these keys as they are now; see completion.Reread."""
     found = _Found()
-    reader = RowReader(cursor, table, found, Batch(end_lsn=0), lambda: None)
-    reader.read(Selection(keys=tuple(keys)))
+    if readable := readable_keys(cursor, table, keys):
+        reader = RowReader(cursor, table, found, Batch(end_lsn=0), lambda: None)
+        reader.read(Selection(keys=tuple(readable)))
     return found.records
 
 
@@ -329,6 +330,9 @@ def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Ke
     ClickHouse may have them, where its row is garbage or the type was another. The session's
     transaction goes on.
     """
+    keys = [key for key in keys if "\0" not in "".join(key)]
+    if not keys:
+        return []
     query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
         own_rows(cursor, table),
         _condition(cursor, table, Selection(keys=tuple(keys))),
