@@ -29,6 +29,7 @@ from typer.testing import CliRunner, Result
 from sluice import wiring
 from sluice.adapters import kafka
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.topics import EPOCH_TOPIC, Topics
 from sluice.catalog import load_catalog
 from sluice.cli import app
 from sluice.contention import until_done
@@ -393,6 +394,19 @@ def test_a_resync_fails_while_rows_that_it_wrote_are_hidden(
     monkeypatch.undo()
     assert run(services, "resync", TABLE).exit_code == 0
     assert stored(services) == in_postgres(engine)
+
+
+def test_garbage_among_the_notes_of_the_broker_is_no_note(
+    services: Settings, engine: Engine
+) -> None:
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    named = json.dumps({"epoch": "another", "slot": services.relay.slot})
+    for value in (b"bad", b"[]", b"{}", b"\xff", b"[" * 100_000, b"1" * 5000, named, None):
+        producer.produce(EPOCH_TOPIC, value=value)
+    assert producer.flush(10) == 0
+    honest(services, engine)
+    assert wiring.quality(services, [TABLE]).passed
+    assert slots.snapshot_taken(Topics(services.kafka), services.relay)
 
 
 class Base(DeclarativeBase):

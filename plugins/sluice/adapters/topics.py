@@ -45,6 +45,8 @@ _LOOK = 0.5  # so often a topic's watermark is looked at while its end does not 
 # What librdkafka says of messages that it cannot unpack, or would unpack to more than it holds.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
 _NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
+# What the note of a snapshot has at least.
+_SNAPSHOT = frozenset({"slot", "system_identifier", "consistent_point"})
 # The epoch is a message: were it to expire, the broker would seem to be another one.
 _COPIES = -1  # as many as the broker makes of a topic by its own configuration
 _FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
@@ -189,7 +191,7 @@ class Topics:
 
         Its `consistent_point` is None while a new snapshot is wanted.
         """
-        notes = (note for note in reversed(self._notes()) if "slot" in note)
+        notes = (note for note in reversed(self._notes()) if note.keys() >= _SNAPSHOT)
         return next((note for note in notes if slot in (None, note["slot"])), None)
 
     def note_slot(self, note: dict[str, Any]) -> None:
@@ -297,7 +299,7 @@ class Topics:
 
     def _notes(self) -> list[dict[str, Any]]:
         messages = self._read(EPOCH_TOPIC, 0)
-        return [json.loads(value) for _, value in messages or []]
+        return [note for _, value in messages or [] if (note := _note(value)) is not None]
 
     def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
         """(offset, value) from `offset` to the end; None where there is no such topic."""
@@ -369,6 +371,15 @@ def partitioned(name: str, count: int) -> TopicPartitioned:
         f"topic {name} has {count} partitions; order per table needs one",
         remedy=f"delete the topic, then run: sluice init; sluice resync {table}",
     )
+
+
+def _note(value: bytes) -> dict[str, Any] | None:
+    """A note of a message on the epoch's topic; None where it is none."""
+    with suppress(ValueError, RecursionError):
+        note = json.loads(value)
+        if isinstance(note, dict) and isinstance(note.get("epoch"), str):
+            return note
+    return None
 
 
 def _created(future: Any) -> None:
