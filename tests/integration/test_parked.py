@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from unittest.mock import patch
 
@@ -12,13 +14,16 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
-from sluice.errors import SluiceError
+from sluice.adapters.topics import Topics
 from sluice.parked import Hole
+from sluice.quality import Check
+from sluice.relay.run import DUTIES, PUBLICATION
 from sluice.resync import Resync
 from sluice.settings import Settings
 from sluice.wiring.parked import holes_in
 from store_api.database import make_engine
 from store_api.demo import load
+from tests.conftest import running_services, temporary_home
 from tests.faults.source import until
 from tests.integration.test_loop import checked, relaying
 from tests.oracle import facts, joined
@@ -27,28 +32,160 @@ pytestmark = pytest.mark.services
 
 TABLE = "order_items"
 KEY = "ALTER TABLE order_items DROP CONSTRAINT order_items_pkey, ADD PRIMARY KEY"
-# What happens to the table -> and what its owner does about it; without, `sluice init` does.
-CAUSES: dict[str, tuple[list[str], list[str]]] = {
-    "no replica identity": (
-        ["ALTER TABLE order_items REPLICA IDENTITY NOTHING"],
-        ["ALTER TABLE order_items REPLICA IDENTITY DEFAULT"],
+LIKE = "LIKE order_items INCLUDING DEFAULTS INCLUDING INDEXES"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """What happens to the table.
+
+    Attributes:
+        change: statements; `{}` is the publication.
+        reason: is in the finding's text.
+        by_hand: what its owner does where the remedy is no statement and no command.
+        after: puts aside what the case needed.
+        place: where its rows are then.
+        new: whether the models did not have the table when the last snapshot was noted.
+    """
+
+    change: tuple[str, ...]
+    reason: str
+    by_hand: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    place: str = TABLE
+    new: bool = False
+
+
+CAUSES = {
+    "no replica identity": Cause(
+        change=("ALTER TABLE order_items REPLICA IDENTITY NOTHING",),
+        reason="deletes do not carry its primary key",
     ),
-    "another key": ([f"{KEY} (id, order_id)"], [f"{KEY} (id)"]),
-    "renamed": (
-        ["ALTER TABLE order_items RENAME TO moved"],
-        ["ALTER TABLE moved RENAME TO order_items"],
+    "another key": Cause(
+        change=(f"{KEY} (id, order_id)",),
+        reason="its primary key in PostgreSQL is not the model's",
+        by_hand=(f"{KEY} (id)",),
     ),
-    "swapped": (
-        [
-            "CREATE TABLE other (LIKE order_items INCLUDING ALL)",
+    "renamed": Cause(
+        change=("ALTER TABLE order_items RENAME TO moved",),
+        reason="PostgreSQL has no table public.order_items",
+        by_hand=("ALTER TABLE moved RENAME TO order_items",),
+        place="moved",
+    ),
+    "renamed and swapped": Cause(
+        change=(
+            f"CREATE TABLE other ({LIKE})",
             "INSERT INTO other SELECT * FROM order_items WHERE id % 2 = 0",
             "ALTER TABLE order_items RENAME TO former",
             "ALTER TABLE other RENAME TO order_items",
-        ],
-        [],
+        ),
+        reason='lacks "public"."order_items"',
+        after=(
+            "ALTER TABLE order_items ALTER id DROP DEFAULT",
+            "ALTER SEQUENCE order_items_id_seq OWNED BY order_items.id",
+            "ALTER TABLE order_items ALTER id SET DEFAULT nextval('order_items_id_seq')",
+            "DROP TABLE former",
+        ),
     ),
-    "not in the publication": (["ALTER PUBLICATION {} DROP TABLE order_items"], []),
+    "dropped and made again": Cause(
+        change=(
+            f"CREATE TABLE other ({LIKE})",
+            "INSERT INTO other SELECT * FROM order_items WHERE id % 3 > 0",
+            "ALTER SEQUENCE order_items_id_seq OWNED BY other.id",
+            "DROP TABLE order_items",
+            "ALTER TABLE other RENAME TO order_items",
+        ),
+        reason='lacks "public"."order_items"',
+    ),
+    "dropped, made again and published": Cause(
+        change=(
+            f"CREATE TABLE other ({LIKE})",
+            "INSERT INTO other SELECT * FROM order_items WHERE id % 5 > 0",
+            "ALTER SEQUENCE order_items_id_seq OWNED BY other.id",
+            "DROP TABLE order_items",
+            "ALTER TABLE other RENAME TO order_items",
+            "ALTER PUBLICATION {} ADD TABLE order_items",
+        ),
+        reason="table order_items's place in publication",
+    ),
+    "not in the publication": Cause(
+        change=("ALTER PUBLICATION {} DROP TABLE order_items",),
+        reason='lacks "public"."order_items"',
+    ),
+    "never in the publication": Cause(
+        change=("ALTER PUBLICATION {} DROP TABLE order_items",),
+        reason='lacks "public"."order_items"',
+        new=True,
+    ),
+    "not in the publication for a while": Cause(
+        change=(
+            "ALTER PUBLICATION {} DROP TABLE order_items",
+            "DELETE FROM order_items WHERE id % 7 = 0",
+            "ALTER PUBLICATION {} ADD TABLE order_items",
+        ),
+        reason="table order_items's place in publication",
+    ),
+    "sent with a row filter": Cause(
+        change=(
+            "ALTER PUBLICATION {} DROP TABLE order_items",
+            "ALTER PUBLICATION {} ADD TABLE order_items WHERE (id % 2 = 0)",
+        ),
+        reason="sends table order_items with a row filter",
+    ),
+    "sent without a column": Cause(
+        change=(
+            "ALTER PUBLICATION {} DROP TABLE order_items",
+            "ALTER PUBLICATION {} ADD TABLE order_items (id, order_id, product_id, price)",
+        ),
+        reason="sends table order_items without its columns quantity",
+    ),
+    "a partition sent in its root's name": Cause(
+        change=(
+            "CREATE TABLE whole (LIKE order_items) PARTITION BY RANGE (id)",
+            "ALTER TABLE whole ATTACH PARTITION order_items FOR VALUES FROM (MINVALUE)"
+            " TO (MAXVALUE)",
+            "ALTER PUBLICATION {} DROP TABLE order_items",
+            "ALTER PUBLICATION {} ADD TABLE whole",
+        ),
+        reason='sends partition "public"."order_items" in the name of public.whole',
+        after=("ALTER TABLE whole DETACH PARTITION order_items", "DROP TABLE whole"),
+    ),
+    "partitions sent in their own names": Cause(
+        change=(
+            f"CREATE TABLE other ({LIKE}) PARTITION BY RANGE (id)",
+            "CREATE TABLE part PARTITION OF other DEFAULT",
+            "INSERT INTO other SELECT * FROM order_items WHERE id % 2 = 0",
+            "ALTER SEQUENCE order_items_id_seq OWNED BY other.id",
+            "DROP TABLE order_items",
+            "ALTER TABLE other RENAME TO order_items",
+            "ALTER PUBLICATION {} ADD TABLE order_items",
+            "ALTER PUBLICATION {} SET (publish_via_partition_root = false)",
+        ),
+        reason="sends the partitions of table order_items in their own names",
+    ),
 }
+# While the relay runs it finds the same faults in the same way; these begin otherwise in the
+# stream, or not at all.
+WHILE_RUNNING = (
+    "no replica identity",
+    "another key",
+    "renamed and swapped",
+    "sent with a row filter",
+)
+CASES = [(cause, False) for cause in CAUSES] + [(cause, True) for cause in WHILE_RUNNING]
+CASES.sort(key=lambda case: case[0] == "partitions sent in their own names")
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[Settings]:
+    """Services of this module's own: it leaves a partitioned table behind."""
+    with temporary_home() as home, running_services(home) as settings:
+        yield settings
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DUTIES, PUBLICATION, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -88,41 +225,91 @@ def customers_arrive(settings: Settings, engine: Engine, name: str) -> None:
     until(arrived)
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize(("cause", "running"), CASES)
 def test_one_table_is_parked_and_brought_back_while_the_others_go_on(
-    services: Settings, engine: Engine, cause: str
+    services: Settings, engine: Engine, cause: str, running: bool
 ) -> None:
-    change, repair = CAUSES[cause]
-    name, number = cause.replace(" ", "_"), list(CAUSES).index(cause)
+    case, number = CAUSES[cause], CASES.index((cause, running))
+    with relaying(services) if running else nullcontext():
+        if running:
+            customers_arrive(services, engine, f"before_{number}")
+        run(engine, services, *case.change)
+        if case.new:
+            forget(services)
+        if running:
+            until(lambda: [hole.table for hole in open_holes(services)] == [TABLE])
+            customers_arrive(services, engine, f"parked_{number}")
+    run(
+        engine,
+        services,
+        f"INSERT INTO {case.place} SELECT id + 1000000 + {number}000, order_id, product_id,"
+        f" quantity, price FROM {case.place} WHERE id % 3 = 0 AND id < 1000000",
+    )
     with relaying(services):
-        customers_arrive(services, engine, f"{name}_before")
-        run(engine, services, *change)
-        until(lambda: [hole.table for hole in open_holes(services)] == [TABLE])
-        customers_arrive(services, engine, f"{name}_parked")
-    (parked,) = open_holes(services)
-    assert parked.sent is None
-    assert "sluice resync order_items" in parked.repair()
-    with relaying(services):
-        customers_arrive(services, engine, f"{name}_restarted")
-        assert open_holes(services) == [parked]
-        with pytest.raises(SluiceError) as refused:
-            wiring.resync(services, TABLE)
-        assert refused.value.remedy
-        place = "moved" if cause == "renamed" else TABLE
-        run(
-            engine,
-            services,
-            f"INSERT INTO {place} SELECT id + 1000000 + {number}000, order_id, product_id,"
-            f" quantity, price FROM {place} WHERE id % 3 = 0 AND id < 1000000",
-        )
-        if not repair:
-            wiring.initialise(services)
-        run(engine, services, *repair, f"DELETE FROM {TABLE} WHERE id % 4 = 0 AND id > 1000000")
-        wiring.resync(services, TABLE)
+        customers_arrive(services, engine, f"restarted_{number}")
+        (parked,) = open_holes(services)
+        found = finding(services)
+        assert (parked.table, found.status) == (TABLE, "fail")
+        assert case.reason in found.difference
+        follow(services, engine, found.repair, case.by_hand)
+        run(engine, services, f"DELETE FROM {TABLE} WHERE id % 4 = 0 AND id > 1000000")
         assert open_holes(services) == []
         report = wiring.quality(services, deep=True)
         assert report.passed, report.failures
         assert facts(services) == joined(engine)
+    run(engine, services, *case.after)
+
+
+def follow(settings: Settings, engine: Engine, repair: str, by_hand: Sequence[str]) -> None:
+    """Do what a finding says: in PostgreSQL what it names there, then its commands."""
+    run(engine, settings, *by_hand)
+    told = repair.split(", or in PostgreSQL as", maxsplit=1)[0]
+    if statement := re.search(r"in PostgreSQL: (.+?)(?:; then|$)", told):
+        run(engine, settings, statement[1])
+    if "sluice init" in told:
+        wiring.initialise(settings)
+    (table,) = re.findall(r"run: sluice resync (\w+)$", repair)
+    wiring.resync(settings, table)
+
+
+def forget(settings: Settings) -> None:
+    """Note what the relay would have noted of models without the table."""
+    topics = Topics(settings.kafka)
+    noted = topics.slot_note(settings.relay.slot)
+    assert noted is not None
+    del noted["publication"]["tables"][TABLE], noted["epoch"]
+    topics.note_slot(noted)
+
+
+def test_the_hole_of_a_new_table_is_closed_by_its_first_rows(
+    services: Settings, engine: Engine
+) -> None:
+    run(engine, services, "ALTER PUBLICATION {} DROP TABLE order_items")
+    forget(services)
+    with relaying(services):
+        customers_arrive(services, engine, "new_before")
+        assert [hole.table for hole in open_holes(services)] == [TABLE]
+    run(engine, services, "DELETE FROM order_items WHERE id % 11 = 0")
+    wiring.initialise(services)
+    with relaying(services):
+        customers_arrive(services, engine, "new_added")
+
+        def added() -> bool:
+            wiring.drain(services, TABLE)
+            return not open_holes(services)
+
+        until(added)
+        run(engine, services, "DELETE FROM order_items WHERE id % 13 = 0")
+        customers_arrive(services, engine, "new_after")
+        report = wiring.quality(services, deep=True)
+        assert report.passed, report.failures
+        assert facts(services) == joined(engine)
+
+
+def finding(settings: Settings) -> Check:
+    """The check of the parked table."""
+    checks = wiring.quality(settings).checks
+    return next(check for check in checks if (check.table, check.check) == FOUND)
 
 
 def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
@@ -132,7 +319,7 @@ def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
         customers_arrive(services, engine, "found")
         run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY NOTHING")
         until(lambda: bool(open_holes(services)))
-        (found,) = [c for c in wiring.quality(services).checks if (c.table, c.check) == FOUND]
+        found = finding(services)
         assert found.status == "fail"
         assert "REPLICA IDENTITY DEFAULT" in found.repair
         run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY DEFAULT")

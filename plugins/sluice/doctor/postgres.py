@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import time
 from typing import Any
 
 from sluice.catalog import Catalog
 from sluice.doctor.diagnosis import Diagnosis, clock, failed, judged
+from sluice.errors import SluiceError
 from sluice.relay import publication as publications
 from sluice.relay import relations
 from sluice.relay import slot as slots
@@ -51,8 +52,9 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield _role(cursor)
         yield _privileges(cursor, catalog)
         yield _slots(cursor, settings.relay)
-        yield from _keys(cursor, catalog)
-        yield _publication(cursor, settings.relay, catalog)
+        faults = publications.faults(cursor, catalog)
+        yield from _keys(cursor, catalog, faults)
+        yield from _publication(cursor, settings.relay, catalog, faults)
 
 
 def _role(cursor: Any) -> Diagnosis:
@@ -89,27 +91,36 @@ def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
     return judged("postgres", "slots", free + ours >= 2, f"{free} left", more)
 
 
-def _keys(cursor: Any, catalog: Catalog) -> Iterator[Diagnosis]:
+def _keys(cursor: Any, catalog: Catalog, faults: Mapping[str, SluiceError]) -> Iterator[Diagnosis]:
     """Every table whose changes cannot be sent, or that all of them can."""
-    found = publications.faults(cursor, catalog)
-    for error in found.values():
+    for error in faults.values():
         yield failed("postgres", "tables and keys", error)
-    if not found:
+    if not faults:
         yield judged("postgres", "tables and keys", True, f"{len(catalog.tables)} tables", "")
     for text in relations.uncovered(cursor, catalog).values():
         yield judged("postgres", "inheritance", True, text, "")
 
 
-def _publication(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Diagnosis:
-    found = publications.find(cursor, relay, catalog)
+def _publication(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, faults: Mapping[str, SluiceError]
+) -> Iterator[Diagnosis]:
+    """Whether it is there and sends all operations, and each table of which it leaves something
+    out.
+
+    Args:
+        faults: of tables themselves; see `_keys`.
+    """
+    check, found = f"publication {relay.publication}", publications.find(cursor, relay, catalog)
     if found is None:
-        text, ok = "it is not there", False
-    elif lacking := {t.name for t in found.missing} - publications.faults(cursor, catalog).keys():
-        text, ok = f"it lacks {', '.join(sorted(lacking))}", False
-    else:
-        ok = found.whole
-        text = "whole" if ok else "it leaves out operations, rows or columns"
-    return judged("postgres", f"publication {relay.publication}", ok, text, "sluice init")
+        yield judged("postgres", check, False, "it is not there", "sluice init")
+        return
+    errors: list[SluiceError] = [e for name, e in found.faults.items() if name not in faults]
+    if not found.complete:
+        errors.append(publications.incomplete(relay, found))
+    for error in errors:
+        yield failed("postgres", check, error)
+    if not errors:
+        yield judged("postgres", check, True, "whole", "")
 
 
 def _row(cursor: Any, query: str, values: list[Any] | None = None) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import HEARTBEAT_PREFIX
 from sluice.adapters.topics import Topics
-from sluice.catalog import Catalog
+from sluice.catalog import Catalog, Table
 from sluice.errors import SluiceError
 from sluice.parked import Hole, Holes
 from sluice.positions import parse_lsn
 from sluice.relay import publication as publications
+from sluice.relay.standing import require_standing
 from sluice.settings import Settings
 from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
@@ -38,16 +39,24 @@ class Parking:
 
     Args:
         read: how far the stream has read.
+        added: tables whose first rows are read beside the stream, which sends their changes from
+            the session's beginning; see `added`.
 
     Attributes:
         tables: names of those whose changes are not sent.
     """
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, topics: Topics, read: Callable[[], int]
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        topics: Topics,
+        read: Callable[[], int],
+        added: Sequence[Table] = (),
     ) -> None:
         self.tables: frozenset[str] = frozenset()
         self._settings, self._catalog, self._topics, self._read = settings, catalog, topics, read
+        self._added = {table.name for table in added}
         self._lock = threading.Lock()
         self._holes: dict[str, Hole] = {}
         # Changes that were written before this point may have been made while the fault was there.
@@ -58,7 +67,7 @@ class Parking:
         """Leave a table's changes out from here on, once that is noted.
 
         Raises:
-            SluiceError: the fault itself, where ClickHouse does not take the note.
+            SluiceError: ClickHouse does not take the note, and why; Retryable where it may later.
         """
         with self._lock:
             self._until.pop(table, None)
@@ -68,9 +77,10 @@ class Parking:
                 with self._noted() as holes:
                     self._holes[table] = holes.begin(table, since, error)
             except SluiceError as refused:
-                raise type(error)(
-                    f"{error.what}; its changes cannot be left out alone: {refused.what}",
-                    remedy=error.remedy,
+                raise type(refused)(
+                    f"{error.what}; its changes cannot be left out alone, as ClickHouse does not"
+                    f" take the note of it: {refused.what}",
+                    remedy=f"{error.remedy or refused.remedy}",
                 ) from error
             self.tables |= {table}
         hole = self._holes[table]
@@ -86,7 +96,7 @@ class Parking:
         noted = self._topics.slot_note(relay.slot)
         if not noted or not noted["consistent_point"]:
             return
-        standing = publications.require_standing(cursor, relay, self._catalog, noted)
+        standing = require_standing(cursor, relay, self._catalog, noted)
         cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
         now = parse_lsn(cursor.fetchone()[0])
         for table, error in {**standing.renewed, **standing.unsent}.items():
@@ -107,12 +117,27 @@ class Parking:
         if self._take_over_at is None or time.monotonic() < self._take_over_at:
             return
         self._take_over_at = time.monotonic() + _AGAIN_SECONDS  # a relay may have no way there
-        with suppress(SluiceError), self._noted() as holes:
+        with self._lock, suppress(SluiceError), self._noted() as holes:
             for hole in holes.open():
-                if hole.sent is None and hole.table not in self.tables:
+                if hole.sent is None and hole.table not in self.tables | self._added:
                     self._holes[hole.table] = hole
                     self.tables |= {hole.table}
             self._take_over_at = None
+
+    def added(self, table: str, point: int) -> None:
+        """Close the holes of a table whose rows were all read as of a point of this session.
+
+        The stream sends what commits later, unless the table was parked since the session began.
+        Where ClickHouse does not answer they stay, for a resync to close.
+        """
+        with self._lock:
+            with suppress(SluiceError), self._noted() as holes:
+                for hole in holes.open(table):
+                    sent = hole.sent is not None and hole.sent <= point
+                    if sent or (hole.sent is None and table not in self.tables):
+                        holes.close(hole, point)
+            self._added.discard(table)
+            self._take_over_at = 0.0
 
     def _send_again(self, cursor: Any, table: str, noted: dict[str, Any]) -> None:
         """The table's changes are sent from here on, and its place in the publication is noted."""

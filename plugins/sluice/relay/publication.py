@@ -1,25 +1,24 @@
 """The publication and the tables' keys: that every change of every table is sent.
 
-PostgreSQL 18 skips, without an error, changes made while the publication was not there. So a
-publication that was dropped and made again, or lost a table for a while, has to be noticed.
+What a publication leaves out of one table is a fault of that table alone; see standing.py for what
+becomes of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2 import sql
 
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete, SluiceError
-from sluice.generate.publication import computed, options
+from sluice.generate.publication import options
 from sluice.relay import relations
 from sluice.settings import RelaySettings
 
-_AGAIN = "bring it and the tables back: sluice recover"
 _OPERATIONS = "insert, update, delete, truncate"
 # Of each table that is wanted, what pgoutput sends of its old rows; NULL where it is not there.
 _RELATIONS = """
@@ -36,10 +35,10 @@ ORDER BY wanted.place
 # Computed columns are sent by PostgreSQL 18 and newer, which alone have pubgencols.
 _PUBLICATION = """
 SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
-    coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot
+    coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot, quote_ident(pubname)
 FROM pg_publication p WHERE pubname = %s
 """
-_PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
+_PARTITIONED = "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
 # A table of a publication FOR ALL TABLES is a member by itself. PostgreSQL 15 and newer have row
 # filters and lists of columns.
 _TABLES = """
@@ -67,15 +66,19 @@ class Publication:
     """The publication as it is.
 
     Attributes:
-        whole: whether it sends every operation, no table by a filter or without columns of its
-            model, partitions as their root.
+        quoted: its name, to stand in a statement.
+        complete: whether it sends every operation.
         identity: its object id and those of its tables' memberships; made again, they differ.
-        missing: tables of the catalog that it lacks.
+        missing: tables of the catalog that it lacks and can take.
+        faults: tables of which it does not send all, the missing ones among them: name -> why, and
+            what to do.
     """
 
-    whole: bool
+    quoted: str
+    complete: bool
     identity: dict[str, Any]
     missing: tuple[Table, ...]
+    faults: dict[str, NeedsPerson]
 
 
 def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | None:
@@ -84,42 +87,118 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
     row = cursor.fetchone()
     if row is None:
         return None
-    oid, whole, sends_computed, via_root = row
-    whole = whole and (sends_computed or not computed(catalog))
+    oid, complete, sends_computed, via_root, quoted = row
     cursor.execute(_TABLES, [oid, relay.publication])
-    members = {(schema, name): member for schema, name, *member in cursor}
+    members = {(schema, name): _Member(*member) for schema, name, *member in cursor}
     tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
-    cut = [
-        table
-        for table, member in tables
-        if member and (member[0] or {column.name for column in table.columns} & {*member[2]})
-    ]
-    apart = [] if via_root else [table for table in catalog.tables if _partitioned(cursor, table)]
+    faults: dict[str, NeedsPerson] = {}
+    missing = []
+    for table, member in tables:
+        fault = _Place(cursor, relay, quoted, table).fault(
+            member, sends_computed=sends_computed, via_root=via_root
+        )
+        if fault is not None:
+            faults[table.name] = fault
+        if isinstance(fault, PublicationIncomplete):
+            missing.append(table)
     return Publication(
-        whole=whole and not apart and not cut,
+        quoted=quoted,
+        complete=complete,
         identity={
             "oid": oid,
-            "tables": {table.name: member[1] for table, member in tables if member},
+            "tables": {table.name: member.identity for table, member in tables if member},
         },
-        missing=tuple(table for table, member in tables if member is None and table not in apart),
+        missing=tuple(missing),
+        faults=faults,
     )
 
 
-def _partitioned(cursor: Any, table: Table) -> bool:
-    cursor.execute(_PARTITIONED, [_quoted(cursor, table.schema, table.relation)])
-    return cursor.fetchone() is not None
+class _Member(NamedTuple):
+    """A table as the publication has it: by a row filter or not, without some columns or not."""
+
+    filtered: bool
+    identity: int
+    left_out: list[str]
+
+
+class _Place:
+    """A table's place in the publication."""
+
+    def __init__(self, cursor: Any, relay: RelaySettings, quoted: str, table: Table) -> None:
+        self._cursor, self._table, self._publication = cursor, table, quoted
+        self._name = relay.publication
+        self._quoted = _quoted(cursor, table.schema, table.relation)
+
+    def fault(
+        self, member: _Member | None, *, sends_computed: bool, via_root: bool
+    ) -> NeedsPerson | None:
+        """What the publication leaves out of the table; PublicationIncomplete where it lacks it."""
+        name, table, alter = self._name, self._table.name, f"ALTER PUBLICATION {self._publication}"
+        if not via_root and self._found(_PARTITIONED):
+            return NeedsPerson(
+                f"publication {name} sends the partitions of table {table} in their own names",
+                remedy=f"run in PostgreSQL: {alter} SET (publish_via_partition_root = true);"
+                " then: sluice init",
+            )
+        if member is None:
+            return self._absence(alter)
+        names = {column.name for column in self._table.columns}
+        if lacking := sorted(names & {*member.left_out}):
+            left_out = f"without its columns {', '.join(lacking)}"
+        elif member.filtered:
+            left_out = "with a row filter"
+        else:
+            left_out = ""
+        if left_out:
+            return NeedsPerson(
+                f"publication {name} sends table {table} {left_out}",
+                remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self._quoted};"
+                f" {alter} ADD TABLE ONLY {self._quoted}",
+            )
+        computed = [column.name for column in self._table.columns if column.generated]
+        if computed and not sends_computed:
+            return NeedsPerson(
+                f"publication {name} sends table {table} without the columns that PostgreSQL"
+                f" computes: {', '.join(computed)}",
+                remedy=f"run in PostgreSQL: {alter} SET (publish_generated_columns = stored)",
+            )
+        return None
+
+    def _absence(self, alter: str) -> NeedsPerson:
+        """The fault of a table that the publication does not list."""
+        roots = [root for (root,) in self._found(_ROOTS, self._name)]
+        if roots:
+            listed = ", ".join(roots)
+            return NeedsPerson(
+                f"publication {self._name} sends partition {self._quoted} in the name of {listed}",
+                remedy="model the partitioned table, or take it out, in PostgreSQL:"
+                f" {alter} DROP TABLE {listed}; then: sluice init",
+            )
+        return PublicationIncomplete(
+            f"publication {self._name} lacks {self._quoted}",
+            remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
+            f" {alter} ADD TABLE ONLY {self._quoted}",
+        )
+
+    def _found(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        self._cursor.execute(query, [*values, self._quoted])
+        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return rows
 
 
 def ensure(
     cursor: Any, relay: RelaySettings, catalog: Catalog, without: Collection[str] = ()
-) -> None:
+) -> dict[str, NeedsPerson]:
     """Create the publication of all tables, or add to it those that it lacks.
 
     Args:
         without: names of tables that are left out; see `faults`.
 
+    Returns:
+        Tables, besides those left out, of which it still does not send all: name -> why.
+
     Raises:
-        PublicationIncomplete: this role may not, or the publication leaves out operations or rows.
+        PublicationIncomplete: this role may not, or the publication leaves out operations.
     """
     name = _quoted(cursor, relay.publication)
     found = find(cursor, relay, catalog)
@@ -133,8 +212,6 @@ def ensure(
         tables = _listed(cursor, lacking)
         change = f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}"
     elif lacking:
-        for table in lacking:
-            _require_own_name(cursor, relay, table)
         change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, lacking)}"
     try:
         if change:
@@ -145,74 +222,20 @@ def ensure(
             remedy=f"run in PostgreSQL, as the tables' owner: {change}",
         ) from error
     made = find(cursor, relay, catalog)
-    if made is not None:
-        missing = tuple(table for table in made.missing if table.name not in without)
-        _require_whole(cursor, relay, replace(made, missing=missing))
+    if made is None:
+        return {}
+    if not made.complete:
+        raise incomplete(relay, made)
+    return {name: fault for name, fault in made.faults.items() if name not in without}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How the tables stand in the publication.
-
-    Attributes:
-        added: tables that came to it since the snapshot that was noted; they have none yet.
-        unsent: tables whose changes cannot be sent, and why.
-        renewed: tables whose changes are sent, and were not for a while.
-    """
-
-    added: tuple[Table, ...]
-    unsent: dict[str, SluiceError]
-    renewed: dict[str, SluiceError]
-
-
-def require_standing(
-    cursor: Any, relay: RelaySettings, catalog: Catalog, noted: dict[str, Any] | None
-) -> Standing:
-    """Find how the tables stand since the snapshot that was noted.
-
-    Raises:
-        PublicationIncomplete: of all tables something is not sent, or was not for a while; or it
-            lacks a table that it never had.
-    """
-    found = find(cursor, relay, catalog)
-    if found is None:
-        raise PublicationIncomplete(
-            f"publication {relay.publication} is gone; changes since then are not sent",
-            remedy=_AGAIN,
-        )
-    known = (noted or {}).get("publication") or {}
-    places = known.get("tables", {})
-    if known and known["oid"] != found.identity["oid"]:
-        raise PublicationIncomplete(
-            f"publication {relay.publication} was made again since the last snapshot; what it did"
-            " not send then is unknown",
-            remedy=_AGAIN,
-        )
-    wrong = faults(cursor, catalog)
-    new = [
-        table
-        for table in found.missing
-        if known and table.name not in places and table.name not in wrong
-    ]
-    _require_whole(cursor, relay, replace(found, missing=tuple(new)))
-    unsent: dict[str, SluiceError] = {
-        table.name: _lacking(cursor, relay, (table,)) for table in found.missing
-    }
-    unsent.update(wrong)
-    members = found.identity["tables"]
-    renewed: dict[str, SluiceError] = {
-        name: PublicationIncomplete(
-            f"table {name}'s place in publication {relay.publication} was made again",
-            remedy=_AGAIN,
-        )
-        for name, place in members.items()
-        if name in places and places[name] not in (None, place) and name not in unsent
-    }
-    added = (table for table in catalog.tables if table.name not in places) if known else ()
-    return Standing(
-        added=tuple(table for table in added if table.name not in unsent),
-        unsent=unsent,
-        renewed=renewed,
+def incomplete(relay: RelaySettings, found: Publication) -> PublicationIncomplete:
+    """The error of a publication that does not send every operation."""
+    return PublicationIncomplete(
+        f"publication {relay.publication} leaves out operations of every table, so none can be"
+        " sent without the others",
+        remedy=f"run in PostgreSQL: ALTER PUBLICATION {found.quoted} SET"
+        f" (publish = '{_OPERATIONS}'); then: sluice recover",
     )
 
 
@@ -259,7 +282,8 @@ def _fault(
     if kind is None:
         return NotReady(
             f"PostgreSQL has no table {table.schema}.{table.relation}",
-            remedy="create the models' tables there",
+            remedy="create the models' tables there, or rename what has another name; then: sluice"
+            " init",
         )
     if set(columns) != {column.name for column in table.key} or not immediate:
         return NeedsPerson(
@@ -274,46 +298,6 @@ def _fault(
             remedy=f"run in PostgreSQL: ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
         )
     return None
-
-
-def _lacking(cursor: Any, relay: RelaySettings, missing: Iterable[Table]) -> PublicationIncomplete:
-    name, tables = _quoted(cursor, relay.publication), _listed(cursor, missing)
-    return PublicationIncomplete(
-        f"publication {relay.publication} lacks {tables}",
-        remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
-        f" ALTER PUBLICATION {name} ADD TABLE {tables}",
-    )
-
-
-def _require_whole(cursor: Any, relay: RelaySettings, found: Publication) -> None:
-    name = _quoted(cursor, relay.publication)
-    for table in found.missing:
-        _require_own_name(cursor, relay, table)
-    if found.missing:
-        raise _lacking(cursor, relay, found.missing)
-    if not found.whole:
-        raise PublicationIncomplete(
-            f"publication {relay.publication} leaves out operations, rows, columns or the root of"
-            " partitions",
-            remedy=f"run in PostgreSQL: ALTER PUBLICATION {name} SET (publish = '{_OPERATIONS}',"
-            " publish_via_partition_root = true), publish_generated_columns = stored where columns"
-            " are computed, remove row filters and lists of columns; then: sluice relay --snapshot",
-        )
-
-
-def _require_own_name(cursor: Any, relay: RelaySettings, table: Table) -> None:
-    """That a table which the publication does not list is not sent in the name of another."""
-    name = _quoted(cursor, table.schema, table.relation)
-    cursor.execute(_ROOTS, [relay.publication, name])
-    roots = [root for (root,) in cursor.fetchall()]
-    if roots:
-        raise PublicationIncomplete(
-            f"publication {relay.publication} sends partition {name} in the name of"
-            f" {', '.join(roots)}",
-            remedy="model the partitioned table, or take it out in PostgreSQL: ALTER PUBLICATION"
-            f" {_quoted(cursor, relay.publication)} DROP TABLE {', '.join(roots)};"
-            " then: sluice init, sluice recover",
-        )
 
 
 def _listed(cursor: Any, tables: Iterable[Table]) -> str:

@@ -106,11 +106,11 @@ class Relay:
         publisher = Publisher(settings.kafka, lambda: None)
         marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn)
         self._progress.read_lsn = 0
-        parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn)
+        parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn, ready.added)
         for table, error in ready.unsent.items():
             parking.park(table, ready.confirmed_lsn or 0, error)
         self.duties = Duties(self._listed(incarnation, marks, parking))
-        added = pool.submit(self._add, ready.added, ended) if ready.added else None
+        added = pool.submit(self._add, ready.added, parking, ended) if ready.added else None
         check = self._checks(publisher, added)
         publisher.wait = check
         try:
@@ -159,7 +159,7 @@ class Relay:
             self._streamed, progress.state = True, STREAMING
             stream.run(ready.confirmed_lsn or 0)
 
-    def _add(self, tables: tuple[Table, ...], ended: threading.Event) -> None:
+    def _add(self, tables: tuple[Table, ...], parking: Parking, ended: threading.Event) -> None:
         """The snapshot of added tables, beside the stream, until the session ends."""
 
         def check() -> None:
@@ -178,6 +178,7 @@ class Relay:
                 self._topics,
                 check,
                 self._progress,
+                parking.added,
             )
         finally:
             publisher.abandon()

@@ -30,6 +30,7 @@ from sluice.positions import format_lsn, parse_lsn
 from sluice.relay import publication as publications
 from sluice.relay.holders import holders
 from sluice.relay.interruption import interrupted
+from sluice.relay.standing import require_standing
 from sluice.settings import PostgresSettings, RelaySettings
 from sluice.slot_loss import INVALIDATION, cause, remedy
 
@@ -100,10 +101,11 @@ def prepare(
             if row is not None:
                 _require_same_slot(cursor, relay.slot, mark, row[3])
         if row is None or snapshot:
-            publications.ensure(cursor, relay, catalog)
+            for fault in publications.ensure(cursor, relay, catalog).values():
+                raise fault
             return Ready(confirmed_lsn=None)
         confirmed = _usable(cursor, row, relay.slot)
-        standing = publications.require_standing(cursor, relay, catalog, noted)
+        standing = require_standing(cursor, relay, catalog, noted)
         added = standing.added
         if noted is None:  # the broker lost it, or the relay was killed before it noted it
             # Which tables an unfinished addition was of was lost as well: all are read again.

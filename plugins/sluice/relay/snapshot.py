@@ -19,7 +19,7 @@ from typing import Any
 
 from sluice.adapters.topics import SlotMark, Topics
 from sluice.catalog import Catalog, Table
-from sluice.errors import SlotBusy
+from sluice.errors import NotReady, SlotBusy
 from sluice.pace import Pace
 from sluice.positions import format_lsn
 from sluice.relay import publication as publications
@@ -28,6 +28,7 @@ from sluice.relay.interruption import interrupted
 from sluice.relay.publisher import Batch, Publisher
 from sluice.relay.reading import ExactSnapshot
 from sluice.relay.rows import RowReader, pages
+from sluice.relay.standing import require_standing
 from sluice.relay.telemetry import Progress
 from sluice.settings import RelaySettings, Settings
 
@@ -119,6 +120,7 @@ def add(
     topics: Topics,
     check: Callable[[], None],
     progress: Progress,
+    done: Callable[[str, int], None] = lambda _table, _point: None,
 ) -> None:
     """Publish the rows of tables that came to the publication while the stream goes on.
 
@@ -126,6 +128,13 @@ def add(
     comes again with a higher version. Killed, it starts again: the note on the broker tells
     which tables were finished, and a marker in Postgres that there were others, should the
     broker lose its notes.
+
+    Args:
+        done: called with each table and the point as of which its rows were read, when they are
+            durable and before that is noted.
+
+    Raises:
+        NotReady: a table left the publication and came back meanwhile.
     """
     relay = settings.relay
     with (
@@ -136,13 +145,29 @@ def add(
         if not slots.adding(cursor, relay):
             create = "SELECT pg_create_physical_replication_slot(%s)"
             cursor.execute(create, [slots.addition(relay)])
+        places = _places(cursor, relay, catalog, tables)
         _, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
-        noted = topics.slot_note(relay.slot)
-        publications.require_standing(cursor, relay, catalog, noted)
+        require_standing(cursor, relay, catalog, topics.slot_note(relay.slot))
+        if _places(cursor, relay, catalog, tables) != places:
+            raise NotReady(
+                f"publication {relay.publication} did not have all added tables while their rows"
+                " were read; they are read again"
+            )
+        for table in tables:
+            done(table.name, batch.end_lsn)
         slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
         cursor.execute("SELECT pg_drop_replication_slot(%s)", [slots.addition(relay)])
     log.info("snapshot: %s added", ", ".join(table.name for table in tables))
+
+
+def _places(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, tables: Sequence[Table]
+) -> list[int | None]:
+    """The tables' places in the publication; another place says that one was out of it."""
+    found = publications.find(cursor, relay, catalog)
+    places = found.identity["tables"] if found else {}
+    return [places.get(table.name) for table in tables]
 
 
 def _copy(

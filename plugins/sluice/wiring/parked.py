@@ -11,8 +11,8 @@ from sluice.errors import NotReady
 from sluice.parked import Holes
 from sluice.positions import parse_lsn
 from sluice.ranges import Plan
-from sluice.relay import publication as publications
 from sluice.relay import slot as slots
+from sluice.relay.standing import require_standing
 from sluice.resync import Resync
 from sluice.selection import Selection
 from sluice.settings import Settings
@@ -62,7 +62,7 @@ def close_holes(step: Resync, plan: Plan) -> None:
 def _await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table) -> None:
     noted = Topics(settings.kafka).slot_note(settings.relay.slot)
     with slots.session(settings.postgres) as cursor:
-        standing = publications.require_standing(cursor, settings.relay, catalog, noted)
+        standing = require_standing(cursor, settings.relay, catalog, noted)
     if table.name in standing.unsent:
         raise standing.unsent[table.name]
     deadline = time.monotonic() + _WAIT_SECONDS

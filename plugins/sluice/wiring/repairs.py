@@ -157,7 +157,7 @@ def recover(settings: Settings) -> Iterator[str]:
     catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
     outcomes = Outcomes()
     topics.ensure(topic_names(catalog))
-    fault = _fault(settings, catalog, topics)
+    fault, unsent = _fault(settings, catalog, topics)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
         plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
         store = ClickHouseStore(clickhouse)
@@ -174,6 +174,7 @@ def recover(settings: Settings) -> Iterator[str]:
                 with outcomes.of(table.name):
                     drained(table)
                     _raise_epoch(run, table)
+            outcomes.troubles.update(unsent)
             yield from _repair(settings, catalog, catalog.tables, DIFF, outcomes)
             outcomes.require()
             return
@@ -194,6 +195,7 @@ def recover(settings: Settings) -> Iterator[str]:
         for hole in holes:  # compared and repaired as of the new slot's point
             if hole.table not in outcomes.troubles:
                 parked.close(hole, hole.sent or hole.since)
+        outcomes.troubles.update(unsent)
     yield from _rebuilt(settings, catalog, outcomes)
     if by_offset:
         yield "start Redpanda Connect; it goes on from the new slot"
@@ -202,19 +204,23 @@ def recover(settings: Settings) -> Iterator[str]:
     outcomes.require()
 
 
-def _fault(settings: Settings, catalog: Catalog, topics: Topics) -> SluiceError | None:
-    """Why the relay cannot go on from its slot; None where it can."""
+def _fault(
+    settings: Settings, catalog: Catalog, topics: Topics
+) -> tuple[SluiceError | None, dict[str, SluiceError]]:
+    """Why the relay cannot go on from its slot, None where it can; and the tables that cannot be
+    sent from a new one either.
+    """
     try:
         ready = slots.prepare(settings.postgres, settings.relay, catalog, topics, snapshot=False)
     except SlotBusy:
-        return None
+        return None, {}
     except MENDED as error:
-        return error
-    for unsent in ready.unsent.values():
-        if not isinstance(unsent, MENDED):
-            raise unsent
-        return unsent
-    return None if ready.confirmed_lsn is not None else SlotMissing("there is no slot")
+        return error, {}
+    if ready.confirmed_lsn is None:
+        return SlotMissing("there is no slot"), {}
+    mended = [error for error in ready.unsent.values() if isinstance(error, MENDED)]
+    others = {name: e for name, e in ready.unsent.items() if not isinstance(e, MENDED)}
+    return next(iter(mended), None), others
 
 
 def _drain_all(run: Drain, decoder: Decoder) -> None:

@@ -55,7 +55,7 @@ def initialise(settings: Settings) -> list[str]:
     faulty: dict[str, SluiceError] = {}
     with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
         faulty = publications.faults(cursor, catalog)
-        publications.ensure(cursor, settings.relay, catalog, faulty)
+        faulty |= publications.ensure(cursor, settings.relay, catalog, faulty)
         done += relations.uncovered(cursor, catalog).values()
     outcomes.troubles.update(faulty)
     done += _unlike_postgres(settings, [t for t in catalog.tables if t.name not in faulty])
