@@ -83,6 +83,11 @@ class Plan:
         return tuple(part for part in self.ranges if part.number not in self.done)
 
     @property
+    def whole(self) -> bool:
+        """Whether all rows of the table were asked for."""
+        return self.asked == Selection().sentence()
+
+    @property
     def finished(self) -> bool:
         """Whether every range was read."""
         return len(self.done | self.rejected) == len(self.ranges)

@@ -67,6 +67,7 @@ class ResyncReport:
         equal: ranges that were not read, because nothing differed in them.
         unstored: rows that could not be stored, and keep their last good version: reason -> how
             many.
+        parked: the holes of the table that stay, and what closes them; see wiring/parked.py.
     """
 
     table: str
@@ -78,6 +79,7 @@ class ResyncReport:
     before: tuple[int, int] = (0, 1)
     equal: int = 0
     unstored: Mapping[str, int] = field(default_factory=dict)
+    parked: str = ""
 
     @property
     def rejected(self) -> int:
@@ -86,10 +88,16 @@ class ResyncReport:
 
     def sentence(self) -> str:
         """The resync in one line."""
+        text = f"{self.table}: {self._done()}"
+        if self.unstored:
+            text += f"; {self._rejections()}"
+        return f"{text}; {self.parked}" if self.parked else text
+
+    def _done(self) -> str:
         if not self.fence:
-            return f"{self.table}: nothing is left to read ({self.selection})"
+            return f"nothing is left to read ({self.selection})"
         text = (
-            f"{self.table}: {self.rows} rows read again as of {format_lsn(self.fence)}"
+            f"{self.rows} rows read again as of {format_lsn(self.fence)}"
             f" ({self.selection}), {self.deleted} deleted, in {self.seconds:.1f} s"
         )
         done, ranges = self.before
@@ -97,7 +105,7 @@ class ResyncReport:
             text += f"; {self.equal} of {ranges} ranges were equal"
         if done:
             text += f"; {done} of {ranges} ranges were done before"
-        return f"{text}; {self._rejections()}" if self.unstored else text
+        return text
 
     def require_stored(self) -> None:
         """Raise RowsRejected where rows could not be stored."""

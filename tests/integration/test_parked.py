@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -15,11 +16,14 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
+from sluice.errors import NotReady, SluiceError
 from sluice.parked import Hole
 from sluice.quality import Check
 from sluice.relay.run import DUTIES, PUBLICATION
 from sluice.resync import Resync
 from sluice.settings import Settings
+from sluice.wiring import repairs
+from sluice.wiring.checks import differences
 from sluice.wiring.parked import holes_in
 from store_api.database import make_engine
 from store_api.demo import load
@@ -336,6 +340,49 @@ def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
         )
         wiring.resync(services, TABLE)
         assert wiring.quality(services, deep=True).passed
+
+
+def test_a_repair_of_what_differs_closes_the_hole_and_of_less_says_that_it_stays(
+    services: Settings, engine: Engine
+) -> None:
+    with relaying(services):
+        customers_arrive(services, engine, "differs")
+        run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY NOTHING")
+        until(lambda: bool(open_holes(services)))
+        run(
+            engine,
+            services,
+            "INSERT INTO order_items SELECT id + 3000000, order_id, product_id, quantity, price"
+            " FROM order_items WHERE id < 20",
+        )
+        lines: list[str] = []
+        with pytest.raises(SluiceError, match="REPLICA IDENTITY DEFAULT"):
+            lines += wiring.repair(services)
+        assert any(line.startswith("customers: ") for line in lines)
+        run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY DEFAULT")
+        for part in ({"keys": ["1"]}, {"lower": "3000000"}):
+            left = wiring.resync(services, TABLE, **part).sentence()
+            assert "it stays parked: its changes " in left
+            assert left.endswith("sluice resync order_items")
+        with patch.object(repairs, "differences", partial(parked_meanwhile, services)):
+            list(wiring.repair(services, [TABLE]))
+        (hole,) = open_holes(services)
+        assert hole.reason == "parked meanwhile"
+        lines = list(wiring.repair(services, [TABLE]))
+        assert any("order_items is no longer parked" in line for line in lines)
+        assert open_holes(services) == []
+        assert wiring.quality(services, deep=True).passed
+        assert facts(services) == joined(engine)
+
+
+def parked_meanwhile(settings: Settings, *arguments: Any) -> Any:
+    """The table is parked once more, and sent again, while it is compared."""
+    found = differences(*arguments)
+    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        holes = holes_in(clickhouse)
+        hole = holes.begin(TABLE, 1, NotReady("parked meanwhile"))
+        holes.end(hole, 2)
+    return found
 
 
 FOUND = (TABLE, "parked")

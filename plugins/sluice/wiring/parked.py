@@ -1,4 +1,8 @@
-"""What a resync does of a parked table: wait until the relay sends it, then close its holes."""
+"""What repairs do of a parked table: wait until the relay sends it, then close its holes.
+
+Only rows of the whole table that were read or compared after that close them. Whatever reads less
+says that they stay.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table
 from sluice.errors import NotReady
-from sluice.parked import Holes
+from sluice.parked import Hole, Holes
 from sluice.positions import parse_lsn
 from sluice.ranges import Plan
 from sluice.relay import slot as slots
@@ -40,8 +44,7 @@ def plan_whole(
         NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
     """
     holes = holes_in(step.clickhouse)
-    if holes.open(table.name):
-        _await_sent(settings, holes, catalog, table)
+    await_sent(settings, holes, catalog, table)
     plan = step.plan(table, Selection(), restart=restart)
     if plan.done and any(_first_fence(step, plan) < (h.sent or 0) for h in holes.open(table.name)):
         plan = step.plan(table, Selection(), restart=True)
@@ -51,7 +54,7 @@ def plan_whole(
 def close_holes(step: Resync, plan: Plan) -> None:
     """Close the table's holes where all ranges of a plan of all rows are read behind them."""
     found = step.plans.find(plan.table, plan.run)
-    if plan.asked != Selection().sentence() or found is None or found.open:
+    if not plan.whole or found is None or found.open:
         return
     fence, holes = _first_fence(step, plan), holes_in(step.clickhouse)
     for hole in holes.open(plan.table.name):
@@ -59,14 +62,31 @@ def close_holes(step: Resync, plan: Plan) -> None:
             holes.close(hole, fence)
 
 
-def _await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table) -> None:
+def holes_left(step: Resync, table: Table) -> str:
+    """The table's holes, and what closes them; empty where there is none."""
+    return "; ".join(
+        f"it stays parked: {hole.sentence()}; {hole.repair()}"
+        for hole in holes_in(step.clickhouse).open(table.name)
+    )
+
+
+def await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table) -> list[Hole]:
+    """Wait until the relay sends a parked table's changes again; its holes, which then have ended.
+
+    Rows read from here on hold what was not sent.
+
+    Raises:
+        NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
+    """
+    if not (found := holes.open(table.name)):
+        return found
     noted = Topics(settings.kafka).slot_note(settings.relay.slot)
     with slots.session(settings.postgres) as cursor:
         standing = require_standing(cursor, settings.relay, catalog, noted)
     if table.name in standing.unsent:
         raise standing.unsent[table.name]
     deadline = time.monotonic() + _WAIT_SECONDS
-    while any(hole.sent is None for hole in holes.open(table.name)):
+    while any(hole.sent is None for hole in found):
         if time.monotonic() > deadline:
             raise NotReady(
                 f"{table.name} is parked, and the relay did not send its changes again in"
@@ -74,6 +94,8 @@ def _await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table
                 remedy="start the relay (see: sluice logs relay), then run it again",
             )
         time.sleep(_PAUSE)
+        found = holes.open(table.name)
+    return found
 
 
 def _first_fence(step: Resync, plan: Plan) -> int:

@@ -18,6 +18,7 @@ from sluice.errors import SlotBusy, SlotMissing, SluiceError, TopicGap
 from sluice.events import CONNECT
 from sluice.generate.files import topics as topic_names
 from sluice.outcomes import Outcomes
+from sluice.parked import Hole
 from sluice.quality import FAIL, QualityReport
 from sluice.ranges import Plans
 from sluice.recovery import MENDED, Recovery
@@ -31,7 +32,7 @@ from sluice.warehouse import PIPELINE
 from sluice.wiring.ahead import put_below
 from sluice.wiring.checks import ROWS, check, differences, make_deep_check
 from sluice.wiring.drains import draining, make_decoder
-from sluice.wiring.parked import holes_in
+from sluice.wiring.parked import await_sent, holes_in
 from sluice.wiring.resyncs import make_selection, read_again
 from sluice.wiring.steps import rebuild
 
@@ -91,7 +92,9 @@ def forecast(
 def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> Iterator[str]:
     """Bring tables back to equality by their differences, all of them when none is named.
 
-    A gap in a table's topic is passed first, unless `mode` is auto: what is missing will differ.
+    Unless `mode` is auto, a gap in a table's topic is passed first, as what is missing will differ,
+    and a parked table is waited for until the relay sends it again. Its holes are closed by a
+    comparison that began after that.
 
     Returns:
         What is done, a line each, as it is done.
@@ -113,9 +116,18 @@ def _repair(
         yield from _pass_gaps(settings, catalog, tables, outcomes)
     tables = [table for table in tables if table.name not in outcomes.troubles]
     yield from _put_below(settings, tables, outcomes)
-    tables = [table for table in tables if table.name not in outcomes.troubles]
-    found = differences(settings, tables, outcomes) if tables else []
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+        tables = [table for table in tables if table.name not in outcomes.troubles]
+        holes, ended = holes_in(clickhouse), dict[str, list[Hole]]()
+        for table in tables:
+            with outcomes.of(table.name):
+                ended[table.name] = (
+                    await_sent(settings, holes, catalog, table)
+                    if mode == DIFF
+                    else [hole for hole in holes.open(table.name) if hole.sent is not None]
+                )
+        tables = [table for table in tables if table.name not in outcomes.troubles]
+        found = differences(settings, tables, outcomes) if tables else []
         step = Repair(clickhouse=clickhouse, resync=partial(read_again, settings))
         for table, findings in found:
             with outcomes.of(table.name):
@@ -123,6 +135,10 @@ def _repair(
                 yield report.sentence() if report else describe_repair(table, findings)
                 if report:
                     report.require_stored()
+                if report or not findings.differences:
+                    for hole in ended[table.name]:
+                        holes.close(hole, findings.point)
+                        yield f"{table.name} is no longer parked: {hole.sentence()}"
     yield from _rebuilt(settings, catalog, outcomes)
 
 

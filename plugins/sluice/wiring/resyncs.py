@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 from sluice.adapters.clickhouse import ClickHouse
@@ -28,7 +29,7 @@ from sluice.statements import read_statements
 from sluice.warehouse import PIPELINE
 from sluice.wiring.ahead import hidden, put_below
 from sluice.wiring.drains import draining, make_decoder, named_source
-from sluice.wiring.parked import close_holes, plan_whole
+from sluice.wiring.parked import close_holes, holes_left, plan_whole
 
 
 def resync(
@@ -46,12 +47,13 @@ def resync(
     selection = make_selection(table, lower, upper, keys)
     with resyncing(settings, table) as step:
         if selection != Selection():
-            return step.run(table, selection, restart=restart)
+            report = step.run(table, selection, restart=restart)
+            return replace(report, parked=holes_left(step, table))
         plan = plan_whole(settings, step, catalog, table, restart=restart)
         step.reached("planned")
         report = step.read(plan)
         close_holes(step, plan)
-        return report
+        return replace(report, parked=holes_left(step, table))
 
 
 def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = "") -> Plan:
@@ -81,7 +83,8 @@ def resync_share(settings: Settings, name: str, run: str, share: int, shares: in
             )
         report = step.read(plan, share, shares)
         close_holes(step, plan)
-        return report
+        left = "" if plan.whole else holes_left(step, table)  # the last share closes them
+        return replace(report, parked=left)
 
 
 @contextmanager
