@@ -161,7 +161,7 @@ class Nowhere:
     def flush(self, batch: Batch) -> None:
         """Nothing is under way."""
 
-    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
+    def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         """Drop it."""
 
 

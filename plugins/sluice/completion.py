@@ -11,6 +11,7 @@ from sluice.catalog import Table
 from sluice.chunks import rows_of
 from sluice.decoding import Decoded, Decoder
 from sluice.events import (
+    TOO_LARGE,
     UNCHANGED,
     Change,
     FullRow,
@@ -107,7 +108,7 @@ class _Present:
         records = self._reread(decoder.table, list(dict.fromkeys(self._keys)))
         whole = [record for record in records if record.value is not None]
         decoded = decoder.decode(whole, epoch=0, base_seq=0)
-        unstored = [(record, "the row is too large") for record in records if record.value is None]
+        unstored = [(record, TOO_LARGE) for record in records if record.value is None]
         unstored += [(reject.record, reject.reason) for reject in decoded.rejects]
         rows: dict[Key, Key | str] = {}
         for record, reason in unstored:

@@ -23,6 +23,7 @@ from sluice.errors import Rejected
 from sluice.events import (
     DELETE,
     RELAY,
+    TOO_LARGE,
     TRUNCATE,
     UNCHANGED,
     Change,
@@ -183,7 +184,7 @@ class Decoder:
         if operation == TRUNCATE:
             yield Truncated(**place)
         elif payload is None:
-            raise Rejected(f"an event of operation {operation!r} has no payload")
+            raise Rejected("a delete without a key" if operation == DELETE else TOO_LARGE)
         elif operation == DELETE:
             yield KeyDeleted(key=self._key_of(payload), **place)
         else:

@@ -8,7 +8,8 @@ Every message on `cdc.<table>` has the primary key as a JSON object in its key, 
      "payload": {"id": 1, ...}, "before": null}
 
 - operation: `read` (snapshot), `insert`, `update`, `delete`, `truncate`.
-- payload: all columns; of a delete the key's columns; of a truncate null.
+- payload: all columns; of a delete the key's columns; of a truncate null. Null also of a row
+  that is too large to be a message: the drain makes a dead letter of it, as of what does not fit.
 - before: the old key, where the key changed.
 - values: integers and floats JSON numbers, NUMERIC a string, timestamps RFC 3339 in UTC,
   booleans JSON, bytea base64, everything else its text; NULL null. json and jsonb are text too,
@@ -42,6 +43,9 @@ INSERT = "insert"
 UPDATE = "update"
 DELETE = "delete"
 TRUNCATE = "truncate"
+
+# Why such a row is a dead letter.
+TOO_LARGE = "the row is too large"
 
 DEAD_LETTER_TOPIC = "cdc.dead_letter"
 # What Redpanda Connect could not place: a TRUNCATE, a row that is too large.

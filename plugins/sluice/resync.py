@@ -142,16 +142,11 @@ class Reading(Protocol):
         fence: the point of the WAL.
         offset: where offsets order the changes, the one that the rows stand before.
         begins: the offset on the topic at which the rows begin, or before.
-        too_large: how many rows were too large to be published.
     """
 
     fence: int
     offset: int | None
     begins: int
-
-    @property
-    def too_large(self) -> int:
-        """See above."""
 
     def checksum(self, selection: Selection) -> tuple[int, int]:
         """How many rows are selected, and the sum of their checksums."""
@@ -300,9 +295,8 @@ class Resync:
     def _unstored(self, table: Table, reading: Reading) -> dict[str, int]:
         """The rows of a reading that could not be stored: reason -> how many."""
         place = place_of(reading.fence, reading.offset)
-        found = ClickHouseStore(self.clickhouse).unstored(table.name, place, reading.begins)
-        large = {"the row is too large": reading.too_large} if reading.too_large else {}
-        return {**found, **large}
+        store = ClickHouseStore(self.clickhouse)
+        return dict(store.unstored(table.name, place, reading.begins))
 
     def _source(self, table: Table) -> tuple[str, int]:
         """The table's change source and epoch."""

@@ -26,7 +26,7 @@ from sluice.adapters.postgres import connection_options
 from sluice.catalog import load_catalog
 from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
-from sluice.events import DEAD_LETTER_TOPIC, UNCHANGED
+from sluice.events import UNCHANGED
 from sluice.ports import Chunk
 from sluice.positions import parse_lsn
 from sluice.relay.run import run
@@ -145,6 +145,8 @@ class Source:
             if operation == "truncate":
                 rows.clear()
                 cleared = at
+            elif payload is None:  # of a row that is too large
+                continue
             elif operation == "delete":
                 rows[payload["id"]] = (at, None)
             elif at > cleared:
@@ -202,11 +204,10 @@ class Source:
         """Reach the broker with these options from here on."""
         self.settings = replace(self.settings, kafka=kafka)
 
-    def dead_letters(self) -> list[bytes | None]:
-        """The keys of all dead letters."""
-        with closing(KafkaLog(self.settings.kafka)) as changes:
-            chunks = changes.read(DEAD_LETTER_TOPIC, 0, Chunk(10_000), 60)
-            return [record.key for chunk in chunks for record in chunk]
+    def too_large(self, table: str = "things") -> list[str]:
+        """The operations of events without their row."""
+        metadata = [e["metadata"]["operation"] for e in self.events(table) if not e["payload"]]
+        return [operation for operation in metadata if operation != "truncate"]
 
     def server(self) -> psutil.Process:
         return psutil.Process(self.stack.states()["postgres"].pid)

@@ -43,11 +43,22 @@ def test_a_row_that_is_too_large_to_be_sent_keeps_its_last_version(
         assert report.deleted == 1
         assert report.unstored == {"the row is too large": 1}
         house.require_live("labels")
+        assert {letter.reason for letter in wiring.dead_letters(house.settings, "labels", 9)} == {
+            "the row is too large"
+        }
+        assert not wiring.quality(house.settings, ["labels"], deep=True).passed
+        before = wiring.query(house.settings, "SELECT count() FROM cdc.resyncs")[1]
+        wiring.quality(replace(house.settings, repair="auto"), ["labels"], deep=True)
+        assert wiring.query(house.settings, "SELECT count() FROM cdc.resyncs")[1] == before
+        house.require_live("labels")
     with house.relaying(snapshot=True):
         house.settle()
     house.require_live("labels")
     house.sql("ALTER TABLE labels DROP drawing")
-    house.put("labels", 2)
+    with house.relaying():
+        house.put("labels", 2)
+        house.settle()
+    assert wiring.dead_letters(house.settings, "labels", 9) == []  # resolved
 
 
 REPAIRS = ("whole", "range", "keys", "diff", "auto", "replay", "snapshot", "recover")

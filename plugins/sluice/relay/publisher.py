@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from sluice.adapters.broker import Broker
-from sluice.events import DEAD_LETTER_TOPIC
+from sluice.events import TOO_LARGE
 from sluice.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,9 @@ _OPTIONS: dict[str, Any] = {
     "linger.ms": 20,  # a drain comes once a minute; a broker's work is by the batch
     "delivery.timeout.ms": 2_147_483_647,  # a row is sent or the relay says why
 }
+# Ends an envelope without its row; nothing before the payload has this text in it.
+_PAYLOAD = b',"payload":'
+_NO_ROW = _PAYLOAD + b'null,"before":null}'
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +56,6 @@ class Batch:
         messages: how many.
         undelivered: bundles of them that the broker has not acknowledged.
         offsets: topic -> offset of the batch's last message.
-        rejected: topic -> how many rows were too large.
     """
 
     end_lsn: int = 0
@@ -62,7 +63,6 @@ class Batch:
     messages: int = 0
     undelivered: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
 
 
 def joined(batch: Batch, *following: Batch) -> Batch:
@@ -101,7 +101,7 @@ class Publisher:
         self._single: Producer | None = None
 
     def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        """Queue a message; a row refused for its size becomes a dead letter with its key."""
+        """Queue a message; of a row refused for its size all but the row is sent."""
         self.published += 1
         batch.messages += 1
         size = len(value) + len(key or b"")
@@ -127,29 +127,11 @@ class Publisher:
             self._send(topic, messages)
         self.poll()
 
-    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
-        """A dead letter in place of a message of the batch; the row itself cannot be kept."""
-        self.flush(batch)
-        batch.rejected[topic] += 1
+    def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        """Publish an envelope without its row, which is too large; the drain's dead letter."""
         shown = (key or b"").decode(errors="replace")
-        log.warning("%s: row %s is too large for the broker; it is a dead letter", topic, shown)
-        headers: dict[str, str | bytes | None] = {
-            "table": topic.partition(".")[2],
-            "reason": "the row is too large",
-        }
-        report = self._report(DEAD_LETTER_TOPIC, batch)
-        batch.undelivered += 1
-        while True:
-            try:
-                self._producer.produce(
-                    DEAD_LETTER_TOPIC, key=key, value=b"", headers=headers, on_delivery=report
-                )
-                return
-            except BufferError:
-                self.poll(0.1)
-                self.wait()
-            except KafkaException as ended:
-                self._refused(ended.args[0])
+        log.warning("%s: %s: %s; it becomes a dead letter", topic, shown, TOO_LARGE)
+        self.publish(topic, key, value, batch)
 
     def poll(self, seconds: float = 0) -> None:
         """Take in acknowledgements; raise Unreachable where one is a refusal."""
@@ -195,8 +177,7 @@ class Publisher:
             self.failed = self.failed or error
             if self.failed is None:
                 batch.undelivered -= 1
-                if topic != DEAD_LETTER_TOPIC:
-                    batch.offsets[topic] = message.offset() or 0
+                batch.offsets[topic] = message.offset() or 0
 
         return delivered
 
@@ -236,7 +217,7 @@ class Publisher:
         if error is None:
             batch.offsets[topic] = offset or 0
         elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            self.reject(topic, key, batch)
+            self.reject(topic, key, value.partition(_PAYLOAD)[0] + _NO_ROW, batch)
         else:
             self.failed = error
             self.require_working()

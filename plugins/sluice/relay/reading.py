@@ -92,11 +92,6 @@ class FencedReading:
         keys = readable_keys(self._cursor, self._table, selection.keys)
         return Selection(keys=tuple(keys)) if keys else None
 
-    @property
-    def too_large(self) -> int:
-        """See resync.Reading."""
-        return self._batch.rejected[self._table.topic]
-
     def delete(self, key: str) -> None:
         """See resync.Reading."""
         self._rows.delete(key)

@@ -58,8 +58,8 @@ class Destination(Protocol):
     def flush(self, batch: Batch) -> None:
         """Called when the last message of a reading was published."""
 
-    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
-        """Take the key of a row that is too large to be a message."""
+    def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        """Take what there is of a row that is too large to be a message."""
 
 
 class _Lines(Protocol):
@@ -135,11 +135,12 @@ class RowReader:
         return self.rows
 
     def _reject(self, condition: sql.Composable) -> None:
-        """The keys of these rows become dead letters."""
+        """Of these rows the keys are published alone."""
         keys = BytesIO()
         self._copy(sql.SQL("'null'"), condition, keys)
         for line in escaped(keys.getvalue()).splitlines():
-            self._publisher.reject(self._table.topic, line.partition(b"\t")[0], self._batch)
+            key, value = line.partition(b"\t")[0], b"%bnull%b" % (self._before, self._after)
+            self._publisher.reject(self._table.topic, key, value, self._batch)
 
     def _copy(self, payload: sql.Composable, condition: sql.Composable, to: _Lines) -> None:
         query = sql.SQL("COPY (SELECT {}, {} FROM {} WHERE {}) TO STDOUT").format(
@@ -174,18 +175,9 @@ class RowReader:
     def truncate_below(self) -> None:
         """Delete everything older than the rows, by one event at (batch end, 0).
 
-        Not where a row was too large to be sent: an older version of it would be deleted.
+        The drain leaves it out where it could not store a row: an older version would be deleted.
         """
-        if count := self._batch.rejected[self._table.topic]:
-            log.warning(
-                "snapshot: %d rows of %s are too large, so rows that PostgreSQL has no more stay;"
-                " run: sluice resync %s",
-                count,
-                self._table.name,
-                self._table.name,
-            )
-        else:
-            self._send(_TRUNCATE, None, b"null")
+        self._send(_TRUNCATE, None, b"null")
         self._check()
 
     def delete(self, key: str) -> None:
@@ -248,7 +240,7 @@ class _Found:
     def flush(self, batch: Batch) -> None:
         """Nothing is under way."""
 
-    def reject(self, topic: str, key: bytes | None, batch: Batch) -> None:
+    def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         self.records.append(Record(offset=len(self.records), key=key, value=None))
 
 
