@@ -25,9 +25,11 @@ from sluice.errors import PoisonedTopic, Refused, SluiceError, WrongUsage
 from sluice.events import (
     DEAD_LETTER_TOPIC,
     RELAY,
+    TOO_LARGE,
     Record,
     Reject,
     Truncated,
+    is_read,
     is_row_of,
     place_of,
 )
@@ -254,12 +256,17 @@ class Drain(Resumption):
     def _refuse_poison(
         self, table: Table, records: Sequence[Record], rejects: Sequence[Reject]
     ) -> None:
-        many = len(rejects) > max(FEW_REJECTS - 1, len(records) * self.limits.reject_ratio)
-        if many:
-            what = f"{len(rejects)} of {len(records)} events are invalid"
-        elif (run := _longest_run(records, rejects)) > self.limits.reject_run:
-            what = f"{run} events in a row are invalid"
-        else:
+        """Stop before a chunk that speaks against the models or the source.
+
+        Rows that are too large do not. Nor do those of a resync, which sends what PostgreSQL has,
+        however often it was rejected before, and reports what could not be stored.
+        """
+        rejects = [reject for reject in rejects if reject.reason != TOO_LARGE]
+        what = self._poison(records, rejects)
+        if what and self.store.resyncing(table.name):
+            rejects = [reject for reject in rejects if not is_read(reject.record.value or b"")]
+            what = self._poison(records, rejects)
+        if not what:
             return
         what = f"{table.topic}: {what}, first at offset {rejects[0].record.offset}"
         if self.pass_rejects:
@@ -271,6 +278,14 @@ class Drain(Resumption):
             f" sluice init; else run: sluice drain {table.name} --pass-rejects --until-empty, which"
             f" lets them go to the dead letters, then: sluice resync {table.name}",
         )
+
+    def _poison(self, records: Sequence[Record], rejects: Sequence[Reject]) -> str:
+        """What is over a limit; empty where nothing is."""
+        if len(rejects) > max(FEW_REJECTS - 1, len(records) * self.limits.reject_ratio):
+            return f"{len(rejects)} of {len(records)} events are invalid"
+        if (run := _longest_run(records, rejects)) > self.limits.reject_run:
+            return f"{run} events in a row are invalid"
+        return ""
 
     def _keep_rejects(
         self, decoder: Decoder, checkpoint: Checkpoint, rejects: list[Reject]

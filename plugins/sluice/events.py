@@ -39,6 +39,7 @@ RELAY, CONNECT = "relay", "connect"
 SOURCES = (RELAY, CONNECT)
 
 READ = "read"
+_READ_MARK = f'"operation":"{READ}"'
 INSERT = "insert"
 UPDATE = "update"
 DELETE = "delete"
@@ -70,9 +71,14 @@ def is_row_of(value: bytes, place: str) -> bool:
     return all(text.encode() in value for text in row_marks(place))
 
 
+def is_read(value: bytes) -> bool:
+    """Whether an envelope is a row of a snapshot or a resync."""
+    return _READ_MARK.encode() in value
+
+
 def row_marks(place: str) -> tuple[str, str]:
     """The texts that an envelope of a row of this place has, and no other; see `is_row_of`."""
-    return f'"operation":"{READ}"', f'{place},"ordinal":1,'
+    return _READ_MARK, f'{place},"ordinal":1,'
 
 
 Key = tuple[Any, ...]

@@ -192,5 +192,8 @@ class StateStore(Protocol):
             offset: on the topic, at which they begin.
         """
 
+    def resyncing(self, table: str) -> bool:
+        """Whether a resync of the table is under way, or was cut short and may be resumed."""
+
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """Keep what a drain did."""

@@ -26,9 +26,9 @@ from sluice.selection import Selection
 _OPEN, _DONE, _DROPPED = "open", "done", "dropped"
 # An unfinished run is gone on with so long after its last range, seconds. Later, what it read
 # may have been spoilt since, and nobody remembers that there was one.
-_GOES_ON = 6 * 3600
+RESUMED_SECONDS = 6 * 3600
 # A deep check is to say what is so now.
-_CHECK_GOES_ON = 3600
+_CHECKRESUMED_SECONDS = 3600
 # What the run of a deep check was asked for.
 DEEP_CHECK = "deep check"
 
@@ -110,7 +110,7 @@ class Plans:
     def unfinished_check(self, table: Table, epoch: int) -> Plan | None:
         """The plan of the last deep check, where that did not come to its end; see `end`."""
         plan = self._last(table, DEEP_CHECK, epoch)
-        return plan if plan and plan.noted_ago <= _CHECK_GOES_ON else None
+        return plan if plan and plan.noted_ago <= _CHECKRESUMED_SECONDS else None
 
     def _last(self, table: Table, asked: str, epoch: int) -> Plan | None:
         found = self.clickhouse.execute(
@@ -124,7 +124,7 @@ class Plans:
         rows = self.clickhouse.execute(self.queries["ranges_of"], table=table.name, run=run)
         states = {state for *_, state, _, _, _ in rows}
         ago = min((age for *_, age, _ in rows), default=0)
-        if not rows or _DROPPED in states or ago > _GOES_ON:
+        if not rows or _DROPPED in states or ago > RESUMED_SECONDS:
             return None
         ranges = tuple(
             KeyRange(

@@ -19,7 +19,7 @@ from sluice import wiring
 from sluice.adapters.postgres import PostgresSource
 from sluice.catalog import load_catalog
 from sluice.cli import app
-from sluice.errors import RowsRejected, SluiceError
+from sluice.errors import PoisonedTopic, RowsRejected, SluiceError
 from sluice.generate.files import write_files
 from sluice.relay.run import run
 from sluice.selection import Selection, key_text
@@ -478,3 +478,40 @@ def test_a_resync_that_goes_on_reads_ranges_with_rejected_rows_again(
     house.put("gauges", 1)
     house.settle()
     house.require_live()
+
+
+def test_a_resync_of_very_many_rows_that_cannot_be_stored_reports_them(
+    house: House, relay: None
+) -> None:
+    many = 600  # a chunk of nothing else is over every limit
+    house.sql(f"INSERT INTO gauges SELECT 20000 + n, 'NaN' FROM generate_series(1, {many}) n")
+    tell_poisoned(house)
+    done = house.command("resync", "gauges")
+    assert isinstance(done.exception, RowsRejected), done.output
+    assert done.exception.exit_code == 1
+    assert f"{many} rows could not be stored and keep their last good version" in done.output
+
+    def killed(point: str) -> None:
+        if point == "rows published":
+            raise InterruptedError
+
+    table = house.catalog.table("gauges")
+    with wiring.resyncing(house.settings, table) as step, pytest.raises(InterruptedError):
+        replace(step, reached=killed).run(table, Selection(), restart=True)
+    while not wiring.drain(house.settings, "gauges").caught_up:  # as the minute's does
+        pass
+    house.sql("UPDATE gauges SET day = day WHERE id > 20000")
+    tell_poisoned(house)  # the stream's rows are judged all the same
+    assert wiring.resync(house.settings, "gauges").rejected == many
+    house.require_live("gauges")
+    house.sql("DELETE FROM gauges WHERE id > 20000")
+    house.settle()
+    assert wiring.resync(house.settings, "gauges", restart=True).rejected == 0
+    house.require_live("gauges")
+
+
+def tell_poisoned(house: House) -> None:
+    with pytest.raises(PoisonedTopic):
+        house.settle()
+    for _ in wiring.drain_until_empty(house.settings, "gauges", pass_rejects=True):
+        pass

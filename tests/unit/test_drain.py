@@ -22,7 +22,7 @@ from sluice.catalog import Table, load_catalog
 from sluice.decoding import Decoder
 from sluice.drain import Drain
 from sluice.errors import PoisonedTopic, Refused, StaleCheckpoint, TopicGap
-from sluice.events import UNCHANGED, Record
+from sluice.events import TOO_LARGE, UNCHANGED, Record
 from sluice.positions import format_lsn
 from sluice.settings import DrainSettings
 
@@ -324,6 +324,29 @@ def test_a_run_of_rejects_over_the_limit_stops_the_drain(run: int, stops: bool) 
         assert store.checkpoint(TABLE.name) is None
     else:
         assert drain.run(DECODER).rejected == 11
+
+
+@pytest.mark.parametrize(
+    ("resyncs", "operation", "reason", "stops"),
+    [
+        (False, "read", "odd", True),
+        (True, "read", "odd", False),
+        (True, "update", "odd", True),
+        (False, "update", TOO_LARGE, False),
+    ],
+)
+def test_what_a_resync_sends_and_rows_that_are_too_large_stop_no_drain(
+    resyncs: bool, operation: str, reason: str, stops: bool
+) -> None:
+    odd = event(operation, None if reason == TOO_LARGE else {"id": "odd"})
+    store = MemoryStore()
+    store.resyncs |= {TABLE.name} if resyncs else set()
+    drain = Drain(changes=filled([odd] * 200), store=store, limits=replace(LIMITS, chunk=500))
+    if stops:
+        with pytest.raises(PoisonedTopic):
+            drain.run(DECODER)
+    else:
+        assert drain.run(DECODER).rejected == 200
 
 
 def test_a_long_drain_tells_its_rate_and_what_is_left(

@@ -111,6 +111,7 @@ class MemoryStore:
         self.rejected: dict[tuple[str, str, int], Reject] = {}
         self.epochs: dict[tuple[str, str, int], int] = {}
         self.resolved: set[tuple[str, str, int]] = set()
+        self.resyncs: set[str] = set()
         self.reports: list[DrainReport] = []
 
     def live(self, table: Table) -> dict[Key, tuple[Any, ...]]:
@@ -187,6 +188,10 @@ class MemoryStore:
             and (name, broker_epoch, at) not in self.resolved
             and is_row_of(reject.record.value or b"", place)
         )
+
+    def resyncing(self, table: str) -> bool:
+        """See ports.StateStore."""
+        return table in self.resyncs
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""

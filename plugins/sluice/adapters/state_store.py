@@ -13,6 +13,7 @@ from sluice.events import Change, Key, Reject, row_marks
 from sluice.generate.clickhouse import MACHINE_COLUMNS, key_expression, quoted
 from sluice.letters import kept
 from sluice.ports import Checkpoint, DrainReport, OpenReject
+from sluice.ranges import DEEP_CHECK, RESUMED_SECONDS
 
 _FIELDS = tuple(field.name for field in fields(Checkpoint))
 _LISTED = ", ".join(_FIELDS)
@@ -39,8 +40,17 @@ WHERE source_table = {table:String} AND offset >= {offset:UInt64} AND state = 'o
     AND position(value, {operation:String}) > 0 AND position(value, {place:String}) > 0
 GROUP BY reason ORDER BY count() DESC
 """
-
-
+# Runs that have ranges left.
+_RESYNCING = """
+SELECT run FROM (
+    SELECT run, max(state) AS newest, argMin(selection, state) AS asked, max(noted_at) AS at
+    FROM cdc.resync_ranges WHERE source_table = {table:String} GROUP BY run, number
+)
+WHERE asked != {deep:String}
+GROUP BY run HAVING countIf(newest = 'open') > 0
+    AND max(at) > now64(3) - toIntervalSecond({seconds:UInt32})
+LIMIT 1
+"""
 # Their metadata alone: a value may have a megabyte. One that was cut is no JSON; its head has them.
 _OPEN_REJECTS = """
 SELECT broker_epoch, epoch, offset, hex(key), hex(
@@ -179,6 +189,13 @@ class ClickHouseStore:
             _UNSTORED, table=table, offset=offset, operation=operation, place=position
         )
         return {str(reason): int(count) for reason, count in rows}
+
+    def resyncing(self, table: str) -> bool:
+        """See ports.StateStore."""
+        found = self._clickhouse.execute(
+            _RESYNCING, table=table, deep=DEEP_CHECK, seconds=RESUMED_SECONDS
+        )
+        return bool(found)
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""
