@@ -13,9 +13,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.adapters.topics import Topics
+from sluice.errors import PoisonedTopic
 from sluice.settings import PROJECT, Settings
 from tests.page.conftest import airflow_environment
 
@@ -115,6 +119,43 @@ def test_what_the_models_take_goes_in_and_the_run_names_what_is_still_invalid(
     assert "1 dead letters replayed, 1 still invalid, first at offset 3: " in log
     assert wiring.query(services, CAME)[1] == [(990001,), (990002,)]
     assert wiring.query(services, OPEN)[1] == [(3,)]
+
+
+@pytest.fixture
+def poisoned(services: Settings) -> Iterator[int]:
+    """How many invalid events wait on the topic, and good ones behind them; a topic of its own."""
+    many = 150
+    made_again(services)
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    for number in range(1, many + 2):
+        row = letter(number, 990100 + number, [] if number <= many else "Cy")
+        producer.produce("cdc.customers", key=str(row["key"]), value=str(row["value"]))
+    producer.flush()
+    yield many
+    made_again(services)
+
+
+def made_again(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    for future in admin.delete_topics(["cdc.customers"]).values():
+        future.result()
+    Topics(settings.kafka).ensure(["cdc.customers"])
+
+
+def test_invalid_events_that_are_let_pass_become_dead_letters_and_what_follows_is_drained(
+    services: Settings, run: Run, poisoned: int
+) -> None:
+    with pytest.raises(PoisonedTopic):
+        wiring.drain(services, "customers")
+    log = run(table="customers", pass_rejects=True)
+    assert "state: success" in log, log[-3000:]
+    assert re.search(rf"customers: {poisoned + 1} events in \S+ s, {poisoned} rejected", log), log
+    assert "they go to the dead letters" in log
+    last = 990100 + poisoned + 1
+    assert wiring.query(services, CAME)[1] == [(last,)]  # nothing is replayed
+    assert wiring.drain(services, "customers").caught_up
+    kept = "SELECT count() FROM cdc.dead_letters FINAL WHERE state = 'open' AND broker_epoch != 'e'"
+    assert wiring.query(services, kept)[1] == [(poisoned,)]
 
 
 def test_what_is_no_condition_is_refused_and_changes_nothing(services: Settings, run: Run) -> None:

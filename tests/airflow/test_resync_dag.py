@@ -47,7 +47,7 @@ def engine(services: Settings, relay: threading.Event) -> Iterator[Engine]:
 def run(
     services: Settings, engine: Engine, tmp_path_factory: pytest.TempPathFactory, metadata: Path
 ) -> Run:
-    """Runs the DAG with values of the form; its log."""
+    """Runs the DAG, which ends so, with values of the form; its log."""
     home = tmp_path_factory.mktemp("airflow")
     shutil.copy(metadata, home / "airflow.db")
     environment = {
@@ -57,7 +57,7 @@ def run(
     }
     script = Path(__file__).with_name("run_dag.py")
 
-    def run(**form: object) -> str:
+    def run(ends: str = "success", **form: object) -> str:
         done = subprocess.run(
             [sys.executable, script, PROJECT / "dags", "sluice_resync", json.dumps(form)],
             env=environment,
@@ -66,7 +66,7 @@ def run(
             check=False,
         )
         log = done.stdout + done.stderr
-        assert "state: success" in log, log[-3000:]
+        assert f"state: {ends}" in log, log[-3000:]
         return re.sub(r"\x1b\[[0-9;]*m", "", log)
 
     return run
@@ -104,6 +104,31 @@ def test_all_rows_of_several_tables_are_read(services: Settings, engine: Engine,
     assert "orders: 1 of 1 ranges are to be read" in log
     assert re.search(r"orders: \d+ rows read again as of \S+ \(all rows\), 0 deleted, in ", log)
     assert re.search(r"customers: \d+ rows read again as of \S+ \(all rows\), 0 deleted", log)
+    assert_fact_equals_join(services, engine)
+
+
+def test_rows_that_cannot_be_stored_fail_the_task_of_their_table_alone_after_it_did_the_rest(
+    services: Settings, engine: Engine, run: Run
+) -> None:
+    bad = "UPDATE orders SET total = 'NaN' WHERE id % 20 = 7"
+    with engine.begin() as connection:
+        kept = connection.execute(text("SELECT id, total FROM orders WHERE id % 20 = 7")).all()
+        connection.execute(text(bad))
+    log = run("failed", tables=["orders", "customers"], diff=False, readers=3)
+    told = f"{len(kept)} rows could not be stored and keep their last good version: "
+    assert f"orders: {told}" in log
+    assert re.search(r"NaN has no value in ClickHouse's Decimal\(10, 2\)", log), log
+    assert "sluice dead-letters list --table orders" in log
+    assert "orders: 1 of 1 ranges are to be read" in log
+    assert re.search(r"customers: \d+ rows read again as of \S+ \(all rows\), 0 deleted", log)
+    stored = "SELECT id, total FROM olap.dim_order WHERE id % 20 = 7 ORDER BY id"
+    assert wiring.query(services, stored)[1] == [tuple(row) for row in sorted(kept)]
+    with engine.begin() as connection:
+        for key, total in kept:
+            connection.execute(
+                text("UPDATE orders SET total = :total WHERE id = :key"),
+                {"key": key, "total": total},
+            )
     assert_fact_equals_join(services, engine)
 
 
