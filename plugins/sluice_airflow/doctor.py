@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
+from time import time
 
 import airflow
 from airflow import plugins_manager
@@ -41,12 +43,18 @@ from sluice_airflow.connections import (
 )
 
 _MAJOR = 3
+_LEAST_S = 2.0
 _SILENT = "is its service overloaded or stopped? run: sluice doctor"
 _MINUTE = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 
 
-def examine() -> Iterator[Diagnosis]:
-    """Every check, in the order to mend things. Changes nothing."""
+def examine(until: float | None = None) -> Iterator[Diagnosis]:
+    """Every check, in the order to mend things. Changes nothing.
+
+    Args:
+        until: when services that are silent are given up, seconds since 1970; those that
+            answer have two seconds to do so in any case.
+    """
     version = airflow.__version__
     yield judged("airflow", "version", int(version.split(".")[0]) == _MAJOR, version, "Airflow 3")
     plugin = _plugin()  # it and the mappers take time that is no service's
@@ -57,9 +65,10 @@ def examine() -> Iterator[Diagnosis]:
     }
     parts["plugin"] = (lambda: [plugin], "")
     parts["database"] = (_metadata, "mend AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or start its server")
+    silence = SILENCE_S if until is None else max(_LEAST_S, until - time())
     yield from gathered(
         [
-            Part(service="airflow", check=name, checks=checks, remedy=remedy)
+            Part(service="airflow", check=name, checks=checks, remedy=remedy, silence=silence)
             for name, (checks, remedy) in parts.items()
         ]
     )
@@ -140,5 +149,8 @@ def _metadata() -> Iterator[Diagnosis]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(diagnosis) for diagnosis in examine()]), flush=True)
+    print(
+        json.dumps([asdict(diagnosis) for diagnosis in examine(*map(float, sys.argv[1:]))]),
+        flush=True,
+    )
     os._exit(0)  # a thread may still wait for a service that is silent

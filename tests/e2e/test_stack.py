@@ -205,6 +205,38 @@ def test_a_quoted_command_that_is_wrong_is_found(stack: Running, tmp_path: Path)
     assert [may_be_called(call) for call in shell.calls()] == [False]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["supervisor", "postgres", "broker", "clickhouse", "airflow-api-server", "airflow-scheduler"],
+)
+def test_the_doctor_names_what_hangs_whatever_it_is(stack: Running, name: str) -> None:
+    """And examines everything else; no command waits for it for ever."""
+    if name == "supervisor":
+        pid = int((stack.home / "run" / "supervisord.pid").read_text())
+        held = [psutil.Process(pid)]
+    else:
+        program = psutil.Process(stack.status()["services"][name]["pid"])
+        held = [program, *program.children(recursive=True)]
+    for process in held:
+        process.suspend()
+    try:
+        doctor = stack.sluice("doctor", "--json")
+        status = stack.sluice("status")
+    finally:
+        for process in held:
+            process.resume()
+    found = json.loads(doctor.stdout)["checks"]
+    silent = {check["service"] for check in found if not check["reached"]}
+    assert name in silent
+    assert doctor.returncode == 3
+    assert status.returncode == 3 or name == "airflow-scheduler"  # without it all else answers
+    assert all(check["remedy"] for check in found if not check["ok"])
+    well = {"postgres", "broker", "clickhouse", "airflow-api-server"} - {name}
+    assert well <= {check["service"] for check in found if check["ok"]} | (
+        {"airflow-api-server"} if name in {"postgres", "supervisor"} else set()
+    )
+
+
 def test_wrong_calls_have_their_exit_codes_and_no_traceback(stack: Running) -> None:
     busy = dict(stack.environment, SLUICE_HOME=f"{stack.home}-other")
     calls = [

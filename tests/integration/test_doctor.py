@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -168,6 +169,43 @@ def test_services_that_are_down_are_waited_for_at_once_and_not_for_long(
     assert all("answer" in one.found and one.remedy for one in found)
     if way is closed:
         assert all("refused" in one.found for one in found)
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "down", "up --detach"])
+def test_a_supervisor_that_hangs_is_named_by_each_command_that_asks_it(
+    services: Settings, command: str
+) -> None:
+    pid = int((services.home / "run" / "supervisord.pid").read_text())
+    environment = {
+        **os.environ,
+        "SLUICE_HOME": str(services.home),
+        "SLUICE_POSTGRES_PORT": str(services.postgres.port),
+        "SLUICE_KAFKA_PORT": services.kafka.bootstrap.rpartition(":")[2],
+        "SLUICE_CLICKHOUSE_PORT": str(services.clickhouse.port),
+        "SLUICE_CLICKHOUSE_HTTP_PORT": str(services.clickhouse.http_port),
+    }
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = subprocess.run(
+            [Path(sys.executable).parent / "sluice", *command.split()],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    told = done.stdout + done.stderr
+    assert done.returncode == 3, told
+    assert f"the supervisor (process {pid}) takes no call" in told
+    assert f"kill -CONT {pid}" in told
+    assert "Traceback" not in told
+    if command == "doctor":
+        assert "ok   clickhouse: state tables" in told
+    elif command == "status":
+        assert "orders" in told
+    assert Stack(services).running()
 
 
 def test_a_publication_that_is_not_there_is_named(services: Settings, catalog: Catalog) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from sluice.cli import dead_letters, pipeline, stack
+from sluice.cli import dead_letters, doctor, pipeline, stack
 from sluice.errors import SluiceError
 from sluice.settings import read_settings
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="SQLAlchemy models become a ClickHouse star schema that follows PostgreSQL.",
 )
-for _group in (stack.app, pipeline.app, dead_letters.app):
+for _group in (stack.app, pipeline.app, doctor.app, dead_letters.app):
     app.registered_commands += _group.registered_commands
     app.registered_groups += _group.registered_groups
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import os
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sluice.cli.tables import print_table
-from sluice.errors import Finding, NotReady, RowsRejected, StaleGenerated, WrongUsage
+from sluice.errors import RowsRejected, StaleGenerated, WrongUsage
 from sluice.settings import Settings
 
 if TYPE_CHECKING:
@@ -232,41 +230,6 @@ def quality(
         passed = sum(check.status == "pass" for check in report.checks)
         typer.echo(f"{passed} of {len(report.checks)} checks passed")
     report.require_passed()
-
-
-@app.command()
-def doctor(
-    context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Check the services from outside; say what to mend, in order. Changes nothing."""
-    from sluice.catalog import load_catalog
-    from sluice.doctor import examine
-
-    settings: Settings = context.obj
-    found = examine(settings, load_catalog(settings.models), _airflow_environment(settings))
-    wrong = [diagnosis for diagnosis in found if not diagnosis.ok]
-    if as_json:
-        checks = [asdict(diagnosis) for diagnosis in found]
-        typer.echo(json.dumps({"checks": checks, "healthy": not wrong}, indent=2))
-    else:
-        for diagnosis in found:
-            typer.echo(diagnosis.sentence())
-    if any(not diagnosis.reached for diagnosis in wrong):
-        raise NotReady("not every service could be examined")
-    if wrong:
-        raise Finding(f"{len(wrong)} to mend")
-
-
-def _airflow_environment(settings: Settings) -> Mapping[str, str] | None:
-    """The variables of the Airflow that is configured here, or of the embedded one that runs."""
-    from sluice.embedded.stack import Stack
-
-    if any(name.startswith(("AIRFLOW_HOME", "AIRFLOW__", "AIRFLOW_CONN_")) for name in os.environ):
-        return os.environ
-    stack = Stack(settings)
-    runs = stack.states()["airflow-scheduler"].state == "running"
-    return stack.environment() if runs else None
 
 
 @app.command()

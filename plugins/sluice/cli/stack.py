@@ -173,18 +173,25 @@ def read_status(settings: Settings) -> dict[str, Any]:
     from sluice.embedded.stack import Stack
     from sluice.relay import telemetry
 
-    services = {name: asdict(state) for name, state in Stack(settings).states().items()}
-    found: dict[str, Any] = {"services": services, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
+    found: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
+    errors: list[str] = []
+    try:
+        states = Stack(settings).states()
+        found["services"] = {name: asdict(state) for name, state in states.items()}
+    except SluiceError as error:
+        errors.append(str(error))
     metrics = settings.relay.metrics
     found["relay"] = telemetry.read_status(*metrics) if metrics else {}
-    healthy = all(service["state"] == "running" for service in services.values())
+    healthy = all(service["state"] == "running" for service in found["services"].values())
     try:
         found.update(wiring.status(settings))
         found["dags"] = _dag_states(settings)
     except SluiceError as error:
-        healthy, found["error"] = False, str(error)
+        errors.append(str(error))
+    if errors:
+        found["error"] = "\n".join(errors)
     failed = any(dag["last_state"] == "failed" for dag in found["dags"].values())
-    return {**found, "healthy": healthy and not failed and not found.get("troubles")}
+    return {**found, "healthy": healthy and not failed and not errors and not found.get("troubles")}
 
 
 def _dag_states(settings: Settings) -> dict[str, Any]:

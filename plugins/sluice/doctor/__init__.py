@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from time import time
 
 from sluice.catalog import Catalog
 from sluice.doctor import airflow, broker, clickhouse, postgres
 from sluice.doctor.diagnosis import Diagnosis, failed, judged
-from sluice.doctor.gathering import Part, gathered
+from sluice.doctor.gathering import SILENCE_S, Part, gathered
+from sluice.errors import SluiceError
 from sluice.settings import Settings
 
-__all__ = ["Diagnosis", "Part", "examine", "failed", "gathered", "judged"]
+__all__ = ["Diagnosis", "Part", "airflow_part", "examine", "failed", "gathered", "judged"]
 _LOADING_S = 60.0  # Airflow's code has to be loaded first, which waits for nobody
 
 
-def examine(
-    settings: Settings, catalog: Catalog, airflow_environment: Mapping[str, str] | None = None
-) -> list[Diagnosis]:
-    """Every check on PostgreSQL, the broker, ClickHouse and Airflow, all at once. Changes nothing.
+def examine(settings: Settings, catalog: Catalog, others: Sequence[Part] = ()) -> list[Diagnosis]:
+    """Every check on PostgreSQL, the broker, ClickHouse and of other parts, all at once.
 
-    Args:
-        airflow_environment: the variables of Airflow's processes; None where there are none.
+    Changes nothing.
     """
     parts = [
         Part(
@@ -30,17 +30,33 @@ def examine(
         )
         for name, module in _SERVICES.items()
     ]
-    if airflow_environment is not None:
-        environment = airflow_environment
-        parts.append(
-            Part(
-                service="airflow",
-                checks=lambda: airflow.checks(environment),
-                remedy=airflow.REMEDY,
-                silence=_LOADING_S,
-            )
-        )
-    return gathered(parts)
+    return gathered([*parts, *others])
+
+
+def airflow_part(environment: Callable[[], Mapping[str, str] | None]) -> Part:
+    """Airflow's checks.
+
+    Args:
+        environment: gives the variables of Airflow's processes; None where there are none.
+    """
+    return Part(
+        service="airflow",
+        checks=partial(_airflow, environment, time() + SILENCE_S),
+        remedy=airflow.REMEDY,
+        silence=_LOADING_S,
+    )
+
+
+def _airflow(
+    environment: Callable[[], Mapping[str, str] | None], until: float
+) -> Iterator[Diagnosis]:
+    try:
+        variables = environment()
+    except SluiceError as error:
+        yield failed("supervisor", "access", error, reached=False)
+        return
+    if variables is not None:
+        yield from airflow.checks(variables, until)
 
 
 _SERVICES = {"postgres": postgres, "broker": broker, "clickhouse": clickhouse}

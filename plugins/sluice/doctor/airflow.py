@@ -14,11 +14,16 @@ _SECONDS = 120
 REMEDY = f"run, where Airflow runs: python -m {_PROGRAM}"
 
 
-def checks(environment: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """Every check on the Airflow that is configured by these variables."""
+def checks(environment: Mapping[str, str], until: float | None = None) -> Iterator[Diagnosis]:
+    """Every check on the Airflow that is configured by these variables.
+
+    Args:
+        until: when services that are silent are given up, seconds since 1970; None for some
+            seconds after Airflow's code is loaded.
+    """
     # As Airflow's servers do, so that connections are looked up in its database, too.
     variables = {**environment, "_AIRFLOW_PROCESS_CONTEXT": "server"}
-    command = [sys.executable, "-m", _PROGRAM]
+    command = [sys.executable, "-m", _PROGRAM, *([] if until is None else [str(until)])]
     try:
         done = subprocess.run(
             command, env=variables, capture_output=True, text=True, check=False, timeout=_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,12 +12,10 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
-
-from supervisor.xmlrpc import SupervisorTransport
 
 from sluice.embedded import airflow_service, clickhouse_users, postgres
 from sluice.embedded.passwords import ensure_secrets
@@ -25,6 +24,7 @@ from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets
 
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
+_ANSWER_SECONDS = 5.0  # the supervisor has nothing that takes long to answer
 _SOCKET_LENGTH = 100  # what every system takes as a socket's path
 
 _DAEMON = """\
@@ -67,6 +67,37 @@ stdout_logfile_backups = 2
 """
 
 
+# A socket that takes no connection, and one that does and says nothing.
+_SILENT = (BlockingIOError, TimeoutError)
+_AT_WORK = {"RUNNING", "STARTING", "STOPPING"}
+
+
+class _Connection(HTTPConnection):
+    """HTTP on a socket in the file system."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_ANSWER_SECONDS)
+        self.sock.connect(str(self._path))
+
+
+class _Transport(xmlrpc.client.Transport):
+    """XML-RPC on a socket in the file system."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> HTTPConnection:
+        connection = _Connection(self._path)
+        self._connection = host, connection  # which `close` closes
+        return connection
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramState:
     """What the supervisor says of a program; `state` is its word, in lower case."""
@@ -90,10 +121,16 @@ class Stack:
         return self._home / "logs"
 
     def running(self) -> bool:
-        """Whether this home's supervisor answers."""
+        """Whether this home's supervisor answers.
+
+        Raises:
+            Unreachable: it is there and does not answer.
+        """
         try:
             self._call("getState")
-        except Retryable:
+        except Retryable as error:
+            if isinstance(error.__cause__, _SILENT):
+                raise
             return False
         return True
 
@@ -147,7 +184,8 @@ class Stack:
         """Stop programs; the others go on."""
         for name in names:
             if self._state(name) in {"RUNNING", "STARTING"}:
-                self._call("stopProcess", name)
+                self._call("stopProcess", name, False)
+                self._wait(lambda n=name: self._state(n) not in _AT_WORK, name)  # type: ignore[misc]
 
     def stop(self) -> bool:
         """Stop everything; returns when no process is left, and whether anything ran."""
@@ -241,9 +279,9 @@ class Stack:
             NotReady: the supervisor refuses it.
             Unreachable: no supervisor answers on this home's socket.
         """
-        transport = SupervisorTransport(None, None, f"unix://{self._socket()}")
+        transport = _Transport(self._socket())
         try:
-            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+            proxy = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
             raise NotReady(
@@ -251,6 +289,14 @@ class Stack:
                 f" {fault.faultString}",
                 remedy="see: sluice status, sluice logs supervisord",
             ) from fault
+        except _SILENT as error:
+            pid = self._supervisor()
+            raise Unreachable(
+                f"the supervisor (process {pid}) takes no call on {self._socket()} within"
+                f" {_ANSWER_SECONDS:.0f} s: it hangs or was stopped",
+                remedy=f"let it go on: kill -CONT {pid}; then run it again. See: sluice logs"
+                " supervisord",
+            ) from error
         except (OSError, HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
             raise Unreachable(
                 f"no supervisor answers on {self._socket()}: {type(error).__name__}",
@@ -258,6 +304,13 @@ class Stack:
             ) from error
         finally:
             transport.close()
+
+    def _supervisor(self) -> str:
+        """The supervisor's process as it noted it."""
+        try:
+            return (self._home / "run" / "supervisord.pid").read_text().strip()
+        except OSError:
+            return "unknown"
 
     def _wait(self, condition: Callable[[], bool], name: str) -> None:
         """Wait for something of the program whose log has this name."""
