@@ -20,6 +20,7 @@ from sluice.embedded.programs import airflow_api
 from sluice.embedded.stack import Stack
 from tests.security.canaries import files_with
 from tests.security.conftest import Planted, until
+from tests.security.test_closed_home import open_to_others
 
 pytestmark = [pytest.mark.e2e, pytest.mark.airflow]
 
@@ -78,6 +79,7 @@ def test_no_file_of_the_stack_holds_a_secret_but_its_owners_two(troubled: Plante
     assert sorted(found) == sorted(OWN_FILES), found
     for name in OWN_FILES:
         assert (troubled.home / name).stat().st_mode & 0o777 == 0o600
+    assert open_to_others(troubled.home) == {}
     logs = {path.stem for path in (troubled.home / "logs").glob("*.log")}
     assert logs >= set(Stack(troubled.settings).programs)
 

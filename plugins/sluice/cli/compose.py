@@ -7,6 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
+from sluice.embedded import private
 from sluice.errors import WrongUsage
 
 # They differ from the names of `SLUICE_*`, so that `make`, which reads .env too, starts the
@@ -40,14 +41,9 @@ def write_compose_secrets(path: Path) -> list[str]:
         }
         added = [name for name in SECRETS if name not in known]
         lines = [f"{name}={_secret(name)}" for name in added]
-        draft = path.with_name(path.name + ".draft")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write("\n".join([*present.splitlines(), *lines]) + "\n")
-        draft.replace(path)
     except OSError as error:
-        raise WrongUsage(f"{path} cannot be written: {error.strerror}") from error
+        raise WrongUsage(f"{path} cannot be read: {error.strerror}") from error
+    private.write(path, "\n".join([*present.splitlines(), *lines]) + "\n")
     return added
 
 

@@ -62,12 +62,7 @@ def up(
     for name in (settings.postgres.database, "airflow"):
         ensure_database(settings.postgres, name)
     scripts = Path(stack.programs["airflow-scheduler"].command[0]).parent
-    migration = subprocess.Popen(
-        migrate_command(scripts),
-        env=stack.environment(),
-        stdout=(stack.logs / "airflow-migrate.log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
+    migration = stack.begin("airflow-migrate", migrate_command(scripts))
     create_tables(settings.postgres)
     wiring.initialise(settings)
     say("topics, tables and views are there")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from sluice.embedded import private
 from sluice.errors import NotReady, Retryable, Unreachable
 from sluice.settings import PROJECT, WRITER, Settings
 
@@ -53,6 +54,8 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(port + SCHEDULER_HEALTH),
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         **_connections(settings, secrets),
     }
@@ -96,9 +99,7 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
 def write_passwords(settings: Settings, secrets: dict[str, str]) -> None:
     """Write the UI's password before the first start, so that none is made into a log."""
     path = settings.home / "airflow" / "passwords.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps({USER: secrets["airflow"]}))
+    private.write(path, json.dumps({USER: secrets["airflow"]}))
 
 
 class AirflowApi:

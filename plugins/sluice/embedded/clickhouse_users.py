@@ -8,11 +8,11 @@ server's process alive runs as it: it may read `system.numbers` and start listen
 from __future__ import annotations
 
 import hashlib
-import os
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
 
+from sluice.embedded import private
 from sluice.settings import PROJECT, WRITER
 
 CONFIGURATION = "clickhouse.xml"
@@ -57,8 +57,8 @@ def write_configuration(folder: Path, secrets: Mapping[str, str]) -> None:
 
     """
     users = folder / "clickhouse-users.xml"
-    _write(users, ET.tostring(_users(secrets), encoding="unicode"))
-    _write(folder / CONFIGURATION, _SERVER.strip().format(users=users))
+    private.write(users, ET.tostring(_users(secrets), encoding="unicode"))
+    private.write(folder / CONFIGURATION, _SERVER.strip().format(users=users))
 
 
 def _users(secrets: Mapping[str, str]) -> ET.Element:
@@ -90,11 +90,3 @@ def _found(parent: ET.Element, tag: str) -> ET.Element:
     child = parent.find(tag)
     assert child is not None, tag
     return child
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.replace(path)

@@ -8,6 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
+from sluice.embedded import private
 from sluice.settings import read_secrets, secrets_file
 
 _NAMES = (
@@ -28,10 +29,5 @@ def ensure_secrets(home: Path) -> dict[str, str]:
         present.get("fernet_key") or base64.urlsafe_b64encode(os.urandom(32)).decode()
     )
     if wanted != present:
-        path = secrets_file(home)
-        draft = path.with_suffix(".draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(wanted, file)
-        draft.replace(path)
+        private.write(secrets_file(home), json.dumps(wanted))
     return wanted

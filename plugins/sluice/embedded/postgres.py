@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import stat
+import shlex
 import subprocess
 import tempfile
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from typing import Any
 from psycopg2 import sql
 
 from sluice.adapters.postgres import opened
+from sluice.embedded import private
 from sluice.errors import NeedsPerson
 from sluice.settings import PostgresSettings
 
@@ -41,16 +42,33 @@ def system_user() -> str | None:
     return SYSTEM_USER if os.geteuid() == 0 else None
 
 
+def account() -> pwd.struct_passwd | None:
+    """The account of `system_user`, created where there is none; None for the present user's."""
+    user = system_user()
+    if user is None:
+        return None
+    _ensure_user(user)
+    return pwd.getpwnam(user)
+
+
 def create_cluster(data: Path, password: str) -> None:
     """Initialise the cluster where there is none.
 
+    The folder that holds `data` is the stack's; it is closed to all but the server's user, who
+    passes it.
+
     Raises:
-        NeedsPerson: initdb failed; its last line tells why.
+        NeedsPerson: the server's user may not pass a folder above, or initdb failed; its last line
+            tells why.
     """
+    server = account()
+    data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private.close(data.parent, server.pw_gid if server else None)
+    _require_passable(data.parent)
     if (data / "PG_VERSION").exists():
         return
-    data.mkdir(parents=True, exist_ok=True)
-    _make_reachable(data)
+    data.mkdir(exist_ok=True, mode=0o700)
+    _own(data)
     with tempfile.NamedTemporaryFile("w", prefix="sluice-") as file:
         file.write(password)
         file.flush()
@@ -90,16 +108,26 @@ def ensure_database(settings: PostgresSettings, name: str) -> None:
             cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
 
-def _make_reachable(data: Path) -> None:
-    """As root: let the server's user own its data and pass the folders above it."""
+def _require_passable(home: Path) -> None:
+    """As root: require that the server's user may pass the folders of its data and its programs.
+
+    They are not the stack's, so it does not open them.
+    """
     if system_user() is None:
         return
-    _ensure_user(SYSTEM_USER)
-    _own(data)
-    for folder in {*data.parents, BINARIES, *BINARIES.parents}:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+    above = [*reversed(home.parents), home, *reversed(BINARIES.parents), BINARIES]
+    checked = ["sh", "-c", 'for f; do test -x "$f" || { echo "$f"; exit; }; done', "sh"]
+    command = [*checked, *map(str, above), str(BINARIES / "postgres")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd="/", **identity()
+    )
+    closed = done.stdout.strip()
+    if closed:
+        raise NeedsPerson(
+            f"PostgreSQL does not run as root, and the user {SYSTEM_USER} may not pass {closed}",
+            remedy="run Sluice as an ordinary user, or move the project and SLUICE_HOME to a folder"
+            f" that others may pass; to open this one: chmod o+x {shlex.quote(closed)}",
+        )
 
 
 def _ensure_user(name: str) -> None:
@@ -116,14 +144,13 @@ def _ensure_user(name: str) -> None:
 
 def identity() -> dict[str, Any]:
     """subprocess arguments that run a command as the server's user, its groups included."""
-    user = system_user()
-    if user is None:
+    server = account()
+    if server is None:
         return {}
-    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    return {"user": server.pw_uid, "group": server.pw_gid, "extra_groups": []}
 
 
 def _own(path: Path) -> None:
-    user = system_user()
-    if user is not None:
-        entry = pwd.getpwnam(user)
-        os.chown(path, entry.pw_uid, entry.pw_gid)
+    server = account()
+    if server is not None:
+        os.chown(path, server.pw_uid, server.pw_gid)

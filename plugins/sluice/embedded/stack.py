@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from sluice.embedded import airflow_service, clickhouse_users, postgres
+from sluice.embedded import airflow_service, clickhouse_users, postgres, private
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
@@ -37,6 +37,7 @@ logfile = {logs}/supervisord.log
 logfile_maxbytes = 5MB
 pidfile = {home}/run/supervisord.pid
 nodaemon = false
+umask = {umask:03o}
 minfds = 1024
 {daemon_user}
 
@@ -135,17 +136,20 @@ class Stack:
         return True
 
     def launch(self) -> None:
-        """Check ports and folder, prepare the cluster, start the supervisor; once it is enough."""
+        """Check ports and folder, prepare the cluster, start the supervisor; once it is enough.
+
+        The folder is closed to other users each time: an earlier version left it open.
+        """
+        self._make_folders()
         if self.running():
             return
-        self._make_folders()
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
         airflow_service.write_passwords(self._settings, secrets)
         clickhouse_users.write_configuration(self._home / "run", secrets)
         postgres.create_cluster(self._home / "postgres", secrets["postgres"])
         config = self._home / "run" / "supervisord.conf"
-        config.write_text(self._config())
+        private.write(config, self._config())
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         done = subprocess.run(
             command,
@@ -155,11 +159,25 @@ class Stack:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
+            umask=private.UMASK,
         )
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise NotReady(f"the supervisor did not start: {' '.join(last)}")
         self._wait(self.running, "supervisord")
+
+    def begin(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a command that ends by itself, as the programs are started; NAME.log is its own."""
+        log = self.logs / f"{name}.log"
+        private.write(log, "")
+        with log.open("w") as out:
+            return subprocess.Popen(
+                command,
+                env=self.environment(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                umask=private.UMASK,
+            )
 
     def start(self, names: Sequence[str], report: Callable[[str], None]) -> None:
         """Start programs and wait until each answers; those that run are left alone.
@@ -234,9 +252,14 @@ class Stack:
         return state in {"RUNNING", "STARTING"} and program.ready()
 
     def _make_folders(self) -> None:
+        server = postgres.account()
+        group, user = (server.pw_gid, server.pw_uid) if server else (None, None)
         try:
+            self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private.close(self._home, group)
+            private.tighten(self._home, user)
             for folder in ("run", "logs", "airflow"):
-                (self._home / folder).mkdir(parents=True, exist_ok=True)
+                (self._home / folder).mkdir(exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=self._home):
                 pass
         except OSError as error:
@@ -248,7 +271,7 @@ class Stack:
     def _config(self) -> str:
         places = {"home": self._home, "logs": self.logs, "socket": self._socket()}
         root = "user = root" if os.geteuid() == 0 else ""
-        text = _DAEMON.format(**places, daemon_user=root)
+        text = _DAEMON.format(**places, daemon_user=root, umask=private.UMASK)
         for program in self.programs.values():
             text += _PROGRAM.format(
                 name=program.name,

@@ -1,0 +1,101 @@
+"""The state directory's files and folders, which no other user of the machine may read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from sluice.errors import WrongUsage
+
+# Everything that the stack starts has it, so that what a service writes is its owner's alone.
+UMASK = 0o077
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read, in place of whatever has its name.
+
+    A link that somebody planted is replaced, not followed.
+
+    Raises:
+        WrongUsage: the folder is another user's, or cannot be written.
+    """
+    require_own(path.parent)
+    draft = path.with_name(f"{path.name}.draft")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        raise WrongUsage(
+            f"{path} cannot be written: {error.strerror}",
+            remedy="use the user who owns its folder",
+        ) from error
+
+
+def require_own(path: Path) -> None:
+    """Require that a file or folder is this user's own, or root's.
+
+    Raises:
+        WrongUsage: another user owns it, and could put into it what this one trusts.
+    """
+    owner = path.lstat().st_uid
+    if owner not in {os.geteuid(), 0}:
+        raise WrongUsage(
+            f"{path} belongs to another user, of id {owner}",
+            remedy="remove it, or use a folder of your own (SLUICE_HOME)",
+        )
+
+
+def close(folder: Path, group: int | None = None) -> None:
+    """Close a folder to all other users.
+
+    Args:
+        group: a group whose members may pass the folder, to one of their own in it; they do not
+            see what else it holds.
+
+    Raises:
+        WrongUsage: another user owns it.
+    """
+    require_own(folder)
+    if group is None:
+        folder.chmod(0o700)
+    else:
+        os.chown(folder, -1, group)
+        folder.chmod(0o710)
+
+
+def tighten(folder: Path, guest: int | None = None) -> None:
+    """Take from all other users what is below a folder that is closed.
+
+    Args:
+        guest: a user of the stack's whose files are left alone.
+
+    Raises:
+        WrongUsage: somebody else put a file there.
+    """
+    for path, entry in _below(folder, guest):
+        if entry.st_uid == os.geteuid() and entry.st_mode & _OTHERS:
+            path.chmod(stat.S_IMODE(entry.st_mode) & ~_OTHERS)
+
+
+def _below(folder: Path, guest: int | None) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything below the folder but links and what is the guest's."""
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(place, name)
+            try:
+                entry = path.lstat()
+            except FileNotFoundError:  # databases drop files
+                continue
+            if entry.st_uid == guest and name in folders:
+                folders.remove(name)
+            if entry.st_uid == guest or stat.S_ISLNK(entry.st_mode):
+                continue
+            if entry.st_uid not in {os.geteuid(), 0}:
+                require_own(path)
+            yield path, entry

@@ -1,0 +1,191 @@
+"""The state directory as another user of the machine tries it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from sluice.cli.compose import write_compose_secrets
+from sluice.embedded import airflow_service, clickhouse_users, postgres, private
+from sluice.embedded.passwords import ensure_secrets
+from sluice.embedded.stack import Stack
+from sluice.errors import NeedsPerson, WrongUsage
+from sluice.settings import Settings, read_settings
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+NOBODY = "nobody"
+
+
+def open_to_others(home: Path) -> dict[str, str]:
+    """What another user may read, write or pass, with its mode; links have none of their own."""
+    found = {}
+    for place, folders, files in os.walk(home):
+        for path in (Path(place, name) for name in [*folders, *files]):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISLNK(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                found[str(path)] = stat.filemode(mode)
+    mode = home.stat().st_mode
+    if mode & stat.S_IRWXO or (mode & stat.S_IRWXG and os.geteuid() != 0):
+        found[str(home)] = stat.filemode(mode)
+    return found
+
+
+def may(user: str, test: str, path: Path) -> bool:
+    """Whether a user passes a test of the shell's on a path."""
+    entry = pwd.getpwnam(user)
+    done = subprocess.run(
+        ["test", test, str(path)],
+        user=entry.pw_uid,
+        group=entry.pw_gid,
+        extra_groups=[],
+        cwd="/",
+        check=False,
+    )
+    return done.returncode == 0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that everybody may pass, as those above a home are."""
+    with TemporaryDirectory(prefix="sluice-test-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.mark.services
+def test_no_file_of_running_services_is_open_to_others(services: Settings) -> None:
+    assert open_to_others(services.home) == {}
+    logs = {path.name for path in (services.home / "logs").iterdir()}
+    assert logs >= {"postgres.log", "broker.log", "clickhouse.log", "supervisord.log"}
+    assert any((services.home / "clickhouse").rglob("*.sql"))
+
+
+@pytest.mark.services
+@as_root
+def test_another_user_reads_nothing_and_the_databases_user_its_own_folder_alone(
+    services: Settings,
+) -> None:
+    for name in ("", "secrets.json", "logs", "clickhouse", "run/supervisord.conf", "postgres"):
+        assert not may(NOBODY, "-r", services.home / name), name
+        assert not may(NOBODY, "-x", services.home / name), name
+    assert may(postgres.SYSTEM_USER, "-r", services.home / "postgres")
+    for name in ("", "secrets.json", "logs", "clickhouse", "run"):
+        assert not may(postgres.SYSTEM_USER, "-r", services.home / name), name
+
+
+@pytest.mark.services
+def test_a_home_that_was_open_is_closed_by_the_next_start(services: Settings) -> None:
+    opened = [services.home, *(services.home / name for name in ("logs", "run", "secrets.json"))]
+    for path in opened:
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    assert open_to_others(services.home) != {}
+    Stack(services).launch()
+    assert open_to_others(services.home) == {}
+
+
+@as_root
+def test_folders_above_stay_as_they_are_and_the_refusal_names_the_one_that_is_closed(
+    folder: Path,
+) -> None:
+    above = folder / "it's closed"
+    above.mkdir(mode=0o700)
+    with pytest.raises(NeedsPerson) as refused:
+        postgres.create_cluster(above / "home" / "postgres", "secret")
+    assert stat.S_IMODE(above.stat().st_mode) == 0o700
+    assert str(above) in refused.value.what
+    done = subprocess.run(
+        (refused.value.remedy or "").partition("to open this one: ")[2],
+        shell=True,
+        check=True,
+    )
+    assert done.returncode == 0
+    postgres.create_cluster(above / "home" / "postgres", "secret")
+    assert open_to_others(above / "home").keys() <= {str(above / "home")}
+
+
+@as_root
+def test_a_home_that_another_user_made_is_refused(folder: Path) -> None:
+    home = folder / "home"
+    home.mkdir()
+    os.chown(home, pwd.getpwnam(NOBODY).pw_uid, -1)
+    with pytest.raises(WrongUsage, match="belongs to another user"):
+        Stack(read_settings({"SLUICE_HOME": str(home)})).launch()
+    assert list(home.iterdir()) == []
+
+
+@as_root
+def test_a_file_that_another_user_planted_is_refused(folder: Path) -> None:
+    home = folder / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    planted = home / "secrets.json"
+    planted.write_text('{"clickhouse": "known"}')
+    os.chown(planted, pwd.getpwnam(NOBODY).pw_uid, -1)
+    with pytest.raises(WrongUsage, match=r"secrets\.json belongs to another user"):
+        Stack(read_settings({"SLUICE_HOME": str(home)})).launch()
+
+
+SECRETS = {"clickhouse": "s", "clickhouse_reader": "s", "airflow": "s"}
+WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "the stack's secrets": ("secrets.json", ensure_secrets),
+    "ClickHouse's users": (
+        "clickhouse-users.xml",
+        lambda home: clickhouse_users.write_configuration(home, SECRETS),
+    ),
+    "Airflow's passwords": (
+        "airflow/passwords.json",
+        lambda home: airflow_service.write_passwords(
+            read_settings({"SLUICE_HOME": str(home)}), SECRETS
+        ),
+    ),
+    "the containers' secrets": (".env", lambda home: write_compose_secrets(home / ".env")),
+}
+
+
+@pytest.mark.parametrize(("name", "writer"), WRITERS.values(), ids=WRITERS)
+def test_a_secret_is_not_written_through_a_link(
+    folder: Path, name: str, writer: Callable[[Path], object]
+) -> None:
+    path = folder / "home" / name
+    path.parent.mkdir(parents=True)
+    victim = folder / "victim"
+    for link in (path, path.with_suffix(".draft"), path.with_name(f"{path.name}.draft")):
+        victim.write_text("{}")
+        link.symlink_to(victim)
+        writer(folder / "home")
+        assert victim.read_text() == "{}"
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+        path.unlink()
+        link.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("name", "writer"), WRITERS.values(), ids=WRITERS)
+@as_root
+def test_no_secret_is_written_to_a_folder_of_another_user(
+    folder: Path, name: str, writer: Callable[[Path], object]
+) -> None:
+    path = folder / "home" / name
+    path.parent.mkdir(parents=True)
+    os.chown(path.parent, pwd.getpwnam(NOBODY).pw_uid, -1)
+    with pytest.raises(WrongUsage, match="belongs to another user"):
+        writer(folder / "home")
+    assert not path.exists()
+
+
+def test_a_file_of_a_kind_that_cannot_be_replaced_is_an_error_in_words(folder: Path) -> None:
+    (folder / "secrets.json").mkdir()
+    with pytest.raises(WrongUsage, match=r"secrets\.json cannot be written"):
+        private.write(folder / "secrets.json", "x")
+    shutil.rmtree(folder / "secrets.json")
