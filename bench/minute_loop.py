@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sqlalchemy import text
 
 from sluice import wiring
-from sluice.embedded.programs import airflow_api
+from sluice.embedded.stack import Stack
 from sluice.settings import PROJECT, Settings, read_settings
 from store_api.database import make_engine
 from tests.conftest import stack_environment
@@ -58,7 +58,7 @@ def memory(home: str) -> float:
 
 def chain(settings: Settings) -> float:
     """Seconds from a minute's tick to the end of the quality run that follows it."""
-    api = airflow_api(settings)
+    api = Stack(settings).airflow()
     before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
     while True:
         run: Any = api.last_run("sluice_quality")

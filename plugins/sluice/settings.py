@@ -24,6 +24,10 @@ WRITER = "sluice"
 # The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
 WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
 
+# The embedded PostgreSQL proves that it knows the password; another server that listens on its port
+# would ask for it in clear text.
+OWN_POSTGRES = {"require_auth": "scram-sha-256"}
+
 # Every variable, its default and what it is. An empty default means "not set".
 VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_HOME": (".sluice", "state directory of the embedded stack"),
@@ -149,6 +153,7 @@ class ClickHouseSettings:
     Attributes:
         options: clickhouse-driver's (secure and the like).
         embedded: whether it is the embedded stack's own server, of which nothing is set.
+        account: of the operating system, whose server that is; None where it has no password yet.
     """
 
     host: str
@@ -159,6 +164,7 @@ class ClickHouseSettings:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     cluster: Cluster = ONE_SERVER
     embedded: bool = False
+    account: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +307,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             user=values["SLUICE_POSTGRES_USER"],
             password=SecretStr(password),
             database=values["SLUICE_POSTGRES_DATABASE"],
-            options=_flat(values, "SLUICE_POSTGRES_OPTIONS"),
+            options={
+                **(OWN_POSTGRES if _own_postgres(values, secrets) else {}),
+                **_flat(values, "SLUICE_POSTGRES_OPTIONS"),
+            },
         ),
         kafka=KafkaSettings(
             bootstrap=values["SLUICE_KAFKA_BOOTSTRAP"]
@@ -315,6 +324,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             user=user,
             password=SecretStr(warehouse_password),
             embedded=_embedded(values),
+            account=_account(home) if _embedded(values) and secrets else None,
             options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
             cluster=_cluster(values),
         ),
@@ -339,6 +349,16 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
     )
+
+
+def _own_postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+    """Whether the password is that of the embedded PostgreSQL."""
+    host = values["SLUICE_POSTGRES_HOST"] == VARIABLES["SLUICE_POSTGRES_HOST"][0]
+    return host and not values["SLUICE_POSTGRES_PASSWORD"] and "postgres" in secrets
+
+
+def _account(home: Path) -> int:
+    return secrets_file(home).stat().st_uid
 
 
 def _embedded(values: Mapping[str, str]) -> bool:

@@ -34,6 +34,7 @@ def settings_from_connections() -> Settings:
     options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
     driver = {name: value for name, value in clickhouse.extra_dejson.items() if name != PLAY}
     page = settings.alerts.page or cdc_page()
+    own = settings.clickhouse
     return replace(
         settings,
         alerts=replace(settings.alerts, page=page),
@@ -53,7 +54,10 @@ def settings_from_connections() -> Settings:
             user=clickhouse.login or "default",
             password=SecretStr(clickhouse.password or ""),
             options=driver,
-            cluster=settings.clickhouse.cluster,
+            cluster=own.cluster,
+            account=own.account
+            if (clickhouse.host, clickhouse.port) == (own.host, own.port)
+            else None,
         ),
     )
 

@@ -16,7 +16,6 @@ from confluent_kafka import Producer
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import connection_options
-from sluice.embedded.programs import airflow_api
 from sluice.embedded.stack import Stack
 from tests.security.canaries import files_with
 from tests.security.conftest import Planted, until
@@ -56,7 +55,8 @@ def troubled(planted: Planted) -> Planted:
     producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event")
     assert producer.flush(30) == 0
     wiring.query(settings, "DELETE FROM cdc.dim_order WHERE id % 2 = 0")
-    airflow = airflow_api(settings, seconds=60)
+    stack = Stack(settings)
+    airflow = stack.airflow(seconds=60)
     airflow.trigger("sluice_drain")  # the next minute is not waited for
     for words in (["orders: row_count fail"], *(["alert by", place] for place in PLACES)):
         until(partial(in_logs, planted, *words))
@@ -64,7 +64,6 @@ def troubled(planted: Planted) -> Planted:
     resync(planted)
     for command in COMMANDS:
         planted.sluice(*command)
-    stack = Stack(settings)
     stack.halt(["clickhouse"])
     airflow.trigger("sluice_drain")
     until(lambda: in_logs(planted, "ClickHouse", "does not answer"))

@@ -43,7 +43,7 @@ def ask_clickhouse(port: int) -> None:
 
 
 def airflow(port: int) -> AirflowApi:
-    return AirflowApi(port, "password", PATIENCE)
+    return AirflowApi(port, "password", PATIENCE, lambda: None)
 
 
 ASKING: dict[str, Callable[[int], object]] = {

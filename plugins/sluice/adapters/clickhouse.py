@@ -11,6 +11,7 @@ from typing import Any
 from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
 
+from sluice.adapters import listeners
 from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable, WrongUsage
 from sluice.generate.clickhouse import literal, on_cluster, quoted
 from sluice.settings import ClickHouseSettings, Cluster
@@ -236,6 +237,10 @@ class ClickHouse:
         connection = self._client.connection
         if connection.connected:
             return
+        settings = self._settings
+        if settings.account is not None:
+            name = "SLUICE_CLICKHOUSE_PORT"
+            listeners.require_account(self.where, settings.port, settings.account, name)
         patience = connection.send_receive_timeout
         connection.send_receive_timeout = min(patience, _HANDSHAKE_S)
         try:

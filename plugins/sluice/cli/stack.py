@@ -190,9 +190,9 @@ def read_status(settings: Settings) -> dict[str, Any]:
 
 
 def _dag_states(settings: Settings) -> dict[str, Any]:
-    from sluice.embedded.programs import airflow_api
+    from sluice.embedded.stack import Stack
 
-    api = airflow_api(settings)
+    api = Stack(settings).airflow()
     states = {}
     for dag_id in sorted(api.dag_ids()):
         run = api.last_run(dag_id) or {}
@@ -215,10 +215,10 @@ def _load_demo(settings: Settings, say: Callable[[str], None]) -> None:
 def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     """Wait until Airflow itself has drained, rebuilt and checked."""
     from sluice.adapters.postgres import PostgresSource
-    from sluice.embedded.programs import airflow_api
+    from sluice.embedded.stack import Stack
 
     # A busy machine may take long over the first answers; nobody is served by giving up.
-    api, deadline = airflow_api(settings, seconds=60), time.monotonic() + 480
+    api, deadline = Stack(settings).airflow(seconds=60), time.monotonic() + 480
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(_DAGS) - api.dag_ids():
         _pause(deadline, "Airflow has not parsed the DAGs")

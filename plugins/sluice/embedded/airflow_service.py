@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sluice.embedded import private
 from sluice.errors import NotReady, Retryable, Unreachable
-from sluice.settings import PROJECT, WRITER, Settings
+from sluice.settings import OWN_POSTGRES, PROJECT, WRITER, Settings
 
 T = TypeVar("T")
 USER = "admin"
@@ -27,7 +26,7 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     postgres = settings.postgres
     database = (
         f"postgresql+psycopg2://{postgres.user}:{quote(secrets['postgres'])}"
-        f"@{postgres.host}:{postgres.port}/airflow"
+        f"@{postgres.host}:{postgres.port}/airflow?require_auth=scram-sha-256"
     )
     return {
         "AIRFLOW_HOME": str(home),
@@ -74,7 +73,7 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
             "login": postgres.user,
             "password": secrets["postgres"],
             "schema": postgres.database,
-            **({"extra": postgres.options} if postgres.options else {}),
+            "extra": {**OWN_POSTGRES, **postgres.options},
         },
         "SLUICE_REDPANDA": {
             "conn_type": "kafka",
@@ -103,12 +102,20 @@ def write_passwords(settings: Settings, secrets: dict[str, str]) -> None:
 
 
 class AirflowApi:
-    """Airflow's REST API, version 2; an answer is waited for `seconds`."""
+    """Airflow's REST API, version 2, on this machine.
 
-    def __init__(self, port: int, password: str, seconds: float) -> None:
+    Args:
+        verify: raises where the port is not Airflow's; asked before anything secret is sent.
+        seconds: how long an answer is waited for.
+    """
+
+    def __init__(
+        self, port: int, password: str, seconds: float, verify: Callable[[], None]
+    ) -> None:
         self._seconds = seconds
-        self._base = f"http://127.0.0.1:{port}"
+        self._port = port
         self._password = password
+        self._verify = verify
         self._token = ""
 
     def healthy(self) -> bool:
@@ -147,9 +154,11 @@ class AirflowApi:
     def _authorised(self, method: str, path: str, read: Callable[[Any], T], body: Any = None) -> T:
         if not self._token:
             user = {"username": USER, "password": self._password}
-            token = self._call("POST", "/auth/token", lambda found: found["access_token"], user)
+            token = self._call(
+                "POST", "/auth/token", lambda found: found["access_token"], user, secret=True
+            )
             self._token = str(token)
-        return self._call(method, path, read, body, {"Authorization": f"Bearer {self._token}"})
+        return self._call(method, path, read, body, secret=True)
 
     def _call(
         self,
@@ -157,30 +166,41 @@ class AirflowApi:
         path: str,
         read: Callable[[Any], T],
         body: Any = None,
-        headers: dict[str, str] | None = None,
+        *,
+        secret: bool = False,
     ) -> T:
         """What `read` takes from the answer.
 
+        A redirection is not followed, nor is a proxy used: they could lead elsewhere.
+
+        Args:
+            secret: whether the password or the token is sent.
+
         Raises:
             Unreachable: nothing answers, or something that is not Airflow.
-            NotReady: it refuses.
+            NotReady: it refuses, or another server is on its port.
         """
+        base = f"http://127.0.0.1:{self._port}"
         data = None if body is None else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **(headers or {})}
-        request = urllib.request.Request(self._base + path, data, sent, method=method)  # noqa: S310
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            with urllib.request.urlopen(request, timeout=self._seconds) as answer:  # noqa: S310
+            with closing(HTTPConnection("127.0.0.1", self._port, timeout=self._seconds)) as made:
+                made.connect()
+                if secret:
+                    self._verify()
+                made.request(method, path, data, headers)
+                answer = made.getresponse()
+                if not 200 <= answer.status < 300:
+                    raise NotReady(
+                        f"Airflow {base} answers {answer.status} to {method} {path}", remedy=_LOG
+                    )
                 return read(json.load(answer))
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise NotReady(
-                f"Airflow {self._base} answers {error.code} to {method} {path}", remedy=_LOG
-            ) from error
         except OSError as error:
-            raise Unreachable(f"Airflow {self._base} does not answer", remedy=_LOG) from error
+            raise Unreachable(f"Airflow {base} does not answer", remedy=_LOG) from error
         except (HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
             raise Unreachable(
-                f"{self._base} does not answer as Airflow does: {type(error).__name__}",
+                f"{base} does not answer as Airflow does: {type(error).__name__}",
                 remedy=f"stop what uses the port, or set SLUICE_AIRFLOW_PORT; {_LOG}",
             ) from error
 

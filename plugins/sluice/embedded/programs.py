@@ -18,7 +18,7 @@ from sluice.embedded import postgres
 from sluice.embedded.airflow_service import SCHEDULER_HEALTH, AirflowApi
 from sluice.embedded.clickhouse_users import CONFIGURATION
 from sluice.errors import NotReady, SluiceError, WrongUsage
-from sluice.settings import Settings, read_secrets
+from sluice.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Program:
     stop_signal: str = "TERM"
 
 
+_HEALTH_S = 10
 STORES = ("postgres", "broker", "clickhouse")
 PIPELINE = ("relay", "api")
 AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor")
@@ -167,15 +168,10 @@ def _airflow(settings: Settings) -> list[Program]:
             command=[script, "dag-processor"],
             address="parses dags/",
             ports={},
-            ready=lambda: airflow_api(settings).healthy(),
+            # Health is told to everybody: there is nothing secret to send.
+            ready=lambda: AirflowApi(port, "", _HEALTH_S, lambda: None).healthy(),
         ),
     ]
-
-
-def airflow_api(settings: Settings, seconds: float = 10) -> AirflowApi:
-    """The REST API of the stack's Airflow, which waits so long for an answer."""
-    password = read_secrets(settings.home).get("airflow", "")
-    return AirflowApi(settings.airflow_port, password, seconds)
 
 
 def _script(name: str) -> str:

@@ -12,12 +12,16 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
+import psutil
+
 from sluice.embedded import airflow_service, clickhouse_users, postgres, private
+from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
@@ -232,6 +236,31 @@ class Stack:
             if name in found
         }
 
+    def airflow(self, seconds: float = 10) -> AirflowApi:
+        """The REST API of the stack's Airflow, which waits so long for an answer.
+
+        It sends the password to the process alone that the supervisor started.
+        """
+        password = read_secrets(self._home).get("airflow", "")
+        verify = partial(self.require_own, "airflow-api-server")
+        return AirflowApi(self._settings.airflow_port, password, seconds, verify)
+
+    def require_own(self, name: str) -> None:
+        """Require that what listens on a program's ports is the program, of this stack.
+
+        Raises:
+            NotReady: another server is on one of them, whether the program runs or not.
+        """
+        state = self.states().get(name)
+        pid = state.pid if state else None
+        for setting, port in self.programs[name].ports.items():
+            if pid is None or not _listens(pid, port):
+                raise NotReady(
+                    f"another server than this stack's {name} is on port {port}; it was sent no"
+                    " password",
+                    remedy=f"stop it, or set {setting} to a free port; then: sluice up",
+                )
+
     def environment(self) -> dict[str, str]:
         """What every program is started with: settings, Airflow's own, and the secrets."""
         secrets = read_secrets(self._home)
@@ -304,6 +333,7 @@ class Stack:
         """
         transport = _Transport(self._socket())
         try:
+            self._require_trusted(self._socket())
             proxy = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
@@ -335,6 +365,14 @@ class Stack:
         except OSError:
             return "unknown"
 
+    def _require_trusted(self, path: Path) -> None:
+        """Require that the socket is not another user's: below /tmp anybody may make it."""
+        if path.lstat().st_uid not in {self._home.stat().st_uid, 0}:
+            raise NotReady(
+                f"the supervisor's socket {path} belongs to another user",
+                remedy="remove it, or set SLUICE_HOME to a shorter path",
+            )
+
     def _wait(self, condition: Callable[[], bool], name: str) -> None:
         """Wait for something of the program whose log has this name."""
         deadline = time.monotonic() + _START_SECONDS
@@ -345,6 +383,25 @@ class Stack:
                     remedy=f"see: sluice logs {name}",
                 )
             time.sleep(0.1)
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether a process or one that it started listens on a port of this machine."""
+    try:
+        started = psutil.Process(pid)
+        processes = [started, *started.children(recursive=True)]
+    except psutil.Error:
+        return False
+    return any(port in _ports(process) for process in processes)
+
+
+def _ports(process: psutil.Process) -> set[int]:
+    """Where a process listens; nowhere if it has ended."""
+    try:
+        places = process.net_connections("tcp")
+    except (psutil.Error, OSError):  # the latter: a connection ended meanwhile
+        return set()
+    return {place.laddr.port for place in places if place.status == psutil.CONN_LISTEN}
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,67 @@
+"""Which account of this machine listens on a port, so that no other's server gets a password.
+
+Linux alone tells it, to everybody, in /proc/net/tcp.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sluice.errors import Unreachable
+
+_LISTENS = "0A"
+
+
+def require_account(what: str, port: int, account: int, setting: str) -> None:
+    """Require that the server on a port of 127.0.0.1 is the account's, this user's or root's.
+
+    Where none listens, or the system does not tell, nothing is required.
+
+    Args:
+        what: the service that should listen there.
+        setting: names the variable that chooses its port.
+
+    Raises:
+        Unreachable: another account's server listens there.
+    """
+    found = listening_account(port)
+    if found is not None and found not in {account, os.geteuid(), 0}:
+        raise Unreachable(
+            f"{what}: a server of another user, of id {found}, listens on port {port}",
+            remedy=f"stop it, or set {setting} to a free port; it was sent no password",
+        )
+
+
+def listening_account(port: int) -> int | None:
+    """The account whose server takes connections to a port of 127.0.0.1; None: not known."""
+    listening = dict(_listening(port))
+    for address in ("127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::"):  # noqa: S104 - compared
+        if (account := listening.get(_hexadecimal(address))) is not None:
+            return account
+    return None
+
+
+def _listening(port: int) -> Iterator[tuple[str, int]]:
+    """Address and account of each socket that listens on the port."""
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        try:
+            lines = table.read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, _, _, _, account, *_ = line.split()
+            address, _, number = local.partition(":")
+            if state == _LISTENS and int(number, 16) == port:
+                yield address, int(account)
+
+
+def _hexadecimal(address: str) -> str:
+    """An address as the tables write it: words of four bytes in the machine's order."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    words = (packed[start : start + 4] for start in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
