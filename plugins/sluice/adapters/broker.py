@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from sluice.adapters.broker_options import require_allowed
 from sluice.errors import Unreachable, WrongUsage
 from sluice.settings import KafkaSettings
 
@@ -86,6 +87,7 @@ class Broker:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.address = settings.bootstrap
+        self._chosen = frozenset(settings.options)
         self.options: dict[str, Any] = {
             "bootstrap.servers": settings.bootstrap,
             "allow.auto.create.topics": False,
@@ -112,8 +114,10 @@ class Broker:
             options: win over the broker's, which win over `defaults`.
 
         Raises:
-            WrongUsage: it does not take them; the message holds no option's value.
+            WrongUsage: it does not take them, or the settings name one that they may not choose;
+                the message holds no option's value.
         """
+        require_allowed(self._chosen)
         together = {**defaults, **self.options, **options}
         try:
             return kind({**together, "error_cb": self._report, "logger": self})
