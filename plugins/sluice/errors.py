@@ -25,7 +25,8 @@ SluiceError
 └── Rejected             one record; it goes to the dead letters
 ```
 
-A message says what, where and what to do, in one or two lines; `str(error)` is that message.
+A message says what, where and what to do, in one or two lines; `str(error)` is that message. What
+others wrote is in it as `printable` makes it: a newline in a name begins no line.
 
 Of the errors of several tables the worst decides the exit code, in the order 0, 1, 3, 4: a step
 that did not run (3) may hide what a finding (1) would tell, and where a person is needed (4) a
@@ -37,6 +38,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from sluice.printable import printable, printable_lines
+
 
 class SluiceError(Exception):
     """Something went wrong."""
@@ -44,8 +47,8 @@ class SluiceError(Exception):
     exit_code: ClassVar[int] = 4
 
     def __init__(self, what: str | None = None, *, remedy: str | None = None) -> None:
-        self.what = what or (type(self).__doc__ or "").strip().splitlines()[0]
-        self.remedy = remedy
+        self.what = printable(what or (type(self).__doc__ or "").strip().splitlines()[0])
+        self.remedy = None if remedy is None else printable_lines(remedy)
         super().__init__(self.what)
 
     def __str__(self) -> str:

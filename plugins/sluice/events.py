@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sluice.positions import format_lsn
+from sluice.printable import printable
 
 # Postgres text cannot hold NUL, so no real value is ever equal to this.
 UNCHANGED = "\x00unchanged"
@@ -158,3 +159,7 @@ class Reject:
 
     record: Record
     reason: str
+
+    def __post_init__(self) -> None:
+        """Make the reason printable: it may name what others wrote, and is logged and sent."""
+        object.__setattr__(self, "reason", printable(self.reason))

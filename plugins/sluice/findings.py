@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field, replace
 
 from sluice.catalog import Fact, Rollup, Table
+from sluice.printable import shell_quoted
 from sluice.quality import FAIL, PASS, UNSETTLED, Check
 
 # So many keys of a table are told.
@@ -141,5 +141,5 @@ def _repair(table: Table, findings: TableFindings) -> str:
     keys = [difference.key for difference in findings.differences]
     if not findings.complete or not 0 < len(keys) <= MOST_NAMED:
         return f"run: sluice resync {table.name}"
-    listed = " ".join(f"--key {shlex.quote(key)}" for key in keys)
+    listed = " ".join(f"--key {shell_quoted(key)}" for key in keys)
     return f"run: sluice resync {table.name} {listed}"

@@ -11,6 +11,7 @@ from copy import copy
 from typing import Protocol, TypeVar
 
 from sluice.errors import SluiceError, Unreachable, WrongUsage, worst
+from sluice.printable import printable
 
 
 class Named(Protocol):
@@ -97,7 +98,7 @@ def together(troubles: Mapping[str, SluiceError], done: Iterable[str] = ()) -> S
         names.setdefault(str(error), []).append(name)
     texts = [_named(text, listed) for text, listed in names.items()]
     error = copy(worst(troubles.values()))
-    error.what, error.remedy = "\n".join([*done, *texts]), None
+    error.what, error.remedy = "\n".join([*map(printable, done), *texts]), None
     return error
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.positions import format_lsn
+from sluice.printable import printable
 from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Ages, Check
 from sluice.ranges import duration
 
@@ -30,8 +31,8 @@ class News:
         return self.check.status == PASS
 
     def sentence(self) -> str:
-        """The news in one line."""
-        told = self.check.sentence()
+        """The news in one line, printable wherever it is read."""
+        told = printable(self.check.sentence())
         return f"recovered: {told}" if self.recovered else told
 
 

@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from sluice.printable import printable
 from sluice.results import News
 from sluice.settings import AlertSettings
 
@@ -55,6 +56,8 @@ class Alerts:
         items = [
             {
                 **asdict(item.check),
+                "difference": printable(item.check.difference),
+                "repair": printable(item.check.repair),
                 "before": item.before,
                 "recovered": item.recovered,
                 "message": item.sentence(),

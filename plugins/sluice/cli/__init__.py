@@ -9,6 +9,7 @@ import sys
 import typer
 
 from sluice.cli import dead_letters, doctor, pipeline, stack
+from sluice.cli.output import OneLine, say
 from sluice.errors import SluiceError
 from sluice.settings import read_settings
 
@@ -30,13 +31,15 @@ def _settings(context: typer.Context) -> None:
 
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 a finding, 2 wrong usage, 3 not ready, 4 a person."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logs = logging.StreamHandler()
+    logs.setFormatter(OneLine("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[logs])
     # It logs a traceback for each refused connection; the error that follows says it in a line.
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
     try:
         app()
     except SluiceError as error:
-        typer.echo(str(error), err=True)
+        say(*str(error).split("\n"), err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import getpass
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sluice.cli.output import say, say_json
 from sluice.cli.tables import print_table
 from sluice.errors import RowsRejected
 from sluice.settings import Settings
@@ -51,9 +51,9 @@ def list_letters(
     found = _found(context.obj, table, where, every, limit)
     rows = [{**_place(letter), "beginning": _text(letter.value)[:_BEGINNING]} for letter in found]
     if as_json:
-        typer.echo(json.dumps({"dead_letters": rows}))
+        say_json({"dead_letters": rows})
     elif not rows:
-        typer.echo("no dead letters")
+        say("no dead letters")
     else:
         shown = ["table", "offset", "rejected_at", "state", "reason", "beginning"]
         print_table(shown, [[row[name] for name in shown] for row in rows])
@@ -83,12 +83,12 @@ def show(
         for letter in found
     ]
     if as_json:
-        typer.echo(json.dumps({"dead_letters": rows}))
+        say_json({"dead_letters": rows})
         return
     for row in rows:
-        typer.echo("\n".join(f"{name:15} {value}" for name, value in row.items()) + "\n")
+        say(*(f"{name:15} {value}" for name, value in row.items()), "")
     if not rows:
-        typer.echo("no dead letters")
+        say("no dead letters")
 
 
 @letters.command()
@@ -106,7 +106,7 @@ def replay(context: typer.Context, table: Table = "", where: Where = None) -> No
     for chosen in load_catalog(settings.models).select([table] if table else []):
         with outcomes.of(chosen.name):
             report = wiring.replay_dead_letters(settings, chosen.name, conditions)
-            typer.echo(report.sentence())
+            say(report.sentence())
             if report.rejected:
                 raise RowsRejected(
                     f"{chosen.name}: {len(report.rejected)} events are still invalid",
@@ -133,7 +133,7 @@ def dismiss(
     settings: Settings = context.obj
     conditions = _conditions(where)
     for chosen in load_catalog(settings.models).select([table] if table else []):
-        typer.echo(
+        say(
             wiring.dismiss_dead_letters(
                 settings, chosen.name, conditions, person=getpass.getuser(), reason=reason
             )

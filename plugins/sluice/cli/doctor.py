@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sluice.cli.output import say, say_json
 from sluice.errors import Finding, NotReady, SluiceError
 from sluice.settings import Settings
 
@@ -47,10 +47,10 @@ def doctor(
     wrong = [diagnosis for diagnosis in found if not diagnosis.ok]
     if as_json:
         checks = [asdict(diagnosis) for diagnosis in found]
-        typer.echo(json.dumps({"checks": checks, "healthy": not wrong}, indent=2))
+        say_json({"checks": checks, "healthy": not wrong}, indent=2)
     else:
         for diagnosis in found:
-            typer.echo(diagnosis.sentence())
+            say(*diagnosis.sentence().split("\n"))
     if any(not diagnosis.reached for diagnosis in wrong):
         raise NotReady("not every service could be examined")
     if wrong:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import sys
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sluice.cli.output import say, say_json
 from sluice.cli.tables import print_table
 from sluice.errors import RowsRejected, StaleGenerated, WrongUsage
 from sluice.settings import Settings
@@ -50,14 +50,14 @@ def generate(
     cluster = settings.clickhouse.cluster
     if check:
         stale = difference(catalog, out, cluster)
-        typer.echo(stale or "generated files are current", nl=not stale)
+        say(*(stale or "generated files are current").rstrip("\n").split("\n"))
         if stale:
             raise StaleGenerated(remedy="run: make generate")
         return
     changed = write_files(catalog, out, cluster)
     for path in changed:
-        typer.echo(f"wrote {path}" if (out / path).exists() else f"removed {path}")
-    typer.echo(f"{len(changed)} files changed")
+        say(f"wrote {path}" if (out / path).exists() else f"removed {path}")
+    say(f"{len(changed)} files changed")
 
 
 @app.command()
@@ -66,8 +66,8 @@ def init(context: typer.Context) -> None:
     from sluice.wiring import initialise
 
     for line in initialise(context.obj):
-        typer.echo(line)
-    typer.echo("topics, publication, tables and views are there")
+        say(line)
+    say("topics, publication, tables and views are there")
 
 
 @app.command()
@@ -95,7 +95,7 @@ def source(
     from sluice import wiring
 
     for line in wiring.change_source(context.obj, name) or [f"{name} is the source of all tables"]:
-        typer.echo(line)
+        say(line)
 
 
 @app.command()
@@ -135,8 +135,8 @@ def drain(
     if skip is not None:
         if not tables or len(tables) > 1 or until_empty or pass_rejects or fail_on_reject:
             raise WrongUsage("--skip takes one table, and no other option")
-        typer.echo(wiring.skip(settings, tables[0], skip, person=getpass.getuser()))
-        typer.echo(f"what it held may be missing; then run: sluice resync {tables[0]}")
+        say(wiring.skip(settings, tables[0], skip, person=getpass.getuser()))
+        say(f"what it held may be missing; then run: sluice resync {tables[0]}")
         return
     if pass_rejects and not tables:
         raise WrongUsage("name the tables whose invalid events are to pass")
@@ -151,7 +151,7 @@ def drain(
             )
             for report in runs:
                 rejected += report.rejected
-                typer.echo(report.sentence())
+                say(report.sentence())
             if rejected and fail_on_reject:
                 raise RowsRejected(
                     f"{table.name}: {rejected} events were rejected",
@@ -199,7 +199,7 @@ def rebuild(
         return wiring.rebuild(settings, fact.name, full=full)
 
     for report in each(step, facts):
-        typer.echo(report.sentence())
+        say(report.sentence())
 
 
 @app.command()
@@ -222,13 +222,13 @@ def quality(
     report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
     if as_json:
         checks = [asdict(check) for check in report.checks]
-        typer.echo(json.dumps({"checks": checks, "passed": report.passed}, indent=2))
+        say_json({"checks": checks, "passed": report.passed}, indent=2)
     else:
         for check in report.checks:
             if check.status != "pass" or check.check in COMPARED:
-                typer.echo(check.sentence())
+                say(check.sentence())
         passed = sum(check.status == "pass" for check in report.checks)
-        typer.echo(f"{passed} of {len(report.checks)} checks passed")
+        say(f"{passed} of {len(report.checks)} checks passed")
     report.require_passed()
 
 
@@ -263,17 +263,17 @@ def resync(
         raise WrongUsage("keys are those of one table, without --diff; name one table")
     if diff and not dry_run:
         for line in wiring.repair(settings, tables or ()):
-            typer.echo(line)
+            say(line)
         return
     rows: dict[str, Any] = {"lower": from_key, "upper": to_key, "keys": key or ()}
     outcomes = Outcomes()
     for table in chosen:
         with outcomes.of(table.name):
             if dry_run:
-                typer.echo(wiring.forecast(settings, table.name, **rows))
+                say(wiring.forecast(settings, table.name, **rows))
                 continue
             report = wiring.resync(settings, table.name, **rows, restart=restart)
-            typer.echo(report.sentence())
+            say(report.sentence())
             report.require_stored()
     outcomes.require()
 
@@ -285,7 +285,7 @@ def recover(context: typer.Context) -> None:
 
     logging.getLogger("sluice").setLevel(logging.INFO)
     for line in wiring.recover(context.obj):
-        typer.echo(line)
+        say(line)
 
 
 @app.command()
@@ -300,7 +300,7 @@ def maintain(
 
     report = wiring.maintain(context.obj, timedelta(days=guard_days))
     for line in report.done or ("nothing to clean up",):
-        typer.echo(line)
+        say(line)
     report.require_calm()
 
 
@@ -325,6 +325,6 @@ def demo(
     except ImportError as error:
         raise WrongUsage("the demo needs the example's models and store_api") from error
 
-    operations = run(context.obj, rate=rate, seconds=seconds, seed=seed, report=typer.echo)
+    operations = run(context.obj, rate=rate, seconds=seconds, seed=seed, report=say)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(operations.items()))
-    typer.echo(f"{sum(operations.values())} changes: {listed}")
+    say(f"{sum(operations.values())} changes: {listed}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ import typer
 
 from sluice import slot_loss
 from sluice.cli.compose import write_compose_secrets
+from sluice.cli.output import say, say_json
 from sluice.cli.tables import print_table
 from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
 from sluice.settings import (
@@ -52,28 +53,28 @@ def up(
     from sluice.embedded.stack import Stack
     from store_api.database import create_tables
 
-    say = _clock()
+    report = _clock()
     fetch_library()
     stack = Stack(context.obj)
     stack.launch()
     settings = read_settings({**os.environ, "SLUICE_HOME": str(context.obj.home)})
     stack = Stack(settings)  # the password is known now
-    stack.start(STORES, say)
+    stack.start(STORES, report)
     for name in (settings.postgres.database, "airflow"):
         ensure_database(settings.postgres, name)
     scripts = Path(stack.programs["airflow-scheduler"].command[0]).parent
     migration = stack.begin("airflow-migrate", migrate_command(scripts))
     create_tables(settings.postgres)
     wiring.initialise(settings)
-    say("topics, tables and views are there")
-    stack.restart(PIPELINE, say)
+    report("topics, tables and views are there")
+    stack.restart(PIPELINE, report)
     if migration.wait():
         raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
-    say("Airflow's metadata database is there")
+    report("Airflow's metadata database is there")
     if demo:
-        _load_demo(settings, say)
-    stack.start(AIRFLOW, say)
-    _first_facts(settings, say)
+        _load_demo(settings, report)
+    stack.start(AIRFLOW, report)
+    _first_facts(settings, report)
     _show(settings)
     if not detach:
         _follow(stack.logs)
@@ -93,7 +94,7 @@ def down(
     if wipe:
         shutil.rmtree(settings.home, ignore_errors=True)
     kept = f"data stays in {settings.home}" if settings.home.exists() else "no data is left"
-    typer.echo(f"{ended}; {kept}")
+    say(f"{ended}; {kept}")
 
 
 @app.command()
@@ -104,7 +105,7 @@ def status(
     """Show services, rows on both sides, freshness, the slot and the last DAG runs."""
     found = read_status(context.obj)
     if as_json:
-        typer.echo(json.dumps(found, indent=2, default=str))
+        say_json(found, indent=2)
     else:
         _print_status(found)
     if not found["healthy"]:
@@ -123,8 +124,7 @@ def logs(
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.log")))
         raise WrongUsage(f"there is no log {name!r} (known: {known or 'none yet'})")
-    tail = ["tail", "-n", "100", *(["-f"] if follow else []), str(path)]
-    subprocess.run(tail, check=False)
+    _tail("-n", "100", *(["-f"] if follow else []), str(path))
 
 
 @app.command()
@@ -137,7 +137,7 @@ def env(
     """Print export lines for other clients; they hold the stack's passwords."""
     if write:
         added = write_compose_secrets(Path(".env"))
-        typer.echo(f".env: {', '.join(added) or 'nothing'} added")
+        say(f".env: {', '.join(added) or 'nothing'} added")
         return
     settings: Settings = context.obj
     postgres, clickhouse = settings.postgres, settings.clickhouse
@@ -159,7 +159,7 @@ def env(
     }
     for name, value in values.items():
         text = str(value).replace("'", "'\\''")
-        typer.echo(f"export {name}='{text}'")
+        typer.echo(f"export {name}='{text}'")  # as it is: a shell reads it
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
@@ -204,15 +204,15 @@ def _dag_states(settings: Settings) -> dict[str, Any]:
     return states
 
 
-def _load_demo(settings: Settings, say: Callable[[str], None]) -> None:
+def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:
     from store_api.demo import load
 
     loaded = load(settings)
     if loaded:
-        say("demo traffic: " + ", ".join(f"{count} {name}" for name, count in loaded.items()))
+        report("demo traffic: " + ", ".join(f"{count} {name}" for name, count in loaded.items()))
 
 
-def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
+def _first_facts(settings: Settings, report: Callable[[str], None]) -> None:
     """Wait until Airflow itself has drained, rebuilt and checked."""
     from sluice.adapters.postgres import PostgresSource
     from sluice.embedded.stack import Stack
@@ -228,12 +228,12 @@ def _first_facts(settings: Settings, say: Callable[[str], None]) -> None:
     before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
     started = {dag_id: (api.last_run(dag_id) or {}).get("dag_run_id") for dag_id in _DAGS}
     api.trigger("sluice_drain")
-    say("Airflow drains, rebuilds and checks")
+    report("Airflow drains, rebuilds and checks")
     while True:
         run = api.last_run("sluice_quality")
         if run and run["dag_run_id"] != before and run["state"] in {"success", "failed"}:
             if run["state"] == "success":
-                say("sluice_quality: ClickHouse equals Postgres")
+                report("sluice_quality: ClickHouse equals Postgres")
                 return
             before = run["dag_run_id"]
         _pause(deadline, f"Airflow did not get to a passed check (runs before: {started})")
@@ -250,15 +250,15 @@ def _show(settings: Settings) -> None:
 
     found = wiring.status(settings)
     _print_tables(found)
-    typer.echo("\nRevenue by country and category, from olap.fact_order_item:")
+    say("", "Revenue by country and category, from olap.fact_order_item:")
     print_table(*wiring.query(settings, _REVENUE))
     password = read_secrets(settings.home)["airflow"]
-    typer.echo(f"\nAirflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
-    typer.echo(f"Store API   http://127.0.0.1:{settings.api_port}/docs")
+    say("", f"Airflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
+    say(f"Store API   http://127.0.0.1:{settings.api_port}/docs")
     clickhouse = settings.clickhouse
     play = f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}"
-    typer.echo(f"ClickHouse  {play}  ({clickhouse.password.get_secret_value()})")
-    typer.echo('Other clients: eval "$(.venv/bin/sluice env)"; stop it all: make down')
+    say(f"ClickHouse  {play}  ({clickhouse.password.get_secret_value()})")
+    say('Other clients: eval "$(.venv/bin/sluice env)"; stop it all: make down')
 
 
 def _print_status(found: dict[str, Any]) -> None:
@@ -270,21 +270,21 @@ def _print_status(found: dict[str, Any]) -> None:
     if found["tables"]:
         _print_tables(found)
     if found["slot"]:
-        typer.echo(_slot_line(found["slot"]))
+        say(_slot_line(found["slot"]))
     if found["relay"]:
         relay = found["relay"]
         snapshot = relay["snapshot"]
-        typer.echo(
+        say(
             f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
             f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
             f" {snapshot['ranges_done']} of {snapshot['ranges']} ranges"
         )
     for dag_id, dag in found["dags"].items():
-        typer.echo(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
+        say(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
     for name, trouble in found.get("troubles", {}).items():
-        typer.echo(f"{name}: {trouble}", err=True)
+        say(*f"{name}: {trouble}".split("\n"), err=True)
     if "error" in found:
-        typer.echo(found["error"], err=True)
+        say(*found["error"].split("\n"), err=True)
 
 
 def _slot_line(slot: dict[str, Any]) -> str:
@@ -310,19 +310,26 @@ def _print_tables(found: dict[str, Any]) -> None:
 
 
 def _follow(folder: Path) -> None:
-    typer.echo("\nFollowing the logs; Ctrl-C stops the stack.")
-    files = [str(file) for file in sorted(folder.glob("*.log"))]
-    with subprocess.Popen(["tail", "-n", "0", "-F", *files]) as tail:  # noqa: S607
+    say("", "Following the logs; Ctrl-C stops the stack.")
+    with suppress(KeyboardInterrupt):
+        _tail("-n", "0", "-F", *map(str, sorted(folder.glob("*.log"))))
+
+
+def _tail(*arguments: str) -> None:
+    """Print what `tail` does; a log of a service holds what others sent it."""
+    with subprocess.Popen(["tail", *arguments], stdout=subprocess.PIPE) as tail:  # noqa: S607
+        assert tail.stdout is not None
         try:
-            tail.wait()
-        except KeyboardInterrupt:
+            for line in tail.stdout:
+                say(line.decode(errors="backslashreplace").removesuffix("\n"))
+        finally:
             tail.terminate()
 
 
 def _clock() -> Callable[[str], None]:
     started = time.monotonic()
 
-    def say(text: str) -> None:
-        typer.echo(f"[{time.monotonic() - started:5.1f} s] {text}")
+    def report(text: str) -> None:
+        say(f"[{time.monotonic() - started:5.1f} s] {text}")
 
-    return say
+    return report

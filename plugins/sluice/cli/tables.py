@@ -10,6 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from sluice.printable import printable, printable_lines
+
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows as a table, numbers to the right.
@@ -34,7 +36,9 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table()
     for index, name in enumerate(names):
         numeric = bool(rows) and isinstance(rows[0][index], int | float)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(
+            Text(printable(name)), justify="right" if numeric else "left", no_wrap=True
+        )
     for row in rows:
         table.add_row(*map(_text, row))
     return table
@@ -43,10 +47,10 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
 def _record(names: Sequence[str], row: Sequence[Any]) -> Table:
     lines = Table(show_header=False)
     for name, value in zip(names, row, strict=True):
-        lines.add_row(name, _text(value))
+        lines.add_row(Text(printable(name)), _text(value))
     return lines
 
 
 def _text(value: Any) -> Text:
-    """Never read as markup: a value is not ours."""
-    return Text("NULL" if value is None else str(value))
+    """A value as it is: not read as markup, nor by the terminal; its lines stay in its cell."""
+    return Text("NULL" if value is None else printable_lines(str(value)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sluice.errors import SluiceError
+from sluice.printable import printable
 
 _SKEW_SECONDS = 5.0
 
@@ -30,7 +31,7 @@ class Diagnosis:
     def sentence(self) -> str:
         """One line, and the remedy in a second."""
         line = f"{'ok  ' if self.ok else 'MEND'} {self.service}: {self.check}: {self.found}"
-        return f"{line}\n     {self.remedy}" if self.remedy else line
+        return f"{printable(line)}\n     {self.remedy}" if self.remedy else printable(line)
 
 
 def failed(service: str, check: str, error: SluiceError, *, reached: bool = True) -> Diagnosis:

@@ -53,7 +53,7 @@ def quality(
         for line in repair(settings, sorted(wrong), mode=AUTO):
             log.warning("auto-repair: %s", line)
     except SluiceError as error:
-        log.warning("auto-repair: %s", error)
+        log.warning("auto-repair: %s", "; ".join(str(error).split("\n")))
     return check(settings, tables, deep=deep)
 
 

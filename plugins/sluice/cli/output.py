@@ -1,0 +1,35 @@
+"""Prints what commands say; what others wrote does nothing to the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import typer
+
+from sluice.printable import printable
+
+
+def say(*lines: object, err: bool = False) -> None:
+    """Print lines; a newline within one is not ours, and is written out."""
+    for line in lines:
+        typer.echo(printable(str(line)), err=err)
+
+
+def say_json(value: Any, indent: int | None = None) -> None:
+    """Print JSON, whose texts hold nothing that a terminal acts on."""
+    typer.echo(json.dumps(value, indent=indent, default=str))
+
+
+class OneLine(logging.Formatter):
+    """Writes a message on one line, and a traceback, which others' words may end, indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """See logging.Formatter."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """See logging.Formatter."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {printable(line)}" for line in lines)
