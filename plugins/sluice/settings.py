@@ -102,6 +102,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_ALERT_SMTP": ("", "smtp://user:password@host:port (smtps:// for TLS at once) for mail"),
     "SLUICE_ALERT_FROM": ("", "the mail's sender"),
     "SLUICE_ALERT_TO": ("", "the mail's recipients, separated by commas"),
+    "SLUICE_ALERT_LINK_LOCAL": (
+        "refuse",
+        "allow lets alerts go to link-local addresses, at which clouds serve credentials",
+    ),
     "SLUICE_ALERT_PAGE": ("", "URL of the CDC page that alerts link to; Airflow's tasks know it"),
 }
 
@@ -208,6 +212,7 @@ class AlertSettings:
     """Where findings and recoveries are told; a place without an address is left out.
 
     Attributes:
+        link_local: whether they may go to link-local addresses.
         page: the CDC page, which they link to; empty where there is none.
     """
 
@@ -216,6 +221,7 @@ class AlertSettings:
     smtp: SecretStr
     sender: str
     recipients: tuple[str, ...]
+    link_local: bool
     page: str
 
 
@@ -432,6 +438,8 @@ def _alerts(values: Mapping[str, str]) -> AlertSettings:
     for name, known in schemes.items():
         if values[name] and not _is_address(values[name], known):
             raise WrongUsage(f"{name} must be an address with {' or '.join(known)}://")
+    if values["SLUICE_ALERT_LINK_LOCAL"] not in {"refuse", "allow"}:
+        raise WrongUsage("SLUICE_ALERT_LINK_LOCAL must be refuse or allow")
     recipients = tuple(part.strip() for part in values["SLUICE_ALERT_TO"].split(",") if part)
     if values["SLUICE_ALERT_SMTP"] and not (values["SLUICE_ALERT_FROM"] and recipients):
         raise WrongUsage("SLUICE_ALERT_SMTP needs SLUICE_ALERT_FROM and SLUICE_ALERT_TO")
@@ -441,6 +449,7 @@ def _alerts(values: Mapping[str, str]) -> AlertSettings:
         smtp=SecretStr(values["SLUICE_ALERT_SMTP"]),
         sender=values["SLUICE_ALERT_FROM"],
         recipients=recipients,
+        link_local=values["SLUICE_ALERT_LINK_LOCAL"] == "allow",
         page=values["SLUICE_ALERT_PAGE"],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import socketserver
 import ssl
 import threading
@@ -40,6 +41,20 @@ class Posted(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.kept.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
         self.send_response(500 if self.path == "/refused" else 200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Sends whoever comes to the port in the path, by the status in it."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        _, status, port = self.path.split("/")
+        self.send_response(int(status))
+        self.send_header("Location", f"http://127.0.0.1:{port}/reached")
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
@@ -282,6 +297,120 @@ def test_a_wrong_password_is_a_line_in_the_log_without_it(
     assert said(caplog) == ["alert by e-mail was not delivered (SMTPAuthenticationError)"]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("place", ["WEBHOOK", "SLACK"])
+def test_no_redirection_is_followed(
+    web: tuple[int, list[Any]], caplog: pytest.LogCaptureFixture, place: str, status: int
+) -> None:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)) as (port, _):
+        address = f"http://127.0.0.1:{port}/{status}/{web[0]}"
+        Alerts(read_settings({f"SLUICE_ALERT_{place}": address}).alerts).tell([NEWS])
+    assert web[1] == []
+    (line,) = said(caplog)
+    assert line.endswith(f"was refused with {status}")
+
+
+LINK_LOCAL = (
+    "169.254.169.254",
+    "169.254.7.7",
+    "2852039166",  # the first one as a number
+    "0xa9fea9fe",
+    "[fe80::1]",
+    "[::ffff:169.254.169.254]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[2002:a9fe:a9fe::1]",
+    "[fd00:ec2::254]",
+    "100.100.100.200",
+    "168.63.129.16",
+    "224.0.0.1",
+)
+
+
+@pytest.mark.parametrize("host", LINK_LOCAL)
+@pytest.mark.parametrize("place", ["WEBHOOK", "SLACK", "SMTP"])
+@pytest.mark.parametrize("proxy", [False, True])
+def test_no_alert_goes_to_where_clouds_serve_credentials(
+    web: tuple[int, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    host: str,
+    proxy: bool,
+) -> None:
+    """Nor to a server that would pass it on; `reached` holds where it was connected to."""
+    reached: list[Any] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: reached.append(address))
+    if proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{web[0]}")
+    scheme = "smtp" if place == "SMTP" else "http"
+    Alerts(placed(place, f"{scheme}://{host}:80")).tell([NEWS])
+    assert reached == []
+    (line,) = said(caplog)
+    assert "SLUICE_ALERT_LINK_LOCAL=allow" in line
+    assert host.strip("[]") not in line
+
+
+@pytest.mark.parametrize("place", ["WEBHOOK", "SLACK", "SMTP"])
+def test_a_name_is_checked_as_it_resolves_when_it_is_connected_to(
+    web: tuple[int, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+) -> None:
+    """A resolver that answers with a public address first, and with a link-local one after."""
+    answers = iter(["127.0.0.1", *["169.254.169.254"] * 9])
+    resolve, asked = socket.getaddrinfo, []
+
+    def resolver(host: Any, *rest: Any, **options: Any) -> Any:
+        if host != "rebound.example" or options.get("flags"):
+            return resolve(host, *rest, **options)
+        asked.append(next(answers))
+        return resolve(asked[-1], *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    reached: list[str] = []
+    connect = socket.socket.connect
+
+    def connecting(self: socket.socket, address: Any) -> None:
+        reached.append(address[0])
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connecting)
+    scheme = "smtp" if place == "SMTP" else "http"
+    alerts = Alerts(placed(place, f"{scheme}://rebound.example:{web[0]}"))
+    alerts.tell([NEWS])
+    alerts.tell([NEWS])
+    assert asked[:2] == ["127.0.0.1", "169.254.169.254"]
+    assert set(reached) == {"127.0.0.1"}
+    assert any("SLUICE_ALERT_LINK_LOCAL=allow" in line for line in said(caplog))
+
+
+def test_a_link_local_address_is_used_where_the_setting_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached: list[Any] = []
+
+    def connecting(_: socket.socket, address: Any) -> None:
+        reached.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket.socket, "connect", connecting)
+    for place, scheme in (("WEBHOOK", "http"), ("SLACK", "https"), ("SMTP", "smtp")):
+        alerts = placed(place, f"{scheme}://169.254.169.254:80", link_local="allow")
+        Alerts(alerts).tell([NEWS])
+    assert reached == [("169.254.169.254", 80)] * 3
+
+
+def placed(place: str, address: str, link_local: str = "refuse") -> AlertSettings:
+    environment = {
+        f"SLUICE_ALERT_{place}": address,
+        "SLUICE_ALERT_FROM": "sluice@example.org",
+        "SLUICE_ALERT_TO": "one@example.org",
+        "SLUICE_ALERT_LINK_LOCAL": link_local,
+    }
+    return read_settings(environment).alerts
+
+
 @pytest.mark.services
 def test_what_came_from_a_row_is_no_markup_of_slacks(
     results: tuple[Settings, ClickHouse], web: tuple[int, list[Any]]
@@ -383,6 +512,7 @@ def test_a_slot_that_is_gone_is_told_once_and_the_new_one_once(
         ("SLUICE_ALERT_SMTP", "http://canary"),
         ("SLUICE_ALERT_SMTP", "smtp://canary:70000"),
         ("SLUICE_QUALITY_REPAIR", "canary"),
+        ("SLUICE_ALERT_LINK_LOCAL", "canary"),
     ],
 )
 def test_a_setting_that_is_no_address_is_refused_and_not_repeated(name: str, value: str) -> None:

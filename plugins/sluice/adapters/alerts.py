@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from email.message import EmailMessage
 from http.client import HTTPException
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
+from sluice.adapters.outgoing import RefusedAddress, Smtp, SmtpByTls, post
 from sluice.printable import printable
 from sluice.results import News
 from sluice.settings import AlertSettings
@@ -49,6 +50,8 @@ class Alerts:
             except HTTPError as error:
                 error.close()
                 log.warning("alert by %s was refused with %d", name, error.code)
+            except (URLError, RefusedAddress) as error:
+                log.warning("alert by %s was not delivered (%s)", name, _cause(error))
             except (OSError, HTTPException, smtplib.SMTPException, ValueError) as error:
                 log.warning("alert by %s was not delivered (%s)", name, type(error).__name__)
 
@@ -65,13 +68,21 @@ class Alerts:
             for item in news
         ]
         body = {"checks": items, "page": self._settings.page}
-        _post(self._settings.webhook.get_secret_value(), body)
+        self._post(self._settings.webhook.get_secret_value(), body)
 
     def _slack(self, news: Sequence[News]) -> None:
         lines = [_headline(news), *(f"• {item.sentence()}" for item in news)]
         lines += [f"see: {self._settings.page}"] if self._settings.page else []
         text = "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        _post(self._settings.slack.get_secret_value(), {"text": text})
+        self._post(self._settings.slack.get_secret_value(), {"text": text})
+
+    def _post(self, url: str, body: object) -> None:
+        request = Request(  # noqa: S310 - settings admit http and https alone
+            url,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "User-Agent": "sluice"},
+        )
+        post(request, _SECONDS, anywhere=self._settings.link_local)
 
     def _mail(self, news: Sequence[News]) -> None:
         message = EmailMessage()
@@ -83,12 +94,12 @@ class Alerts:
         message.set_content("\n\n".join(parts) + "\n")
         server = urlsplit(self._settings.smtp.get_secret_value())
         host, port = server.hostname or "", server.port
+        anywhere = self._settings.link_local
+        by_tls, plain = (smtplib.SMTP_SSL, smtplib.SMTP) if anywhere else (SmtpByTls, Smtp)
         with (
-            smtplib.SMTP_SSL(
-                host, port or 465, timeout=_SECONDS, context=ssl.create_default_context()
-            )
+            by_tls(host, port or 465, timeout=_SECONDS, context=ssl.create_default_context())
             if server.scheme == "smtps"
-            else smtplib.SMTP(host, port or 587, timeout=_SECONDS)
+            else plain(host, port or 587, timeout=_SECONDS)
         ) as session:
             session.ehlo()
             if server.scheme == "smtp" and session.has_extn("starttls"):
@@ -108,11 +119,9 @@ def _headline(news: Sequence[News]) -> str:
     return f"Sluice: {', '.join(parts)}"
 
 
-def _post(url: str, body: object) -> None:
-    request = Request(  # noqa: S310 - settings admit http and https alone
-        url,
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", "User-Agent": "sluice"},
-    )
-    with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
-        answer.read(1)
+def _cause(error: OSError) -> str:
+    """Why it was not delivered, without the address."""
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, RefusedAddress):
+        return "its address is link-local; SLUICE_ALERT_LINK_LOCAL=allow lets it be used"
+    return type(error).__name__
