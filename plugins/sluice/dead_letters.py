@@ -176,9 +176,7 @@ class DeadLetters:
                 offsets=[letter.offset for letter in letters],
             )
 
-    def dismiss(
-        self, table: str, conditions: Sequence[Condition], *, person: str, reason: str
-    ) -> int:
+    def dismiss(self, table: str, conditions: Sequence[Condition], *, reason: str) -> int:
         """Close the open letters of a table that meet all conditions; how many there were.
 
         Before it is marked each gets a row in `cdc.dead_letter_dismissals`, with who and why.
@@ -199,7 +197,7 @@ class DeadLetters:
                     [letter.source_table for letter in batch],
                     [letter.broker_epoch for letter in batch],
                     [letter.offset for letter in batch],
-                    [person] * len(batch),
+                    [self.clickhouse.person] * len(batch),
                     [reason] * len(batch),
                     [letter.reason for letter in batch],
                 ],

@@ -437,5 +437,6 @@ class Rebuild:
             "deleted": deleted,
             "seconds": time.monotonic() - started,
             "rebuild": now.rebuild,
+            "done_by": self.clickhouse.person,
         }
         self.clickhouse.insert_row("cdc.rebuilds", row)

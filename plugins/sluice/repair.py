@@ -45,7 +45,7 @@ class Repair:
         count = len(found.differences)
         self.clickhouse.insert(
             "cdc.repairs",
-            ["source_table", "key", "difference", "compared", "fence", "mode"],
+            ["source_table", "key", "difference", "compared", "fence", "mode", "done_by"],
             [
                 [table.name] * count,
                 [difference.key for difference in found.differences],
@@ -53,6 +53,7 @@ class Repair:
                 [format_lsn(found.point)] * count,
                 [format_lsn(report.fence)] * count,
                 [mode] * count,
+                [self.clickhouse.person] * count,
             ],
         )
 

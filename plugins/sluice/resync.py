@@ -319,6 +319,7 @@ class Resync:
                 "deleted": report.deleted,
                 "rejected": report.rejected,
                 "seconds": report.seconds,
+                "done_by": self.clickhouse.person,
             },
         )
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sluice.errors import WrongUsage
+from sluice.person import system_person
 
 PROJECT = Path(__file__).resolve().parents[2]
 # The embedded ClickHouse's user of the pipeline, whose password is the secret `clickhouse`.
@@ -158,6 +159,7 @@ class ClickHouseSettings:
         options: clickhouse-driver's (secure and the like).
         embedded: whether it is the embedded stack's own server, of which nothing is set.
         account: of the operating system, whose server that is; None where it has no password yet.
+        person: who did it, in the tables that keep who read again, repaired, rebuilt or dismissed.
     """
 
     host: str
@@ -169,6 +171,7 @@ class ClickHouseSettings:
     cluster: Cluster = ONE_SERVER
     embedded: bool = False
     account: int | None = None
+    person: str = field(default_factory=system_person)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from airflow.sdk import Connection
+from airflow.sdk import Connection, get_current_context
 from airflow.sdk.exceptions import AirflowNotFoundException
 from pydantic import SecretStr
 
@@ -55,11 +55,22 @@ def settings_from_connections() -> Settings:
             password=SecretStr(clickhouse.password or ""),
             options=driver,
             cluster=own.cluster,
+            person=person() or own.person,
             account=own.account
             if (clickhouse.host, clickhouse.port) == (own.host, own.port)
             else None,
         ),
     )
+
+
+def person() -> str:
+    """Who started the run of the present task, or what did; empty outside of a task."""
+    try:
+        run = get_current_context()["dag_run"]
+    except RuntimeError:
+        return ""
+    kind = getattr(run.run_type, "value", run.run_type)
+    return run.triggering_user_name or f"Airflow: {kind}"
 
 
 def play_address() -> str:

@@ -245,7 +245,7 @@ def replay(*, params: Any = None) -> None:
     task_display_name="close rejected events",
     doc_md="Dismisses the dead letters that the form chooses, in the name of who started the run.",
 )
-def dismiss(*, params: Any = None, dag_run: Any = None) -> None:
+def dismiss(*, params: Any = None) -> None:
     """One dismissal of a table's dead letters."""
     from sluice import wiring
     from sluice.dead_letters import parse_condition
@@ -256,7 +256,6 @@ def dismiss(*, params: Any = None, dag_run: Any = None) -> None:
             settings_from_connections(),
             params["table"],
             conditions,
-            person=dag_run.triggering_user_name or "unknown: Airflow names nobody",
             reason=params["reason"],
         )
     log.info(line)

@@ -293,3 +293,21 @@ ORDER BY (source_table, hole, state);
 -- The same of ranges.
 ALTER TABLE cdc.resync_ranges
     ADD COLUMN IF NOT EXISTS rejected UInt64 COMMENT 'rows that could not be stored';
+
+-- name: rebuilds_done_by
+-- Who did it; tables made before have none.
+ALTER TABLE cdc.rebuilds
+    ADD COLUMN IF NOT EXISTS done_by String
+        COMMENT 'the user of the operating system, or Airflow''s';
+
+-- name: repairs_done_by
+-- The same of repairs.
+ALTER TABLE cdc.repairs
+    ADD COLUMN IF NOT EXISTS done_by String
+        COMMENT 'the user of the operating system, or Airflow''s';
+
+-- name: resyncs_done_by
+-- The same of resyncs.
+ALTER TABLE cdc.resyncs
+    ADD COLUMN IF NOT EXISTS done_by String
+        COMMENT 'the user of the operating system, or Airflow''s';

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import time
@@ -17,6 +16,7 @@ from sluice import wiring
 from sluice.cli import app
 from sluice.dead_letters import parse_condition
 from sluice.errors import RowsRejected, WrongUsage
+from sluice.person import system_person
 from sluice.settings import Settings
 from tests.integration.harbour import NAME, WIDE, Harbour
 from tests.integration.harbour import harbour as harbour_of
@@ -164,15 +164,15 @@ def test_the_command_shows_letters_whole_and_fails_while_some_are_invalid(
     assert "1 still invalid" in done.stdout
     assert isinstance(run(harbour, "list", "--where", "1=1; DROP").exception, WrongUsage)
     done = run(harbour, "dismiss", "--table", "ferries", "--where", "offset>9", "--reason", "none")
-    assert done.stdout == f"ferries: 0 dead letters dismissed by {getpass.getuser()}\n"
+    assert done.stdout == f"ferries: 0 dead letters dismissed by {system_person()}\n"
     done = run(harbour, "dismiss", "--table", "ferries", "--reason", "a test's own")
-    assert done.stdout == f"ferries: 1 dead letters dismissed by {getpass.getuser()}\n"
+    assert done.stdout == f"ferries: 1 dead letters dismissed by {system_person()}\n"
     assert listed(harbour, "--table", "ferries") == []
     (dismissed,) = listed(harbour, "--all", "--table", "ferries")
     assert (dismissed["state"], dismissed["resolved_at"]) == ("dismissed", None)
     audit = "SELECT offset, dismissed_by, reason, rejected_for != '' FROM"
     assert harbour.rows(f"{audit} cdc.dead_letter_dismissals WHERE source_table = 'ferries'") == [
-        (dismissed["offset"], getpass.getuser(), "a test's own", 1)
+        (dismissed["offset"], system_person(), "a test's own", 1)
     ]
 
 

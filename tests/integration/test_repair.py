@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.person import system_person
 from sluice.selection import Selection
 from sluice.settings import Settings
 from store_api.database import make_engine
@@ -89,6 +91,38 @@ def test_a_repair_reads_what_differs_and_keeps_each_key(services: Settings, engi
     assert kept[1][2] == f"{keys[1]} differs in status"
     assert wiring.quality(services, deep=True).passed
     assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.services
+def test_who_did_it_is_kept_whatever_the_variables_say_and_in_tables_of_before(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table in ("resyncs", "repairs", "rebuilds"):
+        wiring.query(services, f"ALTER TABLE cdc.{table} DROP COLUMN done_by")
+    wiring.initialise(services)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "SUDO_USER"):
+        monkeypatch.setenv(name, "somebody-else")
+    for ghost, person, name in ((900009, account(), system_person()), (900010, "Ada", "Ada")):
+        settings = by(name, services)
+        keys = spoil(services, engine, ghost)
+        assert list(wiring.repair(settings, ["orders"]))
+        wiring.rebuild(settings, "fact_order_item", full=True)
+        for query, count in (
+            ("SELECT done_by FROM cdc.repairs ORDER BY repaired_at DESC LIMIT 3", len(keys)),
+            ("SELECT done_by FROM cdc.resyncs ORDER BY finished_at DESC LIMIT 1", 1),
+            ("SELECT done_by FROM cdc.rebuilds ORDER BY finished_at DESC LIMIT 1", 1),
+        ):
+            assert rows(services, query) == [(person,)] * count
+    assert_fact_equals_join(services, engine)
+
+
+def account() -> str:
+    """The account that runs the tests, as the system knows it."""
+    return subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def by(person: str, settings: Settings) -> Settings:
+    return replace(settings, clickhouse=replace(settings.clickhouse, person=person))
 
 
 @pytest.mark.services

@@ -126,6 +126,13 @@ def test_state_tables_and_xcoms_hold_no_secret(troubled: Planted) -> None:
             assert rows, f"{table} is empty"
 
 
+def test_what_airflow_did_is_kept_with_who_started_it(troubled: Planted) -> None:
+    with closing(ClickHouse(troubled.settings.clickhouse)) as clickhouse:
+        assert clickhouse.execute("SELECT DISTINCT done_by FROM cdc.resyncs") == [("admin",)]
+        rebuilds = {name for (name,) in clickhouse.execute("SELECT done_by FROM cdc.rebuilds")}
+        assert "Airflow: asset_triggered" in rebuilds
+
+
 def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Planted) -> None:
     with owner(troubled) as client:
         described = client.get("/sluice/openapi.json").json()["paths"]

@@ -84,6 +84,11 @@ class ClickHouse:
         """What tables are spread over."""
         return self._settings.cluster
 
+    @property
+    def person(self) -> str:
+        """In whose name the session is."""
+        return self._settings.person
+
     @cached_property
     def _client(self) -> Client:
         settings = self._settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,11 +132,7 @@ def dismiss(
     settings: Settings = context.obj
     conditions = _conditions(where)
     for chosen in load_catalog(settings.models).select([table] if table else []):
-        say(
-            wiring.dismiss_dead_letters(
-                settings, chosen.name, conditions, person=getpass.getuser(), reason=reason
-            )
-        )
+        say(wiring.dismiss_dead_letters(settings, chosen.name, conditions, reason=reason))
 
 
 def _found(

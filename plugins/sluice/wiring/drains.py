@@ -119,7 +119,6 @@ def dismiss_dead_letters(
     table: str,
     conditions: Sequence[Condition] = (),
     *,
-    person: str,
     reason: str,
 ) -> str:
     """Close a table's open dead letters, with a row of who and why; what was done, in one line."""
@@ -130,8 +129,8 @@ def dismiss_dead_letters(
     load_catalog(settings.models).table(table)
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         letters = DeadLetters(clickhouse=clickhouse)
-        count = letters.dismiss(table, conditions, person=person, reason=reason)
-    return f"{table}: {count} dead letters dismissed by {person}"
+        count = letters.dismiss(table, conditions, reason=reason)
+    return f"{table}: {count} dead letters dismissed by {settings.clickhouse.person}"
 
 
 def replay_dead_letters(
