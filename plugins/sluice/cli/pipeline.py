@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import sys
 from dataclasses import asdict
@@ -135,7 +134,7 @@ def drain(
     if skip is not None:
         if not tables or len(tables) > 1 or until_empty or pass_rejects or fail_on_reject:
             raise WrongUsage("--skip takes one table, and no other option")
-        say(wiring.skip(settings, tables[0], skip, person=getpass.getuser()))
+        say(wiring.skip(settings, tables[0], skip))
         say(f"what it held may be missing; then run: sluice resync {tables[0]}")
         return
     if pass_rejects and not tables:

@@ -54,7 +54,7 @@ def drain_until_empty(
                 return
 
 
-def skip(settings: Settings, table: str, offset: int, *, person: str) -> str:
+def skip(settings: Settings, table: str, offset: int) -> str:
     """Let a table's drain go on behind the record that it stands at; see Drain.skip.
 
     Until all rows of the table are read again the check `parked` says so.
@@ -73,7 +73,7 @@ def skip(settings: Settings, table: str, offset: int, *, person: str) -> str:
                 )
             holes.skip(table, end.lsn, line)
 
-        return run.skip(decoder, offset, person, noted)
+        return run.skip(decoder, offset, settings.clickhouse.person, noted)
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
