@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +21,7 @@ from sluice.parked import Hole
 from sluice.quality import Check
 from sluice.relay.run import DUTIES, PUBLICATION
 from sluice.resync import Resync
+from sluice.selection import Selection
 from sluice.settings import Settings
 from sluice.wiring import repairs
 from sluice.wiring.checks import differences
@@ -29,7 +30,7 @@ from store_api.database import make_engine
 from store_api.demo import load
 from tests.conftest import running_services, temporary_home
 from tests.faults.source import until
-from tests.integration.test_loop import checked, relaying
+from tests.integration.test_loop import CATALOG, checked, relaying
 from tests.oracle import facts, joined
 
 pytestmark = pytest.mark.services
@@ -329,6 +330,18 @@ def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
         run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY DEFAULT")
         until(lambda: open_holes(services)[0].sent is not None)
         wiring.resync(services, TABLE, keys=["1"])
+        bounded = wiring.plan_resync(services, TABLE, lower="1")
+        left = wiring.resync_share(services, TABLE, bounded.run, 0, 1)
+        assert "it stays parked" in left.sentence()
+        table = CATALOG.table(TABLE)
+        with wiring.resyncing(services, table) as step:
+            whole = replace(step, rows=10).plan(table, Selection(), restart=True)
+        wiring.resync_share(services, TABLE, whole.run, 0, 2)
+        assert open_holes(services)
+        run(engine, services, "UPDATE order_items SET price = 'NaN' WHERE id = 1")
+        kept = wiring.resync(services, TABLE, restart=True)
+        assert (kept.rejected, "it stays parked" in kept.sentence()) == (1, True)
+        run(engine, services, "UPDATE order_items SET price = 1 WHERE id = 1")
         assert open_holes(services)
         for point in ("fence taken", "rows published", "rows drained"):
             with pytest.raises(Killed), killed_at(point):
@@ -338,7 +351,11 @@ def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
             (c.table, c.check, c.status) == (*FOUND, "fail")
             for c in wiring.quality(services).checks
         )
-        wiring.resync(services, TABLE)
+        with wiring.resyncing(services, table) as step:
+            whole = replace(step, rows=10).plan(table, Selection(), restart=True)
+        for share in range(2):
+            assert open_holes(services)
+            wiring.resync_share(services, TABLE, whole.run, share, 2)
         assert wiring.quality(services, deep=True).passed
 
 
