@@ -24,8 +24,9 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 from jsonschema import Draft202012Validator
+from pydantic import SecretStr
 
-from sluice.adapters.postgres import connection_options
+from sluice.adapters.postgres import connection_options, opened
 from sluice.cli.compose import SECRETS, write_compose_secrets
 from sluice.embedded.airflow_service import environment as embedded_airflow
 from sluice.embedded.postgres import BINARIES, create_cluster, identity
@@ -77,7 +78,7 @@ def test_every_secret_comes_from_env_and_has_no_default() -> None:
     assert {m[1] for m in VARIABLE.finditer(TEXT) if m[2] == "-"}.isdisjoint(SECRETS)
     required = {m[1] for m in VARIABLE.finditer(TEXT) if m[2] == "?"}
     assert required == set(SECRETS)
-    secret = re.compile("PASSWORD(_REPLICATION)?$|SECRET(_KEY)?$|FERNET_KEY$")
+    secret = re.compile("PASSWORD(_REPLICATION|_STORE_API)?$|SECRET(_KEY)?$|FERNET_KEY$")
     for name in SERVICES:
         given = filled(name)
         assert {given[v] for v in given if secret.search(v)} <= {"canary"}
@@ -103,7 +104,7 @@ def test_every_variable_is_a_setting_or_a_listed_one() -> None:
         assert {n for n in names if n.startswith("SLUICE_")} <= set(VARIABLES)
 
 
-@pytest.mark.parametrize("name", ["init", "relay", "api", "airflow-scheduler"])
+@pytest.mark.parametrize("name", ["init", "relay", "airflow-scheduler"])
 def test_the_settings_read_from_a_container_reach_the_other_containers(name: str) -> None:
     settings = read_settings(filled(name))
     assert (settings.postgres.host, settings.postgres.port) == ("postgres", 5432)
@@ -243,10 +244,52 @@ def test_postgres_health_check_passes_on_the_server_and_fails_without(services: 
         assert done.returncode == code
 
 
+DENIED = (
+    "CREATE TABLE mine (id int)",
+    "DROP TABLE orders",
+    "TRUNCATE orders",
+    "ALTER TABLE orders ADD COLUMN odd int",
+    "CREATE ROLE mine",
+    "CREATE DATABASE mine",
+    "CREATE PUBLICATION mine FOR TABLE orders",
+    "SELECT pg_read_file('PG_VERSION')",
+    "SELECT pg_create_logical_replication_slot('mine', 'pgoutput')",
+    "SELECT * FROM pg_authid",
+    "COPY orders TO PROGRAM 'cat'",
+    "SET ROLE postgres",
+)
+
+
 @pytest.mark.services
-def test_the_api_container_becomes_healthy(services: Settings) -> None:
+def test_the_api_container_serves_as_a_role_that_changes_rows_and_nothing_else(
+    services: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD_STORE_API", "it's a canary")
+    for _ in range(2):  # it can be run again
+        in_postgres(services, "-f", str(PROJECT / "docker/postgres/store_api.sql"))
+    there = {
+        **local("api", services),
+        "SLUICE_POSTGRES_USER": SERVICES["api"]["environment"]["SLUICE_POSTGRES_USER"],
+        "SLUICE_POSTGRES_PASSWORD": "it's a canary",
+    }
+    for name in ("KAFKA", "CLICKHOUSE"):
+        assert not any(name in variable for variable in SERVICES["api"]["environment"])
     (port,) = free_ports(1)
-    becomes_healthy("api", local("api", services), "3002", port)
+    with running("api", there, "3002", port):
+        products = f"http://127.0.0.1:{port}/api/products"
+        made = httpx.post(products, json={"name": "Lamp", "category": "Garden", "price": 1})
+        assert made.status_code == 201, made.text
+        place = f"{products}/{made.json()['id']}"
+        assert httpx.put(place, json={"price": 2}).is_success
+        assert httpx.delete(place).is_success
+    role = replace(services.postgres, user="store_api", password=SecretStr("it's a canary"))
+    for statement in DENIED:
+        with (
+            opened(role) as connection,
+            connection.cursor() as cursor,
+            pytest.raises(psycopg2.errors.InsufficientPrivilege),
+        ):
+            cursor.execute(statement)
 
 
 @pytest.mark.services
@@ -307,7 +350,7 @@ def in_postgres(services: Settings, *arguments: str) -> None:
     options = connection_options(services.postgres)
     psql = [str(BINARIES / "psql"), "-v", "ON_ERROR_STOP=1", "-h", options["host"]]
     where = ["-p", str(options["port"]), "-U", options["user"], "-d", options["dbname"]]
-    environment = {"PGPASSWORD": options["password"]}
+    environment = {**os.environ, "PGPASSWORD": options["password"]}
     subprocess.run([*psql, *where, *arguments], env=environment, check=True, capture_output=True)
 
 

@@ -15,6 +15,7 @@ from sluice.errors import WrongUsage
 SECRETS = {
     "POSTGRES_PASSWORD": "the owner of the store's database and of Airflow's metadata",
     "POSTGRES_REPLICATION_PASSWORD": "the role that the relay or Redpanda Connect connects as",
+    "POSTGRES_STORE_API_PASSWORD": "the role that the store API connects as",
     "CLICKHOUSE_PASSWORD": "the user sluice, which writes",
     "CLICKHOUSE_OLAP_PASSWORD": "the user olap, which reads",
     "AIRFLOW_PASSWORD": "the user admin of Airflow's UI",
