@@ -12,11 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sluice.adapters.clickhouse import external_table
 from sluice.catalog import Column, Table
 from sluice.errors import WrongUsage
 from sluice.events import KeyText
-from sluice.generate.clickhouse import quoted
+from sluice.generate.clickhouse import external_table, quoted
 from sluice.selection import Selection, ordered_as_text
 from sluice.type_map import OUTPUT
 

@@ -14,16 +14,16 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource, SlotState
 from sluice.adapters.topics import Topics
 from sluice.ahead import Ahead
+from sluice.backlog import pending_events
 from sluice.catalog import Catalog, Table
+from sluice.checks import FAIL, PASS, UNSETTLED, WARN, Check, graded, unmade
 from sluice.errors import NotReady, TableDiffers
 from sluice.evolution import require_same
 from sluice.marks import Limit
 from sluice.outcomes import Outcomes
 from sluice.parked import Hole, Holes
-from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Check, graded, unmade
 from sluice.rebuild import Rebuild
 from sluice.slot_loss import cause, remedy
-from sluice.status import pending_events
 
 GIBIBYTE = 1 << 30
 # Of every server: WAL that Postgres keeps for the slot fills its disk.

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sluice.adapters.clickhouse import ClickHouse, external_table
+from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, Column, Table
+from sluice.checks import PASS, UNSETTLED, Check, unmade
 from sluice.comparison import clickhouse_as_of, clickhouse_key
 from sluice.errors import SluiceError
-from sluice.generate.clickhouse import literal, quoted
+from sluice.generate.clickhouse import external_table, literal, quoted
 from sluice.marks import FAIL, OFF, WARN, Expectation
 from sluice.outcomes import Outcomes
-from sluice.quality import PASS, UNSETTLED, Check, unmade
 from sluice.selection import key_text
 
 _MOST_KEYS = 1000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from sluice.catalog import Fact, Rollup, Table
+from sluice.checks import FAIL, PASS, UNSETTLED, Check
 from sluice.printable import shell_quoted
-from sluice.quality import FAIL, PASS, UNSETTLED, Check
 
 # So many keys of a table are told.
 MOST_KEYS = 1000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sluice.checks import FAIL, PASS
 from sluice.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
-from sluice.quality import FAIL, PASS
 from sluice.slot_loss import cause, remedy
 
 _SAFE_WAL = frozenset({"reserved", "extended"})

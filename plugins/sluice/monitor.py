@@ -18,6 +18,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table
+from sluice.checks import FAIL, PASS
 from sluice.errors import NotReady, SluiceError
 from sluice.health import concerns
 from sluice.overview import (
@@ -34,7 +35,6 @@ from sluice.overview import (
     Slot,
     TableState,
 )
-from sluice.quality import FAIL, PASS
 
 T = TypeVar("T")
 _ROW_COUNT, _FACT_ROW_COUNT, _CAUGHT_UP = "row_count", "fact_row_count", "caught_up"

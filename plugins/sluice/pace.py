@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from sluice.ranges import duration
-
 SECONDS = 5.0
 
 
@@ -37,3 +35,11 @@ class Pace:
         text = f"{self._what.format(f'{done:,}')}, {rate:,.0f} a second"
         left = (total or self._total or 0) - done
         self._log.info(f"{text}, {left:,} left: {duration(left / rate)}" if left > 0 else text)
+
+
+def duration(seconds: float) -> str:
+    """So many seconds as people say it: `about 40 s`, `about 12 min`, `about 3 h 20 min`."""
+    if seconds < 90:
+        return f"about {max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"

@@ -20,6 +20,7 @@ from uuid import uuid4
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Table
 from sluice.events import KeyText
+from sluice.pace import duration
 from sluice.positions import format_lsn
 from sluice.selection import Selection
 
@@ -234,14 +235,6 @@ class Progress:
         if self._left <= 0 or not rate:
             return text
         return f"{text}, {rate:.0f} a second, {duration(self._left / rate)} left"
-
-
-def duration(seconds: float) -> str:
-    """So many seconds as people say it: `about 40 s`, `about 12 min`, `about 3 h 20 min`."""
-    if seconds < 90:
-        return f"about {max(seconds, 1):.0f} s"
-    minutes = round(seconds / 60)
-    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def _key(parts: Sequence[str]) -> KeyText | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.checks import FAIL, PASS, UNSETTLED, WARN, Ages, Check
+from sluice.pace import duration
 from sluice.positions import format_lsn
 from sluice.printable import printable
-from sluice.quality import FAIL, PASS, UNSETTLED, WARN, Ages, Check
-from sluice.ranges import duration
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from sluice.settings import PROJECT
+
 _MARK = "-- name: "
 
 
@@ -31,3 +33,6 @@ def render_statements(heading: str, statements: Mapping[str, str]) -> str:
     """The file text that read_statements reads back."""
     blocks = [f"{_MARK}{name}\n{text};\n" for name, text in statements.items()]
     return f"-- {heading}\n\n" + "\n".join(blocks)
+
+
+PIPELINE = PROJECT / "sql/clickhouse/pipeline.sql"

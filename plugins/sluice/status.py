@@ -8,8 +8,8 @@ from typing import Any
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
+from sluice.backlog import pending_events
 from sluice.catalog import Catalog, Fact
 from sluice.errors import NotReady
 from sluice.outcomes import Outcomes
@@ -70,19 +70,6 @@ def read_status(
         "slot": _slot(source, slot),
         "troubles": {name: str(error) for name, error in outcomes.troubles.items()},
     }
-
-
-def pending_events(catalog: Catalog, clickhouse: ClickHouse, topics: Topics) -> dict[str, int]:
-    """Source table -> events on its topic that are not drained."""
-    store, epoch = ClickHouseStore(clickhouse), topics.epoch()
-    ends = topics.ends([table.topic for table in catalog.tables])
-    pending = {}
-    for table in catalog.tables:
-        checkpoint = store.checkpoint(table.name)
-        same = checkpoint is not None and checkpoint.broker_epoch == epoch
-        drained = checkpoint.next_offset if checkpoint is not None and same else 0
-        pending[table.name] = max(0, ends.get(table.topic, 0) - drained)
-    return pending
 
 
 def _rebuilt(fact: Fact, clickhouse: ClickHouse, queries: Mapping[str, str]) -> str | None:

@@ -16,7 +16,7 @@ from sluice.generate.star import star_statements
 from sluice.outcomes import Outcomes
 from sluice.rebuild import Rebuild
 from sluice.settings import PROJECT, Cluster
-from sluice.statements import read_statements
+from sluice.statements import PIPELINE, read_statements
 
 _MADE = re.compile(
     r"^CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE) (?:IF NOT EXISTS )?"
@@ -25,7 +25,6 @@ _MADE = re.compile(
 _ALTERED = re.compile(r"ALTER TABLE cdc\.(\w+)")
 _ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
-PIPELINE = PROJECT / "sql/clickhouse/pipeline.sql"
 
 
 def create_warehouse(

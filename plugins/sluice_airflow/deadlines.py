@@ -36,7 +36,7 @@ def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:
 def tell_late(seconds: int, context: Mapping[str, Any]) -> None:
     """Tell of a run that goes on; one that has failed is not late, and Airflow shows it."""
     from sluice import wiring
-    from sluice.quality import FAIL, Check
+    from sluice.checks import FAIL, Check
     from sluice.settings import read_settings
 
     run = context["dag_run"]

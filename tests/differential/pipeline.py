@@ -18,9 +18,9 @@ import psycopg2
 from sluice import wiring
 from sluice.adapters.postgres import connection_options
 from sluice.catalog import load_catalog
+from sluice.checks import QualityReport
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.quality import QualityReport
 from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from tests.conftest import drop_slot

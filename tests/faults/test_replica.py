@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from sluice import wiring
+from sluice.checks import Check, QualityReport
 from sluice.errors import NeedsPerson, NotReady, SluiceError
-from sluice.quality import Check, QualityReport
 from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings
 from store_api.database import make_engine

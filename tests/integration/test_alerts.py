@@ -24,8 +24,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from sluice import wiring
 from sluice.adapters.alerts import Alerts
 from sluice.adapters.clickhouse import ClickHouse
+from sluice.checks import Check
 from sluice.errors import WrongUsage
-from sluice.quality import Check
 from sluice.results import News, Results
 from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
 from sluice.statements import read_statements

@@ -15,9 +15,9 @@ from sqlalchemy import Engine, text
 
 from sluice import conditions, wiring
 from sluice.adapters.topics import Topics
+from sluice.checks import Check, QualityReport
 from sluice.conditions import GIBIBYTE
 from sluice.marks import Limit
-from sluice.quality import Check, QualityReport
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load

@@ -20,10 +20,10 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.adapters.topics import Topics
+from sluice.checks import Check
 from sluice.embedded import postgres
 from sluice.errors import NotReady
 from sluice.generate.connect import CONFIGURATION
-from sluice.quality import Check
 from sluice.relay import slot as slots
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine

@@ -14,9 +14,9 @@ from confluent_kafka import Producer
 from sqlalchemy import Engine, text
 
 from sluice import contention, warehouse, wiring
+from sluice.checks import UNSETTLED, QualityReport
 from sluice.drain import Drain
 from sluice.errors import StaleCheckpoint
-from sluice.quality import UNSETTLED, QualityReport
 from sluice.rebuild import Rebuild
 from sluice.settings import Settings
 from store_api.database import make_engine

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import range_check, wiring
+from sluice.checks import Check
 from sluice.errors import NotReady
-from sluice.quality import Check
 from sluice.relay import reading
 from sluice.relay.reading import exact_snapshot
 from sluice.settings import Settings

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import deep, wiring
+from sluice.checks import Check
 from sluice.deep import POINTS, DeepCheck
 from sluice.errors import SluiceError
-from sluice.quality import Check
 from sluice.relay.reading import ExactSnapshot, Passed, exact_snapshot
 from sluice.settings import Settings
 from tests import processes

@@ -11,10 +11,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, describe
+from sluice.checks import Check
 from sluice.errors import WrongUsage
 from sluice.expectations import Expectations
 from sluice.generate.clickhouse import table_statements
-from sluice.quality import Check
 from sluice.settings import Settings
 
 pytestmark = pytest.mark.services

@@ -18,11 +18,11 @@ from pydantic import SecretStr
 from sluice import wiring
 from sluice.adapters.postgres import connection_options
 from sluice.catalog import Catalog, load_catalog
+from sluice.checks import COMPARED, Check, QualityReport
 from sluice.doctor import postgres as doctor
 from sluice.embedded.postgres import ensure_database
 from sluice.errors import NeedsPerson, Retryable, SluiceError
 from sluice.generate.files import write_files
-from sluice.quality import COMPARED, Check, QualityReport
 from sluice.relay import publication as publications
 from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings

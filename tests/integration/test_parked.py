@@ -16,9 +16,9 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import Topics
+from sluice.checks import Check
 from sluice.errors import NotReady, SluiceError
 from sluice.parked import Hole
-from sluice.quality import Check
 from sluice.relay.run import DUTIES, PUBLICATION
 from sluice.resync import Resync
 from sluice.selection import Selection

@@ -20,9 +20,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from sluice import warehouse, wiring
+from sluice.checks import FAIL, PASS, UNSETTLED, WARN, QualityReport
 from sluice.drain import Drain
 from sluice.errors import Retryable
-from sluice.quality import FAIL, PASS, UNSETTLED, WARN, QualityReport
 from sluice.rebuild import Rebuild
 from sluice.settings import Settings
 from store_api.database import make_engine

@@ -24,9 +24,9 @@ from sluice import wiring
 from sluice.adapters.postgres import PostgresSource
 from sluice.catalog import load_catalog
 from sluice.catalog.reading import read_table
+from sluice.checks import QualityReport
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.quality import QualityReport
 from sluice.relay import slot as slots
 from sluice.relay.run import run
 from sluice.selection import Selection

@@ -31,11 +31,11 @@ from sluice.adapters import kafka
 from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.topics import EPOCH_TOPIC, Topics
 from sluice.catalog import load_catalog
+from sluice.checks import Check, QualityReport
 from sluice.cli import app
 from sluice.contention import until_done
 from sluice.dead_letters import parse_condition
 from sluice.errors import RecordUnreadable, Retryable, RowsRejected, WrongUsage
-from sluice.quality import Check, QualityReport
 from sluice.relay import reading
 from sluice.relay import slot as slots
 from sluice.relay.rows import present_rows

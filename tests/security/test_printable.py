@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluice.checks import Check
 from sluice.cli.output import OneLine, say
 from sluice.cli.tables import print_table
 from sluice.doctor.diagnosis import Diagnosis
@@ -22,7 +23,6 @@ from sluice.errors import SluiceError, WrongUsage
 from sluice.events import Record, Reject
 from sluice.outcomes import together
 from sluice.printable import printable, shell_quoted
-from sluice.quality import Check
 from sluice.results import News
 from sluice.settings import PROJECT
 from tests.security.conftest import SLUICE

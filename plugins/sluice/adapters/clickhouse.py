@@ -274,15 +274,6 @@ def _spread(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def external_table(
-    name: str, structure: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]
-) -> Mapping[str, Any]:
-    """Rows that travel with a query and are a table in it; structure is (column, type)."""
-    names = [column for column, _ in structure]
-    data = [dict(zip(names, row, strict=True)) for row in rows]
-    return {"name": name, "structure": list(structure), "data": data}
-
-
 def _server_error(where: str, error: driver_errors.ServerException) -> Exception:
     first = str(error.message).removeprefix("DB::Exception: ").partition(" Stack trace:")[0]
     first = first.splitlines()[0][:300]

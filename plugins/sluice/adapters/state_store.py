@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sluice.adapters.clickhouse import ClickHouse, Travelling, external_table
+from sluice.adapters.clickhouse import ClickHouse, Travelling
 from sluice.catalog import Table
 from sluice.errors import StaleCheckpoint
 from sluice.events import Change, Key, Reject, row_marks
-from sluice.generate.clickhouse import MACHINE_COLUMNS, key_expression, quoted
+from sluice.generate.clickhouse import MACHINE_COLUMNS, external_table, key_expression, quoted
 from sluice.letters import kept
 from sluice.ports import Checkpoint, DrainReport, OpenReject
 from sluice.ranges import DEEP_CHECK, RESUMED_SECONDS

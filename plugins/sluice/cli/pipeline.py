@@ -216,7 +216,7 @@ def quality(
 ) -> None:
     """Compare Postgres with ClickHouse behind a fence; exit 1 when a check fails."""
     from sluice import wiring
-    from sluice.quality import COMPARED
+    from sluice.checks import COMPARED
 
     report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
     if as_json:

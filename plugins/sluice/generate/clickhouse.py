@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sluice.catalog import Column, Table, ordered_by
 from sluice.settings import ONE_SERVER, Cluster
@@ -192,3 +193,12 @@ def _history_feed(table: Table, cluster: Cluster) -> str:
         f"TO cdc.{quoted(cluster.local(table.history))} AS\n"
         f"SELECT *\nFROM cdc.{quoted(cluster.local(table.storage))}"
     )
+
+
+def external_table(
+    name: str, structure: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]
+) -> Mapping[str, Any]:
+    """Rows that travel with a query and are a table in it; structure is (column, type)."""
+    names = [column for column, _ in structure]
+    data = [dict(zip(names, row, strict=True)) for row in rows]
+    return {"name": name, "structure": list(structure), "data": data}

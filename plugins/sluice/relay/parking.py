@@ -26,8 +26,7 @@ from sluice.positions import parse_lsn
 from sluice.relay import publication as publications
 from sluice.relay.standing import require_standing
 from sluice.settings import Settings
-from sluice.statements import read_statements
-from sluice.warehouse import PIPELINE
+from sluice.statements import PIPELINE, read_statements
 
 log = logging.getLogger(__name__)
 

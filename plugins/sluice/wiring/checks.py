@@ -13,6 +13,7 @@ from sluice.adapters.postgres import Fence, PostgresSource
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.checks import UNSETTLED, WARN, Check, QualityReport, graded, passing, unmade
 from sluice.conditions import Conditions
 from sluice.contention import until_done
 from sluice.decoding import Decoder
@@ -25,7 +26,7 @@ from sluice.fences import CaughtUp, Fences
 from sluice.findings import TableFindings, fact_check, rollup_check, table_check
 from sluice.outcomes import Outcomes
 from sluice.ports import Checkpoint
-from sluice.quality import UNSETTLED, WARN, Check, Quality, QualityReport, graded, passing, unmade
+from sluice.quality import Quality
 from sluice.ranges import Plans
 from sluice.rebuild import Rebuild
 from sluice.relay import slot as slots
@@ -33,8 +34,8 @@ from sluice.relay.claims import claims
 from sluice.relay.reading import ExactSnapshot, exact_snapshot
 from sluice.results import Results
 from sluice.settings import Settings
-from sluice.statements import read_statements
-from sluice.warehouse import PIPELINE, make_rebuild
+from sluice.statements import PIPELINE, read_statements
+from sluice.warehouse import make_rebuild
 from sluice.wiring.ahead import ahead_in
 from sluice.wiring.drains import draining, make_decoder
 

@@ -25,8 +25,7 @@ from sluice.ports import DrainReport, StateStore
 from sluice.relay import slot as slots
 from sluice.relay.rows import present_rows
 from sluice.settings import Settings
-from sluice.statements import read_statements
-from sluice.warehouse import PIPELINE
+from sluice.statements import PIPELINE, read_statements
 
 
 def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:

@@ -20,8 +20,7 @@ from sluice.relay.standing import require_standing
 from sluice.resync import Resync
 from sluice.selection import Selection
 from sluice.settings import Settings
-from sluice.statements import read_statements
-from sluice.warehouse import PIPELINE
+from sluice.statements import PIPELINE, read_statements
 
 _WAIT_SECONDS = 90.0
 _PAUSE = 0.5

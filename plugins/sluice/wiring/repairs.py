@@ -11,6 +11,7 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.state_store import ClickHouseStore
 from sluice.adapters.topics import Topics
 from sluice.catalog import Catalog, Table, load_catalog
+from sluice.checks import FAIL, QualityReport
 from sluice.contention import until_done
 from sluice.decoding import Decoder
 from sluice.drain import Drain
@@ -19,7 +20,6 @@ from sluice.events import CONNECT
 from sluice.generate.files import topics as topic_names
 from sluice.outcomes import Outcomes
 from sluice.parked import Hole
-from sluice.quality import FAIL, QualityReport
 from sluice.ranges import Plans
 from sluice.recovery import MENDED, Recovery
 from sluice.relay import slot as slots
@@ -27,8 +27,7 @@ from sluice.relay.snapshot import replacing
 from sluice.repair import AUTO, DIFF, Repair, selected
 from sluice.repair import forecast as describe_repair
 from sluice.settings import Settings
-from sluice.statements import read_statements
-from sluice.warehouse import PIPELINE
+from sluice.statements import PIPELINE, read_statements
 from sluice.wiring.ahead import put_below
 from sluice.wiring.checks import ROWS, check, differences, make_deep_check
 from sluice.wiring.drains import draining, make_decoder

@@ -11,13 +11,12 @@ from sluice.adapters.clickhouse import ClickHouse
 from sluice.adapters.postgres import PostgresSource
 from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.checks import PASS, Check
 from sluice.monitor import Monitor
-from sluice.quality import PASS, Check
 from sluice.results import News
 from sluice.settings import PROJECT, AlertSettings, Settings
-from sluice.statements import read_statements
+from sluice.statements import PIPELINE, read_statements
 from sluice.status import read_status
-from sluice.warehouse import PIPELINE
 
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
 _LOOK_S = 5  # nobody looks at a page that waits longer for a service

@@ -25,8 +25,7 @@ from sluice.relay.reading import (
 from sluice.resync import Resync, ResyncReport
 from sluice.selection import Selection, parse_key
 from sluice.settings import Settings
-from sluice.statements import read_statements
-from sluice.warehouse import PIPELINE
+from sluice.statements import PIPELINE, read_statements
 from sluice.wiring.ahead import hidden, put_below
 from sluice.wiring.drains import draining, make_decoder, named_source
 from sluice.wiring.parked import close_holes, holes_left, plan_whole
