@@ -30,14 +30,15 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sluice import warehouse, wiring
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
+from sluice import wiring
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.embedded.clickhouse_users import CONFIGURATION
 from sluice.embedded.stack import Stack
 from sluice.generate.files import topics
 from sluice.settings import read_settings
+from sluice.star import create as warehouse
 from tests.conftest import stack_environment, temporary_home
 from tests.faults.conftest import delete_topics
 

@@ -94,12 +94,12 @@ def drain(events: int) -> Work:
 def insert(events: int) -> Work:
     """The drain's own columns of one chunk, inserted again and again."""
     from models.generated import OrderEvent
-    from sluice.adapters.clickhouse import ClickHouse
-    from sluice.adapters.kafka import KafkaLog
-    from sluice.adapters.state_store import ClickHouseStore
     from sluice.catalog import load_catalog
-    from sluice.decoding import Decoder
-    from sluice.ports import Chunk
+    from sluice.clients.clickhouse import ClickHouse
+    from sluice.drain.clickhouse_store import ClickHouseStore
+    from sluice.drain.decoder import Decoder
+    from sluice.drain.kafka_log import KafkaLog
+    from sluice.drain.ports import Chunk
     from sluice.settings import read_settings
 
     settings, table = read_settings(os.environ), load_catalog("models").table("orders")

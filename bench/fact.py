@@ -25,11 +25,11 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sluice import warehouse
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.settings import read_settings
+from sluice.star import create as warehouse
 from tests.conftest import stack_environment, temporary_home
 
 Before = Callable[[int], object] | None

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.fact import Bench, server_of
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack

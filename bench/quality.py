@@ -31,12 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sqlalchemy import text
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource, connection_options
 from sluice.catalog import load_catalog
+from sluice.clients.postgres import PostgresSource, connection_options
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
-from sluice.outcomes import Outcomes
+from sluice.execution.outcomes import Outcomes
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load

@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource
-from sluice.checks import PASS, UNSETTLED, QualityReport
+from sluice.clients.postgres import PostgresSource
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.errors import Retryable
+from sluice.quality.checks import PASS, UNSETTLED, QualityReport
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load

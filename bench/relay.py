@@ -26,13 +26,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sluice.adapters.kafka import KafkaLog
+from sluice.capture import slot as slots
+from sluice.capture.publisher import Batch, Publisher
+from sluice.capture.row_reader import RowReader
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import Chunk
 from sluice.embedded.postgres import BINARIES, ensure_database
 from sluice.embedded.stack import Stack
-from sluice.ports import Chunk
-from sluice.relay import slot as slots
-from sluice.relay.publisher import Batch, Publisher
-from sluice.relay.rows import RowReader
 from sluice.settings import read_settings
 from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import CATALOG, Source, until

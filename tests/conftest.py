@@ -18,10 +18,10 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from sluice import wiring
+from sluice.capture import slot as slots
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
-from sluice.relay import slot as slots
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from tests import crashes, tiers

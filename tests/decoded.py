@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sluice.catalog import Table
-from sluice.chunks import rows_of
-from sluice.decoding import Decoded
-from sluice.events import Change
+from sluice.drain.blocks import rows_of
+from sluice.drain.decoder import Decoded
+from sluice.events.event import Change
 
 
 def changes(table: Table, decoded: Decoded) -> list[Change]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from sluice.points import Reached
+from sluice.execution.failpoints import Reached
 from sluice.settings import Settings
 
 _BYTES = 1 << 16

@@ -15,7 +15,7 @@ from typing import Any
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
-from sluice.marks import MEASURES
+from sluice.catalog.quality_options import MEASURES
 from sluice_airflow.addresses import cdc_page
 
 PLACES = ("SLUICE_ALERT_WEBHOOK", "SLUICE_ALERT_SLACK", "SLUICE_ALERT_SMTP")
@@ -36,7 +36,7 @@ def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:
 def tell_late(seconds: int, context: Mapping[str, Any]) -> None:
     """Tell of a run that goes on; one that has failed is not late, and Airflow shows it."""
     from sluice import wiring
-    from sluice.checks import FAIL, Check
+    from sluice.quality.checks import FAIL, Check
     from sluice.settings import read_settings
 
     run = context["dag_run"]

@@ -26,12 +26,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.topics import Topics
-from sluice.doctor import Diagnosis, Part, gathered, judged
-from sluice.doctor.gathering import SILENCE_S
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import PostgresSource
+from sluice.clients.topics import Topics
 from sluice.errors import WrongUsage
+from sluice.operate.doctor import Diagnosis, Part, gathered, judged
+from sluice.operate.doctor.gathering import SILENCE_S
 from sluice.settings import PROJECT, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
 from sluice_airflow.addresses import PREFIX
 from sluice_airflow.connections import (

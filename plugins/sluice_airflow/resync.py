@@ -10,7 +10,7 @@ from typing import Any
 from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowFailException
 
-from sluice.outcomes import Outcomes
+from sluice.execution.outcomes import Outcomes
 from sluice.settings import Settings
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.tasks import understood

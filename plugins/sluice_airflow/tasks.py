@@ -225,7 +225,7 @@ def maintain(*, params: Any = None) -> None:
 def replay(*, params: Any = None) -> None:
     """One replay of a table's dead letters, or a drain that lets events become some."""
     from sluice import wiring
-    from sluice.dead_letters import parse_condition
+    from sluice.drain.dead_letters import parse_condition
 
     with understood():
         conditions = [parse_condition(text) for text in params["where"] or ()]
@@ -248,7 +248,7 @@ def replay(*, params: Any = None) -> None:
 def dismiss(*, params: Any = None) -> None:
     """One dismissal of a table's dead letters."""
     from sluice import wiring
-    from sluice.dead_letters import parse_condition
+    from sluice.drain.dead_letters import parse_condition
 
     with understood():
         conditions = [parse_condition(text) for text in params["where"] or ()]

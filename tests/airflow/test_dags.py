@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sluice.marks import MEASURES
+from sluice.catalog.quality_options import MEASURES
 from sluice.settings import PROJECT
 
 pytestmark = pytest.mark.airflow

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sluice.doctor import Diagnosis
-from sluice.doctor.airflow import checks
+from sluice.operate.doctor import Diagnosis
+from sluice.operate.doctor.airflow import checks
 from sluice.settings import PROJECT, WAREHOUSE_POOL, Settings
 from tests.conftest import free_ports
 from tests.page.conftest import airflow_environment

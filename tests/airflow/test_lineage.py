@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.settings import PROJECT, Settings, read_settings
 from sluice_airflow import lineage
 from store_api.demo import load

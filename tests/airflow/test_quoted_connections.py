@@ -14,8 +14,8 @@ from clickhouse_driver import Client
 from confluent_kafka import Consumer
 from psycopg2.extensions import make_dsn
 
-from sluice.adapters.broker import Broker
-from sluice.adapters.postgres import connection_options
+from sluice.clients.broker import Broker
+from sluice.clients.postgres import connection_options
 from sluice.settings import PROJECT, Settings, read_settings
 from tests.quoted import blocks
 from tests.tls import certificate

@@ -17,8 +17,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.errors import PoisonedTopic
 from sluice.settings import PROJECT, Settings
 from tests.page.conftest import airflow_environment

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Engine
 
 from sluice import wiring
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.generate.files import write_files
-from sluice.relay.run import run
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from tests.cluster.servers import Servers

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from sluice.catalog import load_catalog
-from sluice.doctor.clickhouse import checks
-from sluice.doctor.diagnosis import Diagnosis
+from sluice.operate.doctor.clickhouse import checks
+from sluice.operate.doctor.diagnosis import Diagnosis
 from sluice.settings import Cluster, Settings, read_settings
 from tests.cluster.servers import NAME, Servers
 

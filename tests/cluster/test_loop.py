@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from sluice import warehouse, wiring
-from sluice.adapters.clickhouse import ClickHouse
+from sluice import wiring
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import Retryable, Unreachable
 from sluice.settings import Settings
+from sluice.star import create as warehouse
 from store_api.demo import load
 from tests.cluster.conftest import CATALOG
 from tests.cluster.servers import Servers

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import NeedsPerson, Refused
 from sluice.generate.clickhouse import on_cluster, table_statements
+from sluice.generate.sql_files import read_statements
 from sluice.generate.star import fact_table, star_statements
 from sluice.settings import ONE_SERVER, PROJECT, Cluster
-from sluice.statements import read_statements
 from tests.cluster.conftest import CATALOG
 from tests.cluster.keeper import INSTALLED, keeper
 from tests.cluster.servers import NAME, Servers, Shard

@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.generate.clickhouse import on_cluster, table_statements
+from sluice.generate.sql_files import read_statements
 from sluice.generate.star import star_statements
 from sluice.settings import PROJECT, Cluster
-from sluice.statements import read_statements
 from tests.cluster.conftest import CATALOG
 from tests.cluster.servers import Servers
 

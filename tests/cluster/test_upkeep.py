@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import Settings
 from store_api.demo import load
 from tests.cluster.conftest import CATALOG

@@ -16,12 +16,12 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.memory import MemoryLog
-from sluice.adapters.topics import Topics
+from sluice.clients.topics import Topics
+from sluice.drain.in_memory import MemoryLog
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import ChangeLog, Chunk
 from sluice.errors import NotReady, TopicGap, TopicPartitioned
-from sluice.events import DEAD_LETTER_TOPIC, Record, Reject
-from sluice.ports import ChangeLog, Chunk
+from sluice.events.event import DEAD_LETTER_TOPIC, Record, Reject
 from sluice.settings import KafkaSettings, Settings
 from tests.beside import repeating
 

@@ -14,16 +14,16 @@ import pytest
 from sqlalchemy import DateTime, Numeric
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.memory import MemoryStore
-from sluice.adapters.state_store import ClickHouseStore
+from sluice.capture.json_rows import RowEncoder, Transaction
+from sluice.capture.pgoutput import RelationColumn
 from sluice.catalog import Table, load_catalog
+from sluice.clients.clickhouse import ClickHouse
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.in_memory import MemoryStore
+from sluice.drain.ports import Checkpoint, StateStore
 from sluice.errors import StaleCheckpoint
-from sluice.events import Record, Reject, Truncated, place_of
+from sluice.events.event import Record, Reject, Truncated, place_of
 from sluice.generate.clickhouse import table_statements
-from sluice.ports import Checkpoint, StateStore
-from sluice.relay.envelope import RowEncoder, Transaction
-from sluice.relay.pgoutput import RelationColumn
 from sluice.settings import Settings
 
 PRODUCTS = load_catalog("models").table("products")

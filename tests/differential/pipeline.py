@@ -16,12 +16,12 @@ from typing import Any
 import psycopg2
 
 from sluice import wiring
-from sluice.adapters.postgres import connection_options
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
-from sluice.checks import QualityReport
+from sluice.clients.postgres import connection_options
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.relay.run import run
+from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
 from tests.conftest import drop_slot
 from tests.differential.database import Database, printed, stored

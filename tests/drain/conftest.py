@@ -7,13 +7,13 @@ from contextlib import closing
 
 import pytest
 
-from sluice import warehouse
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.embedded.stack import Stack
 from sluice.generate.files import topics
 from sluice.settings import read_settings
+from sluice.star import create as warehouse
 from tests.conftest import stack_environment, temporary_home
 
 

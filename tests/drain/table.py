@@ -11,12 +11,12 @@ from typing import Any
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.state_store import ClickHouseStore
-from sluice.adapters.topics import Topics
-from sluice.drain import Drain
-from sluice.ports import DrainReport
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.drain import Drain
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import DrainReport
 from sluice.settings import Settings, read_settings
 from tests.unit.test_drain import DECODER, LIMITS, TABLE, Step, history
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from sluice import drain as draining
-from sluice import warehouse
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
+from sluice.drain import drain as draining
 from sluice.embedded.stack import Stack
 from sluice.errors import Refused
 from sluice.generate.files import topics
 from sluice.settings import read_settings
+from sluice.star import create as warehouse
 from tests.conftest import stack_environment, temporary_home
 from tests.drain.table import DrainedTable
 

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from sluice.drain import POINTS
+from sluice.drain.drain import POINTS
 from sluice.settings import PROJECT
 from tests.drain.table import DrainedTable
 

@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from sluice import drain as draining
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import Table
+from sluice.clients.clickhouse import ClickHouse
+from sluice.drain import drain as draining
+from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.errors import Refused, Retryable, Unreachable
 from tests.drain.proxy import Proxy, proxy
 from tests.drain.table import DrainedTable, drain_of

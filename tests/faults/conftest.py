@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.broker import Broker
-from sluice.adapters.topics import EPOCH_TOPIC
+from sluice.clients.broker import Broker
+from sluice.clients.topics import EPOCH_TOPIC
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings

@@ -20,16 +20,16 @@ import psutil
 import psycopg2
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from sluice.adapters.broker import Broker
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.postgres import connection_options
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.clients.broker import Broker
+from sluice.clients.postgres import connection_options
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import Chunk
 from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
-from sluice.events import UNCHANGED
-from sluice.ports import Chunk
-from sluice.positions import parse_lsn
-from sluice.relay.run import run
+from sluice.events.event import UNCHANGED
+from sluice.events.positions import parse_lsn
 from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
 
 MODELS = "tests.faults.models"

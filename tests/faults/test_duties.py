@@ -11,11 +11,11 @@ from unittest.mock import patch
 
 import pytest
 
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.topics import SlotMark, Topics
+from sluice.capture import relay as relay_run
+from sluice.capture.relay import DUTIES, HEARTBEAT, MARK, PUBLICATION, TOPICS, Relay
+from sluice.clients.topics import SlotMark, Topics
+from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import PublicationIncomplete, SluiceError
-from sluice.relay import run as relay_run
-from sluice.relay.run import DUTIES, HEARTBEAT, MARK, PUBLICATION, TOPICS, Relay
 from tests.faults.conftest import delete_topics
 from tests.faults.source import CATALOG, Source, until
 
@@ -135,7 +135,7 @@ def huge_transaction(source: Source) -> Iterator[None]:
 @contextmanager
 def silent_broker(source: Source) -> Iterator[None]:
     """The broker takes no message, but answers questions: the producer is full."""
-    with patch("sluice.relay.publisher.Publisher._send", never_sent):
+    with patch("sluice.capture.publisher.Publisher._send", never_sent):
         source.sql("INSERT INTO things VALUES (1, 'a')")
         yield
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from sluice.capture import publication as publications
+from sluice.capture import slot as slots
 from sluice.errors import NeedsPerson, NotReady
-from sluice.relay import publication as publications
-from sluice.relay import slot as slots
 from tests.faults.source import CATALOG, Source
 
 pytestmark = pytest.mark.services

@@ -24,14 +24,14 @@ import psycopg2
 import pytest
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource, connection_options
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.clients.postgres import PostgresSource, connection_options
 from sluice.embedded import postgres
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.errors import SlotLost, SlotMissing, SluiceError, SourceChanged
-from sluice.relay.run import run
-from sluice.resync import Resync
+from sluice.repair.resync import Resync
 from sluice.settings import PROJECT, Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load

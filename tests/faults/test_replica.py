@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from sluice import wiring
-from sluice.checks import Check, QualityReport
+from sluice.capture.fenced_snapshot import exact_snapshot
 from sluice.errors import NeedsPerson, NotReady, SluiceError
-from sluice.relay.reading import exact_snapshot
+from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
 from store_api.database import make_engine
 from tests.beside import repeating

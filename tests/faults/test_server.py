@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sluice.adapters.topics import Topics
+from sluice.clients.topics import Topics
 from sluice.errors import SourceChanged
 from tests.faults.source import Source, until
 

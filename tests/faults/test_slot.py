@@ -10,11 +10,12 @@ import psycopg2
 import pytest
 from psycopg2.extras import LogicalReplicationConnection
 
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.postgres import PostgresSource, connection_options
-from sluice.adapters.topics import Topics
-from sluice.conditions import slot_checks
-from sluice.doctor import postgres as doctor
+from sluice.capture import initial_copy as snapshot
+from sluice.capture import relay as run
+from sluice.capture.initial_copy import replacing
+from sluice.clients.postgres import PostgresSource, connection_options
+from sluice.clients.topics import Topics
+from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import (
     NeedsPerson,
     PublicationIncomplete,
@@ -24,10 +25,10 @@ from sluice.errors import (
     SlotRecreated,
     SourceChanged,
 )
-from sluice.health import slot_concerns
-from sluice.overview import Slot
-from sluice.relay import run, snapshot
-from sluice.relay.snapshot import replacing
+from sluice.operate.doctor import postgres as doctor
+from sluice.operate.health import slot_concerns
+from sluice.operate.overview import Slot
+from sluice.quality.measures import slot_checks
 from tests.faults.source import CATALOG, Relaying, Source, until, version
 
 pytestmark = pytest.mark.services

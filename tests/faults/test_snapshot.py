@@ -12,9 +12,9 @@ from itertools import count
 
 import pytest
 
+from sluice.capture import slot
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
-from sluice.relay import slot
 from sluice.settings import Settings
 from tests.faults.source import Source, until
 

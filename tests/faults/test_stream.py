@@ -11,7 +11,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from sluice.events import UNCHANGED
+from sluice.events.event import UNCHANGED
 from tests.faults.source import Source, until
 
 pytestmark = pytest.mark.services

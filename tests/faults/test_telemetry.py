@@ -11,8 +11,8 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sluice.capture.metrics import read_status
 from sluice.errors import NotReady
-from sluice.relay.telemetry import read_status
 from tests.conftest import free_ports
 from tests.faults.source import Source, until
 

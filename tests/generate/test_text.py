@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
-from sluice.evolution import Plan, fact_differs, plan_of
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.generate.files import difference, generated_files, write_files
 from sluice.generate.joins import select_all
 from sluice.generate.star import star_statements
 from sluice.settings import Settings
-from sluice.warehouse import make_rebuild
+from sluice.star.create import make_rebuild
+from sluice.warehouse.evolution import Plan, fact_differs, plan_of
 from store_api.database import make_engine
 from tests.generate.badges import Base
 

@@ -16,12 +16,12 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
-from sluice.dead_letters import DeadLetter
+from sluice.clients.clickhouse import ClickHouse
+from sluice.drain.dead_letters import DeadLetter
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.conftest import drop_slot

@@ -12,7 +12,7 @@ from functools import partial
 from unittest.mock import patch
 
 from sluice import wiring
-from sluice.deep import DeepCheck
+from sluice.quality.deep_check import DeepCheck
 from sluice.settings import read_settings
 
 rows, wanted, times, *tables = sys.argv[1:]

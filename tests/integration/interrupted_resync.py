@@ -12,7 +12,7 @@ from functools import partial
 from unittest.mock import patch
 
 from sluice import wiring
-from sluice.resync import Resync
+from sluice.repair.resync import Resync
 from sluice.settings import read_settings
 
 what, name, rows, wanted, times = sys.argv[1:]

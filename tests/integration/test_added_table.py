@@ -16,13 +16,13 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.topics import Topics
+from sluice.capture import publication, slot
+from sluice.capture.relay import run
 from sluice.catalog import Catalog, Table, describe
+from sluice.clients.topics import Topics
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import Chunk
 from sluice.errors import Unreachable
-from sluice.ports import Chunk
-from sluice.relay import publication, slot
-from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.conftest import drop_slot

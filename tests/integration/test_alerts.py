@@ -22,13 +22,13 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from sluice import wiring
-from sluice.adapters.alerts import Alerts
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.checks import Check
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
-from sluice.results import News, Results
+from sluice.generate.sql_files import read_statements
+from sluice.quality.alerts import Alerts
+from sluice.quality.checks import Check
+from sluice.quality.results import News, Results
 from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
-from sluice.statements import read_statements
 from tests.conftest import drop_slot, free_ports
 from tests.integration.test_loop import checked, relaying
 from tests.tls import certificate

@@ -15,10 +15,10 @@ import pytest
 from pydantic import SecretStr
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
-from sluice.doctor.clickhouse import checks
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import NeedsPerson, SluiceError
+from sluice.operate.doctor.clickhouse import checks
 from sluice.settings import ONE_SERVER, PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load

@@ -26,11 +26,11 @@ from cryptography.fernet import Fernet
 from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 
-from sluice.adapters.postgres import connection_options, opened
+from sluice.capture import slot as slots
 from sluice.cli.compose import SECRETS, write_compose_secrets
+from sluice.clients.postgres import connection_options, opened
 from sluice.embedded.airflow_service import environment as embedded_airflow
 from sluice.embedded.postgres import BINARIES, create_cluster, identity
-from sluice.relay import slot as slots
 from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
 from tests.conftest import drop_slot, free_ports, temporary_home
 from tests.processes import stop

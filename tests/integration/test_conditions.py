@@ -13,11 +13,12 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
-from sluice import conditions, wiring
-from sluice.adapters.topics import Topics
-from sluice.checks import Check, QualityReport
-from sluice.conditions import GIBIBYTE
-from sluice.marks import Limit
+from sluice import wiring
+from sluice.catalog.quality_options import Limit
+from sluice.clients.topics import Topics
+from sluice.quality import measures as conditions
+from sluice.quality.checks import Check, QualityReport
+from sluice.quality.measures import GIBIBYTE
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load

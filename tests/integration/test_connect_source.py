@@ -19,12 +19,12 @@ from confluent_kafka import Producer
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.topics import Topics
-from sluice.checks import Check
+from sluice.capture import slot as slots
+from sluice.clients.topics import Topics
 from sluice.embedded import postgres
 from sluice.errors import NotReady
 from sluice.generate.connect import CONFIGURATION
-from sluice.relay import slot as slots
+from sluice.quality.checks import Check
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load

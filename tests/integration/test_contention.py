@@ -13,12 +13,14 @@ import pytest
 from confluent_kafka import Producer
 from sqlalchemy import Engine, text
 
-from sluice import contention, warehouse, wiring
-from sluice.checks import UNSETTLED, QualityReport
-from sluice.drain import Drain
+from sluice import wiring
+from sluice.drain.drain import Drain
 from sluice.errors import StaleCheckpoint
-from sluice.rebuild import Rebuild
+from sluice.execution import contention
+from sluice.quality.checks import UNSETTLED, QualityReport
 from sluice.settings import Settings
+from sluice.star import create as warehouse
+from sluice.star.rebuild import Rebuild
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.integration.test_loop import checked, relaying

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.errors import Unreachable
 from sluice.settings import ClickHouseSettings, read_settings

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sluice import wiring
 from sluice.cli import app
-from sluice.dead_letters import parse_condition
+from sluice.drain.dead_letters import parse_condition
 from sluice.errors import RowsRejected, WrongUsage
 from sluice.person import system_person
 from sluice.settings import Settings

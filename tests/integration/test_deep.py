@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from sluice import range_check, wiring
-from sluice.checks import Check
+from sluice import wiring
+from sluice.capture import fenced_snapshot as reading
+from sluice.capture.fenced_snapshot import exact_snapshot
 from sluice.errors import NotReady
-from sluice.relay import reading
-from sluice.relay.reading import exact_snapshot
+from sluice.quality import range_check
+from sluice.quality.checks import Check
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import Traffic, load

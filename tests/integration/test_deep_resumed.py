@@ -13,11 +13,12 @@ from threading import Event
 import pytest
 from sqlalchemy import Engine, text
 
-from sluice import deep, wiring
-from sluice.checks import Check
-from sluice.deep import POINTS, DeepCheck
+from sluice import wiring
+from sluice.capture.fenced_snapshot import ExactSnapshot, Passed, exact_snapshot
 from sluice.errors import SluiceError
-from sluice.relay.reading import ExactSnapshot, Passed, exact_snapshot
+from sluice.quality import deep_check as deep
+from sluice.quality.checks import Check
+from sluice.quality.deep_check import POINTS, DeepCheck
 from sluice.settings import Settings
 from tests import processes
 from tests.beside import repeating
@@ -90,7 +91,7 @@ def test_a_check_that_is_killed_goes_on_at_the_range_beside_writes(
         killed(services, point, 3, ITEMS.name)
         done = 3 if point == "range noted" else 2
         assert states(services).get("done", 0) == done
-        with caplog.at_level("INFO", logger="sluice.deep"):
+        with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
             assert checked(services).status == "pass"
         assert went_on(caplog) == done
 
@@ -105,14 +106,14 @@ def test_what_a_killed_check_had_found_and_what_it_had_not_are_both_found_by_the
     spoil(services, first)
     spoil(services, last)
     killed(services, "range compared", 4, ITEMS.name)
-    with caplog.at_level("INFO", logger="sluice.deep"):
+    with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
         found = checked(services)
     assert went_on(caplog) == 2  # of the four, the first has a finding and the last was not noted
     assert set(found.keys) == {str(first), str(last)}
     assert (found.postgres, found.clickhouse) == (420, 420)
     wiring.resync(services, ITEMS.name, keys=found.keys)
     caplog.clear()
-    with caplog.at_level("INFO", logger="sluice.deep"):
+    with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
         assert checked(services).status == "pass"
     assert went_on(caplog) is None  # the check before came to its end
 
@@ -123,7 +124,7 @@ def test_tables_that_were_compared_are_not_compared_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     killed(services, "planned", 3)  # customers and products are done by then
-    with caplog.at_level("INFO", logger="sluice.deep"):
+    with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
         report = wiring.quality(services, deep=True)
     assert not report.failures
     with engine.connect() as connection:
@@ -158,7 +159,7 @@ def test_a_check_leaves_alone_what_another_is_at_and_finds_what_that_one_is_past
             assert noted.wait(120)
             monkeypatch.setattr(wiring.checks, "DeepCheck", patient)
             spoil(services, 5)  # in the range that the first has noted
-            with caplog.at_level("INFO", logger="sluice.deep"):
+            with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
                 found = checked(services)
         finally:
             spoiled.set()
@@ -174,7 +175,7 @@ def test_a_check_of_long_ago_is_not_gone_on_with_nor_one_that_shall_begin_anew(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     killed(services, "range noted", 2, ITEMS.name)
-    with caplog.at_level("INFO", logger="sluice.deep"):
+    with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
         assert checked(services, restart=True).status == "pass"
         killed(services, "range noted", 2, ITEMS.name)
         older = "ALTER TABLE cdc.resync_ranges UPDATE noted_at = noted_at - toIntervalMinute(61)"
@@ -226,9 +227,9 @@ def test_progress_and_time_left_are_told(
     engine: Engine,  # noqa: F811
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level("INFO", logger="sluice.deep"):
+    with caplog.at_level("INFO", logger="sluice.quality.deep_check"):
         assert checked(services).status == "pass"
-    lines = [record.getMessage() for record in caplog.records if record.name == "sluice.deep"]
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("deep_check")]
     assert lines[0].startswith(f"deep: order_items: 1 of {RANGES} ranges, {ROWS} rows compared, ")
     assert lines[0].endswith(" s left")
     assert lines[RANGES - 1] == f"deep: order_items: {RANGES} of {RANGES} ranges, 420 rows compared"

@@ -22,16 +22,16 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
-from sluice import warehouse
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import EPOCH_TOPIC
+from sluice.capture import slot as slots
 from sluice.catalog import Catalog, load_catalog
-from sluice.doctor import Diagnosis, examine
-from sluice.doctor.clickhouse import checks as clickhouse_checks
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import EPOCH_TOPIC
 from sluice.embedded.stack import Stack
-from sluice.relay import slot as slots
+from sluice.operate.doctor import Diagnosis, examine
+from sluice.operate.doctor.clickhouse import checks as clickhouse_checks
 from sluice.settings import Cluster, RelaySettings, Settings
-from sluice.warehouse import state_tables
+from sluice.star import create as warehouse
+from sluice.star.create import state_tables
 from tests.conftest import free_ports
 from tests.strangers import stranger
 
@@ -378,7 +378,7 @@ def test_a_clock_that_is_wrong_is_named(
 ) -> None:
     """Both servers share this machine's clock: it is the doctor's that is moved."""
     for module in ("postgres", "clickhouse"):
-        monkeypatch.setattr(f"sluice.doctor.{module}.time", lambda: time.time() - 60)
+        monkeypatch.setattr(f"sluice.operate.doctor.{module}.time", lambda: time.time() - 60)
     found = wrong(services, catalog)
     assert [(one.service, one.check) for one in found] == [
         ("postgres", "clock"),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
-from sluice.doctor import clickhouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import TableDiffers, WrongUsage
+from sluice.operate.doctor import clickhouse
 from sluice.settings import Settings
 from tests.integration.harbour import (
     A_FACT,

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import ForeignKey, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import Catalog, describe
-from sluice.checks import Check
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
-from sluice.expectations import Expectations
 from sluice.generate.clickhouse import table_statements
+from sluice.quality.checks import Check
+from sluice.quality.expectations import Expectations
 from sluice.settings import Settings
 
 pytestmark = pytest.mark.services

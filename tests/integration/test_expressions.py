@@ -11,11 +11,11 @@ import psycopg2.extensions
 import pytest
 from psycopg2 import sql
 
-from sluice.relay import slot as slots
-from sluice.relay.envelope import RowEncoder
-from sluice.relay.expressions import escaped, key_expression, row_expression
-from sluice.relay.pgoutput import RelationColumn
-from sluice.relay.rows import published_columns
+from sluice.capture import slot as slots
+from sluice.capture.json_rows import RowEncoder
+from sluice.capture.json_sql import escaped, key_expression, row_expression
+from sluice.capture.pgoutput import RelationColumn
+from sluice.capture.row_reader import published_columns
 from sluice.settings import Settings
 
 pytestmark = pytest.mark.services

@@ -16,15 +16,15 @@ import pytest
 from pydantic import SecretStr
 
 from sluice import wiring
-from sluice.adapters.postgres import connection_options
+from sluice.capture import publication as publications
+from sluice.capture.relay import run
 from sluice.catalog import Catalog, load_catalog
-from sluice.checks import COMPARED, Check, QualityReport
-from sluice.doctor import postgres as doctor
+from sluice.clients.postgres import connection_options
 from sluice.embedded.postgres import ensure_database
 from sluice.errors import NeedsPerson, Retryable, SluiceError
 from sluice.generate.files import write_files
-from sluice.relay import publication as publications
-from sluice.relay.run import run
+from sluice.operate.doctor import postgres as doctor
+from sluice.quality.checks import COMPARED, Check, QualityReport
 from sluice.settings import RelaySettings, Settings
 from tests.conftest import drop_slot
 from tests.integration.kinds import FOLLOWED, NOTED, REFUSED, Followed, Refused

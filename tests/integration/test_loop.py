@@ -14,11 +14,11 @@ from confluent_kafka import Producer
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.topics import Topics
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.clients.postgres import PostgresSource
+from sluice.clients.topics import Topics
 from sluice.errors import Retryable
-from sluice.relay.run import run
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load

@@ -27,13 +27,13 @@ from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
 from sluice.cli import dead_letters, pipeline, stack
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.errors import NeedsPerson, Retryable, SluiceError
 from sluice.generate.files import write_files
-from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.conftest import drop_slot

@@ -19,11 +19,11 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from sluice import wiring
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.catalog.key_selection import Selection
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.relay.run import run
-from sluice.selection import Selection
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests import logistics

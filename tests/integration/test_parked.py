@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
-from sluice.checks import Check
+from sluice.capture.relay import DUTIES, PUBLICATION
+from sluice.catalog.key_selection import Selection
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError
-from sluice.parked import Hole
-from sluice.relay.run import DUTIES, PUBLICATION
-from sluice.resync import Resync
-from sluice.selection import Selection
+from sluice.quality.checks import Check
+from sluice.repair.resync import Resync
 from sluice.settings import Settings
+from sluice.warehouse.parked import Hole
 from sluice.wiring import repairs
 from sluice.wiring.checks import differences
 from sluice.wiring.parked import holes_in

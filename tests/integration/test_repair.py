@@ -12,10 +12,10 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
+from sluice.catalog.key_selection import Selection
+from sluice.clients.topics import Topics
 from sluice.person import system_person
-from sluice.selection import Selection
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load

@@ -15,9 +15,9 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.catalog import load_catalog
+from sluice.catalog.key_selection import Selection
 from sluice.errors import NeedsPerson
-from sluice.resync import POINTS, Resync
-from sluice.selection import Selection
+from sluice.repair.resync import POINTS, Resync
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
@@ -259,9 +259,9 @@ def test_progress_and_time_left_are_told(
     services: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(services, "range noted", 2)
-    with caplog.at_level("INFO", logger="sluice.resync"):
+    with caplog.at_level("INFO", logger="sluice.repair.resync"):
         report = wiring.resync(services, "order_items")
-    told = [record.getMessage() for record in caplog.records if record.name == "sluice.resync"]
+    told = [record.getMessage() for record in caplog.records if record.name.endswith(".resync")]
     ranges = report.before[1]
     assert told[0] == (
         f"resync: order_items goes on where a run stopped: 2 of {ranges} ranges are done"

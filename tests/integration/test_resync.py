@@ -12,9 +12,10 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.topics import Topics
+from sluice.capture import fenced_snapshot as reading
+from sluice.capture import slot
+from sluice.clients.topics import Topics
 from sluice.errors import NotReady, Retryable, TopicGap, WrongUsage
-from sluice.relay import reading, slot
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load

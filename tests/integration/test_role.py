@@ -13,15 +13,15 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from sluice.adapters.postgres import connection_options
-from sluice.adapters.topics import Topics
+from sluice.capture import publication
+from sluice.capture import slot as slots
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.clients.postgres import connection_options
+from sluice.clients.topics import Topics
 from sluice.embedded.postgres import ensure_database
 from sluice.errors import PublicationIncomplete
 from sluice.generate.files import generated_files
-from sluice.relay import publication
-from sluice.relay import slot as slots
-from sluice.relay.run import run
 from sluice.settings import PROJECT, PostgresSettings, RelaySettings, Settings
 from store_api.database import make_engine
 from tests.conftest import drop_slot

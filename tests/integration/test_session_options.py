@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sluice.adapters.postgres import PostgresSource
-from sluice.relay import slot as slots
+from sluice.capture import slot as slots
+from sluice.clients.postgres import PostgresSource
 from sluice.settings import PostgresSettings, Settings
 from store_api.database import make_engine
 from store_api.demo import load

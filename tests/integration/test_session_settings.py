@@ -11,9 +11,9 @@ import psycopg2
 import pytest
 
 from sluice import wiring
-from sluice.adapters.postgres import connection_options, opened
-from sluice.adapters.session_settings import PINNED, PINNED_SINCE
-from sluice.relay import slot as slots
+from sluice.capture import slot as slots
+from sluice.clients.postgres import connection_options, opened
+from sluice.clients.session_settings import PINNED, PINNED_SINCE
 from sluice.settings import PostgresSettings, Settings
 from store_api.database import make_engine
 from store_api.demo import load

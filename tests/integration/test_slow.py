@@ -19,12 +19,13 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from sluice import warehouse, wiring
-from sluice.checks import FAIL, PASS, UNSETTLED, WARN, QualityReport
-from sluice.drain import Drain
+from sluice import wiring
+from sluice.drain.drain import Drain
 from sluice.errors import Retryable
-from sluice.rebuild import Rebuild
+from sluice.quality.checks import FAIL, PASS, UNSETTLED, WARN, QualityReport
 from sluice.settings import Settings
+from sluice.star import create as warehouse
+from sluice.star.rebuild import Rebuild
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.beside import repeating

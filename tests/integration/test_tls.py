@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from sluice import wiring
+from sluice.capture import slot as slots
 from sluice.errors import Unreachable
-from sluice.relay import slot as slots
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load

@@ -21,15 +21,15 @@ from sqlalchemy import ARRAY
 from sqlalchemy.orm import DeclarativeBase
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource
+from sluice.capture import slot as slots
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
-from sluice.catalog.reading import read_table
-from sluice.checks import QualityReport
+from sluice.catalog.key_selection import Selection
+from sluice.catalog.mappers import read_table
+from sluice.clients.postgres import PostgresSource
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.relay import slot as slots
-from sluice.relay.run import run
-from sluice.selection import Selection
+from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
 from tests.conftest import drop_slot
 from tests.type_pairs import ARRAYS, CREATED, KINDS, MODELS, TYPES, Kind, Pair, create, declare

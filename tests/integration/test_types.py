@@ -23,11 +23,11 @@ from sqlalchemy import create_engine
 
 import tests
 from sluice import wiring
-from sluice.adapters.postgres import connection_options
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.clients.postgres import connection_options
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
-from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from tests.conftest import drop_slot
 from tests.type_samples import AS_TEXT, SAMPLES, Base, rows

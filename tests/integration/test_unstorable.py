@@ -16,13 +16,13 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.catalog.key_selection import Selection, key_text
 from sluice.cli import app
+from sluice.clients.postgres import PostgresSource
 from sluice.errors import PoisonedTopic, RowsRejected, SluiceError
 from sluice.generate.files import write_files
-from sluice.relay.run import run
-from sluice.selection import Selection, key_text
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.conftest import drop_slot

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.adapters.postgres import PostgresSource
+from sluice.capture.relay import run
 from sluice.catalog import load_catalog
+from sluice.clients.postgres import PostgresSource
 from sluice.generate.clickhouse import quoted
 from sluice.generate.files import write_files
-from sluice.relay.run import run
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.conftest import drop_slot

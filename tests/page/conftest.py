@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
 from tests import tiers
 from tests.conftest import free_ports

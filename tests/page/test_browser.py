@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import Settings
 from tests.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in, too_wide
 

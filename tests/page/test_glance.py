@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sluice.health import concerns
-from sluice.marks import MEASURES, Limit
-from sluice.overview import BAD, CheckResult, Concern, Overview, Service, Slot, TableState
+from sluice.catalog.quality_options import MEASURES, Limit
+from sluice.operate.health import concerns
+from sluice.operate.overview import BAD, CheckResult, Concern, Overview, Service, Slot, TableState
 from sluice_airflow.page.figures import UNKNOWN, amount, duration
 from sluice_airflow.page.glance import answers
 from sluice_airflow.page.metrics import exposition

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from sluice.adapters.postgres import SlotState
-from sluice.relay.telemetry import Progress, Telemetry
+from sluice.capture.metrics import Progress, Telemetry
+from sluice.clients.postgres import SlotState
 from sluice.settings import PROJECT
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]

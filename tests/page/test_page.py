@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from sluice.catalog import load_catalog
-from sluice.overview import CheckResult
+from sluice.operate.overview import CheckResult
 from sluice_airflow.page.repairs import repair
 from tests.page.history import CUSTOMER, FAKED
 

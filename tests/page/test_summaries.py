@@ -10,11 +10,12 @@ from uuid import UUID
 
 import pytest
 
-from sluice import warehouse, wiring
-from sluice.adapters.clickhouse import ClickHouse
+from sluice import wiring
 from sluice.catalog import load_catalog
-from sluice.monitor import Monitor
+from sluice.clients.clickhouse import ClickHouse
+from sluice.operate.monitor import Monitor
 from sluice.settings import Settings
+from sluice.star import create as warehouse
 from tests.page.history import forget
 
 pytestmark = pytest.mark.services

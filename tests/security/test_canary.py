@@ -14,8 +14,8 @@ import pytest
 from confluent_kafka import Producer
 
 from sluice import wiring
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import connection_options
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import connection_options
 from sluice.embedded.stack import Stack
 from tests.security.canaries import files_with
 from tests.security.conftest import Planted, until

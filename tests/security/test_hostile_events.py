@@ -27,18 +27,18 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typer.testing import CliRunner, Result
 
 from sluice import wiring
-from sluice.adapters import kafka
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import EPOCH_TOPIC, Topics
+from sluice.capture import fenced_snapshot as reading
+from sluice.capture import slot as slots
+from sluice.capture.row_reader import present_rows
 from sluice.catalog import load_catalog
-from sluice.checks import Check, QualityReport
 from sluice.cli import app
-from sluice.contention import until_done
-from sluice.dead_letters import parse_condition
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import EPOCH_TOPIC, Topics
+from sluice.drain import kafka_log as kafka
+from sluice.drain.dead_letters import parse_condition
 from sluice.errors import RecordUnreadable, Retryable, RowsRejected, WrongUsage
-from sluice.relay import reading
-from sluice.relay import slot as slots
-from sluice.relay.rows import present_rows
+from sluice.execution.contention import until_done
+from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
 from sluice.wiring.drains import draining, make_decoder
 from store_api.database import make_engine

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sluice.adapters.listeners import listening_account
+from sluice.clients.listeners import listening_account
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
 from sluice.settings import Settings, read_secrets

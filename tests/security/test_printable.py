@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.checks import Check
 from sluice.cli.output import OneLine, say
 from sluice.cli.tables import print_table
-from sluice.doctor.diagnosis import Diagnosis
 from sluice.errors import SluiceError, WrongUsage
-from sluice.events import Record, Reject
-from sluice.outcomes import together
+from sluice.events.event import Record, Reject
+from sluice.execution.outcomes import together
+from sluice.operate.doctor.diagnosis import Diagnosis
 from sluice.printable import printable, shell_quoted
-from sluice.results import News
+from sluice.quality.checks import Check
+from sluice.quality.results import News
 from sluice.settings import PROJECT
 from tests.security.conftest import SLUICE
 from tests.unit.test_decoding import ROW, decode, event

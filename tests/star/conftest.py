@@ -7,11 +7,11 @@ from contextlib import closing
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
 from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.settings import ClickHouseSettings, read_settings
-from sluice.warehouse import create_warehouse
+from sluice.star.create import create_warehouse
 from tests.conftest import stack_environment, temporary_home
 
 

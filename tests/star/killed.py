@@ -7,9 +7,9 @@ import signal
 import sys
 from dataclasses import replace
 
-from sluice import warehouse
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import read_settings
+from sluice.star import create as warehouse
 from tests.star.store import FACT
 from tests.star.test_state_machine import run
 

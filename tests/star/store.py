@@ -10,17 +10,17 @@ from decimal import Decimal
 from typing import Any
 
 from models import generated
-from sluice import warehouse
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.memory import MemoryLog
-from sluice.adapters.state_store import ClickHouseStore
 from sluice.catalog import load_catalog
-from sluice.decoding import Decoder
-from sluice.drain import Drain
+from sluice.clients.clickhouse import ClickHouse
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.decoder import Decoder
+from sluice.drain.drain import Drain
+from sluice.drain.in_memory import MemoryLog
 from sluice.errors import StaleRebuild
-from sluice.positions import format_lsn
-from sluice.rebuild import Rebuild
+from sluice.events.positions import format_lsn
 from sluice.settings import ClickHouseSettings, DrainSettings
+from sluice.star import create as warehouse
+from sluice.star.rebuild import Rebuild
 
 CATALOG = load_catalog("models")
 FACT = CATALOG.facts[0]

@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 
 from sluice.errors import QualityFailed, WrongUsage
-from sluice.maintenance import Maintenance
+from sluice.generate.sql_files import read_statements
 from sluice.settings import PROJECT, ClickHouseSettings
-from sluice.statements import read_statements
+from sluice.warehouse.maintenance import Maintenance
 from tests.star.store import CATALOG, Pipeline, seeded
 
 pytestmark = pytest.mark.services

@@ -12,10 +12,10 @@ from datetime import timedelta
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import QualityFailed, StaleRebuild, WrongUsage
-from sluice.rebuild import POINTS
 from sluice.settings import PROJECT, ClickHouseSettings
+from sluice.star.rebuild import POINTS
 from tests.star.store import CATALOG, FACT, Pipeline, customer, day, item, order, product, seeded
 from tests.star.test_state_machine import KilledError, run
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import SluiceError, StaleRebuild, WrongUsage
-from sluice.rebuild import POINTS, Rebuild
 from sluice.settings import ClickHouseSettings
+from sluice.star.rebuild import POINTS, Rebuild
 from tests.star.store import (
     TABLES,
     Pipeline,

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
+from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import SluiceError
 from sluice.settings import ClickHouseSettings
 from tests.star.store import Pipeline, Store, day, seeded

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import KafkaError
 
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.topics import Topics
+from sluice.capture.publisher import Batch, Publisher
+from sluice.clients.topics import Topics
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import Chunk
 from sluice.errors import SluiceError, Unreachable
-from sluice.events import Record, Reject
-from sluice.ports import Chunk
-from sluice.relay.publisher import Batch, Publisher
+from sluice.events.event import Record, Reject
 from sluice.settings import KafkaSettings
 from tests.conftest import free_ports
 from tests.strangers import stranger

@@ -11,12 +11,12 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
-from sluice.adapters.broker import Broker
-from sluice.adapters.broker_options import ALLOWED
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.topics import Topics
+from sluice.capture.publisher import Publisher
+from sluice.clients.broker import Broker
+from sluice.clients.broker_options import ALLOWED
+from sluice.clients.topics import Topics
+from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import WrongUsage
-from sluice.relay.publisher import Publisher
 from sluice.settings import KafkaSettings
 from tests.unit.test_publisher import PACKAGES
 

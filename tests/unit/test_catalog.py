@@ -14,12 +14,12 @@ from sqlalchemy.types import TypeEngine
 
 from sluice.catalog import Fact, describe, load_catalog
 from sluice.catalog.model_set import BOOKKEEPING
+from sluice.data_types.mapping import map_type, postgres_type
 from sluice.errors import WrongUsage
 from sluice.generate.files import difference
 from sluice.generate.rollups import made_of, rollup_indexes
 from sluice.generate.star import fact_table
 from sluice.settings import PROJECT
-from sluice.type_map import map_type, postgres_type
 
 NONE: Mapping[str, Any] = {}
 FACT_COLUMNS = (

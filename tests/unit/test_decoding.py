@@ -9,9 +9,17 @@ from sqlalchemy.types import TypeEngine
 
 from models.generated import ProductEvent
 from sluice.catalog import load_catalog
-from sluice.decoding import Decoded, Decoder
-from sluice.events import UNCHANGED, FullRow, KeyDeleted, OutdatedRow, PartialRow, Record, Truncated
-from sluice.type_map import map_type
+from sluice.data_types.mapping import map_type
+from sluice.drain.decoder import Decoded, Decoder
+from sluice.events.event import (
+    UNCHANGED,
+    FullRow,
+    KeyDeleted,
+    OutdatedRow,
+    PartialRow,
+    Record,
+    Truncated,
+)
 from tests.decoded import changes
 from tests.unit.test_plain import ROW as SAMPLE
 from tests.unit.test_plain import event as sample

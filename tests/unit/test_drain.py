@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from models.generated import ProductEvent
-from sluice import drain as draining
-from sluice import pace
-from sluice.adapters.memory import MemoryLog, MemoryStore
 from sluice.catalog import Table, load_catalog
-from sluice.decoding import Decoder
-from sluice.drain import Drain
+from sluice.drain import drain as draining
+from sluice.drain.decoder import Decoder
+from sluice.drain.drain import Drain
+from sluice.drain.in_memory import MemoryLog, MemoryStore
 from sluice.errors import PoisonedTopic, Refused, StaleCheckpoint, TopicGap
-from sluice.events import TOO_LARGE, UNCHANGED, Record
-from sluice.positions import format_lsn
+from sluice.events.event import TOO_LARGE, UNCHANGED, Record
+from sluice.events.positions import format_lsn
+from sluice.execution import progress as pace
 from sluice.settings import DrainSettings
 
 TABLE = load_catalog("models").table("products")
@@ -353,7 +353,7 @@ def test_a_long_drain_tells_its_rate_and_what_is_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pace, "SECONDS", 0.0)
-    caplog.set_level("INFO", "sluice.drain")
+    caplog.set_level("INFO", "sluice.drain.drain")
     events, _ = history([Step(kind="write", key=1 + number % 4) for number in range(12)])
     limits = replace(LIMITS, chunk=4, events=8)
     report = Drain(changes=filled(events), store=MemoryStore(), limits=limits).run(DECODER)

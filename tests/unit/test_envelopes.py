@@ -14,14 +14,10 @@ import pytest
 import yaml
 
 import models.generated
-from sluice.catalog import Table, load_catalog
-from sluice.decoding import Decoder
-from sluice.events import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
-from sluice.generate.connect import CONFIGURATION, configuration
-from sluice.relay.envelope import RowEncoder, Transaction
-from sluice.relay.marks import Marks
-from sluice.relay.parking import Parking
-from sluice.relay.pgoutput import (
+from sluice.capture.json_rows import RowEncoder, Transaction
+from sluice.capture.metrics import Progress
+from sluice.capture.parking import Parking
+from sluice.capture.pgoutput import (
     MISSING,
     Begin,
     Delete,
@@ -32,9 +28,13 @@ from sluice.relay.pgoutput import (
     Update,
     Value,
 )
-from sluice.relay.publisher import Batch
-from sluice.relay.stream import Stream
-from sluice.relay.telemetry import Progress
+from sluice.capture.publisher import Batch
+from sluice.capture.slot_marks import Marks
+from sluice.capture.stream import Stream
+from sluice.catalog import Table, load_catalog
+from sluice.drain.decoder import Decoder
+from sluice.events.event import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
+from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.settings import PROJECT, RelaySettings
 from tests.conftest import free_ports
 from tests.decoded import changes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sluice.catalog import load_catalog
-from sluice.evolution import plan, widens
+from sluice.warehouse.evolution import plan, widens
 
 CUSTOMERS = load_catalog("models").table("customers")
 

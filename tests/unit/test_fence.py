@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from sluice.adapters.postgres import Fence, SlotState
 from sluice.catalog import Table
+from sluice.clients.postgres import Fence, SlotState
 from sluice.errors import Lagging, NotReady, PoisonedTopic, SlotAwaited, SluiceError
-from sluice.fences import CaughtUp, Fences
+from sluice.quality.fences import CaughtUp, Fences
 
 ONE, OTHER = (cast(Table, SimpleNamespace(name=name)) for name in ("one", "other"))
 POISONED = PoisonedTopic("one: poisoned")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from sluice.catalog.quality_options import Expectation, Limit, expectations, quality_marks
 from sluice.errors import WrongUsage
-from sluice.marks import Expectation, Limit, expectations, quality_marks
 
 
 def test_a_table_without_marks_has_the_usual_limits() -> None:

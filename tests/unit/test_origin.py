@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.adapters.memory import MemoryLog, MemoryStore
-from sluice.drain import Drain
+from sluice.drain.drain import Drain
+from sluice.drain.in_memory import MemoryLog, MemoryStore
+from sluice.drain.origin import WalEnd
 from sluice.errors import Unreachable
-from sluice.origin import WalEnd
-from sluice.positions import format_lsn, pack, unpack
+from sluice.events.positions import format_lsn, pack, unpack
 from tests.unit.test_drain import DECODER, LIMITS, ONE_CHUNK, TABLE, event, names, row
 
 END = 1 << 40

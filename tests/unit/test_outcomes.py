@@ -15,7 +15,7 @@ from sluice.errors import (
     Unreachable,
     WrongUsage,
 )
-from sluice.outcomes import Outcomes, each
+from sluice.execution.outcomes import Outcomes, each
 
 TABLES = [SimpleNamespace(name=name) for name in ("one", "two", "three")]
 KINDS = {0: None, 1: RowsRejected, 3: NotReady, 4: PoisonedTopic}

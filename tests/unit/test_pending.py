@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.relay.publisher import Batch
-from sluice.relay.stream import Stream
+from sluice.capture.publisher import Batch
+from sluice.capture.stream import Stream
 
 
 def stream(batches: list[Batch], asked: int) -> Stream:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.relay.pgoutput import (
+from sluice.capture.pgoutput import (
     MISSING,
     Insert,
     MalformedMessage,

@@ -14,11 +14,11 @@ from typing_extensions import Required, TypedDict
 
 from models.generated.envelope import EventMetadata
 from sluice.catalog import Table, load_catalog
-from sluice.decoding import Decoded, Decoder
-from sluice.events import UNCHANGED, Record
-from sluice.origin import Origin
-from sluice.plain import Plain, PlainReader
-from sluice.type_map import PROFILES
+from sluice.data_types.mapping import PROFILES
+from sluice.drain.decoder import Decoded, Decoder
+from sluice.drain.fast_decoder import Plain, PlainReader
+from sluice.drain.origin import Origin
+from sluice.events.event import UNCHANGED, Record
 from tests.decoded import changes
 
 

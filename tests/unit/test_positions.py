@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.positions import Position, before, format_lsn, pack, parse_lsn, unpack
+from sluice.events.positions import Position, before, format_lsn, pack, parse_lsn, unpack
 
 POSITIONS = st.builds(
     Position,

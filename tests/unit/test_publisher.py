@@ -12,9 +12,9 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from sluice.capture.publisher import Batch, Publisher
 from sluice.errors import Unreachable
-from sluice.events import DEAD_LETTER_TOPIC
-from sluice.relay.publisher import Batch, Publisher
+from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.settings import KafkaSettings
 
 PACKAGES = Path(confluent_kafka.__file__).parents[1]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.events import Record
-from sluice.type_map import PROFILES
+from sluice.data_types.mapping import PROFILES
+from sluice.events.event import Record
 from tests.unit.test_plain import COMPACT_ROW, METADATA, PAIRS, ROW, event
 
 SECRET = "geheim"

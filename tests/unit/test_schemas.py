@@ -19,7 +19,7 @@ from models.order_item import OrderItem
 from sluice.catalog import describe, load_catalog
 from sluice.errors import WrongUsage
 from sluice.generate.files import write_files
-from sluice.schemas import sqlalchemy_to_pydantic
+from sluice.generate.runtime_schemas import sqlalchemy_to_pydantic
 
 
 @pytest.mark.parametrize("model", [Customer, OrderItem])

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.generated import ProductEvent
-from sluice.adapters.memory import MemoryLog, MemoryStore
 from sluice.catalog import load_catalog
-from sluice.decoding import Decoder
-from sluice.drain import Drain
+from sluice.drain.decoder import Decoder
+from sluice.drain.drain import Drain
+from sluice.drain.in_memory import MemoryLog, MemoryStore
 from sluice.errors import NotReady, WrongUsage
-from sluice.positions import format_lsn
+from sluice.events.positions import format_lsn
 from sluice.settings import DrainSettings
 
 TABLE = load_catalog("models").table("products")

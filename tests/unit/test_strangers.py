@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.topics import Topics
+from sluice.capture import metrics as telemetry
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import PostgresSource
+from sluice.clients.topics import Topics
 from sluice.embedded import programs
 from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.stack import Stack
 from sluice.errors import Retryable
-from sluice.relay import telemetry
 from sluice.settings import Settings, read_settings
 from tests.strangers import STRANGERS, stranger
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import values
+from sluice.data_types import values
 
 
 def literal(items: list[Any]) -> str:

@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, configure_mappers
 from sqlalchemy.schema import sort_tables
 
-from sluice.catalog.reading import read_table
+from sluice.catalog.mappers import read_table
+from sluice.catalog.quality_options import Expectation
 from sluice.catalog.stars import Fact, make_fact
 from sluice.catalog.tables import Column, Table
+from sluice.data_types.mapping import LOSSLESS
 from sluice.errors import WrongUsage
-from sluice.marks import Expectation
-from sluice.type_map import LOSSLESS
 
 # What Sluice itself keeps in `cdc`; see sql/clickhouse/bookkeeping.sql.
 BOOKKEEPING = frozenset(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sluice.marks import Expectation, QualityMarks
-from sluice.type_map import ColumnType
+from sluice.catalog.quality_options import Expectation, QualityMarks
+from sluice.data_types.mapping import ColumnType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from sluice.errors import RowsRejected
 from sluice.settings import Settings
 
 if TYPE_CHECKING:
-    from sluice.dead_letters import Condition, DeadLetter
+    from sluice.drain.dead_letters import Condition, DeadLetter
 
 app = typer.Typer()
 letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
@@ -98,7 +98,7 @@ def replay(context: typer.Context, table: Table = "", where: Where = None) -> No
     """
     from sluice import wiring
     from sluice.catalog import load_catalog
-    from sluice.outcomes import Outcomes
+    from sluice.execution.outcomes import Outcomes
 
     settings: Settings = context.obj
     conditions, outcomes = _conditions(where), Outcomes()
@@ -147,7 +147,7 @@ def _found(
 
 
 def _conditions(where: Sequence[str] | None) -> list[Condition]:
-    from sluice.dead_letters import parse_condition
+    from sluice.drain.dead_letters import parse_condition
 
     return [parse_condition(text) for text in where or ()]
 

@@ -16,7 +16,7 @@ from sluice.errors import Finding, NotReady, SluiceError
 from sluice.settings import Settings
 
 if TYPE_CHECKING:
-    from sluice.doctor import Diagnosis
+    from sluice.operate.doctor import Diagnosis
 
 app = typer.Typer()
 
@@ -31,7 +31,7 @@ def doctor(
 ) -> None:
     """Check the services from outside; say what to mend, in order. Changes nothing."""
     from sluice.catalog import load_catalog
-    from sluice.doctor import Part, airflow_part, examine
+    from sluice.operate.doctor import Part, airflow_part, examine
 
     settings: Settings = context.obj
     parts = [
@@ -70,8 +70,8 @@ def _airflow_environment(settings: Settings) -> Mapping[str, str] | None:
 
 def _answers(settings: Settings, name: str) -> Iterator[Diagnosis]:
     """Whether a program of the embedded stack answers, where it runs."""
-    from sluice.doctor import Diagnosis
     from sluice.embedded.stack import Stack
+    from sluice.operate.doctor import Diagnosis
 
     stack = Stack(settings)
     with suppress(SluiceError):  # the supervisor's silence is told once, with Airflow

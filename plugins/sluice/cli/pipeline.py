@@ -18,7 +18,7 @@ from sluice.settings import Settings
 
 if TYPE_CHECKING:
     from sluice.catalog import Fact
-    from sluice.rebuild import RebuildReport
+    from sluice.star.rebuild import RebuildReport
 
 app = typer.Typer()
 
@@ -38,8 +38,8 @@ def generate(
 ) -> None:
     """Write schemas, DDL and queries from the models."""
     from sluice.catalog import load_catalog
+    from sluice.data_types.mapping import PROFILES
     from sluice.generate.files import difference, write_files
-    from sluice.type_map import PROFILES
 
     settings: Settings = context.obj
     if profile not in {"", *PROFILES}:
@@ -77,8 +77,8 @@ def relay(
     ] = False,
 ) -> None:
     """Stream Postgres changes to the topics, in the foreground."""
+    from sluice.capture.relay import run
     from sluice.catalog import load_catalog
-    from sluice.relay.run import run
 
     settings: Settings = context.obj
     logging.getLogger("sluice").setLevel(logging.INFO)
@@ -127,9 +127,9 @@ def drain(
     """Bring the topics' changes into ClickHouse, once."""
     from sluice import wiring
     from sluice.catalog import load_catalog
-    from sluice.outcomes import Outcomes
+    from sluice.execution.outcomes import Outcomes
 
-    logging.getLogger("sluice.drain").setLevel(logging.INFO)  # how far a long one is
+    logging.getLogger("sluice.drain.drain").setLevel(logging.INFO)  # how far a long one is
     settings: Settings = context.obj
     if skip is not None:
         if not tables or len(tables) > 1 or until_empty or pass_rejects or fail_on_reject:
@@ -178,14 +178,14 @@ def rebuild(
     """Bring the facts up to date with the drained changes."""
     from sluice import wiring
     from sluice.catalog import load_catalog
-    from sluice.outcomes import each
+    from sluice.execution.outcomes import each
 
     settings: Settings = context.obj
     if full + rollback + (first is not None or last is not None) > 1:
         raise WrongUsage("--full, --rollback and --from with --to exclude one another")
     if (first is None) != (last is None):
         raise WrongUsage("--from and --to go together")
-    logging.getLogger("sluice.rebuild").setLevel(logging.INFO)
+    logging.getLogger("sluice.star.rebuild").setLevel(logging.INFO)
     facts = load_catalog(settings.models).facts
     if first is not None:
         facts = tuple(fact for fact in facts if fact.date) or facts
@@ -216,7 +216,7 @@ def quality(
 ) -> None:
     """Compare Postgres with ClickHouse behind a fence; exit 1 when a check fails."""
     from sluice import wiring
-    from sluice.checks import COMPARED
+    from sluice.quality.checks import COMPARED
 
     report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
     if as_json:
@@ -251,7 +251,7 @@ def resync(
     """Read rows again from Postgres, behind a fence, while everything goes on."""
     from sluice import wiring
     from sluice.catalog import load_catalog
-    from sluice.outcomes import Outcomes
+    from sluice.execution.outcomes import Outcomes
 
     settings: Settings = context.obj
     logging.getLogger("sluice").setLevel(logging.INFO)

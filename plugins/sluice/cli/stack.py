@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sluice import slot_loss
 from sluice.cli.compose import write_compose_secrets
 from sluice.cli.output import say, say_json
 from sluice.cli.tables import print_table
+from sluice.clients import slot_loss
 from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
 from sluice.settings import (
     WAREHOUSE_POOL,
@@ -165,8 +165,8 @@ def env(
 def read_status(settings: Settings) -> dict[str, Any]:
     """What `sluice status --json` prints; parts that do not answer are left empty."""
     from sluice import wiring
+    from sluice.capture import metrics as telemetry
     from sluice.embedded.stack import Stack
-    from sluice.relay import telemetry
 
     found: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
     errors: list[str] = []
@@ -214,7 +214,7 @@ def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:
 
 def _first_facts(settings: Settings, report: Callable[[str], None]) -> None:
     """Wait until Airflow itself has drained, rebuilt and checked."""
-    from sluice.adapters.postgres import PostgresSource
+    from sluice.clients.postgres import PostgresSource
     from sluice.embedded.stack import Stack
 
     # A busy machine may take long over the first answers; nobody is served by giving up.

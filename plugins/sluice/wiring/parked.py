@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import time
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
+from sluice.capture import slot as slots
+from sluice.capture.standing import require_standing
 from sluice.catalog import Catalog, Table
+from sluice.catalog.key_selection import Selection
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
 from sluice.errors import NotReady
-from sluice.parked import Hole, Holes
-from sluice.positions import parse_lsn
-from sluice.ranges import Plan
-from sluice.relay import slot as slots
-from sluice.relay.standing import require_standing
-from sluice.resync import Resync
-from sluice.selection import Selection
+from sluice.events.positions import parse_lsn
+from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.repair.resync import Resync
 from sluice.settings import Settings
-from sluice.statements import PIPELINE, read_statements
+from sluice.warehouse.key_ranges import Plan
+from sluice.warehouse.parked import Hole, Holes
 
 _WAIT_SECONDS = 90.0
 _PAUSE = 0.5

@@ -7,27 +7,27 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.state_store import ClickHouseStore
-from sluice.adapters.topics import Topics
+from sluice.capture import slot as slots
+from sluice.capture.initial_copy import replacing
 from sluice.catalog import Catalog, Table, load_catalog
-from sluice.checks import FAIL, QualityReport
-from sluice.contention import until_done
-from sluice.decoding import Decoder
-from sluice.drain import Drain
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.decoder import Decoder
+from sluice.drain.drain import Drain
 from sluice.errors import SlotBusy, SlotMissing, SluiceError, TopicGap
-from sluice.events import CONNECT
+from sluice.events.event import CONNECT
+from sluice.execution.contention import until_done
+from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import topics as topic_names
-from sluice.outcomes import Outcomes
-from sluice.parked import Hole
-from sluice.ranges import Plans
-from sluice.recovery import MENDED, Recovery
-from sluice.relay import slot as slots
-from sluice.relay.snapshot import replacing
-from sluice.repair import AUTO, DIFF, Repair, selected
-from sluice.repair import forecast as describe_repair
+from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.quality.checks import FAIL, QualityReport
+from sluice.repair.recover import MENDED, Recovery
+from sluice.repair.repair import AUTO, DIFF, Repair, selected
+from sluice.repair.repair import forecast as describe_repair
 from sluice.settings import Settings
-from sluice.statements import PIPELINE, read_statements
+from sluice.warehouse.key_ranges import Plans
+from sluice.warehouse.parked import Hole
 from sluice.wiring.ahead import put_below
 from sluice.wiring.checks import ROWS, check, differences, make_deep_check
 from sluice.wiring.drains import draining, make_decoder

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from sluice.adapters.alerts import Alerts
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.topics import Topics
 from sluice.catalog import load_catalog
-from sluice.checks import PASS, Check
-from sluice.monitor import Monitor
-from sluice.results import News
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import PostgresSource
+from sluice.clients.topics import Topics
+from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.operate.monitor import Monitor
+from sluice.operate.status import read_status
+from sluice.quality.alerts import Alerts
+from sluice.quality.checks import PASS, Check
+from sluice.quality.results import News
 from sluice.settings import PROJECT, AlertSettings, Settings
-from sluice.statements import PIPELINE, read_statements
-from sluice.status import read_status
 
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
 _LOOK_S = 5  # nobody looks at a page that waits longer for a service

@@ -7,25 +7,25 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.topics import Topics
-from sluice.catalog import Table, load_catalog
-from sluice.contention import until_done
-from sluice.drain import Drain
-from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
-from sluice.events import CONNECT
-from sluice.ranges import Plan, Plans
-from sluice.relay.reading import (
+from sluice.capture.fenced_snapshot import (
     ExactSnapshot,
     FencedReading,
     division,
     fenced_reading,
     log_end,
 )
-from sluice.resync import Resync, ResyncReport
-from sluice.selection import Selection, parse_key
+from sluice.catalog import Table, load_catalog
+from sluice.catalog.key_selection import Selection, parse_key
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.topics import Topics
+from sluice.drain.drain import Drain
+from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
+from sluice.events.event import CONNECT
+from sluice.execution.contention import until_done
+from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.repair.resync import Resync, ResyncReport
 from sluice.settings import Settings
-from sluice.statements import PIPELINE, read_statements
+from sluice.warehouse.key_ranges import Plan, Plans
 from sluice.wiring.ahead import hidden, put_below
 from sluice.wiring.drains import draining, make_decoder, named_source
 from sluice.wiring.parked import close_holes, holes_left, plan_whole

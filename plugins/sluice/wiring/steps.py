@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import date, timedelta
 
-from sluice.adapters.clickhouse import ClickHouse
-from sluice.adapters.postgres import PostgresSource
-from sluice.adapters.topics import Topics, partitioned
+from sluice.capture import publication as publications
+from sluice.capture import relations
+from sluice.capture import slot as slots
 from sluice.catalog import Catalog, Fact, Table, load_catalog
-from sluice.contention import until_done
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import PostgresSource
+from sluice.clients.topics import Topics, partitioned
 from sluice.errors import SluiceError, WrongUsage
+from sluice.execution.contention import until_done
+from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
-from sluice.maintenance import GUARD, Maintenance, MaintenanceReport
-from sluice.outcomes import Outcomes
-from sluice.rebuild import RebuildReport
-from sluice.relay import publication as publications
-from sluice.relay import relations
-from sluice.relay import slot as slots
+from sluice.generate.sql_files import read_statements
 from sluice.settings import PROJECT, Settings
-from sluice.statements import read_statements
-from sluice.warehouse import create_warehouse, make_rebuild
+from sluice.star.create import create_warehouse, make_rebuild
+from sluice.star.rebuild import RebuildReport
+from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
 
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 

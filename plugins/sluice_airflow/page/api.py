@@ -10,14 +10,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse
 
-from sluice import inspection, wiring
+from sluice import wiring
 from sluice.catalog import Table
+from sluice.catalog.key_selection import parse_key
 from sluice.errors import NotReady, WrongUsage
-from sluice.inspection import RejectedEvent, TableRuns, Version
-from sluice.monitor import Monitor
-from sluice.overview import CheckResult, Overview
-from sluice.selection import parse_key
-from sluice.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
+from sluice.operate import table_history as inspection
+from sluice.operate.monitor import Monitor
+from sluice.operate.overview import CheckResult, Overview
+from sluice.operate.table_history import RejectedEvent, TableRuns, Version
+from sluice.operate.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.limits import Shared
 from sluice_airflow.page.metrics import CONTENT_TYPE, exposition

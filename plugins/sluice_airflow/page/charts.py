@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from sluice.trends import Trend, Trends
+from sluice.operate.trends import Trend, Trends
 from sluice_airflow.page.figures import amount
 
 WIDTH, HEIGHT = 400.0, 170.0

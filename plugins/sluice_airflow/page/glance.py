@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sluice.checks import FAIL, PASS, UNSETTLED
-from sluice.checks import WARN as QUESTIONED
-from sluice.health import lateness, slot_concerns
-from sluice.overview import BAD, WARN, Overview, TableState
+from sluice.operate.health import lateness, slot_concerns
+from sluice.operate.overview import BAD, WARN, Overview, TableState
+from sluice.quality.checks import FAIL, PASS, UNSETTLED
+from sluice.quality.checks import WARN as QUESTIONED
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
 
 GOOD = "good"

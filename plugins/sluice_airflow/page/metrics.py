@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from sluice.checks import PASS
-from sluice.overview import FactState, Overview, Slot, TableState
+from sluice.operate.overview import FactState, Overview, Slot, TableState
+from sluice.quality.checks import PASS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Sample = tuple[Sequence[str], float | int | None]

@@ -11,13 +11,13 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sluice import inspection
 from sluice.catalog import Table
+from sluice.catalog.key_selection import parse_key
 from sluice.errors import SluiceError, WrongUsage
-from sluice.monitor import Monitor
-from sluice.overview import CLICKHOUSE, Overview
-from sluice.selection import parse_key
-from sluice.trends import DEFAULT_RANGE, RANGES
+from sluice.operate import table_history as inspection
+from sluice.operate.monitor import Monitor
+from sluice.operate.overview import CLICKHOUSE, Overview
+from sluice.operate.trends import DEFAULT_RANGE, RANGES
 from sluice_airflow.page import charts, figures, glance
 from sluice_airflow.page.api import (
     DEFAULT,

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from sluice.catalog import Catalog
-from sluice.checks import COMPARED
-from sluice.overview import CheckResult
+from sluice.operate.overview import CheckResult
+from sluice.quality.checks import COMPARED
 
 RESYNC, REPLAY, DISMISS = "sluice_resync", "sluice_replay", "sluice_dismiss"
 MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # what reading rows again mends

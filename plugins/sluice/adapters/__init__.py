@@ -1,1 +1,0 @@
-"""The ports on real services, and their in-memory twins."""

@@ -1,0 +1,1 @@
+"""The relay: from the WAL to the topics, and snapshots of PostgreSQL."""

@@ -1,0 +1,307 @@
+"""A fence on one table: its rows as of a point of the WAL, published beside the stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from psycopg2 import sql
+
+from sluice.capture import slot as slots
+from sluice.capture import standby
+from sluice.capture.publisher import Batch, Publisher
+from sluice.capture.row_reader import (
+    RowReader,
+    checksum_rows,
+    count_rows,
+    keys_between,
+    pages,
+    present_keys,
+    readable_keys,
+)
+from sluice.catalog import Table
+from sluice.catalog.key_selection import Selection, divisible, numbered
+from sluice.clients.postgres import HEARTBEAT_PREFIX, apart, limit_statements, own_rows, translated
+from sluice.clients.topics import Topics
+from sluice.errors import SluiceError, Unreachable
+from sluice.events.event import KeyText
+from sluice.events.positions import parse_lsn
+from sluice.settings import PostgresSettings, Settings
+
+_PAUSE = 0.1
+_KEYS_AT_ONCE = 50_000
+# 64 MB, some seconds of checksums.
+_PAGES_IN_A_PIECE = 8192
+# Whether another file has taken the place of the table's, or of a partition's, since the snapshot:
+# the catalog is read in it, the function tells the present.
+_REWRITTEN = """
+SELECT coalesce(bool_or(relfilenode IS DISTINCT FROM pg_relation_filenode(oid)), false)
+FROM pg_class WHERE relkind = 'r' AND oid IN (
+    SELECT relid FROM pg_partition_tree(%(place)s) UNION SELECT %(place)s::regclass
+)
+"""
+
+Passed = Callable[[int], Mapping[str, SluiceError]]
+_NONE: Mapping[str, SluiceError] = {}
+
+
+class FencedReading:
+    """See resync.Reading."""
+
+    def __init__(
+        self,
+        cursor: Any,
+        table: Table,
+        batch: Batch,
+        publisher: Publisher,
+        topics: Topics,
+        drain: Callable[[], None],
+        offset: int | None,
+    ) -> None:
+        self.fence, self.offset, self.begins = batch.end_lsn, offset, log_end(topics, table)
+        self._cursor, self._table, self._names = cursor, table, [table.topic]
+        self._incarnation = topics.incarnation(self._names)
+        self._batch, self._publisher = batch, publisher
+        self._topics, self._drain = topics, drain
+        self._rows = RowReader(cursor, table, publisher, batch, self._check, offset)
+
+    def checksum(self, selection: Selection) -> tuple[int, int]:
+        """See resync.Reading."""
+        return checksum_rows(self._cursor, self._table, selection)
+
+    def read(self, selection: Selection) -> int:
+        """See resync.Reading."""
+        readable = self._readable(selection)
+        return self._rows.read(readable) if readable else self._rows.rows
+
+    def present(self, selection: Selection, texts: Sequence[str]) -> set[str]:
+        """See resync.Reading."""
+        found: set[str] = set()
+        readable = self._readable(selection)
+        for start in range(0, len(texts) if readable else 0, _KEYS_AT_ONCE):
+            some = texts[start : start + _KEYS_AT_ONCE]
+            found |= present_keys(self._cursor, self._table, readable or selection, some)
+        return found
+
+    def _readable(self, selection: Selection) -> Selection | None:
+        """The selection without keys that PostgreSQL cannot read; None where none is left."""
+        if not selection.keys:
+            return selection
+        keys = readable_keys(self._cursor, self._table, selection.keys)
+        return Selection(keys=tuple(keys)) if keys else None
+
+    def delete(self, key: str) -> None:
+        """See resync.Reading."""
+        self._rows.delete(key)
+
+    def wait(self) -> None:
+        """See resync.Reading."""
+        self._publisher.flush(self._batch)
+        while self._batch.undelivered:
+            self._publisher.poll(0.2)
+            self._check()
+        while self._batch.offsets:
+            self._drain()
+            committed = self._topics.committed(self._batch.offsets)
+            if all(committed[topic] > offset for topic, offset in self._batch.offsets.items()):
+                return
+            if self._topics.incarnation(self._names) != self._incarnation:
+                raise Unreachable("the topic was made again; what was read is to be read again")
+            time.sleep(_PAUSE)  # another drain is at work
+
+    def _check(self) -> None:
+        self._publisher.require_working()
+
+
+@contextmanager
+def fenced_reading(
+    settings: Settings,
+    table: Table,
+    topics: Topics,
+    drain: Callable[[], None],
+    *,
+    by_offset: bool = False,
+) -> Iterator[FencedReading]:
+    """Open a fence; it ends with the context.
+
+    Args:
+        drain: drains the table once.
+        by_offset: whether offsets order the table's changes, not the WAL. The topic's end is then
+            taken before the snapshot: what was sent until then the snapshot has seen.
+
+    Raises:
+        NotReady: a transaction that was open did not end within a minute.
+    """
+    end = log_end(topics, table) if by_offset else None
+    with (
+        slots.replication(settings.postgres) as holder,
+        slots.session(settings.postgres) as cursor,
+    ):
+        _, point = slots.export_snapshot(holder, cursor, settings.relay)
+        snapshot = ExactSnapshot(settings.postgres, cursor, point)
+        with snapshot.reading(settings, table, topics, drain, end) as reading:
+            yield reading
+
+
+def log_end(topics: Topics, table: Table) -> int:
+    """The offset that the next event of a table gets."""
+    return topics.ends([table.topic])[table.topic]
+
+
+def division(
+    settings: Settings, table: Table, selection: Selection, rows: int
+) -> tuple[int, list[KeyText]]:
+    """See resync.Division; a selection that cannot be divided has no keys between."""
+    if selection.keys:
+        return len(selection.keys), []
+    with slots.session(settings.postgres) as cursor:
+        total = count_rows(cursor, table, selection)
+        if total <= rows or not divisible(table):
+            return total, []
+        return total, keys_between(cursor, table, selection, rows)
+
+
+@contextmanager
+def exact_snapshot(settings: Settings, passed: Passed) -> Iterator[ExactSnapshot]:
+    """Open PostgreSQL at an exact point of the WAL; see range_check.Snapshot.
+
+    Args:
+        passed: returns when the drain has passed the point, or never will: the tables that are
+            behind, and why.
+
+    Raises:
+        NotReady: a transaction that was open did not end within a minute, or a query not within
+            the seconds that a check's may take; the replica is far behind.
+    """
+    with (
+        slots.session(settings.postgres) as primary,
+        slots.replication(settings.compared) as holder,
+        slots.session(settings.compared) as cursor,
+    ):
+        logging: AbstractContextManager[None] = nullcontext()
+        if settings.replica:
+            standby.require_replayed(settings, cursor, primary, _mark(primary))
+            logging = standby.running_transactions_logged(settings.postgres)
+        with logging:
+            _, point = slots.export_snapshot(holder, cursor, settings.relay)
+        limit_statements(cursor, settings.statement_seconds)
+        _mark(primary)
+        behind = passed(point)
+        yield ExactSnapshot(
+            settings.compared,
+            cursor,
+            point,
+            settings.quality_load,
+            behind,
+            standby=settings.replica is not None,
+        )
+
+
+def _mark(primary: Any) -> int:
+    """Write a message to the WAL, so that a relay passes what is before it soon; its place."""
+    primary.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
+    return parse_lsn(primary.fetchone()[0])
+
+
+class ExactSnapshot:
+    """See range_check.Snapshot.
+
+    Args:
+        load: share of the time that queries may take, above 0 to 1; after each comes a pause.
+        behind: tables that ClickHouse does not have as of the point, and why.
+        standby: whether a standby is read.
+    """
+
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        cursor: Any,
+        point: int,
+        load: float = 1.0,
+        behind: Mapping[str, SluiceError] = _NONE,
+        *,
+        standby: bool = False,
+    ) -> None:
+        self.point, self._cursor, self._load = point, cursor, load
+        self._settings, self._behind, self._standby = settings, behind, standby
+
+    @contextmanager
+    def reading(
+        self,
+        settings: Settings,
+        table: Table,
+        topics: Topics,
+        drain: Callable[[], None],
+        offset: int | None = None,
+    ) -> Iterator[FencedReading]:
+        """A fence on a table at this point; see `fenced_reading`."""
+        publisher, batch = Publisher(settings.kafka, lambda: None), Batch(end_lsn=self.point)
+        try:
+            with self._apart(table):
+                yield FencedReading(self._cursor, table, batch, publisher, topics, drain, offset)
+        finally:
+            publisher.abandon()
+
+    def count(self, table: Table) -> int:
+        """The table's rows."""
+        with self._apart(table):
+            rows = own_rows(self._cursor, table)
+            self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(rows))
+            return int(self._cursor.fetchone()[0])
+
+    def source(self, table: Table) -> str:
+        """See range_check.Snapshot."""
+        return str(own_rows(self._cursor, table).as_string(self._cursor.connection))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """See range_check.Snapshot."""
+        with self._throttled(), self._apart():
+            self._cursor.execute(query)
+            found: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return found
+
+    def holds(self, table: Table) -> bool:
+        """See range_check.Snapshot; a table that was truncated since is empty in every snapshot."""
+        if table.name in self._behind:
+            raise self._behind[table.name]
+        place = sql.Identifier(table.schema, table.relation)
+        with self._apart(table):
+            rows = own_rows(self._cursor, table)
+            self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(rows))
+            self._cursor.execute(_REWRITTEN, {"place": place.as_string(self._cursor.connection)})
+            return not self._cursor.fetchone()[0]
+
+    def pieces(self, table: Table) -> Sequence[str]:
+        """See range_check.Snapshot; without pauses all rows at once, by several workers."""
+        if self._load == 1:
+            return ("true",)
+        with self._apart(table):
+            starts = range(0, pages(self._cursor, table) + 1, _PAGES_IN_A_PIECE)
+        return [
+            f"ctid >= '({first},0)'::tid AND ctid < '({first + _PAGES_IN_A_PIECE},0)'::tid"
+            for first in starts
+        ]
+
+    def division(self, table: Table, rows: int) -> tuple[int, list[KeyText]]:
+        """See range_check.Snapshot; a table whose keys are not numbers is not divided."""
+        with self._throttled(), self._apart(table):
+            total = count_rows(self._cursor, table, Selection())
+        if total <= rows or not numbered(table):
+            return total, []
+        with self._throttled(), self._apart(table):
+            return total, keys_between(self._cursor, table, Selection(), rows)
+
+    def _apart(self, table: Table | None = None) -> AbstractContextManager[None]:
+        # On a standby without a savepoint: replay ends a query that stands in its way, but within
+        # a savepoint the whole session, and does not say why.
+        if self._standby:
+            return translated(self._settings, table)
+        return apart(self._settings, self._cursor, table)
+
+    @contextmanager
+    def _throttled(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        time.sleep((time.monotonic() - begun) * (1 - self._load) / self._load)

@@ -1,0 +1,187 @@
+"""Rows in Postgres' text form as envelope JSON, for the stream.
+
+`expressions` has PostgreSQL write the same bytes for a snapshot: both begin with the text that a
+type's output function writes under the pinned session settings. Bytes stay bytes: most values need
+no escape, and looking for one costs a quarter of writing the value anew.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+
+from sluice.capture.pgoutput import MISSING, RelationColumn, Value
+from sluice.errors import NeedsPerson
+from sluice.events.event import RELAY, UNCHANGED, place_of
+
+# Types of `pg_catalog` whose JSON is not simply their text; a domain is its base type.
+TYPE_OIDS = {
+    "bool": 16,
+    "bytea": 17,
+    "int8": 20,
+    "int2": 21,
+    "int4": 23,
+    "oid": 26,
+    "float4": 700,
+    "float8": 701,
+    "date": 1082,
+    "timestamp": 1114,
+    "timestamptz": 1184,
+    "numeric": 1700,
+    "uuid": 2950,
+}
+
+_UNCHANGED_JSON = json.dumps(UNCHANGED).encode()
+_quote = json.encoder.encode_basestring_ascii  # the C implementation where there is one
+# Printable ASCII without what JSON escapes.
+_AS_THEY_ARE = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+_SHORT = 64  # up to here quoting costs less than looking whether it is needed
+
+
+class RowEncoder:
+    """Encodes the rows of one table, as its columns are at present.
+
+    Raises:
+        NeedsPerson: a column of the key is not among the columns.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        columns: Sequence[RelationColumn],
+        key: Sequence[str],
+        source: str = RELAY,
+    ) -> None:
+        self.table = table
+        head = f'{{"metadata":{{"source":"{source}","table":{_quote(table)},"operation":"'
+        self.head = head.encode()
+        self._columns = [
+            (f"{_quote(column.name)}:".encode(), _ENCODERS.get(column.type_oid, _text))
+            for column in columns
+        ]
+        at = {column.name: index for index, column in enumerate(columns)}
+        lost = [name for name in key if name not in at]
+        if lost:
+            raise NeedsPerson(
+                f"table {table} has no column {', '.join(lost)}, its key in the models",
+                remedy="mend the model or the table (make generate), then: sluice relay --snapshot",
+            )
+        self._key_at = [at[name] for name in key]
+
+    def row(self, values: Sequence[Value]) -> bytes:
+        """All columns as a JSON object; ValueError when there are more or fewer values."""
+        parts = [
+            name
+            + (
+                b"null"
+                if value is None
+                else _UNCHANGED_JSON
+                if value is MISSING
+                else encode(value)
+                if encode
+                else value
+            )
+            for (name, encode), value in zip(self._columns, values, strict=True)
+        ]
+        return b"{%b}" % b",".join(parts)
+
+    def key(self, values: Sequence[Value]) -> bytes:
+        """The key's columns as a JSON object; ValueError when one is NULL."""
+        parts = []
+        for index in self._key_at:
+            value = values[index]
+            if value is None:
+                raise ValueError(f"table {self.table}: a key without a value")
+            name, encode = self._columns[index]
+            parts.append(name + (encode(value) if encode else value))
+        return b"{%b}" % b",".join(parts)
+
+    def same_key(self, one: Sequence[Value], other: Sequence[Value]) -> bool:
+        """Whether two rows have the same key."""
+        return all(one[index] == other[index] for index in self._key_at)
+
+
+class Transaction:
+    """The part of an envelope that all changes of a transaction share.
+
+    Args:
+        commit_lsn: where it committed; of a snapshot its consistent point.
+        commit_ms: when, milliseconds since 1970.
+        fence: the offset that a resync's rows stand before, where offsets are the order.
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, commit_lsn: int, commit_ms: int, fence: int | None = None) -> None:
+        self._before = f'",{place_of(commit_lsn, fence)},"ordinal":'.encode()
+        self._after = f',"commit_ts_ms":{commit_ms}}},"payload":'.encode()
+
+    def event(
+        self,
+        encoder: RowEncoder,
+        operation: bytes,
+        lsn: int,
+        ordinal: int,
+        payload: bytes,
+        before: bytes,
+    ) -> bytes:
+        """A whole envelope; payload and before are JSON texts, `null` included."""
+        return b'%b%b","lsn":"%X/%X%b%d%b%b,"before":%b}' % (
+            encoder.head,
+            operation,
+            lsn >> 32,
+            lsn & 0xFFFFFFFF,
+            self._before,
+            ordinal,
+            self._after,
+            payload,
+            before,
+        )
+
+
+def _text(value: bytes) -> bytes:
+    if len(value) > _SHORT and not value.translate(None, _AS_THEY_ARE):
+        return b'"%b"' % value
+    # A database in SQL_ASCII can hold bytes that are no UTF-8; they arrive escaped and are
+    # rejected with a reason instead of stopping the stream.
+    return _quote(value.decode(errors="surrogateescape")).encode()
+
+
+def _plain(value: bytes) -> bytes:
+    """A text in which nothing needs an escape."""
+    return b'"%b"' % value
+
+
+def _bool(value: bytes) -> bytes:
+    return b"true" if value == b"t" else b"false"
+
+
+def _float(value: bytes) -> bytes:
+    if value == b"-0":  # as an integer it would lose its sign
+        return b"-0.0"
+    return b'"%b"' % value if value[-1] in b"Ny" else value  # NaN, Infinity, -Infinity
+
+
+def _bytea(value: bytes) -> bytes:
+    return b'"%b"' % b64encode(bytes.fromhex(value[2:].decode()))
+
+
+def _timestamp(value: bytes) -> bytes:
+    """`2026-01-01 00:00:00.5[+00]` as RFC 3339; infinity and BC stay as they are."""
+    text = value.removesuffix(b"+00")
+    if text[-1] in b"Cy":  # BC, infinity
+        return b'"%b"' % text
+    return b'"%bZ"' % text.replace(b" ", b"T", 1)
+
+
+# Numbers are JSON as they are.
+_BY_NAME: dict[str, Callable[[bytes], bytes] | None] = {
+    "bool": _bool,
+    "bytea": _bytea,
+    **dict.fromkeys(("timestamp", "timestamptz"), _timestamp),
+    **dict.fromkeys(("int8", "int2", "int4", "oid")),
+    **dict.fromkeys(("float4", "float8"), _float),
+    **dict.fromkeys(("date", "numeric", "uuid"), _plain),
+}
+_ENCODERS = {oid: _BY_NAME[name] for name, oid in TYPE_OIDS.items()}

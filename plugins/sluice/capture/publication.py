@@ -1,0 +1,309 @@
+"""The publication and the tables' keys: that every change of every table is sent.
+
+What a publication leaves out of one table is a fault of that table alone; see standing.py for what
+becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psycopg2
+from psycopg2 import sql
+
+from sluice.capture import relations
+from sluice.catalog import Catalog, Table
+from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete, SluiceError
+from sluice.generate.publication import options
+from sluice.settings import RelaySettings
+
+_OPERATIONS = "insert, update, delete, truncate"
+# Of each table that is wanted, what pgoutput sends of its old rows; NULL where it is not there.
+_RELATIONS = """
+SELECT c.relkind::text, c.relreplident::text, i.indisreplident, i.indimmediate, array(
+    SELECT a.attname::text FROM pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+)
+FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS wanted (schema, relation, place)
+LEFT JOIN pg_namespace n ON n.nspname = wanted.schema::name
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation::name
+LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+ORDER BY wanted.place
+"""
+# Computed columns are sent by PostgreSQL 18 and newer, which alone have pubgencols.
+_PUBLICATION = """
+SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
+    coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot, quote_ident(pubname)
+FROM pg_publication p WHERE pubname = %s
+"""
+_PARTITIONED = "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
+# A table of a publication FOR ALL TABLES is a member by itself. PostgreSQL 15 and newer have row
+# filters and lists of columns.
+_TABLES = """
+SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
+    coalesce(r.oid, c.oid)::int8,
+    array(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+        AND NOT attisdropped AND attgenerated = ''
+        AND NOT coalesce(to_jsonb(p) -> 'attnames', to_jsonb(array[attname])) ? attname::text)
+FROM pg_publication_tables p
+JOIN pg_class c ON c.oid = to_regclass(format('%%I.%%I', p.schemaname, p.tablename))
+LEFT JOIN pg_publication_rel r ON r.prpubid = %s AND r.prrelid = c.oid
+WHERE p.pubname = %s
+"""
+# What the publication sends of a partitioned table, in the names of these.
+_ROOTS = """
+SELECT format('%%I.%%I', p.schemaname, p.tablename) FROM pg_publication_tables p
+WHERE p.pubname = %s AND to_regclass(format('%%I.%%I', p.schemaname, p.tablename)) IN (
+    SELECT relid FROM pg_partition_ancestors(to_regclass(%s))
+)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """The publication as it is.
+
+    Attributes:
+        quoted: its name, to stand in a statement.
+        complete: whether it sends every operation.
+        identity: its object id and those of its tables' memberships; made again, they differ.
+        missing: tables of the catalog that it lacks and can take.
+        faults: tables of which it does not send all, the missing ones among them: name -> why, and
+            what to do.
+    """
+
+    quoted: str
+    complete: bool
+    identity: dict[str, Any]
+    missing: tuple[Table, ...]
+    faults: dict[str, NeedsPerson]
+
+
+def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | None:
+    """The relay's publication; None when there is none."""
+    cursor.execute(_PUBLICATION, [relay.publication])
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    oid, complete, sends_computed, via_root, quoted = row
+    cursor.execute(_TABLES, [oid, relay.publication])
+    members = {(schema, name): _Member(*member) for schema, name, *member in cursor}
+    tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
+    faults: dict[str, NeedsPerson] = {}
+    missing = []
+    for table, member in tables:
+        fault = _Place(cursor, relay, quoted, table).fault(
+            member, sends_computed=sends_computed, via_root=via_root
+        )
+        if fault is not None:
+            faults[table.name] = fault
+        if isinstance(fault, PublicationIncomplete):
+            missing.append(table)
+    return Publication(
+        quoted=quoted,
+        complete=complete,
+        identity={
+            "oid": oid,
+            "tables": {table.name: member.identity for table, member in tables if member},
+        },
+        missing=tuple(missing),
+        faults=faults,
+    )
+
+
+class _Member(NamedTuple):
+    """A table as the publication has it: by a row filter or not, without some columns or not."""
+
+    filtered: bool
+    identity: int
+    left_out: list[str]
+
+
+class _Place:
+    """A table's place in the publication."""
+
+    def __init__(self, cursor: Any, relay: RelaySettings, quoted: str, table: Table) -> None:
+        self._cursor, self._table, self._publication = cursor, table, quoted
+        self._name = relay.publication
+        self._quoted = _quoted(cursor, table.schema, table.relation)
+
+    def fault(
+        self, member: _Member | None, *, sends_computed: bool, via_root: bool
+    ) -> NeedsPerson | None:
+        """What the publication leaves out of the table; PublicationIncomplete where it lacks it."""
+        name, table, alter = self._name, self._table.name, f"ALTER PUBLICATION {self._publication}"
+        if not via_root and self._found(_PARTITIONED):
+            return NeedsPerson(
+                f"publication {name} sends the partitions of table {table} in their own names",
+                remedy=f"run in PostgreSQL: {alter} SET (publish_via_partition_root = true);"
+                " then: sluice init",
+            )
+        if member is None:
+            return self._absence(alter)
+        names = {column.name for column in self._table.columns}
+        if lacking := sorted(names & {*member.left_out}):
+            left_out = f"without its columns {', '.join(lacking)}"
+        elif member.filtered:
+            left_out = "with a row filter"
+        else:
+            left_out = ""
+        if left_out:
+            return NeedsPerson(
+                f"publication {name} sends table {table} {left_out}",
+                remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self._quoted};"
+                f" {alter} ADD TABLE ONLY {self._quoted}",
+            )
+        computed = [column.name for column in self._table.columns if column.generated]
+        if computed and not sends_computed:
+            return NeedsPerson(
+                f"publication {name} sends table {table} without the columns that PostgreSQL"
+                f" computes: {', '.join(computed)}",
+                remedy=f"run in PostgreSQL: {alter} SET (publish_generated_columns = stored)",
+            )
+        return None
+
+    def _absence(self, alter: str) -> NeedsPerson:
+        """The fault of a table that the publication does not list."""
+        roots = [root for (root,) in self._found(_ROOTS, self._name)]
+        if roots:
+            listed = ", ".join(roots)
+            return NeedsPerson(
+                f"publication {self._name} sends partition {self._quoted} in the name of {listed}",
+                remedy="model the partitioned table, or take it out, in PostgreSQL:"
+                f" {alter} DROP TABLE {listed}; then: sluice init",
+            )
+        return PublicationIncomplete(
+            f"publication {self._name} lacks {self._quoted}",
+            remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
+            f" {alter} ADD TABLE ONLY {self._quoted}",
+        )
+
+    def _found(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        self._cursor.execute(query, [*values, self._quoted])
+        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return rows
+
+
+def ensure(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, without: Collection[str] = ()
+) -> dict[str, NeedsPerson]:
+    """Create the publication of all tables, or add to it those that it lacks.
+
+    Args:
+        without: names of tables that are left out; see `faults`.
+
+    Returns:
+        Tables, besides those left out, of which it still does not send all: name -> why.
+
+    Raises:
+        PublicationIncomplete: this role may not, or the publication leaves out operations.
+    """
+    name = _quoted(cursor, relay.publication)
+    found = find(cursor, relay, catalog)
+    lacking = [
+        table
+        for table in (catalog.tables if found is None else found.missing)
+        if table.name not in without
+    ]
+    change = ""
+    if found is None and lacking:
+        tables = _listed(cursor, lacking)
+        change = f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}"
+    elif lacking:
+        change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, lacking)}"
+    try:
+        if change:
+            cursor.execute(change)
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise PublicationIncomplete(
+            f"publication {relay.publication} lacks tables, and this role may not change it",
+            remedy=f"run in PostgreSQL, as the tables' owner: {change}",
+        ) from error
+    made = find(cursor, relay, catalog)
+    if made is None:
+        return {}
+    if not made.complete:
+        raise incomplete(relay, made)
+    return {name: fault for name, fault in made.faults.items() if name not in without}
+
+
+def incomplete(relay: RelaySettings, found: Publication) -> PublicationIncomplete:
+    """The error of a publication that does not send every operation."""
+    return PublicationIncomplete(
+        f"publication {relay.publication} leaves out operations of every table, so none can be"
+        " sent without the others",
+        remedy=f"run in PostgreSQL: ALTER PUBLICATION {found.quoted} SET"
+        f" (publish = '{_OPERATIONS}'); then: sluice recover",
+    )
+
+
+def faults(cursor: Any, catalog: Catalog) -> dict[str, SluiceError]:
+    """Find the tables whose changes cannot be sent as the models need them.
+
+    Returns:
+        Table name -> why, and what to do. NotReady where it is not there; NeedsPerson where it is
+        of a kind that cannot be followed, or its key is another, deferrable, or not its replica
+        identity.
+    """
+    kinds = relations.faults(cursor, catalog)
+    schemas = [table.schema for table in catalog.tables]
+    cursor.execute(_RELATIONS, [schemas, [table.relation for table in catalog.tables]])
+    found = zip(catalog.tables, cursor.fetchall(), strict=True)
+    named = {
+        table.name: kinds.get(table.name) or _fault(cursor, table, *row) for table, row in found
+    }
+    return {name: error for name, error in named.items() if error is not None}
+
+
+def require_faultless(cursor: Any, catalog: Catalog) -> None:
+    """Raise the fault of the first table that has one; see `faults`."""
+    for error in faults(cursor, catalog).values():
+        raise error
+
+
+def _fault(
+    cursor: Any,
+    table: Table,
+    kind: str | None,
+    identity: str,
+    of_key: bool | None,
+    immediate: bool | None,
+    columns: list[str],
+) -> SluiceError | None:
+    """What is wrong with one table; see `faults`.
+
+    Args:
+        kind, identity: `relkind` and `relreplident` of pg_class.
+        of_key: whether the primary key was chosen as the replica identity's index.
+        immediate, columns: of the primary key.
+    """
+    if kind is None:
+        return NotReady(
+            f"PostgreSQL has no table {table.schema}.{table.relation}",
+            remedy="create the models' tables there, or rename what has another name; then: sluice"
+            " init",
+        )
+    if set(columns) != {column.name for column in table.key} or not immediate:
+        return NeedsPerson(
+            f"table {table.name}: its primary key in PostgreSQL is not the model's,"
+            " or is deferrable",
+            remedy="give table and model the same, not deferrable, primary key",
+        )
+    if identity == "n" or (identity == "i" and not of_key):
+        name = _quoted(cursor, table.schema, table.relation)
+        return NeedsPerson(
+            f"table {table.name}: deletes do not carry its primary key",
+            remedy=f"run in PostgreSQL: ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
+        )
+    return None
+
+
+def _listed(cursor: Any, tables: Iterable[Table]) -> str:
+    """The tables without their INHERITS children, whose own keys are nobody's concern."""
+    return ", ".join(f"ONLY {_quoted(cursor, t.schema, t.relation)}" for t in tables)
+
+
+def _quoted(cursor: Any, *names: str) -> str:
+    return str(sql.Identifier(*names).as_string(cursor.connection))

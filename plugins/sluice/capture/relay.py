@@ -1,0 +1,264 @@
+"""The relay's life: prepare, snapshot where there is no slot, stream; again after each fault."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import FrameType
+
+from sluice.capture import initial_copy as snapshots
+from sluice.capture import slot as slots
+from sluice.capture.background_call import Aside
+from sluice.capture.duties import Duties, Duty
+from sluice.capture.metrics import (
+    SNAPSHOT,
+    STREAMING,
+    WAITING,
+    Progress,
+    Telemetry,
+    served,
+)
+from sluice.capture.parking import Parking
+from sluice.capture.publisher import Publisher
+from sluice.capture.slot_marks import Marks
+from sluice.capture.stream import Stream
+from sluice.catalog import Catalog, Table
+from sluice.clients.postgres import HEARTBEAT_PREFIX, PostgresSource
+from sluice.clients.topics import Topics
+from sluice.errors import Retryable, Unreachable
+from sluice.generate.files import topics as topic_names
+from sluice.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BACK_OFF_SECONDS = (1, 2, 5, 10)
+_COMMITTED_SECONDS = 0.5
+# The relay's duties, and seconds between two of each.
+TOPICS, MARK, HEARTBEAT, PUBLICATION = "topics", "mark", "heartbeat", "publication"
+DUTIES = {TOPICS: 1.0, MARK: 0.1, HEARTBEAT: 10.0, PUBLICATION: 5.0}
+
+
+class _Stopped(Exception):
+    """The relay was asked to stop."""
+
+
+class Relay:
+    """One relay; `run` blocks until it is stopped or a person has to decide."""
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, stop: threading.Event, snapshot: bool
+    ) -> None:
+        self._settings = settings
+        self._snapshot = snapshot
+        self._catalog = catalog
+        self._stop = stop
+        self._topics = Topics(settings.kafka)
+        self._progress = Progress()
+        self._streamed = False
+        self.duties = Duties(())
+        self._published = 0
+
+    def run(self) -> None:
+        """Relay until stopped. Retryable errors are waited out; others are raised."""
+        metrics, source = self._settings.relay.metrics, PostgresSource(self._settings.postgres)
+        if metrics is None:
+            return self._run()
+        state = partial(source.slot, self._settings.relay.slot)
+        with served(Telemetry(self._progress, state), *metrics):
+            return self._run()
+
+    def _run(self) -> None:
+        failures, said = 0, ""
+        while not self._stop.is_set():
+            self._streamed = False
+            try:
+                self._session()
+            except _Stopped:
+                return
+            except Retryable as error:
+                if self._streamed:
+                    failures, said = 0, ""
+                self._progress.state, self._progress.reason = WAITING, error.what
+                if error.what != said:
+                    log.warning("%s; trying again", "; ".join(str(error).splitlines()))
+                    said = error.what
+                self._stop.wait(_BACK_OFF_SECONDS[min(failures, len(_BACK_OFF_SECONDS) - 1)])
+                failures += 1
+
+    def _session(self) -> None:
+        settings, catalog, topics = self._settings, self._catalog, self._topics
+        topics.ensure(topic_names(catalog))
+        incarnation = topics.incarnation(topic_names(catalog))
+        ready = slots.prepare(
+            settings.postgres,
+            settings.relay,
+            catalog,
+            topics,
+            snapshot=self._snapshot,
+            check=self._go_on,
+        )
+        self._published = self._progress.published_lsn = 0
+        pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
+        publisher = Publisher(settings.kafka, lambda: None)
+        marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn)
+        self._progress.read_lsn = 0
+        parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn, ready.added)
+        for table, error in ready.unsent.items():
+            parking.park(table, ready.confirmed_lsn or 0, error)
+        self.duties = Duties(self._listed(incarnation, marks, parking))
+        added = pool.submit(self._add, ready.added, parking, ended) if ready.added else None
+        check = self._checks(publisher, added)
+        publisher.wait = check
+        try:
+            with self.duties.under_way():
+                self._relay(ready, publisher, check, marks, parking, pool)
+        finally:
+            ended.set()
+            publisher.abandon()
+            pool.shutdown(wait=False)
+
+    def _relay(
+        self,
+        ready: slots.Ready,
+        publisher: Publisher,
+        check: Callable[[], None],
+        marks: Marks,
+        parking: Parking,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """The snapshot where it is wanted, then the stream, until an error or a stop."""
+        settings, catalog, topics = self._settings, self._catalog, self._topics
+        progress = self._progress
+        progress.reason = ""
+        if ready.confirmed_lsn is None:
+            progress.state = SNAPSHOT
+            snapshots.take(settings, catalog, publisher, topics, check, progress)
+            self._snapshot = False
+            marks.begin()
+            self._heartbeat(marks)  # a mark without counts would be taken for another server's
+        committed = None
+        if settings.relay.ack == "drained":
+            names = [table.topic for table in catalog.tables]
+            committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
+        with slots.replication(settings.postgres) as cursor:
+            stream = Stream(
+                cursor,
+                settings.relay,
+                catalog,
+                publisher,
+                committed,
+                check,
+                marks,
+                parking,
+                progress,
+            )
+            self._streamed, progress.state = True, STREAMING
+            stream.run(ready.confirmed_lsn or 0)
+
+    def _add(self, tables: tuple[Table, ...], parking: Parking, ended: threading.Event) -> None:
+        """The snapshot of added tables, beside the stream, until the session ends."""
+
+        def check() -> None:
+            self._go_on()
+            if ended.is_set():
+                raise _Stopped
+            publisher.require_working()
+
+        publisher = Publisher(self._settings.kafka, check)
+        try:
+            snapshots.add(
+                self._settings,
+                self._catalog,
+                tables,
+                publisher,
+                self._topics,
+                check,
+                self._progress,
+                parking.added,
+            )
+        finally:
+            publisher.abandon()
+
+    def _checks(self, publisher: Publisher, added: Future[None] | None) -> Callable[[], None]:
+        """What is called often while a session lasts; it takes no time and ends it by raising."""
+
+        def check() -> None:
+            self._go_on()
+            publisher.require_working()
+            self.duties.require_done()
+            if added is not None and added.done():
+                added.result()
+
+        return check
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+
+    def _listed(
+        self, incarnation: tuple[str, ...], marks: Marks, parking: Parking
+    ) -> tuple[Duty, ...]:
+        """The duties of a session."""
+        calls: dict[str, Callable[[], None]] = {
+            TOPICS: lambda: self._require_topics(incarnation),
+            MARK: lambda: self._note(marks),
+            HEARTBEAT: lambda: self._heartbeat(marks),
+            PUBLICATION: lambda: self._look(parking),
+        }
+        return tuple(
+            Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()
+        )
+
+    def _note(self, marks: Marks) -> None:
+        """Note how far the stream is published, and how far PostgreSQL is to be told."""
+        if self._progress.published_lsn > self._published:
+            self._published = self._progress.published_lsn
+            self._topics.note_published(self._settings.relay.slot, self._published)
+        marks.note()
+
+    def _require_topics(self, incarnation: tuple[str, ...]) -> None:
+        if self._topics.incarnation(topic_names(self._catalog)) != incarnation:
+            raise Unreachable("topics were made again; undrained changes are sent again")
+
+    def _heartbeat(self, marks: Marks) -> None:
+        """Let an idle database's slot move on, and note what the server counts of it."""
+        with slots.session(self._settings.postgres) as cursor:
+            cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
+            (lsn,) = cursor.fetchone()
+            if marks.begun:
+                marks.count(slots.mark(cursor, self._settings.relay.slot, lsn))
+
+    def _look(self, parking: Parking) -> None:
+        """See how the tables stand in the publication; see Parking.look."""
+        with slots.session(self._settings.postgres) as cursor:
+            parking.look(cursor)
+
+
+def run(
+    settings: Settings,
+    catalog: Catalog,
+    *,
+    snapshot: bool = False,
+    stop: threading.Event | None = None,
+) -> None:
+    """Relay in the foreground until SIGTERM, SIGINT or `stop`.
+
+    Args:
+        snapshot: take a new snapshot although one was taken.
+
+    Raises:
+        NeedsPerson: slot lost or missing, publication incomplete, another server.
+    """
+    stopped = stop or threading.Event()
+    if threading.current_thread() is threading.main_thread():
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            stopped.set()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+    Relay(settings, catalog, stopped, snapshot).run()

@@ -1,0 +1,384 @@
+"""A table's rows as `read` events: JSON made by COPY, published as it comes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, Protocol
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from sluice.capture.json_rows import RowEncoder, Transaction
+from sluice.capture.json_sql import escaped, key_expression, row_expression, size_expression
+from sluice.capture.pgoutput import RelationColumn
+from sluice.capture.publisher import Batch
+from sluice.catalog import Table
+from sluice.catalog.key_selection import Selection, ordered_as_text
+from sluice.clients.postgres import own_rows
+from sluice.events.event import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText, Record
+from sluice.generate.row_text import postgres_checksum, postgres_row
+
+log = logging.getLogger(__name__)
+
+_BYTES_AT_ONCE = 100_000  # of COPY's output; what is done for them all costs little for each
+_MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; the brokers take less
+_TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
+_ALL = Selection()
+_READ, _DELETE, _TRUNCATE = READ.encode(), DELETE.encode(), TRUNCATE.encode()
+_PAGES = """
+SELECT max(pg_relation_size(oid) / current_setting('block_size')::int) FROM (
+    SELECT %s::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(%s::regclass)
+) AS parts
+"""
+# Columns with their types; of a domain, however deep, the base type.
+_COLUMNS = """
+WITH RECURSIVE resolved AS (
+    SELECT attname, attnum, attgenerated <> '' AS generated, atttypid AS type
+    FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+    UNION ALL
+    SELECT r.attname, r.attnum, r.generated, t.typbasetype
+    FROM resolved r JOIN pg_type t ON t.oid = r.type AND t.typtype = 'd'
+)
+SELECT attname, type::int8, generated, format_type(type, -1) FROM resolved
+WHERE type NOT IN (SELECT oid FROM pg_type WHERE typtype = 'd') ORDER BY attnum
+"""
+
+
+class Destination(Protocol):
+    """Where rows go: see Publisher."""
+
+    def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        """Take a message."""
+
+    def flush(self, batch: Batch) -> None:
+        """Called when the last message of a reading was published."""
+
+    def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        """Take what there is of a row that is too large to be a message."""
+
+
+class _Lines(Protocol):
+    """What COPY writes to, a line at a time."""
+
+    def write(self, line: bytes, /) -> object:
+        """Take a line."""
+
+
+class RowReader:
+    """Publishes the rows of one table as of a batch's end, at (batch end, 1).
+
+    Args:
+        cursor: a session whose snapshot is that of the batch's end.
+        check: called often; ends the reading by raising.
+        offset: of a table of Redpanda Connect's, the offset that the rows stand before.
+    """
+
+    def __init__(
+        self,
+        cursor: Any,
+        table: Table,
+        publisher: Destination,
+        batch: Batch,
+        check: Callable[[], None],
+        offset: int | None = None,
+    ) -> None:
+        self.rows = 0
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._cursor, self._table = cursor, table
+        self._publisher, self._batch, self._check = publisher, batch, check
+        self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000), offset)
+        self._source = own_rows(cursor, table)
+        self._columns = published_columns(cursor, table)
+        self._key = [column.name for column in table.key]
+        named = {column.name: column for column in self._columns}
+        self._key_expression = key_expression([named[name] for name in self._key])
+        self._payload = row_expression(self._columns)
+        source = RELAY if offset is None else CONNECT
+        self._encoder = RowEncoder(table.name, self._columns, self._key, source)
+        # Each row's envelope is the same but for the payload.
+        self._before, self._after = self._event(_READ, 1, b"\n").split(b"\n")
+
+    def read(self, selection: Selection = _ALL) -> int:
+        """Publish the selected rows in the order of their keys; how many were read by now."""
+        keys = sql.SQL(", ").join(map(sql.Identifier, self._key))
+        return self._read(
+            _condition(self._cursor, self._table, selection), sql.SQL(" ORDER BY ") + keys
+        )
+
+    def read_pages(self, first: int, below: int | None) -> int:
+        """Publish the rows on these pages, of each partition where there are such; see `read`."""
+        condition = sql.SQL("ctid >= {}").format(_place(first))
+        if below is not None:
+            condition += sql.SQL(" AND ctid < {}").format(_place(below))
+        return self._read(condition, sql.SQL(""))
+
+    def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
+        rows = self.rows
+        try:
+            with _savepoint(self._cursor, *_TOO_LARGE):
+                self._copy(self._payload, condition + order, self)
+        except _TOO_LARGE:
+            # PostgreSQL makes no text of a gigabyte. A byte becomes six in JSON at most.
+            self.rows, self._lines, self._bytes = rows, [], 0
+            size = size_expression(self._columns)
+            small = sql.SQL("{} AND {} <= {}").format(condition, size, _MOST_BYTES)
+            self._copy(self._payload, small + order, self)
+            self._reject(sql.SQL("{} AND {} > {}").format(condition, size, _MOST_BYTES))
+        self._publish()
+        self._publisher.flush(self._batch)
+        return self.rows
+
+    def _reject(self, condition: sql.Composable) -> None:
+        """Of these rows the keys are published alone."""
+        keys = BytesIO()
+        self._copy(sql.SQL("'null'"), condition, keys)
+        for line in escaped(keys.getvalue()).splitlines():
+            key, value = line.partition(b"\t")[0], b"%bnull%b" % (self._before, self._after)
+            self._publisher.reject(self._table.topic, key, value, self._batch)
+
+    def _copy(self, payload: sql.Composable, condition: sql.Composable, to: _Lines) -> None:
+        query = sql.SQL("COPY (SELECT {}, {} FROM {} WHERE {}) TO STDOUT").format(
+            self._key_expression,
+            payload,
+            self._source,
+            condition,
+        )
+        self._cursor.copy_expert(query.as_string(self._cursor.connection), to)
+
+    def write(self, line: bytes) -> None:
+        """One row of COPY's text format: its key and its columns, both JSON objects."""
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes >= _BYTES_AT_ONCE:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Publish the lines that came."""
+        before, after, topic, batch = self._before, self._after, self._table.topic, self._batch
+        publish = self._publisher.publish
+        lines = escaped(b"".join(self._lines)).split(b"\n")
+        for line in lines[:-1]:
+            key, _, row = line.partition(b"\t")
+            if key == rb"\N":
+                raise ValueError(f"table {self._table.name}: a key without a value")
+            publish(topic, key, b"%b%b%b" % (before, row, after), batch)
+        self.rows += len(self._lines)
+        self._lines, self._bytes = [], 0
+        self._check()
+
+    def truncate_below(self) -> None:
+        """Delete everything older than the rows, by one event at (batch end, 0).
+
+        The drain leaves it out where it could not store a row: an older version would be deleted.
+        """
+        self._send(_TRUNCATE, None, b"null")
+        self._check()
+
+    def delete(self, key: str) -> None:
+        """Delete the row of this key, a JSON object, where it is older than the batch's end."""
+        self._send(_DELETE, key.encode(), key.encode())
+
+    def _send(self, operation: bytes, key: bytes | None, payload: bytes) -> None:
+        value = self._event(operation, 0, payload)
+        self._publisher.publish(self._table.topic, key, value, self._batch)
+
+    def _event(self, operation: bytes, ordinal: int, payload: bytes) -> bytes:
+        lsn = self._batch.end_lsn
+        return self._transaction.event(self._encoder, operation, lsn, ordinal, payload, b"null")
+
+
+@contextmanager
+def _savepoint(cursor: Any, *expected: type[psycopg2.Error]) -> Iterator[None]:
+    """Where a transaction is open, it goes on after one of these errors."""
+    if cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
+        yield
+        return
+    cursor.execute("SAVEPOINT reading")
+    try:
+        yield
+    except expected:
+        cursor.execute("ROLLBACK TO SAVEPOINT reading")
+        raise
+    cursor.execute("RELEASE SAVEPOINT reading")
+
+
+def _place(page: int) -> sql.Composable:
+    return sql.SQL("{}::tid").format(sql.Literal(f"({page},0)"))
+
+
+def pages(cursor: Any, table: Table) -> int:
+    """How many pages the table has; of a partitioned one, its longest partition."""
+    place = _named(cursor, table)
+    cursor.execute(_PAGES, [place, place])
+    return int(cursor.fetchone()[0])
+
+
+def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Record]:
+    """The rows of these keys as they are now; see completion.Reread."""
+    found = _Found()
+    if readable := readable_keys(cursor, table, keys):
+        reader = RowReader(cursor, table, found, Batch(end_lsn=0), lambda: None)
+        reader.read(Selection(keys=tuple(readable)))
+    return found.records
+
+
+class _Found:
+    """Events that nobody publishes."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        self.records.append(Record(offset=len(self.records), key=key, value=value))
+
+    def flush(self, batch: Batch) -> None:
+        """Nothing is under way."""
+
+    def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
+        self.records.append(Record(offset=len(self.records), key=key, value=None))
+
+
+def _condition(cursor: Any, table: Table, selection: Selection) -> sql.Composable:
+    """The selection as SQL; the server reads each part of a key as its column's base type.
+
+    A domain over an enum or a range has no operators; the cast costs nothing, and the index serves.
+    """
+    if selection.keys:
+        cursor.execute(_COLUMNS, [_named(cursor, table)])
+        types = {name: sql.SQL(base) for name, _, _, base in cursor.fetchall()}
+        names = sql.SQL(", ").join(
+            sql.SQL("{}::{}").format(sql.Identifier(column.name), types[column.name])
+            for column in table.key
+        )
+        keys = sql.SQL(", ").join(map(_literals, selection.keys))
+        return sql.SQL("({}) IN ({})").format(names, keys)
+    conditions = [
+        sql.SQL(f"({{}}) {sign} {{}}").format(_ordered(table), _literals(bound))
+        for sign, bound in selection.bounds()
+    ]
+    return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+
+def _ordered(table: Table) -> sql.Composable:
+    """The key's parts as both sides order them."""
+    return sql.SQL(", ").join(
+        sql.SQL('concat({}) COLLATE "C"' if ordered_as_text(column) else "{}").format(
+            sql.Identifier(column.name)
+        )
+        for column in table.key
+    )
+
+
+def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
+    """How many rows are selected."""
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+        own_rows(cursor, table), _condition(cursor, table, selection)
+    )
+    cursor.execute(query)
+    return int(cursor.fetchone()[0])
+
+
+def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int, int]:
+    """How many rows are selected, and the sum of their checksums."""
+    query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM {} WHERE {}").format(
+        sql.SQL(postgres_checksum(table.columns)),
+        own_rows(cursor, table),
+        _condition(cursor, table, selection),
+    )
+    cursor.execute(query)
+    count, total = cursor.fetchone()
+    return int(count), int(total)
+
+
+def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequence[str]) -> set[str]:
+    """Which of these keys the selected rows have, by the text that both sides write of a key.
+
+    By text, because ClickHouse may have keys that the type in PostgreSQL cannot read. Cost: one
+    scan of the selected keys.
+    """
+    text = sql.SQL(postgres_row(table.key))
+    query = sql.SQL(
+        "SELECT DISTINCT {text} FROM {place} WHERE {condition}"
+        " AND {text} IN (SELECT unnest({texts}::text[]))"
+    ).format(
+        text=text,
+        place=own_rows(cursor, table),
+        condition=_condition(cursor, table, selection),
+        texts=sql.Literal([text for text in texts if "\0" not in text]),
+    )
+    cursor.execute(query)
+    return {text for (text,) in cursor.fetchall()}
+
+
+def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[KeyText]:
+    """Without the keys whose text PostgreSQL cannot read as the columns' types: it has none such.
+
+    ClickHouse may have them, where its row is garbage or the type was another. The session's
+    transaction goes on.
+    """
+    keys = [key for key in keys if "\0" not in "".join(key)]
+    if not keys:
+        return []
+    query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
+        own_rows(cursor, table),
+        _condition(cursor, table, Selection(keys=tuple(keys))),
+    )
+    try:
+        with _savepoint(cursor, psycopg2.DataError):
+            cursor.execute(query)
+        return list(keys)
+    except psycopg2.DataError as error:
+        if len(keys) == 1:
+            reason = str(error).splitlines()[0]
+            log.warning("%s: PostgreSQL has no such key: %s", table.name, reason)
+            return []
+    half = len(keys) // 2
+    return [
+        key for part in (keys[:half], keys[half:]) for key in readable_keys(cursor, table, part)
+    ]
+
+
+def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> list[KeyText]:
+    """The key of every selected row that comes after another `rows` of them, in their order.
+
+    Cost: one scan of the key's index, or a sort of all keys where they are text.
+    """
+    names = [sql.Identifier(column.name) for column in table.key]
+    query = sql.SQL(
+        "SELECT {texts} FROM (SELECT {names}, row_number() OVER (ORDER BY {ordered}) - 1 AS n"
+        " FROM {place} WHERE {condition}) AS numbered WHERE n > 0 AND n % {rows} = 0 ORDER BY n"
+    ).format(
+        texts=sql.SQL(", ").join(map(sql.SQL("concat({})").format, names)),
+        names=sql.SQL(", ").join(names),
+        ordered=_ordered(table),
+        place=own_rows(cursor, table),
+        condition=_condition(cursor, table, selection),
+        rows=sql.Literal(rows),
+    )
+    cursor.execute(query)
+    return [tuple(key) for key in cursor.fetchall()]
+
+
+def _literals(parts: Sequence[str]) -> sql.Composable:
+    return sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, parts)))
+
+
+def published_columns(cursor: Any, table: Table) -> list[RelationColumn]:
+    """The columns that pgoutput publishes: of computed ones those of the models."""
+    cursor.execute(_COLUMNS, [_named(cursor, table)])
+    wanted = {column.name for column in table.columns if column.generated}
+    return [
+        RelationColumn(name=column, type_oid=oid, in_key=False)
+        for column, oid, generated, _ in cursor.fetchall()
+        if not generated or column in wanted
+    ]
+
+
+def _named(cursor: Any, table: Table) -> str:
+    return str(sql.Identifier(table.schema, table.relation).as_string(cursor.connection))

@@ -1,0 +1,348 @@
+"""Replication slot and sessions: what must be true before the relay starts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+from psycopg2.extras import LogicalReplicationConnection
+
+from sluice.capture import publication as publications
+from sluice.capture.holders import holders
+from sluice.capture.interruption import interrupted
+from sluice.capture.standing import require_standing
+from sluice.catalog import Catalog, Table
+from sluice.clients.postgres import APPLICATION, first_line, opened
+from sluice.clients.slot_loss import INVALIDATION, cause, remedy
+from sluice.clients.topics import SlotMark, Topics
+from sluice.errors import (
+    NeedsPerson,
+    NotReady,
+    SlotBusy,
+    SlotLost,
+    SlotMissing,
+    SlotRecreated,
+    SluiceError,
+    SourceChanged,
+    Unreachable,
+)
+from sluice.events.event import CONNECT, RELAY
+from sluice.events.positions import format_lsn, parse_lsn
+from sluice.settings import PostgresSettings, RelaySettings
+
+# Seconds that a snapshot waits for transactions that began before it.
+PATIENCE = 60.0
+_LOOK = "look at pg_stat_activity and pg_prepared_xacts, of a standby's primary there"
+# Decoded transactions of a slot, and since when the server counts: after a crash it begins anew.
+_COUNTED = """
+SELECT coalesce(s.total_txns, 0),
+    (extract(epoch FROM greatest(b.stats_reset, s.stats_reset)) * 1000)::int8
+FROM pg_stat_bgwriter b LEFT JOIN pg_stat_replication_slots s ON s.slot_name = %s
+"""
+RECOVER = "bring slot and tables back: sluice recover"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The slot can be read from; None for `confirmed_lsn` means that a snapshot comes first.
+
+    Attributes:
+        added: tables that need a snapshot of their own beside the stream.
+        unsent: tables whose changes cannot be sent, or were not for a while, and why.
+    """
+
+    confirmed_lsn: int | None
+    added: tuple[Table, ...] = ()
+    unsent: dict[str, SluiceError] = field(default_factory=dict)
+
+
+def prepare(
+    settings: PostgresSettings,
+    relay: RelaySettings,
+    catalog: Catalog,
+    topics: Topics,
+    *,
+    snapshot: bool,
+    check: Callable[[], None] = lambda: None,
+) -> Ready:
+    """Check server, tables, publication and slot; create the publication for a first snapshot.
+
+    Args:
+        snapshot: a new snapshot is wanted although one was taken.
+        check: ends the preparation by raising.
+
+    Raises:
+        SlotMissing, SlotRecreated, SlotLost, PublicationIncomplete, SourceChanged: a person
+            decides.
+        SlotBusy: another relay reads from the slot.
+        NotReady: a table is not there yet.
+    """
+    with session(settings) as cursor, interrupted(check, cursor):
+        _require_logical(cursor)
+        row = _slot(cursor, relay.slot)
+        if row is not None and row[2] is not None:
+            raise SlotBusy(f"slot {relay.slot!r} is in use by another relay (pid {row[2]})")
+        if row is None or snapshot:
+            publications.require_faultless(cursor, catalog)
+        noted = topics.slot_note()
+        if not snapshot:
+            mark = topics.mark(relay.slot)
+            _require_same_server(cursor, noted, mark.wal)
+            noted = topics.slot_note(relay.slot)
+            if row is None and noted and noted["consistent_point"]:
+                raise SlotMissing(
+                    f"replication slot {relay.slot!r} is gone; changes since are unknown",
+                    remedy=RECOVER,
+                )
+            if row is not None:
+                _require_same_slot(cursor, relay.slot, mark, row[3])
+        if row is None or snapshot:
+            for fault in publications.ensure(cursor, relay, catalog).values():
+                raise fault
+            return Ready(confirmed_lsn=None)
+        confirmed = _usable(cursor, row, relay.slot)
+        standing = require_standing(cursor, relay, catalog, noted)
+        added = standing.added
+        if noted is None:  # the broker lost it, or the relay was killed before it noted it
+            # Which tables an unfinished addition was of was lost as well: all are read again.
+            added = catalog.tables if adding(cursor, relay) else ()
+            added = tuple(table for table in added if table.name not in standing.unsent)
+            if not added:
+                note(cursor, relay, catalog, topics, row[0])
+        elif not added and adding(cursor, relay):  # killed after it was noted
+            cursor.execute("SELECT pg_drop_replication_slot(%s)", [addition(relay)])
+        unsent = {**standing.renewed, **standing.unsent}
+        return Ready(confirmed_lsn=confirmed, added=added, unsent=unsent)
+
+
+def reader(cursor: Any, name: str) -> int | None:
+    """The process in Postgres that reads from the slot; None where none does or there is none."""
+    row = _slot(cursor, name)
+    return None if row is None else row[2]
+
+
+def change_source(cursor: Any, name: str) -> str:
+    """Which source reads from the slot, by the name of its session; empty where none does."""
+    cursor.execute(
+        "SELECT a.application_name FROM pg_replication_slots s JOIN pg_stat_activity a"
+        " ON a.pid = s.active_pid WHERE s.slot_name = %s",
+        [name],
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return ""
+    return RELAY if row[0] == APPLICATION else CONNECT
+
+
+def snapshot_taken(topics: Topics, relay: RelaySettings) -> bool:
+    """Whether a snapshot is noted to be complete, so that there was a slot."""
+    noted = topics.slot_note(relay.slot)
+    return bool(noted and noted["consistent_point"])
+
+
+def mark(cursor: Any, name: str, lsn: str) -> SlotMark:
+    """The slot's mark while the server's WAL is at `lsn`."""
+    cursor.execute(_COUNTED, [name])
+    transactions, since = cursor.fetchone()
+    return SlotMark(wal=parse_lsn(lsn), transactions=transactions, counted_since=since)
+
+
+def adding(cursor: Any, relay: RelaySettings) -> bool:
+    """Whether an addition of tables was begun and is not finished; see snapshot.add."""
+    return _slot(cursor, addition(relay)) is not None
+
+
+def addition(relay: RelaySettings) -> str:
+    """The marker of an unfinished addition: a physical slot that keeps no WAL back."""
+    return f"{relay.slot[:55]}_adding"
+
+
+def note(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, point: str | None
+) -> None:
+    """Note on the broker that a snapshot is complete, or with None that one is wanted."""
+    found = publications.find(cursor, relay, catalog)
+    topics.note_slot(
+        {
+            "slot": relay.slot,
+            "system_identifier": _system(cursor),
+            "timeline": _timeline(cursor),
+            "consistent_point": point,
+            "publication": found.identity if found else {},
+        }
+    )
+
+
+def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str, int]:
+    """Begin a transaction on `cursor` that sees exactly what committed before a point of the WAL.
+
+    Waits until the transactions that run at present have ended.
+
+    Args:
+        holder: a replication session; the WAL behind the point is kept as long as it lasts.
+
+    Returns:
+        The temporary slot that keeps it, and the point.
+
+    Raises:
+        NotReady: a transaction that was open did not end within PATIENCE.
+    """
+    temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
+    with _patience(holder, cursor):
+        holder.execute(
+            f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
+        )
+    _, point, exported, _ = holder.fetchone()
+    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
+    return temporary, parse_lsn(point)
+
+
+@contextmanager
+def _patience(holder: Any, cursor: Any) -> Iterator[None]:
+    timer = threading.Timer(PATIENCE, holder.connection.cancel)
+    timer.start()
+    try:
+        yield
+    except psycopg2.errors.QueryCanceled as error:
+        own = [session.connection.info.backend_pid for session in (holder, cursor)]
+        found = holders(cursor, own)
+        named = "; ".join(what for what, _ in found) or "none that this server shows"
+        remedies = "; ".join(remedy for _, remedy in found)
+        raise NotReady(
+            f"PostgreSQL made no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
+            remedy=f"{remedies or _LOOK}; then run it again",
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def drop(cursor: Any, name: str, topics: Topics) -> None:
+    """Drop the slot where it is; noted first, so that a crash does not end in SlotMissing.
+
+    Raises:
+        SlotBusy: a relay reads from it.
+    """
+    row = _slot(cursor, name)
+    if row is not None and row[2] is not None:
+        raise SlotBusy(f"slot {name!r} is in use by another relay (pid {row[2]})")
+    topics.note_slot({"slot": name, "system_identifier": _system(cursor), "consistent_point": None})
+    if row is not None:
+        cursor.execute("SELECT pg_drop_replication_slot(%s)", [name])
+
+
+@contextmanager
+def session(settings: PostgresSettings) -> Iterator[Any]:
+    """A cursor in autocommit mode."""
+    with opened(settings) as connection, connection.cursor() as cursor:
+        yield cursor
+
+
+@contextmanager
+def replication(settings: PostgresSettings) -> Iterator[Any]:
+    """A cursor of a logical replication session."""
+    with opened(settings, factory=LogicalReplicationConnection) as connection:
+        try:
+            yield connection.cursor()
+        except psycopg2.errors.ObjectInUse as error:
+            raise SlotBusy("the slot is in use by another relay") from error
+        except psycopg2.DatabaseError as error:
+            if error.pgcode is None:  # psycopg2 gives a lost session no class of its own
+                raise Unreachable(
+                    f"PostgreSQL ended the replication session: {first_line(error)}"
+                ) from error
+            raise
+
+
+def _require_logical(cursor: Any) -> None:
+    level = _value(cursor, "SHOW wal_level")
+    if level != "logical":
+        raise NeedsPerson(
+            f"PostgreSQL has wal_level={level}",
+            remedy="set wal_level=logical and restart PostgreSQL",
+        )
+
+
+def _require_same_server(cursor: Any, noted: dict[str, Any] | None, wal: int) -> None:
+    """That LSNs go on where they were: otherwise versions in ClickHouse could be above new ones."""
+    what = ""
+    if noted and noted["system_identifier"] != _system(cursor):
+        what = "this PostgreSQL is not the server the last snapshot came from"
+    elif noted and noted.get("timeline") not in (None, _timeline(cursor)):
+        what = "this PostgreSQL was promoted or restored since the last snapshot: another timeline"
+    elif wal > _wal_end(cursor):
+        what = f"this PostgreSQL went back in time: its WAL was at {format_lsn(wal)} before"
+    if what:
+        raise SourceChanged(
+            what,
+            remedy="if that is meant, bring slot and tables back: sluice recover",
+        )
+
+
+def _require_same_slot(cursor: Any, name: str, noted: SlotMark, restart_lsn: str | None) -> None:
+    """That the slot is the one that was marked.
+
+    The server's count of a slot begins at 0 when it is made again. A crash of the server ends all
+    counts; then a slot that keeps WAL only from beyond the mark is another one. A slot begins to
+    keep WAL where it is made, which is after the mark. What its own reader confirms moves that
+    point too, but two records behind (running transactions, logged every 15 s), and the mark is
+    one second old.
+    """
+    present = mark(cursor, name, "0/0")
+    if present.counted_since == noted.counted_since:
+        same = present.transactions >= noted.transactions
+    else:
+        same = not (noted.wal and restart_lsn) or parse_lsn(restart_lsn) <= noted.wal
+    if not same:
+        raise SlotRecreated(
+            f"replication slot {name!r} was dropped and made again; it does not have the changes"
+            " in between",
+            remedy=RECOVER,
+        )
+
+
+def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
+    """The slot's confirmed position."""
+    confirmed, invalidation = row[0], row[4]
+    if invalidation or confirmed is None:
+        raise SlotLost(
+            f"replication slot {name!r} was invalidated: {cause(invalidation)}",
+            remedy=remedy(invalidation),
+        )
+    if parse_lsn(confirmed) > _wal_end(cursor):
+        raise SourceChanged(
+            f"slot {name!r} is ahead of the server's WAL: the server went back in time",
+            remedy=RECOVER,
+        )
+    return parse_lsn(confirmed)
+
+
+def _system(cursor: Any) -> str:
+    return str(_value(cursor, "SELECT system_identifier::text FROM pg_control_system()"))
+
+
+def _timeline(cursor: Any) -> int:
+    return int(_value(cursor, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"), 16)
+
+
+def _wal_end(cursor: Any) -> int:
+    return parse_lsn(_value(cursor, "SELECT pg_current_wal_lsn()::text"))
+
+
+def _slot(cursor: Any, name: str) -> tuple[Any, ...] | None:
+    cursor.execute(
+        "SELECT confirmed_flush_lsn::text, wal_status, active_pid, restart_lsn::text,"
+        f" {INVALIDATION} FROM pg_replication_slots s WHERE slot_name = %s",
+        [name],
+    )
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    return row
+
+
+def _value(cursor: Any, query: str) -> Any:
+    cursor.execute(query)
+    return cursor.fetchone()[0]

@@ -1,0 +1,1 @@
+"""Sessions on PostgreSQL, ClickHouse and the broker; their errors become ours here."""

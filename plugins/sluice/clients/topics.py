@@ -1,0 +1,390 @@
+"""Topics of the pipeline: creating them, their ends, the drain group's offsets, the broker's epoch.
+
+The broker's epoch is the first message of `cdc.broker_epoch`, a random id that is written when
+the topic is empty. A broker that lost its topics has another epoch, so nobody takes offsets of
+one incarnation for those of another.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.cimpl import NewTopic
+
+from sluice.clients.broker import Broker
+from sluice.errors import TopicPartitioned, Unreachable
+from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
+from sluice.settings import KafkaSettings
+
+EPOCH_TOPIC = "cdc.broker_epoch"
+T = TypeVar("T")
+_SECONDS = 10.0
+# The embedded broker looks through all batches of a topic at each fetch, and sends nothing of what
+# it has not found within the fetch's wait. Where it is silent it is asked again with a longer one.
+# A look waits so long at its end; with 2 ms, and some load, one never ended.
+_WAIT = {"fetch.wait.max.ms": 20}
+LONG_WAIT = {"fetch.wait.max.ms": 2000}
+_SILENT = 1.0
+_LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
+# What librdkafka says of messages that it cannot unpack, or would unpack to more than it holds.
+UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
+_NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
+# What the note of a snapshot has at least.
+_SNAPSHOT = frozenset({"slot", "system_identifier", "consistent_point"})
+# The epoch is a message: were it to expire, the broker would seem to be another one.
+_COPIES = -1  # as many as the broker makes of a topic by its own configuration
+_FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+# Under these names a slot's group keeps its mark; nothing is read from them by it.
+_MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
+
+
+class SlotMark(NamedTuple):
+    """What tells later whether a slot, and its server, went on from where they were.
+
+    Attributes:
+        wal: how far the server's WAL reached.
+        transactions: how many the server counts as decoded for the slot.
+        counted_since: when it began to count, milliseconds since 1970.
+    """
+
+    wal: int = 0
+    transactions: int = 0
+    counted_since: int = 0
+
+
+class MovingEnd:
+    """The end of a topic that grows all the time, which no fetch that finds nothing tells.
+
+    `watermark` asks for the offset after the last message, of which the embedded broker counts only
+    the first in the last batch: where it has moved on, all before the batch that is last then is
+    whole. It is not asked again before `pause` seconds have passed.
+    """
+
+    def __init__(self, watermark: Callable[[], int], beginning: int, pause: float = 0.0) -> None:
+        self._watermark, self._beginning, self._pause = watermark, beginning, pause
+        self._looked = time.monotonic()
+        self._end: int | None = None
+
+    def known(self, next_offset: int) -> int | None:
+        """An end that all of the beginning lies before, for whoever reads on at this offset.
+
+        None while there is none, and the topic's last fetch may still tell it.
+        """
+        due = time.monotonic() >= self._looked + self._pause
+        if self._end is None and next_offset > self._beginning and due:
+            self._looked = time.monotonic()
+            watermark = self._watermark()
+            self._end = watermark - 1 if watermark > self._beginning else None
+        return self._end
+
+
+class _Silent(Exception):
+    """Nothing came within the time that an answer usually takes."""
+
+
+class TopicState(NamedTuple):
+    """A topic's id, "" where the broker knows none (before KIP-516), and its partitions."""
+
+    id: str
+    partitions: int
+
+
+def described(admin: AdminClient, names: Iterable[str], seconds: float) -> dict[str, TopicState]:
+    """Topic -> its state; topics that are not there are left out."""
+    states = {}
+    answers = admin.describe_topics(TopicCollection(list(names)), request_timeout=seconds)
+    for name, answer in answers.items():
+        try:
+            found = answer.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            continue
+        known = str(found.topic_id)
+        states[name] = TopicState("" if known == _NO_TOPIC_ID else known, len(found.partitions))
+    return states
+
+
+class Topics:
+    """The topics of one broker; every call opens and closes what it needs.
+
+    Args:
+        seconds: how long the broker may take to answer one question.
+    """
+
+    def __init__(self, settings: KafkaSettings, seconds: float = _SECONDS) -> None:
+        self._broker = Broker(settings)
+        self._seconds = seconds
+
+    def ensure(self, names: Iterable[str]) -> str:
+        """Create what is missing, with one partition each; the broker's epoch.
+
+        Raises:
+            Unreachable: the broker does not answer.
+        """
+        wanted = [*names, EPOCH_TOPIC]
+        with self._broker.asked(AdminClient) as admin:
+            present = admin.list_topics(timeout=self._seconds).topics
+            missing = [
+                NewTopic(name, 1, _COPIES, config=_FOR_EVER if name == EPOCH_TOPIC else {})
+                for name in wanted
+                if name not in present
+            ]
+            futures = admin.create_topics(missing).values() if missing else []
+            for future in futures:
+                _created(future)
+        return self.epoch() or self._write_epoch()
+
+    def partitions(self) -> dict[str, int]:
+        """How many partitions each topic of the broker has."""
+        with self._broker.asked(AdminClient) as admin:
+            present = admin.list_topics(timeout=self._seconds).topics
+        return {name: len(topic.partitions) for name, topic in present.items()}
+
+    def configured(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Topic -> its options; empty where the broker does not tell them."""
+        wanted = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in names}
+        found: dict[str, dict[str, str]] = {name: {} for name in names}
+        if not wanted:
+            return found
+        with self._broker.asked(AdminClient) as admin:
+            answers = admin.describe_configs(list(wanted.values()), request_timeout=self._seconds)
+            for name, resource in wanted.items():
+                with suppress(KafkaException):  # an old broker, or no right to describe
+                    options = answers[resource].result(self._seconds)
+                    found[name] = {
+                        option: entry.value
+                        for option, entry in options.items()
+                        if entry.value is not None
+                    }
+        return found
+
+    def epoch(self) -> str | None:
+        """The broker's incarnation; None where its topics are not set up."""
+        notes = self._notes()
+        return str(notes[0]["epoch"]) if notes else None
+
+    def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The broker's epoch and the topics' ids: others once it or one of them was made again."""
+        with self._broker.asked(AdminClient) as admin:
+            found = described(admin, names, self._seconds)
+        return (self.epoch() or "", *(found[name].id for name in names if name in found))
+
+    def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
+        """What was noted last of the slot, or of any slot, on this broker; None without it.
+
+        Its `consistent_point` is None while a new snapshot is wanted.
+        """
+        notes = (note for note in reversed(self._notes()) if note.keys() >= _SNAPSHOT)
+        return next((note for note in notes if slot in (None, note["slot"])), None)
+
+    def note_slot(self, note: dict[str, Any]) -> None:
+        """Note a snapshot: slot, system_identifier, timeline, consistent_point, publication.
+
+        What was published before it may be of another server's WAL, and is forgotten.
+        """
+        self.note_published(note["slot"], 0)
+        self._produce({"epoch": self.epoch(), **note})
+
+    def note_published(self, slot: str, lsn: int) -> None:
+        """Note that everything up to this point of the WAL is on the topics."""
+        self._note(f"sluice-published-{slot}", [TopicPartition(EPOCH_TOPIC, 0, lsn)])
+
+    def published(self, slot: str) -> int:
+        """The point that was noted last; 0 where none was."""
+        return self._noted(f"sluice-published-{slot}", [EPOCH_TOPIC])[EPOCH_TOPIC]
+
+    def note_mark(self, slot: str, mark: SlotMark) -> None:
+        """Note where a slot is: its numbers are offsets that the slot's own group commits."""
+        numbers = zip(_MARK_TOPICS, mark, strict=True)
+        positions = [TopicPartition(name, 0, number) for name, number in numbers]
+        self._note(f"sluice-relay-{slot}", positions)
+
+    def mark(self, slot: str) -> SlotMark:
+        """What was noted last; zeros where nothing was."""
+        offsets = self._noted(f"sluice-relay-{slot}", _MARK_TOPICS)
+        return SlotMark(*(offsets[name] for name in _MARK_TOPICS))
+
+    def _note(self, group: str, positions: list[TopicPartition]) -> None:
+        with self._consumer(group) as consumer:
+            consumer.commit(offsets=positions, asynchronous=False)
+
+    def _noted(self, group: str, names: Iterable[str]) -> dict[str, int]:
+        """What a group committed, 0 where it did not."""
+        positions = [TopicPartition(name, 0) for name in names]
+        with self._consumer(group) as consumer:
+            found = consumer.committed(positions, timeout=self._seconds)
+        return {position.topic: max(0, position.offset) for position in found}
+
+    def ends(self, names: Iterable[str]) -> dict[str, int]:
+        """Topic -> the offset after its last message; topics that are not there are left out.
+
+        Read to the end, because the embedded broker's watermark counts the last batch as one
+        message. A topic that grows all the time has no end to wait for: where the watermark has
+        moved on, every batch before the last is whole.
+        """
+        wanted = list(names)
+        return _patiently(lambda wait: self._ends(wanted, wait))
+
+    def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
+        with self._consumer("sluice-ends", wait) as consumer:
+            present = consumer.list_topics(timeout=self._seconds).topics
+            found = {
+                name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=self._seconds)
+                for name in names
+                if name in present
+            }
+            starts = [
+                TopicPartition(name, 0, max(low, high - 1, 0))
+                for name, (low, high) in found.items()
+            ]
+            ends = {name: high for name, (_, high) in found.items()}
+            moving = {
+                name: MovingEnd(partial(self._high, consumer, name), high, _LOOK)
+                for name, high in ends.items()
+            }
+            consumer.assign(starts)
+            unread = set(found)
+            for name, offset, _ in self._until_end(consumer, unread, wait, strict=False):
+                end = moving[name].known(offset + 1)
+                ends[name] = max(ends[name], offset + 1, end or 0)
+                if end is not None:
+                    unread.discard(name)
+        return ends
+
+    def _high(self, consumer: Consumer, name: str) -> int:
+        """The topic's watermark."""
+        place = TopicPartition(name, 0)
+        return consumer.get_watermark_offsets(place, timeout=self._seconds)[1]
+
+    def committed(self, names: Iterable[str]) -> dict[str, int]:
+        """Topic -> the drain group's next offset, 0 where it has none."""
+        return self._noted(DRAIN_GROUP, names)
+
+    def _write_epoch(self) -> str:
+        self._produce({"epoch": uuid4().hex})
+        epoch = self.epoch()  # of two that write at once, the first message counts
+        if epoch is None:
+            raise Unreachable(f"broker {self._broker.address} lost its epoch at once")
+        return epoch
+
+    def _produce(self, note: dict[str, Any]) -> None:
+        failures: list[KafkaError] = []
+        with self._broker.asked(Producer, {"acks": "all"}) as producer:
+            producer.produce(
+                EPOCH_TOPIC,
+                value=json.dumps(note).encode(),
+                on_delivery=lambda error, _: failures.append(error) if error else None,
+            )
+            if producer.flush(self._seconds):
+                raise self._broker.silent(producer, "took no message")
+            if failures:
+                raise self._broker.failure(failures[0])
+
+    def _notes(self) -> list[dict[str, Any]]:
+        messages = self._read(EPOCH_TOPIC, 0)
+        return [note for _, value in messages or [] if (note := _note(value)) is not None]
+
+    def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
+        """(offset, value) from `offset` to the end; None where there is no such topic."""
+
+        def read(wait: Mapping[str, int]) -> list[tuple[int, bytes]] | None:
+            with self._consumer("sluice-notes", wait) as consumer:
+                if name not in consumer.list_topics(timeout=self._seconds).topics:
+                    return None
+                consumer.assign([TopicPartition(name, 0, offset)])
+                return [(at, value) for _, at, value in self._until_end(consumer, {name}, wait)]
+
+        return _patiently(read)
+
+    def _until_end(
+        self, consumer: Consumer, unread: set[str], wait: Mapping[str, int], *, strict: bool = True
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """(topic, offset, value) of the assigned topics' messages until each has ended.
+
+        Args:
+            strict: whether a message that cannot be read is no end.
+        """
+        deadline = time.monotonic() + self._seconds
+        while unread:
+            if wait is _WAIT and time.monotonic() > deadline - self._seconds + _SILENT:
+                raise _Silent
+            if time.monotonic() > deadline:
+                what = f"does not answer for {', '.join(sorted(unread))}"
+                raise self._broker.silent(consumer, what)
+            message = consumer.poll(0.2)
+            if message is None:
+                continue
+            deadline = time.monotonic() + self._seconds  # it answers, however slowly
+            error = message.error()
+            if error is None:
+                yield message.topic() or "", message.offset() or 0, message.value() or b""
+            elif error.code() == KafkaError._PARTITION_EOF:
+                unread.discard(message.topic() or "")
+            elif error.code() in UNREADABLE and not strict:
+                unread.discard(message.topic() or "")  # its end is the watermark
+
+    def _consumer(
+        self, group: str, wait: Mapping[str, int] = _WAIT
+    ) -> AbstractContextManager[Consumer]:
+        return self._broker.asked(
+            Consumer,
+            {
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                **wait,
+                "reconnect.backoff.ms": 1,  # else half of all looks wait 50 ms to connect
+            },
+        )
+
+
+def _patiently(look: Callable[[Mapping[str, int]], T]) -> T:
+    """Look again with longer waits where the broker was silent."""
+    try:
+        return look(_WAIT)
+    except _Silent:
+        return look(LONG_WAIT)
+
+
+def partitioned(name: str, count: int) -> TopicPartitioned:
+    """That a topic has too many partitions."""
+    table = name.partition(".")[2]
+    return TopicPartitioned(
+        f"topic {name} has {count} partitions; order per table needs one",
+        remedy=f"delete the topic, then run: sluice init; sluice resync {table}",
+    )
+
+
+def _note(value: bytes) -> dict[str, Any] | None:
+    """A note of a message on the epoch's topic; None where it is none."""
+    with suppress(ValueError, RecursionError):
+        note = json.loads(value)
+        if isinstance(note, dict) and isinstance(note.get("epoch"), str):
+            return note
+    return None
+
+
+def _created(future: Any) -> None:
+    try:
+        future.result()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise

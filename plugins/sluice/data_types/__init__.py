@@ -1,0 +1,1 @@
+"""Column types: from SQLAlchemy and PostgreSQL to events, the API and ClickHouse."""

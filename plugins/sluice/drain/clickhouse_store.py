@@ -1,0 +1,244 @@
+"""Current state and checkpoints in ClickHouse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from sluice.catalog import Table
+from sluice.clients.clickhouse import ClickHouse, Travelling
+from sluice.drain.letters import kept
+from sluice.drain.ports import Checkpoint, DrainReport, OpenReject
+from sluice.errors import StaleCheckpoint
+from sluice.events.event import Change, Key, Reject, row_marks
+from sluice.generate.clickhouse import MACHINE_COLUMNS, external_table, key_expression, quoted
+from sluice.warehouse.key_ranges import DEEP_CHECK, RESUMED_SECONDS
+
+_FIELDS = tuple(field.name for field in fields(Checkpoint))
+_LISTED = ", ".join(_FIELDS)
+
+# Inserts only where the generation follows the present one: with the read that comes after, a
+# compare-and-swap as good as ClickHouse gives. Two writers in the same instant both insert; the
+# read then names one winner for both.
+_ADVANCE = f"""
+INSERT INTO cdc.checkpoints ({_LISTED})
+SELECT {{source_table:String}}, {{generation:UInt64}}, {{writer:String}}, {{source:String}},
+    {{epoch:UInt16}}, {{broker_epoch:String}}, {{next_offset:UInt64}}, {{base_seq:UInt64}},
+    {{truncated:UInt128}}, {{committed_at:Int64}}, {{topic_id:String}}, {{server:String}}
+WHERE (
+    SELECT max(generation) FROM cdc.checkpoints WHERE source_table = {{source_table:String}}
+) = {{generation:UInt64}} - 1
+"""
+_PRESENT = f"""
+SELECT {_LISTED} FROM cdc.checkpoints WHERE source_table = {{table:String}}
+ORDER BY generation DESC, writer LIMIT 1
+"""
+_UNSTORED = """
+SELECT reason, count() FROM cdc.dead_letters FINAL
+WHERE source_table = {table:String} AND offset >= {offset:UInt64} AND state = 'open'
+    AND position(value, {operation:String}) > 0 AND position(value, {place:String}) > 0
+GROUP BY reason ORDER BY count() DESC
+"""
+# Runs that have ranges left.
+_RESYNCING = """
+SELECT run FROM (
+    SELECT run, max(state) AS newest, argMin(selection, state) AS asked, max(noted_at) AS at
+    FROM cdc.resync_ranges WHERE source_table = {table:String} GROUP BY run, number
+)
+WHERE asked != {deep:String}
+GROUP BY run HAVING countIf(newest = 'open') > 0
+    AND max(at) > now64(3) - toIntervalSecond({seconds:UInt32})
+LIMIT 1
+"""
+# Their metadata alone: a value may have a megabyte. One that was cut is no JSON; its head has them.
+_OPEN_REJECTS = """
+SELECT broker_epoch, epoch, offset, hex(key), hex(
+    if(
+        size > length(value),
+        extract(value, '^\\\\{\\\\s*"metadata"\\\\s*:\\\\s*(\\\\{[^{}]*\\\\})'),
+        JSONExtractRaw(value, 'metadata')
+    )
+)
+FROM cdc.dead_letters FINAL WHERE source_table = {table:String} AND state = 'open'
+ORDER BY rejected_at DESC LIMIT {limit:UInt32}
+"""
+_MOST_REJECTS = 10_000
+_RESOLVE = """
+INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS resolved_at)
+FROM cdc.dead_letters FINAL
+WHERE source_table = {table:String} AND state = 'open'
+    AND (broker_epoch, offset) IN (SELECT broker_epoch, offset FROM resolved)
+"""
+
+
+class ClickHouseStore:
+    """A StateStore on ClickHouse."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+
+    def checkpoint(self, table: str) -> Checkpoint | None:
+        """See ports.StateStore."""
+        rows = self._clickhouse.execute(_PRESENT, table=table)
+        return Checkpoint(**dict(zip(_FIELDS, rows[0], strict=True))) if rows else None
+
+    def advance(self, checkpoint: Checkpoint) -> None:
+        """See ports.StateStore."""
+        self._clickhouse.execute(_ADVANCE, **asdict(checkpoint))
+        present = self.checkpoint(checkpoint.source_table)
+        if present != checkpoint:
+            raise StaleCheckpoint(
+                f"{checkpoint.source_table}: another drain advanced the checkpoint first;"
+                " its rows are the same, nothing is lost"
+            )
+
+    def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
+        """See ports.StateStore."""
+        self._clickhouse.insert_converted(
+            f"cdc.{quoted(table.storage)}", _travelling(table), columns
+        )
+
+    def truncate(self, table: Table, change: Change) -> None:
+        """See ports.StateStore."""
+        storage = f"cdc.{quoted(table.storage)}"
+        key = ", ".join(quoted(column.name) for column in table.key)
+        machine = ", ".join(name for name, _ in MACHINE_COLUMNS)
+        self._clickhouse.execute(
+            f"INSERT INTO {storage} ({key}, {machine})\n"
+            f"SELECT {key}, {{version:UInt128}}, 1, {{seq:UInt64}},"
+            " fromUnixTimestamp64Milli({committed_at:Int64})\n"
+            f"FROM {storage} FINAL WHERE _version < {{version:UInt128}}",
+            version=change.version,
+            seq=change.seq,
+            committed_at=change.committed_at,
+        )
+
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key | None]]:
+        """See ports.StateStore."""
+        width = len(table.key)
+        expression = key_expression([column.name for column in table.key])
+        selected = ", ".join(
+            _sql(column.name, column.type.from_storage) for column in table.columns
+        )
+        key = ", ".join(_sql(column.name, column.type.from_storage) for column in table.key)
+        structure = [(column.name, column.wire_type) for column in table.key]
+        wanted = ", ".join(_sql(column.name, column.type.to_storage) for column in table.key)
+        names = ", ".join(quoted(column.name) for column in table.key)
+        rows = self._clickhouse.execute(
+            f"SELECT {key}, _version, _is_deleted, {selected} FROM cdc.{quoted(table.storage)}"
+            f" WHERE {expression} IN (SELECT {wanted} FROM wanted)"
+            f" ORDER BY _version DESC LIMIT 1 BY {names}",
+            external=[external_table("wanted", structure, list(set(keys)))],
+        )
+        found = {}
+        for row in rows:
+            version, deleted = row[width : width + 2]
+            found[_key_of(table, row[:width])] = (version, None if deleted else row[width + 2 :])
+        return found
+
+    def reject(
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
+    ) -> None:
+        """See ports.StateStore."""
+        letters = [kept(reject.record) for reject in rejects]
+        names = "source_table broker_epoch epoch offset key value reason schema_version size sha256"
+        self._clickhouse.insert(
+            "cdc.dead_letters",
+            names.split(),
+            [
+                [checkpoint.source_table] * len(rejects),
+                [checkpoint.broker_epoch] * len(rejects),
+                [checkpoint.epoch] * len(rejects),
+                [reject.record.offset for reject in rejects],
+                [letter.key or b"" for letter in letters],
+                [letter.value or b"" for letter in letters],
+                [reject.reason for reject in rejects],
+                [schema_version] * len(rejects),
+                [letter.size for letter in letters],
+                [letter.sha256 for letter in letters],
+            ],
+        )
+
+    def open_rejects(self, table: str) -> Sequence[OpenReject]:
+        """See ports.StateStore."""
+        rows = self._clickhouse.execute(_OPEN_REJECTS, table=table, limit=_MOST_REJECTS)
+        return [
+            OpenReject(
+                broker_epoch=broker_epoch,
+                epoch=epoch,
+                offset=offset,
+                key=bytes.fromhex(key),
+                metadata=bytes.fromhex(metadata),
+            )
+            for broker_epoch, epoch, offset, key, metadata in rows
+        ]
+
+    def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
+        """See ports.StateStore."""
+        places = [(reject.broker_epoch, reject.offset) for reject in rejects]
+        structure = [("broker_epoch", "String"), ("offset", "UInt64")]
+        self._clickhouse.execute(
+            _RESOLVE, external=[external_table("resolved", structure, places)], table=table
+        )
+
+    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+        """See ports.StateStore."""
+        operation, position = row_marks(place)
+        rows = self._clickhouse.execute(
+            _UNSTORED, table=table, offset=offset, operation=operation, place=position
+        )
+        return {str(reason): int(count) for reason, count in rows}
+
+    def resyncing(self, table: str) -> bool:
+        """See ports.StateStore."""
+        found = self._clickhouse.execute(
+            _RESYNCING, table=table, deep=DEEP_CHECK, seconds=RESUMED_SECONDS
+        )
+        return bool(found)
+
+    def record(self, report: DrainReport, broker_epoch: str) -> None:
+        """See ports.StateStore."""
+        self._clickhouse.insert_row(
+            "cdc.drains",
+            {
+                "source_table": report.table,
+                "broker_epoch": broker_epoch,
+                "first_offset": report.first_offset,
+                "next_offset": report.next_offset,
+                "events": report.events,
+                "rejected": report.rejected,
+                "seconds": report.seconds,
+                "freshness_s": report.freshness_s,
+            },
+        )
+
+
+def _key_of(table: Table, found: Sequence[Any]) -> Key:
+    """A key as it was asked for: the driver gives bytes that happen to be UTF-8 as text."""
+    return tuple(
+        part.encode() if column.type.zero == b"" and isinstance(part, str) else part
+        for column, part in zip(table.key, found, strict=True)
+    )
+
+
+def _travelling(table: Table) -> list[Travelling]:
+    """The columns that `append` is given."""
+    own = [
+        Travelling(
+            name=column.name,
+            type=column.wire_type,
+            stored=_sql(column.name, column.type.to_storage),
+        )
+        for column in table.columns
+    ]
+    return own + [
+        Travelling(name=name, type=kind, stored=name)
+        if name != "_committed_at"
+        else Travelling(name=name, type="Int64", stored=f"fromUnixTimestamp64Milli({name})")
+        for name, kind in MACHINE_COLUMNS
+    ]
+
+
+def _sql(name: str, expression: str) -> str:
+    return expression.format(quoted(name))

@@ -1,0 +1,420 @@
+"""The drain: a closed range of a table's topic into its current state, then a checkpoint.
+
+Every effect can be repeated: rows carry the version of their change, so reading a range again
+writes the same rows again. Only the checkpoint moves progress, and it is written last. Two
+drains of one table at once are harmless; the slower one is told so (StaleCheckpoint).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+
+from sluice.catalog import Table
+from sluice.drain.blocks import joined, mark_truncated, renumbered
+from sluice.drain.decoder import Decoded, Decoder
+from sluice.drain.fast_decoder import Columns
+from sluice.drain.letters import kept
+from sluice.drain.origin import UNBOUNDED, AskEnd, Horizon
+from sluice.drain.partial_rows import Reread, completed
+from sluice.drain.ports import Checkpoint, DrainReport, Passed
+from sluice.drain.resolution import resolve
+from sluice.drain.resume import Resumption
+from sluice.drain.row_form import RowForm
+from sluice.errors import PoisonedTopic, Refused, SluiceError, WrongUsage
+from sluice.events.event import (
+    DEAD_LETTER_TOPIC,
+    RELAY,
+    TOO_LARGE,
+    Record,
+    Reject,
+    Truncated,
+    is_read,
+    is_row_of,
+    place_of,
+)
+from sluice.events.positions import format_lsn, unpack
+from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.progress import Pace
+
+log = logging.getLogger(__name__)
+
+# What `Drain.reached` is told, in the order of the effects before them.
+POINTS = (
+    "chunk read",
+    "rows written",
+    "truncated",
+    "rejects kept",
+    "dead letters published",
+    "checkpoint written",
+    "group told",
+    "run recorded",
+)
+# Waits before an insert that ClickHouse refuses is tried again, seconds: merges and other
+# queries' memory need some; a minute's task has no more.
+_WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+_SMALLEST = 1_000  # rows; an insert of so few is not split any more
+# Fewer rejects than this are dead letters whatever their share.
+FEW_REJECTS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """What became of a chunk.
+
+    Attributes:
+        unresolved: rows that could not be completed.
+        truncated: the newest truncation.
+        committed_at: when the newest change that was stored was committed, ms since 1970; 0 where
+            none was, or none says.
+    """
+
+    unresolved: list[Reject]
+    truncated: int
+    committed_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain(Resumption):
+    """Drains tables from a change log into a state store, within limits.
+
+    Attributes:
+        reread: asked for rows that their event has not whole; without it those are dead letters.
+        pass_rejects: let invalid events go to the dead letters, however many they are.
+        wal_end: asks for the end of PostgreSQL's WAL; without it positions have no bound.
+        announced: names the change source of a table whose checkpoint names none.
+        reached: called with each of POINTS as it is passed.
+    """
+
+    reread: Reread | None = None
+    pass_rejects: bool = False
+    wal_end: AskEnd | None = None
+    announced: Callable[[], str] = lambda: RELAY
+    reached: Reached = go_on
+
+    def run(self, decoder: Decoder) -> DrainReport:
+        """Drain one table until its topic's end or a limit is reached.
+
+        Raises:
+            StaleCheckpoint: another drain advanced this table; nothing is lost.
+            TopicGap, TopicPartitioned, PoisonedTopic: a person decides.
+            Unreachable, NotReady: the same call may succeed later.
+        """
+        table, started = decoder.table, time.monotonic()
+        first = checkpoint = self._resume(table)
+        horizon = Horizon(self.wal_end, checkpoint.server)
+        events = rejected = 0
+        caught_up = False
+        pace = Pace(
+            log,
+            f"{table.name}: {{}} events",
+            lambda: self.changes.end(table.topic) - first.next_offset,
+        )
+        with ThreadPoolExecutor(1) as writer, _collector_off():
+            writing: Future[tuple[Checkpoint, int]] | None = None
+            for records in self._read(table, checkpoint):
+                if not records:
+                    caught_up = True
+                    break
+                if not first.source:
+                    first = checkpoint = replace(first, source=self.announced())
+                horizon.events_read()
+                decoded = decoder.decode(
+                    records,
+                    epoch=first.epoch,
+                    base_seq=first.base_seq,
+                    source=first.source,
+                    horizon=horizon,
+                )
+                if writing is not None:  # one chunk is written while the next is read
+                    checkpoint, rejects = writing.result()
+                    rejected += rejects
+                checkpoint = replace(checkpoint, server=horizon.server)
+                writing = writer.submit(self._advance, decoder, checkpoint, records, decoded)
+                events += len(records)
+                pace.at(events)
+                if events >= self.limits.events:
+                    break
+            if writing is not None:
+                checkpoint, rejects = writing.result()
+                rejected += rejects
+        report = DrainReport(
+            table=table.name,
+            events=events,
+            rejected=rejected,
+            first_offset=first.next_offset,
+            next_offset=checkpoint.next_offset,
+            seconds=time.monotonic() - started,
+            freshness_s=_age(checkpoint.committed_at, first.committed_at),
+            caught_up=caught_up,
+            waiting=0 if caught_up else self.changes.end(table.topic) - checkpoint.next_offset,
+        )
+        if events:
+            self.store.record(report, checkpoint.broker_epoch)
+            self.reached("run recorded")
+        elif checkpoint.next_offset:  # a drain may have been killed before it told the group
+            self.changes.commit(table.topic, checkpoint.next_offset)
+        resolve(self.store, decoder, checkpoint.truncated)
+        return report
+
+    def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:
+        """Put records that were rejected in at their original positions.
+
+        Args:
+            records: in the order of their offsets.
+            epoch: the epoch of positions when they were rejected.
+
+        Returns:
+            Those that are still invalid.
+
+        Raises:
+            StaleCheckpoint: a drain advanced this table meanwhile; do it again.
+        """
+        table = decoder.table
+        present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
+        of_now = epoch == present.epoch  # of another source they may be in epochs before
+        decoded = decoder.decode(
+            records,
+            epoch=epoch,
+            base_seq=0,
+            source=present.source if of_now else "",
+            horizon=Horizon(self.wal_end, present.server) if of_now else UNBOUNDED,
+        )
+        # Rebuilds have gone past the original numbers: one that is new makes them look again.
+        newest = renumbered(decoded, present.last_seq + 1)
+        stored = self._store(decoder, newest, present.truncated)
+        if decoded.rows or decoded.changes:
+            self.store.advance(
+                present.following(base_seq=present.base_seq + 1, truncated=stored.truncated)
+            )
+        return decoded.rejects + stored.unresolved
+
+    def skip(self, decoder: Decoder, offset: int, person: str, noted: Callable[[str], None]) -> str:
+        """Go on behind the record that the drain stands at, and keep it as a dead letter.
+
+        Args:
+            noted: notes that it was skipped, before the drain goes on.
+
+        Returns:
+            What was skipped, in one line.
+
+        Raises:
+            WrongUsage: the drain stands at another offset, or at the topic's end.
+            StaleCheckpoint: a drain advanced this table meanwhile.
+        """
+        table = decoder.table
+        present = self._resume(table)
+        passed = self.changes.one(table.topic, present.next_offset)
+        if passed is None or offset not in {present.next_offset, passed.record.offset}:
+            at = "the topic's end" if passed is None else f"offset {present.next_offset}"
+            already = " was drained already" if offset < present.next_offset else ""
+            raise WrongUsage(
+                f"{table.name}: offset {offset}{already or ' cannot be skipped'}: the drain stands"
+                f" at {at} of {table.topic}",
+                remedy="nothing was skipped",
+            )
+        line = _skipped(passed, person)
+        self._keep_rejects(decoder, present, [Reject(record=passed.record, reason=line)])
+        noted(line)
+        self.store.advance(present.following(next_offset=passed.next_offset))
+        self.changes.commit(table.topic, passed.next_offset)
+        return f"{table.name}: {line}"
+
+    def _advance(
+        self,
+        decoder: Decoder,
+        checkpoint: Checkpoint,
+        records: Sequence[Record],
+        decoded: Decoded,
+    ) -> tuple[Checkpoint, int]:
+        """Store one chunk, then its checkpoint, then tell the group; and the rejects' number."""
+        table = decoder.table
+        self.reached("chunk read")
+        self._refuse_poison(table, records, decoded.rejects)
+        stored = self._store(decoder, decoded, checkpoint.truncated)
+        rejects = decoded.rejects + stored.unresolved
+        if rejects:
+            self._keep_rejects(decoder, checkpoint, rejects)
+        following = checkpoint.following(
+            next_offset=records[-1].offset + 1,
+            truncated=stored.truncated,
+            committed_at=min(max(checkpoint.committed_at, stored.committed_at), _now()),
+        )
+        self.store.advance(following)
+        self.reached("checkpoint written")
+        self.changes.commit(table.topic, following.next_offset)
+        self.reached("group told")
+        return following, len(rejects)
+
+    def _refuse_poison(
+        self, table: Table, records: Sequence[Record], rejects: Sequence[Reject]
+    ) -> None:
+        """Stop before a chunk that speaks against the models or the source.
+
+        Rows that are too large do not. Nor do those of a resync, which sends what PostgreSQL has,
+        however often it was rejected before, and reports what could not be stored.
+        """
+        rejects = [reject for reject in rejects if reject.reason != TOO_LARGE]
+        what = self._poison(records, rejects)
+        if what and self.store.resyncing(table.name):
+            rejects = [reject for reject in rejects if not is_read(reject.record.value or b"")]
+            what = self._poison(records, rejects)
+        if not what:
+            return
+        what = f"{table.topic}: {what}, first at offset {rejects[0].record.offset}"
+        if self.pass_rejects:
+            log.warning("%s: %s; they go to the dead letters", what, rejects[0].reason)
+            return
+        raise PoisonedTopic(
+            f"{what}: {rejects[0].reason}",
+            remedy="nothing was drained past them. Where the models are wrong run: make generate,"
+            f" sluice init; else run: sluice drain {table.name} --pass-rejects --until-empty, which"
+            f" lets them go to the dead letters, then: sluice resync {table.name}",
+        )
+
+    def _poison(self, records: Sequence[Record], rejects: Sequence[Reject]) -> str:
+        """What is over a limit; empty where nothing is."""
+        if len(rejects) > max(FEW_REJECTS - 1, len(records) * self.limits.reject_ratio):
+            return f"{len(rejects)} of {len(records)} events are invalid"
+        if (run := _longest_run(records, rejects)) > self.limits.reject_run:
+            return f"{run} events in a row are invalid"
+        return ""
+
+    def _keep_rejects(
+        self, decoder: Decoder, checkpoint: Checkpoint, rejects: list[Reject]
+    ) -> None:
+        name = decoder.table.name
+        for reject in rejects[:3]:
+            log.warning("%s: offset %d rejected: %s", name, reject.record.offset, reject.reason)
+        self.store.reject(checkpoint, decoder.schema_version, rejects)
+        self.reached("rejects kept")
+        try:
+            self.changes.publish_dead_letters(name, rejects)
+        except SluiceError as error:  # cdc.dead_letters has them
+            log.warning("%s: dead letters are not on %s: %s", name, DEAD_LETTER_TOPIC, error.what)
+        self.reached("dead letters published")
+
+    def _store(self, decoder: Decoder, decoded: Decoded, truncated: int) -> _Stored:
+        """Write rows and changes.
+
+        Args:
+            truncated: the newest truncation before them.
+        """
+        table = decoder.table
+        changes, rejects = completed(decoder, decoded, self.store, self.reread)
+        truncations = [change for change in changes if isinstance(change, Truncated)]
+        form = RowForm(table)
+        rows = [form.stored(change) for change in changes if not isinstance(change, Truncated)]
+        columns = joined(decoded.rows, rows)
+        if columns:
+            mark_truncated(columns, truncated)
+            self._append(table, columns)
+            self.reached("rows written")
+        taken = list[Truncated]()
+        for change in truncations:  # after the rows: it takes those that are older, and no other
+            if self._in_doubt(table, change, decoded.rejects + rejects):
+                continue
+            self._patiently(table, partial(self.store.truncate, table, change))
+            self.reached("truncated")
+            taken.append(change)
+        return _Stored(
+            unresolved=rejects,
+            truncated=max([truncated, *(change.version for change in taken)]),
+            committed_at=max(
+                [*(columns[-1] if columns else ()), *(one.committed_at for one in taken)],
+                default=0,
+            ),
+        )
+
+    def _in_doubt(self, table: Table, change: Truncated, rejects: Sequence[Reject]) -> bool:
+        """Whether it is the end of a snapshot of which a row could not be stored.
+
+        Then an older row is not gone for not having come again: it may be the last good version
+        of such a row (ADR 22).
+        """
+        end = unpack(change.version)
+        place = place_of(end.major)
+        doubtful = end.minor == 0 and (
+            any(is_row_of(reject.record.value or b"", place) for reject in rejects)
+            or bool(self.store.unstored(table.name, place))
+        )
+        if doubtful:
+            log.warning(
+                "%s: not all rows of the snapshot of %s could be stored, so rows that it lacks"
+                " stay; run: sluice resync %s",
+                table.name,
+                format_lsn(end.major),
+                table.name,
+            )
+        return doubtful
+
+    def _append(self, table: Table, columns: Columns) -> None:
+        """Insert, in halves where a piece needs too much memory."""
+        try:
+            self._patiently(table, lambda: self.store.append(table, columns))
+        except Refused as error:
+            rows = len(columns[0])
+            if not error.too_large or rows <= _SMALLEST:
+                raise
+            for half in (slice(rows // 2), slice(rows // 2, None)):
+                self._append(table, [column[half] for column in columns])
+
+    def _patiently(self, table: Table, write: Callable[[], None]) -> None:
+        """Write, again after a while where ClickHouse refuses; too large a piece at once fails."""
+        for wait in _WAITS:
+            try:
+                return write()
+            except Refused as error:
+                if error.too_large:
+                    raise
+                log.warning("%s: %s; trying again in %.1f s", table.name, error, wait)
+                time.sleep(wait)
+        return write()
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Without the cycle collector: events make no cycles, and looking for them takes a sixth of
+    the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:
+    """How many records in a row were rejected at most; rejects are in the records' order."""
+    if not rejects:
+        return 0
+    rejected = {reject.record.offset for reject in rejects}
+    runs = groupby(record.offset in rejected for record in records)
+    return max(sum(1 for _ in run) for was_rejected, run in runs if was_rejected)
+
+
+def _skipped(passed: Passed, person: str) -> str:
+    first, last = passed.record.offset, passed.next_offset - 1
+    which = f"offset {first} was" if first >= last else f"offsets {first} to {last} were"
+    letter = kept(passed.record)
+    what = passed.unreadable or f"{letter.size} bytes, sha256 {letter.sha256}"
+    return f"{which} skipped by {person}: {what}"
+
+
+def _age(committed_at: int, before: int) -> float | None:
+    """How old the newest change is that a drain stored; None where none is newer than before it."""
+    return max(0.0, (_now() - committed_at) / 1000) if committed_at > before else None
+
+
+def _now() -> int:
+    """Milliseconds since 1970; what is later is no time of a commit, and would hide delays."""
+    return int(time.time() * 1000)

@@ -1,0 +1,219 @@
+"""The ports in memory: honest twins for tests and for trying things out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sluice.catalog import Table
+from sluice.drain.letters import kept
+from sluice.drain.ports import Checkpoint, Chunk, DrainReport, OpenReject, Passed
+from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
+from sluice.events.event import Change, Key, Record, Reject, is_row_of
+
+
+class MemoryLog:
+    """A ChangeLog whose topics are lists; `wipe` makes it another broker."""
+
+    def __init__(
+        self, topics: Sequence[str], epoch: str = "1", partitions: Mapping[str, int] | None = None
+    ) -> None:
+        self._epoch = epoch
+        self._partitions = partitions or {}
+        self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
+        self._made = dict.fromkeys(topics, 1)
+        self.committed: dict[str, int] = {}
+        self.dead_letters: list[tuple[str, Reject]] = []
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None = None) -> None:
+        """Put a message at the topic's end."""
+        records = self._topics[topic]
+        records.append(Record(offset=len(records), key=key, value=value))
+
+    def make_again(self, topic: str) -> None:
+        """Delete a topic and make it again, empty."""
+        self._made[topic] += 1
+        self._topics[topic].clear()
+
+    def wipe(self, epoch: str) -> None:
+        """Lose all messages and offsets, as a broker in memory does when it is killed."""
+        self._epoch = epoch
+        self.committed.clear()
+        for records in self._topics.values():
+            records.clear()
+
+    def epoch(self) -> str:
+        """See ports.ChangeLog."""
+        return self._epoch
+
+    def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
+        """See ports.ChangeLog."""
+        records = self._there(topic)
+        if not 0 <= offset <= len(records):
+            raise TopicGap(f"{topic}: offset {offset} is not on the topic")
+        portion: list[Record] = []
+        taken = 0
+        for record in records[offset:]:
+            portion.append(record)
+            taken += len(record.value or b"")
+            if len(portion) == chunk.events or taken >= chunk.size:
+                yield portion
+                portion, taken = [], 0
+        if portion:
+            yield portion
+        yield []
+
+    def one(self, topic: str, offset: int) -> Passed | None:
+        """See ports.ChangeLog."""
+        record = next((r for r in self._there(topic) if r.offset >= offset), None)
+        return record and Passed(record=record, next_offset=record.offset + 1)
+
+    def topic_id(self, topic: str) -> str:
+        """See ports.ChangeLog."""
+        self._there(topic)
+        if self._partitions.get(topic, 1) > 1:
+            raise TopicPartitioned()
+        return f"{self._epoch}-{self._made[topic]}"
+
+    def _there(self, topic: str) -> list[Record]:
+        if topic not in self._topics:
+            raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
+        return self._topics[topic]
+
+    def first(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        records = self._topics[topic]
+        return records[0].offset if records else 0
+
+    def end(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        records = self._topics[topic]
+        return records[-1].offset + 1 if records else 0
+
+    def commit(self, topic: str, next_offset: int) -> None:
+        """See ports.ChangeLog."""
+        self.committed[topic] = next_offset
+
+    def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
+        """See ports.ChangeLog."""
+        self.dead_letters += [(table, _cut(reject)) for reject in rejects]
+
+
+class MemoryStore:
+    """A StateStore that keeps, for each key, the row of the highest version."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[Key, tuple[Any, ...]]] = defaultdict(dict)
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self.rejected: dict[tuple[str, str, int], Reject] = {}
+        self.epochs: dict[tuple[str, str, int], int] = {}
+        self.resolved: set[tuple[str, str, int]] = set()
+        self.resyncs: set[str] = set()
+        self.reports: list[DrainReport] = []
+
+    def live(self, table: Table) -> dict[Key, tuple[Any, ...]]:
+        """Key -> values of the rows that are not deleted."""
+        width = len(table.columns)
+        rows = self._rows[table.name].items()
+        return {key: row[:width] for key, row in rows if not row[width + 1]}
+
+    def checkpoint(self, table: str) -> Checkpoint | None:
+        """See ports.StateStore."""
+        return self._checkpoints.get(table)
+
+    def advance(self, checkpoint: Checkpoint) -> None:
+        """See ports.StateStore."""
+        present = self._checkpoints.get(checkpoint.source_table)
+        if checkpoint.generation != (present.generation if present else 0) + 1:
+            raise StaleCheckpoint()
+        self._checkpoints[checkpoint.source_table] = checkpoint
+
+    def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
+        """See ports.StateStore."""
+        for row in zip(*columns, strict=True):
+            self._put(table, row)
+
+    def truncate(self, table: Table, change: Change) -> None:
+        """See ports.StateStore."""
+        width = len(table.columns)
+        for row in list(self._rows[table.name].values()):
+            if not row[width + 1] and row[width] < change.version:
+                values = row[:width]
+                self._put(table, (*values, change.version, 1, change.seq, change.committed_at))
+
+    def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key | None]]:
+        """See ports.StateStore."""
+        width, rows = len(table.columns), self._rows[table.name]
+        live = self.live(table)
+        return {key: (rows[key][width], live.get(key)) for key in set(keys) if key in rows}
+
+    def reject(
+        self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
+    ) -> None:
+        """See ports.StateStore."""
+        table, broker_epoch = checkpoint.source_table, checkpoint.broker_epoch
+        for reject in rejects:
+            letter = replace(_cut(reject), reason=f"{reject.reason} [{schema_version}]")
+            self.rejected[table, broker_epoch, reject.record.offset] = letter
+            self.epochs[table, broker_epoch, reject.record.offset] = checkpoint.epoch
+
+    def open_rejects(self, table: str) -> Sequence[OpenReject]:
+        """See ports.StateStore."""
+        return [
+            OpenReject(
+                broker_epoch=broker_epoch,
+                epoch=self.epochs[name, broker_epoch, offset],
+                offset=offset,
+                key=reject.record.key or b"",
+                metadata=_metadata(reject.record.value or b""),
+            )
+            for (name, broker_epoch, offset), reject in self.rejected.items()
+            if name == table and (name, broker_epoch, offset) not in self.resolved
+        ]
+
+    def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
+        """See ports.StateStore."""
+        self.resolved |= {(table, reject.broker_epoch, reject.offset) for reject in rejects}
+
+    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+        """See ports.StateStore."""
+        return Counter(
+            reject.reason
+            for (name, broker_epoch, at), reject in self.rejected.items()
+            if name == table
+            and at >= offset
+            and (name, broker_epoch, at) not in self.resolved
+            and is_row_of(reject.record.value or b"", place)
+        )
+
+    def resyncing(self, table: str) -> bool:
+        """See ports.StateStore."""
+        return table in self.resyncs
+
+    def record(self, report: DrainReport, broker_epoch: str) -> None:
+        """See ports.StateStore."""
+        self.reports.append(report)
+
+    def _put(self, table: Table, row: tuple[Any, ...]) -> None:
+        width = len(table.columns)
+        names = [column.name for column in table.columns]
+        key = tuple(row[names.index(column.name)] for column in table.key)
+        present = self._rows[table.name].get(key)
+        if present is None or present[width] <= row[width]:
+            self._rows[table.name][key] = row
+
+
+def _cut(reject: Reject) -> Reject:
+    letter = kept(reject.record)
+    return replace(reject, record=reject.record._replace(key=letter.key, value=letter.value))
+
+
+def _metadata(value: bytes) -> bytes:
+    """What an event says of itself; empty where it is none."""
+    try:
+        return json.dumps(json.loads(value)["metadata"]).encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return b""

@@ -1,0 +1,272 @@
+"""The change log on a Kafka-protocol broker, by confluent-kafka (librdkafka)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from sluice.clients.broker import Broker
+from sluice.clients.topics import (
+    LONG_WAIT,
+    UNREADABLE,
+    MovingEnd,
+    Topics,
+    described,
+    partitioned,
+)
+from sluice.drain.letters import kept
+from sluice.drain.ports import Chunk, Passed
+from sluice.errors import NotReady, RecordUnreadable, TopicGap, Unreachable
+from sluice.events.event import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
+from sluice.settings import KafkaSettings
+
+_PATIENCE = 10.0
+_FIRST, _AT_ONCE = 100, 5_000  # messages asked for before their size is known, and after
+
+# librdkafka would pause for a second whenever its queue is full; what waits there is memory.
+_CONSUMER_OPTIONS = {
+    "group.id": DRAIN_GROUP,
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 32_768,
+    "fetch.queue.backoff.ms": 5,
+    "fetch.wait.max.ms": 20,  # the topic's end is told only after a fetch that waited
+    "fetch.message.max.bytes": 8_388_608,  # a larger message comes all the same, alone
+}
+
+
+class KafkaLog:
+    """A ChangeLog; close it when done."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._broker = Broker(settings)
+        self._topics = Topics(settings)
+        self._admin = self._broker.client(AdminClient)
+        self._consumer = self._broker.client(Consumer, _CONSUMER_OPTIONS)
+        self._patient = False
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def _wait_longer(self, topic: str, offset: int) -> None:
+        """Go on at this offset with fetches that wait longer; see topics.py."""
+        self._consumer.close()
+        self._consumer = self._broker.client(Consumer, {**_CONSUMER_OPTIONS, **LONG_WAIT})
+        self._consumer.assign([TopicPartition(topic, 0, offset)])
+        self._patient = True
+
+    def epoch(self) -> str:
+        """The broker's incarnation; NotReady when the topics are not set up."""
+        epoch = self._topics.epoch()
+        if epoch is None:
+            raise NotReady(
+                f"broker {self._broker.address}: the topics are not set up",
+                remedy="run: sluice init",
+            )
+        return epoch
+
+    def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
+        """See ports.ChangeLog."""
+        deadline = time.monotonic() + seconds
+        with self._translated():  # asked, or an assigned topic's leader is looked up late
+            self._consumer.list_topics(topic, timeout=_PATIENCE)
+        end = MovingEnd(lambda: self._watermarks(topic)[1], self._watermarks(topic)[1])
+        self._consumer.assign([TopicPartition(topic, 0, offset)])
+        try:
+            ended = False
+            while not ended and time.monotonic() < deadline:
+                records, ended = self._chunk(topic, offset, chunk, deadline, end)
+                if records:
+                    offset = records[-1].offset + 1
+                    yield records
+            if ended:
+                yield []
+        except Unreachable:
+            self._require_within(topic, offset)
+            raise
+        finally:
+            self._consumer.unassign()
+
+    def _require_within(self, topic: str, offset: int) -> None:
+        """That the topic is not shorter than `offset`: a broker may be silent there."""
+        end = self.end(topic)
+        if offset > end:
+            raise TopicGap(
+                f"{topic} ends at {end}, but {offset} messages of it were drained: it was made"
+                " again",
+                remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
+            )
+
+    def _chunk(
+        self, topic: str, offset: int, chunk: Chunk, deadline: float, end: MovingEnd
+    ) -> tuple[list[Record], bool]:
+        """At most a chunk of records from `offset` on, and whether the topic's end came after."""
+        records: list[Record] = []
+        taken = 0
+        quiet_until = time.monotonic() + _PATIENCE
+        while len(records) < chunk.events and taken < chunk.size and time.monotonic() < deadline:
+            first = self._consumer.poll(0.5)
+            if first is None:
+                if time.monotonic() > quiet_until:
+                    raise self._broker.silent(self._consumer, f"does not answer for {topic}")
+                if not self._patient:
+                    self._wait_longer(topic, records[-1].offset + 1 if records else offset)
+                continue
+            # As many as there is room for, if they are as large as those before.
+            room = (chunk.size - taken) * len(records) // taken if taken else _FIRST
+            more = min(chunk.events - len(records), _AT_ONCE, room) - 1
+            for message in [first, *(self._consumer.consume(more, 0) if more > 0 else ())]:
+                error, at = message.error(), message.offset()
+                next_offset = records[-1].offset + 1 if records else offset
+                if error is None and at is not None:
+                    value = message.value()
+                    records.append(Record(at, message.key(), value))
+                    taken += len(value) if value else 0
+                elif error is None:
+                    continue
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return records, True
+                elif error.code() in UNREADABLE and records:
+                    return records, False  # what came before it is drained first
+                else:
+                    self._fail(topic, error, next_offset)
+            quiet_until = time.monotonic() + _PATIENCE
+            if records:
+                next_offset = records[-1].offset + 1
+                known = end.known(next_offset)
+                if known is not None and next_offset >= known:
+                    return records, True
+        return records, False
+
+    def _fail(self, topic: str, error: KafkaError, offset: int) -> None:
+        if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
+            raise TopicGap(
+                f"{topic}: the next offset to drain is not on the topic any more ({error.str()})",
+                remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
+            )
+        if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+            raise _no_topic(topic)
+        if error.code() in UNREADABLE:
+            raise _unreadable(topic, offset, error)
+        if error.code() not in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}:
+            with self._translated():
+                raise KafkaException(error)
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return self._broker.translated(self._consumer)
+
+    def one(self, topic: str, offset: int) -> Passed | None:
+        """See ports.ChangeLog."""
+        try:
+            for records in self.read(topic, offset, Chunk(1), _PATIENCE):
+                record = next(iter(records), None)
+                return record and Passed(record=record, next_offset=record.offset + 1)
+        except RecordUnreadable as error:
+            record = Record(offset, None, None)
+            end = self._readable_after(topic, offset)
+            return Passed(record=record, next_offset=end, unreadable=error.what)
+        raise self._broker.silent(self._consumer, f"does not answer for {topic}")
+
+    def _readable_after(self, topic: str, offset: int) -> int:
+        """The offset after a batch that cannot be read: all of it, or nothing, can be."""
+        low, step = offset, 1
+        while not self._readable(topic, low + step):
+            low, step = low + step, 2 * step
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._readable(topic, middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _readable(self, topic: str, offset: int) -> bool:
+        """Whether a record can be read there, or the topic ends before."""
+        try:
+            next(self.read(topic, offset, Chunk(1), _PATIENCE), None)
+        except RecordUnreadable:
+            return False
+        except TopicGap:
+            pass
+        return True
+
+    def topic_id(self, topic: str) -> str:
+        """See ports.ChangeLog."""
+        with self._broker.translated(self._admin):
+            found = described(self._admin, [topic], _PATIENCE).get(topic)
+        if found is None:
+            raise _no_topic(topic)
+        if found.partitions > 1:
+            raise partitioned(topic, found.partitions)
+        return found.id
+
+    def first(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        return self._watermarks(topic)[0]
+
+    def _watermarks(self, topic: str) -> tuple[int, int]:
+        with self._translated():
+            place = TopicPartition(topic, 0)
+            return self._consumer.get_watermark_offsets(place, timeout=_PATIENCE)
+
+    def end(self, topic: str) -> int:
+        """See ports.ChangeLog."""
+        return self._topics.ends([topic]).get(topic, 0)
+
+    def commit(self, topic: str, next_offset: int) -> None:
+        """See ports.ChangeLog."""
+        with self._translated():
+            position = TopicPartition(topic, 0, next_offset)
+            self._consumer.commit(offsets=[position], asynchronous=False)
+
+    def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
+        """See ports.ChangeLog."""
+        failures: list[KafkaError] = []
+        producer = self._broker.client(Producer, defaults={"compression.type": "zstd"})
+        for reject in rejects:
+            letter = kept(reject.record)
+            with self._broker.translated(producer):
+                producer.produce(
+                    DEAD_LETTER_TOPIC,
+                    key=letter.key,
+                    value=letter.value,
+                    headers={
+                        "table": table,
+                        "offset": str(reject.record.offset),
+                        "reason": reject.reason,
+                        "size": str(letter.size),
+                        "sha256": letter.sha256,
+                    },
+                    on_delivery=lambda error, _: failures.append(error) if error else None,
+                )
+            producer.poll(0)
+        if producer.flush(_PATIENCE):
+            raise self._broker.silent(producer, f"took none of {table}'s dead letters")
+        if failures:
+            raise self._broker.failure(failures[0])
+
+
+def _unreadable(topic: str, offset: int, error: KafkaError) -> RecordUnreadable:
+    table = topic.partition(".")[2]
+    return RecordUnreadable(
+        f"{topic}: offset {offset} cannot be read: {error.str()}",
+        remedy=f"run: sluice drain {table} --skip {offset}, then: sluice resync {table}",
+    )
+
+
+def _no_topic(topic: str) -> NotReady:
+    return NotReady(f"topic {topic} does not exist", remedy="run: sluice init")

@@ -1,0 +1,47 @@
+"""Rejected records as they are kept: of a bounded size, with the size and hash of the whole value.
+
+A message of a few kilobytes can unpack to a hundred megabytes, which no dead-letter topic takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sluice.events.event import Record
+
+# Below what a broker takes as a message by default, 1 MiB, with room for the headers.
+MOST_BYTES = 900_000
+_MOST_KEY_BYTES = 65_536
+_END_BYTES = 4_096
+_CUT = b" ... "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is kept of a record.
+
+    Attributes:
+        key, value: whole, or head and tail of what is larger.
+        size, sha256: of the whole value.
+    """
+
+    key: bytes | None
+    value: bytes | None
+    size: int
+    sha256: str
+
+
+def kept(record: Record) -> Kept:
+    """What is kept of a record."""
+    value = record.value or b""
+    return Kept(
+        key=record.key and _cut(record.key, _MOST_KEY_BYTES),
+        value=record.value and _cut(record.value, MOST_BYTES),
+        size=len(value),
+        sha256=sha256(value).hexdigest(),
+    )
+
+
+def _cut(text: bytes, most: int) -> bytes:
+    return text if len(text) <= most else text[:_END_BYTES] + _CUT + text[-_END_BYTES:]

@@ -1,0 +1,28 @@
+"""The end of PostgreSQL's WAL, which bounds what events say of their place; see origin.py."""
+
+from __future__ import annotations
+
+from sluice.clients.postgres import opened
+from sluice.drain.origin import WalEnd
+from sluice.events.positions import parse_lsn
+from sluice.settings import PostgresSettings
+
+# Where WAL is inserted now: at or behind everything that the server can have sent. A server in
+# recovery has no such point: events of its primary may be ahead of what it has replayed.
+_WAL_END = """
+SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+    pg_current_wal_insert_lsn()::text
+FROM pg_control_system() WHERE NOT pg_is_in_recovery()
+"""
+
+
+def wal_end(settings: PostgresSettings) -> WalEnd | None:
+    """The end of the WAL now; None where the server is in recovery.
+
+    Raises:
+        Unreachable: PostgreSQL does not answer.
+    """
+    with opened(settings) as connection, connection.cursor() as cursor:
+        cursor.execute(_WAL_END)
+        row = cursor.fetchone()
+    return None if row is None else WalEnd(server=row[0], lsn=parse_lsn(row[1]))

@@ -1,0 +1,1 @@
+"""Change events and their positions."""

@@ -1,0 +1,1 @@
+"""How steps run: failpoints, progress, retries, outcomes of several tables."""

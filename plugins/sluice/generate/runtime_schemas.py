@@ -1,0 +1,38 @@
+"""Pydantic schemas at run time, the same as `sluice generate` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, create_model
+from sqlalchemy.orm import Mapper
+
+from sluice.catalog import describe
+from sluice.data_types.mapping import LOSSLESS
+from sluice.generate.schemas import read_fields
+
+
+def sqlalchemy_to_pydantic(
+    model: type[Any], *, exclude: Collection[str] = (), profile: str = LOSSLESS
+) -> type[BaseModel]:
+    """The schema of a model's rows, as the generated `X`.
+
+    Args:
+        model: a declarative SQLAlchemy model.
+        exclude: attributes to leave out.
+
+    Raises:
+        WrongUsage: a column has no mapping.
+    """
+    mapper: Mapper[Any] = sa.inspect(model)
+    (table,) = describe(model.__module__, [mapper], profile).tables
+    fields: Any = {
+        field.name: (field.annotation.resolve(), ...)
+        for field in read_fields(table)
+        if field.name not in exclude
+    }
+    doc = table.doc.splitlines()[0] if table.doc else f"A row of {table.name}."
+    config = ConfigDict(from_attributes=True)
+    return create_model(table.model, __config__=config, __doc__=doc, **fields)

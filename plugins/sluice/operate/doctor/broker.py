@@ -1,0 +1,54 @@
+"""The broker's part: a partition for each topic, and messages that stay long enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+
+from sluice.catalog import Catalog
+from sluice.clients.topics import EPOCH_TOPIC, Topics, partitioned
+from sluice.generate.files import topics
+from sluice.operate.doctor.diagnosis import Diagnosis, judged
+from sluice.settings import Settings
+
+# A drain that stops on a Friday evening is mended on Monday.
+_SHORTEST = timedelta(days=3)
+_PATIENCE_S = 5.0  # less than the doctor's, so that the broker's reason is told
+
+
+def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Every check on the broker, topic by topic."""
+    reader = Topics(settings.kafka, _PATIENCE_S)
+    partitions = reader.partitions()
+    wanted = topics(catalog)
+    for name in wanted:
+        count = partitions.get(name, 0)
+        remedy = partitioned(name, count).remedy or ""
+        found = f"{count} partitions"
+        yield judged("broker", name, count == 1, found, remedy if count else "sluice init")
+    configured = reader.configured([name for name in (*wanted, EPOCH_TOPIC) if name in partitions])
+    for name, options in configured.items():
+        yield _retention(name, options)
+
+
+def _retention(name: str, options: Mapping[str, str]) -> Diagnosis:
+    """Whether messages stay until they are drained; those of the broker's epoch stay for ever."""
+    check = f"retention of {name}"
+    if "retention.ms" not in options and "cleanup.policy" not in options:
+        return judged("broker", check, True, "cannot be read: the broker does not tell it", "")
+    policy = options.get("cleanup.policy", "delete")
+    if "compact" in policy:
+        remedy = f"set cleanup.policy=delete on {name}: compaction removes changes"
+        return judged("broker", check, False, f"cleanup.policy={policy}", remedy)
+    for_ever = name == EPOCH_TOPIC
+    kept = int(options.get("retention.ms", "-1"))
+    shortest = int(_SHORTEST.total_seconds() * 1000)
+    ok = kept < 0 or (kept >= shortest and not for_ever)
+    wanted = "-1" if for_ever else f"{shortest} or more"
+    remedy = f"set retention.ms={wanted} on {name}"
+    found = "for ever" if kept < 0 else str(timedelta(milliseconds=kept))
+    size = int(options.get("retention.bytes", "-1"))
+    limit = "" if size < 0 else f", at most {size} bytes"
+    if for_ever and size >= 0:
+        ok, remedy = False, f"{remedy}, and retention.bytes=-1"
+    return judged("broker", check, ok, found + limit, remedy)

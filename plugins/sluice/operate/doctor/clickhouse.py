@@ -1,0 +1,180 @@
+"""ClickHouse's part: version, grants, settings, the cluster, and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from contextlib import closing
+from functools import partial
+from time import time
+
+from sluice.catalog import Catalog, Table
+from sluice.clients.clickhouse import LONG_LIMITS, LONG_STATEMENT, ClickHouse, release
+from sluice.errors import Retryable, SluiceError
+from sluice.generate.row_text import clickhouse_checksum
+from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
+from sluice.settings import ClickHouseSettings, Settings
+from sluice.star.create import made_of_fact, made_of_table, state_tables
+from sluice.warehouse.evolution import Plan, fact_differs, plan_of
+
+_LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
+_INIT = "run: sluice init"
+_PRESENT = "SELECT concat(database, '.', name) FROM system.tables WHERE database IN ('cdc', 'olap')"
+_COLUMNS = "SELECT concat(table, '.', name) FROM system.columns WHERE database = 'cdc'"
+# CREATE and DROP by their parts: as a whole they hold rights that no database can give.
+_MAKES = tuple(f"{verb} {what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "VIEW"))
+_GRANTS = {
+    "cdc.*": ("SELECT", "INSERT", "ALTER", *_MAKES, "TRUNCATE", "OPTIMIZE"),
+    "olap.*": ("SELECT", *_MAKES),
+    "system.*": ("SELECT",),
+    "*.*": ("CREATE TEMPORARY TABLE",),
+}
+# Setting -> the value without which rows are lost or differ; a profile may have another one.
+_SETTINGS = {
+    "readonly": "0",
+    "wait_for_async_insert": "1",  # else the checkpoint may outlive the rows before it
+    "do_not_merge_across_partitions_select_final": "0",
+    "skip_unavailable_shards": "0",
+    "join_use_nulls": "0",
+    "transform_null_in": "0",
+    "data_type_default_nullable": "0",
+}
+# With `break`, a limit that is reached cuts an answer short without a word.
+_OVERFLOWS = "SELECT name, value FROM system.settings WHERE name LIKE '%overflow\\_mode%'"
+_LIMITS = """
+SELECT name, max, readonly FROM system.settings WHERE has({names:Array(String)}, name)
+"""
+
+
+def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Every check on ClickHouse, from the server to the tables."""
+    with closing(ClickHouse(settings.clickhouse)) as session:
+        yield from _server(session, "clickhouse")
+        yield _grants(session, settings.clickhouse)
+        yield _settings(session)
+        yield _long_statements(session, catalog)
+        yield from _cluster(session)
+        present = {place for (place,) in session.execute(_PRESENT)}
+        yield _state_tables(session, present)
+        for table in catalog.tables:
+            wanted = made_of_table(table, session.cluster)
+            yield _made(table.name, wanted - present, partial(_differs, session, table))
+        for fact in catalog.facts:
+            wanted = made_of_fact(fact, session.cluster)
+            yield _made(fact.name, wanted - present, partial(fact_differs, session, fact))
+
+
+def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
+    ((version, now),) = session.execute("SELECT version(), toUnixTimestamp64Micro(now64(6)) / 1e6")
+    skew = abs(now - time())
+    recent = release(version) >= _LEAST
+    yield judged(service, "version", recent, version, "use ClickHouse 25.6 or newer")
+    yield clock(service, skew)
+
+
+def _grants(session: ClickHouse, settings: ClickHouseSettings) -> Diagnosis:
+    """Whether the user may do what drains, rebuilds and `sluice init` do."""
+    missing = {
+        place: [right for right in rights if not _granted(session, right, place)]
+        for place, rights in _GRANTS.items()
+    }
+    wanted = [f"{', '.join(rights)} ON {place}" for place, rights in missing.items() if rights]
+    user = "`" + settings.user.replace("\\", "\\\\").replace("`", "\\`") + "`"
+    remedy = "; ".join(f"GRANT {right} TO {user}" for right in wanted)
+    found = f"missing: {'; '.join(wanted)}" if wanted else "all there"
+    return judged("clickhouse", "grants", not wanted, found, remedy)
+
+
+def _granted(session: ClickHouse, right: str, place: str) -> bool:
+    ((granted,),) = session.execute(f"CHECK GRANT {right} ON {place}")
+    return bool(granted)
+
+
+def _settings(session: ClickHouse) -> Diagnosis:
+    """Whether the user's profile leaves the settings that results depend on."""
+    names = ", ".join(f"'{name}'" for name in _SETTINGS)
+    query = f"SELECT name, value FROM system.settings WHERE name IN ({names})"
+    there = dict(session.execute(query)) | dict(session.execute(_OVERFLOWS))
+    wrong = sorted(name for name, value in there.items() if value != _SETTINGS.get(name, "throw"))
+    found = ", ".join(f"{name}={there[name]}" for name in wrong) or "as they should be"
+    wanted = ", ".join(f"{name}={_SETTINGS.get(name, 'throw')}" for name in wrong)
+    return judged("clickhouse", "settings", not wrong, found, f"set in its profile: {wanted}")
+
+
+def _long_statements(session: ClickHouse, catalog: Catalog) -> Diagnosis:
+    """Whether the user may raise the limits of statements as far as wide tables need it."""
+    wide = [
+        table.name
+        for table in catalog.tables
+        if len(clickhouse_checksum(table.columns).encode()) > LONG_STATEMENT // 2
+    ]
+    fixed = [
+        f"{name} up to {LONG_LIMITS[name]}"
+        for name, most, readonly in session.execute(_LIMITS, names=list(LONG_LIMITS))
+        if readonly or (most is not None and int(most) < LONG_LIMITS[name])
+    ]
+    found = f"its profile fixes the limits that {', '.join(wide)} need" if wide else "not needed"
+    remedy = f"let its profile's constraints allow: {', '.join(fixed)}"
+    ok = not (wide and fixed)
+    return judged("clickhouse", "long statements", ok, "possible" if wide and ok else found, remedy)
+
+
+def _cluster(session: ClickHouse) -> Iterator[Diagnosis]:
+    """Each other server of the cluster, and the Keeper that replicated tables need."""
+    cluster = session.cluster
+    if not cluster.name:
+        return
+    name, count = f"cluster {cluster.name}", 1
+    try:
+        for server in session.others():
+            count += 1
+            yield from _server(server, server.where)
+    except SluiceError as error:
+        yield failed("clickhouse", name, error, reached=not isinstance(error, Retryable))
+        return
+    yield judged("clickhouse", name, True, f"{count} servers answer", "")
+    if cluster.replicated:
+        yield _keeper(session)
+
+
+def _keeper(session: ClickHouse) -> Diagnosis:
+    """Whether the server has what replicated tables are made with."""
+    tables = session.execute(
+        "SELECT name FROM system.tables WHERE database = 'system' AND name = 'zookeeper'"
+    )
+    macros = {name for (name,) in session.execute("SELECT macro FROM system.macros")}
+    missing = [] if tables else ["a Keeper"]
+    missing += [f"the macro {name}" for name in ("shard", "replica") if name not in macros]
+    found = f"missing: {', '.join(missing)}" if missing else "Keeper and macros are there"
+    remedy = "configure <keeper_server> or <zookeeper>, and <macros>, on every server"
+    return judged("clickhouse", "replication", not missing, found, remedy)
+
+
+def _state_tables(session: ClickHouse, present: Set[str]) -> Diagnosis:
+    """Whether everything that the pipeline keeps about itself has its place, in today's form."""
+    wanted = state_tables()
+    missing = sorted(name for name in wanted if f"cdc.{name}" not in present)
+    columns = {place for (place,) in session.execute(_COLUMNS)}
+    missing += sorted(
+        f"{name}.{column}"
+        for name, added in wanted.items()
+        for column in added
+        if name not in missing and f"{name}.{column}" not in columns
+    )
+    found = f"missing: {', '.join(missing)}" if missing else "all there"
+    return judged("clickhouse", "state tables", not missing, found, _INIT)
+
+
+def _differs(session: ClickHouse, table: Table) -> bool:
+    return plan_of(session, table) != Plan()
+
+
+def _made(name: str, missing: Set[str], differs: Callable[[], bool]) -> Diagnosis:
+    """Whether what `sluice init` makes of a table or a fact is there, in the models' form."""
+    if missing:
+        return judged("clickhouse", name, False, f"missing: {', '.join(sorted(missing))}", _INIT)
+    try:
+        same = not differs()
+    except SluiceError as error:
+        return failed("clickhouse", name, error, reached=not isinstance(error, Retryable))
+    found = "as the models make it" if same else "not as the models make it"
+    return judged("clickhouse", name, same, found, _INIT)

@@ -1,0 +1,85 @@
+"""Checks of several services at once, each given up where its service is silent for too long."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sluice.errors import Retryable, SluiceError
+from sluice.operate.doctor.diagnosis import Diagnosis, failed
+
+# What a service may take for one check. A machine that is busy takes seconds; ten are all that
+# somebody in trouble should wait for, and loading the code takes some of them.
+SILENCE_S = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The checks of one service.
+
+    Attributes:
+        check: what the diagnosis that it does not answer is a check of.
+        silence: how long it may take for each of its checks, seconds.
+        remedy: what to do where it takes longer.
+    """
+
+    service: str
+    checks: Callable[[], Iterable[Diagnosis]]
+    remedy: str
+    check: str = "access"
+    silence: float = SILENCE_S
+    found: queue.SimpleQueue[tuple[float, Diagnosis | Exception | None]] = field(
+        default_factory=queue.SimpleQueue
+    )
+
+    def run(self) -> None:
+        """Make the checks, up to the first that the service did not answer."""
+        last: Exception | None = None
+        try:
+            for diagnosis in self.checks():
+                self.found.put((time.monotonic(), diagnosis))
+        except SluiceError as error:
+            reached = not isinstance(error, Retryable)
+            diagnosis = failed(self.service, self.check, error, reached=reached)
+            self.found.put((time.monotonic(), diagnosis))
+        except Exception as error:  # noqa: BLE001 - raised by who waits for it
+            last = error
+        self.found.put((time.monotonic(), last))
+
+    def wait(self, began: float) -> list[Diagnosis]:
+        """What was found, until the end or a silence that is too long."""
+        done: list[Diagnosis] = []
+        while True:
+            try:
+                left = began + self.silence - time.monotonic()
+                began, one = self.found.get(timeout=max(0.0, left))
+            except queue.Empty:
+                after = f" after the check {done[-1].check!r}" if done else ""
+                silent = Diagnosis(
+                    service=self.service,
+                    check=self.check,
+                    ok=False,
+                    found=f"no answer in {self.silence:.0f} s{after}",
+                    remedy=self.remedy,
+                    reached=False,
+                )
+                return [*done, silent]
+            if isinstance(one, Exception):
+                raise one
+            if one is None:
+                return done
+            done.append(one)
+
+
+def gathered(parts: Sequence[Part]) -> list[Diagnosis]:
+    """All diagnoses in the parts' order; the parts are examined at once.
+
+    A thread that waits for a silent service is left behind; it ends with the process.
+    """
+    began = time.monotonic()
+    for part in parts:
+        threading.Thread(target=part.run, name=f"doctor {part.service}", daemon=True).start()
+    return [diagnosis for part in parts for diagnosis in part.wait(began)]

@@ -1,0 +1,129 @@
+"""PostgreSQL's part: what logical replication needs, and what the models say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from time import time
+from typing import Any
+
+from sluice.capture import publication as publications
+from sluice.capture import relations
+from sluice.capture import slot as slots
+from sluice.catalog import Catalog
+from sluice.clients.slot_loss import INVALIDATION, cause, remedy
+from sluice.errors import SluiceError
+from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
+from sluice.settings import RelaySettings, Settings
+
+_MAJOR = 14  # pg_logical_emit_message's form
+# Tables that are not there are another check's.
+_UNREADABLE = """
+SELECT format('%%I.%%I', n.nspname, c.relname)
+FROM unnest(%s::text[], %s::text[]) AS wanted (schema, relation)
+JOIN pg_namespace n ON n.nspname = wanted.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation
+WHERE NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+ORDER BY 1
+"""
+_SLOTS = f"""
+SELECT current_setting('max_replication_slots')::int - count(*),
+    count(*) FILTER (WHERE slot_name = %s),
+    coalesce(max({INVALIDATION}) FILTER (WHERE slot_name = %s), '')
+FROM pg_replication_slots s
+"""
+
+
+def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Every check on PostgreSQL."""
+    with slots.session(settings.postgres) as cursor:
+        version, level, now = _row(
+            cursor,
+            "SELECT current_setting('server_version_num')::int / 10000,"
+            " current_setting('wal_level'), extract(epoch FROM clock_timestamp())::float8",
+        )
+        skew = abs(now - time())
+        yield judged(
+            "postgres", "version", version >= _MAJOR, version, f"use PostgreSQL {_MAJOR} or newer"
+        )
+        yield judged(
+            "postgres", "wal_level", level == "logical", level, "set wal_level=logical, restart"
+        )
+        yield clock("postgres", skew)
+        yield _role(cursor)
+        yield _privileges(cursor, catalog)
+        yield _slots(cursor, settings.relay)
+        faults = publications.faults(cursor, catalog)
+        yield from _keys(cursor, catalog, faults)
+        yield from _publication(cursor, settings.relay, catalog, faults)
+
+
+def _role(cursor: Any) -> Diagnosis:
+    user, may = _row(
+        cursor,
+        "SELECT rolname::text, rolreplication OR rolsuper OR EXISTS ("
+        "    SELECT FROM pg_roles AS granting WHERE granting.rolname = 'rds_replication'"
+        "    AND pg_has_role(current_user, granting.oid, 'MEMBER')"
+        ") FROM pg_roles WHERE rolname = current_user",
+    )
+    found = f"{user} may {'' if may else 'not '}replicate"
+    remedy = "connect as a role with REPLICATION, or run: ALTER ROLE ... REPLICATION"
+    return judged("postgres", "replication", may, found, remedy)
+
+
+def _privileges(cursor: Any, catalog: Catalog) -> Diagnosis:
+    """Whether the role may read every table: snapshots, checks and resyncs do."""
+    schemas = [table.schema for table in catalog.tables]
+    relations = [table.relation for table in catalog.tables]
+    cursor.execute(_UNREADABLE, [schemas, relations])
+    unreadable = [name for (name,) in cursor.fetchall()]
+    remedy = f"as their owner: GRANT SELECT ON {', '.join(unreadable)} TO the role; and USAGE"
+    found = f"it may not read {', '.join(unreadable)}" if unreadable else "it may read all tables"
+    return judged("postgres", "privileges", not unreadable, found, f"{remedy} on their schemas")
+
+
+def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
+    free, ours, invalidation = _row(cursor, _SLOTS, [relay.slot, relay.slot])
+    if invalidation:
+        found = f"it was invalidated: {cause(invalidation)}"
+        return judged("postgres", "slot", False, found, remedy(invalidation))
+    # A snapshot needs a temporary slot, too; one for an existing relay, two for a new one.
+    more = "raise max_replication_slots or drop unused slots"
+    return judged("postgres", "slots", free + ours >= 2, f"{free} left", more)
+
+
+def _keys(cursor: Any, catalog: Catalog, faults: Mapping[str, SluiceError]) -> Iterator[Diagnosis]:
+    """Every table whose changes cannot be sent, or that all of them can."""
+    for error in faults.values():
+        yield failed("postgres", "tables and keys", error)
+    if not faults:
+        yield judged("postgres", "tables and keys", True, f"{len(catalog.tables)} tables", "")
+    for text in relations.uncovered(cursor, catalog).values():
+        yield judged("postgres", "inheritance", True, text, "")
+
+
+def _publication(
+    cursor: Any, relay: RelaySettings, catalog: Catalog, faults: Mapping[str, SluiceError]
+) -> Iterator[Diagnosis]:
+    """Whether it is there and sends all operations, and each table of which it leaves something
+    out.
+
+    Args:
+        faults: of tables themselves; see `_keys`.
+    """
+    check, found = f"publication {relay.publication}", publications.find(cursor, relay, catalog)
+    if found is None:
+        yield judged("postgres", check, False, "it is not there", "sluice init")
+        return
+    errors: list[SluiceError] = [e for name, e in found.faults.items() if name not in faults]
+    if not found.complete:
+        errors.append(publications.incomplete(relay, found))
+    for error in errors:
+        yield failed("postgres", check, error)
+    if not errors:
+        yield judged("postgres", check, True, "whole", "")
+
+
+def _row(cursor: Any, query: str, values: list[Any] | None = None) -> tuple[Any, ...]:
+    cursor.execute(query, values)
+    row: tuple[Any, ...] = cursor.fetchone()
+    return row

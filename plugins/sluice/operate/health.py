@@ -1,0 +1,75 @@
+"""What about the pipeline's state should concern somebody, and the command that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sluice.clients.slot_loss import cause, remedy
+from sluice.operate.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
+from sluice.quality.checks import FAIL, PASS
+
+_SAFE_WAL = frozenset({"reserved", "extended"})
+
+
+def concerns(state: Overview) -> Iterator[Concern]:
+    """All concerns, services first."""
+    for service in state.services:
+        if not service.answers:
+            yield Concern(severity=BAD, what=service.error, remedy="sluice status")
+    now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
+    for result in state.findings:
+        if (result.table, result.check) not in now:
+            what = f"{result.table}: {result.check} {result.status}"
+            severity = _severity(result)
+            yield Concern(severity=severity, what=what, remedy=result.repair, table=result.table)
+    if state.services[0].answers:
+        yield from slot_concerns(state.slot)
+    for table in state.tables:
+        found = {one.check: _severity(one) for one in state.findings if one.table == table.name}
+        for check, concern in _measured(table):
+            graver = BAD in {concern.severity, found.get(check)}
+            yield replace(concern, severity=BAD) if graver else concern
+
+
+def _severity(result: CheckResult) -> str:
+    return BAD if result.status == FAIL else WARN
+
+
+def slot_concerns(slot: Slot) -> Iterator[Concern]:
+    """Why the relay does not follow, or soon cannot."""
+    if slot.wal_status is None:
+        yield Concern(
+            severity=BAD, what=f"no replication slot {slot.name}", remedy="sluice logs relay"
+        )
+    elif slot.invalidation:
+        what = f"slot {slot.name} was invalidated: {cause(slot.invalidation)}"
+        yield Concern(severity=BAD, what=what, remedy=remedy(slot.invalidation))
+    elif slot.wal_status not in _SAFE_WAL:
+        what = f"slot {slot.name}: WAL is {slot.wal_status}"
+        yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
+    elif not slot.active:
+        what = f"nobody reads from slot {slot.name}"
+        yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
+
+
+def lateness(table: TableState) -> str:
+    """How bad it is that the table is late, by its limits; empty where it is not, or not known."""
+    status = PASS if table.freshness_s is None else table.freshness_limit.status(table.freshness_s)
+    return {PASS: "", FAIL: BAD}.get(status, WARN)
+
+
+def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:
+    """What is measured now, with the check that measures it every minute as well."""
+    late = lateness(table)
+    if table.freshness_s is not None and late:
+        what = f"{table.name}: fresh as of {table.freshness_s / 60:.0f} minutes ago"
+        yield (
+            "freshness",
+            Concern(severity=late, what=what, remedy="sluice status", table=table.name),
+        )
+    if table.dead_letters:
+        events = "event" if table.dead_letters == 1 else "events"
+        what = f"{table.name}: {table.dead_letters} rejected {events}"
+        remedy = f"sluice dead-letters list --table {table.name}"
+        yield "dead_letters", Concern(severity=WARN, what=what, remedy=remedy, table=table.name)

@@ -1,0 +1,136 @@
+"""A table looked at closely: its runs, its rejected events, the recent versions of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sluice.catalog import Table
+from sluice.clients.clickhouse import ClickHouse
+from sluice.events.event import KeyText
+from sluice.events.positions import format_lsn, unpack
+from sluice.generate.clickhouse import quoted
+from sluice.operate.monitor import check_result, drain_run
+from sluice.operate.overview import CheckResult, DrainRun
+
+RUNS, REJECTED, VERSIONS = 20, 50, 50
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResyncRun:
+    """One resync: what was read again, as of the LSN `fence`."""
+
+    finished_at: datetime
+    selection: str
+    fence: str
+    rows: int
+    deleted: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedEvent:
+    """A dead letter; key, value and reason shortened, `value_bytes` the value's full length."""
+
+    table: str
+    offset: int
+    rejected_at: datetime
+    key: str
+    value: str
+    value_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A row as one change left it.
+
+    Attributes:
+        lsn: where its transaction committed; of Redpanda Connect, the offset in that form.
+        values: column -> text, shortened; None is NULL.
+        changed: columns that differ from the version before.
+    """
+
+    lsn: str
+    deleted: bool
+    committed_at: datetime
+    ingested_at: datetime
+    values: dict[str, str | None]
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRuns:
+    """What ran on a table, the newest first."""
+
+    drains: tuple[DrainRun, ...]
+    checks: tuple[CheckResult, ...]
+    resyncs: tuple[ResyncRun, ...]
+
+
+def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) -> TableRuns:
+    """The last runs of each kind."""
+
+    def rows(name: str) -> list[tuple[Any, ...]]:
+        return clickhouse.execute(queries[name], table=table.name, limit=RUNS)
+
+    return TableRuns(
+        drains=tuple(drain_run(*row) for row in rows("drains_of")),
+        checks=tuple(
+            check_result(table.name, check, at, *values) for at, check, *values in rows("checks_of")
+        ),
+        resyncs=tuple(
+            ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True)))
+            for row in rows("resyncs_of")
+        ),
+    )
+
+
+def read_rejected(
+    clickhouse: ClickHouse, queries: Mapping[str, str], table: str = ""
+) -> tuple[RejectedEvent, ...]:
+    """The newest dead letters of a table, or of all."""
+    rows = clickhouse.execute(queries["rejected"], table=table, limit=REJECTED)
+    names = ("table", "offset", "rejected_at", "key", "value", "value_bytes", "reason")
+    return tuple(RejectedEvent(**dict(zip(names, row, strict=True))) for row in rows)
+
+
+def read_versions(clickhouse: ClickHouse, table: Table, key: KeyText) -> tuple[Version, ...]:
+    """The recent versions of the row with this key, the newest first; none where it never was.
+
+    A text that is no value of the key's type is no key of a row. Cost: one granule of the history.
+    """
+    wanted = " AND ".join(
+        f"{quoted(column.name)} = accurateCastOrNull({{k{number}:String}}, {{t{number}:String}})"
+        for number, column in enumerate(table.key)
+    )
+    asked: dict[str, Any] = {f"k{number}": part for number, part in enumerate(key)}
+    asked |= {f"t{number}": column.type.clickhouse for number, column in enumerate(table.key)}
+    columns = ", ".join(
+        f"left(toString({quoted(column.name)}), {_LONGEST})" for column in table.columns
+    )
+    found = clickhouse.execute(
+        f"SELECT _version, _is_deleted, _committed_at, _ingested_at, {columns}\n"
+        f"FROM cdc.{quoted(table.history)} FINAL\nWHERE {wanted}\n"
+        f"ORDER BY _version DESC LIMIT {VERSIONS + 1}",
+        **asked,
+    )
+    names = [column.name for column in table.columns]
+    rows = [(row[:4], dict(zip(names, row[4:], strict=True))) for row in found]
+    befores = [values for _, values in rows[1:]] + [{}]
+    return tuple(
+        Version(
+            lsn=format_lsn(unpack(version).major),
+            deleted=bool(deleted),
+            committed_at=committed,
+            ingested_at=ingested,
+            values=values,
+            changed=tuple(name for name in names if before and before[name] != values[name]),
+        )
+        for ((version, deleted, committed, ingested), values), before in zip(
+            rows[:VERSIONS], befores, strict=False
+        )
+    )

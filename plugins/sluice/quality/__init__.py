@@ -1,0 +1,1 @@
+"""Comparison of PostgreSQL with ClickHouse, and what it reports."""

@@ -1,0 +1,142 @@
+"""Checks and the report of a run: their values, severities and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sluice.catalog import Catalog
+from sluice.catalog.quality_options import OFF
+from sluice.errors import Lagging, QualityFailed, Retryable, SluiceError
+from sluice.execution.outcomes import Outcomes
+
+# (table, check) -> for how many seconds it has been unsettled.
+Ages = Mapping[tuple[str, str], int]
+
+
+PASS, WARN, FAIL, UNSETTLED = "pass", "warn", "fail", "unsettled"
+
+
+# Checks whose two values are the same thing counted on both sides.
+COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check; docs/quality.md lists them all.
+
+    Attributes:
+        table: the source table, the fact, or the slot.
+        check: `row_count`, `freshness`, ...; of a deep check `rows`, `fact_rows`, ...
+        status: `pass`, `warn`, `fail`, or `unsettled` when both sides could not be compared.
+        postgres, clickhouse: what is there and what has come; of a measure 0 and its value.
+        keys: keys that differ, where the check knows them.
+        repair: the command that repairs a failure.
+        difference: what differs, in words.
+    """
+
+    table: str
+    check: str
+    status: str
+    postgres: int
+    clickhouse: int
+    keys: tuple[str, ...] = ()
+    repair: str = ""
+    difference: str = ""
+
+    def sentence(self) -> str:
+        """The check in one line: what, where, both values, and what to do."""
+        text = f"{self.table}: {self.check} {self.status}:"
+        parts = [f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"]
+        if self.difference:
+            counted = self.check in COMPARED and (self.postgres or self.clickhouse)
+            parts = [*parts, self.difference] if counted else [f" {self.difference}"]
+        text += "; ".join(parts)
+        return f"{text}; {self.repair}" if self.repair and self.status != PASS else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityReport:
+    """All checks of a run.
+
+    Attributes:
+        fence: the point of the WAL they are of.
+        troubles: table or fact -> why it could not be compared this time, though another run may.
+    """
+
+    checks: tuple[Check, ...]
+    fence: int = 0
+    troubles: Mapping[str, SluiceError] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        """The checks that failed, in words; an unsettled one is not a failure."""
+        return [check.sentence() for check in self.checks if check.status == FAIL]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failures
+
+    @property
+    def behind(self) -> frozenset[str]:
+        """Tables that the drain did not bring past the fence, so that they were not compared."""
+        fenced = (check for check in self.checks if check.check in {"caught_up", "gap"})
+        return frozenset(check.table for check in fenced if check.status != PASS)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the drain passed the fence with every table."""
+        return not self.behind
+
+    def require_passed(self) -> None:
+        """Raise the worst of what was found and of what could not be compared.
+
+        Raises:
+            QualityFailed: a check failed.
+            Retryable: a table could not be compared this time.
+        """
+        outcomes = Outcomes()
+        outcomes.troubles.update(self.troubles)
+        if self.failures:
+            failed = ", ".join(sorted({c.table for c in self.checks if c.status == FAIL}))
+            outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {failed}")
+        outcomes.require()
+
+
+def unmade(table: str, check: str, error: SluiceError) -> Check:
+    """A check that an error kept from being made: a finding unless it may pass by itself."""
+    return Check(
+        table=table,
+        check=check,
+        status=UNSETTLED if isinstance(error, Retryable) else FAIL,
+        postgres=0,
+        clickhouse=0,
+        difference=error.what,
+        repair=error.remedy or "",
+    )
+
+
+def passing(troubles: Mapping[str, SluiceError]) -> dict[str, SluiceError]:
+    """The troubles that may pass by themselves; the others, and a drain that is late, are findings
+    of a check.
+    """
+    return {
+        name: error
+        for name, error in troubles.items()
+        if isinstance(error, Retryable) and not isinstance(error, Lagging)
+    }
+
+
+def graded(catalog: Catalog, checks: Sequence[Check]) -> tuple[Check, ...]:
+    """The checks with the severities that the models mark; without those that are off."""
+    marks = {table.name: table.quality for table in catalog.tables}
+    for fact in catalog.facts:
+        names = (fact.name, *(rollup.name for rollup in fact.table.rollups))
+        marks.update(dict.fromkeys(names, fact.table.quality))
+    kept = []
+    for check in checks:
+        severity = marks[check.table].severity(check.check)
+        if severity != OFF:
+            kept.append(replace(check, status=severity) if check.status == FAIL else check)
+    return tuple(kept)

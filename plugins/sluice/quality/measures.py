@@ -1,0 +1,232 @@
+"""The minute's checks beside the counts: freshness, what waits, dead letters, the slot, the schema.
+
+Cost: one query on ClickHouse for all tables, and for each table one look at its topic's end and
+one query on Postgres' catalog. Proportional to rows is one column that is read, `_version`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sluice.catalog import Catalog, Table
+from sluice.catalog.quality_options import Limit
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import PostgresSource, SlotState
+from sluice.clients.slot_loss import cause, remedy
+from sluice.clients.topics import Topics
+from sluice.drain.backlog import pending_events
+from sluice.errors import NotReady, TableDiffers
+from sluice.execution.outcomes import Outcomes
+from sluice.quality.ahead import Ahead
+from sluice.quality.checks import FAIL, PASS, UNSETTLED, WARN, Check, graded, unmade
+from sluice.star.rebuild import Rebuild
+from sluice.warehouse.evolution import require_same
+from sluice.warehouse.parked import Hole, Holes
+
+GIBIBYTE = 1 << 30
+# Of every server: WAL that Postgres keeps for the slot fills its disk.
+SLOT_LAG = Limit(warn=1 * GIBIBYTE, fail=10 * GIBIBYTE)
+_WAL_STATUS = {"reserved": PASS, "extended": WARN, "unreserved": FAIL, "lost": FAIL}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Measures of the pipeline, held against the limits that the models mark.
+
+    Attributes:
+        rebuilds: of the catalog's facts.
+        ahead: looks for versions ahead of their source, of tables with at most `most_rows` rows.
+        late: table -> for how many seconds checks have found that it is not caught up.
+    """
+
+    catalog: Catalog
+    source: PostgresSource
+    clickhouse: ClickHouse
+    topics: Topics
+    queries: Mapping[str, str]
+    slot: str
+    rebuilds: Sequence[Rebuild]
+    ahead: Ahead
+    most_rows: int | None
+    late: Mapping[str, int]
+
+    def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
+        """The measures of these tables, their schema, and the slot.
+
+        Raises:
+            Unreachable: a service does not answer.
+        """
+        checks = [*self._measures(tables)]
+        checks += slot_checks(self.slot, self.source.find_slot(self.slot))
+        checks += graded(self.catalog, [self._schema(table) for table in tables])
+        checks += graded(self.catalog, list(self._parked(tables)))
+        checks += graded(self.catalog, [self._ahead(table) for table in tables])
+        return tuple(checks)
+
+    def _measures(self, tables: Sequence[Table]) -> Iterator[Check]:
+        dead = dict(self.clickhouse.execute(self.queries["dead_letters"]))
+        known = dict(self.clickhouse.execute(self.queries["freshness"]))
+        pending = pending_events(self.catalog, self.clickhouse, self.topics)
+        now = time.time()
+        for table in tables:
+            behind = max(0, round(now - known[table.name] / 1000)) if table.name in known else 0
+            yield self._freshness(table, behind)
+            yield _measure(
+                table,
+                "pending_events",
+                pending[table.name],
+                "events are not drained",
+                f"run: sluice drain {table.name} --until-empty",
+            )
+            yield _measure(
+                table,
+                "dead_letters",
+                dead.get(table.name, 0),
+                "events were rejected",
+                f"see: sluice dead-letters list --table {table.name}",
+            )
+
+        for rebuild in self.rebuilds:
+            if rebuild.fact.table in tables:
+                yield self._rebuilt(rebuild)
+
+    def _rebuilt(self, rebuild: Rebuild) -> Check:
+        """How far a fact is behind its tables."""
+        outcomes, name = Outcomes(), rebuild.fact.name
+        with outcomes.of(name):
+            fresh = _measure(
+                rebuild.fact.table,
+                "freshness",
+                rebuild.behind(),
+                "s since the oldest change was drained that no rebuild has seen",
+                "run: sluice rebuild",
+            )
+            return replace(fresh, table=name)
+        return unmade(name, "freshness", outcomes.troubles[name])
+
+    def _freshness(self, table: Table, behind: int) -> Check:
+        """How old the table's state may be. Where no check has looked for long, that it could not
+        be brought up to date this once says little: it is late for as long as checks found it so.
+        """
+        check = _measure(
+            table, "freshness", behind, "s behind", "see: sluice status, sluice logs relay"
+        )
+        late = min(behind, self.late.get(table.name, behind))
+        observed = table.quality.limit("freshness").status(late)
+        if check.status != PASS and observed == PASS:
+            return replace(check, status=UNSETTLED)
+        return replace(check, status=observed)
+
+    def _parked(self, tables: Sequence[Table]) -> Iterator[Check]:
+        """Whether the relay sends the changes of these tables, and no resync is left to do."""
+        holes: dict[str, Hole] = {}
+        for hole in Holes(clickhouse=self.clickhouse, queries=self.queries).open():
+            holes.setdefault(hole.table, hole)
+        for table in tables:
+            found = holes.get(table.name)
+            yield Check(
+                table=table.name,
+                check="parked",
+                status=FAIL if found else PASS,
+                postgres=0,
+                clickhouse=int(found is not None),
+                difference=found.sentence() if found else "all its changes are sent",
+                repair=found.repair() if found else "",
+            )
+
+    def _ahead(self, table: Table) -> Check:
+        """Whether a version or a truncation of the table is ahead of its source."""
+        try:
+            found = self.ahead.find(table, self.most_rows)
+        except NotReady as error:
+            return unmade(table.name, "ahead", error)
+        return Check(
+            table=table.name,
+            check="ahead",
+            status=FAIL if found else PASS,
+            postgres=0,
+            clickhouse=found.rows + found.truncated,
+            keys=found.keys,
+            difference=found.sentence(),
+            repair=found.repair() if found else "",
+        )
+
+    def _schema(self, table: Table) -> Check:
+        """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""
+        differs, more = self.source.schema_differences(table), self.source.more_columns(table)
+        repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
+        try:
+            require_same(self.clickhouse, table)
+        except (TableDiffers, NotReady) as error:
+            differs.append(error.what)
+            repair = f"{error.remedy}" if len(differs) == 1 else repair
+        told = list(differs)
+        if more:
+            columns = "column" if len(more) == 1 else "columns"
+            told.append(f"PostgreSQL has {columns} {', '.join(more)}, which the models lack")
+        if more and not differs:
+            repair = (
+                "rows are stored without; to have it, add it to the model, then run: sluice"
+                f" generate, sluice init, sluice resync {table.name}"
+            )
+        return Check(
+            table=table.name,
+            check="schema",
+            status=FAIL if differs else WARN if more else PASS,
+            postgres=len(table.columns) + len(more),
+            clickhouse=len(table.columns) - len(differs),
+            difference="; ".join(told) or "columns are the model's",
+            repair=repair,
+        )
+
+
+def slot_checks(name: str, state: SlotState | None) -> Iterator[Check]:
+    """How much WAL is kept for the slot, and whether it can still be read."""
+    lag, wal = (state.lag_bytes or 0, state.wal_status) if state else (0, "missing")
+    yield Check(
+        table=name,
+        check="slot_lag",
+        status=SLOT_LAG.status(lag),
+        postgres=0,
+        clickhouse=lag,
+        difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
+        repair="see: sluice status, sluice logs relay",
+    )
+    status = _WAL_STATUS.get(wal, FAIL)
+    yield Check(
+        table=name,
+        check="wal_status",
+        status=status,
+        postgres=0,
+        clickhouse=int(status != PASS),
+        difference=_wal_status(state),
+        repair=remedy(state.invalidation if state else "")
+        if wal in {"lost", "missing"}
+        else "let the relay catch up; see: sluice logs relay",
+    )
+
+
+def _wal_status(state: SlotState | None) -> str:
+    if state is None:
+        return "the slot is gone"
+    if state.invalidation:
+        return f"the slot was invalidated: {cause(state.invalidation)}"
+    return f"the slot's WAL is {state.wal_status}"
+
+
+def _measure(table: Table, name: str, value: int, unit: str, repair: str) -> Check:
+    limit = table.quality.limit(name)
+    status = limit.status(value)
+    above = {WARN: limit.warn, FAIL: limit.fail}.get(status)
+    more = f" (limit {above:.0f})" if above is not None else ""
+    return Check(
+        table=table.name,
+        check=name,
+        status=status,
+        postgres=0,
+        clickhouse=value,
+        difference=f"{value} {unit}{more}",
+        repair=repair,
+    )

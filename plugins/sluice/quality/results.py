@@ -1,0 +1,118 @@
+"""The results of checks in `cdc.quality_checks`, and what has changed since the ones before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from sluice.clients.clickhouse import ClickHouse
+from sluice.events.positions import format_lsn
+from sluice.execution.progress import duration
+from sluice.printable import printable
+from sluice.quality.checks import FAIL, PASS, UNSETTLED, WARN, Ages, Check
+
+log = logging.getLogger(__name__)
+
+_RANK = {PASS: 0, WARN: 1, FAIL: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """A check whose result is news: worse than the result before, or passed after a finding."""
+
+    check: Check
+    before: str
+
+    @property
+    def recovered(self) -> bool:
+        """Whether a finding has ended."""
+        return self.check.status == PASS
+
+    def sentence(self) -> str:
+        """The news in one line, printable wherever it is read."""
+        told = printable(self.check.sentence())
+        return f"recovered: {told}" if self.recovered else told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Keeps the results of checks, and tells what is new of them.
+
+    Attributes:
+        tell: is given the news of each run, when there is some; it does not raise.
+    """
+
+    clickhouse: ClickHouse
+    queries: Mapping[str, str]
+    tell: Callable[[Sequence[News]], None]
+
+    def keep(self, lsn: int, checks: Sequence[Check]) -> tuple[Check, ...]:
+        """Keep results as of a point of the WAL; return them with the ages of the unsettled.
+
+        Two runs at once may both tell the same news; one run after the other tells it once.
+        """
+        if not checks:
+            return ()
+        checks = self._aged(checks)
+        news = self._news(checks)
+        self._insert(lsn, checks)
+        if news:
+            self.tell(news)
+        return tuple(checks)
+
+    def ages(self, tables: Sequence[str]) -> Ages:
+        """For how long checks of these tables have been unsettled; see quality.Ages."""
+        rows = self.clickhouse.execute(self.queries["unsettled_for"], tables=list(tables))
+        return {(table, check): int(seconds) for table, check, seconds in rows}
+
+    def _aged(self, checks: Sequence[Check]) -> list[Check]:
+        """The checks, with how long those have been unsettled that were before."""
+        late = [check for check in checks if _late(check)]
+        ages = self.ages([check.table for check in late]) if late else {}
+        aged = []
+        for check in checks:
+            age = ages.get((check.table, check.check), 0) if _late(check) else 0
+            text = f"{check.difference}; so for {duration(age)}".removeprefix("; ")
+            aged.append(replace(check, difference=text) if age else check)
+        return aged
+
+    def _news(self, checks: Sequence[Check]) -> list[News]:
+        tables = sorted({check.table for check in checks})
+        rows = self.clickhouse.execute(self.queries["last_results"], tables=tables)
+        last = {(table, check): status for table, check, status in rows}
+        news = []
+        for check in checks:
+            before = last.get((check.table, check.check), PASS)
+            if check.status in {UNSETTLED, before}:
+                continue
+            if check.status == PASS or _RANK[check.status] > _RANK[before]:
+                news.append(News(check=check, before=before))
+        return news
+
+    def _insert(self, lsn: int, checks: Sequence[Check]) -> None:
+        run = uuid4().hex
+        names = ["run", "source_table", "check", "status", "fence"]
+        names += ["postgres", "clickhouse", "keys", "repair", "difference"]
+        rows = [
+            (
+                run,
+                check.table,
+                check.check,
+                check.status,
+                format_lsn(lsn),
+                check.postgres,
+                check.clickhouse,
+                list(check.keys),
+                check.repair if check.status in (FAIL, WARN) else "",
+                check.difference,
+            )
+            for check in checks
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        self.clickhouse.insert("cdc.quality_checks", names, columns)
+
+
+def _late(check: Check) -> bool:
+    return check.status == UNSETTLED or (check.check == "caught_up" and check.status != PASS)

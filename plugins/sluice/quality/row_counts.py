@@ -1,0 +1,284 @@
+"""Data quality: do ClickHouse's rows equal Postgres' rows, as of one point of the WAL?
+
+Postgres is counted in one snapshot, the fence. Then the drain is brought past the fence, and
+ClickHouse is counted as of the fence: rows whose newest version is at or below it as they are,
+the few that changed since as their history says. So writes that go on do not raise false alarms.
+A difference is counted again as of an exact fence, and is a finding where no change that may have
+come while ClickHouse was counted can explain it.
+
+What is late is told from what is wrong: a fence that is not passed in time leaves the checks
+unsettled, which becomes a warning after a time of its own; see docs/quality.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+from sluice.catalog import Catalog, Fact, Table
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import Fence, PostgresSource
+from sluice.errors import Lagging, NotReady, SluiceError, TopicGap
+from sluice.events.positions import format_lsn, pack
+from sluice.execution.outcomes import Outcomes
+from sluice.generate.clickhouse import key_expression, quoted
+from sluice.quality.checks import (
+    FAIL,
+    PASS,
+    UNSETTLED,
+    Ages,
+    Check,
+    QualityReport,
+    graded,
+    passing,
+    unmade,
+)
+from sluice.quality.fences import Fences
+
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Compares tables and their facts.
+
+    Attributes:
+        exact: a fence that waits for the transactions under way. Other fences are cheaper, but a
+            commit that is in the WAL already and not yet visible lies before them unseen.
+        keep: keeps the results of checks as of a point of the WAL; returns them with their ages.
+        ages: of the checks of these tables that are unsettled.
+        most_rows: tables that have more are not counted here.
+        missing: rows that a fact lacks, less those that it has too many; raises Lagging.
+    """
+
+    source: PostgresSource
+    clickhouse: ClickHouse
+    catalog: Catalog
+    queries: Mapping[str, str]
+    missing: Callable[[Fact], int]
+    fences: Fences
+    exact: Callable[[Sequence[Table]], Fence]
+    keep: Callable[[int, Sequence[Check]], tuple[Check, ...]]
+    ages: Callable[[Sequence[str]], Ages]
+    most_rows: int
+
+    def run(self, tables: Sequence[Table]) -> QualityReport:
+        """Compare these tables, and the facts whose own table is among them; keep the results.
+
+        Raises:
+            NotReady: there is no replication slot yet.
+            Unreachable: a service does not answer.
+        """
+        counted, uncounted = self.source.at_most(tables, self.most_rows), dict[str, SluiceError]()
+        fence, drained = self.source.fence(counted), None
+        for _ in range(_ATTEMPTS):
+            uncounted.update(fence.troubles)
+            counted = tuple(table for table in counted if table.name in fence.rows)
+            behind = self.fences.behind(fence.lsn, tables)
+            compared, troubles = self._compare(counted, fence, behind, drained)
+            troubles |= {n: e for n, e in uncounted.items() if n not in behind}
+            checks = [*self._fenced(tables, fence, behind), *compared, *self._uncompared(troubles)]
+            if all(check.status != UNSETTLED for check in compared):
+                break
+            drained = self.drained()
+            try:
+                fence = self.exact(counted)
+            except NotReady as error:
+                checks = [_because(check, error.what) for check in checks]
+                break
+        kept = self.keep(fence.lsn, graded(self.catalog, checks))
+        troubles |= {table.name: behind[table.name] for table in tables if table.name in behind}
+        return QualityReport(checks=kept, fence=fence.lsn, troubles=passing(troubles))
+
+    def pass_now(self) -> tuple[int, Set[str]]:
+        """Let the drain pass what was committed until now; the point, and what is behind it."""
+        lsn = self.source.fence(()).lsn
+        return lsn, self.fences.behind(lsn, self.catalog.tables).keys()
+
+    def drained(self) -> dict[str, int]:
+        """Source table -> the highest `_seq` that is drained."""
+        return dict(self.clickhouse.execute(self.queries["drained"]))
+
+    def version(self, table: Table, lsn: int) -> int | None:
+        """The version below which a table's rows are those of the point; None where the source
+        has positions that are no points of the WAL.
+        """
+        checkpoint = self.clickhouse.execute(self.queries["source"], table=table.name)
+        if not checkpoint or checkpoint[0][0] != "relay":
+            return None
+        return pack(checkpoint[0][1], lsn, 0)
+
+    def _compare(
+        self,
+        tables: Sequence[Table],
+        fence: Fence,
+        behind: Mapping[str, SluiceError],
+        drained: Mapping[str, int] | None,
+    ) -> tuple[list[Check], dict[str, SluiceError]]:
+        """Compare the counts of tables and of their facts; and why some could not be.
+
+        Args:
+            drained: of an exact fence, how far the tables were drained before it.
+        """
+        outcomes, counted, facts = Outcomes(), dict[str, Check](), list[Check]()
+        for table in tables:
+            if table.name not in behind:
+                with outcomes.of(table.name):
+                    counted[table.name] = self._row_count(table, fence, drained)
+        for fact in self.catalog.facts:
+            if fact.table.name in counted:
+                with outcomes.of(fact.name):
+                    if fact.name in behind:
+                        raise behind[fact.name]
+                    facts.append(self._fact(fact, counted[fact.table.name]))
+        return [*counted.values(), *facts], outcomes.troubles
+
+    def _row_count(self, table: Table, fence: Fence, drained: Mapping[str, int] | None) -> Check:
+        expected = fence.rows[table.name]
+        version = self.version(table, fence.lsn)
+        if version is None:
+            status, rows = self._counted_now(table, expected, drained)
+        else:
+            status, rows = self._counted(table, expected, version, exact=drained is not None)
+        return Check(
+            table=table.name,
+            check="row_count",
+            status=status,
+            postgres=expected,
+            clickhouse=rows,
+            repair=f"run: sluice resync {table.name}",
+        )
+
+    def _counted(
+        self, table: Table, expected: int, version: int, *, exact: bool
+    ) -> tuple[str, int]:
+        """The status, and live rows as of the fence.
+
+        A row that a change moves past the fence between two queries is counted in both of them
+        where settled rows are counted first, and in none where they are counted last. So the
+        true number is between the two, and nothing but a difference is outside.
+        """
+        settled, changed = self._settled_rows(table, version), self._changed_rows(table, version)
+        if settled + changed == expected or not exact:
+            status = PASS if settled + changed == expected else UNSETTLED
+            return status, settled + changed
+        most, least = settled + changed, self._settled_rows(table, version) + changed
+        if least <= expected <= most:
+            return (PASS if least == expected else UNSETTLED), least
+        return FAIL, most if expected > most else least
+
+    def _counted_now(
+        self, table: Table, expected: int, drained: Mapping[str, int] | None
+    ) -> tuple[str, int]:
+        """The status, and live rows as they are now: those of the fence where nothing was drained
+        since before it.
+        """
+        live = self.clickhouse.execute(self.queries["live_rows"], table=table.storage)
+        rows = int(live[0][0])
+        if rows == expected:
+            return PASS, rows
+        at_rest = drained is not None and self.drained().get(table.name) == drained.get(table.name)
+        return (FAIL if at_rest else UNSETTLED), rows
+
+    def _settled_rows(self, table: Table, version: int) -> int:
+        rows = self.clickhouse.execute(
+            self.queries["settled_rows"], table=table.storage, fence=version
+        )
+        return int(rows[0][0])
+
+    def _changed_rows(self, table: Table, version: int) -> int:
+        key = key_expression([column.name for column in table.key])
+        rows = self.clickhouse.execute(
+            "SELECT countIf(deleted = 0) FROM (\n"
+            "    SELECT argMax(_is_deleted, _version) AS deleted\n"
+            f"    FROM cdc.{quoted(table.history)}\n"
+            f"    WHERE _version <= {{fence:UInt128}} AND {key} IN (\n"
+            f"        SELECT {key} FROM cdc.{quoted(table.storage)}\n"
+            "        WHERE _version > {fence:UInt128}\n"
+            f"    )\n    GROUP BY {key}\n)",
+            fence=version,
+        )
+        return int(rows[0][0])
+
+    def _fact(self, fact: Fact, counted: Check) -> Check:
+        """The fact against its own table, as of what its last rebuild had seen; reported as of
+        the fence.
+        """
+        missing = self.missing(fact)
+        rows, status = counted.clickhouse - missing, counted.status
+        if missing and status != UNSETTLED:
+            status = PASS if rows == counted.postgres else FAIL
+        return Check(
+            table=fact.name,
+            check="fact_row_count",
+            status=status,
+            postgres=counted.postgres,
+            clickhouse=rows,
+            repair="run: sluice rebuild --full",
+        )
+
+    def _uncompared(self, troubles: Mapping[str, SluiceError]) -> list[Check]:
+        """That tables or facts could not be compared."""
+        facts = {fact.name for fact in self.catalog.facts}
+        return [
+            unmade(name, "fact_row_count" if name in facts else "row_count", error)
+            for name, error in troubles.items()
+        ]
+
+    def _fenced(
+        self, tables: Sequence[Table], fence: Fence, behind: Mapping[str, SluiceError]
+    ) -> Iterator[Check]:
+        """Whether each table is past the fence; where all are, findings of earlier runs end."""
+        for table in tables:
+            error = behind.get(table.name)
+            if isinstance(error, TopicGap):
+                yield _gap(table, error)
+            elif isinstance(error, Lagging):
+                yield self._lagging(table, fence, error)
+            elif error is not None:
+                yield unmade(table.name, "caught_up", error)
+            else:
+                yield Check(
+                    table=table.name,
+                    check="caught_up",
+                    status=PASS,
+                    postgres=fence.lsn,
+                    clickhouse=fence.lsn,
+                    difference=f"everything up to {format_lsn(fence.lsn)} is drained",
+                )
+                yield _gap(table, None)
+
+    def _lagging(self, table: Table, fence: Fence, late: Lagging) -> Check:
+        """That nothing could be compared: a warning where that lasts, and no check of the slot is
+        a finding for it.
+        """
+        slot = self.source.find_slot(self.fences.slot)
+        age = self.ages([table.name]).get((table.name, "caught_up"), 0)
+        alone = slot is not None and slot.wal_status != "lost"
+        status = table.quality.limit("caught_up").status(age) if alone else PASS
+        return Check(
+            table=table.name,
+            check="caught_up",
+            status=UNSETTLED if status == PASS else status,
+            postgres=fence.lsn,
+            clickhouse=slot.confirmed_lsn if slot else 0,
+            difference=late.what,
+            repair=late.remedy or "",
+        )
+
+
+def _gap(table: Table, error: TopicGap | None) -> Check:
+    return Check(
+        table=table.name,
+        check="gap",
+        status=FAIL if error else PASS,
+        postgres=0,
+        clickhouse=int(error is not None),
+        difference=error.what if error else "no change is missing from the topic",
+        repair=f"run: sluice resync {table.name}",
+    )
+
+
+def _because(check: Check, why: str) -> Check:
+    """An unsettled check with the reason; another as it is."""
+    return replace(check, difference=why) if check.status == UNSETTLED else check

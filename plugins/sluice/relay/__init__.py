@@ -1,1 +1,0 @@
-"""The relay: Postgres' logical replication stream onto the topics, without a licence."""

@@ -1,0 +1,1 @@
+"""What brings tables back to what PostgreSQL has."""

@@ -1,0 +1,1 @@
+"""Facts, rollups and views, rebuilt from the source tables."""

@@ -1,0 +1,142 @@
+"""What ClickHouse has of the models: made where it is missing, brought along where they changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from sluice.catalog import Catalog, Fact, Table
+from sluice.clients.clickhouse import ClickHouse
+from sluice.errors import SluiceError
+from sluice.execution.outcomes import Outcomes
+from sluice.generate.clickhouse import on_cluster, quoted, table_statements
+from sluice.generate.rollups import noted
+from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.generate.star import star_statements
+from sluice.settings import PROJECT, Cluster
+from sluice.star.fact_tables import FactStorage
+from sluice.star.rebuild import Rebuild
+from sluice.warehouse.evolution import evolve, fact_differs, former_rollups, rollup_is_made
+
+_MADE = re.compile(
+    r"^CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE) (?:IF NOT EXISTS )?"
+    r"((?:cdc|olap)\.(?:`(?:\\.|[^`\\])+`|\w+))"
+)
+_ALTERED = re.compile(r"ALTER TABLE cdc\.(\w+)")
+_ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
+_BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
+
+
+def create_warehouse(
+    clickhouse: ClickHouse, catalog: Catalog
+) -> tuple[list[str], dict[str, SluiceError]]:
+    """Make or bring along everything in ClickHouse; what was done, and tables and facts that could
+    not be, with why.
+    """
+    outcomes = Outcomes()
+    for name, statement in read_statements(_BOOKKEEPING).items():
+        if name.startswith("database_"):
+            clickhouse.everywhere(statement)
+        else:
+            clickhouse.execute(on_cluster(statement, clickhouse.cluster))
+    done = _tables(clickhouse, catalog, outcomes)
+    names = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
+    names |= {name for table in catalog.tables for name in (table.storage, table.history)}
+    for fact in catalog.facts:
+        if {table.name for table in fact.tables} & outcomes.troubles.keys():
+            continue
+        with outcomes.of(fact.name):
+            for gone in sorted(former_rollups(clickhouse, fact.name) - names):
+                clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(gone)}")
+                _drop_rollup(clickhouse, gone)
+                done.append(f"olap.{gone}: dropped, the models have it no longer")
+            done += _star(clickhouse, fact)
+    return done, outcomes.troubles
+
+
+def state_tables() -> dict[str, list[str]]:
+    """Tables that the pipeline keeps about itself -> columns that they did not always have."""
+    tables: dict[str, list[str]] = {}
+    for statement in read_statements(_BOOKKEEPING).values():
+        for place in _relations([statement]):
+            tables[place.partition(".")[2]] = []
+        if altered := _ALTERED.match(statement):
+            tables[altered[1]] += _ADDED.findall(statement)
+    return tables
+
+
+def made_of_table(table: Table, cluster: Cluster) -> set[str]:
+    """What is made of a source table on every server, as `database.name`."""
+    return _relations(table_statements(table, cluster).values())
+
+
+def made_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
+    """What is made of a fact and its rollups, as `database.name`; without what holds their rows,
+    which goes by other names on a cluster.
+    """
+    places = _relations(star_statements(fact, cluster).values())
+    return {one for one in places if not (cluster.name and one.endswith(cluster.local("")))}
+
+
+def _relations(statements: Iterable[str]) -> set[str]:
+    """What these statements create."""
+    found = filter(None, map(_MADE.match, statements))
+    return {one[1].replace("`", "") for one in found}
+
+
+def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
+    """A fact's rebuild on this session."""
+    return Rebuild(
+        clickhouse=clickhouse,
+        fact=fact,
+        star=star_statements(fact, clickhouse.cluster),
+        queries=read_statements(PIPELINE),
+    )
+
+
+def _tables(clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes) -> list[str]:
+    """Make the source tables, or bring them along; what was done."""
+    done: list[str] = []
+    for table in catalog.tables:
+        with outcomes.of(table.name):
+            plan = evolve(clickhouse, table)
+            done += plan.safe
+            if plan.resync:
+                done.append(
+                    f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
+                )
+            for statement in table_statements(table, clickhouse.cluster).values():
+                clickhouse.everywhere(statement)
+    return done
+
+
+def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
+    """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
+    star, done, anew = star_statements(fact, clickhouse.cluster), [], False
+    tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(PIPELINE))
+    tables.create(fact.name)
+    tables.follow()
+    for rollup in fact.table.rollups:
+        if not rollup_is_made(clickhouse, fact, rollup):
+            _drop_rollup(clickhouse, rollup.name)
+            anew = True
+        for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
+            clickhouse.everywhere(star[f"{rollup.name}_{part}"])
+        for part in ("noted", "noted_by"):
+            clickhouse.execute(star[f"{rollup.name}_{part}"])
+        clickhouse.everywhere(star[f"{rollup.name}_view"])
+    rebuild = make_rebuild(clickhouse, fact)
+    renewed = fact_differs(clickhouse, fact) or (anew and rebuild.seen() is not None)
+    if renewed:
+        done.append(rebuild.renew().sentence())
+    # Before the merge, which may take long: a view of the older form cuts values to its types.
+    clickhouse.everywhere(star["view"])
+    if renewed:
+        rebuild.merge()
+    return done
+
+
+def _drop_rollup(clickhouse: ClickHouse, name: str) -> None:
+    """Drop a rollup's groups and rows: the rows last, by which it is known to be there."""
+    for table in (noted(name), clickhouse.cluster.local(name), name):
+        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")

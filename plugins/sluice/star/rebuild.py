@@ -1,0 +1,442 @@
+"""The rebuild: brings a fact up to date with the current-state tables.
+
+Incremental: the keys that changes since the last rebuild can have altered are recomputed, so the
+cost follows the change. Full: all of it, range by range, into a shadow table that is verified,
+then exchanged, so readers never see a half; the table it replaced is kept for a rollback.
+
+A fact row's version is the number of changes its rebuild had seen. A rebuild that had seen more
+therefore wins over one that had seen less, in whatever order two of them write; and a change that
+arrives while a rebuild reads is above what that rebuild claims to have seen, so the next one
+recomputes its facts. That makes killed and concurrent rebuilds harmless. Each full rebuild fills a
+shadow table of its own name, so it can only ever exchange what it filled itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+from uuid import UUID, uuid4
+
+from sluice.catalog import Fact
+from sluice.clients.clickhouse import ClickHouse
+from sluice.errors import (
+    NeedsPerson,
+    NotReady,
+    QualityFailed,
+    SluiceError,
+    StaleRebuild,
+    TableDiffers,
+    WrongUsage,
+)
+from sluice.execution.contention import until_done
+from sluice.execution.failpoints import Reached, go_on
+from sluice.generate.clickhouse import quoted
+from sluice.generate.joins import differing_own
+from sluice.star.fact_rows import FactRows
+from sluice.star.fact_tables import FactStorage
+from sluice.star.rollups import Recorded, RollupSums, Seen
+from sluice.warehouse.evolution import fact_differs, outdated
+from sluice.warehouse.merges import merge
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 10
+_CATCH_UPS = 3
+_LATEST = (1 << 64) - 1  # no change has a higher _seq
+# Rows that are made and inserted at a time: about 1.3 GB of memory with wide rows. While one insert
+# is written the next is joined; fewer rows are one insert.
+RANGE_ROWS = 2_000_000
+
+# Where a rebuild stands between two effects, in order; tests kill it at each.
+POINTS = (
+    "shadow made",
+    "keys found",
+    "rows staged",
+    "groups noted",
+    "rows written",
+    "sums read",
+    "rollups summed",
+    "verified",
+    "recorded",
+    "exchanged",
+    "kept",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildReport:
+    """What a rebuild did.
+
+    Attributes:
+        mode: `none` (nothing had changed), `incremental`, `full`, `backfill` or `rollback`.
+    """
+
+    fact: str
+    mode: str
+    rows: int
+    deleted: int
+    seconds: float
+
+    def sentence(self) -> str:
+        """The rebuild in one line."""
+        if self.mode == "none":
+            return f"{self.fact}: nothing had changed"
+        what = "rollback to" if self.mode == "rollback" else f"{self.mode} rebuild of"
+        text = f"{self.fact}: {what} {self.rows} rows"
+        return f"{text}, {self.deleted} deleted, in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The table of a fact that stands at a moment, and the last rebuild into it."""
+
+    storage: UUID
+    last: Recorded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuild:
+    """Rebuilds one fact.
+
+    Attributes:
+        star: the fact's generated statements.
+        queries: the statements of sql/clickhouse/pipeline.sql.
+        range_rows: rows that are made and inserted at a time; memory follows it.
+        reached: called with each of POINTS as it is passed.
+        progress: called with a line for people after each range of a long rebuild.
+    """
+
+    clickhouse: ClickHouse
+    fact: Fact
+    star: Mapping[str, str]
+    queries: Mapping[str, str]
+    range_rows: int = RANGE_ROWS
+    reached: Reached = go_on
+    progress: Callable[[str], None] = log.info
+
+    def run(self, *, full: bool = False) -> RebuildReport:
+        """Bring the fact up to date, by its changes where that is possible.
+
+        Raises:
+            TableDiffers: the fact or a rollup is not of the models' form; values would be cut to
+                the older, and sums of what others sum.
+            StaleRebuild: another rebuild exchanged the fact meanwhile; run it again.
+            QualityFailed: a full rebuild does not have the source's rows; nothing was exchanged.
+        """
+        started = time.monotonic()
+        self._tables.catch_strays()
+        storage = self._storage(self.fact.name)
+        self._require_form()
+        low = self._last_seen(storage)
+        if full or low is None:
+            report = self.renew()
+            self.merge()
+            return report
+        self._rollups.sum_new(self._now(low.seen))
+        mode, rows, deleted = self._catch_up(storage, low)
+        return self._report(mode, started, rows, deleted)
+
+    def renew(self) -> RebuildReport:
+        """Rebuild in full into the models' form, whatever the fact's is now; see `run`."""
+        started = time.monotonic()
+        return self._report("full", started, self._full(), 0)
+
+    def merge(self) -> None:
+        """Merge what was filled: FINAL, by which readers look at it, then has nothing to merge.
+
+        Not while it is filled: merges took a fifth of the time.
+        """
+        self.progress(f"{self.fact.name}: readers have it; merging its parts")
+        try:
+            for table in (self.fact.name, *(rollup.name for rollup in self.fact.table.rollups)):
+                merge(self.clickhouse, self._tables.local(table))
+        except SluiceError as error:
+            # It is right as it is, and another full rebuild may have taken its place.
+            self.progress(f"{self.fact.name}: left to the night's maintenance: {error}")
+
+    def backfill(self, first: date, last: date) -> RebuildReport:
+        """Recompute the facts of the days from `first` to `last`, both included.
+
+        Days can be redone in any order, again, and several at once: rows are recomputed from the
+        current state, and their version is what that had seen.
+
+        Raises:
+            WrongUsage: no column is marked as the fact's date, or the days are out of order.
+            TableDiffers: as by run.
+        """
+        if self.fact.date is None:
+            raise WrongUsage(
+                f"{self.fact.name} has no date", remedy='mark a column with {"star": "date"}'
+            )
+        if first > last:
+            raise WrongUsage(f"the days end before they begin: {first} to {last}")
+        started, storage = time.monotonic(), self._storage(self.fact.name)
+        low = self._last_seen(storage)
+        if low is None:
+            return self.run()
+        self._require_form()
+        now = self._now(self.drained())
+        self._rows.touch_days(first, last)
+        written = self._rows.rewrite(self.fact.name, now, self._rollups)
+        self._rollups.sum_noted(low, now)
+        self._record(storage, now, "backfill", written.rows, written.deleted, started)
+        return self._report("backfill", started, written.rows, written.deleted)
+
+    def rollback(self) -> RebuildReport:
+        """Exchange the fact for the table that the last full rebuild replaced, and catch up.
+
+        Once more, and it is undone.
+
+        Raises:
+            WrongUsage: no table was kept, or one of an older form.
+        """
+        started, kept = time.monotonic(), self.kept
+        if not self.clickhouse.execute(self.queries["storage"], table=kept):
+            raise WrongUsage(
+                f"no earlier {self.fact.name} is kept", remedy="a full rebuild keeps one"
+            )
+        if fact_differs(self.clickhouse, self.fact, kept):
+            raise WrongUsage(
+                f"cdc.{kept} is of an older form than the models, or of another ClickHouse's",
+                remedy="the way back is to take the models of then, and run: sluice init",
+            )
+        storage = self._storage(kept)
+        low = self._last_seen(storage)
+        if low is None:
+            raise WrongUsage(f"cdc.{kept} was never finished", remedy="run: sluice rebuild --full")
+        now = self._now(self.drained())
+        self._rows.touch_changes(kept, low.seen, now.seen)
+        written = self._rows.rewrite(kept, now)
+        self._rollups.sum_all(kept, now)
+        self._record(storage, now, "rollback", written.rows, written.deleted, started)
+        self._exchange(kept)
+        self._follow()
+        return self._report("rollback", started, self.live_rows(self.fact.name), written.deleted)
+
+    @property
+    def _tables(self) -> FactStorage:
+        return FactStorage(clickhouse=self.clickhouse, fact=self.fact, queries=self.queries)
+
+    @property
+    def _rows(self) -> FactRows:
+        return FactRows(
+            clickhouse=self.clickhouse,
+            fact=self.fact,
+            star=self.star,
+            range_rows=self.range_rows,
+            reached=self.reached,
+            progress=self.progress,
+        )
+
+    @property
+    def _rollups(self) -> RollupSums:
+        return RollupSums(
+            clickhouse=self.clickhouse, fact=self.fact, star=self.star, reached=self.reached
+        )
+
+    @property
+    def kept(self) -> str:
+        """The table in `cdc` that the last full rebuild replaced."""
+        return f"{self.fact.name}__kept"
+
+    def drained(self) -> dict[str, int]:
+        """Source table -> highest drained `_seq`, of the fact's tables."""
+        found = dict(self.clickhouse.execute(self.queries["drained"]))
+        return {table.name: found.get(table.name, 0) for table in self.fact.tables}
+
+    def seen(self) -> Seen | None:
+        """What the fact as it stands has seen; None before its first rebuild."""
+        standing = self.standing()
+        return standing.last.seen if standing else None
+
+    def standing(self) -> Standing | None:
+        """The fact as it stands; None before its first rebuild."""
+        storage = self._storage(self.fact.name)
+        last = self._last_seen(storage)
+        return Standing(storage=storage, last=last) if last else None
+
+    def behind(self) -> int:
+        """How many seconds ago the oldest of the changes was drained that the fact lacks."""
+        seen = self.seen() or {}
+        query = self.queries["oldest_unseen"]
+        rows = [
+            self.clickhouse.execute(query, table=table.storage, seen=seen.get(table.name, 0))
+            for table in self.fact.tables
+        ]
+        return max(int(found[0][0]) for found in rows)
+
+    def touch_since(self, last: Recorded, target: str = "") -> None:
+        """Find the keys that changes since a rebuild can have altered; see FactRows."""
+        latest = dict.fromkeys((table.name for table in self.fact.tables), _LATEST)
+        self._rows.touch_changes(target or self.fact.name, last.seen, latest)
+
+    def settled_notes(self, of: Standing) -> list[UUID]:
+        """Rebuilds whose notes of groups are settled in the sums of the fact that stands."""
+        rows = self.clickhouse.execute(
+            self.queries["settled_notes"],
+            fact=self.fact.name,
+            storage=str(of.storage),
+            version=of.last.version,
+        )
+        return list(rows[0][0])
+
+    def live_rows(self, table: str) -> int:
+        """Live rows of a table in `cdc`."""
+        return int(self.clickhouse.execute(self.queries["live_rows"], table=table)[0][0])
+
+    def _require_form(self) -> None:
+        for name in outdated(self.clickhouse, self.fact):
+            raise TableDiffers(f"cdc.{name} differs from the models", remedy="run: sluice init")
+
+    def _report(self, mode: str, started: float, rows: int, deleted: int) -> RebuildReport:
+        seconds = time.monotonic() - started
+        return RebuildReport(
+            fact=self.fact.name, mode=mode, rows=rows, deleted=deleted, seconds=seconds
+        )
+
+    def _now(self, seen: Seen) -> Recorded:
+        """What a rebuild that begins now will have seen, under a name of its own."""
+        return Recorded(seen=seen, rebuild=uuid4())
+
+    def _catch_up(self, storage: Any, low: Recorded | None = None) -> tuple[str, int, int]:
+        """Recompute what changes since `low`, or since the last rebuild, can have altered."""
+        started, low = time.monotonic(), low or self._last_seen(storage)
+        assert low is not None, "it was recorded before"
+        now = self._now(self.drained())
+        if now.seen == low.seen:
+            return "none", 0, 0
+        self._rows.touch_changes(self.fact.name, low.seen, now.seen)
+        written = self._rows.rewrite(self.fact.name, now, self._rollups)
+        # What many ranges change is not kept in memory until the end.
+        bring = {0: self._rollups.settle, 1: self._rollups.add}
+        bring.get(written.ranges, self._rollups.sum_noted)(low, now)
+        if self._storage(self.fact.name) != storage:
+            raise StaleRebuild()
+        self._record(storage, now, "incremental", written.rows, written.deleted, started)
+        self.reached("recorded")
+        return "incremental", written.rows, written.deleted
+
+    def _follow(self) -> None:
+        """Bring what was exchanged up to date, or what another rebuild has exchanged it for."""
+        until_done(lambda: self._catch_up(self._storage(self.fact.name)))
+
+    def _full(self) -> int:
+        """All rows into a shadow table, verified, exchanged, caught up; how many rows."""
+        started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
+        self._tables.create(shadow)
+        try:
+            with suppress(NeedsPerson):  # a server that does not know the setting
+                self._tables.hold_merges(shadow)
+            storage, now = self._storage(shadow), self._now(self.drained())
+            self.reached("shadow made")
+            self._rows.fill(shadow, now)
+            rows, caught_up = self._verify(shadow, now)
+            self.reached("verified")
+            self._rollups.sum_all(shadow, caught_up, once=caught_up == now)
+            with suppress(NeedsPerson):
+                self._tables.let_merge(shadow)
+            self._record(storage, caught_up, "full", rows, 0, started)
+            self.reached("recorded")
+            self._exchange(shadow)
+            self._keep(shadow)
+        finally:
+            self._tables.drop(shadow)
+        self._follow()
+        return rows
+
+    def _exchange(self, table: str) -> None:
+        one, other = quoted(self.fact.name), quoted(table)
+        self.clickhouse.execute(f"EXCHANGE TABLES cdc.{one} AND cdc.{other}")
+        self.reached("exchanged")
+        self._tables.follow()
+
+    def _keep(self, replaced: str) -> None:
+        """Keep the replaced table for a rollback, in place of the one kept before."""
+        kept = quoted(self.kept)
+        for _ in range(_ATTEMPTS):
+            self._tables.drop(self.kept)
+            # Another full rebuild may keep its own in between.
+            with suppress(NeedsPerson):
+                self.clickhouse.execute(f"RENAME TABLE cdc.{quoted(replaced)} TO cdc.{kept}")
+                break
+        self.reached("kept")
+
+    def _verify(self, shadow: str, now: Recorded) -> tuple[int, Recorded]:
+        """Catch up with what drains brought meanwhile until both sides agree at one point; where
+        drains go on, until they agree in what no later change can have altered.
+
+        Compared are live rows and a checksum of every column that is the fact's own. A table that
+        was filled, and nothing else, has each row once: there is nothing for FINAL to merge.
+        """
+        checksum = "checksum_filled"
+        for _ in range(_CATCH_UPS):
+            seen = self.drained()
+            if seen != now.seen:
+                self._rows.touch_changes(shadow, now.seen, seen)
+                now, checksum = replace(now, seen=seen), "checksum_fact"
+                self._rows.rewrite(shadow, now)
+            expected = self.clickhouse.execute(self.star["checksum_source"])[0]
+            found = self.clickhouse.execute(self.star[checksum], fact=shadow)[0]
+            if found == expected and self.drained() == now.seen:
+                return int(found[0]), now
+            self.progress(f"{shadow}: {found[0]} rows of {expected[0]}; catching up")
+            time.sleep(0.5)
+        if wrong := self._wrong_rows(shadow, now):
+            raise QualityFailed(
+                f"full rebuild of {self.fact.name}: {wrong} rows are not those of"
+                f" {self.fact.table.name}; the fact was left as it is",
+                remedy=f"run: sluice quality {self.fact.table.name}",
+            )
+        return int(found[0]), now
+
+    def _wrong_rows(self, shadow: str, now: Recorded) -> int:
+        """Rows that differ from their source and that no change since `now` can have altered.
+
+        Where drains go on, both sides are never read at one point; those are left to the next
+        rebuild.
+        """
+        key = ", ".join(quoted(column.name) for column in self.fact.key)
+        drop = "DROP TEMPORARY TABLE IF EXISTS differing, touched"
+        self.clickhouse.execute(drop)
+        differing = differing_own(self.fact, shadow)
+        self.clickhouse.execute(f"CREATE TEMPORARY TABLE differing ENGINE = Memory AS\n{differing}")
+        self.touch_since(now, shadow)
+        rows = self.clickhouse.execute(
+            f"SELECT count() FROM differing WHERE ({key}) NOT IN (SELECT {key} FROM touched)"
+        )
+        self.clickhouse.execute(drop)
+        return int(rows[0][0])
+
+    def _storage(self, table: str) -> Any:
+        rows = self.clickhouse.execute(self.queries["storage"], table=table)
+        if not rows:
+            raise NotReady(f"cdc.{table} is not there", remedy="run: sluice init")
+        return rows[0][0]
+
+    def _last_seen(self, storage: Any) -> Recorded | None:
+        rows = self.clickhouse.execute(
+            self.queries["last_seen"], fact=self.fact.name, storage=str(storage)
+        )
+        return Recorded(seen=rows[0][0], rebuild=rows[0][1]) if rows else None
+
+    def _record(
+        self, storage: UUID, now: Recorded, mode: str, rows: int, deleted: int, started: float
+    ) -> None:
+        row = {
+            "fact": self.fact.name,
+            "storage": storage,
+            "version": now.version,
+            "mode": mode,
+            "seen": dict(now.seen),
+            "rows": rows,
+            "deleted": deleted,
+            "seconds": time.monotonic() - started,
+            "rebuild": now.rebuild,
+            "done_by": self.clickhouse.person,
+        }
+        self.clickhouse.insert_row("cdc.rebuilds", row)

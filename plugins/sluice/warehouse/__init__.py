@@ -1,0 +1,1 @@
+"""What ClickHouse keeps: evolution of its tables, merges, maintenance, parked tables."""
