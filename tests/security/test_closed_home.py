@@ -96,9 +96,27 @@ def test_a_home_that_was_open_is_closed_by_the_next_start(services: Settings) ->
 
 
 @as_root
-def test_folders_above_stay_as_they_are_and_the_refusal_names_the_one_that_is_closed(
+def test_a_closed_folder_above_is_passed_by_the_databases_user_and_nobody_else(
     folder: Path,
 ) -> None:
+    above = folder / "it's closed"
+    above.mkdir(mode=0o700)
+    postgres.create_cluster(above / "home" / "postgres", "secret")
+    assert may(postgres.SYSTEM_USER, "-x", above)
+    assert not may(postgres.SYSTEM_USER, "-r", above)
+    for test in "-x", "-r", "-w":
+        assert not may(NOBODY, test, above)
+    assert private.admit(above, pwd.getpwnam("daemon").pw_uid)  # beside an entry that is there
+    assert may("daemon", "-x", above)
+    assert may(postgres.SYSTEM_USER, "-x", above)
+    assert not may(NOBODY, "-x", above)
+
+
+@as_root
+def test_folders_above_stay_as_they_are_and_the_refusal_names_the_one_that_is_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "admit", lambda *_: False)  # no lists are kept there
     above = folder / "it's closed"
     above.mkdir(mode=0o700)
     with pytest.raises(NeedsPerson) as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pwd
 import shlex
@@ -18,6 +19,8 @@ from sluice.clients.postgres import opened
 from sluice.embedded import private
 from sluice.errors import NeedsPerson
 from sluice.settings import PostgresSettings
+
+log = logging.getLogger(__name__)
 
 # PostgreSQL refuses to run as root; this is the user it runs as then.
 SYSTEM_USER = "embedded_postgres"
@@ -109,25 +112,35 @@ def ensure_database(settings: PostgresSettings, name: str) -> None:
 
 
 def _require_passable(home: Path) -> None:
-    """As root: require that the server's user may pass the folders of its data and its programs.
+    """As root: let the server's user, and no other, pass the folders above its data and programs.
 
-    They are not the stack's, so it does not open them.
+    Raises:
+        NeedsPerson: the file system keeps no access control lists, so that only everybody could be
+            let in, which is not the stack's to do.
     """
-    if system_user() is None:
+    server = account()
+    if server is None:
         return
+    while closed := _closed(home):
+        if private.admit(closed, server.pw_uid) and _closed(home) != closed:
+            log.info("%s: %s may pass it now, by its access control list", closed, SYSTEM_USER)
+            continue
+        raise NeedsPerson(
+            f"PostgreSQL does not run as root, and the user {SYSTEM_USER} may not pass {closed}",
+            remedy="run Sluice as an ordinary user, or move the project and SLUICE_HOME to a folder"
+            f" that others may pass; to open this one: chmod o+x {shlex.quote(str(closed))}",
+        )
+
+
+def _closed(home: Path) -> Path | None:
+    """The first folder above the server's data and programs that its user may not pass."""
     above = [*reversed(home.parents), home, *reversed(BINARIES.parents), BINARIES]
     checked = ["sh", "-c", 'for f; do test -x "$f" || { echo "$f"; exit; }; done', "sh"]
     command = [*checked, *map(str, above), str(BINARIES / "postgres")]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd="/", **identity()
     )
-    closed = done.stdout.strip()
-    if closed:
-        raise NeedsPerson(
-            f"PostgreSQL does not run as root, and the user {SYSTEM_USER} may not pass {closed}",
-            remedy="run Sluice as an ordinary user, or move the project and SLUICE_HOME to a folder"
-            f" that others may pass; to open this one: chmod o+x {shlex.quote(closed)}",
-        )
+    return Path(done.stdout.rstrip("\n")) if done.stdout else None
 
 
 def _ensure_user(name: str) -> None:
