@@ -31,6 +31,8 @@ REFUSED = {
     "init two": 4,
     "source": 2,
     "resync": 2,
+    "drain orders --skip N": 2,
+    "drain orders --skip OFFSET": 2,
 }
 # What goes on until it is stopped: tests/faults and test_compose.py run the relay, and `up` with
 # `--detach` began this stack.
