@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from sluice import wiring
 from sluice.capture.relay import run
 from sluice.catalog import load_catalog
-from sluice.cli import dead_letters, pipeline, stack
+from sluice.cli import dead_letters, doctor, pipeline, stack
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.errors import NeedsPerson, Retryable, SluiceError
@@ -128,9 +128,10 @@ class Shore:
 
     def sluice(self, *arguments: str, settings: Settings | None = None) -> Said:
         """Run a command; what it said and its exit code."""
-        apps = {"dead-letters": dead_letters.app, "status": stack.app}
+        apps = {"dead-letters": dead_letters.app, "doctor": doctor.app, "status": stack.app}
         app = apps.get(arguments[0], pipeline.app)
-        done = CliRunner().invoke(app, list(arguments), obj=settings or self.settings)
+        given = [name for name in arguments if name != "doctor"]  # the only command of its app
+        done = CliRunner().invoke(app, given, obj=settings or self.settings)
         error = done.exception
         if error is None:
             return Said(0, done.stdout, "")
