@@ -265,13 +265,6 @@ def partition(shore: Shore) -> None:
                 future.result()
 
 
-def another_source(shore: Shore) -> None:
-    metadata = {"source": "connect", "table": ILL, "operation": "insert", "lsn": "0/1"}
-    metadata |= {"commit_ts_ms": 1730000000000}  # type: ignore[dict-item]
-    event = {"metadata": metadata, "payload": {"id": 1, "name": "x"}, "before": None}
-    shore.publish(json.dumps(event).encode())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """A kind of trouble: how it comes, how it is told, and the exit codes of what it stops."""
@@ -295,9 +288,6 @@ def on_clickhouse(sql: str) -> Callable[[Shore], None]:
 KINDS = {
     "poisoned": Kind(cause=poison, told="200 of 20. events are invalid", drain=4, repair=4),
     "gap": Kind(cause=made_again, told="was deleted and made again", drain=4),
-    "another source": Kind(
-        cause=another_source, told="events come from connect and relay", drain=4, repair=4
-    ),
     "differs": Kind(
         cause=on_clickhouse("ALTER TABLE cdc.dim_bird ADD COLUMN odd Nullable(String)"),
         told="cdc.dim_bird differs from the model",
