@@ -68,7 +68,7 @@ def test_a_healthy_pipeline_passes_every_check_of_every_table(
     assert {check.status for check in report.checks} == {"pass"}
     names = {check.check for check in report.checks if check.table == "customers"}
     assert names == {
-        *("row_count", "caught_up", "gap", "schema", "parked"),
+        *("row_count", "caught_up", "gap", "schema", "parked", "ahead"),
         *("freshness", "pending_events", "dead_letters"),
     }
     assert {c.check for c in report.checks if c.table == "sluice"} == {"slot_lag", "wal_status"}

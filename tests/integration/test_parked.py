@@ -338,10 +338,11 @@ def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
             whole = replace(step, rows=10).plan(table, Selection(), restart=True)
         wiring.resync_share(services, TABLE, whole.run, 0, 2)
         assert open_holes(services)
-        run(engine, services, "UPDATE order_items SET price = 'NaN' WHERE id = 1")
+        one = f"WHERE id = (SELECT min(id) FROM {TABLE})"
+        run(engine, services, f"UPDATE {TABLE} SET price = 'NaN' {one}")
         kept = wiring.resync(services, TABLE, restart=True)
         assert (kept.rejected, "it stays parked" in kept.sentence()) == (1, True)
-        run(engine, services, "UPDATE order_items SET price = 1 WHERE id = 1")
+        run(engine, services, f"UPDATE {TABLE} SET price = 1 {one}")
         assert open_holes(services)
         for point in ("fence taken", "rows published", "rows drained"):
             with pytest.raises(Killed), killed_at(point):

@@ -38,9 +38,10 @@ SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
     coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot, quote_ident(pubname)
 FROM pg_publication p WHERE pubname = %s
 """
-_PARTITIONED = "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
+_PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
 # A table of a publication FOR ALL TABLES is a member by itself. PostgreSQL 15 and newer have row
-# filters and lists of columns.
+# filters and lists of columns. Tables are joined by name: to_regclass fails in a schema that the role
+# may not use.
 _TABLES = """
 SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
     coalesce(r.oid, c.oid)::int8,
@@ -48,16 +49,17 @@ SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
         AND NOT attisdropped AND attgenerated = ''
         AND NOT coalesce(to_jsonb(p) -> 'attnames', to_jsonb(array[attname])) ? attname::text)
 FROM pg_publication_tables p
-JOIN pg_class c ON c.oid = to_regclass(format('%%I.%%I', p.schemaname, p.tablename))
+JOIN pg_namespace n ON n.nspname = p.schemaname
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 LEFT JOIN pg_publication_rel r ON r.prpubid = %s AND r.prrelid = c.oid
 WHERE p.pubname = %s
 """
 # What the publication sends of a partitioned table, in the names of these.
 _ROOTS = """
 SELECT format('%%I.%%I', p.schemaname, p.tablename) FROM pg_publication_tables p
-WHERE p.pubname = %s AND to_regclass(format('%%I.%%I', p.schemaname, p.tablename)) IN (
-    SELECT relid FROM pg_partition_ancestors(to_regclass(%s))
-)
+JOIN pg_namespace n ON n.nspname = p.schemaname
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+WHERE p.pubname = %s AND c.oid IN (SELECT relid FROM pg_partition_ancestors(to_regclass(%s)))
 """
 
 
