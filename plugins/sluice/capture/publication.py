@@ -40,8 +40,7 @@ FROM pg_publication p WHERE pubname = %s
 """
 _PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
 # A table of a publication FOR ALL TABLES is a member by itself. PostgreSQL 15 and newer have row
-# filters and lists of columns. Tables are joined by name: to_regclass fails in a schema that the role
-# may not use.
+# filters and lists of columns. Joined by name: to_regclass fails where a schema may not be used.
 _TABLES = """
 SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
     coalesce(r.oid, c.oid)::int8,
