@@ -18,6 +18,7 @@ import pytest
 
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
+from sluice_airflow.page.limits import KEPT_S
 from tests import tiers
 from tests.conftest import free_ports
 from tests.page.history import fill, forget
@@ -151,5 +152,6 @@ def kept(services: Settings) -> Iterator[None]:
     with closing(ClickHouse(services.clickhouse)) as clickhouse:
         forget(clickhouse)
         fill(clickhouse)
+        time.sleep(KEPT_S)  # what the page shares between requests is as old by then
         yield
         forget(clickhouse)

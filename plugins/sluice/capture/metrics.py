@@ -180,7 +180,8 @@ def _scraped(host: str, port: int) -> dict[str, float]:
     """A relay's samples, by name and label."""
     with closing(HTTPConnection(host, port, timeout=2)) as connection:
         connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
+        with connection.getresponse() as answer:
+            text = answer.read().decode()
     return {
         " ".join([sample.name.removeprefix("sluice_relay_"), *sample.labels.values()]): sample.value
         for family in text_string_to_metric_families(text)

@@ -190,12 +190,13 @@ class AirflowApi:
                 if secret:
                     self._verify()
                 made.request(method, path, data, headers)
-                answer = made.getresponse()
-                if not 200 <= answer.status < 300:
-                    raise NotReady(
-                        f"Airflow {base} answers {answer.status} to {method} {path}", remedy=_LOG
-                    )
-                return read(json.load(answer))
+                with made.getresponse() as answer:
+                    if not 200 <= answer.status < 300:
+                        status = answer.status
+                        raise NotReady(
+                            f"Airflow {base} answers {status} to {method} {path}", remedy=_LOG
+                        )
+                    return read(json.load(answer))
         except OSError as error:
             raise Unreachable(f"Airflow {base} does not answer", remedy=_LOG) from error
         except (HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
