@@ -184,28 +184,15 @@ def _copy(
     The batch ends at the slot's consistent point.
     """
     with interrupted(check, holder, cursor):
-        return _copied(holder, cursor, relay, tables, publisher, check, progress)
-
-
-def _copied(
-    holder: Any,
-    cursor: Any,
-    relay: RelaySettings,
-    tables: Sequence[Table],
-    publisher: Publisher,
-    check: Callable[[], None],
-    progress: Progress,
-) -> tuple[str, Batch]:
-    """See _copy."""
-    temporary, point = slots.export_snapshot(holder, cursor, relay)
-    batch = Batch(end_lsn=point)
-    parts = [(table, _ranges(pages(cursor, table))) for table in tables]
-    progress.begin_snapshot(len(tables), sum(len(ranges) for _, ranges in parts))
-    for table, ranges in parts:
-        _read(cursor, table, ranges, publisher, batch, check, progress)
-        progress.snapshot_done += 1
-    publisher.flush(batch)
-    cursor.execute("COMMIT")
+        temporary, point = slots.export_snapshot(holder, cursor, relay)
+        batch = Batch(end_lsn=point)
+        parts = [(table, _ranges(pages(cursor, table))) for table in tables]
+        progress.begin_snapshot(len(tables), sum(len(ranges) for _, ranges in parts))
+        for table, ranges in parts:
+            _read(cursor, table, ranges, publisher, batch, check, progress)
+            progress.snapshot_done += 1
+        publisher.flush(batch)
+        cursor.execute("COMMIT")
     return temporary, batch
 
 
