@@ -40,7 +40,7 @@ SEED = 20_261
 ROUNDS = int(os.environ.get("SLUICE_SLOW", "2"))
 LONGEST = 5 if "SLUICE_SLOW" in os.environ else 1
 TRIES = 15
-OWN = 5_000_000  # rows from here on are changed by nobody; corruptions are planted among them
+OWN = 700_000_000  # rows from here on are changed by nobody; corruptions are planted among them
 LATE = {"caught_up", "freshness", "pending_events"}
 RESERVED = f"""
 INSERT INTO customers VALUES ({OWN}, 'own@x', 'Own', 'Own', 'Own', now());

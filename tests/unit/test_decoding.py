@@ -166,6 +166,25 @@ def test_what_does_not_fit_is_rejected_with_its_place_and_reason(
     assert reason in reject.reason or reject.reason.startswith("payload.name")
 
 
+NESTED = '{"a":' * 20_000 + "1" + "}" * 20_000
+
+
+@pytest.mark.parametrize("cut", [0, 20_000], ids=["whole", "cut"])
+@pytest.mark.parametrize("name", [*ROW, "colour"])
+@pytest.mark.parametrize("part", ["payload", "before", "metadata", None])
+def test_an_event_nested_deeper_than_any_parser_follows_is_rejected(
+    part: str | None, name: str, cut: int
+) -> None:
+    whole = json.loads(event("update", ROW, {"id": 1}))
+    (whole[part] if part else whole)[name] = "here"
+    value = json.dumps(whole).replace('"here"', NESTED).encode()
+    values = [event("insert", ROW), value[: len(value) - cut], event("delete", {"id": 4})]
+    records = [Record(offset=at, key=None, value=one) for at, one in enumerate(values)]
+    decoded = DECODER.decode(records, epoch=1, base_seq=0)
+    assert [reject.record.offset for reject in decoded.rejects] == [1]
+    assert len(changes(TABLE, decoded)) == 2
+
+
 def test_a_resyncs_rows_among_connects_events_stand_before_their_fence() -> None:
     def version(**metadata: Any) -> int:
         place = {"source": "connect", "commit_lsn": None, "ordinal": None, **metadata}

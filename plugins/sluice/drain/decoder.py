@@ -233,7 +233,7 @@ class _Envelope(msgspec.Struct):
 
 def _envelope(value: bytes) -> _Envelope | None:
     """The event; None where it has not the form of one."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value.decode()  # msgspec does not look into values that it does not read
         return msgspec.json.decode(value, type=_Envelope)
     return None

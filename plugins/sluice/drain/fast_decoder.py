@@ -68,7 +68,7 @@ class PlainReader:
     ) -> tuple[Sequence[Record], list[Any], list[Record]]:
         """The records that have the form of plain events, those events, and the other records."""
         for decode in self._decoders:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 return records, [decode(record.value or b"") for record in records], []
         decoded, events, others = [], [], []
         for record in records:
@@ -82,7 +82,7 @@ class PlainReader:
 
     def _event(self, value: bytes) -> Any:
         for decode in self._decoders:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 return decode(value)
         return None
 
