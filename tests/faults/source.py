@@ -123,6 +123,12 @@ class Source:
             records = [r for chunk in changes.read(topic, 0, Chunk(10_000), 60) for r in chunk]
         return [json.loads(record.value or b"") for record in records]
 
+    def keys(self, table: str = "things") -> set[bytes]:
+        """The keys of a table's events, which are read one chunk after the other."""
+        with closing(KafkaLog(self.settings.kafka)) as changes:
+            chunks = changes.read(f"cdc.{table}", 0, Chunk(10_000), 60)
+            return {r.key for chunk in chunks for r in chunk if r.key is not None}
+
     def topic_has(self, table: str, batches: int = 1) -> bool:
         """Whether so many batches of the table are on the broker, or more; asked at once."""
         return self.batches(table) >= batches
