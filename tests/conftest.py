@@ -26,7 +26,11 @@ from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from tests import crashes, tiers
 from tests.crashes import pytest_runtest_protocol  # noqa: F401 - hook
-from tests.tiers import pytest_collection_modifyitems, pytest_runtest_setup  # noqa: F401 - hooks
+from tests.tiers import (  # noqa: F401 - hooks
+    pytest_collection_modifyitems,
+    pytest_runtest_setup,
+    pytest_xdist_make_scheduler,
+)
 
 # An example may take as long as it needs: the machine is not what is tested.
 hypothesis_settings.register_profile("sluice", deadline=None)

@@ -6,13 +6,16 @@ its workers end together.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # As `--durations` tell; a module that is missing here begins later.
 LONGEST = (
-    "tests/e2e/test_stack.py",
     "tests/e2e/test_browser.py",
-    "tests/security/test_canary.py",
+    "tests/e2e/test_stack.py",
+    "tests/e2e/test_canary.py",
     "tests/star/test_rebuild.py",
     "tests/integration/test_resumed.py",
     "tests/integration/test_evolution.py",
@@ -20,7 +23,22 @@ LONGEST = (
     "tests/faults/test_stream.py",
     "tests/integration/test_deep.py",
 )
+# Folders whose modules share what takes long to start: one worker runs them, one after the other.
+TOGETHER = ("tests/e2e/", "tests/page/")
 _running: list[pytest.Item] = []
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """Gives a worker whole modules, or whole folders of TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module: str = super()._split_scope(nodeid)
+        return next((folder for folder in TOGETHER if module.startswith(folder)), module)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)

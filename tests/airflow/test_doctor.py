@@ -57,8 +57,8 @@ def test_an_airflow_with_pool_and_dags_is_whole_until_a_dag_is_paused(
 ) -> None:
     run(environment, "pools", "set", WAREHOUSE_POOL, "4", "of the tests")
     run(environment, "dags", "reserialize")
-    for name in ("sluice_drain", "sluice_rebuild", "sluice_quality"):
-        run(environment, "dags", "unpause", name)
+    minutes = "sluice_(drain|rebuild|quality)"
+    run(environment, "dags", "unpause", "--yes", "--treat-dag-id-as-regex", minutes)
     assert wrong(environment) == {}
     run(environment, "dags", "pause", "sluice_rebuild")
     (paused,) = wrong(environment).values()

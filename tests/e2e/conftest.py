@@ -1,4 +1,4 @@
-"""A whole stack, brought up and down as a newcomer does it."""
+"""A whole stack, brought up and down as a newcomer does it; its secrets are canaries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,39 @@ import httpx
 import psutil
 import pytest
 
-from sluice.settings import PROJECT, read_secrets
-from tests.conftest import stack_environment, temporary_home
+from sluice.settings import PROJECT, Settings, read_secrets, read_settings
+from tests.canaries import Canaries, CommandLines
+from tests.conftest import free_ports, stack_environment, temporary_home
 
 SLUICE = Path(sys.executable).parent / "sluice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
+    """The stack, and everything that its commands printed."""
+
     environment: dict[str, str]
     home: Path
+    canaries: Canaries
+    lines: CommandLines
+    printed: list[str] = field(default_factory=list)
 
-    def sluice(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    @property
+    def settings(self) -> Settings:
+        return read_settings(self.environment)
+
+    def sluice(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with these variables changed."""
+        done = subprocess.run(
             [SLUICE, *arguments],
-            env=self.environment,
+            env={**self.environment, **changed},
             cwd=PROJECT,
             capture_output=True,
             text=True,
             check=False,
         )
+        self.printed.extend([done.stdout, done.stderr])
+        return done
 
     def status(self) -> Any:
         return json.loads(self.sluice("status", "--json").stdout)
@@ -60,11 +73,15 @@ class Running:
         return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Running]:
+    canaries, lines = Canaries(), CommandLines()
     with temporary_home() as home:
-        running = Running(environment=stack_environment(home), home=home)
-        done = running.sluice("up", "--detach")
+        canaries.write(home)
+        variables = {**stack_environment(home), **canaries.variables(*free_ports(1))}
+        running = Running(environment=variables, home=home, canaries=canaries, lines=lines)
+        with lines.watched():
+            done = running.sluice("up", "--detach")
         try:
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
             for word in ("sluice_quality", "Revenue", "Airflow ", "Postgres", "customers"):
@@ -90,7 +107,7 @@ def left_behind(home: Path) -> list[str]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

@@ -238,19 +238,18 @@ def test_the_doctor_names_what_hangs_whatever_it_is(stack: Running, name: str) -
 
 
 def test_wrong_calls_have_their_exit_codes_and_no_traceback(stack: Running) -> None:
-    busy = dict(stack.environment, SLUICE_HOME=f"{stack.home}-other")
-    calls = [
-        (["drain", "nothing"], stack.environment, 2),
-        (["nonsense"], stack.environment, 2),
-        (["logs", "nothing"], stack.environment, 2),
-        (["up", "--detach"], busy, 3),
-        (["quality"], dict(stack.environment, SLUICE_POSTGRES_PORT="1"), 3),
-        (["drain"], dict(stack.environment, SLUICE_CLICKHOUSE_PORT="1"), 3),
-        (["drain"], dict(stack.environment, SLUICE_KAFKA_PORT="1"), 3),
-        (["status"], dict(stack.environment, SLUICE_DRAIN_EVENTS="many"), 2),
+    calls: list[tuple[list[str], dict[str, str], int]] = [
+        (["drain", "nothing"], {}, 2),
+        (["nonsense"], {}, 2),
+        (["logs", "nothing"], {}, 2),
+        (["up", "--detach"], {"SLUICE_HOME": f"{stack.home}-other"}, 3),
+        (["quality"], {"SLUICE_POSTGRES_PORT": "1"}, 3),
+        (["drain"], {"SLUICE_CLICKHOUSE_PORT": "1"}, 3),
+        (["drain"], {"SLUICE_KAFKA_PORT": "1"}, 3),
+        (["status"], {"SLUICE_DRAIN_EVENTS": "many"}, 2),
     ]
-    for arguments, environment, code in calls:
-        done = Running(environment=environment, home=stack.home).sluice(*arguments)
+    for arguments, changed, code in calls:
+        done = stack.sluice(*arguments, **changed)
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         assert done.stderr.strip()

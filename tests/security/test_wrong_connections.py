@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sluice.settings import PROJECT, Settings
+from tests.canaries import token
 from tests.page.conftest import airflow_environment
-from tests.security.canaries import token
 from tests.security.conftest import until
 from tests.security.test_wrong_settings import answers
 

@@ -13,8 +13,8 @@ import pytest
 from sluice import wiring
 from sluice.errors import SluiceError
 from sluice.settings import Settings
+from tests.canaries import token
 from tests.conftest import free_ports
-from tests.security.canaries import token
 from tests.security.conftest import SLUICE, until
 
 pytestmark = pytest.mark.services

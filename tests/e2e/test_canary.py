@@ -17,11 +17,11 @@ from sluice import wiring
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import connection_options
 from sluice.embedded.stack import Stack
-from tests.security.canaries import files_with
-from tests.security.conftest import Planted, until
+from tests.canaries import files_with
+from tests.e2e.conftest import Running, until
 from tests.security.test_closed_home import open_to_others
 
-pytestmark = [pytest.mark.e2e, pytest.mark.airflow]
+pytestmark = pytest.mark.e2e
 
 # Where the stack keeps what it made, readable by its owner alone.
 OWN_FILES = ("secrets.json", "airflow/passwords.json")
@@ -38,7 +38,7 @@ COMMANDS = (
 )
 
 
-def in_logs(stack: Planted, *words: str) -> bool:
+def in_logs(stack: Running, *words: str) -> bool:
     """Whether a log of the stack holds a line with all words."""
     for path in (stack.home / "airflow" / "logs").rglob("*.log"):
         for line in path.read_text(errors="replace").splitlines():
@@ -48,31 +48,32 @@ def in_logs(stack: Planted, *words: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def troubled(planted: Planted) -> Planted:
+def troubled(stack: Running) -> Running:
     """The stack after findings, alerts that fail and a service that was gone."""
-    settings = planted.settings
-    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap})
-    producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event")
-    assert producer.flush(30) == 0
-    wiring.query(settings, "DELETE FROM cdc.dim_order WHERE id % 2 = 0")
-    stack = Stack(settings)
-    airflow = stack.airflow(seconds=60)
-    airflow.trigger("sluice_drain")  # the next minute is not waited for
-    for words in (["orders: row_count fail"], *(["alert by", place] for place in PLACES)):
-        until(partial(in_logs, planted, *words))
-    until(lambda: bool(wiring.dead_letters(settings, "orders", 1)))
-    resync(planted)
-    for command in COMMANDS:
-        planted.sluice(*command)
-    stack.halt(["clickhouse"])
-    airflow.trigger("sluice_drain")
-    until(lambda: in_logs(planted, "ClickHouse", "does not answer"))
-    planted.sluice("status", "--json")
-    stack.start(["clickhouse"], lambda _: None)
-    return planted
+    settings = stack.settings
+    with stack.lines.watched():
+        producer = Producer({"bootstrap.servers": settings.kafka.bootstrap})
+        producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event")
+        assert producer.flush(30) == 0
+        wiring.query(settings, "DELETE FROM cdc.dim_order WHERE id % 2 = 0")
+        programs = Stack(settings)
+        airflow = programs.airflow(seconds=60)
+        airflow.trigger("sluice_drain")  # the next minute is not waited for
+        for words in (["orders: row_count fail"], *(["alert by", place] for place in PLACES)):
+            until(partial(in_logs, stack, *words))
+        until(lambda: bool(wiring.dead_letters(settings, "orders", 1)))
+        resync(stack)
+        for command in COMMANDS:
+            stack.sluice(*command)
+        programs.halt(["clickhouse"])
+        airflow.trigger("sluice_drain")
+        until(lambda: in_logs(stack, "ClickHouse", "does not answer"))
+        stack.sluice("status", "--json")
+        programs.start(["clickhouse"], lambda _: None)
+    return stack
 
 
-def test_no_file_of_the_stack_holds_a_secret_but_its_owners_two(troubled: Planted) -> None:
+def test_no_file_of_the_stack_holds_a_secret_but_its_owners_two(troubled: Running) -> None:
     """Logs of every process and task, the supervisor's files, what the databases keep."""
     found = files_with(troubled.canaries, troubled.home)
     assert sorted(found) == sorted(OWN_FILES), found
@@ -83,28 +84,28 @@ def test_no_file_of_the_stack_holds_a_secret_but_its_owners_two(troubled: Plante
     assert logs >= set(Stack(troubled.settings).programs)
 
 
-def test_no_process_shows_a_secret_on_its_command_line(troubled: Planted) -> None:
-    lines = troubled.lines.seen.copy()  # while processes are still looked at
+def test_no_process_shows_a_secret_on_its_command_line(troubled: Running) -> None:
+    lines = troubled.lines.seen
     for program in Stack(troubled.settings).programs.values():
         assert any(program.command[-1].encode() in line for line in lines), program.name
     assert any(b"initdb" in line for line in lines)
     assert [line for line in lines if troubled.canaries.within(line)] == []
 
 
-def test_no_command_prints_a_secret(troubled: Planted) -> None:
+def test_no_command_prints_a_secret(troubled: Running) -> None:
     started, *printed = troubled.printed
     # `up` ends with the pages' addresses and passwords, for whoever sits at the terminal.
     assert troubled.canaries.within(started) == {"airflow", "clickhouse"}
     assert [text for text in printed if troubled.canaries.within(text)] == []
 
 
-def test_env_prints_the_passwords_that_its_clients_need_and_no_other(planted: Planted) -> None:
-    printed = planted.sluice("env").stdout
-    planted.printed[-2:] = []
-    assert planted.canaries.within(printed) == {"postgres", "clickhouse", "airflow"}
+def test_env_prints_the_passwords_that_its_clients_need_and_no_other(stack: Running) -> None:
+    printed = stack.sluice("env").stdout
+    stack.printed[-2:] = []
+    assert stack.canaries.within(printed) == {"postgres", "clickhouse", "airflow"}
 
 
-def test_state_tables_and_xcoms_hold_no_secret(troubled: Planted) -> None:
+def test_state_tables_and_xcoms_hold_no_secret(troubled: Running) -> None:
     settings = troubled.settings
     with closing(ClickHouse(settings.clickhouse)) as clickhouse:
         for (table,) in clickhouse.execute("SHOW TABLES FROM cdc"):
@@ -126,14 +127,14 @@ def test_state_tables_and_xcoms_hold_no_secret(troubled: Planted) -> None:
             assert rows, f"{table} is empty"
 
 
-def test_what_airflow_did_is_kept_with_who_started_it(troubled: Planted) -> None:
+def test_what_airflow_did_is_kept_with_who_started_it(troubled: Running) -> None:
     with closing(ClickHouse(troubled.settings.clickhouse)) as clickhouse:
         assert clickhouse.execute("SELECT DISTINCT done_by FROM cdc.resyncs") == [("admin",)]
         rebuilds = {name for (name,) in clickhouse.execute("SELECT done_by FROM cdc.rebuilds")}
         assert "Airflow: asset_triggered" in rebuilds
 
 
-def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Planted) -> None:
+def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Running) -> None:
     with owner(troubled) as client:
         described = client.get("/sluice/openapi.json").json()["paths"]
         pages = ["/sluice/", "/sluice/tables/orders", "/sluice/metrics"]
@@ -154,11 +155,11 @@ def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Planted) -> 
             assert troubled.canaries.within(client.get(path).content) == set(), path
 
 
-def test_everything_listens_on_this_machine_alone(planted: Planted) -> None:
-    states = Stack(planted.settings).states()
+def test_everything_listens_on_this_machine_alone(stack: Running) -> None:
+    states = Stack(stack.settings).states()
     processes = [psutil.Process(state.pid) for state in states.values() if state.pid]
     places = {place for process in processes for place in listening(process)}
-    ports = {int(port) for name, port in planted.environment.items() if name.endswith("_PORT")}
+    ports = {int(port) for name, port in stack.environment.items() if name.endswith("_PORT")}
     assert ports <= {port for _, port in places}
     assert {address for address, _ in places} == {"127.0.0.1"}
 
@@ -172,8 +173,8 @@ def listening(process: psutil.Process) -> Iterator[tuple[str, int]]:
                     yield place.laddr.ip, place.laddr.port
 
 
-def test_airflow_gives_nobody_a_token_without_the_password(planted: Planted) -> None:
-    address = f"http://127.0.0.1:{planted.settings.airflow_port}/auth/token"
+def test_airflow_gives_nobody_a_token_without_the_password(stack: Running) -> None:
+    address = f"http://127.0.0.1:{stack.settings.airflow_port}/auth/token"
     wrong = {"username": "admin", "password": "admin"}
     with httpx.Client(timeout=60) as client:
         assert client.get(address).status_code in {401, 403}
@@ -181,7 +182,7 @@ def test_airflow_gives_nobody_a_token_without_the_password(planted: Planted) -> 
 
 
 @contextmanager
-def owner(stack: Planted) -> Iterator[httpx.Client]:
+def owner(stack: Running) -> Iterator[httpx.Client]:
     """The user admin, logged in."""
     address = f"http://127.0.0.1:{stack.settings.airflow_port}"
     user = {"username": "admin", "password": stack.canaries["airflow"]}
@@ -191,7 +192,7 @@ def owner(stack: Planted) -> Iterator[httpx.Client]:
         yield client
 
 
-def resync(stack: Planted) -> None:
+def resync(stack: Running) -> None:
     """A run of the form's DAG, which hands its parts on as XComs."""
     asked = {"logical_date": None, "conf": {"tables": ["orders"]}}
     with owner(stack) as client:
@@ -201,6 +202,6 @@ def resync(stack: Planted) -> None:
         until(lambda: client.get(f"{runs}/{run}").json()["state"] in ended)
 
 
-def airflow_database(stack: Planted) -> dict[str, Any]:
+def airflow_database(stack: Running) -> dict[str, Any]:
     """Where Airflow keeps its metadata."""
     return {**connection_options(stack.settings.postgres), "dbname": "airflow"}

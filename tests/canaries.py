@@ -88,6 +88,7 @@ class CommandLines:
     @contextmanager
     def watched(self) -> Iterator[CommandLines]:
         """Read them until the block ends: processes that live shortly are seen too."""
+        self._stop.clear()
         thread = threading.Thread(target=self._watch)
         thread.start()
         try:
