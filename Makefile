@@ -61,9 +61,10 @@ bench: setup
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/page.py
 
-# Writes the page of errors, then the site of docs/ to .site/; names pages that would load from elsewhere.
+# Writes the pages of errors and settings, then the site of docs/ to .site/; names pages that would load from elsewhere.
 docs: setup
 	$(BIN)/python .ci/errors_page.py
+	$(BIN)/python .ci/settings_page.py
 	$(BIN)/uv run -q --no-project --with-requirements docs/requirements.txt zensical build --strict --clean
 	@! grep -rlE '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//' .site --include='*.html'
 

@@ -15,15 +15,15 @@ from sluice import errors
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
 CODES = {
     1: "a finding: the data or a file is not as it should be",
-    2: "wrong usage: mend the call",
+    2: "wrong usage: correct the call",
     3: "try again later: the same call may succeed",
     4: "a person decides, then runs the named command",
 }
 _BEGINNING = """# Errors
 
-Every error that Sluice raises, by exit code; written from the source by `make docs`. A message is
-one line, what to do about it the next. `...` stands for what the message names. [When something is
-wrong](operations.md) goes by what is seen instead.
+Every error that Sluice raises, by exit code. `make docs` writes this page from the source. An
+error prints its message on one line and what to do on the next; `...` stands for a value. To
+look up a symptom instead, see [troubleshooting](operations.md).
 """
 
 
@@ -42,7 +42,7 @@ def raised() -> dict[str, set[tuple[str, str]]]:
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the page's text."""
     parts, places = [_BEGINNING], raised()
     for code, meaning in CODES.items():
         parts.append(f"\n## {code}: {meaning}\n")

@@ -369,7 +369,7 @@ class Database:
     def _add_label(self, relation: Relation) -> str:
         return f"ALTER TYPE {self.seed}_choice ADD VALUE IF NOT EXISTS 'new{self.chance.random()}'"
 
-    # Changes of the models, in the order of docs/models.md
+    # Changes of the models, in the order of docs/change-models.md
 
     def evolve(self) -> tuple[str, str, str]:
         """One change of the models: what PostgreSQL is given before them, what after `sluice

@@ -82,7 +82,7 @@ class Pipeline:
                 wiring.drain(self.settings, relation.name)
 
     def evolve(self) -> None:
-        """Change the models as docs/models.md says."""
+        """Change the models as docs/change-models.md says."""
         self.report()  # everything is drained
         before, after, again = self.database.evolve()
         if before:

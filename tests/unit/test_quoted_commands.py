@@ -1,4 +1,4 @@
-"""What README and docs quote is there: commands, options, targets, variables, links, anchors."""
+"""What README and docs quote is there: commands, variables, source files, tests, links."""
 
 from __future__ import annotations
 
@@ -131,6 +131,39 @@ def test_every_variable_named_is_a_setting(page: Path) -> None:
     tests_only = {"SLUICE_TEST_BROKER", "SLUICE_DIFFERENTIAL", "SLUICE_SLOW"}
     named = set(re.findall(r"(?<!AIRFLOW_CONN_)SLUICE_[A-Z_]*[A-Z]\b", page.read_text()))
     assert named <= {*VARIABLES, *tests_only}
+
+
+FILE = re.compile(r"`([\w./-]+\.(?:py|sql))\b")
+# The name of a test, whole or up to `...`.
+TEST = re.compile(r"`((?:[a-z0-9]+_){3,}[a-z0-9_]*)(\.\.\.)?`")
+
+
+@cache
+def files() -> list[str]:
+    """Every source file of the project, as `/folder/name`."""
+    folders = ("plugins", "dags", "models", "sql", "tests", "bench", "docker", ".ci")
+    found = (path for folder in folders for path in (PROJECT / folder).rglob("*.[ps][yq]*"))
+    return [f"/{path.relative_to(PROJECT)}" for path in found]
+
+
+@cache
+def names_of_tests() -> str:
+    """The names of all tests, each between newlines."""
+    text = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
+    return "\n".join(["", *re.findall(r"def test_(\w+)", text), ""])
+
+
+@PER_PAGE
+def test_every_source_file_named_is_there(page: Path) -> None:
+    for name in FILE.findall(page.read_text()):
+        assert any(file.endswith(f"/{name}") for file in files()), name
+
+
+def test_every_test_that_the_page_of_faults_names_is_there() -> None:
+    named = TEST.findall((PROJECT / "docs" / "faults.md").read_text())
+    assert len(named) > 60
+    for name, cut in named:
+        assert (f"\n{name}" if cut else f"\n{name}\n") in names_of_tests(), name
 
 
 @PER_PAGE
