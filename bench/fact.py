@@ -30,7 +30,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
-from tests.conftest import stack_environment, temporary_home
+from tests.support.services import stack_environment, temporary_home
 
 Before = Callable[[int], object] | None
 DAYS = 730

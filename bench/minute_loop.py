@@ -27,7 +27,7 @@ from sluice import wiring
 from sluice.embedded.stack import Stack
 from sluice.settings import PROJECT, Settings, read_settings
 from store_api.database import make_engine
-from tests.conftest import stack_environment
+from tests.support.services import stack_environment
 
 REPEATS = 3
 SECONDS = (15, 25, 35, 45, 55)  # of the minute; the loop runs at its beginning

@@ -34,8 +34,8 @@ from sluice.drain.ports import Chunk
 from sluice.embedded.postgres import BINARIES, ensure_database
 from sluice.embedded.stack import Stack
 from sluice.settings import read_settings
-from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import CATALOG, Source, until
+from tests.support.services import stack_environment, temporary_home
 
 # Name -> SQL that changes {rows} rows, in transactions of 100 where it commits.
 LOOP = "DO $$ BEGIN FOR i IN 1..{rows}/100 LOOP {body}; COMMIT; END LOOP; END $$"

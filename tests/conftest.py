@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from sluice import wiring
-from sluice.capture import slot as slots
-from sluice.embedded.postgres import ensure_database
-from sluice.embedded.programs import STORES
-from sluice.embedded.stack import Stack
-from sluice.settings import Settings, read_settings
-from store_api.database import create_tables
-from tests import crashes, tiers
-from tests.crashes import pytest_runtest_protocol  # noqa: F401 - hook
-from tests.tiers import (  # noqa: F401 - hooks
+from sluice.settings import Settings
+from tests.support import tiers
+from tests.support.crashes import pytest_runtest_protocol  # noqa: F401 - hook
+from tests.support.services import migrate, running_services, temporary_home
+from tests.support.tiers import (  # noqa: F401 - hooks
     pytest_collection_modifyitems,
     pytest_runtest_setup,
     pytest_xdist_make_scheduler,
@@ -35,53 +23,6 @@ from tests.tiers import (  # noqa: F401 - hooks
 # An example may take as long as it needs: the machine is not what is tested.
 hypothesis_settings.register_profile("sluice", deadline=None)
 hypothesis_settings.load_profile("sluice")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now, each with a free neighbour.
-
-    Below those that the system gives to clients, which would take a neighbour before it is used.
-    """
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(10_000, 30_000, 2)
-        if port not in ports and free(port) and free(port + 1):
-            ports.append(port)
-    return ports
-
-
-def free(port: int) -> bool:
-    """Whether a server could listen there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def stack_environment(home: Path) -> dict[str, str]:
-    """The variables of a stack of its own: its home and free ports."""
-    names = ("POSTGRES", "KAFKA", "CLICKHOUSE", "CLICKHOUSE_HTTP", "API", "AIRFLOW")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    variables = {f"SLUICE_{name}_PORT": str(port) for name, port in ports.items()}
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-    return {**inherited, **variables, "SLUICE_HOME": str(home)}
-
-
-@contextmanager
-def temporary_home() -> Iterator[Path]:
-    """A stack's home. Not below pytest's own folder: every pytest that starts closes that to
-    other users, and PostgreSQL runs as one where the tests run as root.
-    """
-    tiers.require("services", "e2e")
-    with TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as folder:
-        crashes.watch(Path(folder))
-        try:
-            yield Path(folder)
-        finally:
-            crashes.forget(Path(folder))
 
 
 @pytest.fixture(scope="session")
@@ -95,23 +36,6 @@ def services(home: Path) -> Iterator[Settings]:
     """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
     with running_services(home) as settings:
         yield settings
-
-
-@contextmanager
-def running_services(home: Path) -> Iterator[Settings]:
-    """Services as `services` are, for a module that leaves them unlike it found them."""
-    environment = stack_environment(home)
-    Stack(read_settings(environment)).launch()
-    settings = read_settings(environment)
-    stack = Stack(settings)
-    try:
-        stack.start(STORES, lambda _: None)
-        ensure_database(settings.postgres, settings.postgres.database)
-        create_tables(settings.postgres)
-        wiring.initialise(settings)
-        yield settings
-    finally:
-        stack.stop()
 
 
 @pytest.fixture(scope="session")
@@ -130,27 +54,3 @@ def metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
             migrate(home)
             (home / "airflow.db").rename(migrated)
     return migrated
-
-
-def migrate(home: Path) -> None:
-    """Create an Airflow's metadata database: airflow.db in its home."""
-    command = [sys.executable, "-m", "airflow", "db", "migrate"]
-    environment = {**os.environ, "AIRFLOW_HOME": str(home)}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-
-
-def drop_slot(settings: Settings) -> None:
-    """Drop the slot of a relay that has stopped; its session in Postgres may end a little later."""
-    name, deadline = settings.relay.slot, time.monotonic() + 60
-    with slots.session(settings.postgres) as cursor:
-        while True:
-            cursor.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-                " WHERE slot_name = %s AND active_pid IS NULL",
-                [name],
-            )
-            cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name])
-            if cursor.fetchone() is None:
-                return
-            assert time.monotonic() < deadline, f"slot {name} stays active"
-            time.sleep(0.1)

@@ -18,7 +18,7 @@ import pytest
 from sluice_airflow.deadlines import tell_late
 from tests.integration.test_alerts import Posted, serving
 from tests.page.conftest import airflow_environment
-from tests.processes import stop
+from tests.support.processes import stop
 
 pytestmark = pytest.mark.airflow
 

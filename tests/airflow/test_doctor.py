@@ -15,9 +15,9 @@ import pytest
 from sluice.operate.doctor import Diagnosis
 from sluice.operate.doctor.airflow import checks
 from sluice.settings import PROJECT, WAREHOUSE_POOL, Settings
-from tests.conftest import free_ports
 from tests.page.conftest import airflow_environment
-from tests.strangers import stranger
+from tests.support.services import free_ports
+from tests.support.strangers import stranger
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 

@@ -17,8 +17,8 @@ from psycopg2.extensions import make_dsn
 from sluice.clients.broker import Broker
 from sluice.clients.postgres import connection_options
 from sluice.settings import PROJECT, Settings, read_settings
-from tests.quoted import blocks
-from tests.tls import certificate
+from tests.support.quoted_commands import blocks
+from tests.support.tls import certificate
 
 PAGES = sorted((PROJECT / "docs" / "services").glob("*.md"))
 AUTHORITY = re.compile(r"/etc/ssl/\S+?\.pem")

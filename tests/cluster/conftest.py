@@ -20,7 +20,7 @@ from sluice.generate.files import write_files
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from tests.cluster.servers import Servers
-from tests.conftest import stack_environment, temporary_home
+from tests.support.services import stack_environment, temporary_home
 
 CATALOG = load_catalog("models")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import free, free_ports
+from tests.support.services import free, free_ports
 
 JARS = Path("/usr/share/java")
 INSTALLED = bool(shutil.which("java")) and (JARS / "zookeeper.jar").exists()

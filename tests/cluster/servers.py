@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from sluice.settings import ClickHouseSettings, Cluster
-from tests.conftest import free_ports
+from tests.support.services import free_ports
 
 NAME = "two"
 

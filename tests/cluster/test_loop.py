@@ -19,7 +19,7 @@ from sluice.star import create as warehouse
 from store_api.demo import load
 from tests.cluster.conftest import CATALOG
 from tests.cluster.servers import Servers
-from tests.oracle import change, facts, joined
+from tests.support.oracle import change, facts, joined
 
 pytestmark = pytest.mark.services
 

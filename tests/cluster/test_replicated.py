@@ -23,7 +23,7 @@ from sluice.settings import ONE_SERVER, PROJECT, Cluster
 from tests.cluster.conftest import CATALOG
 from tests.cluster.keeper import INSTALLED, keeper
 from tests.cluster.servers import NAME, Servers, Shard
-from tests.conftest import free, free_ports
+from tests.support.services import free, free_ports
 
 pytestmark = pytest.mark.services
 

@@ -19,7 +19,7 @@ from tests.cluster.conftest import CATALOG
 from tests.cluster.servers import Servers
 from tests.cluster.test_loop import assert_same, checked
 from tests.integration.test_evolution import inits_are_killed, models_change, rollups_change
-from tests.oracle import change, facts, joined
+from tests.support.oracle import change, facts, joined
 
 pytestmark = pytest.mark.services
 

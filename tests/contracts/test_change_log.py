@@ -23,7 +23,7 @@ from sluice.drain.ports import ChangeLog, Chunk
 from sluice.errors import NotReady, TopicGap, TopicPartitioned
 from sluice.events.event import DEAD_LETTER_TOPIC, Record, Reject
 from sluice.settings import KafkaSettings, Settings
-from tests.beside import repeating
+from tests.support.background import repeating
 
 Dead = tuple[bytes | None, bytes | None]
 

@@ -23,8 +23,8 @@ from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
-from tests.conftest import drop_slot
 from tests.differential.database import Database, printed, stored
+from tests.support.services import drop_slot
 
 _LIMIT = 240  # seconds for a quiet point to be reached
 

@@ -14,7 +14,7 @@ from sluice.embedded.stack import Stack
 from sluice.generate.files import topics
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
-from tests.conftest import stack_environment, temporary_home
+from tests.support.services import stack_environment, temporary_home
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from sluice.errors import Refused
 from sluice.generate.files import topics
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
-from tests.conftest import stack_environment, temporary_home
 from tests.drain.table import DrainedTable
+from tests.support.services import stack_environment, temporary_home
 
 pytestmark = [
     pytest.mark.services,

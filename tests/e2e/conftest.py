@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from sluice.settings import PROJECT, Settings, read_secrets, read_settings
-from tests.canaries import Canaries, CommandLines
-from tests.conftest import free_ports, stack_environment, temporary_home
+from tests.support.canaries import Canaries, CommandLines
+from tests.support.services import free_ports, stack_environment, temporary_home
 
 SLUICE = Path(sys.executable).parent / "sluice"
 

@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from sluice.settings import read_secrets, read_settings
 from store_api.database import make_engine
-from tests.browser import SLOWEST_MS, barriers, chromium, log_in, too_wide
 from tests.e2e.conftest import Running, until
+from tests.support.browser import SLOWEST_MS, barriers, chromium, log_in, too_wide
 
 pytestmark = pytest.mark.e2e
 

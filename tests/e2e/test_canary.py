@@ -17,9 +17,9 @@ from sluice import wiring
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import connection_options
 from sluice.embedded.stack import Stack
-from tests.canaries import files_with
 from tests.e2e.conftest import Running, until
 from tests.security.test_closed_home import open_to_others
+from tests.support.canaries import files_with
 
 pytestmark = pytest.mark.e2e
 

@@ -24,8 +24,8 @@ from sluice.settings import read_secrets, read_settings
 from store_api.database import create_tables, make_engine
 from tests.e2e.conftest import Running, until
 from tests.e2e.shell import FOREGROUND, Shell, may_be_called
-from tests.oracle import change, facts, joined
-from tests.quoted import PAGES, blocks, named_only
+from tests.support.oracle import change, facts, joined
+from tests.support.quoted_commands import PAGES, blocks, named_only
 
 pytestmark = pytest.mark.e2e
 # The store dates an order when it takes it: today, or yesterday where midnight was just now.

@@ -12,8 +12,8 @@ from sluice.clients.topics import EPOCH_TOPIC
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings
-from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import TABLES, Source, until
+from tests.support.services import stack_environment, temporary_home
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,11 @@ from sluice.repair.resync import Resync
 from sluice.settings import PROJECT, Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
-from tests.conftest import drop_slot, free_ports, stack_environment, temporary_home
 from tests.faults.source import until
 from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
 from tests.integration.test_resync import make_again
-from tests.oracle import change
+from tests.support.oracle import change
+from tests.support.services import drop_slot, free_ports, stack_environment, temporary_home
 
 pytestmark = pytest.mark.services
 

@@ -16,7 +16,6 @@ from sluice.errors import NeedsPerson, NotReady, SluiceError
 from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
 from store_api.database import make_engine
-from tests.beside import repeating
 from tests.faults.source import until
 from tests.faults.test_recovery import (
     CATALOG,
@@ -25,7 +24,8 @@ from tests.faults.test_recovery import (
     standby,
 )
 from tests.integration.test_loop import checked, relaying
-from tests.oracle import change
+from tests.support.background import repeating
+from tests.support.oracle import change
 
 pytestmark = pytest.mark.services
 

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sluice.capture.metrics import read_status
 from sluice.errors import NotReady
-from tests.conftest import free_ports
 from tests.faults.source import Source, until
+from tests.support.services import free_ports
 
 pytestmark = pytest.mark.services
 

@@ -24,7 +24,7 @@ from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
-from tests.conftest import drop_slot
+from tests.support.services import drop_slot
 
 MODELS = """
 from __future__ import annotations

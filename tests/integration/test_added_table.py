@@ -25,7 +25,7 @@ from sluice.drain.ports import Chunk
 from sluice.errors import Unreachable
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
-from tests.conftest import drop_slot
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 

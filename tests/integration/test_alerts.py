@@ -29,9 +29,9 @@ from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check
 from sluice.quality.results import News, Results
 from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
-from tests.conftest import drop_slot, free_ports
 from tests.integration.test_loop import checked, relaying
-from tests.tls import certificate
+from tests.support.services import drop_slot, free_ports
+from tests.support.tls import certificate
 
 
 class Posted(BaseHTTPRequestHandler):

@@ -12,8 +12,8 @@ import pytest
 from sluice import wiring
 from sluice.errors import RowsRejected
 from sluice.settings import Settings
-from tests.conftest import drop_slot, running_services, temporary_home
 from tests.integration.test_unstorable import BAD, KEYS, House, house  # noqa: F401 - a fixture
+from tests.support.services import drop_slot, running_services, temporary_home
 
 pytestmark = pytest.mark.services
 

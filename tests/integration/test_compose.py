@@ -32,8 +32,8 @@ from sluice.clients.postgres import connection_options, opened
 from sluice.embedded.airflow_service import environment as embedded_airflow
 from sluice.embedded.postgres import BINARIES, create_cluster, identity
 from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
-from tests.conftest import drop_slot, free_ports, temporary_home
-from tests.processes import stop
+from tests.support.processes import stop
+from tests.support.services import drop_slot, free_ports, temporary_home
 
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]

@@ -28,11 +28,11 @@ from sluice.quality.checks import Check
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.beside import repeating
-from tests.conftest import drop_slot, free_ports, running_services, temporary_home
 from tests.faults.source import until
 from tests.integration.test_loop import checked, relaying
 from tests.integration.test_resync import make_again
+from tests.support.background import repeating
+from tests.support.services import drop_slot, free_ports, running_services, temporary_home
 
 pytestmark = pytest.mark.services
 

@@ -24,7 +24,7 @@ from sluice.star.rebuild import Rebuild
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.integration.test_loop import checked, relaying
-from tests.oracle import facts, joined
+from tests.support.oracle import facts, joined
 
 pytestmark = pytest.mark.services
 

@@ -11,8 +11,8 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.errors import Unreachable
 from sluice.settings import ClickHouseSettings, read_settings
-from tests.conftest import stack_environment, temporary_home
 from tests.faults.source import until
+from tests.support.services import stack_environment, temporary_home
 
 pytestmark = pytest.mark.services
 

@@ -21,7 +21,6 @@ from sluice.quality.checks import Check
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import Traffic, load
-from tests.beside import repeating
 from tests.integration.test_loop import CATALOG, checked, relaying
 from tests.integration.test_types import (  # noqa: F401 - fixtures
     drained,
@@ -30,7 +29,8 @@ from tests.integration.test_types import (  # noqa: F401 - fixtures
     settings,
     stream,
 )
-from tests.type_samples import SAMPLES
+from tests.support.background import repeating
+from tests.support.type_samples import SAMPLES
 
 pytestmark = pytest.mark.services
 

@@ -20,8 +20,6 @@ from sluice.quality import deep_check as deep
 from sluice.quality.checks import Check
 from sluice.quality.deep_check import POINTS, DeepCheck
 from sluice.settings import Settings
-from tests import processes
-from tests.beside import repeating
 from tests.integration.test_resumed import (
     ITEMS,
     ROWS,
@@ -30,7 +28,9 @@ from tests.integration.test_resumed import (
     restock,
     states,
 )
-from tests.oracle import change
+from tests.support import processes
+from tests.support.background import repeating
+from tests.support.oracle import change
 
 pytestmark = pytest.mark.services
 

@@ -32,8 +32,8 @@ from sluice.operate.doctor.clickhouse import checks as clickhouse_checks
 from sluice.settings import Cluster, RelaySettings, Settings
 from sluice.star import create as warehouse
 from sluice.star.create import state_tables
-from tests.conftest import free_ports
-from tests.strangers import stranger
+from tests.support.services import free_ports
+from tests.support.strangers import stranger
 
 pytestmark = pytest.mark.services
 

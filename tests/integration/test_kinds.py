@@ -26,8 +26,8 @@ from sluice.generate.files import write_files
 from sluice.operate.doctor import postgres as doctor
 from sluice.quality.checks import COMPARED, Check, QualityReport
 from sluice.settings import RelaySettings, Settings
-from tests.conftest import drop_slot
 from tests.integration.kinds import FOLLOWED, NOTED, REFUSED, Followed, Refused
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 

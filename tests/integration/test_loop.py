@@ -22,7 +22,7 @@ from sluice.errors import Retryable
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.oracle import change, facts, joined
+from tests.support.oracle import change, facts, joined
 
 pytestmark = pytest.mark.services
 

@@ -36,7 +36,7 @@ from sluice.errors import NeedsPerson, Retryable, SluiceError
 from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
-from tests.conftest import drop_slot
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 

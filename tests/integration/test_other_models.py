@@ -27,8 +27,8 @@ from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests import logistics
-from tests.conftest import drop_slot
 from tests.logistics import Base, Depot, Mode, Person, Shift, Shipment
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 

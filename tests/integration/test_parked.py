@@ -28,10 +28,10 @@ from sluice.wiring.checks import differences
 from sluice.wiring.parked import holes_in
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.conftest import running_services, temporary_home
 from tests.faults.source import until
 from tests.integration.test_loop import CATALOG, checked, relaying
-from tests.oracle import facts, joined
+from tests.support.oracle import facts, joined
+from tests.support.services import running_services, temporary_home
 
 pytestmark = pytest.mark.services
 

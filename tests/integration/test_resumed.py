@@ -21,11 +21,11 @@ from sluice.repair.resync import POINTS, Resync
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests import processes
-from tests.beside import repeating
 from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
 from tests.integration.test_resync import corrupt, make_again
-from tests.oracle import change
+from tests.support import processes
+from tests.support.background import repeating
+from tests.support.oracle import change
 
 pytestmark = pytest.mark.services
 

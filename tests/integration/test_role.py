@@ -24,8 +24,8 @@ from sluice.errors import PublicationIncomplete
 from sluice.generate.files import generated_files
 from sluice.settings import PROJECT, PostgresSettings, RelaySettings, Settings
 from store_api.database import make_engine
-from tests.conftest import drop_slot
 from tests.generate.badges import Base
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 

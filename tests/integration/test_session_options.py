@@ -15,7 +15,7 @@ from sluice.settings import PostgresSettings, Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.integration.test_loop import checked, relaying
-from tests.oracle import facts, joined
+from tests.support.oracle import facts, joined
 
 pytestmark = pytest.mark.services
 

@@ -19,7 +19,7 @@ from store_api.database import make_engine
 from store_api.demo import load
 from tests.faults.source import until
 from tests.integration.test_loop import checked, relaying
-from tests.oracle import facts, joined
+from tests.support.oracle import facts, joined
 
 pytestmark = pytest.mark.services
 

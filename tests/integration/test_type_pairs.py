@@ -1,8 +1,8 @@
 """Every pair of a PostgreSQL type and a model type that `sluice init` takes is right everywhere.
 
-The pairs are all types of `tests.type_pairs` under all of its models; PostgreSQL's catalog says
-which are taken. Those come by snapshot and stream, are compared, found when they differ, and read
-again, as columns and as keys.
+The pairs are all types of `tests.support.type_pairs` under all of its models; PostgreSQL's catalog
+says which are taken. Those come by snapshot and stream, are compared, found when they differ, and
+read again, as columns and as keys.
 """
 
 from __future__ import annotations
@@ -31,8 +31,18 @@ from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
-from tests.conftest import drop_slot
-from tests.type_pairs import ARRAYS, CREATED, KINDS, MODELS, TYPES, Kind, Pair, create, declare
+from tests.support.services import drop_slot
+from tests.support.type_pairs import (
+    ARRAYS,
+    CREATED,
+    KINDS,
+    MODELS,
+    TYPES,
+    Kind,
+    Pair,
+    create,
+    declare,
+)
 
 pytestmark = pytest.mark.services
 

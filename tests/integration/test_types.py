@@ -21,7 +21,6 @@ from hypothesis import settings as effort
 from psycopg2 import sql
 from sqlalchemy import create_engine
 
-import tests
 from sluice import wiring
 from sluice.capture.relay import run
 from sluice.catalog import load_catalog
@@ -29,12 +28,13 @@ from sluice.clients.postgres import connection_options
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
-from tests.conftest import drop_slot
-from tests.type_samples import AS_TEXT, SAMPLES, Base, rows
+from tests import support
+from tests.support.services import drop_slot
+from tests.support.type_samples import AS_TEXT, SAMPLES, Base, rows
 
 pytestmark = pytest.mark.services
 
-CATALOG = load_catalog("tests.type_samples")
+CATALOG = load_catalog("tests.support.type_samples")
 NAMES = list(SAMPLES)
 IDS = count(1)
 
@@ -43,14 +43,14 @@ IDS = count(1)
 def settings(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     out = tmp_path_factory.mktemp("generated")
     write_files(CATALOG, out)
-    tests.__path__.append(str(out / "tests"))
+    support.__path__.append(str(out / "tests/support"))
     yield replace(
         services,
-        models="tests.type_samples",
+        models="tests.support.type_samples",
         out=out,
         relay=RelaySettings(slot="samples", ack="drained"),
     )
-    tests.__path__.remove(str(out / "tests"))
+    support.__path__.remove(str(out / "tests/support"))
 
 
 @pytest.fixture(scope="module")

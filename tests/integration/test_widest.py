@@ -18,8 +18,8 @@ from sluice.generate.clickhouse import quoted
 from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
-from tests.conftest import drop_slot
 from tests.faults.source import until
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 

@@ -19,10 +19,10 @@ import pytest
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
 from sluice_airflow.page.limits import KEPT_S
-from tests import tiers
-from tests.conftest import free_ports
 from tests.page.history import fill, forget
-from tests.processes import stop
+from tests.support import tiers
+from tests.support.processes import stop
+from tests.support.services import free_ports
 
 ROLES = ("viewer", "user", "op", "admin")
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import Settings
-from tests.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in, too_wide
+from tests.support.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in, too_wide
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]

@@ -14,7 +14,7 @@ import pytest
 
 from sluice.embedded.clickhouse_users import CONFIGURATION, READER, SECRETS
 from sluice.settings import WRITER, Settings, read_secrets
-from tests.browser import chromium
+from tests.support.browser import chromium
 
 pytestmark = pytest.mark.services
 

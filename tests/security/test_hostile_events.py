@@ -43,8 +43,8 @@ from sluice.settings import Settings
 from sluice.wiring.drains import draining, make_decoder
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.conftest import running_services, temporary_home
 from tests.integration.test_loop import checked, relaying
+from tests.support.services import running_services, temporary_home
 from tests.unit.test_origin import PLACES, placed
 
 pytestmark = pytest.mark.services

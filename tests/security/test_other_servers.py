@@ -20,8 +20,8 @@ from sluice.clients.listeners import listening_account
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
 from sluice.settings import Settings, read_secrets
-from tests.conftest import free_ports
 from tests.security.conftest import SLUICE
+from tests.support.services import free_ports
 
 pytestmark = pytest.mark.services
 

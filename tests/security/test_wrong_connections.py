@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from sluice.settings import PROJECT, Settings
-from tests.canaries import token
 from tests.page.conftest import airflow_environment
 from tests.security.conftest import until
 from tests.security.test_wrong_settings import answers
+from tests.support.canaries import token
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 

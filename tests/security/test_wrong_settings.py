@@ -13,9 +13,9 @@ import pytest
 from sluice import wiring
 from sluice.errors import SluiceError
 from sluice.settings import Settings
-from tests.canaries import token
-from tests.conftest import free_ports
 from tests.security.conftest import SLUICE, until
+from tests.support.canaries import token
+from tests.support.services import free_ports
 
 pytestmark = pytest.mark.services
 

@@ -12,7 +12,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.settings import ClickHouseSettings, read_settings
 from sluice.star.create import create_warehouse
-from tests.conftest import stack_environment, temporary_home
+from tests.support.services import stack_environment, temporary_home
 
 
 @pytest.fixture(scope="session")

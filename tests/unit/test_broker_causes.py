@@ -21,9 +21,9 @@ from sluice.drain.ports import Chunk
 from sluice.errors import SluiceError, Unreachable
 from sluice.events.event import Record, Reject
 from sluice.settings import KafkaSettings
-from tests.conftest import free_ports
-from tests.strangers import stranger
-from tests.tls import certificate
+from tests.support.services import free_ports
+from tests.support.strangers import stranger
+from tests.support.tls import certificate
 
 SECRET = "not-the-password"
 SASL = {

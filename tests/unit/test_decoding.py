@@ -20,7 +20,7 @@ from sluice.events.event import (
     Record,
     Truncated,
 )
-from tests.decoded import changes
+from tests.support.decoded_changes import changes
 from tests.unit.test_plain import ROW as SAMPLE
 from tests.unit.test_plain import event as sample
 from tests.unit.test_plain import pair

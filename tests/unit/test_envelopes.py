@@ -36,8 +36,8 @@ from sluice.drain.decoder import Decoder
 from sluice.events.event import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.settings import PROJECT, RelaySettings
-from tests.conftest import free_ports
-from tests.decoded import changes
+from tests.support.decoded_changes import changes
+from tests.support.services import free_ports
 
 CATALOG = load_catalog("models")
 FILES = sorted((PROJECT / "tests/envelopes").glob("*.json"))

@@ -19,7 +19,7 @@ from sluice.drain.decoder import Decoded, Decoder
 from sluice.drain.fast_decoder import Plain, PlainReader
 from sluice.drain.origin import Origin
 from sluice.events.event import UNCHANGED, Record
-from tests.decoded import changes
+from tests.support.decoded_changes import changes
 
 
 class NothingIsPlain(PlainReader):
@@ -45,7 +45,7 @@ def event_type(table: Table) -> Any:
 
 def pair(profile: str) -> tuple[Decoder, Decoder]:
     """A decoder, and one by the schema alone."""
-    table = load_catalog("tests.type_samples", profile).table("samples")
+    table = load_catalog("tests.support.type_samples", profile).table("samples")
     fast, slow = Decoder(table, event_type(table)), Decoder(table, event_type(table))
     slow._plain = NothingIsPlain(table)
     return fast, slow

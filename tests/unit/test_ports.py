@@ -10,7 +10,7 @@ import pytest
 from sluice.embedded.programs import busy_ports, programs
 from sluice.errors import NotReady, WrongUsage
 from sluice.settings import read_settings
-from tests.conftest import stack_environment
+from tests.support.services import stack_environment
 
 
 def test_a_port_that_is_taken_or_wanted_twice_is_named_with_its_setting(

@@ -13,7 +13,7 @@ import typer
 
 from sluice.cli import app
 from sluice.settings import PROJECT, VARIABLES
-from tests.quoted import PAGES, blocks, quoted, unmarked
+from tests.support.quoted_commands import PAGES, blocks, quoted, unmarked
 
 LINK = re.compile(r"\]\(([^)\s]*)[^)]*\)")
 PER_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))

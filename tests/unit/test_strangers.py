@@ -20,7 +20,7 @@ from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.stack import Stack
 from sluice.errors import Retryable
 from sluice.settings import Settings, read_settings
-from tests.strangers import STRANGERS, stranger
+from tests.support.strangers import STRANGERS, stranger
 
 # The silent one is waited for by each client's own patience.
 PATIENCE = 1.5

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import DeclarativeBase
 
-from tests.type_samples import SAMPLES
+from tests.support.type_samples import SAMPLES
 
 TYPES: dict[str, tuple[str, str, str]] = {
     "bool": ("f", "t", "t"),
