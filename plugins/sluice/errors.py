@@ -1,18 +1,18 @@
-"""Every error Sluice raises, grouped by what recovers from it.
+"""Every error that Sluice raises, grouped by how to recover.
 
 ```
 SluiceError
-├── WrongUsage           the caller mends the call                          exit 2
-├── Finding              the data or a file is not as it should be          exit 1
-│   ├── QualityFailed    ClickHouse differs from Postgres
+├── WrongUsage           the caller corrects the call                       exit 2
+├── Finding              a check found a difference                         exit 1
+│   ├── QualityFailed    ClickHouse differs from PostgreSQL
 │   ├── StaleGenerated   generated files differ from the models
-│   └── RowsRejected     events went to the dead letters
+│   └── RowsRejected     events became dead letters
 ├── Retryable            the same call may succeed later                    exit 3
 │   ├── Unreachable      a service does not answer
-│   ├── NotReady         a service answers, but set-up is not finished
-│   │   ├── SlotAwaited  nothing can be compared before the first snapshot's end
-│   │   └── Lagging      drain or rebuild is late: both sides cannot be compared
-│   ├── Refused          ClickHouse takes nothing now: too many parts, no memory or disk, read-only
+│   ├── NotReady         a service answers, but its set-up is not finished
+│   │   ├── SlotAwaited  the first snapshot is not finished: nothing can be compared
+│   │   └── Lagging      the drain or a rebuild is late: both sides cannot be compared
+│   ├── Refused          ClickHouse accepts no insert: too many parts, no memory or disk, read-only
 │   ├── StaleCheckpoint  another drain advanced the checkpoint first
 │   ├── StaleRebuild     another rebuild replaced the fact first
 │   └── SlotBusy         another relay reads from the slot
@@ -25,12 +25,12 @@ SluiceError
 └── Rejected             one record; it goes to the dead letters
 ```
 
-A message says what, where and what to do, in one or two lines; `str(error)` is that message. What
-others wrote is in it as `printable` makes it: a newline in a name begins no line.
+A message says what happened, where, and what to do, in one or two lines; `str(error)` is that
+message. Text from outside is escaped by `printable`: a newline in a name does not begin a line.
 
-Of the errors of several tables the worst decides the exit code, in the order 0, 1, 3, 4: a step
-that did not run (3) may hide what a finding (1) would tell, and where a person is needed (4) a
-repetition changes nothing. WrongUsage is never one table's: it ends the command.
+If several tables fail, the worst error decides the exit code, in the order 0, 1, 3, 4: a step that
+did not run (3) may hide a finding (1), and where a person is needed (4) a retry does not help.
+WrongUsage concerns no single table: it ends the command.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Finding(SluiceError):
 
 
 class QualityFailed(Finding):
-    """ClickHouse differs from Postgres."""
+    """ClickHouse differs from PostgreSQL."""
 
 
 class StaleGenerated(Finding):
@@ -76,7 +76,7 @@ class StaleGenerated(Finding):
 
 
 class RowsRejected(Finding):
-    """Events were rejected into the dead letters."""
+    """Events were rejected and became dead letters."""
 
 
 class Retryable(SluiceError):
@@ -94,18 +94,18 @@ class NotReady(Retryable):
 
 
 class SlotAwaited(NotReady):
-    """The replication slot is not there yet: the relay has not finished its first snapshot."""
+    """The replication slot does not exist yet: the relay has not finished its first snapshot."""
 
 
 class Lagging(NotReady):
-    """The drain, or a rebuild, is late: both sides cannot be compared this time."""
+    """The drain or a rebuild is late: both sides cannot be compared this time."""
 
 
 class Refused(Retryable):
-    """ClickHouse takes no insert for now.
+    """ClickHouse accepts no insert at present.
 
     Attributes:
-        too_large: whether a smaller insert may be taken.
+        too_large: whether a smaller insert may be accepted. Default: false.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Refused(Retryable):
 
 
 class StaleCheckpoint(Retryable):
-    """Another drain advanced this checkpoint first; its rows are the same, nothing is lost."""
+    """Another drain advanced this checkpoint first; it wrote the same rows, so nothing is lost."""
 
 
 class StaleRebuild(Retryable):
@@ -132,15 +132,15 @@ class SlotMissing(NeedsPerson):
 
 
 class SlotRecreated(NeedsPerson):
-    """The replication slot was dropped and made again: it skips what came in between."""
+    """The replication slot was dropped and recreated: it skips the changes in between."""
 
 
 class SlotLost(NeedsPerson):
-    """The replication slot was invalidated: changes that it still needed may be gone."""
+    """The replication slot was invalidated: changes that were not read may be gone."""
 
 
 class TableDiffers(NeedsPerson):
-    """ClickHouse's table is not the model's."""
+    """ClickHouse's table differs from its model."""
 
 
 class SlotBusy(Retryable):
@@ -152,7 +152,7 @@ class PublicationIncomplete(NeedsPerson):
 
 
 class SourceChanged(NeedsPerson):
-    """PostgreSQL is another server, or went back in time: its positions do not go on."""
+    """PostgreSQL is another server, or was rewound: its WAL positions do not continue."""
 
 
 class TopicGap(NeedsPerson):
@@ -160,11 +160,11 @@ class TopicGap(NeedsPerson):
 
 
 class TopicPartitioned(NeedsPerson):
-    """The topic has more than one partition; order per table needs exactly one."""
+    """The topic has more than one partition; the order of a table's events needs exactly one."""
 
 
 class RecordUnreadable(NeedsPerson):
-    """A message on the topic cannot be unpacked."""
+    """A message on the topic cannot be decompressed."""
 
 
 class PoisonedTopic(NeedsPerson):
@@ -176,5 +176,5 @@ class Rejected(SluiceError):
 
 
 def worst(errors: Iterable[SluiceError]) -> SluiceError:
-    """The error that decides the exit code; see the module. Of equally bad ones the first."""
+    """Return the error that decides the exit code; of equal ones the first."""
     return max(errors, key=lambda error: error.exit_code)

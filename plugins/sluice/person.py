@@ -1,4 +1,4 @@
-"""Who runs a command: what `cdc.resyncs` and other tables keep of who did something."""
+"""Who runs a command, as recorded in `cdc.resyncs` and other tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pwd
 
 
 def system_person() -> str:
-    """Return the name of the account that runs this process, whatever its variables say."""
+    """Return the name of the account that runs this process; ignores the environment."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user may have no name
+    except KeyError:  # a container's user may have no entry in the password database
         return f"uid {os.getuid()}"

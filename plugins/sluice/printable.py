@@ -1,7 +1,7 @@
-"""Text of others as terminals, logs and alerts may show it: what they would act on, written out.
+"""Text from outside, escaped for terminals, logs and alerts.
 
 A row's key, a column's name or a server's message can hold an escape sequence that rewrites the
-screen, a newline that begins a forged line, or a mark that turns the direction of reading.
+screen, a newline that begins a forged line, or a mark that changes the text direction.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 
-# Control characters, marks of direction, separators of lines, what shows nothing, half characters.
-_ACTS = re.compile(
+# Control characters, direction marks, line separators, invisible characters, lone surrogates.
+_ACTIVE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -18,23 +18,23 @@ _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def printable(text: str) -> str:
-    r"""Return the text on one line, with `\x1b` and the like for what is not shown as it is."""
-    return _ACTS.sub(_written, text)
+    r"""Return the text on one line, with active characters written as `\x1b` and the like."""
+    return _ACTIVE.sub(_escape, text)
 
 
 def printable_lines(text: str) -> str:
-    """Return a text whose newlines are its writer's own, each line as `printable` makes it."""
+    """Return a text whose newlines are trusted, with each line made `printable`."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def shell_quoted(text: str) -> str:
-    """Quote a word for a command line that is shown; bash and zsh read it back as it was."""
+    """Quote a word for a displayed command line; bash and zsh read back the same word."""
     if printable(text) == text:
         return shlex.quote(text)
     return "$'" + printable(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
-def _written(match: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     character = match[0]
     code = ord(character)
     if code < 0x80:

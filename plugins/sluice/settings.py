@@ -25,11 +25,11 @@ WRITER = "sluice"
 # The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
 WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
 
-# The embedded PostgreSQL proves that it knows the password; another server that listens on its port
-# would ask for it in clear text.
+# SCRAM proves that the server knows the password. Another server that listens on the port could ask
+# for it in clear text.
 OWN_POSTGRES = {"require_auth": "scram-sha-256"}
 
-# Every variable, its default and what it is. An empty default means "not set".
+# Variable -> default and meaning. An empty default means "not set".
 VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_HOME": (".sluice", "state directory of the embedded stack"),
     "SLUICE_MODELS": ("models", "the module that holds the SQLAlchemy models"),
@@ -39,7 +39,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_POSTGRES_HOST": ("127.0.0.1", "PostgreSQL's host"),
     "SLUICE_POSTGRES_PORT": ("5434", "PostgreSQL's port"),
     "SLUICE_POSTGRES_USER": ("postgres", "PostgreSQL's user"),
-    "SLUICE_POSTGRES_PASSWORD": ("", "its password; the embedded stack makes one"),
+    "SLUICE_POSTGRES_PASSWORD": ("", "its password; the embedded stack generates one"),
     "SLUICE_POSTGRES_DATABASE": ("store", "the application's database"),
     "SLUICE_POSTGRES_OPTIONS": ("", 'libpq\'s options as JSON: {"sslmode": "verify-full", ...}'),
     "SLUICE_KAFKA_PORT": ("19092", "the port of the Kafka protocol on this machine"),
@@ -113,7 +113,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSettings:
-    """How to reach the source; `options` are libpq's (sslmode and the like)."""
+    """Connection settings of the source; `options` are libpq's (sslmode and the like)."""
 
     host: str
     port: int
@@ -125,7 +125,7 @@ class PostgresSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSettings:
-    """How to reach the broker; `options` are librdkafka's (security.protocol and the like)."""
+    """Connection settings of the broker; `options` are librdkafka's (`security.protocol` ...)."""
 
     bootstrap: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -133,18 +133,18 @@ class KafkaSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """The servers that tables are spread over; without a name it is one server.
+    """The ClickHouse servers that hold the tables; without a name a single server.
 
     Attributes:
-        name: of the cluster in ClickHouse's remote_servers.
-        replicated: whether a Keeper copies tables and carries DDL to every server.
+        name: the cluster's name in ClickHouse's remote_servers.
+        replicated: whether Keeper replicates tables and distributes DDL. Default: false.
     """
 
     name: str = ""
     replicated: bool = False
 
     def local(self, table: str) -> str:
-        """The table in `cdc` that holds a server's own rows of this one."""
+        """Return the name of the table in `cdc` that holds a server's own rows of a table."""
         return f"{table}__local" if self.name else table
 
 
@@ -153,13 +153,13 @@ ONE_SERVER = Cluster()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClickHouseSettings:
-    """How to reach the warehouse.
+    """Connection settings of the warehouse.
 
     Attributes:
-        options: clickhouse-driver's (secure and the like).
-        embedded: whether it is the embedded stack's own server, of which nothing is set.
-        account: of the operating system, whose server that is; None where it has no password yet.
-        person: who did it, in the tables that keep who read again, repaired, rebuilt or dismissed.
+        options: clickhouse-driver's options (secure and the like).
+        embedded: whether it is the embedded stack's server: no other is set.
+        account: id of the system account that runs the embedded server; None without a password.
+        person: who is recorded for resyncs, repairs, rebuilds and dismissals.
     """
 
     host: str
@@ -176,10 +176,10 @@ class ClickHouseSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
-    """Slot and acknowledgement of the relay; `ack` is `drained` or `broker`.
+    """Settings of the relay; `ack` is `drained` or `broker`.
 
     Attributes:
-        metrics: where it serves metrics, host and port; None for nowhere.
+        metrics: host and port where it serves metrics. Default: None, for nowhere.
     """
 
     slot: str
@@ -188,18 +188,19 @@ class RelaySettings:
 
     @property
     def publication(self) -> str:
-        """The publication's name, the same as Redpanda Connect's."""
+        """Return the publication's name, the same as Redpanda Connect's."""
         return f"pglog_stream_{self.slot}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainSettings:
-    """What one run of a table's drain may take (events, seconds) and tolerate.
+    """Limits of one run of a table's drain.
 
     Attributes:
-        chunk, chunk_bytes: what is validated and inserted at a time; its memory follows them.
-        reject_ratio: share of invalid events in a chunk, 0 to 1.
-        reject_run: invalid events in a row.
+        events, seconds: most events read, and most seconds spent reading.
+        chunk, chunk_bytes: events and bytes validated and inserted at a time; they bound memory.
+        reject_ratio: share of invalid events in a chunk that stops the drain, 0 to 1.
+        reject_run: most consecutive invalid events.
     """
 
     events: int
@@ -212,11 +213,11 @@ class DrainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSettings:
-    """Where findings and recoveries are told; a place without an address is left out.
+    """Where findings and recoveries are sent; a channel without an address is off.
 
     Attributes:
-        link_local: whether they may go to link-local addresses.
-        page: the CDC page, which they link to; empty where there is none.
+        link_local: whether alerts may go to link-local addresses.
+        page: URL of the CDC page, to which alerts link; empty without one.
     """
 
     webhook: SecretStr
@@ -230,11 +231,15 @@ class AlertSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that a run needs to know.
+    """All settings of a run.
 
     Attributes:
+        quality_seconds: how long a check waits for the drain to pass its fence.
+        statement_seconds: longest query of a check on PostgreSQL.
         quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
-        replica: a hot standby that it reads, host and port; None for the primary.
+        replica: host and port of a hot standby for the deep check; None for the primary.
+        count_rows: larger tables are counted by the deep check alone.
+        repair: `off`, `suggest` or `auto`.
     """
 
     home: Path
@@ -257,7 +262,7 @@ class Settings:
 
     @property
     def compared(self) -> PostgresSettings:
-        """Where the deep check reads: the replica with everything else as the primary's."""
+        """Return the settings of the server that the deep check reads: replica or primary."""
         if self.replica is None:
             return self.postgres
         host, port = self.replica
@@ -265,15 +270,15 @@ class Settings:
 
 
 def secrets_file(home: Path) -> Path:
-    """Where the embedded stack keeps the passwords it made (owner-readable only)."""
+    """Return the file of the embedded stack's generated passwords, readable by its owner only."""
     return home / "secrets.json"
 
 
 def read_secrets(home: Path) -> dict[str, str]:
-    """The passwords the embedded stack made: `postgres`, `airflow`, ...; empty before it ran.
+    """Read the embedded stack's passwords (`postgres`, `airflow`, ...); empty before its first run.
 
     Raises:
-        WrongUsage: the file is there and cannot be read.
+        WrongUsage: the file exists and cannot be read.
     """
     path = secrets_file(home)
     try:
@@ -283,16 +288,16 @@ def read_secrets(home: Path) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise WrongUsage(
             f"{path} cannot be read: {error}",
-            remedy="use the user that made it, or set SLUICE_HOME to a folder you own",
+            remedy="run as its owner, or set SLUICE_HOME to a folder you own",
         ) from error
     return secrets
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Settings from environment variables.
+    """Read the settings from environment variables.
 
     Raises:
-        WrongUsage: a value is not what its variable takes.
+        WrongUsage: a variable has an invalid value.
     """
     values = {name: default for name, (default, _) in VARIABLES.items()}
     values.update((name, environment[name]) for name in VARIABLES if environment.get(name))
@@ -317,7 +322,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             password=SecretStr(password),
             database=values["SLUICE_POSTGRES_DATABASE"],
             options={
-                **(OWN_POSTGRES if _own_postgres(values, secrets) else {}),
+                **(OWN_POSTGRES if _is_own_postgres(values, secrets) else {}),
                 **_flat(values, "SLUICE_POSTGRES_OPTIONS"),
             },
         ),
@@ -360,7 +365,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
 
 
-def _own_postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+def _is_own_postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
     """Whether the password is that of the embedded PostgreSQL."""
     host = values["SLUICE_POSTGRES_HOST"] == VARIABLES["SLUICE_POSTGRES_HOST"][0]
     return host and not values["SLUICE_POSTGRES_PASSWORD"] and "postgres" in secrets
@@ -371,19 +376,19 @@ def _account(home: Path) -> int:
 
 
 def _embedded(values: Mapping[str, str]) -> bool:
-    """Whether nothing names another ClickHouse than the embedded one, or another user there."""
+    """Whether no setting names another ClickHouse or another user than the embedded one."""
     return not any(values[f"SLUICE_CLICKHOUSE_{name}"] for name in ("HOST", "USER", "PASSWORD"))
 
 
 def _warehouse_user(values: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[str, str]:
-    """ClickHouse's user and password: what is set, or else those of the embedded server."""
+    """Return ClickHouse's user and password: as set, or else those of the embedded server."""
     if _embedded(values) and "clickhouse" in secrets:
         return WRITER, secrets["clickhouse"]
     return values["SLUICE_CLICKHOUSE_USER"] or "default", values["SLUICE_CLICKHOUSE_PASSWORD"]
 
 
 def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:
-    """A client's own options; the message of an error never holds them, there are passwords."""
+    """Return a client's own options; errors never contain them, as some are passwords."""
     try:
         options = json.loads(values[name] or "{}")
     except ValueError:
@@ -394,7 +399,7 @@ def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Options of a client written in C, which takes no lists, objects or null."""
+    """Return the options of a client written in C, which takes no lists, objects or null."""
     options = _options(values, name)
     for option, value in options.items():
         if not isinstance(value, str | int | float):
@@ -403,7 +408,7 @@ def _flat(values: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def _slot(name: str) -> str:
-    """A name that PostgreSQL takes for a slot, and with its prefix for a publication."""
+    """Return the slot's name; with its prefix it has to be valid for a publication too."""
     if not re.fullmatch(r"[a-z0-9_]{1,50}", name):
         raise WrongUsage("SLUICE_SLOT takes up to 50 lower-case letters, digits and _")
     return name
@@ -431,7 +436,7 @@ def _cluster(values: Mapping[str, str]) -> Cluster:
 
 
 def _alerts(values: Mapping[str, str]) -> AlertSettings:
-    """Where alerts go; the message of an error never holds the address."""
+    """Return where alerts go; errors never contain the address."""
     schemes = {
         "SLUICE_ALERT_WEBHOOK": ("http", "https"),
         "SLUICE_ALERT_SLACK": ("http", "https"),

@@ -1,4 +1,4 @@
-"""Type annotations that exist as source text and as run-time objects alike."""
+"""Type annotations, both as source text and as run-time objects."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _BUILTINS = ("bool", "bytes", "dict", "float", "int", "list", "str")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """A type annotation as it is written.
+    """A type annotation as source text.
 
     Attributes:
         text: the source text.
-        imports: (module, name) of every name in it that is not a builtin.
+        imports: (module, name) of every name in it that is no builtin. Default: none.
     """
 
     text: str
     imports: tuple[tuple[str, str], ...] = ()
 
     def renamed(self, hidden: Collection[str]) -> Annotation:
-        """The same with another name for each type that `hidden` names: `date` as `date_`."""
+        """Return the annotation with each type in `hidden` renamed: `date` as `date_`."""
         text, imports = self.text, list(self.imports)
         imports += [("builtins", name) for name in _BUILTINS if re.search(rf"\b{name}\b", text)]
         kept = []
@@ -37,14 +37,14 @@ class Annotation:
         return Annotation(text=text, imports=tuple(kept))
 
     def resolve(self) -> Any:
-        """The annotation as an object."""
+        """Evaluate the annotation to a run-time object."""
         names = {
             name: getattr(importlib.import_module(module), name) for module, name in self.imports
         }
         return eval(self.text, names)  # noqa: S307 - the text is this package's own
 
     def constrained(self, **constraints: Any) -> Annotation:
-        """With Pydantic's Field constraints."""
+        """Return the annotation with Pydantic's Field constraints."""
         arguments = ", ".join(f"{name}={value!r}" for name, value in constraints.items())
         if not arguments:
             return self
@@ -54,16 +54,16 @@ class Annotation:
         )
 
     def optional(self) -> Annotation:
-        """Or None."""
+        """Return the annotation that allows None as well."""
         return Annotation(text=f"{self.text} | None", imports=self.imports)
 
     def listed(self) -> Annotation:
-        """A list of it."""
+        """Return the annotation of a list of it."""
         return Annotation(text=f"list[{self.text}]", imports=self.imports)
 
 
 def plain(kind: type) -> Annotation:
-    """A class by its name."""
+    """Return the annotation that names a class."""
     if kind.__module__ == "builtins":
         return Annotation(text=kind.__name__)
     return Annotation(text=kind.__qualname__, imports=((kind.__module__, kind.__qualname__),))

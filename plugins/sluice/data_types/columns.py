@@ -1,7 +1,7 @@
-"""Whole columns of texts in the form that Postgres writes, as what is stored.
+"""Conversion of whole columns of PostgreSQL's text form to stored values.
 
-Several times as fast as value by value, and no less exact: what is not in that form is Unfit,
-and the event schema and `values` say what becomes of it.
+Faster than value by value, and as exact: another form raises Unfit, and then the event schema and
+`values` decide about each value.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ _timestamps = msgspec.json.Decoder(list[datetime]).decode
 
 
 def _lines(texts: Sequence[str], shape: re.Pattern[bytes]) -> str:
-    """The texts, a line each; Unfit unless each has the shape, in which 0 is any digit.
+    """Join the texts, a line each; Unfit unless each has the shape, in which 0 is any digit.
 
-    A column has few shapes, however many values: the pattern is asked for few of them.
+    A column has few distinct shapes, so the pattern is matched few times.
     """
     lines = "\n".join(texts)
     shapes = set(lines.encode().translate(_ZEROS).split(b"\n"))
     if lines.count("\n") >= len(texts) or not all(map(shape.fullmatch, shapes)):
-        raise Unfit("not in the form that Postgres writes")
+        raise Unfit("not in PostgreSQL's text form")
     return lines
 
 
 def ticks(texts: Sequence[str]) -> list[int]:
-    """RFC 3339 in UTC to the microsecond, as microseconds since 1970."""
+    """Convert RFC 3339 timestamps in UTC to microseconds since 1970."""
     quoted = _lines(texts, _TIMESTAMP).replace("\n", '","')
-    found = [values.since_1970(moment) for moment in _timestamps(f'["{quoted}"]')]
-    if min(found) < values.FIRST_TICK or max(found) > values.LAST_TICK:
+    moments = [values.since_1970(moment) for moment in _timestamps(f'["{quoted}"]')]
+    if min(moments) < values.FIRST_TICK or max(moments) > values.LAST_TICK:
         raise Unfit("timestamps out of range")
-    return found
+    return moments
 
 
 def seconds(texts: Sequence[str]) -> list[int]:
-    """The same as seconds since 1970, fractions dropped."""
-    found = [tick // 1_000_000 for tick in ticks(texts)]
-    if min(found) < 0 or max(found) > values.LAST_SECOND:
+    """Convert the same to seconds since 1970, without fractions."""
+    moments = [tick // 1_000_000 for tick in ticks(texts)]
+    if min(moments) < 0 or max(moments) > values.LAST_SECOND:
         raise Unfit("timestamps out of range")
-    return found
+    return moments
 
 
 def scaled(precision: int, scale: int) -> Callable[[Sequence[str]], list[int]]:
-    """A reader of decimal numbers with all `scale` digits behind the point, as integers."""
+    """Return a converter of decimal numbers with exactly `scale` fractional digits to integers."""
     point = rf"\.0{{{scale}}}" if scale else ""
     shape = re.compile(rf"-?0{{1,{precision}}}{point}".encode())
     limit = 10**precision
 
     def read(texts: Sequence[str]) -> list[int]:
-        found = list(map(int, _lines(texts, shape).replace(".", "").split("\n")))
-        if min(found) <= -limit or max(found) >= limit:
+        numbers = list(map(int, _lines(texts, shape).replace(".", "").split("\n")))
+        if min(numbers) <= -limit or max(numbers) >= limit:
             raise Unfit(f"numbers do not fit Decimal({precision}, {scale})")
-        return found
+        return numbers
 
     return read
 
 
 def floats(precision: int, scale: int) -> Callable[[Sequence[str]], list[float]]:
-    """The same numbers as the floats nearest to them."""
+    """Return a converter of the same numbers to the nearest floats."""
     exact = scaled(precision, scale)
 
     def read(texts: Sequence[str]) -> list[float]:

@@ -1,8 +1,8 @@
-"""SQLAlchemy column types and what they become in ClickHouse, in events and in the API.
+"""SQLAlchemy column types mapped to ClickHouse, to events and to the API.
 
-Two profiles. `lossless`: what a Postgres column can hold arrives unaltered or is rejected loudly.
-`compact`: fewer and smaller types, for those who can do without the exact value. A type that is
-not in the table is an error when generating, never a silent String.
+Two profiles. `lossless`: every value of a PostgreSQL column arrives unaltered or is rejected.
+`compact`: fewer and smaller types, where the exact value is not needed. A type that is not in the
+table is an error of `sluice generate`, never a silent String.
 
 | SQLAlchemy, PostgreSQL           | lossless             | compact        |
 |----------------------------------|----------------------|----------------|
@@ -44,37 +44,35 @@ from sluice.errors import WrongUsage
 
 LOSSLESS, COMPACT = "lossless", "compact"
 PROFILES = (LOSSLESS, COMPACT)
-_DECIMALS = ((32, 9), (64, 18), (128, 38), (256, 76))  # bits, digits of ClickHouse's Decimals
+_DECIMALS = ((32, 9), (64, 18), (128, 38), (256, 76))  # bits and digits of ClickHouse's Decimals
 _MOST_DIGITS = 76
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnType:
-    """What one column type is at each station.
+    """A column type at each stage of the pipeline.
 
     Attributes:
-        clickhouse: the ClickHouse type of a value that is never NULL.
-        event: how a change event's value is validated.
-        api: how the store API's value is validated.
-        zero: the driver value that stands in a deleted row's columns.
-        plain: how msgspec reads a value in Postgres' form; takes no more than `event` does.
-        whole: gives of a column of such values, none of them NULL, what `to_driver` would give
-            of each, or raises ValueError; None where `to_driver` is asked for each.
-        to_driver: turns a validated value into what clickhouse-driver stores unaltered, or
-            raises ValueError when it does not fit; None where the value is right as it is.
-        wire: the ClickHouse type that the driver sends, of the same bits; empty where it is the
-            column's own.
-        to_storage, from_storage: SQL that makes of a `{}` that `to_driver` gave the stored value,
-            and the reverse.
-        from_text: reads Postgres' text of the value as `to_driver` would give it, for arrays.
-        dictionary: whether few distinct values are to be expected.
+        clickhouse: ClickHouse type without NULL.
+        event: annotation that validates a change event's value.
+        api: annotation that validates the store API's value.
+        zero: driver value in the columns of a delete marker.
+        plain: msgspec type of a value in PostgreSQL's form; accepts no more than `event`.
+        whole: converts a column of such values, without NULL, like `to_driver` each of them, or
+            raises ValueError. Default: None, for `to_driver` alone.
+        to_driver: converts a validated value to a value that clickhouse-driver stores unaltered,
+            or raises ValueError. Default: None, for no conversion.
+        wire: ClickHouse type that the driver sends, of the same bits. Default: the column's own.
+        to_storage, from_storage: SQL that converts a `{}` of `to_driver` to the stored value, and
+            back.
+        from_text: converts PostgreSQL's text of a value like `to_driver`, for arrays.
+        dictionary: whether few distinct values are expected.
         nullable: whether ClickHouse allows NULL in it; an Array cannot be NULL.
         postgres_text, clickhouse_text: SQL that gives a `{}` the same text on both sides, for
-            comparing them; never given a NULL.
-        clickhouse_literal: SQL that writes a stored `{}` as PostgreSQL reads it; so does
-            `from_text`.
-        clickhouse_json: SQL that writes a stored `{}` as an event has it.
-        limits: the least and the greatest value that it holds, in words; or empty.
+            comparisons; never NULL.
+        clickhouse_literal: SQL that writes a stored `{}` as PostgreSQL and `from_text` read it.
+        clickhouse_json: SQL that writes a stored `{}` as in an event.
+        limits: least and greatest value, in words. Default: none.
     """
 
     clickhouse: str
@@ -98,7 +96,7 @@ class ColumnType:
 
     @property
     def held(self) -> str:
-        """What the type in ClickHouse holds, in words."""
+        """Return the ClickHouse type with its limits, in words."""
         return (
             f"{self.clickhouse.partition('(')[0]} ({self.limits})"
             if self.limits
@@ -113,7 +111,7 @@ def _type(kind: type, clickhouse: str, zero: Any, **more: Any) -> ColumnType:
 
 
 def _reinterpreted(mapped: ColumnType, wire: str) -> ColumnType:
-    """The type as the driver is given it: integers, which it writes as they are."""
+    """Return the type sent as integers, which the driver writes without conversion."""
     return replace(
         mapped,
         wire=wire,
@@ -127,7 +125,7 @@ def _quoted(clickhouse: str) -> str:
 
 
 def _overridden(mapped: ColumnType, clickhouse: str, *, nullable: bool) -> ColumnType:
-    """The type stored as another; the mapped one is what its values are read back through."""
+    """Return the type stored as another; its values are read back through the mapped one."""
     stored = f"Nullable({mapped.clickhouse})" if nullable else mapped.clickhouse
     through = f"CAST({{}}, {_quoted(stored)})" if mapped.wire else "{}"
     return replace(mapped, clickhouse=clickhouse, from_storage=mapped.from_storage.format(through))
@@ -149,7 +147,7 @@ def _integer(bits: int) -> ColumnType:
 
 
 def _bits(size: int) -> tuple[str, str]:
-    """A float's text: its bits, because its digits differ; NaN has more than one form."""
+    """Return SQL of a float's bits as text: both sides write digits differently, and many NaNs."""
     postgres = (
         f"CASE WHEN {{}} = 'NaN' THEN 'nan' ELSE encode(float{size // 8}send({{}}), 'hex') END"
     )
@@ -159,7 +157,7 @@ def _bits(size: int) -> tuple[str, str]:
 
 
 def _floating(bits: int) -> ColumnType:
-    # JSON has no NaN and no infinity; the relay sends their names.
+    # JSON has no NaN and no infinity: the relay sends their names.
     named = Annotation(
         text='float | Literal["NaN", "Infinity", "-Infinity"]', imports=(("typing", "Literal"),)
     )
@@ -181,13 +179,13 @@ def _floating(bits: int) -> ColumnType:
     )
 
 
-# What pgoutput sends of a value: its type's output, whatever the type is. A cast to text is not
-# (it takes the blanks from a character(n)); concat() is, but makes an empty text of NULL.
+# pgoutput sends the output of a value's type. A cast to text differs: it strips the blanks of a
+# character(n). concat() does not, but turns NULL into an empty text.
 OUTPUT = "CASE WHEN {} IS NOT NULL THEN concat({}) END"
 
 
 def _text(length: int | None = None, api: type = str) -> ColumnType:
-    """Text as PostgreSQL writes it."""
+    """Return the type of a value stored as PostgreSQL's text of it."""
     limited = {} if length is None else {"max_length": length}
     return ColumnType(
         clickhouse="String",
@@ -221,7 +219,7 @@ def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
 
 
 def _digits(column_type: sa.Numeric[Any]) -> tuple[int, int] | None:
-    """All of its digits and those behind the point; None where ClickHouse has no Decimal of it."""
+    """Return precision and scale; None where ClickHouse has no such Decimal."""
     precision, scale = column_type.precision, column_type.scale or 0
     if precision is not None and scale < 0:  # numeric(2, -3) holds 99,000
         precision, scale = precision - scale, 0
@@ -231,7 +229,7 @@ def _digits(column_type: sa.Numeric[Any]) -> tuple[int, int] | None:
 
 
 def _enum(column_type: sa.Enum) -> ColumnType:
-    """As text, so that a value that is added in Postgres is no reason to stop."""
+    """Map an enum to text, so that a value added in PostgreSQL does not stop the pipeline."""
     if column_type.enum_class is None:
         names = ", ".join(json.dumps(name, ensure_ascii=False) for name in column_type.enums)
         api = Annotation(text=f"Literal[{names}]", imports=(("typing", "Literal"),))
@@ -279,7 +277,7 @@ def _flat(dimensions: int) -> str:
 
 
 def _mapped(element: str, dimensions: int) -> str:
-    """SQL of an element as SQL of a nested array."""
+    """Return an element's SQL as SQL of a nested array."""
     if element == "{}":
         return element
     expression = element.format("x1")
@@ -384,7 +382,7 @@ _FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
 
 
 def map_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> ColumnType | None:
-    """The mapping of a SQLAlchemy type; None when there is none."""
+    """Return the mapping of a SQLAlchemy type; None without one."""
     kind = _on_postgres(column_type)
     if isinstance(kind, sa.ARRAY):
         return _array(kind, profile)
@@ -401,7 +399,7 @@ def map_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> ColumnTyp
 
 
 def _on_postgres(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
-    """The type that stands in PostgreSQL: of decorators and domains what they are made of."""
+    """Return the type in PostgreSQL; of a decorator or domain its base type."""
     kind = column_type._variant_mapping.get("postgresql", column_type)
     while True:
         if isinstance(kind, sa.TypeDecorator) and not isinstance(kind, sa.Interval):
@@ -422,7 +420,7 @@ def _on_postgres(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
 
 
 def postgres_type(column_type: TypeEngine[Any]) -> str:
-    """The type's name in PostgreSQL, with its modifier and without domains."""
+    """Return the type's name in PostgreSQL, with its modifier and without domains."""
     return str(_on_postgres(column_type).compile(dialect=_DIALECT))
 
 
@@ -478,7 +476,7 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
 
 
 def column_type(column: sa.Column[Any], profile: str = LOSSLESS) -> ColumnType:
-    """The mapping of a column; WrongUsage, naming column and remedy, when there is none."""
+    """Return the mapping of a column; WrongUsage without one."""
     mapped = map_type(column.type, profile)
     if mapped is None:
         raise WrongUsage(
@@ -486,7 +484,7 @@ def column_type(column: sa.Column[Any], profile: str = LOSSLESS) -> ColumnType:
             f" {column.type!r}",
             remedy="give the column another type, or leave it out of the models",
         )
-    if column.nullable and not mapped.nullable:  # ClickHouse has no NULL array: its text has
+    if column.nullable and not mapped.nullable:  # ClickHouse allows NULL in a text, not in an array
         mapped = replace(_text(), api=mapped.api)
     override = column.info.get("clickhouse_type")
     return _overridden(mapped, override, nullable=bool(column.nullable)) if override else mapped

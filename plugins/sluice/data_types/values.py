@@ -1,7 +1,7 @@
-"""Values between events and clickhouse-driver: what it stores unaltered, or ValueError.
+"""Conversion of event values to values that clickhouse-driver stores unaltered, or ValueError.
 
-clickhouse-driver 0.2.11 alters silently what does not fit its column (dates outside a range,
-timestamps before 1970, extra digits), so every value is brought to its exact form here.
+clickhouse-driver 0.2.11 silently alters values that do not fit their column (dates out of range,
+timestamps before 1970, extra digits), so every value is converted exactly here.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
-# ClickHouse shows DateTime64 and Date32 outside of these whole years as another day.
+# Outside of these whole years ClickHouse shows a DateTime64 or Date32 as another day.
 _FIRST, _LAST = date(1900, 1, 1), date(2299, 12, 31)
 FIRST_TICK, LAST_TICK = -2_208_988_800_000_000, 10_413_791_999_999_999
 LAST_SECOND = 2**32 - 1
 DATES, SECONDS = f"{_FIRST} to {_LAST}", "1970-01-01 00:00:00 to 2106-02-07 06:28:15"
-# Values that have a name; it says nothing of a person.
+# Special values, which errors may name: they disclose no personal data.
 SPECIAL = frozenset({"infinity", "-infinity", "Infinity", "-Infinity", "NaN"})
-_EXACT = Context(prec=1000)  # more digits than any column has
+_EXACT = Context(prec=1000)  # more digits than a column can have
 _ELEMENT = re.compile(r'[{},]|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
 
 
 class Unfit(ValueError):
-    """A value that its column does not take; the message says why, and never the value."""
+    """A value does not fit its column; the message gives the reason, never the value."""
 
 
 def microsecond_ticks(value: datetime) -> int:
-    """Microseconds since 1970 in UTC; a value without a zone is UTC.
+    """Convert a time to microseconds since 1970; a value without a zone is UTC.
 
-    DateTime64 goes to the driver as ticks because the driver is off by a second for fractions
-    before 1970 and reads values without a zone in the machine's own.
+    The driver takes ticks of a DateTime64 because its own conversion is off by a second for
+    fractions before 1970 and assumes the machine's zone where a value has none.
     """
     ticks = since_1970(value if value.tzinfo else value.replace(tzinfo=timezone.utc))
     if not FIRST_TICK <= ticks <= LAST_TICK:
@@ -44,12 +44,12 @@ def microsecond_ticks(value: datetime) -> int:
 
 
 def since_1970(value: datetime) -> int:
-    """Microseconds since 1970 of a time with a zone."""
+    """Convert a time with a zone to microseconds since 1970."""
     return (value - _EPOCH) // _MICROSECOND
 
 
 def whole_seconds(value: datetime) -> int:
-    """Seconds since 1970 in UTC, fractions dropped; ValueError outside of ClickHouse's DateTime."""
+    """Convert a time to whole seconds since 1970; ValueError outside of ClickHouse's DateTime."""
     seconds = microsecond_ticks(value) // 1_000_000
     if not 0 <= seconds <= LAST_SECOND:
         raise Unfit(f"this timestamp has no value in ClickHouse's DateTime ({SECONDS})")
@@ -57,24 +57,24 @@ def whole_seconds(value: datetime) -> int:
 
 
 def date_in_range(value: date) -> date:
-    """The date itself; ValueError outside of ClickHouse's Date32."""
+    """Return the date; ValueError outside of ClickHouse's Date32."""
     if not _FIRST <= value <= _LAST:
         raise Unfit(f"this date has no value in ClickHouse's Date32 ({DATES})")
     return value
 
 
 def json_text(value: Any) -> str:
-    """JSON as its text. The relay sends the text itself; native JSON is written as jsonb's is."""
+    """Return JSON as text: the relay's text unchanged, native JSON in jsonb's form."""
     if isinstance(value, str):
         return value if _is_json(value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(_in_order(value), ensure_ascii=False, allow_nan=False)
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is a JSON document; numbers are not made of its digits, however many."""
+    """Whether a text is a JSON document; does not convert its numbers, however long."""
     try:
         _parsed(text)
-    except RecursionError:  # deeper than Python follows: no plain text of an application is
+    except RecursionError:  # too deep for Python's parser: no plain text is
         return True
     except ValueError:
         return False
@@ -89,7 +89,7 @@ _parsed = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_co
 
 
 def _in_order(value: Any) -> Any:
-    """The value with the keys of its objects in jsonb's order: by length, then by their bytes."""
+    """Return the value with its objects' keys in jsonb's order: by length, then by bytes."""
     if isinstance(value, list):
         return [_in_order(item) for item in value]
     if isinstance(value, dict):
@@ -99,7 +99,7 @@ def _in_order(value: Any) -> Any:
 
 
 def base64_bytes(value: str) -> bytes:
-    """The bytes of base64 text."""
+    """Decode base64 text."""
     try:
         return base64.b64decode(value, validate=True)
     except ValueError:
@@ -107,7 +107,7 @@ def base64_bytes(value: str) -> bytes:
 
 
 def hexadecimal_bytes(text: str) -> bytes:
-    r"""Postgres' text of bytea, `\x00ff`."""
+    r"""Decode PostgreSQL's text of bytea, `\x00ff`."""
     if not text.startswith("\\x"):
         raise Unfit("bytea is not in hexadecimal")
     return bytes.fromhex(text[2:])
@@ -116,13 +116,13 @@ def hexadecimal_bytes(text: str) -> bytes:
 def array_of(
     element: Callable[[str], Any], dimensions: int, held: str = "column"
 ) -> Callable[[str], list[Any]]:
-    """A reader of Postgres' array text, `{1,NULL,"a b"}`, with so many dimensions.
+    """Return a converter of PostgreSQL's array text, `{1,NULL,"a b"}`, of these dimensions.
 
     Args:
-        held: what an element's type in ClickHouse holds, for reasons.
+        held: an element's ClickHouse type with its limits, for error messages.
 
-    An array whose subscripts do not begin at 1, or of other dimensions, is a ValueError: its
-    shape could not be kept. The error of an element does not hold it: reasons are not row data.
+    An array of other dimensions, or whose subscripts do not begin at 1, is a ValueError: its shape
+    would be lost. The error of an element does not contain it: reasons hold no row data.
     """
 
     def read(text: str) -> list[Any]:
@@ -137,7 +137,7 @@ def array_of(
 
 
 def _nested(text: str) -> list[Any]:
-    """Array text as nested lists of texts and None."""
+    """Parse array text into nested lists of texts and None."""
     if text.startswith("["):
         raise Unfit("an array whose subscripts do not begin at 1 has no value in ClickHouse")
     if not text.startswith("{"):
@@ -145,11 +145,11 @@ def _nested(text: str) -> list[Any]:
     stack: list[list[Any]] = [[]]
     at = 0
     while at < len(text):
-        found = _ELEMENT.match(text, at)
-        if found is None:
+        token = _ELEMENT.match(text, at)
+        if token is None:
             raise Unfit("this text is no array of PostgreSQL")
-        at = found.end()
-        mark, quoted, bare = found.group(0), found.group(1), found.group(2)
+        at = token.end()
+        mark, quoted, bare = token.group(0), token.group(1), token.group(2)
         if mark == "{":
             stack.append([])
         elif mark == "}":
@@ -191,20 +191,20 @@ def _converted(values: list[Any], element: Callable[[str], Any], held: str) -> l
 def _element(text: str, element: Callable[[str], Any], held: str) -> Any:
     try:
         return element(text)
-    except ValueError:  # its message may repeat the text
+    except ValueError:  # its message may contain the text
         name = text if text in SPECIAL else "an element"
         raise Unfit(f"{name} of the array has no value in ClickHouse's {held}") from None
 
 
 def boolean(text: str) -> bool:
-    """Postgres' `t` or `f`."""
+    """Convert PostgreSQL's `t` or `f`."""
     if text not in {"t", "f"}:
         raise Unfit("not a boolean")
     return text == "t"
 
 
 def integer_between(least: int, most: int) -> Callable[[str], int]:
-    """A reader of integers within these bounds, both included."""
+    """Return a converter of integers within these bounds, both included."""
 
     def read(text: str) -> int:
         number = int(text)
@@ -216,15 +216,15 @@ def integer_between(least: int, most: int) -> Callable[[str], int]:
 
 
 def scaled(scale: int) -> Callable[[Decimal], int]:
-    """A number of at most so many digits behind the point as an integer of its last digit.
+    """Return a converter of numbers with at most `scale` fractional digits to scaled integers.
 
-    Decimals go to the driver as integers, because it takes a microsecond for each to make one.
+    The driver takes integers because its own conversion of a Decimal is slow.
     """
     return lambda number: int(number.scaleb(scale, _EXACT))
 
 
 def scaled_of(precision: int, scale: int) -> Callable[[str], int]:
-    """A reader of such numbers in Postgres' text; ValueError for others, and for NaN."""
+    """Return a converter of such numbers in PostgreSQL's text; ValueError for others and NaN."""
     convert = scaled(scale)
 
     def read(text: str) -> int:
@@ -244,12 +244,12 @@ def scaled_of(precision: int, scale: int) -> Callable[[str], int]:
 
 
 def timestamp_ticks(text: str) -> int:
-    """Postgres' text of a timestamp in an array as microseconds since 1970."""
+    """Convert PostgreSQL's text of a timestamp in an array to microseconds since 1970."""
     return microsecond_ticks(_timestamp(text))
 
 
 def whole_seconds_of(text: str) -> int:
-    """Postgres' text of a timestamp in an array as seconds since 1970."""
+    """Convert PostgreSQL's text of a timestamp in an array to seconds since 1970."""
     return whole_seconds(_timestamp(text))
 
 
@@ -261,5 +261,5 @@ def _timestamp(text: str) -> datetime:
 
 
 def date_of(text: str) -> date:
-    """Postgres' text of a date in an array."""
+    """Convert PostgreSQL's text of a date in an array."""
     return date_in_range(date.fromisoformat(text))

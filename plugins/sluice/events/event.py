@@ -1,4 +1,4 @@
-"""The envelope of a change event, and what a validated change is to the drain.
+"""The envelope of a change event, and the validated changes that the drain writes.
 
 Every message on `cdc.<table>` has the primary key as a JSON object in its key, and as its value
 
@@ -8,21 +8,20 @@ Every message on `cdc.<table>` has the primary key as a JSON object in its key, 
      "payload": {"id": 1, ...}, "before": null}
 
 - operation: `read` (snapshot), `insert`, `update`, `delete`, `truncate`.
-- payload: all columns; of a delete the key's columns; of a truncate null. Null also of a row
-  that is too large to be a message: the drain makes a dead letter of it, as of what does not fit.
+- payload: all columns; for a delete the key's columns; for a truncate null. Also null for a row
+  that is too large for a message: the drain makes it a dead letter, as every invalid event.
 - before: the old key, where the key changed.
 - values: integers and floats JSON numbers, NUMERIC a string, timestamps RFC 3339 in UTC,
   booleans JSON, bytea base64, everything else its text; NULL null. json and jsonb are text too,
-  because a JSON number such as 1.10 or 1e400 does not come out of a JSON parser as it went in;
-  the drain takes them as native JSON as well.
-- UNCHANGED stands for a large value that Postgres left out because the update kept it.
+  because a JSON parser alters numbers such as 1.10 or 1e400; the drain accepts native JSON as well.
+- UNCHANGED stands for a large value that PostgreSQL left out because the update kept it.
 
 Redpanda Connect's envelopes have `"source": "connect"` and neither commit_lsn nor ordinal: their
-place is their offset. A resync's rows among them have `fence`, the offset they stand before, and
-an ordinal.
+offset is their position. A resync's rows among them have an ordinal and `fence`, the offset that
+they precede.
 
 A snapshot ends with one `truncate` at (consistent point, 0), below its rows at (consistent
-point, 1): what an earlier, unfinished snapshot left and the source no longer has is deleted by it.
+point, 1). It deletes rows that an earlier, unfinished snapshot left and that the source lost.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any, NamedTuple
 from sluice.events.positions import format_lsn
 from sluice.printable import printable
 
-# Postgres text cannot hold NUL, so no real value is ever equal to this.
+# PostgreSQL's text cannot contain NUL, so no real value equals this.
 UNCHANGED = "\x00unchanged"
 
 RELAY, CONNECT = "relay", "connect"
@@ -46,28 +45,28 @@ UPDATE = "update"
 DELETE = "delete"
 TRUNCATE = "truncate"
 
-# Why such a row is a dead letter.
+# The reason of such a dead letter.
 TOO_LARGE = "the row is too large"
 
 DEAD_LETTER_TOPIC = "cdc.dead_letter"
-# What Redpanda Connect could not place: a TRUNCATE, a row that is too large.
+# Events that Redpanda Connect could not assign to a table: a TRUNCATE, a row that is too large.
 CONTROL_TOPIC = "cdc.control"
 DRAIN_GROUP = "sluice-drain"
 
 
 def place_of(lsn: int, fence: int | None = None) -> str:
-    """The fields of an envelope that say where it stands, but for the ordinal that comes next.
+    """Return the JSON of an envelope's position, without the ordinal that follows.
 
     Args:
-        fence: the offset that a resync's rows stand before, where offsets are the order.
+        fence: the offset that a resync's rows precede, where offsets order the changes.
     """
     return f'"commit_lsn":"{format_lsn(lsn)}"' if fence is None else f'"fence":{fence}'
 
 
 def is_row_of(value: bytes, place: str) -> bool:
-    """Whether an envelope is a row of the snapshot or resync of this place.
+    """Whether an envelope is a row of the snapshot or resync at this place.
 
-    No value of a row has these texts in it: JSON escapes its quotes.
+    No value of a row contains these texts: JSON escapes its quotes.
     """
     return all(text.encode() in value for text in row_marks(place))
 
@@ -78,19 +77,19 @@ def is_read(value: bytes) -> bool:
 
 
 def row_marks(place: str) -> tuple[str, str]:
-    """The texts that an envelope of a row of this place has, and no other; see `is_row_of`."""
+    """Return the texts that only envelopes of rows at this place contain; see `is_row_of`."""
     return _READ_MARK, f'{place},"ordinal":1,'
 
 
 Key = tuple[Any, ...]
-# A key's parts in Postgres' text form.
+# A key's columns in PostgreSQL's text form.
 KeyText = tuple[str, ...]
 
 
 class Record(NamedTuple):
-    """A message as it lies on the topic; `offset` is its place in the one partition.
+    """A message of a topic; `offset` is its offset in the only partition.
 
-    A tuple, because one is made for every event: a frozen dataclass takes three times as long.
+    A tuple, because it is created for every event and a frozen dataclass is slower.
     """
 
     offset: int
@@ -100,12 +99,12 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A validated change, its values as the warehouse stores them.
+    """A validated change, with values as the warehouse stores them.
 
     Attributes:
-        version: the packed Position.
-        seq: the change's number in the table, growing by arrival.
-        committed_at: milliseconds since 1970.
+        version: packed Position.
+        seq: number of the change in the table, in order of arrival.
+        committed_at: commit time, milliseconds since 1970.
     """
 
     version: int
@@ -115,14 +114,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullRow(Change):
-    """The row as it is after the change, every column in catalog order."""
+    """A row after the change, with every column in catalog order."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialRow(Change):
-    """A row in which UNCHANGED stands where the value is that of the row at `former_key`."""
+    """A row in which UNCHANGED stands for the value of the row at `former_key`."""
 
     values: tuple[Any, ...]
     former_key: Key
@@ -133,7 +132,7 @@ class PartialRow(Change):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutdatedRow(Change):
-    """A row of before the table had all its columns; Postgres has what it lacks."""
+    """A row from before the table had all its columns; PostgreSQL has the missing values."""
 
     former_key: Key
     key: Key
@@ -143,23 +142,23 @@ class OutdatedRow(Change):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyDeleted(Change):
-    """The row of this key is gone."""
+    """A deleted row, by its key."""
 
     key: Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncated(Change):
-    """Every row below this version is gone."""
+    """A truncation: every row below this version is deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """A record that is not a valid change, and why."""
+    """A record that is not a valid change, with the reason."""
 
     record: Record
     reason: str
 
     def __post_init__(self) -> None:
-        """Make the reason printable: it may name what others wrote, and is logged and sent."""
+        """Make the reason printable: it may contain text from outside, and is logged and sent."""
         object.__setattr__(self, "reason", printable(self.reason))

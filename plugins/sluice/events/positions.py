@@ -1,9 +1,9 @@
-"""Where a change stands in the total order of its table.
+"""Positions: the total order of a table's changes.
 
-The record LSN of a row is no order: a delete and re-insert of one key by two transactions can
-give the row that is true at the end the smaller LSN, and rows of one COPY share an LSN. The
-commit LSN with the ordinal inside the transaction is one, and replaying a change gives it the
-same position again. That is what makes every write of the pipeline idempotent.
+The record LSN of a row does not order changes: if two transactions delete and reinsert a key, the
+final row can have the smaller LSN, and rows of one COPY share an LSN. The commit LSN with the
+ordinal inside the transaction does. A replayed change has the same position again, which makes
+every write of the pipeline idempotent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Position:
     """A point in a table's change stream.
 
     Attributes:
-        epoch: 0 to 2**16 - 1; goes up when older positions stop being comparable (failover,
+        epoch: 0 to 2**16 - 1; increases when older positions are no longer comparable (failover,
             another change source).
         major: 0 to 2**64 - 1; the commit LSN (relay) or the topic offset (Redpanda Connect).
         minor: 0 to 2**48 - 1; the ordinal of the change inside its transaction.
@@ -35,23 +35,23 @@ class Position:
 
     @property
     def version(self) -> int:
-        """The position as one UInt128, in the same order; ClickHouse's `_version`."""
+        """Return the position as one UInt128, in the same order; ClickHouse's `_version`."""
         return pack(self.epoch, self.major, self.minor)
 
 
 def pack(epoch: int, major: int, minor: int) -> int:
-    """`epoch << 112 | major << 48 | minor`; the parts must be in range (see Position)."""
+    """Return `epoch << 112 | major << 48 | minor`; the parts must be in range (see Position)."""
     return epoch << _EPOCH_SHIFT | major << _MAJOR_SHIFT | minor
 
 
 def before(epoch: int, offset: int, ordinal: int) -> int:
-    """A version above every event before this offset and below it and all that follow.
+    """Return a version above all events before this offset and below all others.
 
     Args:
-        ordinal: 0 or 1; 1 wins over 0.
+        ordinal: 0 or 1; 1 is above 0.
 
     Raises:
-        ValueError: nothing can stand there.
+        ValueError: there is no such version.
     """
     version = pack(epoch, offset, 0) - 2 + ordinal
     if offset < 0 or ordinal not in {0, 1} or version < 0:
@@ -60,7 +60,7 @@ def before(epoch: int, offset: int, ordinal: int) -> int:
 
 
 def unpack(version: int) -> Position:
-    """The position of a `_version`."""
+    """Return the position of a `_version`."""
     return Position(
         epoch=version >> _EPOCH_SHIFT,
         major=version >> _MAJOR_SHIFT & (1 << 64) - 1,
@@ -69,7 +69,7 @@ def unpack(version: int) -> Position:
 
 
 def parse_lsn(text: str) -> int:
-    """Postgres' `X/Y` as an integer; ValueError where PostgreSQL writes no LSN so."""
+    """Convert PostgreSQL's `X/Y` to an integer; ValueError where it is no LSN."""
     if not _LSN.fullmatch(text):
         raise ValueError(f"not an LSN as PostgreSQL writes it: {text[:40]!r}")
     high, low = text.split("/")
@@ -77,10 +77,10 @@ def parse_lsn(text: str) -> int:
 
 
 def format_lsn(lsn: int) -> str:
-    """An integer as Postgres' `X/Y`."""
+    """Convert an integer to PostgreSQL's `X/Y`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 def beyond(epoch: int, lsn: int) -> int:
-    """A version that no change near this point of the WAL has: a terabyte ahead of it."""
+    """Return a version a terabyte ahead of a point of the WAL, which no change near it has."""
     return pack(epoch, min(lsn + (1 << 40), (1 << 64) - 1), 0)

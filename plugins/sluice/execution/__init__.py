@@ -1,1 +1,1 @@
-"""How steps run: failpoints, progress, retries, outcomes of several tables."""
+"""Execution of steps: failpoints, progress, retries, outcomes of several tables."""

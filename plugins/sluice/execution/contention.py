@@ -1,7 +1,7 @@
-"""Contention: a step that lost to another run of itself is run again, until it is done.
+"""Contention: retries of a step that lost to another run of itself.
 
-Runs of drains and rebuilds beside each other lose nothing: one advances, the others raise
-StaleCheckpoint or StaleRebuild and find less to do when they run again.
+Concurrent drains and rebuilds lose nothing: one advances, the others raise StaleCheckpoint or
+StaleRebuild and have less to do when they are retried.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import TypeVar
 from sluice.errors import StaleCheckpoint, StaleRebuild
 
 T = TypeVar("T")
-# Seconds. A rival that keeps winning for so long is a fault that somebody has to look at.
+# Seconds. A step that loses for longer has a fault that needs a person.
 PATIENCE = 600.0
 _SHORTEST, _LONGEST = 0.05, 2.0
 
 
 def until_done(step: Callable[[], T]) -> T:
-    """Run a step again, after a pause, as long as another run of it comes first.
+    """Run a step; retry it, after a pause, while another run of it comes first.
 
     Raises:
-        StaleCheckpoint, StaleRebuild: another run came first each time for PATIENCE.
+        StaleCheckpoint, StaleRebuild: another run came first for PATIENCE.
     """
     deadline, pause = time.monotonic() + PATIENCE, _SHORTEST
     while True:

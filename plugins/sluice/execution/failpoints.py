@@ -1,4 +1,4 @@
-"""Where a run stands between two effects, told as it is reached: tests kill it at each."""
+"""Failpoints: named places between two effects of a run, at which tests kill it."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Reached = Callable[[str], None]
 
 
 def go_on(_: str) -> None:
-    """Nobody waits for the point."""
+    """Ignore a failpoint."""

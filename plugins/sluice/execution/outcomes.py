@@ -1,7 +1,7 @@
-"""Outcomes of a step that runs for several tables: one table's trouble does not end the others'.
+"""Outcomes of a step that runs for several tables: one table's error does not stop the others.
 
-Each table's error is kept and the next table has its turn. At the end the errors are raised
-together: a line and a remedy for each, with the exit code of the worst.
+Each table's error is kept and the step continues with the next table. At the end the errors are
+raised as one: a line and a remedy for each, with the exit code of the worst.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What its outcome is kept under."""
+        """Return the name under which its outcome is kept."""
 
 
 N = TypeVar("N", bound=Named)
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _Turn:
-    """One table's turn; see Outcomes.of."""
+    """The step for one table; see Outcomes.of."""
 
     def __init__(self, troubles: dict[str, SluiceError], name: str) -> None:
         self._troubles, self._name = troubles, name
@@ -56,18 +56,18 @@ class Outcomes:
         self.troubles: dict[str, SluiceError] = {}
 
     def of(self, name: str) -> _Turn:
-        """A context that keeps the error which ends the step for this table.
+        """Return a context that keeps an error of the step for this table.
 
-        Two errors end the step for all tables: WrongUsage, and an Unreachable that says what the
-        error before said, as the other tables would only wait for the same service.
+        Two errors end the step for all tables: WrongUsage, and an Unreachable with the message of
+        the error before, as the other tables would only wait for the same service.
         """
         return _Turn(self.troubles, name)
 
     def require(self, done: Iterable[str] = ()) -> None:
-        """Raise the errors as one, of the kind of the worst, with the lines of each.
+        """Raise the errors as one, of the class of the worst, with the lines of each.
 
         Args:
-            done: lines on what was done, which go first.
+            done: lines about finished work, which go first. Default: none.
 
         Raises:
             SluiceError: there are errors.
@@ -77,7 +77,7 @@ class Outcomes:
 
 
 def each(step: Callable[[N], T], items: Iterable[N]) -> Iterator[T]:
-    """Run a step for each table or fact; yield the results, then raise the errors together.
+    """Run a step for each table or fact; yield the results, then raise the errors as one.
 
     Raises:
         SluiceError: see Outcomes.require.
@@ -92,7 +92,7 @@ def each(step: Callable[[N], T], items: Iterable[N]) -> Iterator[T]:
 
 
 def together(troubles: Mapping[str, SluiceError], done: Iterable[str] = ()) -> SluiceError:
-    """The errors of several tables as one, of the kind of the worst; see Outcomes.require."""
+    """Combine the errors of several tables into one of the class of the worst."""
     names: dict[str, list[str]] = {}
     for name, error in troubles.items():
         names.setdefault(str(error), []).append(name)
@@ -103,6 +103,6 @@ def together(troubles: Mapping[str, SluiceError], done: Iterable[str] = ()) -> S
 
 
 def _named(text: str, names: list[str]) -> str:
-    """The error's text behind the tables that it is of, where it does not name its table itself."""
+    """Prefix an error's text with its tables, unless it names its only table itself."""
     alone = len(names) == 1 and names[0] in text.splitlines()[0]
     return text if alone else f"{', '.join(names)}: {text}"

@@ -1,4 +1,4 @@
-"""How far long work is, told in the log every few seconds."""
+"""Progress of long work, logged every few seconds."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ SECONDS = 5.0
 
 
 class Pace:
-    """Tells how much is done, how fast it goes and how long it will take; short work is silent.
+    """Logs how much is done, the rate and the time left; short work logs nothing.
 
     Args:
         what: the work and its unit, as in `orders: {} events`.
-        total: how much there is to do; asked once, when there is something to tell.
+        total: returns the amount of work; called once, before the first line. Default: None.
     """
 
     def __init__(
         self, log: logging.Logger, what: str, total: Callable[[], int] | None = None
     ) -> None:
-        self._log, self._what, self._ask = log, what, total
+        self._log, self._what, self._count = log, what, total
         self._total: int | None = None
-        self._began = self._told = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def at(self, done: int, total: int | None = None) -> None:
-        """So much is done, of a total that is known by now."""
+        """Take in the work done so far, and the total where it is known by now."""
         now = time.monotonic()
-        if now - self._told < SECONDS or not done:
+        if now - self._logged < SECONDS or not done:
             return
-        if self._ask is not None and self._total is None:
-            self._total = self._ask()
-        self._told, rate = now, done / (now - self._began)
+        if self._count is not None and self._total is None:
+            self._total = self._count()
+        self._logged, rate = now, done / (now - self._began)
         text = f"{self._what.format(f'{done:,}')}, {rate:,.0f} a second"
         left = (total or self._total or 0) - done
         self._log.info(f"{text}, {left:,} left: {duration(left / rate)}" if left > 0 else text)
 
 
 def duration(seconds: float) -> str:
-    """So many seconds as people say it: `about 40 s`, `about 12 min`, `about 3 h 20 min`."""
+    """Return a duration in words: `about 40 s`, `about 12 min`, `about 3 h 20 min`."""
     if seconds < 90:
         return f"about {max(seconds, 1):.0f} s"
     minutes = round(seconds / 60)
