@@ -25,7 +25,7 @@ class Customer(BaseModel):
 
 
 class CustomerCreate(BaseModel):
-    """What a new row of customers takes; the database fills in what is left out."""
+    """A new row of customers; the database fills in omitted columns."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ class CustomerCreate(BaseModel):
 
 
 class CustomerUpdate(BaseModel):
-    """What changes in a row of customers; what is left out stays."""
+    """Changes to a row of customers; omitted columns keep their values."""
 
     model_config = ConfigDict(extra="forbid")
 

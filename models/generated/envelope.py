@@ -1,4 +1,4 @@
-"""What a change event says of itself. Written by `sluice generate`; do not edit."""
+"""Metadata of a change event. Written by `sluice generate`; do not edit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing_extensions import NotRequired, TypedDict
 
 
 class EventMetadata(TypedDict):
-    """Where a change came from and where it stands; the envelope is described in the docs."""
+    """Source and position of a change; the documentation describes the envelope."""
 
     source: Literal["relay", "connect"]
     table: str

@@ -25,7 +25,7 @@ class Order(BaseModel):
 
 
 class OrderCreate(BaseModel):
-    """What a new row of orders takes; the database fills in what is left out."""
+    """A new row of orders; the database fills in omitted columns."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class OrderCreate(BaseModel):
 
 
 class OrderUpdate(BaseModel):
-    """What changes in a row of orders; what is left out stays."""
+    """Changes to a row of orders; omitted columns keep their values."""
 
     model_config = ConfigDict(extra="forbid")
 

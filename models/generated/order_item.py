@@ -24,7 +24,7 @@ class OrderItem(BaseModel):
 
 
 class OrderItemCreate(BaseModel):
-    """What a new row of order_items takes; the database fills in what is left out."""
+    """A new row of order_items; the database fills in omitted columns."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +35,7 @@ class OrderItemCreate(BaseModel):
 
 
 class OrderItemUpdate(BaseModel):
-    """What changes in a row of order_items; what is left out stays."""
+    """Changes to a row of order_items; omitted columns keep their values."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -25,7 +25,7 @@ class Product(BaseModel):
 
 
 class ProductCreate(BaseModel):
-    """What a new row of products takes; the database fills in what is left out."""
+    """A new row of products; the database fills in omitted columns."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class ProductCreate(BaseModel):
 
 
 class ProductUpdate(BaseModel):
-    """What changes in a row of products; what is left out stays."""
+    """Changes to a row of products; omitted columns keep their values."""
 
     model_config = ConfigDict(extra="forbid")
 

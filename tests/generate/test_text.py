@@ -62,7 +62,7 @@ def test_a_changed_block_of_connects_configuration_is_stale_and_is_written_again
     file.write_text(text.replace("      - orders\n", ""))
     assert "+      - orders" in difference(catalog, tmp_path)
     file.write_text("input: {}\n")
-    with pytest.raises(WrongUsage, match="has not the blocks"):
+    with pytest.raises(WrongUsage, match="lacks one of the blocks"):
         difference(catalog, tmp_path)
 
 

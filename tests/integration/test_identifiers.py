@@ -102,9 +102,9 @@ def test_the_longest_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ("model", "M" * 178, "at most 210"),
         ("model", "Ü" * 30, "at most 210"),
-        ("table", "t" * 64, "64 bytes, and PostgreSQL keeps 63"),
-        ("schema", "s" * 64, "64 bytes, and PostgreSQL keeps 63"),
-        ("column", "я" * 32, "64 bytes, and PostgreSQL keeps 63"),
+        ("table", "t" * 64, "64 bytes; PostgreSQL truncates it to 63"),
+        ("schema", "s" * 64, "64 bytes; PostgreSQL truncates it to 63"),
+        ("column", "я" * 32, "64 bytes; PostgreSQL truncates it to 63"),
         ("rollup", "r" * 195, "at most 210"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The models as frozen descriptors: the one description that every other module reads.
+"""The catalog: the models as frozen descriptors, which every other module reads.
 
 `load_catalog("models")` imports the models and describes their tables and stars. Generators,
 the pipeline and the DAGs know tables only through this package.

@@ -1,4 +1,4 @@
-"""Which rows of a table are meant: all, those of a range of keys, or those of some keys."""
+"""Selections of a table's rows: all, a range of keys, or given keys."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _COMPARED = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Rows by their key, each part of a key in PostgreSQL's text form; all rows by default.
+    """A selection of rows by key, with keys in PostgreSQL's text form. Default: all rows.
 
     Attributes:
-        lower, upper: bounds, both included. Text and UUIDs are ordered by their bytes.
-        below: a bound that is not included; with it there is no upper one.
-        keys: exactly these, when there are any.
+        lower, upper: inclusive bounds. Text and UUIDs are ordered by their bytes.
+        below: exclusive upper bound, in place of `upper`.
+        keys: exactly these keys, if there are any.
     """
 
     lower: KeyText | None = None
@@ -34,23 +34,23 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        """Whether all rows are meant."""
+        """Whether all rows are selected."""
         return self.bounds() == [] and not self.keys
 
     def bounds(self) -> list[tuple[str, KeyText]]:
-        """Each bound behind the SQL sign that holds it."""
+        """Return (SQL operator, bound) of each bound."""
         signs = ((">=", self.lower), ("<=", self.upper), ("<", self.below))
         return [(sign, bound) for sign, bound in signs if bound is not None]
 
     def holds(self, table: Table, key: KeyText) -> bool:
-        """Whether a row of this key is selected."""
+        """Whether the row of a key is selected."""
         if self.keys:
             return key in self.keys
         own = _ordered(table, key)
         return all(_COMPARED[sign](own, _ordered(table, bound)) for sign, bound in self.bounds())
 
     def sentence(self) -> str:
-        """The selection in words."""
+        """Describe the selection in words."""
         if self.everything:
             return "all rows"
         if self.keys:
@@ -63,12 +63,12 @@ class Selection:
 
 
 def ordered_as_text(column: Column) -> bool:
-    """Whether Postgres and ClickHouse agree on the column's order by its text alone."""
+    """Whether PostgreSQL and ClickHouse order the column alike only by its text."""
     return column.type.clickhouse in {"String", "UUID"}
 
 
 def divisible(table: Table) -> bool:
-    """Whether both sides agree on the order of the table's keys and on what their text means."""
+    """Whether both sides agree on the order of the table's keys and on their text."""
     return all(
         column.type.clickhouse.startswith(("Int", "UInt"))
         or column.type.clickhouse == "UUID"
@@ -78,15 +78,15 @@ def divisible(table: Table) -> bool:
 
 
 def numbered(table: Table) -> bool:
-    """Whether keys are made of integers: then PostgreSQL's index gives a range of them cheaply.
+    """Whether keys are integers, so that PostgreSQL's index gives a range of them cheaply.
 
-    Rows of neighbouring UUIDs lie anywhere, and text is ordered otherwise by most collations.
+    Rows of neighbouring UUIDs are scattered, and most collations order text differently.
     """
     return all(column.type.clickhouse.startswith(("Int", "UInt")) for column in table.key)
 
 
 def _ordered(table: Table, key: KeyText) -> list[Decimal | bytes]:
-    """A key's parts, so that they compare as PostgreSQL's do."""
+    """Convert a key's parts to values that compare as in PostgreSQL."""
     return [
         Decimal(part)
         if column.type.clickhouse.startswith(("Int", "UInt", "Decimal", "Float"))
@@ -96,21 +96,21 @@ def _ordered(table: Table, key: KeyText) -> list[Decimal | bytes]:
 
 
 def key_text(parts: Sequence[object]) -> str:
-    """A key as people write it; see parse_key."""
+    """Format a key as one line of CSV; see parse_key."""
     out = io.StringIO()
     csv.writer(out, lineterminator="").writerow(parts)
     return out.getvalue()
 
 
 def parse_key(table: Table, text: str) -> KeyText:
-    """A key as people write it: its parts separated by commas, quoted as in CSV.
+    """Parse a key from one line of CSV.
 
     Raises:
-        WrongUsage: it has not as many parts as the key.
+        WrongUsage: it has another number of parts than the key.
     """
     try:
         parts = tuple(next(csv.reader([text]), []))
-    except csv.Error:  # a line break that is not within quotes
+    except csv.Error:  # a line break outside of quotes
         parts = ()
     if len(parts) != len(table.key):
         names = ", ".join(column.name for column in table.key)

@@ -15,19 +15,19 @@ from sluice.catalog.tables import Column, Reference, Rollup, Table, ordered_by
 from sluice.data_types.mapping import column_type, postgres_type
 from sluice.errors import WrongUsage
 
-# What `info` of a table may say of its ClickHouse tables.
+# Keys of a table's `info` about its ClickHouse tables.
 ENGINE_MARKS = ("order_by", "partition_by", "settings", "history")
 _PUBLIC = "public"
 
 
 def read_table(mapper: Mapper[Any], profile: str) -> Table:
-    """The table that a mapper maps; WrongUsage where it cannot be followed."""
+    """Describe the table of a mapper; WrongUsage where it cannot be followed."""
     source = mapper.local_table
     assert isinstance(source, sa.Table)
     if not source.primary_key.columns:
         raise WrongUsage(f"table {source.fullname} has no primary key; changes need one")
     schema = str(source.schema or _PUBLIC)
-    relation = str(source.name)  # SQLAlchemy's names are a subclass of str; ours travel as JSON
+    relation = str(source.name)  # SQLAlchemy's subclass of str would not serialize to JSON
     return Table(
         name=relation if schema == _PUBLIC else f"{schema}_{relation}",
         schema=schema,
@@ -47,7 +47,7 @@ def read_table(mapper: Mapper[Any], profile: str) -> Table:
 
 
 def _engine(source: sa.Table) -> dict[str, str]:
-    """What the marks say of a table's storage; its order is the key's columns in some order."""
+    """Return the marks of a table's storage; `order_by` has to be a permutation of the key."""
     engine = {name: str(source.info[name]) for name in ENGINE_MARKS if name in source.info}
     key = sorted(str(column.name) for column in source.primary_key.columns)
     if sorted(ordered_by(engine) or key) != key:
@@ -117,7 +117,7 @@ def _references(mapper: Mapper[Any]) -> Iterator[Reference]:
         pairs = relationship.local_remote_pairs or []
         keys = {remote for _, remote in pairs}
         if keys != set(target.primary_key.columns):
-            continue  # it does not lead to one row by its key
+            continue  # it does not refer to one row by its primary key
         yield Reference(
             name=relationship.key,
             columns=tuple(str(local.name) for local, _ in pairs),

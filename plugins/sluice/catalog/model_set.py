@@ -1,4 +1,4 @@
-"""A module of models as one catalog."""
+"""The catalog of a module of models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sluice.catalog.tables import Column, Table
 from sluice.data_types.mapping import LOSSLESS
 from sluice.errors import WrongUsage
 
-# What Sluice itself keeps in `cdc`; see sql/clickhouse/bookkeeping.sql.
+# Sluice's own tables in `cdc`; see sql/clickhouse/bookkeeping.sql.
 BOOKKEEPING = frozenset(
     [
         "checkpoints",
@@ -37,13 +37,13 @@ BOOKKEEPING = frozenset(
         "parked",
     ]
 )
-_POSTGRES_BYTES = 63  # what PostgreSQL keeps of a name; it cuts the rest off without an error
-# What ClickHouse takes as a table's name in `cdc`, as the name of its file: of a byte that is no
-# letter, digit or _ there are three.
+_POSTGRES_BYTES = 63  # PostgreSQL truncates longer names without an error
+# The limit of a table's name in `cdc` as a file name, in which a byte that is no letter, digit or _
+# takes three.
 _CLICKHOUSE_BYTES = 210
 _PLAIN_BYTES = re.compile(rb"[A-Za-z0-9_]")
-# The longest that a full rebuild and a cluster put behind a name.
-_BEHIND_FACT, _BEHIND_ROLLUP, _BEHIND = (
+# The longest suffixes that a full rebuild and a cluster append to a name.
+_FACT_SUFFIX, _ROLLUP_SUFFIX, _SUFFIX = (
     "__shadow_0123456789ab__local",
     "__touched__local",
     "__local",
@@ -63,14 +63,14 @@ class Catalog:
 
     @property
     def schemas(self) -> str:
-        """The package of the generated schemas."""
+        """Return the package of the generated schemas."""
         return schemas_package(self.models)
 
     def __post_init__(self) -> None:
         self._by_name.update((table.name, table) for table in self.tables)
 
     def table(self, name: str) -> Table:
-        """The table of this name; WrongUsage, naming the known ones, when there is none."""
+        """Return the table of this name; WrongUsage, with the known names, without one."""
         try:
             return self._by_name[name]
         except KeyError:
@@ -78,7 +78,7 @@ class Catalog:
             raise WrongUsage(f"no table {name!r} in the models (known: {known})") from None
 
     def expected_target(self, table: Table, column: Column, expectation: Expectation) -> Table:
-        """The table that a relationship expectation names.
+        """Return the table that a relationship expectation names.
 
         Raises:
             WrongUsage: that table or column is not in the models.
@@ -98,7 +98,7 @@ class Catalog:
         )
 
     def select(self, names: list[str] | tuple[str, ...]) -> tuple[Table, ...]:
-        """The named tables, or all of them when none is named."""
+        """Return the named tables, or all of them when none is named."""
         return tuple(self.table(name) for name in names) if names else self.tables
 
 
@@ -108,7 +108,7 @@ def load_catalog(models: str, profile: str = "") -> Catalog:
 
     Args:
         models: a module's dotted name, such as `models`.
-        profile: `lossless` or `compact`; the one that was generated with, when empty.
+        profile: `lossless` or `compact`. Default: that of the generated schemas.
 
     Raises:
         WrongUsage: the module cannot be imported, has no models, or a model cannot be mapped.
@@ -136,13 +136,13 @@ def load_catalog(models: str, profile: str = "") -> Catalog:
 
 
 def schemas_package(models: str) -> str:
-    """Where the schemas of a module of models are: in it, or beside it where it is one file."""
+    """Return the package of the models' schemas: inside their package, or beside their module."""
     module = sys.modules.get(models)
     return f"{models}.generated" if hasattr(module, "__path__") else f"{models}_generated"
 
 
 def _generated_profile(models: str) -> str:
-    """The profile that stands in the generated schemas."""
+    """Read the profile from the generated schemas."""
     try:
         generated = importlib.import_module(schemas_package(models))
     except ImportError:
@@ -151,9 +151,9 @@ def _generated_profile(models: str) -> str:
 
 
 def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLESS) -> Catalog:
-    """The catalog of these mappers; see load_catalog."""
+    """Describe these mappers as a catalog; see load_catalog."""
     by_table: dict[sa.Table, Mapper[Any]] = {}
-    for mapper in mappers:  # of a single table's classes the one they derive from
+    for mapper in mappers:  # with single-table inheritance the base class
         if isinstance(mapper.local_table, sa.Table) and not mapper.single:
             by_table[mapper.local_table] = mapper
     by_name: list[sa.Table] = sorted(by_table, key=lambda table: table.fullname)
@@ -176,7 +176,7 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
 
 
 def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
-    """A rollup is a table beside the others."""
+    """Require that no rollup has the name of another table in ClickHouse."""
     taken = {table.storage for table in tables} | {table.history for table in tables}
     taken |= {fact.name for fact in facts} | BOOKKEEPING
     for fact in facts:
@@ -184,35 +184,35 @@ def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
             if rollup.name in taken:
                 raise WrongUsage(
                     f"rollup {rollup.name!r} of {fact.table.name}: the name is taken in ClickHouse",
-                    remedy="give it another one",
+                    remedy="give the rollup another name",
                 )
             taken.add(rollup.name)
 
 
 def _require_short_names(table: Table) -> None:
-    """That PostgreSQL has the names whole, and that ClickHouse takes what is made of them."""
+    """Require names that PostgreSQL does not truncate and that ClickHouse's limit allows."""
     for name in (table.schema, table.relation, *(column.name for column in table.columns)):
         length = len(name.encode())
         if length > _POSTGRES_BYTES:
             raise WrongUsage(
-                f"table {table.name}: the name {name!r} has {length} bytes, and PostgreSQL keeps"
-                f" {_POSTGRES_BYTES} of them",
-                remedy="write it in the model as PostgreSQL has it",
+                f"table {table.name}: the name {name!r} has {length} bytes; PostgreSQL truncates it"
+                f" to {_POSTGRES_BYTES}",
+                remedy="write the truncated name in the model",
             )
-    entity = f"fact_{table.entity}{_BEHIND_FACT}" if table.is_fact else table.storage + _BEHIND
-    made = {
+    entity = f"fact_{table.entity}{_FACT_SUFFIX}" if table.is_fact else table.storage + _SUFFIX
+    names = {
         f"class {table.model}": entity,
-        f"table {table.name}": table.history + _BEHIND,
-        **{f"rollup {rollup.name}": rollup.name + _BEHIND_ROLLUP for rollup in table.rollups},
+        f"table {table.name}": table.history + _SUFFIX,
+        **{f"rollup {rollup.name}": rollup.name + _ROLLUP_SUFFIX for rollup in table.rollups},
     }
-    for of, name in made.items():
+    for of, name in names.items():
         length = sum(1 if _PLAIN_BYTES.match(bytes([byte])) else 3 for byte in name.encode())
         if length > _CLICKHOUSE_BYTES:
             raise WrongUsage(
                 f"the name of {of} is too long: ClickHouse's {name} would have {length} bytes,"
-                f" other characters than letters, digits and _ counted three times a byte, and at"
-                f" most {_CLICKHOUSE_BYTES} are possible",
-                remedy="give it a shorter name",
+                f" counting three for each byte that is no letter, digit or _; at most"
+                f" {_CLICKHOUSE_BYTES} are possible",
+                remedy="choose a shorter name",
             )
 
 

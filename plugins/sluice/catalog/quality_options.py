@@ -1,4 +1,4 @@
-"""What `info` of a model says of quality: limits and severities of a table, what a column holds.
+"""Quality options in a model's `info`: limits and severities of a table, expectations of a column.
 
 `{"quality": {"freshness": {"warn": 120, "fail": 900}, "row_count": "warn"}}` on a table;
 `{"expect": {"range": [0, None], "severity": "warn"}}` on a column. Anything else is WrongUsage.
@@ -18,20 +18,20 @@ SEVERITIES = (OFF, WARN, FAIL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """Above which value a measure warns and fails; None: never."""
+    """Values above which a measure warns and fails. Default: None, for never."""
 
     warn: float | None = None
     fail: float | None = None
 
     def status(self, value: float) -> str:
-        """`pass`, `warn` or `fail`."""
+        """Return `pass`, `warn` or `fail`."""
         if self.fail is not None and value > self.fail:
             return FAIL
         return WARN if self.warn is not None and value > self.warn else "pass"
 
 
-# Seconds, events, events, seconds. A dead letter warns: whether a row differs for it, the
-# comparison says. That a table is not caught up is late, not wrong, so it fails nothing.
+# Seconds, events, events, seconds. A dead letter only warns: the comparison finds the row that
+# differs because of it. A table that is not caught up is late, not wrong, so it fails nothing.
 MEASURES = {
     "freshness": Limit(warn=300, fail=1800),
     "pending_events": Limit(warn=100_000, fail=5_000_000),
@@ -44,34 +44,34 @@ COMPARISONS = {
     "rows": FAIL,
     "fact_rows": FAIL,
     "rollup_rows": FAIL,
-    "schema": WARN,  # a migration passes through it: the model comes first
+    "schema": WARN,  # every migration passes through a difference
     "orphans": WARN,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityMarks:
-    """Limits of a table's measures and severities of its comparisons, where they are not usual."""
+    """Limits of a table's measures and severities of its comparisons that are not the default."""
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
     severities: Mapping[str, str] = field(default_factory=dict)
 
     def limit(self, measure: str) -> Limit:
-        """The limit of a measure."""
+        """Return the limit of a measure."""
         return self.limits.get(measure, MEASURES[measure])
 
     def severity(self, check: str) -> str:
-        """`off`, `warn` or `fail`: what a difference that a check finds is."""
+        """Return the severity of a check's differences: `off`, `warn` or `fail`."""
         return self.severities.get(check, COMPARISONS.get(check, FAIL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a column is expected to hold.
+    """An expectation of a column's values.
 
     Attributes:
         kind: `not_null`, `range`, `values`, `unique` or `relationship`.
-        argument: the range's ends, the accepted values, or (table, column); else empty.
+        argument: the range's ends, the accepted values, or (table, column). Default: empty.
     """
 
     kind: str
@@ -80,7 +80,7 @@ class Expectation:
 
 
 def quality_marks(where: str, mark: object) -> QualityMarks:
-    """The marks of a table; `where` names it in errors."""
+    """Parse a table's quality mark; `where` names the table in errors."""
     if not isinstance(mark, Mapping):
         raise _wrong(where, f"{mark!r} is not a dictionary", _known_checks())
     limits: dict[str, Limit] = {}
@@ -96,7 +96,7 @@ def quality_marks(where: str, mark: object) -> QualityMarks:
 
 
 def expectations(where: str, mark: object) -> Iterator[Expectation]:
-    """What a column's mark expects; `where` names the column in errors."""
+    """Parse the expectations of a column's mark; `where` names the column in errors."""
     known = "use not_null, range, values, unique, relationship, severity"
     if not isinstance(mark, Mapping):
         raise _wrong(where, f"{mark!r} is not a dictionary", known)
@@ -106,12 +106,12 @@ def expectations(where: str, mark: object) -> Iterator[Expectation]:
             _require(value is True, where, f"{kind!r} is not True", f"write {kind!r}: True")
             yield Expectation(kind=kind, severity=severity)
         elif kind == "range":
-            right = isinstance(value, (list, tuple)) and len(value) == 2 and value != [None, None]
-            _require(right, where, f"{value!r} is not a range", "write [least, most] or None in it")
+            valid = isinstance(value, (list, tuple)) and len(value) == 2 and value != [None, None]
+            _require(valid, where, f"{value!r} is not a range", "write [least, most] or None in it")
             yield Expectation(kind=kind, argument=tuple(value), severity=severity)
         elif kind == "values":
-            right = isinstance(value, (list, tuple)) and len(value) > 0
-            _require(right, where, f"{value!r} are no values", "write a list of values")
+            valid = isinstance(value, (list, tuple)) and len(value) > 0
+            _require(valid, where, f"{value!r} are no values", "write a list of values")
             yield Expectation(kind=kind, argument=tuple(value), severity=severity)
         elif kind == "relationship":
             parts = str(value).rsplit(".", 1)
@@ -125,8 +125,8 @@ def _limit(where: str, value: object) -> Limit:
     remedy = 'write {"warn": number, "fail": number}, either or both, or "off"'
     if value == OFF:
         return Limit()
-    right = isinstance(value, Mapping) and value and set(value) <= {WARN, FAIL}
-    if not right or not all(isinstance(n, (int, float)) for n in dict(value).values()):  # type: ignore[call-overload]
+    valid = isinstance(value, Mapping) and value and set(value) <= {WARN, FAIL}
+    if not valid or not all(isinstance(n, (int, float)) for n in dict(value).values()):  # type: ignore[call-overload]
         raise _wrong(where, f"{value!r} is no limit", remedy)
     assert isinstance(value, Mapping)
     return Limit(**{str(name): float(number) for name, number in value.items()})
@@ -141,8 +141,8 @@ def _known_checks() -> str:
     return f"use {', '.join([*MEASURES, *COMPARISONS])}"
 
 
-def _require(right: bool, where: str, what: str, remedy: str) -> None:
-    if not right:
+def _require(valid: bool, where: str, what: str, remedy: str) -> None:
+    if not valid:
         raise _wrong(where, what, remedy)
 
 

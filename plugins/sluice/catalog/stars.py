@@ -1,4 +1,4 @@
-"""Stars: a fact, the dimensions its table reaches, and the columns of both."""
+"""Stars: a fact, its dimensions, and the columns of both."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimension:
-    """A table that a fact reaches over many-to-one relationships.
+    """A table that a fact refers to through many-to-one relationships.
 
     Attributes:
-        prefix: what its columns' names begin with in the fact.
-        parent: the prefix of the dimension that refers to it; None for the fact's own reference.
-        reference: the relationship by which `parent` refers to it.
+        prefix: prefix of its columns' names in the fact.
+        parent: prefix of the dimension that refers to it; None for the fact's own table.
+        reference: relationship through which `parent` refers to it.
     """
 
     prefix: str
@@ -31,7 +31,7 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactColumn:
-    """A column of the fact and where its value comes from.
+    """A column of the fact and its source.
 
     Attributes:
         source: a dimension's prefix, or None for the fact's own table.
@@ -43,7 +43,7 @@ class FactColumn:
 
     @property
     def clickhouse_type(self) -> str:
-        """A dimension's attribute is NULL while the dimension's row is not there."""
+        """Return its ClickHouse type; a dimension's columns are NULL while its row is missing."""
         return clickhouse_type(
             self.column, nullable=self.column.nullable or self.source is not None
         )
@@ -59,30 +59,30 @@ class Fact:
 
     @property
     def name(self) -> str:
-        """The fact's name in `olap` and `cdc`, `fact_order_item`."""
+        """Return the fact's name in `olap` and `cdc`, such as `fact_order_item`."""
         return f"fact_{self.table.entity}"
 
     @cached_property
     def key(self) -> tuple[FactColumn, ...]:
-        """The columns that hold the fact's primary key."""
+        """Return the columns that hold the fact's primary key."""
         return tuple(
             column for column in self.columns if column.source is None and column.column.primary_key
         )
 
     @cached_property
     def date(self) -> FactColumn | None:
-        """The column whose day a row belongs to; None where the models mark none."""
+        """Return the column of a row's date; None where the models mark none."""
         return next((column for column in self.columns if column.column.is_date), None)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        """Every source table of the star, the fact's own first."""
+        """Return every source table of the star, the fact's own first."""
         distinct = {self.table.name: self.table}
         distinct.update((dimension.table.name, dimension.table) for dimension in self.dimensions)
         return tuple(distinct.values())
 
     def fact_column(self, source: str | None, column: str) -> str:
-        """The name in the fact of a source's column, or of a referred key."""
+        """Return the fact's name of a source's column; a dimension's key is its parent's column."""
         for candidate in self.columns:
             if candidate.source == source and candidate.column.name == column:
                 return candidate.name
@@ -92,7 +92,7 @@ class Fact:
 
 
 def make_fact(table: Table, tables: Mapping[Place, Table]) -> Fact:
-    """The star of a table, out of the tables of a model set by their places."""
+    """Build the star of a table from the tables of a model set, by (schema, relation)."""
     dimensions = tuple(_dimensions(table, tables))
     columns = tuple(_fact_columns(table, dimensions))
     twice = [name for name, count in Counter(c.name for c in columns).items() if count > 1]
@@ -124,9 +124,9 @@ def _dimensions(table: Table, tables: Mapping[Place, Table]) -> Iterator[Dimensi
 def _paths(
     table: Table, tables: Mapping[Place, Table], path: tuple[Reference, ...]
 ) -> Iterator[tuple[Reference, ...]]:
-    """Every way out of the table over many-to-one relationships, parents first.
+    """Yield every path from the table through many-to-one relationships, parents first.
 
-    A way ends where it would take the same relationship twice (a manager's manager).
+    A path ends before the same relationship again (a manager's manager).
     """
     for reference in table.references:
         target = tables.get(reference.target)
@@ -137,7 +137,7 @@ def _paths(
 
 
 def _fact_columns(table: Table, dimensions: tuple[Dimension, ...]) -> Iterator[FactColumn]:
-    """Keys first, then the fact's own columns, then each dimension's."""
+    """Yield the columns: keys, then the fact's own, then each dimension's."""
     own_references = {name for reference in table.references for name in reference.columns}
     for column in table.columns:
         if column.primary_key:
@@ -161,7 +161,7 @@ def _fact_columns(table: Table, dimensions: tuple[Dimension, ...]) -> Iterator[F
 def _referring_columns(
     dimension: Dimension, dimensions: tuple[Dimension, ...]
 ) -> Iterator[FactColumn]:
-    """The parent's columns that hold this dimension's key, named as that key."""
+    """Yield the parent's columns that hold this dimension's key, named as that key."""
     parent = next(d for d in dimensions if d.prefix == dimension.parent)
     reference = dimension.reference
     for name, target in zip(reference.columns, reference.target_columns, strict=True):

@@ -15,15 +15,14 @@ class Column:
     """A column of a source table.
 
     Attributes:
-        attribute: the model's name for it.
-        computed: whether Postgres alone gives its value: a key that is GENERATED ALWAYS, or an
-            expression.
-        generated: whether it is an expression, which PostgreSQL sends only when told to.
-        in_star: whether facts carry it.
-        is_date: whether a fact's rows belong to its day, for backfills.
+        attribute: its attribute in the model.
+        computed: whether only PostgreSQL sets it: a GENERATED ALWAYS key or an expression.
+        generated: whether it is an expression, which a publication sends only by an option.
+        in_star: whether facts contain it.
+        is_date: whether it is the date of a fact's rows, for backfills.
         codec: its ClickHouse codec, or empty.
-        postgres_type: the type the model gives it in PostgreSQL.
-        expectations: what it is expected to hold; see docs/quality.md.
+        postgres_type: its type in PostgreSQL according to the model.
+        expectations: expectations of its values; see docs/quality.md. Default: none.
     """
 
     name: str
@@ -43,23 +42,23 @@ class Column:
 
     @property
     def filled_with_null(self) -> bool:
-        """Whether Postgres fills it with NULL in the rows that are there when it is added."""
+        """Whether PostgreSQL fills existing rows with NULL when the column is added."""
         return self.nullable and self.type.nullable and not self.has_default
 
     @property
     def clickhouse_type(self) -> str:
-        """The full ClickHouse type: dictionary and NULL included."""
+        """Return the full ClickHouse type, with dictionary and NULL."""
         return clickhouse_type(self, nullable=self.nullable)
 
     @property
     def wire_type(self) -> str:
-        """The ClickHouse type that the driver sends its values as."""
+        """Return the ClickHouse type in which the driver sends its values."""
         plain = self.type.wire or self.type.clickhouse
         return f"Nullable({plain})" if self.nullable and self.type.nullable else plain
 
 
 def clickhouse_type(column: Column, *, nullable: bool) -> str:
-    """The ClickHouse type of the column where NULL is allowed or not; an Array is never NULL."""
+    """Return the column's ClickHouse type with or without NULL; an Array is never NULL."""
     plain = column.type.clickhouse
     inner = f"Nullable({plain})" if nullable and column.type.nullable else plain
     return f"LowCardinality({inner})" if column.low_cardinality else inner
@@ -85,8 +84,8 @@ class Rollup:
 
     Attributes:
         name: its view in `olap` and its table in `cdc`.
-        by: (name, expression over the fact's columns) of what groups are made of.
-        sums: the same of what is summed.
+        by: (name, expression over the fact's columns) of each grouping column.
+        sums: (name, expression) of each summed column.
     """
 
     name: str
@@ -96,18 +95,18 @@ class Rollup:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A source table and what becomes of it.
+    """A source table, its topic and its tables in ClickHouse.
 
     Attributes:
-        name: what topics, checkpoints and commands call it: the table in Postgres,
-            `order_items`, behind its schema where that is not `public`: `crm_people`.
-        schema, relation: its place in Postgres.
+        name: name in topics, checkpoints and commands: that of the table in PostgreSQL,
+            `order_items`, prefixed with a schema other than `public`: `crm_people`.
+        schema, relation: schema and name in PostgreSQL.
         model: the model's class name, `OrderItem`.
-        entity: the model's name in snake case, `order_item`; ClickHouse names are made of it.
+        entity: the model's name in snake case, `order_item`, as in ClickHouse's names.
         is_fact: whether the table is the grain of a fact.
-        in_star: whether facts take it as a dimension.
-        engine: what the models say of its ClickHouse tables, such as `partition_by`.
-        rollups: what is summed from its fact.
+        in_star: whether it can be a dimension of facts.
+        engine: options of its ClickHouse tables, such as `partition_by`.
+        rollups: the rollups of its fact.
         quality: limits and severities of its checks.
     """
 
@@ -128,29 +127,29 @@ class Table:
 
     @cached_property
     def key(self) -> tuple[Column, ...]:
-        """The primary key's columns, in the key's order."""
+        """Return the primary key's columns, in the key's order."""
         return tuple(column for column in self.columns if column.primary_key)
 
     @property
     def topic(self) -> str:
-        """The topic that carries this table's changes."""
+        """Return the topic that carries this table's changes."""
         return f"cdc.{self.name}"
 
     @property
     def storage(self) -> str:
-        """The current-state table in database `cdc`."""
+        """Return the current-state table in database `cdc`."""
         return f"src_{self.entity}" if self.is_fact else f"dim_{self.entity}"
 
     @property
     def history(self) -> str:
-        """The table of every version, in database `cdc`."""
+        """Return the table of every version, in database `cdc`."""
         return f"history_{self.name}"
 
     def column(self, name: str) -> Column:
-        """The column of this name."""
+        """Return the column of this name."""
         return next(column for column in self.columns if column.name == name)
 
 
 def ordered_by(engine: Mapping[str, str]) -> list[str]:
-    """The columns that `order_by` names; none where it is not set."""
+    """Return the columns that `order_by` names; none where it is not set."""
     return [name.strip() for name in engine.get("order_by", "").split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""ClickHouse DDL of a source table: current state, history, and the view people query."""
+"""ClickHouse DDL of a source table: current state, history, and the view for queries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sluice.settings import ONE_SERVER, Cluster
 
 HISTORY = "30 DAY"
 
-# What the pipeline adds to every current-state row; see positions.py for `_version`.
+# Columns that the pipeline adds to every current-state row; see positions.py for `_version`.
 MACHINE_COLUMNS = (
     ("_version", "UInt128"),
     ("_is_deleted", "UInt8"),
     ("_seq", "UInt64"),
     ("_committed_at", "DateTime64(3, 'UTC')"),
 )
-# What decides whether FINAL is right; a view's own settings are stronger than its client's.
+# Settings that FINAL needs for correct results; a view's settings override its client's.
 FINAL_SETTINGS = (
     "SETTINGS use_skip_indexes_if_final_exact_mode = 1,"
     " do_not_merge_across_partitions_select_final = 0, optimize_move_to_prewhere_if_final = 0"
@@ -27,7 +27,7 @@ _INGESTED_AT = "_ingested_at DateTime64(3, 'UTC') DEFAULT now64(3)"
 
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-# Plain words that read as something else where an identifier may stand.
+# Words that ClickHouse parses as keywords where an identifier may stand.
 _KEYWORDS = frozenset(
     "all and as asc between by case cross date desc distinct else end except exists false final"
     " format from full global group having if in inner intersect interval into is join key left"
@@ -37,7 +37,7 @@ _KEYWORDS = frozenset(
 
 
 def quoted(name: str) -> str:
-    """An identifier as ClickHouse reads it, between backticks where a plain word will not do."""
+    """Quote an identifier for ClickHouse, with backticks only where they are needed."""
     if _PLAIN.fullmatch(name) and name not in _KEYWORDS:
         return name
     escaped = name.replace("\\", "\\\\").replace("`", "\\`")
@@ -45,13 +45,13 @@ def quoted(name: str) -> str:
 
 
 def key_expression(names: Sequence[str]) -> str:
-    """One key as an expression: a column, or a tuple of columns."""
+    """Return a key as an expression: a column, or a tuple of columns."""
     columns = ", ".join(map(quoted, names))
     return columns if len(names) == 1 else f"({columns})"
 
 
 def table_statements(table: Table, cluster: Cluster = ONE_SERVER) -> dict[str, str]:
-    """Statement name -> DDL that creates what the source table needs; each can run twice."""
+    """Return name -> statement of the source table's idempotent DDL."""
     statements = {
         "current_state": _current_state(table, cluster),
         "history": _history(table, cluster),
@@ -68,7 +68,7 @@ def table_statements(table: Table, cluster: Cluster = ONE_SERVER) -> dict[str, s
 
 
 def view(name: str, columns: Sequence[str]) -> str:
-    """The view in `olap` that hides machine columns and deleted rows of `cdc.<name>`."""
+    """Return DDL of the `olap` view that hides machine columns and deleted rows of `cdc.<name>`."""
     listed = ",\n".join(f"    {quoted(column)}" for column in columns)
     return (
         f"CREATE OR REPLACE VIEW olap.{quoted(name)} AS\nSELECT\n{listed}\n"
@@ -77,13 +77,13 @@ def view(name: str, columns: Sequence[str]) -> str:
 
 
 def literal(text: str) -> str:
-    """A string literal."""
+    """Quote a string literal for ClickHouse."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def filled(listed: Iterable[str]) -> str:
-    """The items in lines of at most 96 characters; a name with a space in it stays whole."""
+    """Join items by commas into lines of at most 96 characters; no item is broken."""
     lines: list[str] = []
     for item in listed:
         if lines and len(lines[-1]) + len(item) + 2 <= 96:
@@ -94,25 +94,26 @@ def filled(listed: Iterable[str]) -> str:
 
 
 def index(name: str, expression: str, kind: str) -> str:
-    """A table's line of an index that skips granules, each by itself."""
+    """Return the column-list line of a skipping index with granularity 1."""
     return f"INDEX {quoted(name)} {expression} TYPE {kind} GRANULARITY 1"
 
 
 def create_table(name: str, columns: Sequence[str], engine: Sequence[str]) -> str:
-    """CREATE TABLE IF NOT EXISTS in `cdc` from column and engine lines."""
+    """Return CREATE TABLE IF NOT EXISTS in `cdc` from column and engine lines."""
     listed = ",\n".join(f"    {column}" for column in columns)
     ending = "\n".join(engine)
     return f"CREATE TABLE IF NOT EXISTS cdc.{quoted(name)}\n(\n{listed}\n)\n{ending}"
 
 
 def shard_key(names: Sequence[str]) -> str:
-    """What decides a row's shard: its key alone, so all versions of a key meet on one."""
+    """Return the sharding expression: of the key alone, so that one shard has all its versions."""
     return f"cityHash64({', '.join(map(quoted, names))})"
 
 
 def distributed_table(cluster: Cluster, name: str, local: str, sharding: str) -> str:
-    """DDL of the table in `cdc` that reads and writes `local` on all shards; it takes the place
-    of one that is there, at once.
+    """Return DDL of the table in `cdc` that reads and writes `local` on all shards.
+
+    It replaces an existing table atomically.
     """
     return (
         f"CREATE OR REPLACE TABLE cdc.{quoted(name)} AS cdc.{quoted(local)}\n"
@@ -130,8 +131,9 @@ _ENGINE = re.compile(r"^ENGINE = (?=\w*MergeTree)(?!Replicated)", re.MULTILINE)
 
 
 def on_cluster(statement: str, cluster: Cluster) -> str:
-    """The statement as a Keeper carries it to every server, with engines that it copies; without
-    a Keeper as it is, and each server is to be asked in turn.
+    """Return a statement with ON CLUSTER and replicated engines where the cluster has a Keeper.
+
+    Without one it is unchanged, and has to run on each server.
     """
     if not cluster.replicated:
         return statement
@@ -148,7 +150,7 @@ def _columns(table: Table) -> list[str]:
 
 
 def column_line(column: Column) -> str:
-    """The column as a CREATE or ALTER TABLE declares it."""
+    """Return the column's line in CREATE TABLE or ALTER TABLE."""
     codec = f" CODEC({column.codec})" if column.codec else ""
     return f"{quoted(column.name)} {column.clickhouse_type}{codec}"
 
@@ -159,15 +161,16 @@ def _key(table: Table) -> str:
 
 
 def _current_state(table: Table, cluster: Cluster) -> str:
-    # The index lets the rebuild find what changed since it last ran without reading the table.
+    # By the index a rebuild finds the changes since the last one without reading the table.
     columns = [*_columns(table), "INDEX _seq_range _seq TYPE minmax GRANULARITY 1"]
     engine = ["ENGINE = ReplacingMergeTree(_version, _is_deleted)", f"ORDER BY ({_key(table)})"]
     return create_table(cluster.local(table.storage), columns, [*engine, *_marked(table)])
 
 
 def _marked(table: Table) -> list[str]:
-    """What the model's `info` says of the table. Its rows are one only within their partition,
-    so a partition is made of the key.
+    """Return the engine lines of the model's `info`.
+
+    Rows are deduplicated only within a partition, so `partition_by` has to depend on the key alone.
     """
     lines = []
     if "partition_by" in table.engine:
@@ -178,7 +181,7 @@ def _marked(table: Table) -> list[str]:
 
 
 def _history(table: Table, cluster: Cluster) -> str:
-    # Ordered by key and version, so a range that is read twice adds nothing.
+    # Ordered by key and version, so a range that is drained twice adds nothing.
     engine = [
         "ENGINE = ReplacingMergeTree",
         f"ORDER BY ({_key(table)}, _version)",
@@ -198,7 +201,7 @@ def _history_feed(table: Table, cluster: Cluster) -> str:
 def external_table(
     name: str, structure: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]
 ) -> Mapping[str, Any]:
-    """Rows that travel with a query and are a table in it; structure is (column, type)."""
+    """Return rows as an external table of a query; structure is (column, type)."""
     names = [column for column, _ in structure]
     data = [dict(zip(names, row, strict=True)) for row in rows]
     return {"name": name, "structure": list(structure), "data": data}

@@ -1,6 +1,6 @@
-"""What Redpanda Connect's configuration takes from the models: two blocks of a hand-written file.
+"""The two generated blocks of Redpanda Connect's configuration, a hand-written file.
 
-A block stands between `# generated: NAME` and `# end of generated`, indented as its first line.
+A block is between `# generated: NAME` and `# end of generated`, indented like its first line.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ _BLOCK = re.compile(r"^( *)# generated: (.+)\n(?:.*\n)*?\1# end of generated$", 
 
 
 def configuration(catalog: Catalog, text: str) -> str:
-    """The configuration with its blocks as the models give them.
+    """Return the configuration with its blocks generated from the models.
 
     Raises:
         WrongUsage: a block is missing.
     """
     blocks = {"tables": _input(catalog), "tables of the mapping": _mapping(catalog)}
-    found = {match[2] for match in _BLOCK.finditer(text)}
-    if found != blocks.keys():
+    present = {match[2] for match in _BLOCK.finditer(text)}
+    if present != blocks.keys():
         raise WrongUsage(
-            f"{CONFIGURATION} has not the blocks {', '.join(sorted(blocks))}",
-            remedy=f"bring {CONFIGURATION} back from the repository, or remove it",
+            f"{CONFIGURATION} lacks one of the blocks {', '.join(sorted(blocks))}",
+            remedy=f"restore {CONFIGURATION} from the repository, or remove it",
         )
 
-    def written(match: re.Match[str]) -> str:
+    def render(match: re.Match[str]) -> str:
         lines = [f"# generated: {match[2]}", *blocks[match[2]], "# end of generated"]
         return "\n".join(match[1] + line for line in lines)
 
-    return _BLOCK.sub(written, text)
+    return _BLOCK.sub(render, text)
 
 
 def _captured(catalog: Catalog) -> list[Table]:
-    """The tables of the first table's schema: the input reads one schema."""
+    """Return the tables in the first table's schema: the input reads one schema."""
     return [table for table in catalog.tables if table.schema == catalog.tables[0].schema]
 
 
@@ -69,7 +69,7 @@ def _entry(table: Table) -> str:
 
 
 def _name(identifier: str) -> str:
-    """An identifier as the input takes it: in double quotes where Postgres needs them."""
+    """Quote an identifier for the input, with double quotes only where they are needed."""
     if re.fullmatch(r"[a-z_][a-z0-9_]*", identifier):
         return identifier
     escaped = identifier.replace('"', '""').replace("'", "''")

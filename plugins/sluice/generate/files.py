@@ -1,4 +1,4 @@
-"""Generated text as files: where each lies, writing them, and telling which are stale."""
+"""Generated files: their paths, writing them, and finding stale ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADING = "Written by `sluice generate`; do not edit."
 
 
 def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Path, str]:
-    """Path below the project -> text, of everything that is generated from the models."""
+    """Return path below the project -> text of every file generated from the models."""
     package = Path(*catalog.schemas.split("."))
     files = {package / name: text for name, text in schema_modules(catalog).items()}
     for table in catalog.tables:
@@ -30,7 +30,7 @@ def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Pat
         path = CLICKHOUSE / f"{table.storage}.sql"
         files[path] = render_statements(heading, table_statements(table, cluster))
     for fact in catalog.facts:
-        heading = f"{fact.name}: its table, its view and what keeps it. {_HEADING}"
+        heading = f"{fact.name}: its table, its view and their upkeep. {_HEADING}"
         path = CLICKHOUSE / f"{fact.name}.sql"
         files[path] = render_statements(heading, star_statements(fact, cluster))
     files[Path("sql/generated/topics.txt")] = _topics(catalog)
@@ -41,7 +41,7 @@ def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Pat
 
 
 def _files(catalog: Catalog, out: Path, cluster: Cluster) -> dict[Path, str]:
-    """All that is generated, and the blocks of the configuration where there is one."""
+    """Return all generated files, and Connect's configuration where there is one."""
     files = generated_files(catalog, cluster)
     if (out / CONFIGURATION).exists():
         files[CONFIGURATION] = configuration(catalog, (out / CONFIGURATION).read_text())
@@ -49,7 +49,7 @@ def _files(catalog: Catalog, out: Path, cluster: Cluster) -> dict[Path, str]:
 
 
 def write_files(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> list[Path]:
-    """Write what differs below `out`, remove generated files that are no more; what changed."""
+    """Write files that differ below `out` and remove orphans; return the changed paths."""
     changed = []
     files = _files(catalog, out, cluster)
     for relative, text in files.items():
@@ -68,7 +68,7 @@ def write_files(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> l
 
 
 def orphans(files: dict[Path, str], out: Path) -> list[Path]:
-    """Files in the generated folders that no model accounts for any more."""
+    """Return the files in the generated folders that are no longer generated."""
     folders = {path.parent for path in files if path != CONFIGURATION}
     present = {
         path.relative_to(out)
@@ -80,7 +80,7 @@ def orphans(files: dict[Path, str], out: Path) -> list[Path]:
 
 
 def difference(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> str:
-    """A unified diff from the files below `out` to what the models give; empty when current."""
+    """Return a unified diff from the files below `out` to the generated ones; empty if current."""
     files = _files(catalog, out, cluster)
     parts: list[str] = []
     for relative, text in files.items():
@@ -93,7 +93,7 @@ def difference(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> st
 
 
 def require_current(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> None:
-    """StaleGenerated when a generated file is not what the models give."""
+    """Raise StaleGenerated where a file differs from the generated one."""
     files = _files(catalog, out, cluster)
     stale = [
         str(relative)
@@ -116,7 +116,7 @@ def _topics(catalog: Catalog) -> str:
 
 
 def topics(catalog: Catalog) -> list[str]:
-    """Every topic the pipeline uses: one a table, the dead letters' and Connect's control topic."""
+    """Return all topics: one for each table, for dead letters, and Connect's control topic."""
     return [*(table.topic for table in catalog.tables), DEAD_LETTER_TOPIC, CONTROL_TOPIC]
 
 

@@ -1,7 +1,7 @@
-"""The join of a fact's rows with those of its dimensions: of all that live, and of staged ones.
+"""The join of a fact's rows with its dimensions: of all live rows, and of staged ones.
 
-A dimension behind another is joined with that one first: there are fewer orders than items, and the
-items of an order then find its customer in one place.
+A dimension of a dimension is joined with its parent first: there are fewer orders than items, so
+each customer is looked up once for an order instead of once for each of its items.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sluice.generate.clickhouse import quoted
 
 
 def select_all(fact: Fact) -> str:
-    """The query whose rows the fact has to have, from what lives in the source tables now."""
+    """Return the query of the rows that the fact should have, from the source tables' live rows."""
     selected = ",\n".join(
         f"    {text} AS {quoted(column.name)}"
         for text, column in zip(_sources(fact), fact.columns, strict=True)
@@ -25,9 +25,7 @@ def select_all(fact: Fact) -> str:
 
 
 def differing_own(fact: Fact, table: str) -> str:
-    """The query of keys whose rows in a table of the fact are not their source's, in the columns
-    that are the fact's own.
-    """
+    """Return the query of keys whose own columns differ between a fact's table and its source."""
     own = [column for column in fact.columns if column.source is None]
     key = ", ".join(quoted(column.name) for column in fact.key)
     source_key = ", ".join(
@@ -50,13 +48,13 @@ def differing_own(fact: Fact, table: str) -> str:
 
 
 def fingerprint(fact: Fact) -> str:
-    """Which rows a fact has and of what types: another where the models make it in another way."""
+    """Hash a fact's query and column types: it changes when the models define another fact."""
     types = [(column.name, column.clickhouse_type) for column in fact.columns]
     return sha256(f"{select_all(fact)}\n{types}".encode()).hexdigest()[:16]
 
 
 def joined_rows(fact: Fact, marks: str) -> str:
-    """The query of a staged range's facts, with `marks` as their last columns."""
+    """Return the query of a staged range's facts, with `marks` as their last columns."""
     selected = "\n".join(f"    {_value(fact, None, column)}," for column in fact.columns)
     joins = "".join(_staged_joins(fact, None))
     return (
@@ -70,7 +68,7 @@ def _behind(fact: Fact, source: str | None) -> list[Dimension]:
 
 
 def _value(fact: Fact, base: str | None, column: FactColumn) -> str:
-    """A fact's column in the join of a source with what is behind it."""
+    """Return a fact's column in the join of a source with its dimensions."""
     source, parents = column.source, {d.prefix: d.parent for d in fact.dimensions}
     while source is not None and source != base and parents[source] != base:
         source = parents[source]
@@ -94,7 +92,7 @@ def _staged_joins(fact: Fact, base: str | None) -> Iterator[str]:
 
 
 def _wide_rows(fact: Fact, dimension: Dimension) -> str:
-    """A dimension's staged rows with those behind it, named as the fact names them."""
+    """Return a dimension's staged rows joined with its dimensions, with the fact's names."""
     base, parents = dimension.prefix, {d.prefix: d.parent for d in fact.dimensions}
 
     def within(source: str | None) -> bool:

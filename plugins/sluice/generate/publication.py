@@ -1,10 +1,10 @@
-"""The publication as SQL, for those who create it by hand."""
+"""The publication as SQL, for creating it by hand."""
 
 from __future__ import annotations
 
 from sluice.catalog import Catalog
 
-# The publication's name, which follows from the slot's as in RelaySettings.publication.
+# The publication's name, derived from the slot's as in RelaySettings.publication.
 NAME = "'pglog_stream_' || coalesce(nullif(current_setting('sluice.slot', true), ''), 'sluice')"
 _TEXT = """\
 -- The publication of all tables, for the slot `sluice`. Written by `sluice generate`; do not edit.
@@ -20,21 +20,21 @@ ${tag}$;
 
 
 def publication(catalog: Catalog) -> str:
-    """The statement that creates the publication of all tables.
+    """Return the statement that creates the publication of all tables.
 
-    Columns that Postgres computes are sent by PostgreSQL 18 and newer, when it is told to.
+    PostgreSQL 18 and newer send computed columns, with an option.
     """
     tables = ",\n".join(
         f"    ONLY {_quoted(table.schema)}.{_quoted(table.relation)}" for table in catalog.tables
     ).replace("%", "%%")
     tag = "publication"
-    while f"${tag}" in tables:  # a name may hold what would end the text
+    while f"${tag}" in tables:  # a name may contain the closing tag
         tag += "_"
     return _TEXT.format(tag=tag, tables=tables, options=options(catalog), name=NAME)
 
 
 def options(catalog: Catalog) -> str:
-    """What follows the tables: partitions as their root, and computed columns where there are."""
+    """Return the WITH clause: partitions as their root, and computed columns if there are any."""
     chosen = ["publish_via_partition_root = true"]
     if computed(catalog):
         chosen.append("publish_generated_columns = stored")
@@ -42,7 +42,7 @@ def options(catalog: Catalog) -> str:
 
 
 def computed(catalog: Catalog) -> bool:
-    """Whether Postgres computes a column of the models."""
+    """Whether PostgreSQL computes a column of the models."""
     return any(column.generated for table in catalog.tables for column in table.columns)
 
 

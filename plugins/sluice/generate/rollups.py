@@ -1,8 +1,8 @@
-"""Rollups of a fact: sums by groups, from a marking in the models.
+"""Rollups of a fact: sums by groups, from a mark in the models.
 
-A rebuild notes the groups of the rows it replaces and of those it writes, durably and before it
-writes; then it adds to their sums what it changed. What another rebuild had noted and did not
-finish, the next one sums anew; rollup_sums.py decides which.
+Before a rebuild writes, it durably notes the groups of the rows that it replaces and writes; after
+that it adds its changes to their sums. The next rebuild recomputes the groups that another one
+noted and did not finish; star/rollups.py decides which.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from sluice.generate.clickhouse import (
 from sluice.generate.joins import fingerprint
 from sluice.settings import Cluster
 
-# All of a rollup is on one shard, the first: it is small, and one insert stays one part.
+# A rollup is small and lives on the first shard alone, where one insert is one part.
 _FIRST_SHARD = "0"
-# One insert is one part, so readers see all of it or nothing; it has each key once.
+# One insert is one part, so that readers see all of it or nothing; it has each key once.
 WHOLE = (
     "SETTINGS optimize_on_insert = 0, max_insert_threads = 1,"
     " min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000"
 )
 
 _UNSETTLED = "_rebuild NOT IN {settled:Array(UUID)}"
-_NOBODY = "toUUID('00000000-0000-0000-0000-000000000000')"
+_NO_REBUILD = "toUUID('00000000-0000-0000-0000-000000000000')"
 
 
 def noted(rollup: str) -> str:
-    """The table of a rollup's groups that are to be summed anew."""
+    """Return the name of the table of a rollup's groups to recompute."""
     return f"{rollup}__touched"
 
 
 def changed(rollup: Rollup) -> str:
-    """The session's own table of what a rebuild changes in each group."""
+    """Return the name of the temporary table of a rebuild's changes to each group."""
     return f"{rollup.name}__changed"
 
 
 def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str, str]:
-    """Statement name -> text, for one rollup."""
+    """Return name -> statement of one rollup."""
     name, local = rollup.name, cluster.local(rollup.name)
     statements = {f"{name}_table": on_cluster(_table(fact, rollup, local), cluster)}
     if cluster.name:
@@ -70,19 +70,19 @@ def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str,
 
 
 def made_of(fact: Fact, rollups: Iterable[Rollup]) -> str:
-    """How a fact and rollups of it are made: the comment of their tables, as JSON, by which one
-    is known that the models would make in another way.
+    """Return the comment of a fact's or rollup's table: its definition as JSON.
+
+    A table whose comment differs was created from other models.
     """
-    made = {rollup.name: {"by": dict(rollup.by), "sum": dict(rollup.sums)} for rollup in rollups}
-    return json.dumps({"rows": fingerprint(fact), "rollups": made})
+    sums = {rollup.name: {"by": dict(rollup.by), "sum": dict(rollup.sums)} for rollup in rollups}
+    return json.dumps({"rows": fingerprint(fact), "rollups": sums})
 
 
 def rollup_indexes(fact: Fact) -> Iterator[str]:
-    """Indexes of the fact by which a group's rows are found: of what is computed, such as days.
+    """Yield the fact's indexes that find a group's rows: of computed expressions, such as days.
 
-    Plain columns have an index where they hold keys or dates; of others one would skip nothing.
-    A set is of the values as they are. By their range ClickHouse would skip rows that a filter on
-    the column itself is to find, where the function wraps.
+    Columns of keys and dates have an index of their own; of other columns one would skip nothing.
+    The index is a set of values, as a function that wraps has no usable range.
     """
     plain = {column.name for column in fact.columns}
     for rollup in fact.table.rollups:
@@ -92,10 +92,9 @@ def rollup_indexes(fact: Fact) -> Iterator[str]:
 
 
 def rollup_rows(fact: Fact, rollup: Rollup) -> str:
-    """The query of a rollup's rows where there are no facts: it gives the types of its columns.
+    """Return the query of a rollup over no facts, which has the types of its columns.
 
-    Its facts have the columns that the models give them; until a changed fact is rebuilt, the
-    table has others.
+    It takes the fact's columns from the models, as the table has others until it is rebuilt.
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
     sums = "".join(
@@ -104,15 +103,15 @@ def rollup_rows(fact: Fact, rollup: Rollup) -> str:
     return (
         f"SELECT {_named_groups(rollup)}, count() AS facts{sums},"
         " toUInt128(0) AS _version, toUInt8(0) AS _is_deleted\n"
-        f"FROM (SELECT {_made(rollup)} FROM null({literal(filled(columns))}))\n"
-        f"GROUP BY {_made_groups(rollup)}"
+        f"FROM (SELECT {_aliased(rollup)} FROM null({literal(filled(columns))}))\n"
+        f"GROUP BY {_group_aliases(rollup)}"
     )
 
 
 def differing_groups(fact: Fact, rollup: Rollup) -> str:
-    """The query of groups whose sums over the fact are not those of the rollup.
+    """Return the query of groups whose sums over the fact differ from the rollup's.
 
-    Floats may differ in their last digits, as they do by the order in which they are added.
+    Floats may differ in their last digits, which depend on the order of additions.
     """
     names = [name for name, _ in rollup.sums]
     listed = ", ".join([_groups(rollup), "facts", *map(quoted, names)])
@@ -122,15 +121,15 @@ def differing_groups(fact: Fact, rollup: Rollup) -> str:
         f"SELECT {_groups(rollup)} FROM (\n"
         f"    SELECT {listed} FROM (\n"
         f"        SELECT {_named_groups(rollup)}, count() AS facts{sums}\n"
-        f"        FROM (SELECT {_made(rollup)} FROM cdc.{quoted(fact.name)} FINAL)\n"
-        f"        GROUP BY {_made_groups(rollup)}\n    )\n"
+        f"        FROM (SELECT {_aliased(rollup)} FROM cdc.{quoted(fact.name)} FINAL)\n"
+        f"        GROUP BY {_group_aliases(rollup)}\n    )\n"
         f"    UNION ALL\n    SELECT {listed} FROM cdc.{quoted(rollup.name)} FINAL\n"
         f")\nGROUP BY {_groups(rollup)} HAVING {differs}"
     )
 
 
 def _differs(name: str) -> str:
-    """Whether the two values of a sum, of which either may be NULL, are not the same."""
+    """Return the condition that two values of a sum differ; either may be NULL."""
     column = quoted(name)
     gap, size = f"abs(max({column}) - min({column}))", f"max(abs({column}))"
     return (
@@ -140,12 +139,12 @@ def _differs(name: str) -> str:
 
 
 def noted_groups(rollup: Rollup) -> str:
-    """The query of groups that rebuilds have noted since and that are not `settled` yet."""
+    """Return the query of groups that were noted and are not `settled` yet."""
     return f"{_to_sum(rollup)} AND {_UNSETTLED}"
 
 
 def replaces_all(rollup: Rollup) -> str:
-    """Whether such a rebuild has announced that it sums all groups; see `_announce`."""
+    """Return the query whether an unsettled rebuild announced all groups; see `_announce`."""
     default = " AND ".join(
         f"ifNull({column} = defaultValueOfArgumentType({column}), isNull({column}))"
         for column in (quoted(name) for name, _ in rollup.by)
@@ -160,16 +159,17 @@ def _groups(rollup: Rollup) -> str:
     return ", ".join(quoted(name) for name, _ in rollup.by)
 
 
-def _made(rollup: Rollup) -> str:
-    """Groups and summed values of a fact's row, under names that are no column's: ClickHouse would
-    take a name for what it stands for in the other expressions too.
+def _aliased(rollup: Rollup) -> str:
+    """Return the groups and summed values of a fact's row.
+
+    Their aliases are no column's names, as ClickHouse would substitute them in other expressions.
     """
     groups = [f"{expression} AS _group_{at}" for at, (_, expression) in enumerate(rollup.by)]
     values = [f"{expression} AS _value_{at}" for at, (_, expression) in enumerate(rollup.sums)]
     return ", ".join([*groups, *values])
 
 
-def _made_groups(rollup: Rollup) -> str:
+def _group_aliases(rollup: Rollup) -> str:
     return ", ".join(f"_group_{at}" for at, _ in enumerate(rollup.by))
 
 
@@ -191,13 +191,13 @@ def _noted_table(rollup: Rollup) -> str:
     return (
         f"CREATE TABLE IF NOT EXISTS cdc.{quoted(noted(rollup.name))}\n"
         "ENGINE = MergeTree\nORDER BY _version\nEMPTY AS\n"
-        f"SELECT {_groups(rollup)}, toUInt128(0) AS _version, {_NOBODY} AS _rebuild\n"
+        f"SELECT {_groups(rollup)}, toUInt128(0) AS _version, {_NO_REBUILD} AS _rebuild\n"
         f"FROM cdc.{quoted(rollup.name)}"
     )
 
 
 def _noted_by(rollup: Rollup) -> str:
-    """For tables made before a rebuild added to the sums: nobody's notes are summed anew."""
+    """Return the upgrade of tables from before notes named their rebuild."""
     return f"ALTER TABLE cdc.{quoted(noted(rollup.name))} ADD COLUMN IF NOT EXISTS _rebuild UUID"
 
 
@@ -207,10 +207,9 @@ def _view(rollup: Rollup) -> str:
 
 
 def _change(fact: Fact, rollup: Rollup) -> str:
-    """What the staged rows add to each group, less what the live rows that they replace had added.
+    """Return the change to each group: the staged rows, less the live rows that they replace.
 
-    Groups of versions that are no longer live are among them, with nothing: a sum that was read
-    before may yet hold them.
+    Groups of older versions are among them with no change: an earlier sum may still contain them.
     """
     names = [column.name for column in fact.key]
     key, listed = key_expression(names), ", ".join(map(quoted, names))
@@ -219,10 +218,10 @@ def _change(fact: Fact, rollup: Rollup) -> str:
     return (
         f"CREATE TEMPORARY TABLE {quoted(changed(rollup))} ENGINE = Memory AS\n"
         f"SELECT {_named_groups(rollup)}, sum(_sign) AS _facts{sums}\nFROM (\n"
-        f"    SELECT {_made(rollup)}, if({newest}, -1, 0) AS _sign, _is_deleted\n"
+        f"    SELECT {_aliased(rollup)}, if({newest}, -1, 0) AS _sign, _is_deleted\n"
         f"    FROM cdc.{{fact:Identifier}} WHERE {key} IN (SELECT {listed} FROM joined)\n"
-        f"    UNION ALL\n    SELECT {_made(rollup)}, 1, _is_deleted FROM joined\n"
-        f")\nWHERE _is_deleted = 0\nGROUP BY {_made_groups(rollup)}"
+        f"    UNION ALL\n    SELECT {_aliased(rollup)}, 1, _is_deleted FROM joined\n"
+        f")\nWHERE _is_deleted = 0\nGROUP BY {_group_aliases(rollup)}"
     )
 
 
@@ -235,7 +234,7 @@ def _note(rollup: Rollup) -> str:
 
 
 def _announce(rollup: Rollup) -> str:
-    """A note of no group: all of them are about to be summed."""
+    """Return the note of a default group, which says that all groups are about to be summed."""
     return (
         f"INSERT INTO cdc.{quoted(noted(rollup.name))} (_version, _rebuild)"
         " SELECT {version:UInt128}, {rebuild:UUID}"
@@ -243,8 +242,9 @@ def _announce(rollup: Rollup) -> str:
 
 
 def _read(rollup: Rollup) -> str:
-    """The sums that are there, beside what changes in them. A group is the same in every version
-    of its row, so FINAL need not merge the others; hashes find it in half the time.
+    """Return the insert of the present sums beside their changes.
+
+    All versions of a row have the same group, so PREWHERE may run before FINAL; hashes are faster.
     """
     sums = "".join(f", {quoted(name)}" for name, _ in rollup.sums)
     whole = f"({_groups(rollup)})" if len(rollup.by) > 1 else _groups(rollup)
@@ -259,8 +259,10 @@ def _read(rollup: Rollup) -> str:
 
 
 def _unsettled(rollup: Rollup) -> str:
-    """Whether adding could go wrong: rebuilds other than this and the last have noted groups, or
-    a sum cannot take away what was added to it, as of floats and of what may be NULL.
+    """Return the query whether adding is unsafe.
+
+    It is where rebuilds other than this and the last have noted groups, and where a sum cannot be
+    subtracted from, as of floats and nullable values.
     """
     names = ", ".join(literal(name) for name, _ in rollup.sums)
     return (
@@ -268,16 +270,16 @@ def _unsettled(rollup: Rollup) -> str:
         f"    WHERE database = 'cdc' AND table = {literal(rollup.name)} AND name IN ({names})\n"
         "        AND match(type, 'Float|Nullable')\n) > 0\n"
         f"FROM cdc.{quoted(noted(rollup.name))}\nWHERE _version >= {{since:UInt128}}\n"
-        f"    AND (_rebuild NOT IN ({{rebuild:UUID}}, {{last:UUID}}) OR _rebuild = {_NOBODY})"
+        f"    AND (_rebuild NOT IN ({{rebuild:UUID}}, {{last:UUID}}) OR _rebuild = {_NO_REBUILD})"
     )
 
 
 def _add(rollup: Rollup) -> str:
-    """The sums with what changes in them."""
+    """Return the insert of the sums with their changes added."""
     sums = "".join(f"sum(_sum_{at}), " for at, _ in enumerate(rollup.sums))
     return (
         f"INSERT INTO cdc.{quoted(rollup.name)}\n"
-        f"SELECT {_groups(rollup)}, sum(_facts) AS found, {sums}{{version:UInt128}}, found = 0\n"
+        f"SELECT {_groups(rollup)}, sum(_facts) AS live, {sums}{{version:UInt128}}, live = 0\n"
         f"FROM {quoted(changed(rollup))}\nGROUP BY {_groups(rollup)}\n{WHOLE}"
     )
 
@@ -290,10 +292,10 @@ def _to_sum(rollup: Rollup, beside: str = "") -> str:
 
 
 def _sum(rollup: Rollup, rows: str, *, only_noted: bool) -> str:
-    """Sums by group; a group that has no facts left gets a delete marker, of all groups where one
-    is there, of noted ones always: a rebuild that read before may be about to write a sum.
+    """Return the insert of sums by group, and of delete markers for groups without facts.
 
-    One insert, so that no reader sees a row that moved in two groups or in none.
+    A noted group always gets a marker, as a concurrent rebuild may be about to write its sum. One
+    insert, so that no reader sees a row that moved in two groups or in none.
     """
     zeros = ", 0" * len(rollup.sums)
     sums = "".join(f"sumIf(_value_{at}, _facts = 1), " for at in range(len(rollup.sums)))
@@ -304,25 +306,26 @@ def _sum(rollup: Rollup, rows: str, *, only_noted: bool) -> str:
     )
     return (
         f"INSERT INTO cdc.{quoted(rollup.name)}\n"
-        f"SELECT {_made_groups(rollup)}, countIf(_facts = 1) AS found, {sums}{{version:UInt128}},"
-        " found = 0\nFROM (\n"
-        f"    SELECT {_made(rollup)}, 1 AS _facts\n"
+        f"SELECT {_group_aliases(rollup)}, countIf(_facts = 1) AS live, {sums}{{version:UInt128}},"
+        " live = 0\nFROM (\n"
+        f"    SELECT {_aliased(rollup)}, 1 AS _facts\n"
         f"    FROM cdc.{{fact:Identifier}}{rows}\n"
         f"    UNION ALL\n    {groups}\n"
-        f")\nGROUP BY {_made_groups(rollup)}\n{WHOLE}, transform_null_in = 1"
+        f")\nGROUP BY {_group_aliases(rollup)}\n{WHOLE}, transform_null_in = 1"
     )
 
 
 def _noted_rows(fact: Fact, rollup: Rollup) -> str:
-    """WHERE on the fact. The keys are found first, in any version of their rows, by a hash of the
-    group, which takes a third of comparing the groups, and by what has an index of its own: FINAL
-    then merges the rows of those alone.
+    """Return the conditions of the rows of noted groups.
+
+    First the keys are found in any version of their rows, by a hash of the group, which is faster
+    than the group, and by indexes. FINAL then merges only the rows of these keys.
     """
     plain = {column.name for column in fact.columns}
     since = f"FROM cdc.{quoted(noted(rollup.name))} WHERE _version >= {{since:UInt128}}"
     hashes = f"SELECT cityHash64(tuple({_groups(rollup)})) {since}"
     group = ", ".join(expression for _, expression in rollup.by)
-    found = [
+    conditions = [
         f"({expression}) IN (SELECT {quoted(name)} {since})"
         for name, expression in rollup.by
         if expression not in plain
@@ -330,7 +333,7 @@ def _noted_rows(fact: Fact, rollup: Rollup) -> str:
     names = [column.name for column in fact.key]
     keys = (
         f"SELECT {', '.join(map(quoted, names))} FROM cdc.{{fact:Identifier}}\n        WHERE "
-        + "\n        AND ".join(found)
+        + "\n        AND ".join(conditions)
     )
     return (
         f"\n    PREWHERE {key_expression(names)} IN (\n        {keys}\n    )"

@@ -1,8 +1,9 @@
-"""The same rows on both sides as the same text: SQL for their checksums, buckets and keys.
+"""SQL that gives a row the same text on both sides, for checksums, buckets and keys.
 
-A row's text is its columns' texts, each text-like one behind its length, so that no value can be
-taken for two. Its checksum is the first 60 bits of the text's MD5, which both sides have; a
-bucket's is their number and their sum modulo 2^64, in which no two errors of equal rows cancel.
+A row's text is its columns' texts, with a length before each string, so that different rows have
+different texts. Its checksum is the first 60 bits of the text's MD5, which both sides have. A
+bucket's checksum is the number of rows and the sum of theirs modulo 2^64; unlike with XOR, two
+equal errors do not cancel.
 """
 
 from __future__ import annotations
@@ -26,38 +27,38 @@ WIDEST_STEP = 1 << 62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
-    """How rows are divided: by ranges of one integer key, else by the hash of the key's text.
+    """A division of rows: by ranges of a single integer key, else by the hash of the key's text.
 
     Attributes:
-        step: the width of a range, or 0.
-        count: how many buckets by hash.
+        step: width of a range. Default: 0, for hashes.
+        count: number of buckets by hash. Default: 1.
     """
 
     step: int = 0
     count: int = 1
 
     def postgres(self, table: Table) -> str:
-        """The bucket of a row."""
+        """Return SQL of a row's bucket."""
         if self.step:
             return f"({postgres_name(table.key[0])} / {self.step})"
         text = postgres_row(table.key)
         return f"(('x' || substr(md5({text}), 1, 4))::bit(16)::int % {self.count})"
 
     def clickhouse(self, table: Table) -> str:
-        """The bucket of a row."""
+        """Return SQL of a row's bucket."""
         if self.step:
             return f"intDiv({quoted(table.key[0].name)}, {self.step})"
         text = clickhouse_row(table.key)
         return f"(reinterpretAsUInt16(reverse(substring(MD5({text}), 1, 2))) % {self.count})"
 
     def postgres_condition(self, table: Table, bucket: int) -> str:
-        """Rows of one bucket; of a range by the key's index."""
+        """Return the condition of a bucket's rows; a range uses the key's index."""
         return self._range(postgres_name(table.key[0]), bucket) or (
             f"{self.postgres(table)} = {bucket}"
         )
 
     def clickhouse_condition(self, table: Table, bucket: int) -> str:
-        """Rows of one bucket; of a range by the key's index."""
+        """Return the condition of a bucket's rows; a range uses the key's index."""
         return self._range(quoted(table.key[0].name), bucket) or (
             f"{self.clickhouse(table)} = {bucket}"
         )
@@ -65,7 +66,7 @@ class Buckets:
     def _range(self, name: str, bucket: int) -> str:
         if not self.step:
             return ""
-        first, last = bucket * self.step, bucket * self.step  # division goes towards zero
+        first, last = bucket * self.step, bucket * self.step  # division truncates towards zero
         if bucket >= 0:
             last += self.step - 1
         if bucket <= 0:
@@ -74,18 +75,18 @@ class Buckets:
 
 
 def postgres_name(column: Column) -> str:
-    """A column's name as PostgreSQL reads it."""
+    """Quote a column's name for PostgreSQL."""
     escaped = column.name.replace('"', '""')
     return f'"{escaped}"'
 
 
 def postgres_text(column: Column) -> str:
-    """The text of a column; NULL where it is NULL."""
+    """Return SQL of a column's text; NULL where it is NULL."""
     return column.type.postgres_text.replace("{}", postgres_name(column))
 
 
 def clickhouse_text(column: Column) -> str:
-    """The text of a column; NULL where it is NULL."""
+    """Return SQL of a column's text; NULL where it is NULL."""
     name = quoted(column.name)
     if not column.nullable:
         return column.type.clickhouse_text.replace("{}", name)
@@ -94,7 +95,7 @@ def clickhouse_text(column: Column) -> str:
 
 
 def postgres_row(columns: Sequence[Column]) -> str:
-    """The text of a row, or of its key."""
+    """Return SQL of the text of a row, or of its key."""
     parts = []
     for column in columns:
         text = postgres_text(column)
@@ -105,7 +106,7 @@ def postgres_row(columns: Sequence[Column]) -> str:
 
 
 def clickhouse_row(columns: Sequence[Column]) -> str:
-    """The text of a row, or of its key."""
+    """Return SQL of the text of a row, or of its key."""
     parts = []
     for column in columns:
         name = quoted(column.name)
@@ -119,12 +120,12 @@ def clickhouse_row(columns: Sequence[Column]) -> str:
 
 
 def postgres_key(columns: Sequence[Column]) -> str:
-    """The texts of a key's columns, as PostgreSQL writes and reads them."""
+    """Return SQL of a key's texts, as PostgreSQL writes and reads them."""
     return ", ".join(f"concat({postgres_name(column)})" for column in columns)
 
 
 def clickhouse_key(columns: Sequence[Column]) -> str:
-    """The texts of a key's columns, as PostgreSQL reads them."""
+    """Return SQL of a key's texts, as PostgreSQL reads them."""
     return ", ".join(_literal(column) for column in columns)
 
 
@@ -133,7 +134,7 @@ def _literal(column: Column) -> str:
 
 
 def among(key: Sequence[Column]) -> str:
-    """The condition that a row's key is one of those in `wanted`, by the key's index."""
+    """Return the condition that a row's key is in `wanted`, by the key's index."""
     own = ", ".join(quoted(column.name) for column in key)
     stored = ", ".join(
         column.type.to_storage.replace("{}", f"part{at}") for at, column in enumerate(key)
@@ -142,36 +143,36 @@ def among(key: Sequence[Column]) -> str:
 
 
 def wanted(key: Sequence[Column], keys: Sequence[KeyText]) -> Any:
-    """The external table `wanted` of keys; without those that no stored row can have."""
+    """Return the external table `wanted` of keys, without keys that no stored row can have."""
     structure = [(f"part{at}", column.wire_type) for at, column in enumerate(key)]
     rows = []
     for parts in keys:
         with suppress(ValueError):
-            rows.append([one.type.from_text(part) for one, part in zip(key, parts, strict=True)])
+            rows.append([c.type.from_text(part) for c, part in zip(key, parts, strict=True)])
     return external_table("wanted", structure, rows)
 
 
 def postgres_checksum(columns: Sequence[Column]) -> str:
-    """The checksum of a row."""
+    """Return SQL of a row's checksum."""
     return f"('x' || substr(md5({postgres_row(columns)}), 1, 15))::bit(60)::bigint"
 
 
 def clickhouse_checksum(columns: Sequence[Column]) -> str:
-    """The checksum of a row."""
+    """Return SQL of a row's checksum."""
     digest = f"reverse(substring(MD5({clickhouse_row(columns)}), 1, 8))"
     return f"bitShiftRight(reinterpretAsUInt64({digest}), 4)"
 
 
 def same_sum(postgres: int, clickhouse: int) -> bool:
-    """Whether an exact sum is one that wrapped at 2^64."""
+    """Whether an exact sum equals one that wrapped at 2^64."""
     return postgres % _MODULUS == clickhouse % _MODULUS
 
 
 def clickhouse_as_of(table: Table, among: str = "") -> str:
-    """Live rows as of `{fence:UInt128}`: current state, and history where it has moved on.
+    """Return the query of live rows as of `{fence:UInt128}`, from current state and history.
 
     Args:
-        among: of these keys alone, a condition that begins with AND.
+        among: condition on the keys, beginning with AND. Default: all keys.
     """
     storage, history = f"cdc.{quoted(table.storage)}", f"cdc.{quoted(table.history)}"
     columns = ", ".join(quoted(column.name) for column in table.columns)
@@ -187,9 +188,9 @@ def clickhouse_as_of(table: Table, among: str = "") -> str:
 
 
 def clickhouse_range(key: Sequence[Column], selection: Selection) -> tuple[str, dict[str, Any]]:
-    """The condition of a range of keys, beginning with AND, and its parameters.
+    """Return a key range's condition, beginning with AND, and its parameters.
 
-    The first part of the key is compared by itself as well: ClickHouse's index reads no tuple.
+    The key's first column is compared by itself as well, as ClickHouse's index ignores tuples.
     """
     own = [_ordered(column) for column in key]
     text, parameters = "", dict[str, Any]()
@@ -206,7 +207,7 @@ def clickhouse_range(key: Sequence[Column], selection: Selection) -> tuple[str, 
 
 
 def _ordered(column: Column) -> str:
-    """What ClickHouse orders as PostgreSQL orders the column; of text the index serves."""
+    """Return an expression that ClickHouse orders like PostgreSQL; for text the index serves."""
     stored = column.type.postgres_text == OUTPUT or not ordered_as_text(column)
     return quoted(column.name) if stored else _literal(column)
 
@@ -219,7 +220,7 @@ def _place(column: Column, parameter: str) -> str:
 
 
 def _parameter(column: Column, bound: str) -> str:
-    """A bound as `_place` takes it."""
+    """Convert a bound to the parameter of `_place`."""
     try:
         return bound if ordered_as_text(column) else str(column.type.from_text(bound))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Pydantic schemas at run time, the same as `sluice generate` writes."""
+"""Pydantic schemas created at run time, equal to those that `sluice generate` writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sluice.generate.schemas import read_fields
 def sqlalchemy_to_pydantic(
     model: type[Any], *, exclude: Collection[str] = (), profile: str = LOSSLESS
 ) -> type[BaseModel]:
-    """The schema of a model's rows, as the generated `X`.
+    """Create the schema of a model's rows, equal to the generated `X`.
 
     Args:
         model: a declarative SQLAlchemy model.

@@ -1,7 +1,7 @@
-"""Pydantic schemas as source text, one module a model.
+"""Pydantic schemas as source text, one module for each model.
 
-`X`, `XCreate` and `XUpdate` serve the API; `XEvent` is what the drain validates: a TypedDict,
-because building a model instance for each event would double the cost of validation.
+`X`, `XCreate` and `XUpdate` serve the API. The drain validates `XEvent`, a TypedDict because an
+instance of a model for each event would double the cost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from keyword import iskeyword
 from sluice.catalog import Catalog, Column, Table
 from sluice.data_types.annotations import Annotation
 
-ENVELOPE = '''"""What a change event says of itself. Written by `sluice generate`; do not edit."""
+ENVELOPE = '''"""Metadata of a change event. Written by `sluice generate`; do not edit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from typing_extensions import NotRequired, TypedDict
 
 
 class EventMetadata(TypedDict):
-    """Where a change came from and where it stands; the envelope is described in the docs."""
+    """Source and position of a change; the documentation describes the envelope."""
 
     source: Literal["relay", "connect"]
     table: str
@@ -38,7 +38,7 @@ class EventMetadata(TypedDict):
 
 
 def schema_modules(catalog: Catalog) -> dict[str, str]:
-    """File name -> source text of the package that holds all schemas of the catalog."""
+    """Return file name -> source text of the package of all schemas."""
     modules = {f"{table.entity}.py": _module(catalog, table) for table in catalog.tables}
     return {"__init__.py": _package(catalog), "envelope.py": ENVELOPE, **modules}
 
@@ -62,7 +62,7 @@ def _package(catalog: Catalog) -> str:
 
 
 def _module(catalog: Catalog, table: Table) -> str:
-    table = _unhidden(table)
+    table = _without_hidden_types(table)
     classes = [_read(table), _create(table), _update(table), _row(table)]
     body = "\n\n\n".join([*classes, _event(table)])
     return (
@@ -73,10 +73,10 @@ def _module(catalog: Catalog, table: Table) -> str:
     )
 
 
-def _unhidden(table: Table) -> Table:
-    """The table, its annotations renamed where a column's name would hide a type's.
+def _without_hidden_types(table: Table) -> Table:
+    """Return the table with annotations renamed where a column's name hides a type's.
 
-    In a class body `date: date | None = None` makes of `date` the field, not the type.
+    In a class body `date: date | None = None` binds `date` to the field, not the type.
     """
     hidden = {column.attribute for column in table.columns}
     hidden |= {column.name for column in table.columns}
@@ -95,7 +95,7 @@ def _unhidden(table: Table) -> Table:
 
 
 def _imports(catalog: Catalog, table: Table) -> str:
-    """The modules' names in three groups: standard library, packages, this project."""
+    """Return the imports in three groups: standard library, packages, this project."""
     wanted = {("pydantic", "BaseModel"), ("pydantic", "ConfigDict")}
     wanted |= {("typing_extensions", "Required"), ("typing_extensions", "TypedDict")}
     wanted |= {(f"{catalog.schemas}.envelope", "EventMetadata")}
@@ -122,20 +122,20 @@ def _read(table: Table) -> str:
 
 
 def _create(table: Table) -> str:
-    doc = f"What a new row of {table.name} takes; the database fills in what is left out."
+    doc = f"A new row of {table.name}; the database fills in omitted columns."
     lines = [_FORBID, "", *_lines(create_fields(table))]
     return _class(f"class {table.model}Create(BaseModel):", doc, lines)
 
 
 def _update(table: Table) -> str:
-    doc = f"What changes in a row of {table.name}; what is left out stays."
+    doc = f"Changes to a row of {table.name}; omitted columns keep their values."
     lines = [_FORBID, "", *_lines(update_fields(table))]
     return _class(f"class {table.model}Update(BaseModel):", doc, lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaField:
-    """A field of a schema; one that is not required is None when it is left out."""
+    """A field of a schema; it defaults to None unless it is required."""
 
     name: str
     annotation: Annotation
@@ -143,7 +143,7 @@ class SchemaField:
 
 
 def read_fields(table: Table) -> list[SchemaField]:
-    """The fields of `X`: a row as the API gives it."""
+    """Return the fields of `X`, a row as the API returns it."""
     return [
         SchemaField(name=column.attribute, annotation=_nullable(column), required=True)
         for column in table.columns
@@ -151,7 +151,7 @@ def read_fields(table: Table) -> list[SchemaField]:
 
 
 def create_fields(table: Table) -> list[SchemaField]:
-    """The fields of `XCreate`."""
+    """Return the fields of `XCreate`."""
     fields = []
     for column in table.columns:
         if column.computed or (column.primary_key and column.has_default):
@@ -163,7 +163,7 @@ def create_fields(table: Table) -> list[SchemaField]:
 
 
 def update_fields(table: Table) -> list[SchemaField]:
-    """The fields of `XUpdate`."""
+    """Return the fields of `XUpdate`."""
     return [
         SchemaField(name=column.attribute, annotation=column.type.api.optional(), required=False)
         for column in table.columns
@@ -194,7 +194,7 @@ def _row(table: Table) -> str:
 
 
 def _row_by_call(table: Table) -> str:
-    """A row whose columns' names a class body cannot hold."""
+    """Return a row with column names that are invalid in a class body."""
     fields = "\n".join(
         f"        {column.name!r}: {_row_field(column)}," for column in table.columns
     )

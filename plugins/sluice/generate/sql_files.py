@@ -1,7 +1,7 @@
 """Named SQL statements in files.
 
     -- name: latest_rebuild
-    -- What the last rebuild of a fact had seen.
+    -- The last rebuild of a fact, and the changes it had seen.
     SELECT ...;
 
 A block runs from its name to the next one; the comment lines below the name describe it.
@@ -20,7 +20,7 @@ _MARK = "-- name: "
 
 @lru_cache
 def read_statements(path: Path) -> Mapping[str, str]:
-    """Statement name -> text, in the file's order, without the closing semicolon."""
+    """Read name -> statement, in the file's order, without the closing semicolons."""
     statements = {}
     for block in f"\n{path.read_text()}".split(f"\n{_MARK}")[1:]:
         name, _, body = block.partition("\n")
@@ -30,7 +30,7 @@ def read_statements(path: Path) -> Mapping[str, str]:
 
 
 def render_statements(heading: str, statements: Mapping[str, str]) -> str:
-    """The file text that read_statements reads back."""
+    """Return the text of a file that `read_statements` reads."""
     blocks = [f"{_MARK}{name}\n{text};\n" for name, text in statements.items()]
     return f"-- {heading}\n\n" + "\n".join(blocks)
 

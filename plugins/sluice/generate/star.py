@@ -1,9 +1,9 @@
-"""A fact's DDL and the queries that keep it: what was touched, its rows, its tombstones.
+"""A fact's DDL and the queries of its rebuild: touched keys, rows, delete markers.
 
-Rows are made range by range of the fact's key: the range's own rows are staged, then of each
-dimension the rows that those lead to, then all of it joined, so memory follows the range and not
-the tables. The queries are ClickHouse's with its own parameters (`{low:UInt64}`); rebuild.py
-fills them in. `fact` is an identifier parameter because a full rebuild writes to a shadow table.
+A rebuild goes by ranges of the fact's key. It stages a range's own rows, then the rows of each
+dimension that they refer to, and joins them, so memory grows with the range and not the tables.
+The queries have ClickHouse's parameters (`{low:UInt64}`), which rebuild.py binds. `fact` is an
+identifier parameter because a full rebuild writes to a shadow table.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from sluice.generate.rollups import (
 from sluice.settings import ONE_SERVER, Cluster
 
 Version = tuple[int, ...]
-# From this release on ClickHouse finds a date that may be NULL by an index of its day too.
+# Since this release ClickHouse uses an index of a nullable date's day too.
 BY_DAY = (26, 9)
-# Types of which toDate makes another day outside of 1970 to 2149.
+# Types that toDate wraps outside of 1970 to 2149.
 _WRAPS = re.compile("Date32|DateTime64")
 _CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
 
 
 def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]:
-    """Statement name -> text, for one fact."""
+    """Return name -> statement of one fact."""
     local = cluster.local(fact.name)
     statements = {"fact": on_cluster(fact_table(fact, local), cluster)}
     if cluster.name:
@@ -83,11 +83,11 @@ def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]
 
 
 def fact_table(fact: Fact, name: str, server: Version = BY_DAY) -> str:
-    """DDL of the fact's storage under this name, on a server of this version.
+    """Return DDL of the fact's storage under this name, for a server of this version.
 
-    Ordered by its key alone and in one partition: rows of a key are one only within a partition
-    and a sort key. What people filter by prunes through the indexes; FINAL reads them exactly,
-    each granule that they select with its neighbours, so granules are a fourth of the usual.
+    It is ordered by its key alone and has one partition, as rows are deduplicated only by sort key
+    and within a partition. Filters prune through indexes. FINAL also reads the neighbours of each
+    selected granule, so granules are a fourth of the default size.
     """
     columns = [f"{quoted(column.name)} {column.clickhouse_type}" for column in fact.columns]
     columns += ["_version UInt128", "_is_deleted UInt8"]
@@ -100,18 +100,17 @@ def fact_table(fact: Fact, name: str, server: Version = BY_DAY) -> str:
 
 
 def distributed_fact(fact: Fact, cluster: Cluster, name: str, local: str) -> str:
-    """DDL of the table under this name that reads and writes `local` on all shards."""
+    """Return DDL of the table under this name that reads and writes `local` on all shards."""
     return distributed_table(cluster, name, local, shard_key(_key_names(fact)))
 
 
 def _indexes(fact: Fact, server: Version) -> Iterator[str]:
-    """A dimension's keys that follow the fact's are found by their range, others by the filter.
+    """Yield the fact's indexes: of dimensions' keys, of the date, and of the rollups' groups.
 
-    The filter takes one granule of 500 for another's: at the usual one of 40, those would be
-    most of what is read for a key that few facts have.
-
-    A date is found by a range, what toDate makes of it by a set of the values as they are. A key
-    that is a date is found by the filter alone, for the reason that `ranged` has.
+    A key correlated with the fact's is found by its range, others by a Bloom filter. Its false
+    positives are one granule in 500; at the default, one in 40, they would be most of what a rare
+    key reads. A date is found by its range, toDate of it by a set of values. A key that is a date
+    has the filter alone, for the reason in `ranged`.
     """
     types = {column.name: column.clickhouse_type for column in fact.columns}
     for name in sorted(_held_columns(fact)):
@@ -126,16 +125,16 @@ def _indexes(fact: Fact, server: Version) -> Iterator[str]:
 
 
 def date_range(date: FactColumn) -> str:
-    """The name of the index by which a fact's date is found."""
+    """Return the name of the index of a fact's date."""
     return f"{date.name}_range"
 
 
 def ranged(date: FactColumn, server: Version) -> str:
-    """What that is an index of: the day, which is as good as the date.
+    """Return the expression of that index: the day, which prunes as well as the date.
 
-    One of the date itself would serve toDate as well, and hide rows from it: toDate wraps outside
-    of 1970 to 2149, and ClickHouse takes it for monotonic. toDate32 does not wrap. Where the date
-    may be NULL, older servers find it by its own index alone, and do not take that for toDate's.
+    ClickHouse would use an index of the date for toDate as well and skip rows wrongly: toDate wraps
+    outside of 1970 to 2149, and ClickHouse assumes that it is monotonic. toDate32 does not wrap.
+    For a nullable date older servers use only an index of the date itself, and not for toDate.
     """
     nullable = "Nullable" in date.clickhouse_type
     column = quoted(date.name)
@@ -143,7 +142,7 @@ def ranged(date: FactColumn, server: Version) -> str:
 
 
 def _held_columns(fact: Fact) -> set[str]:
-    """The fact's columns that hold keys of dimensions, less its own key's."""
+    """Return the fact's columns that hold keys of dimensions, without its own key."""
     held = {
         fact.fact_column(dimension.prefix, key.name)
         for dimension in fact.dimensions
@@ -171,10 +170,10 @@ def _own_keys(fact: Fact, condition: str) -> str:
 
 
 def _touched_by(fact: Fact, dimension: Dimension) -> str:
-    """Keys of the facts that a dimension's changes can have altered.
+    """Return the insert of the keys of facts that a dimension's changes can have altered.
 
-    They are found in the fact itself: where the way from a fact to a dimension has changed
-    since, the row that changed it is among the changes too.
+    They are read from the fact: where a fact has referred to another row since, the row with that
+    reference is among the changes too.
     """
     keys = [column.name for column in dimension.table.key]
     held = key_expression([fact.fact_column(dimension.prefix, key) for key in keys])
@@ -187,7 +186,7 @@ def _touched_by(fact: Fact, dimension: Dimension) -> str:
 
 
 def _touched_by_date(fact: Fact) -> str:
-    """Keys of the facts that are on the days, by the fact or by the tables it is made of."""
+    """Return the insert of the keys of facts of given days, by the fact or its source tables."""
     assert fact.date is not None
     days = "BETWEEN {first:Date32} AND {last:Date32}"
     names = ", ".join(map(quoted, _key_names(fact)))
@@ -201,7 +200,7 @@ def _touched_by_date(fact: Fact) -> str:
 
 
 def _leading(fact: Fact, dimension: Dimension | None, condition: str) -> str:
-    """WHERE on the fact's table: rows that lead to a dimension's rows under this condition."""
+    """Return the condition of the fact table's rows that refer to a dimension's matching rows."""
     if dimension is None:
         return condition
     parent = next((d for d in fact.dimensions if d.prefix == dimension.parent), None)
@@ -215,7 +214,7 @@ def _leading(fact: Fact, dimension: Dimension | None, condition: str) -> str:
 
 
 def _all_ranges(fact: Fact, cluster: Cluster) -> str:
-    """The first key of each range of the fact's table, as text, from its primary index."""
+    """Return the query of each range's first key, as text, from the table's primary index."""
     listed = ", ".join(map(quoted, _own_names(fact)))
     texts = ", ".join(f"toString({quoted(name)})" for name in _own_names(fact))
     storage = cluster.local(fact.table.storage).replace("'", "''")
@@ -243,8 +242,9 @@ def _touched_ranges(fact: Fact) -> str:
 
 
 def _within(fact: Fact, names: Sequence[str]) -> str:
-    """WHERE on a key: from `low_N` on to before `high_N`; the first range has no beginning, since
-    the index may not hold the least key whole, and the last has no end.
+    """Return the condition of a key from `low_N` to before `high_N`.
+
+    The first range has no lower bound, as the index may truncate the least key; the last no upper.
     """
     kinds = [column.column.type.clickhouse for column in fact.key]
 
@@ -257,7 +257,7 @@ def _within(fact: Fact, names: Sequence[str]) -> str:
             f"({{first:UInt8}} OR {name} >= {low[0]})\n"
             f"    AND ({{last:UInt8}} OR {name} < {high[0]})"
         )
-    # The key's first column alone as well: it lets the primary index skip.
+    # The key's first column alone as well, by which the primary index skips.
     key = key_expression(names)
     return (
         f"({{first:UInt8}} OR {name} >= {low[0]}) AND ({{last:UInt8}} OR {name} <= {high[0]})\n"
@@ -267,10 +267,10 @@ def _within(fact: Fact, names: Sequence[str]) -> str:
 
 
 def _needed_columns(fact: Fact, source: str | None, table: Table) -> str:
-    """Of a source: its key, what the fact carries of it, and what refers on to dimensions.
+    """Return a source's needed columns: its key, the fact's columns, references to dimensions.
 
-    What is carried of a dimension is NULL in its type already: where no row is found the join then
-    leaves NULL, in half the time that `join_use_nulls` takes.
+    A dimension's columns are nullable before the join, which then gives NULL where no row matches;
+    that is faster than `join_use_nulls`.
     """
     needed = {column.name for column in table.key}
     carried = {column.column.name for column in fact.columns if column.source == source}
@@ -293,7 +293,7 @@ def _stage_rows(fact: Fact, *, touched: bool) -> str:
         names = ", ".join(map(quoted, _key_names(fact)))
         keys = f"SELECT {names} FROM touched WHERE {_within(fact, _key_names(fact))}"
         wanted += f"\n    AND {key_expression(own)} GLOBAL IN (\n{textwrap.indent(keys, '    ')}\n)"
-    # Keys are the same in every version of a row, so FINAL need not merge the others.
+    # All versions of a row have the same key, so PREWHERE may run before FINAL.
     query = (
         f"SELECT {_needed_columns(fact, None, fact.table)}\n"
         f"FROM cdc.{quoted(fact.table.storage)} FINAL\nPREWHERE {wanted}"
@@ -302,7 +302,7 @@ def _stage_rows(fact: Fact, *, touched: bool) -> str:
 
 
 def _stage_dimension(fact: Fact, dimension: Dimension) -> str:
-    """The live rows that the staged rows of the parent lead to, and no others."""
+    """Return the statement that stages a dimension's live rows referred to by the parent's."""
     reference, table = dimension.reference, dimension.table
     parent = quoted(f"staged_{dimension.parent or 'fact'}")
     columns = ", ".join(map(quoted, reference.columns))
@@ -338,7 +338,7 @@ def _insert(fact: Fact) -> str:
 
 
 def _insert_joined(fact: Fact) -> str:
-    """The touched rows, which readers see all at once."""
+    """Return the insert of the touched rows, which is atomic to readers."""
     return (
         f"{_insert(fact)}\nSELECT\n{_columns(fact)},\n{{version:UInt128}}, _is_deleted\n"
         f"FROM joined\n{WHOLE}"
@@ -346,8 +346,9 @@ def _insert_joined(fact: Fact) -> str:
 
 
 def _insert_range(fact: Fact) -> str:
-    """A range of a shadow table, joined on the way. Nobody reads it yet, and its keys are new:
-    many parts at once, unsorted twice.
+    """Return the insert of a range into a shadow table.
+
+    It has no readers yet and no key twice, so the insert may write many parts without merging them.
     """
     rows = joined_rows(fact, "{version:UInt128}, 0")
     return f"{_insert(fact)}\n{rows}, max_insert_threads = 4, optimize_on_insert = 0"
@@ -359,6 +360,6 @@ def _own_columns(fact: Fact, *, stored: bool) -> list[str]:
 
 
 def _checksum(rows: str, columns: Sequence[str]) -> str:
-    """Rows and a sum of hashes: unlike XOR, a row that is there twice does not cancel out."""
+    """Return the query of the row count and sum of hashes; unlike XOR, a row twice counts."""
     listed = ", ".join(map(quoted, columns))
     return f"SELECT count(), sumWithOverflow(cityHash64(tuple({listed})))\nFROM cdc.{rows}"

@@ -1,4 +1,4 @@
-"""The star as a page to read: a diagram, and for each table where its columns come from."""
+"""The star as a page: a diagram, and the source of each table's columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sluice.catalog import Catalog, Fact, Table
 
 
 def star_page(catalog: Catalog) -> str:
-    """The Markdown page of all facts and tables."""
+    """Return the Markdown page of all facts and tables."""
     lines = [
         "# The star",
         "",
@@ -33,7 +33,7 @@ def _fact(fact: Fact) -> Iterator[str]:
     tables = {dimension.prefix: dimension.table for dimension in fact.dimensions}
     for column in fact.columns:
         source = tables[column.source] if column.source else fact.table
-        by = f" by way of {column.source}" if column.source else ""
+        by = f" through {column.source}" if column.source else ""
         kind = column.clickhouse_type.replace("|", "\\|")
         yield f"| {column.name} | {kind} | {source.name}.{column.column.name}{by} |"
     yield ""

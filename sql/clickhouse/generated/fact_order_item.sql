@@ -1,4 +1,4 @@
--- fact_order_item: its table, its view and what keeps it. Written by `sluice generate`; do not edit.
+-- fact_order_item: its table, its view and their upkeep. Written by `sluice generate`; do not edit.
 
 -- name: fact
 CREATE TABLE IF NOT EXISTS cdc.fact_order_item
@@ -372,14 +372,14 @@ WHERE _version >= {since:UInt128}
 
 -- name: revenue_by_day_add
 INSERT INTO cdc.revenue_by_day
-SELECT day, country, category, sum(_facts) AS found, sum(_sum_0), sum(_sum_1), {version:UInt128}, found = 0
+SELECT day, country, category, sum(_facts) AS live, sum(_sum_0), sum(_sum_1), {version:UInt128}, live = 0
 FROM revenue_by_day__changed
 GROUP BY day, country, category
 SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_rows = 1000000000, min_insert_block_size_bytes = 100000000000;
 
 -- name: revenue_by_day_sum_touched
 INSERT INTO cdc.revenue_by_day
-SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS found, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, found = 0
+SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS live, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, live = 0
 FROM (
     SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1 AS _facts
     FROM cdc.{fact:Identifier} FINAL
@@ -397,7 +397,7 @@ SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_r
 
 -- name: revenue_by_day_sum_all
 INSERT INTO cdc.revenue_by_day
-SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS found, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, found = 0
+SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS live, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, live = 0
 FROM (
     SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1 AS _facts
     FROM cdc.{fact:Identifier} FINAL
@@ -409,7 +409,7 @@ SETTINGS optimize_on_insert = 0, max_insert_threads = 1, min_insert_block_size_r
 
 -- name: revenue_by_day_sum_filled
 INSERT INTO cdc.revenue_by_day
-SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS found, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, found = 0
+SELECT _group_0, _group_1, _group_2, countIf(_facts = 1) AS live, sumIf(_value_0, _facts = 1), sumIf(_value_1, _facts = 1), {version:UInt128}, live = 0
 FROM (
     SELECT toDate32(order_date) AS _group_0, customer_country AS _group_1, product_category AS _group_2, quantity AS _value_0, quantity * price AS _value_1, 1 AS _facts
     FROM cdc.{fact:Identifier}
