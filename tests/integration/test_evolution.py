@@ -117,7 +117,7 @@ def renamed_stops_its_table_alone(harbour: Harbour) -> None:
     harbour.take([TITLE, DECKS], [WIDE, NOTE])
     with pytest.raises(TableDiffers) as caught:
         wiring.initialise(harbour.settings)
-    assert "name went and title came" in str(caught.value)
+    assert "name dropped and title added" in str(caught.value)
     renames = [line for line in str(caught.value).splitlines() if "RENAME COLUMN name" in line]
     assert len(renames) == 2
     with pytest.raises(TableDiffers):

@@ -1,9 +1,9 @@
-"""Clients of one broker, and why it does not answer; librdkafka's errors end here.
+"""Clients of one broker; librdkafka's errors are translated here.
 
-librdkafka tries again behind the call's back: a call ends with "transport failure" or "timed out",
-and the refused password, the certificate or the name that no server has is told to the error
-callback, a connection that the other side closes to the log alone. So every client reports both
-here, and an error is told with the gravest report.
+librdkafka retries in the background: a call ends with "transport failure" or "timed out". The cause
+(a refused password, a certificate, an unknown host name) goes to the error callback, and a
+connection closed by the peer only to the log. So every client reports both here, and an error is
+raised with the gravest report.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from sluice.settings import KafkaSettings
 
 C = TypeVar("C")
 _NONE: Mapping[str, Any] = {}
-_TELLING = 5  # longer values than this may be a secret
-_RECENT_S, _LOOK_S = 60.0, 0.5
+_NO_SECRET = 5  # characters; longer values may be a secret
+_RECENT_S, _POLL_S = 60.0, 0.5
 _INFORMATION = 6
 _WHERE = "SLUICE_KAFKA_OPTIONS, or in the extra of the connection sluice_redpanda"
-_LOGIN = f"mend sasl.mechanisms, sasl.username or sasl.password in {_WHERE}"
-_TLS = f"mend security.protocol or ssl.ca.location in {_WHERE}"
-_ADDRESS = "mend SLUICE_KAFKA_BOOTSTRAP, or bootstrap.servers of the connection sluice_redpanda"
+_LOGIN = f"fix sasl.mechanisms, sasl.username or sasl.password in {_WHERE}"
+_TLS = f"fix security.protocol or ssl.ca.location in {_WHERE}"
+_ADDRESS = "fix SLUICE_KAFKA_BOOTSTRAP, or bootstrap.servers of the connection sluice_redpanda"
 _RIGHTS = "give its user the rights that docs/services/kafka.md lists"
 _SIZE = "raise the topics' max.message.bytes, or set a batch.size below it in SLUICE_KAFKA_OPTIONS"
-_SPEAKER = re.compile(r"^\S+/(bootstrap|\d+): ")  # which broker it is of
-# The other side closes the connection at its first words: it may speak TLS, or no Kafka.
+_SPEAKER = re.compile(r"^\S+/(bootstrap|\d+): ")  # the broker that reports
+# The peer closed the connection in the handshake: it may speak TLS, or not Kafka.
 _CLOSED = re.compile("security.protocol|Disconnected.*(APIVERSION_QUERY|SSL_HANDSHAKE|AUTH_)")
 _LOG = "see: sluice status, sluice logs broker"
 _FORBIDDEN = frozenset(
@@ -56,7 +56,7 @@ _AUTHENTICATION = frozenset(
 
 
 class _Kind(NamedTuple):
-    """What errors of some codes, or with some words within another error's, say and advise."""
+    """Message and remedy of errors with certain codes, or with certain words in their text."""
 
     codes: frozenset[int]
     words: str
@@ -78,11 +78,11 @@ _KINDS = (
 
 
 class Broker:
-    """Makes clients of one broker.
+    """Creates clients of one broker.
 
     Attributes:
         address: the bootstrap servers.
-        options: what every librdkafka client is configured with.
+        options: configuration of every librdkafka client.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -97,7 +97,7 @@ class Broker:
         self._reports: deque[tuple[float, KafkaError]] = deque(maxlen=50)
 
     def log(self, _level: int, _form: str, kind: str, _client: str, text: str) -> None:
-        """Take in a line of librdkafka's log; it calls this of its `logger`."""
+        """Record a line of librdkafka's log, which calls this method of its `logger`."""
         if kind == "FAIL":
             self._report(KafkaError(KafkaError._TRANSPORT, text.partition("]: ")[2] or text))
 
@@ -108,14 +108,14 @@ class Broker:
         *,
         defaults: Mapping[str, Any] = _NONE,
     ) -> C:
-        """A client of librdkafka.
+        """Create a client of librdkafka.
 
         Args:
-            options: win over the broker's, which win over `defaults`.
+            options: override the broker's options, which override `defaults`.
 
         Raises:
-            WrongUsage: it does not take them, or the settings name one that they may not choose;
-                the message holds no option's value.
+            WrongUsage: librdkafka rejects an option, or the settings may not choose it; the
+                message contains no option's value.
         """
         require_allowed(self._chosen)
         together = {**defaults, **self.options, **options}
@@ -125,28 +125,28 @@ class Broker:
             reason = error.args[0] if error.args else ""
             text = reason.str() if isinstance(reason, KafkaError) else str(reason)
             for value in map(str, together.values()):
-                text = text.replace(value, "...") if len(value) > _TELLING else text
+                text = text.replace(value, "...") if len(value) > _NO_SECRET else text
             raise WrongUsage(
                 f"the broker's options are not librdkafka's: {text[:300]}",
-                remedy="mend SLUICE_KAFKA_OPTIONS, or the extra of the connection sluice_redpanda",
+                remedy="fix SLUICE_KAFKA_OPTIONS, or the extra of the connection sluice_redpanda",
             ) from None
 
     @contextmanager
-    def asked(
+    def opened(
         self, kind: Callable[[dict[str, Any]], C], options: Mapping[str, Any] = _NONE
     ) -> Iterator[C]:
-        """A client for the context; it is closed at its end, and its errors are ours."""
-        made = self.client(kind, options)
+        """Create a client, translate its errors, and close it at the end of the context."""
+        client = self.client(kind, options)
         try:
-            with self.translated(made):
-                yield made
+            with self.translated(client):
+                yield client
         finally:
-            if isinstance(made, Consumer):
-                made.close()
+            if isinstance(client, Consumer):
+                client.close()
 
     @contextmanager
     def translated(self, client: Any) -> Iterator[None]:
-        """The client's errors as ours, in one line."""
+        """Translate the client's errors into Sluice's, in one line."""
         try:
             yield
         except KafkaException as error:
@@ -157,24 +157,24 @@ class Broker:
             raise self.failure(reason) from error
 
     def failure(self, reason: KafkaError) -> Unreachable:
-        """What `reason` is, by the gravest of what was reported where it says little itself."""
-        known = [reason] if reason.code() > 0 else [*self._recent(), reason]
+        """Return the error of `reason`, or of the gravest recent report where it is unspecific."""
+        reports = [reason] if reason.code() > 0 else [*self._recent(), reason]
         for kind in _KINDS:
-            if found := next(filter(kind.fits, known), None):
-                return self._error(kind.what, found.str(), kind.remedy)
-        if reason.code() > 0:  # the broker's own word
+            if report := next(filter(kind.fits, reports), None):
+                return self._error(kind.what, report.str(), kind.remedy)
+        if reason.code() > 0:  # an answer of the broker itself
             return self._error("refuses", reason.str(), _LOG)
-        text = known[0].str()
+        text = reports[0].str()
         return self._error("does not answer", text, _TLS if _CLOSED.search(text) else _LOG)
 
     def _recent(self) -> list[KafkaError]:
-        """What was reported lately, the newest first."""
+        """Return the recent reports, newest first."""
         now = time.monotonic()
-        recent = [one for at, one in reversed(self._reports) if now - at < _RECENT_S]
-        return [one for one in recent if one.code() != KafkaError._ALL_BROKERS_DOWN]
+        recent = [error for at, error in reversed(self._reports) if now - at < _RECENT_S]
+        return [error for error in recent if error.code() != KafkaError._ALL_BROKERS_DOWN]
 
     def silent(self, client: Any, what: str) -> Unreachable:
-        """That nothing came of `what`, a sentence about the broker; or why."""
+        """Return the error of a broker that did not answer: its cause if reported, else `what`."""
         self._listen(client)
         if self._recent():
             return self.failure(_TIMED_OUT)
@@ -184,15 +184,15 @@ class Broker:
         self._reports.append((time.monotonic(), error))
 
     def _listen(self, client: Any) -> None:
-        """Take in what the client has to report: it does so while it is polled."""
-        deadline = time.monotonic() + _LOOK_S
-        with suppress(RuntimeError, KafkaException):  # it is closed, or ended for good
+        """Poll the client for a while, as it reports errors only then."""
+        deadline = time.monotonic() + _POLL_S
+        with suppress(RuntimeError, KafkaException):  # a closed client, or a fatal error
             while time.monotonic() < deadline:
                 client.poll(0.05)
 
     def _error(self, what: str, text: str, remedy: str) -> Unreachable:
-        said = _SPEAKER.sub("", text)[:300]
-        return Unreachable(f"broker {self.address} {what}: {said}", remedy=remedy)
+        cause = _SPEAKER.sub("", text)[:300]
+        return Unreachable(f"broker {self.address} {what}: {cause}", remedy=remedy)
 
 
 _TIMED_OUT = KafkaError(KafkaError._TIMED_OUT)

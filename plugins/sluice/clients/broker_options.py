@@ -1,8 +1,8 @@
-"""Which of librdkafka's options a setting or a connection may choose.
+"""The librdkafka options that a setting or a connection may choose.
 
-librdkafka has others that load libraries, run commands, write files, or send a file's content or
-the machine's cloud identity elsewhere. Whoever may edit a connection must not be able to do that.
-Options that decide whether events are lost (acks, commits, groups) are the pipeline's own.
+Other options load libraries, run commands, write files, or send a file's content or the machine's
+cloud identity elsewhere; the right to edit a connection must not include that. The pipeline itself
+sets the options that decide whether events are lost (acks, commits, groups).
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _LONG = 80
 
 
 def require_allowed(names: Iterable[str]) -> None:
-    """Require that each option is one that a setting may choose.
+    """Require that a setting may choose each of the options.
 
     Raises:
-        WrongUsage: names the others; values, which may be secrets, are never in the message.
+        WrongUsage: names the others, never their values, which may be secrets.
     """
     refused = sorted(str(name)[:_LONG] for name in names if name not in ALLOWED)
     if refused:

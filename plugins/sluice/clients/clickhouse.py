@@ -1,4 +1,4 @@
-"""ClickHouse by clickhouse-driver's native protocol: the one seam where its errors are ours."""
+"""ClickHouse sessions through clickhouse-driver, whose errors are translated here."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _NO_SPACE, _CANNOT_WRITE = 243, 75
 _SERVERS = """
 SELECT host_name, port, is_local FROM system.clusters WHERE cluster = {cluster:String}
 """
-# What makes statements that name Distributed tables as right as if they were plain ones: an insert
-# returns when the shards have it, a subquery runs once, here, over all shards.
+# Settings for statements on Distributed tables: an insert returns when the shards have stored it,
+# and a subquery runs once, on the initiator, over all shards.
 _DISTRIBUTED = {
     "distributed_foreground_insert": 1,
     "parallel_distributed_insert_select": 0,
     "prefer_global_in_and_join": 1,
 }
-# What one replica has written, the next query sees on whichever replica it runs; a part that is
-# inserted again is not taken for the same.
+# A query sees earlier writes on whichever replica it runs; ClickHouse must not drop an equal block
+# that is inserted again as a duplicate.
 _REPLICATED = {
     "insert_quorum": "auto",
     "insert_quorum_parallel": 0,
     "select_sequential_consistency": 1,
     "insert_deduplicate": 0,
 }
-# A table of PostgreSQL's 1,600 columns makes statements longer than ClickHouse reads by default
-# (256 KiB, 50,000 elements). Shorter ones are sent without these, so that a profile that forbids
+# Statements on a table of PostgreSQL's 1,600 columns exceed ClickHouse's default limits (256 KiB,
+# 50,000 elements). Shorter statements go without these settings, so that a profile that forbids
 # them stops no other table.
-LONG_STATEMENT = 32_768  # bytes; below it no statement has 50,000 elements
+LONG_STATEMENT = 32_768  # bytes; no shorter statement has 50,000 elements
 LONG_LIMITS = {
     "max_query_size": 1 << 26,
     "max_ast_elements": 10_000_000,
@@ -54,7 +54,7 @@ LONG_LIMITS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Travelling:
-    """A column on its way: the type it travels as, and SQL that makes of it what is stored."""
+    """A column of an insert: the type that is sent, and SQL that converts it to the stored one."""
 
     name: str
     type: str
@@ -62,17 +62,17 @@ class Travelling:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The year and the number of the release that a server's version is of: (25, 8)."""
+    """Return a version's release, as in (25, 8)."""
     return tuple(map(int, version.split(".")[:2]))
 
 
 class ClickHouse:
-    """A session on ClickHouse; temporary tables last as long as it does.
+    """A session on ClickHouse, with its own temporary tables.
 
     Queries take ClickHouse's own parameters: `{name:UInt64}` in the text, values by name.
 
     Args:
-        seconds: how long the server may take for an answer; None for as long as the options say.
+        seconds: how long the server may take to answer. Default: None, for that of the options.
     """
 
     def __init__(self, settings: ClickHouseSettings, seconds: float | None = None) -> None:
@@ -81,12 +81,12 @@ class ClickHouse:
 
     @property
     def cluster(self) -> Cluster:
-        """What tables are spread over."""
+        """Return the cluster that holds the tables."""
         return self._settings.cluster
 
     @property
     def person(self) -> str:
-        """In whose name the session is."""
+        """Return the person recorded for what the session does."""
         return self._settings.person
 
     @cached_property
@@ -104,12 +104,12 @@ class ClickHouse:
                 database="default",
                 client_name="sluice",
                 **{**options, **self._limits},
-                settings={**defaults, **chosen, **_spread(self.cluster)},
+                settings={**defaults, **chosen, **_cluster_settings(self.cluster)},
             )
         except (TypeError, ValueError) as error:
             raise WrongUsage(
                 f"the options of {self.where} are not clickhouse-driver's: {error}",
-                remedy="mend SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
+                remedy="fix SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
             ) from None
 
     def close(self) -> None:
@@ -119,18 +119,18 @@ class ClickHouse:
     def execute(
         self, query: str, /, external: Sequence[Mapping[str, Any]] = (), **parameters: Any
     ) -> list[tuple[Any, ...]]:
-        """Run a statement; its rows, if it has any.
+        """Run a statement; return its rows, if it has any.
 
         Args:
-            external: tables that exist for this query alone; see `external_table`.
+            external: tables that only this query sees; see `external_table`. Default: none.
         """
         rows = self._run(query, parameters or None, external_tables=list(external) or None)
         return rows if isinstance(rows, list) else []
 
     def everywhere(self, statement: str, /, **parameters: Any) -> None:
-        """Run a statement on each server of the cluster, on this one last; see `on_cluster`.
+        """Run a statement on each server of the cluster; see `on_cluster`.
 
-        So what is not done here is to be done again, wherever else it is done already.
+        This server comes last: until it has run here, the statement has to be repeated everywhere.
         """
         if not self.cluster.replicated:
             self.elsewhere(statement, **parameters)
@@ -142,7 +142,7 @@ class ClickHouse:
             server.execute(statement, **parameters)
 
     def others(self) -> Iterator[ClickHouse]:
-        """Sessions on the cluster's other servers; each ends when the next begins.
+        """Yield a session on each of the cluster's other servers, closed before the next.
 
         Raises:
             NeedsPerson: this server does not know the cluster.
@@ -153,44 +153,44 @@ class ClickHouse:
         if not servers:
             raise NeedsPerson(
                 f"{self.where} has no cluster {self.cluster.name!r} among its remote_servers",
-                remedy="configure it there, or mend SLUICE_CLICKHOUSE_CLUSTER",
+                remedy="configure it there, or fix SLUICE_CLICKHOUSE_CLUSTER",
             )
         for host, port in sorted({(host, port) for host, port, is_here in servers if not is_here}):
             with closing(ClickHouse(replace(self._settings, host=host, port=port))) as server:
                 yield server
 
     def servers(self) -> Iterator[ClickHouse]:
-        """Sessions on all servers of the cluster, this one last."""
+        """Yield a session on each server of the cluster, this one last."""
         yield from self.others()
         yield self
 
     def newest(self) -> tuple[int, ...]:
-        """The newest release among the servers; see `release`."""
-        return max(release(one.execute("SELECT version()")[0][0]) for one in self.servers())
+        """Return the newest release among the servers; see `release`."""
+        return max(release(server.execute("SELECT version()")[0][0]) for server in self.servers())
 
     @property
     def where(self) -> str:
-        """The server, for messages."""
+        """Return the server, for messages."""
         return f"ClickHouse {self._settings.host}:{self._settings.port}"
 
     def table(self, query: str, **parameters: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run a query; its column names and rows."""
+        """Run a query; return its column names and rows."""
         rows, columns = self._run(query, parameters or None, with_column_types=True)
         return [name for name, _ in columns], rows
 
     def written_rows(self) -> int:
-        """How many rows the last INSERT ... SELECT wrote."""
+        """Return the number of rows that the last INSERT ... SELECT wrote."""
         progress = self._client.last_query.progress
         return int(progress.written_rows) if progress else 0
 
     def insert(self, table: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
-        """Insert columns of equal length as one block; `names` and `table` are quoted already."""
+        """Insert columns of equal length as one block; `table` and `names` have to be quoted."""
         self._run(f"INSERT INTO {table} ({', '.join(names)}) VALUES", columns, columnar=True)
 
     def insert_converted(
         self, table: str, columns: Sequence[Travelling], values: Sequence[Sequence[Any]]
     ) -> None:
-        """Insert columns of equal length as one block, each made what is stored by the server."""
+        """Insert columns of equal length as one block; the server converts them."""
         names = ", ".join(quoted(column.name) for column in columns)
         stored = ", ".join(column.stored for column in columns)
         structure = ", ".join(f"{quoted(column.name)} {column.type}" for column in columns)
@@ -223,21 +223,21 @@ class ClickHouse:
         except (driver_errors.SocketTimeoutError, driver_errors.NetworkError, OSError) as error:
             self._client.disconnect()
             raise Unreachable(
-                f"{where} does not answer: {_said(error)}",
+                f"{where} does not answer: {_first_line(error)}",
                 remedy="see: sluice status, sluice logs clickhouse",
             ) from error
-        except (_Stranger, driver_errors.Error, EOFError) as error:
+        except (_OtherProtocol, driver_errors.Error, EOFError) as error:
             self._client.disconnect()
             raise Unreachable(
-                f"{where} does not answer as ClickHouse does: {_said(error)}",
+                f"{where} does not answer as ClickHouse does: {_first_line(error)}",
                 remedy="its native port is wanted (9000, by TLS 9440), with the option secure where"
                 " it is TLS; see: sluice status, sluice logs clickhouse",
             ) from error
 
     def _shake_hands(self) -> None:
-        """Connect, where there is no connection, within _HANDSHAKE_S.
+        """Connect within _HANDSHAKE_S unless there is a connection.
 
-        The driver waits for a server's first words as long as for a query: five minutes.
+        The driver would wait for the handshake as long as for a query: five minutes.
         """
         connection = self._client.connection
         if connection.connected:
@@ -250,24 +250,24 @@ class ClickHouse:
         connection.send_receive_timeout = min(patience, _HANDSHAKE_S)
         try:
             connection.connect()
-        except (ValueError, MemoryError, OverflowError) as error:  # words that are none
-            raise _Stranger(type(error).__name__) from error
+        except (ValueError, MemoryError, OverflowError) as error:  # no valid handshake
+            raise _OtherProtocol(type(error).__name__) from error
         finally:
             connection.send_receive_timeout = patience
         connection.socket.settimeout(patience)
 
 
-class _Stranger(Exception):
-    """What listens on the port is no ClickHouse."""
+class _OtherProtocol(Exception):
+    """The server on the port does not speak ClickHouse's protocol."""
 
 
-def _said(error: Exception) -> str:
-    said = getattr(error, "message", "") or str(error) or type(error).__name__
-    return str(said).splitlines()[0][:300]
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "message", "") or str(error) or type(error).__name__
+    return str(text).splitlines()[0][:300]
 
 
-def _spread(cluster: Cluster) -> dict[str, Any]:
-    """The settings that a cluster needs."""
+def _cluster_settings(cluster: Cluster) -> dict[str, Any]:
+    """Return the session's settings for a cluster."""
     return {
         **(_DISTRIBUTED if cluster.name else {}),
         **(_REPLICATED if cluster.replicated else {}),

@@ -1,6 +1,6 @@
-"""Which account of this machine listens on a port, so that no other's server gets a password.
+"""The system account that listens on a port, so that no other account's server gets a password.
 
-Linux alone tells it, to everybody, in /proc/net/tcp.
+Only Linux reports it, in /proc/net/tcp, which every account may read.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from pathlib import Path
 
 from sluice.errors import Unreachable
 
-_LISTENS = "0A"
+_LISTEN = "0A"
 
 
 def require_account(what: str, port: int, account: int, setting: str) -> None:
-    """Require that the server on a port of 127.0.0.1 is the account's, this user's or root's.
+    """Require that the server on a port of 127.0.0.1 belongs to the account, this user or root.
 
-    Where none listens, or the system does not tell, nothing is required.
+    Accepts a port on which none listens, and a system that does not report the account.
 
     Args:
-        what: the service that should listen there.
-        setting: names the variable that chooses its port.
+        what: name of the service that should listen there.
+        setting: variable that chooses its port.
 
     Raises:
         Unreachable: another account's server listens there.
     """
-    found = listening_account(port)
-    if found is not None and found not in {account, os.geteuid(), 0}:
+    listener = listening_account(port)
+    if listener is not None and listener not in {account, os.geteuid(), 0}:
         raise Unreachable(
-            f"{what}: a server of another user, of id {found}, listens on port {port}",
+            f"{what}: a server of another user, of id {listener}, listens on port {port}",
             remedy=f"stop it, or set {setting} to a free port; it was sent no password",
         )
 
 
 def listening_account(port: int) -> int | None:
-    """The account whose server takes connections to a port of 127.0.0.1; None: not known."""
+    """Return the account that listens on a port of 127.0.0.1; None where it is unknown."""
     listening = dict(_listening(port))
     for address in ("127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::"):  # noqa: S104 - compared
         if (account := listening.get(_hexadecimal(address))) is not None:
@@ -46,7 +46,7 @@ def listening_account(port: int) -> int | None:
 
 
 def _listening(port: int) -> Iterator[tuple[str, int]]:
-    """Address and account of each socket that listens on the port."""
+    """Yield address and account of each socket that listens on the port."""
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         try:
             lines = table.read_text().splitlines()[1:]
@@ -55,12 +55,12 @@ def _listening(port: int) -> Iterator[tuple[str, int]]:
         for line in lines:
             _, local, _, state, _, _, _, account, *_ = line.split()
             address, _, number = local.partition(":")
-            if state == _LISTENS and int(number, 16) == port:
+            if state == _LISTEN and int(number, 16) == port:
                 yield address, int(account)
 
 
 def _hexadecimal(address: str) -> str:
-    """An address as the tables write it: words of four bytes in the machine's order."""
+    """Format an address like the tables: words of four bytes in the machine's order."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     packed = socket.inet_pton(family, address)
     words = (packed[start : start + 4] for start in range(0, len(packed), 4))

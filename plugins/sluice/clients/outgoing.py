@@ -1,7 +1,7 @@
-"""Connections to addresses that a setting names, and to no service of the machine's own link.
+"""Outgoing connections to configured addresses, except link-local ones.
 
-At link-local addresses clouds serve a machine's credentials. A name is resolved here, and what it
-resolves to is checked and connected to, so that it cannot turn into another in between.
+Clouds serve a machine's credentials at link-local addresses. A name is resolved once, and the
+checked address is the one connected to, so that it cannot change in between.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.request import (
 )
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# Metadata services that are not at a link-local address: of AWS and Google by IPv6, Alibaba,
+# Metadata services at other than link-local addresses: AWS and Google by IPv6, Alibaba,
 # Oracle, Azure.
 _METADATA = frozenset(
     map(
@@ -45,7 +45,7 @@ def refused(text: str) -> bool:
 
 
 def _forms(address: _Address) -> list[_Address]:
-    """The address, and the one of IPv4 that it stands for."""
+    """Return the address, and the IPv4 address that it embeds."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     within = [address.ipv4_mapped, address.sixtofour]
@@ -54,14 +54,14 @@ def _forms(address: _Address) -> list[_Address]:
 
 
 def connected(place: tuple[str, int], timeout: Any = None, _source: Any = None) -> socket.socket:
-    """Connect to a host and port, as socket.create_connection does.
+    """Connect to a host and port like socket.create_connection.
 
     Raises:
         RefusedAddress: the name resolves to an address that is refused.
     """
     host, port = place
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(entry[4][0]) for entry in entries]
     for address in addresses:
         _require_allowed(address)
     last: OSError = OSError(f"{host} has no address")
@@ -100,24 +100,24 @@ class _HttpsHandler(HTTPSHandler):
         return self.do_open(_Https, req, context=self._context)  # type: ignore[attr-defined]
 
 
-class _Still(HTTPRedirectHandler):
-    """Follows no redirection: it is an answer that refuses."""
+class _NoRedirection(HTTPRedirectHandler):
+    """Follows no redirection, which then counts as a refusal."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def post(request: Request, seconds: float, *, anywhere: bool) -> None:
-    """Send a request, by the environment's proxy if it has one.
+    """Send a request, through the environment's proxy if there is one.
 
     Args:
         anywhere: whether link-local addresses are allowed.
 
     Raises:
-        HTTPError: it was refused, or sent elsewhere.
-        URLError: it could not be sent; its reason is RefusedAddress where the address is refused.
+        HTTPError: it was refused or redirected.
+        URLError: it could not be sent; the reason is RefusedAddress for a refused address.
     """
-    handlers: list[Any] = [_Still] if anywhere else [_Still, _HttpHandler, _HttpsHandler]
+    handlers: list[Any] = [_NoRedirection, *([] if anywhere else [_HttpHandler, _HttpsHandler])]
     if not anywhere:
         _require_literal_allowed(urlsplit(request.full_url).hostname or "")
     with build_opener(*handlers).open(request, timeout=seconds) as answer:
@@ -125,12 +125,12 @@ def post(request: Request, seconds: float, *, anywhere: bool) -> None:
 
 
 def _require_literal_allowed(host: str) -> None:
-    """What is checked where a proxy connects."""
+    """Check a literal address, as a proxy would connect to it without a check."""
     try:
-        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+        entries = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
     except OSError:
         return  # a name
-    for entry in found:
+    for entry in entries:
         _require_allowed(str(entry[4][0]))
 
 
@@ -142,4 +142,4 @@ class Smtp(smtplib.SMTP):
 
 
 class SmtpByTls(smtplib.SMTP_SSL, Smtp):
-    """A mail server's client that begins with TLS."""
+    """A mail server's client with implicit TLS."""

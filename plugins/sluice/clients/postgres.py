@@ -1,4 +1,4 @@
-"""PostgreSQL as the source of truth: fences, counts, the slot; psycopg2's errors end here."""
+"""PostgreSQL sessions: fences, counts, the slot; psycopg2's errors are translated here."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from sluice.events.positions import parse_lsn
 from sluice.execution.outcomes import Outcomes
 from sluice.settings import PostgresSettings
 
-APPLICATION = "sluice"  # what our sessions are called
+APPLICATION = "sluice"  # application_name of Sluice's sessions
 HEARTBEAT_PREFIX = "sluice-heartbeat"
-# What a server says that ends a session before it begins; and what of it passes by itself.
+# A server's refusal of a session, and the refusals that pass by themselves.
 _REFUSAL = re.compile(r"FATAL:\s+(.*)")
-_PASSING = re.compile("starting up|shutting down|recovery|too many|slots are reserved", re.I)
+_TRANSIENT = re.compile("starting up|shutting down|recovery|too many|slots are reserved", re.I)
 _LOG = "see: sluice status, sluice logs postgres"
 _LOGIN = (
-    "mend SLUICE_POSTGRES_USER, _PASSWORD or _DATABASE, or the connection sluice_postgres; or"
+    "fix SLUICE_POSTGRES_USER, _PASSWORD or _DATABASE, or the connection sluice_postgres; or"
     " pg_hba.conf there"
 )
-# What a client says that got no session -> what to do.
+# libpq's message where no session was opened -> remedy.
 _SIGNS = (
     (
         re.compile("SSL|certificate|GSSAPI", re.I),
-        "mend sslmode or sslrootcert in SLUICE_POSTGRES_OPTIONS, or sluice_postgres's extra",
+        "fix sslmode or sslrootcert in SLUICE_POSTGRES_OPTIONS, or sluice_postgres's extra",
     ),
     (
         re.compile("could not translate host name", re.I),
-        "mend SLUICE_POSTGRES_HOST, or the host of the connection sluice_postgres",
+        "fix SLUICE_POSTGRES_HOST, or the host of the connection sluice_postgres",
     ),
 )
 _NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(-?\d+))?\)")
-# Column -> its type in Postgres, whether that is the model's, whether it is never NULL, and its
-# type without domains. A domain is its base type, with that one's modifier; all types of text are
-# one, enums among them. `depth` counts arrays: one of a domain over an array is no array of arrays.
+# Column -> its type in PostgreSQL, whether that is the model's, whether it is NOT NULL, and its
+# type without domains. A domain counts as its base type with its modifier; all types of text are
+# equal, enums included. `depth` counts arrays: a domain over an array adds no dimension.
 _SCHEMA = """
 WITH RECURSIVE wanted AS (
     SELECT * FROM unnest(%(names)s::text[], %(types)s::text[]) AS w (name, type)
@@ -76,8 +76,7 @@ LEFT JOIN base p ON p.name = w.name AND p.present
 LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(%(place)s) AND a.attname = w.name
     AND a.attnum > 0 AND NOT a.attisdropped
 """
-# Those that the models lack. A column that PostgreSQL computes from others holds nothing of its
-# own, and is not sent.
+# Columns that the model lacks. Computed ones hold no data of their own and are not sent.
 _MORE = """
 SELECT attname FROM pg_attribute
 WHERE attrelid = to_regclass(%(place)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
@@ -89,12 +88,12 @@ _PARTITIONED = "SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
-    """Row counts of one snapshot and the WAL position that holds all it saw.
+    """Row counts of one snapshot, and a WAL position after all that it saw.
 
     Attributes:
-        lsn: an LSN at or after every commit that the snapshot saw.
+        lsn: LSN at or after every commit that the snapshot saw.
         rows: source table -> count.
-        troubles: source table -> why it could not be counted.
+        troubles: source table -> error of its count.
     """
 
     lsn: int
@@ -104,12 +103,13 @@ class Fence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotState:
-    """The replication slot as Postgres reports it.
+    """The replication slot as PostgreSQL reports it.
 
     Attributes:
-        invalidation: why PostgreSQL invalidated it, a reason of slot_loss; empty where it did not.
-        lag_bytes: WAL not yet confirmed.
-        safe_wal_size: bytes that may be written before the slot is lost; None without a limit.
+        lag_bytes: bytes of WAL that are not confirmed.
+        safe_wal_size: bytes of WAL that can be written before the slot is lost; None: no limit.
+        active: whether a session reads from it.
+        invalidation: why PostgreSQL invalidated it, see slot_loss. Default: empty, for not.
     """
 
     confirmed_lsn: int
@@ -121,10 +121,10 @@ class SlotState:
 
 
 class PostgresSource:
-    """Reads what the checks compare with; never writes to a table.
+    """Reads PostgreSQL for the checks; never writes to a table.
 
     Args:
-        seconds: how long counting a table may take; 0 for as long as it takes.
+        seconds: how long the count of a table may take. Default: 0, for no limit.
     """
 
     def __init__(self, settings: PostgresSettings, seconds: int = 0) -> None:
@@ -132,32 +132,32 @@ class PostgresSource:
 
     @contextmanager
     def connect(self) -> Iterator[extensions.connection]:
-        """A session in autocommit mode; driver errors come out as ours."""
+        """Open a session in autocommit mode, with translated errors."""
         with opened(self._settings) as connection:
             yield connection
 
     def ping(self) -> None:
-        """Unreachable when PostgreSQL does not answer."""
+        """Raise Unreachable where PostgreSQL does not answer."""
         with opened(self._settings, dbname="postgres"):
             pass
 
     def at_most(self, tables: Sequence[Table], rows: int) -> tuple[Table, ...]:
-        """Those that have no more rows than this, by what PostgreSQL's statistics say."""
+        """Return the tables with at most this many rows by PostgreSQL's statistics."""
         estimate = (
             "SELECT coalesce(sum(reltuples), 0) FROM pg_class WHERE relkind = 'r' AND (oid ="
             " to_regclass(%(place)s)"
             " OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(place)s))))"
         )
-        kept = []
+        small = []
         with self.connect() as connection, connection.cursor() as cursor:
             for table in tables:
                 cursor.execute(estimate, {"place": _place(table)})
                 if _value(cursor) <= rows:
-                    kept.append(table)
-        return tuple(kept)
+                    small.append(table)
+        return tuple(small)
 
     def fence(self, tables: Sequence[Table]) -> Fence:
-        """Count the tables in one snapshot, and mark the WAL so that a relay passes it soon.
+        """Count the tables in one snapshot, and write to the WAL so that a relay passes it soon.
 
         Cost: one sequential or index-only scan a table.
         """
@@ -166,7 +166,7 @@ class PostgresSource:
             limit_statements(cursor, self._seconds)
             cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
             lsn = parse_lsn(_value(cursor))
-            cursor.execute("SET LOCAL row_security = off")  # rather an error than fewer rows
+            cursor.execute("SET LOCAL row_security = off")  # an error instead of fewer rows
             rows, outcomes = dict[str, int](), Outcomes()
             for table in tables:
                 with outcomes.of(table.name), apart(self._settings, cursor, table):
@@ -174,23 +174,23 @@ class PostgresSource:
                     cursor.execute(query)
                     rows[table.name] = int(_value(cursor))
             cursor.execute("COMMIT")
-            # A message in the WAL makes an idle slot move past the fence.
+            # A message in the WAL lets an idle slot advance past the fence.
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
         return Fence(lsn=lsn, rows=rows, troubles=outcomes.troubles)
 
     def schema_differences(self, table: Table) -> list[str]:
-        """How the table in PostgreSQL differs from the model, in words; empty when it does not.
+        """Describe how the table in PostgreSQL differs from the model; empty if it does not.
 
-        Columns that only PostgreSQL has are no difference, and lengths of text are none.
+        Columns that only PostgreSQL has and lengths of text are no differences.
         """
         types = [column.postgres_type for column in table.columns]
         names = [column.name for column in table.columns]
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(_SCHEMA, {"names": names, "types": types, "place": _place(table)})
-            found = {name: row for name, *row in cursor.fetchall()}
+            columns = {name: row for name, *row in cursor.fetchall()}
         differences = []
         for column in table.columns:
-            present, same, required, base = found[column.name]
+            present, same, required, base = columns[column.name]
             if present is None:
                 differences.append(f"{column.name} is not in PostgreSQL")
             elif not same or _digits_differ(base, column.postgres_type):
@@ -202,24 +202,24 @@ class PostgresSource:
         return differences
 
     def more_columns(self, table: Table) -> list[str]:
-        """Columns that the table has in PostgreSQL and the model lacks."""
+        """Return the table's columns in PostgreSQL that the model lacks."""
         names = [column.name for column in table.columns]
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(_MORE, {"names": names, "place": _place(table)})
             return [name for (name,) in cursor.fetchall()]
 
     def slot(self, name: str) -> SlotState:
-        """The slot's state; SlotAwaited when there is none yet."""
-        found = self.find_slot(name)
-        if found is None:
+        """Return the slot's state; SlotAwaited where there is none yet."""
+        state = self.find_slot(name)
+        if state is None:
             raise SlotAwaited(
-                f"replication slot {name!r} is not there: the relay has not finished its snapshot",
+                f"no replication slot {name!r}: the relay has not finished its snapshot",
                 remedy="see: sluice logs relay",
             )
-        return found
+        return state
 
     def find_slot(self, name: str) -> SlotState | None:
-        """The slot's state; None when there is none."""
+        """Return the slot's state; None where there is none."""
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(
                 "SELECT confirmed_flush_lsn::text, wal_status, active,"
@@ -251,21 +251,21 @@ def _identifier(name: str) -> str:
 
 
 def _digits_differ(present: str, wanted: str) -> bool:
-    """Whether two numerics, or arrays of them, have other digits; other types have none."""
+    """Whether two numerics, or arrays of them, differ in precision or scale."""
     return _digits(present) != _digits(wanted)
 
 
 def _digits(name: str) -> tuple[int, int] | None:
-    """Precision and scale of `numeric(p, s)` or `numeric(p)`; None without them."""
-    found = _NUMERIC.match(name.lower())
-    return (int(found[1]), int(found[2] or 0)) if found else None
+    """Parse precision and scale of `numeric(p, s)` or `numeric(p)`; None without them."""
+    match = _NUMERIC.match(name.lower())
+    return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def connection_options(settings: PostgresSettings, pinned: str = "") -> dict[str, Any]:
-    """psycopg2's connection arguments.
+    """Return psycopg2's connection arguments.
 
     Args:
-        pinned: the session's own `-c name=value ...`; they win over those of the settings.
+        pinned: the session's own `-c name=value ...`; they override those of the settings.
     """
     session = f"{settings.options.get('options', '')} {pinned}".strip()
     return {
@@ -285,19 +285,19 @@ def connection_options(settings: PostgresSettings, pinned: str = "") -> dict[str
 def opened(
     settings: PostgresSettings, *, factory: Any = None, **others: Any
 ) -> Iterator[extensions.connection]:
-    """Open a session in autocommit mode with the pinned settings and the server's encoding.
+    """Open a session in autocommit mode with pinned settings and the server's encoding.
 
     Args:
-        factory: psycopg2's class of the connection.
-        others: arguments that go before those of the settings.
+        factory: psycopg2's connection class. Default: a plain connection.
+        others: connection arguments that override those of the settings.
     """
     with translated(settings):
         options = {**connection_options(settings, pinned_options()), **others}
         connection = psycopg2.connect(**options, connection_factory=factory)
         try:
-            if factory is None:  # a replication session has no other mode
+            if factory is None:  # a replication session always is in autocommit mode
                 connection.autocommit = True
-            # Postgres converts values to the session's encoding; SQL_ASCII cannot be converted.
+            # PostgreSQL converts values to the session's encoding, except from SQL_ASCII.
             stored = connection.get_parameter_status("server_encoding")
             connection.set_client_encoding("SQL_ASCII" if stored == "SQL_ASCII" else "UTF8")
             with connection.cursor() as cursor:
@@ -309,9 +309,9 @@ def opened(
 
 
 def own_rows(cursor: Any, table: Table) -> sql.Composable:
-    """Name a table in FROM or LOCK so that its own rows are meant, not those of INHERITS children.
+    """Name a table for FROM or LOCK without its INHERITS children.
 
-    A partitioned table has no rows of its own; there those of its partitions are meant.
+    A partitioned table, which has no rows of its own, is named with its partitions.
     """
     name = sql.Identifier(table.schema, table.relation)
     cursor.execute(_PARTITIONED, [name.as_string(cursor.connection)])
@@ -319,19 +319,19 @@ def own_rows(cursor: Any, table: Table) -> sql.Composable:
 
 
 def limit_statements(cursor: Any, seconds: int) -> None:
-    """Let every statement of the transaction end after so many seconds."""
+    """Limit each statement of the transaction to this many seconds."""
     cursor.execute("SET LOCAL statement_timeout = %s", [seconds * 1000])
 
 
 @contextmanager
 def apart(settings: PostgresSettings, cursor: Any, table: Table | None = None) -> Iterator[None]:
-    """A part of a transaction, on one table, whose failure leaves the transaction usable."""
+    """Run part of a transaction in a savepoint, so that its failure leaves the rest usable."""
     with translated(settings, table):
         cursor.execute("SAVEPOINT apart")
         try:
             yield
         except psycopg2.Error:
-            with suppress(psycopg2.Error):  # of a session that ended; the first one says why
+            with suppress(psycopg2.Error):  # the session ended; the first error has the cause
                 cursor.execute("ROLLBACK TO SAVEPOINT apart")
             raise
         cursor.execute("RELEASE SAVEPOINT apart")
@@ -339,10 +339,10 @@ def apart(settings: PostgresSettings, cursor: Any, table: Table | None = None) -
 
 @contextmanager
 def translated(settings: PostgresSettings, table: Table | None = None) -> Iterator[None]:
-    """psycopg2's errors as ours, in one line and without the connection string.
+    """Translate psycopg2's errors into Sluice's, in one line and without the connection string.
 
     Args:
-        table: what is read, for messages and remedies.
+        table: the table that is read, for messages and remedies. Default: none.
     """
     where, place = f"PostgreSQL {settings.host}:{settings.port}", _place(table) if table else "it"
     try:
@@ -351,7 +351,7 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
         of = f" on {table.name}" if table else ""
         raise NotReady(
             f"{where} did not finish a query{of}: {first_line(error)}",
-            remedy="look for what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
+            remedy="find out what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
         ) from error
     except psycopg2.errors.SerializationFailure as error:
         raise NotReady(
@@ -361,17 +361,17 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
         ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise _unreachable(where, error) from error
-    except UnicodeDecodeError as error:  # psycopg2, of what libpq quotes of a stranger's answer
+    except UnicodeDecodeError as error:  # libpq quoted another protocol's answer
         if b"connection to server" not in error.object:
             raise
         raise Unreachable(
             f"{where} does not answer as PostgreSQL does",
-            remedy="mend SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
+            remedy="fix SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
         ) from error
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName) as error:
         raise NeedsPerson(
             f"{where}: {first_line(error)}",
-            remedy="create it in PostgreSQL, or take its model out and run: sluice generate, sluice"
+            remedy="create it in PostgreSQL, or remove its model and run: sluice generate, sluice"
             " init",
         ) from error
     except psycopg2.errors.InsufficientPrivilege as error:
@@ -385,19 +385,19 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
 
 
 def _unreachable(where: str, error: psycopg2.Error) -> Unreachable:
-    """Why there is no session; psycopg2 gives the reasons of connecting no codes, only texts."""
+    """Return the error of a failed connection; psycopg2 reports its cause only as text."""
     refusal = _REFUSAL.search(str(error))
     if refusal is None:
         text, what = first_line(error), "does not answer"
         remedy = next((remedy for sign, remedy in _SIGNS if sign.search(text)), _LOG)
     else:
         text, what = refusal[1][:300], "refuses the session"
-        remedy = _LOG if _PASSING.search(text) else _LOGIN
+        remedy = _LOG if _TRANSIENT.search(text) else _LOGIN
     return Unreachable(f"{where} {what}: {text}", remedy=remedy)
 
 
 def first_line(error: psycopg2.Error) -> str:
-    """What the server or the driver said, in one line."""
+    """Return the first line of the server's or driver's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 

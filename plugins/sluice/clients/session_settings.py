@@ -1,27 +1,27 @@
-"""Settings that every session on PostgreSQL pins, whatever its role, database or server has.
+"""Settings that every session on PostgreSQL pins, over those of role, database and server.
 
-They are those that end a session or a statement, change the text of a value, or change what a name
-means. tests/integration/test_session_settings.py asks for a decision on each that a user can set.
+They end sessions or statements, or change the text of values or the meaning of names. A decision
+about each setting that a user can set is in tests/integration/test_session_settings.py.
 """
 
 from __future__ import annotations
 
 PINNED = {
-    # What would end a statement, a transaction or a session. A check's own limit is set by itself.
+    # Limits of statements, transactions and sessions; a check sets its own limit.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "exit_on_error": "off",
     "wal_sender_timeout": "60s",  # PostgreSQL's default; the relay answers four times a second
-    # What decides which rows and tables are seen, and whether a marker may be written.
+    # Visibility of rows and tables, and whether a heartbeat may be written.
     "row_security": "off",
     "search_path": '"$user",public',
     "default_transaction_isolation": "read\\ committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    "synchronous_commit": "local",  # a mark is flushed, and no standby is waited for
-    # The text of values, and how text is read.
+    "synchronous_commit": "local",  # flush a mark, without waiting for a standby
+    # Output and input of values.
     "datestyle": "ISO,MDY",
     "intervalstyle": "postgres",
     "timezone": "UTC",
@@ -37,17 +37,17 @@ PINNED = {
     "standard_conforming_strings": "on",
     "transform_null_equals": "off",
 }
-# Those that older servers do not know: the first release that does, as `server_version_num`.
+# Settings that older servers lack -> their first `server_version_num`, and value.
 PINNED_SINCE = {"transaction_timeout": (170000, "0")}
 
 
 def pinned_options() -> str:
-    """The settings of a session that is opened, in the form of libpq's `options`."""
+    """Return the pinned settings as libpq's `options`."""
     return " ".join(f"-c {name}={value}" for name, value in PINNED.items())
 
 
 def pinned_later(version: int) -> list[str]:
-    """Statements that pin the others on a server of this `server_version_num`."""
+    """Return the statements that pin the others on a server of this `server_version_num`."""
     return [
         f"SET {name} = {value}" for name, (since, value) in PINNED_SINCE.items() if version >= since
     ]

@@ -1,26 +1,26 @@
-"""Why a replication slot was invalidated, and the setting that keeps it from happening again."""
+"""Reasons of an invalidated replication slot, and the settings that prevent them."""
 
 from __future__ import annotations
 
-# SQL for the reason, "" of a slot that can be read; `s` is pg_replication_slots. PostgreSQL 17 and
-# newer name it, 16 says whether it was a conflict with recovery, older ones only remove WAL.
+# SQL for the reason, '' for a valid slot; `s` is pg_replication_slots. PostgreSQL 17 and newer name
+# the reason, 16 reports conflicts with recovery, older releases invalidate only by removed WAL.
 INVALIDATION = """
 coalesce(to_jsonb(s) ->> 'invalidation_reason',
     CASE WHEN (to_jsonb(s) ->> 'conflicting')::boolean THEN 'conflict'
         WHEN s.wal_status = 'lost' THEN 'wal_removed' ELSE '' END)
 """
-# Reason -> what happened, and what to set so that it does not happen again.
+# Reason -> cause, and the setting that prevents it.
 _REASONS = {
     "wal_removed": (
-        "nobody read it while more WAL than max_slot_wal_keep_size was written",
+        "it was not read while more WAL than max_slot_wal_keep_size was written",
         "raise max_slot_wal_keep_size",
     ),
     "idle_timeout": (
-        "nobody read it for longer than idle_replication_slot_timeout",
+        "it was not read for longer than idle_replication_slot_timeout",
         "raise idle_replication_slot_timeout, or set it to 0",
     ),
     "rows_removed": (
-        "rows of the catalog that it needs were removed",
+        "catalog rows that it needs were removed",
         "set hot_standby_feedback = on on the standby",
     ),
     "wal_level_insufficient": (
@@ -35,11 +35,11 @@ _REASONS = {
 
 
 def cause(reason: str) -> str:
-    """What happened to the slot, in words."""
+    """Describe why the slot was invalidated."""
     return _REASONS[reason][0] if reason in _REASONS else f"reason: {reason or 'unknown'}"
 
 
 def remedy(reason: str) -> str:
-    """The setting that fits the reason, then the command that brings slot and tables back."""
+    """Return the setting that prevents the reason, and the command that restores the slot."""
     setting = _REASONS[reason][1] + ", then " if reason in _REASONS else ""
     return f"{setting}run: sluice recover"

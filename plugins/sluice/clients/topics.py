@@ -1,8 +1,8 @@
-"""Topics of the pipeline: creating them, their ends, the drain group's offsets, the broker's epoch.
+"""Topics of the pipeline: creation, end offsets, the drain group's offsets, the broker's epoch.
 
-The broker's epoch is the first message of `cdc.broker_epoch`, a random id that is written when
-the topic is empty. A broker that lost its topics has another epoch, so nobody takes offsets of
-one incarnation for those of another.
+The broker's epoch is the first message of `cdc.broker_epoch`, a random id written when the topic is
+empty. A broker that lost its topics has another epoch, so that offsets of two incarnations are not
+confused.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from sluice.settings import KafkaSettings
 EPOCH_TOPIC = "cdc.broker_epoch"
 T = TypeVar("T")
 _SECONDS = 10.0
-# The embedded broker looks through all batches of a topic at each fetch, and sends nothing of what
-# it has not found within the fetch's wait. Where it is silent it is asked again with a longer one.
-# A look waits so long at its end; with 2 ms, and some load, one never ended.
+# The embedded broker scans all batches of a topic at each fetch, and returns nothing if the scan
+# takes longer than the fetch's wait. Where it returned nothing, a read is retried with LONG_WAIT.
+# Every read waits this long at the topic's end; with 2 ms a read under load never ended.
 _WAIT = {"fetch.wait.max.ms": 20}
 LONG_WAIT = {"fetch.wait.max.ms": 2000}
 _SILENT = 1.0
-_LOOK = 0.5  # so often a topic's watermark is looked at while its end does not come
-# What librdkafka says of messages that it cannot unpack, or would unpack to more than it holds.
+_WATERMARK_S = 0.5  # between reads of a topic's watermark while its end is not reached
+# librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
-_NO_TOPIC_ID = "A" * 22  # what brokers that have none answer: zeros
-# What the note of a snapshot has at least.
+_NO_TOPIC_ID = "A" * 22  # zeros, of brokers without topic ids
+# The least fields of a snapshot's note.
 _SNAPSHOT = frozenset({"slot", "system_identifier", "consistent_point"})
-# The epoch is a message: were it to expire, the broker would seem to be another one.
-_COPIES = -1  # as many as the broker makes of a topic by its own configuration
+# The epoch is a message; if it expired, the broker would seem to be another one.
+_REPLICAS = -1  # the broker's default
 _FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
-# Under these names a slot's group keeps its mark; nothing is read from them by it.
+# Topics whose committed offsets hold a slot's mark; its group reads none of them.
 _MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
 
 
 class SlotMark(NamedTuple):
-    """What tells later whether a slot, and its server, went on from where they were.
+    """State of a slot and its server, by which a later session recognizes them.
 
     Attributes:
-        wal: how far the server's WAL reached.
-        transactions: how many the server counts as decoded for the slot.
-        counted_since: when it began to count, milliseconds since 1970.
+        wal: end of the server's WAL.
+        transactions: transactions that the server counts as decoded for the slot.
+        counted_since: when the server began to count, milliseconds since 1970.
     """
 
     wal: int = 0
@@ -69,55 +69,55 @@ class SlotMark(NamedTuple):
 
 
 class MovingEnd:
-    """The end of a topic that grows all the time, which no fetch that finds nothing tells.
+    """The end of a topic that grows all the time, so that no fetch reports its end.
 
-    `watermark` asks for the offset after the last message, of which the embedded broker counts only
-    the first in the last batch: where it has moved on, all before the batch that is last then is
-    whole. It is not asked again before `pause` seconds have passed.
+    `watermark` reads the offset after the last message; the embedded broker counts only the first
+    message of the last batch. Once it has moved, all batches before the last are complete. It is
+    read at most every `pause` seconds.
     """
 
     def __init__(self, watermark: Callable[[], int], beginning: int, pause: float = 0.0) -> None:
         self._watermark, self._beginning, self._pause = watermark, beginning, pause
-        self._looked = time.monotonic()
+        self._read_at = time.monotonic()
         self._end: int | None = None
 
     def known(self, next_offset: int) -> int | None:
-        """An end that all of the beginning lies before, for whoever reads on at this offset.
+        """Return an end after all messages of the beginning, for a reader at this offset.
 
-        None while there is none, and the topic's last fetch may still tell it.
+        None while it is unknown; a fetch may still report the topic's end.
         """
-        due = time.monotonic() >= self._looked + self._pause
+        due = time.monotonic() >= self._read_at + self._pause
         if self._end is None and next_offset > self._beginning and due:
-            self._looked = time.monotonic()
+            self._read_at = time.monotonic()
             watermark = self._watermark()
             self._end = watermark - 1 if watermark > self._beginning else None
         return self._end
 
 
 class _Silent(Exception):
-    """Nothing came within the time that an answer usually takes."""
+    """The broker returned nothing within the usual time."""
 
 
 class TopicState(NamedTuple):
-    """A topic's id, "" where the broker knows none (before KIP-516), and its partitions."""
+    """A topic's id, "" on brokers without topic ids (before KIP-516), and its partition count."""
 
     id: str
     partitions: int
 
 
 def described(admin: AdminClient, names: Iterable[str], seconds: float) -> dict[str, TopicState]:
-    """Topic -> its state; topics that are not there are left out."""
+    """Return topic -> state, without topics that do not exist."""
     states = {}
     answers = admin.describe_topics(TopicCollection(list(names)), request_timeout=seconds)
     for name, answer in answers.items():
         try:
-            found = answer.result()
+            topic = answer.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
             continue
-        known = str(found.topic_id)
-        states[name] = TopicState("" if known == _NO_TOPIC_ID else known, len(found.partitions))
+        known = str(topic.topic_id)
+        states[name] = TopicState("" if known == _NO_TOPIC_ID else known, len(topic.partitions))
     return states
 
 
@@ -125,7 +125,7 @@ class Topics:
     """The topics of one broker; every call opens and closes what it needs.
 
     Args:
-        seconds: how long the broker may take to answer one question.
+        seconds: how long the broker may take to answer a request.
     """
 
     def __init__(self, settings: KafkaSettings, seconds: float = _SECONDS) -> None:
@@ -133,16 +133,16 @@ class Topics:
         self._seconds = seconds
 
     def ensure(self, names: Iterable[str]) -> str:
-        """Create what is missing, with one partition each; the broker's epoch.
+        """Create missing topics, with one partition each; return the broker's epoch.
 
         Raises:
             Unreachable: the broker does not answer.
         """
         wanted = [*names, EPOCH_TOPIC]
-        with self._broker.asked(AdminClient) as admin:
+        with self._broker.opened(AdminClient) as admin:
             present = admin.list_topics(timeout=self._seconds).topics
             missing = [
-                NewTopic(name, 1, _COPIES, config=_FOR_EVER if name == EPOCH_TOPIC else {})
+                NewTopic(name, 1, _REPLICAS, config=_FOR_EVER if name == EPOCH_TOPIC else {})
                 for name in wanted
                 if name not in present
             ]
@@ -152,44 +152,44 @@ class Topics:
         return self.epoch() or self._write_epoch()
 
     def partitions(self) -> dict[str, int]:
-        """How many partitions each topic of the broker has."""
-        with self._broker.asked(AdminClient) as admin:
+        """Return topic -> number of partitions, of all topics of the broker."""
+        with self._broker.opened(AdminClient) as admin:
             present = admin.list_topics(timeout=self._seconds).topics
         return {name: len(topic.partitions) for name, topic in present.items()}
 
     def configured(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
-        """Topic -> its options; empty where the broker does not tell them."""
+        """Return topic -> options; empty where the broker does not report them."""
         wanted = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in names}
-        found: dict[str, dict[str, str]] = {name: {} for name in names}
+        configurations: dict[str, dict[str, str]] = {name: {} for name in names}
         if not wanted:
-            return found
-        with self._broker.asked(AdminClient) as admin:
+            return configurations
+        with self._broker.opened(AdminClient) as admin:
             answers = admin.describe_configs(list(wanted.values()), request_timeout=self._seconds)
             for name, resource in wanted.items():
-                with suppress(KafkaException):  # an old broker, or no right to describe
+                with suppress(KafkaException):  # an old broker, or no permission
                     options = answers[resource].result(self._seconds)
-                    found[name] = {
+                    configurations[name] = {
                         option: entry.value
                         for option, entry in options.items()
                         if entry.value is not None
                     }
-        return found
+        return configurations
 
     def epoch(self) -> str | None:
-        """The broker's incarnation; None where its topics are not set up."""
+        """Return the id of the broker's incarnation; None where its topics are not set up."""
         notes = self._notes()
         return str(notes[0]["epoch"]) if notes else None
 
     def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The broker's epoch and the topics' ids: others once it or one of them was made again."""
-        with self._broker.asked(AdminClient) as admin:
-            found = described(admin, names, self._seconds)
-        return (self.epoch() or "", *(found[name].id for name in names if name in found))
+        """Return the broker's epoch and the topics' ids, which change when one is recreated."""
+        with self._broker.opened(AdminClient) as admin:
+            states = described(admin, names, self._seconds)
+        return (self.epoch() or "", *(states[name].id for name in names if name in states))
 
     def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
-        """What was noted last of the slot, or of any slot, on this broker; None without it.
+        """Return the last note of the slot, or of any slot, on this broker; None without one.
 
-        Its `consistent_point` is None while a new snapshot is wanted.
+        Its `consistent_point` is None while a new snapshot is due.
         """
         notes = (note for note in reversed(self._notes()) if note.keys() >= _SNAPSHOT)
         return next((note for note in notes if slot in (None, note["slot"])), None)
@@ -197,27 +197,27 @@ class Topics:
     def note_slot(self, note: dict[str, Any]) -> None:
         """Note a snapshot: slot, system_identifier, timeline, consistent_point, publication.
 
-        What was published before it may be of another server's WAL, and is forgotten.
+        The published LSN may be of another server's WAL, and is reset.
         """
         self.note_published(note["slot"], 0)
         self._produce({"epoch": self.epoch(), **note})
 
     def note_published(self, slot: str, lsn: int) -> None:
-        """Note that everything up to this point of the WAL is on the topics."""
+        """Note that the topics have everything up to this LSN."""
         self._note(f"sluice-published-{slot}", [TopicPartition(EPOCH_TOPIC, 0, lsn)])
 
     def published(self, slot: str) -> int:
-        """The point that was noted last; 0 where none was."""
+        """Return the last noted LSN; 0 without one."""
         return self._noted(f"sluice-published-{slot}", [EPOCH_TOPIC])[EPOCH_TOPIC]
 
     def note_mark(self, slot: str, mark: SlotMark) -> None:
-        """Note where a slot is: its numbers are offsets that the slot's own group commits."""
+        """Note a slot's mark, as offsets that the slot's own group commits."""
         numbers = zip(_MARK_TOPICS, mark, strict=True)
         positions = [TopicPartition(name, 0, number) for name, number in numbers]
         self._note(f"sluice-relay-{slot}", positions)
 
     def mark(self, slot: str) -> SlotMark:
-        """What was noted last; zeros where nothing was."""
+        """Return the last noted mark; zeros without one."""
         offsets = self._noted(f"sluice-relay-{slot}", _MARK_TOPICS)
         return SlotMark(*(offsets[name] for name in _MARK_TOPICS))
 
@@ -226,18 +226,17 @@ class Topics:
             consumer.commit(offsets=positions, asynchronous=False)
 
     def _noted(self, group: str, names: Iterable[str]) -> dict[str, int]:
-        """What a group committed, 0 where it did not."""
+        """Return topic -> a group's committed offset, or 0."""
         positions = [TopicPartition(name, 0) for name in names]
         with self._consumer(group) as consumer:
-            found = consumer.committed(positions, timeout=self._seconds)
-        return {position.topic: max(0, position.offset) for position in found}
+            committed = consumer.committed(positions, timeout=self._seconds)
+        return {position.topic: max(0, position.offset) for position in committed}
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
-        """Topic -> the offset after its last message; topics that are not there are left out.
+        """Return topic -> end offset, without topics that do not exist.
 
-        Read to the end, because the embedded broker's watermark counts the last batch as one
-        message. A topic that grows all the time has no end to wait for: where the watermark has
-        moved on, every batch before the last is whole.
+        Reads to the end, because the embedded broker's watermark counts the last batch as one
+        message. A topic that grows all the time ends where its watermark has moved; see MovingEnd.
         """
         wanted = list(names)
         return _patiently(lambda wait: self._ends(wanted, wait))
@@ -245,22 +244,22 @@ class Topics:
     def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
         with self._consumer("sluice-ends", wait) as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
-            found = {
+            marks = {
                 name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=self._seconds)
                 for name in names
                 if name in present
             }
             starts = [
                 TopicPartition(name, 0, max(low, high - 1, 0))
-                for name, (low, high) in found.items()
+                for name, (low, high) in marks.items()
             ]
-            ends = {name: high for name, (_, high) in found.items()}
+            ends = {name: high for name, (_, high) in marks.items()}
             moving = {
-                name: MovingEnd(partial(self._high, consumer, name), high, _LOOK)
+                name: MovingEnd(partial(self._high, consumer, name), high, _WATERMARK_S)
                 for name, high in ends.items()
             }
             consumer.assign(starts)
-            unread = set(found)
+            unread = set(marks)
             for name, offset, _ in self._until_end(consumer, unread, wait, strict=False):
                 end = moving[name].known(offset + 1)
                 ends[name] = max(ends[name], offset + 1, end or 0)
@@ -269,31 +268,31 @@ class Topics:
         return ends
 
     def _high(self, consumer: Consumer, name: str) -> int:
-        """The topic's watermark."""
+        """Return the topic's watermark."""
         place = TopicPartition(name, 0)
         return consumer.get_watermark_offsets(place, timeout=self._seconds)[1]
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
-        """Topic -> the drain group's next offset, 0 where it has none."""
+        """Return topic -> the drain group's next offset, or 0."""
         return self._noted(DRAIN_GROUP, names)
 
     def _write_epoch(self) -> str:
         self._produce({"epoch": uuid4().hex})
-        epoch = self.epoch()  # of two that write at once, the first message counts
+        epoch = self.epoch()  # if two write at once, the first message counts
         if epoch is None:
-            raise Unreachable(f"broker {self._broker.address} lost its epoch at once")
+            raise Unreachable(f"broker {self._broker.address} lost the epoch that was just written")
         return epoch
 
     def _produce(self, note: dict[str, Any]) -> None:
         failures: list[KafkaError] = []
-        with self._broker.asked(Producer, {"acks": "all"}) as producer:
+        with self._broker.opened(Producer, {"acks": "all"}) as producer:
             producer.produce(
                 EPOCH_TOPIC,
                 value=json.dumps(note).encode(),
                 on_delivery=lambda error, _: failures.append(error) if error else None,
             )
             if producer.flush(self._seconds):
-                raise self._broker.silent(producer, "took no message")
+                raise self._broker.silent(producer, "accepted no message")
             if failures:
                 raise self._broker.failure(failures[0])
 
@@ -302,7 +301,7 @@ class Topics:
         return [note for _, value in messages or [] if (note := _note(value)) is not None]
 
     def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
-        """(offset, value) from `offset` to the end; None where there is no such topic."""
+        """Read (offset, value) from `offset` to the end; None where there is no such topic."""
 
         def read(wait: Mapping[str, int]) -> list[tuple[int, bytes]] | None:
             with self._consumer("sluice-notes", wait) as consumer:
@@ -316,10 +315,10 @@ class Topics:
     def _until_end(
         self, consumer: Consumer, unread: set[str], wait: Mapping[str, int], *, strict: bool = True
     ) -> Iterator[tuple[str, int, bytes]]:
-        """(topic, offset, value) of the assigned topics' messages until each has ended.
+        """Yield (topic, offset, value) of the assigned topics' messages up to each topic's end.
 
         Args:
-            strict: whether a message that cannot be read is no end.
+            strict: whether to continue at a message that cannot be read. Default: true.
         """
         deadline = time.monotonic() + self._seconds
         while unread:
@@ -343,7 +342,7 @@ class Topics:
     def _consumer(
         self, group: str, wait: Mapping[str, int] = _WAIT
     ) -> AbstractContextManager[Consumer]:
-        return self._broker.asked(
+        return self._broker.opened(
             Consumer,
             {
                 "group.id": group,
@@ -351,21 +350,21 @@ class Topics:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 **wait,
-                "reconnect.backoff.ms": 1,  # else half of all looks wait 50 ms to connect
+                "reconnect.backoff.ms": 1,  # else half of all reads wait 50 ms to connect
             },
         )
 
 
-def _patiently(look: Callable[[Mapping[str, int]], T]) -> T:
-    """Look again with longer waits where the broker was silent."""
+def _patiently(read: Callable[[Mapping[str, int]], T]) -> T:
+    """Read; retry with LONG_WAIT where the broker was silent."""
     try:
-        return look(_WAIT)
+        return read(_WAIT)
     except _Silent:
-        return look(LONG_WAIT)
+        return read(LONG_WAIT)
 
 
 def partitioned(name: str, count: int) -> TopicPartitioned:
-    """That a topic has too many partitions."""
+    """Return the error of a topic with too many partitions."""
     table = name.partition(".")[2]
     return TopicPartitioned(
         f"topic {name} has {count} partitions; order per table needs one",
@@ -374,7 +373,7 @@ def partitioned(name: str, count: int) -> TopicPartitioned:
 
 
 def _note(value: bytes) -> dict[str, Any] | None:
-    """A note of a message on the epoch's topic; None where it is none."""
+    """Parse a message of the epoch's topic as a note; None where it is none."""
     with suppress(ValueError, RecursionError):
         note = json.loads(value)
         if isinstance(note, dict) and isinstance(note.get("epoch"), str):

@@ -1,1 +1,1 @@
-"""What ClickHouse keeps: evolution of its tables, merges, maintenance, parked tables."""
+"""ClickHouse's tables: evolution, merges, maintenance, ranges of resyncs, parked tables."""

@@ -1,8 +1,8 @@
-"""What the models changed since ClickHouse's tables were made, and what brings them along.
+"""Evolution of ClickHouse's tables: their differences from the models, and the statements to apply.
 
-Safe changes are applied: a column added, widened, or dropped with nothing added beside it. Any
-other leaves its table as it is, with a plan that a person reads (TableDiffers); the other tables
-go on. A fact is made of the source tables alone, so one that differs is rebuilt into its new form.
+Safe changes are applied: a column added, widened, or dropped unless another is added. Any other
+change leaves its table as it is and suggests statements to a person (TableDiffers); other tables
+continue. A fact is derived from the source tables, so one that differs is rebuilt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _INDEXED = f"""
 SELECT expr FROM system.data_skipping_indices
 WHERE database = 'cdc' AND table = {_LOCAL} AND name = {{index:String}}
 """
-# A drop narrows the feed and widens it again; one that was cut short left it narrowed.
+# A drop narrows the feed and widens it again; an interrupted drop left it narrowed.
 _NARROWED = """
 SELECT count() FROM system.tables
 WHERE database = 'cdc' AND table = {table:String}
@@ -49,12 +49,12 @@ _FED_BY = """
 SELECT extract(as_select, 'FROM cdc\\.`?([^`\\s]+)') FROM system.tables
 WHERE database = 'cdc' AND name = {table:String}
 """
-# The views and tables of a fact and of rollups; views first, for none should read what is gone.
+# The views and tables of a fact and of rollups; views first, so that none reads a dropped table.
 _OF_FACT = """
 SELECT database, name FROM system.tables
 WHERE database IN ('olap', 'cdc')
-    AND (has({made:Array(String)}, name) OR database = 'cdc'
-        AND arrayExists(one -> startsWith(name, concat(one, '__')), {made:Array(String)}))
+    AND (has({names:Array(String)}, name) OR database = 'cdc'
+        AND arrayExists(base -> startsWith(name, concat(base, '__')), {names:Array(String)}))
 ORDER BY database DESC, name
 """
 _WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)", re.DOTALL)
@@ -65,13 +65,13 @@ _ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a source table's current state and history come to the model's columns.
+    """How a source table's current state and history get the model's columns.
 
     Attributes:
-        safe: statements that lose nothing, in the order they run in.
-        differs: why a person has to look, a line each; nothing is applied when there is one.
-        advised: statements to choose from, for a person.
-        resync: whether rows that are there lack values that only Postgres has.
+        safe: statements that lose nothing, in order.
+        differs: differences for a person, a line each; if there is any, nothing is applied.
+        advised: statements from which a person chooses.
+        resync: whether existing rows lack values that only PostgreSQL has.
     """
 
     safe: tuple[str, ...] = ()
@@ -81,10 +81,10 @@ class Plan:
 
 
 def evolve(clickhouse: ClickHouse, table: Table) -> Plan:
-    """Apply what is safe to the table, if it is there; what was done.
+    """Apply the safe statements to the table, if it exists; return the plan.
 
     Raises:
-        TableDiffers: it cannot be brought along without a person; nothing was changed.
+        TableDiffers: a person has to choose; nothing was changed.
     """
     plan, cluster = plan_of(clickhouse, table), clickhouse.cluster
     if plan.differs:
@@ -105,7 +105,7 @@ def evolve(clickhouse: ClickHouse, table: Table) -> Plan:
 
 
 def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
-    """What `evolve` would do; an empty plan where the table is not there yet."""
+    """Return the plan of `evolve`; an empty one where the table does not exist yet."""
     cluster = clickhouse.cluster
     present = _columns(clickhouse, cluster.local(table.storage))
     if not present:
@@ -119,13 +119,14 @@ def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
 
 
 def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
-    """A plan where the rows are kept under another name: a model was renamed, or became a fact or
-    ceased to be one. Nothing would be read again into an empty table.
+    """Return a plan where the rows are in a table of another name, else an empty one.
+
+    A model was renamed, or became a fact or ceased to be one. A new table would stay empty.
     """
     feed, storage = f"{table.history}_feed", clickhouse.cluster.local(table.storage)
     rows = clickhouse.execute(_FED_BY, table=feed)
     former = rows[0][0] if rows else ""
-    # Under its own name without a cluster: docs/scale.md says what to do.
+    # A table from before the cluster has the name without `__local`: see docs/scale.md.
     if former in ("", storage, table.storage) or not _columns(clickhouse, former):
         return Plan()
     name = former.removesuffix(storage.removeprefix(table.storage))
@@ -143,11 +144,11 @@ def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
 
 
 def _drops_of_fact(clickhouse: ClickHouse, source: str) -> list[str]:
-    """What drops the fact that was made of this table, and its rollups: nothing keeps them now."""
+    """Return the drops of the former fact of a table, and of its rollups."""
     if not source.startswith("src_"):
         return []
     fact = f"fact_{source.removeprefix('src_')}"
-    rows = clickhouse.execute(_OF_FACT, made=[fact, *former_rollups(clickhouse, fact)])
+    rows = clickhouse.execute(_OF_FACT, names=[fact, *former_rollups(clickhouse, fact)])
     return [
         f"DROP {'VIEW' if database == 'olap' else 'TABLE'} IF EXISTS {database}.{quoted(name)} SYNC"
         for database, name in rows
@@ -164,10 +165,10 @@ def plan(
     narrowed: bool = False,
     cluster: Cluster = ONE_SERVER,
 ) -> Plan:
-    """The plan from the types of the model, the current state, the history and the order key.
+    """Plan from the types of model, current state and history, and the order key.
 
     Args:
-        narrowed: whether the history's feed leaves columns out.
+        narrowed: whether the history's feed leaves columns out. Default: false.
     """
     key = {column.name for column in table.key}
     added = [name for name in wanted if name not in present]
@@ -184,7 +185,7 @@ def plan(
     }
     differs, advised = [], []
     if ordered != key:
-        differs.append(f"its order key is {_named(ordered)}, the model's key is {_named(key)}")
+        differs.append(f"its order key is {_listed(ordered)}, the model's key is {_listed(key)}")
     for name in sorted(refused):
         differs.append(
             f"column {name} is {present.get(name, history.get(name))}, not {wanted[name]}"
@@ -192,7 +193,7 @@ def plan(
     if differs:
         advised = [f"DROP TABLE cdc.{quoted(name)}" for name in _stored(table, cluster)]
     elif added and dropped:
-        differs.append(f"{_named(dropped)} went and {_named(added)} came: renamed, or not?")
+        differs.append(f"{_listed(dropped)} dropped and {_listed(added)} added: renamed, or not?")
         advised = _renames(table, wanted, present, added, dropped, cluster)
     if differs:
         return Plan(differs=tuple(differs), advised=tuple(advised))
@@ -205,7 +206,7 @@ def plan(
 
 
 def require_same(clickhouse: ClickHouse, table: Table) -> None:
-    """TableDiffers unless the current state has the model's columns and types."""
+    """Raise TableDiffers unless the current state has the model's columns and types."""
     if plan_of(clickhouse, table) != Plan():
         raise TableDiffers(
             f"cdc.{table.storage} differs from the model of {table.name}", remedy="run: sluice init"
@@ -213,9 +214,7 @@ def require_same(clickhouse: ClickHouse, table: Table) -> None:
 
 
 def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
-    """Whether the fact, or a table that is kept of it, is there in another form than the models
-    and the server's release give.
-    """
+    """Whether the fact's table, or the named one, differs from the models or the release."""
     table = table or fact.name
     present = _columns(clickhouse, table)
     ordered = {name for (name,) in clickhouse.execute(_ORDER, table=table)}
@@ -224,23 +223,21 @@ def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
         present != _normal(clickhouse, wanted)
         or ordered != {column.name for column in fact.key}
         or _comment(clickhouse, table) != made_of(fact, fact.table.rollups)
-        or _dated_otherwise(clickhouse, fact, table)
+        or _date_index_differs(clickhouse, fact, table)
     )
 
 
-def _dated_otherwise(clickhouse: ClickHouse, fact: Fact, table: str) -> bool:
-    """Whether the date's index is what another release of ClickHouse needs: in this one it could
-    hide rows, or find none.
-    """
+def _date_index_differs(clickhouse: ClickHouse, fact: Fact, table: str) -> bool:
+    """Whether the date's index is for another release of ClickHouse: it may hide rows."""
     if fact.date is None:
         return False
     rows = clickhouse.execute(_INDEXED, table=table, index=date_range(fact.date))
-    found = [str(expression).replace("`", "") for (expression,) in rows]
-    return found != [ranged(fact.date, clickhouse.newest()).replace("`", "")]
+    expressions = [str(expression).replace("`", "") for (expression,) in rows]
+    return expressions != [ranged(fact.date, clickhouse.newest()).replace("`", "")]
 
 
 def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
-    """Whether the rollup is there, of the sums, groups, types and facts that the models give."""
+    """Whether the rollup exists with the models' sums, groups, types and facts."""
     wanted = _described(clickhouse, f"({rollup_rows(fact, rollup)})")
     return _columns(clickhouse, rollup.name) == wanted and (
         _comment(clickhouse, rollup.name) == made_of(fact, [rollup])
@@ -248,47 +245,47 @@ def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
 
 
 def outdated(clickhouse: ClickHouse, fact: Fact) -> list[str]:
-    """Of the fact and its rollups those that were not made as the models say, by their comments."""
+    """Return which of the fact and its rollups differ from the models, by their comments."""
     rollups = fact.table.rollups
-    made = {fact.name: made_of(fact, rollups)}
-    made |= {rollup.name: made_of(fact, [rollup]) for rollup in rollups}
-    return [name for name, comment in made.items() if _comment(clickhouse, name) != comment]
+    comments = {fact.name: made_of(fact, rollups)}
+    comments |= {rollup.name: made_of(fact, [rollup]) for rollup in rollups}
+    return [name for name, comment in comments.items() if _comment(clickhouse, name) != comment]
 
 
 def former_rollups(clickhouse: ClickHouse, fact: str) -> set[str]:
-    """The rollups that the fact had when it was last rebuilt in full."""
+    """Return the fact's rollups at its last full rebuild."""
     try:
         return set(json.loads(_comment(clickhouse, fact) or "{}").get("rollups", ()))
-    except ValueError:  # made before comments were JSON
+    except ValueError:  # a comment of an earlier version
         return set()
 
 
 def widens(present: str, wanted: str) -> bool:
-    """Whether every value of one ClickHouse type is the same value in the other."""
+    """Whether the wanted ClickHouse type holds every value of the present one."""
     if present == wanted:
         return True
-    one, nullable = _bare(present)
-    other, accepts_null = _bare(wanted)
-    return (accepts_null or not nullable) and (one == other or _holds(one, other))
+    old, nullable = _bare(present)
+    new, accepts_null = _bare(wanted)
+    return (accepts_null or not nullable) and (old == new or _holds(new, old))
 
 
-def _holds(one: str, other: str) -> bool:
-    if (a := _INTEGER.fullmatch(one)) and (b := _INTEGER.fullmatch(other)):
+def _holds(new: str, old: str) -> bool:
+    if (a := _INTEGER.fullmatch(old)) and (b := _INTEGER.fullmatch(new)):
         grows = int(a[2]) < int(b[2])
         return grows and (a[1] == b[1] or a[1] == "UInt")
-    if (a := _DECIMAL.fullmatch(one)) and (b := _DECIMAL.fullmatch(other)):
+    if (a := _DECIMAL.fullmatch(old)) and (b := _DECIMAL.fullmatch(new)):
         whole = int(a[1]) - int(a[2]) <= int(b[1]) - int(b[2])
         return whole and int(a[2]) <= int(b[2])
-    if (a := _ENUM.fullmatch(one)) and (b := _ENUM.fullmatch(other)):
+    if (a := _ENUM.fullmatch(old)) and (b := _ENUM.fullmatch(new)):
         return b[1].startswith(f"{a[1]}, ")
-    return (one, other) == ("Float32", "Float64")
+    return (old, new) == ("Float32", "Float64")
 
 
 def _bare(kind: str) -> tuple[str, bool]:
-    """The type inside dictionary and NULL, and whether it can be NULL."""
+    """Return the type without LowCardinality and Nullable, and whether it is nullable."""
     nullable = False
-    while found := _WRAPPED.fullmatch(kind):
-        nullable, kind = nullable or found[1] == "Nullable", found[2]
+    while match := _WRAPPED.fullmatch(kind):
+        nullable, kind = nullable or match[1] == "Nullable", match[2]
     return kind, nullable
 
 
@@ -301,10 +298,10 @@ def _statements(
     *,
     narrowed: bool,
 ) -> list[str]:
-    """The history goes first: its feed writes every column that the current state has.
+    """Return the ALTERs, of the history first: its feed writes every column of the current state.
 
-    It keeps dropped columns as what was; the current state does not. ClickHouse drops no column
-    that a feed names, so the feed lets go of it before, and takes all that are left after.
+    Only the history keeps dropped columns. ClickHouse does not drop a column that the feed reads,
+    so the feed excludes it before, and reads all remaining columns after.
     """
     changes = []
     for column in table.columns:
@@ -339,9 +336,9 @@ def _renames(
     dropped: Sequence[str],
     cluster: Cluster,
 ) -> list[str]:
-    """Renames between columns of one type, and the drops for where it was none.
+    """Return renames between columns of one type, and drops for other columns.
 
-    Without the feed, which `sluice init` makes again; nothing is drained into the table meanwhile.
+    The feed is dropped until `sluice init` recreates it; until then the table is not drained.
     """
     feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table, cluster))
     lines = [f"DROP TABLE {feed}"]
@@ -360,12 +357,12 @@ def _stored(table: Table, cluster: Cluster) -> tuple[str, str, str]:
     return f"{table.history}_feed", cluster.local(table.history), cluster.local(table.storage)
 
 
-def _named(names: Sequence[str] | set[str]) -> str:
+def _listed(names: Sequence[str] | set[str]) -> str:
     return ", ".join(sorted(names))
 
 
 def _columns(clickhouse: ClickHouse, table: str) -> dict[str, str]:
-    """Column -> type as ClickHouse writes it, without machine columns; empty without a table."""
+    """Return column -> ClickHouse type, without machine columns; empty without a table."""
     rows = clickhouse.execute(_PRESENT, table=table)
     return {name: kind for name, kind in rows if name not in _MACHINE}
 
@@ -380,12 +377,12 @@ def _wanted(clickhouse: ClickHouse, columns: Sequence[Column]) -> dict[str, str]
 
 
 def _normal(clickhouse: ClickHouse, structure: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The types in ClickHouse's own spelling."""
+    """Return column -> type in ClickHouse's spelling."""
     lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in structure)
     return _described(clickhouse, f"null({literal(lines)})")
 
 
 def _described(clickhouse: ClickHouse, rows: str) -> dict[str, str]:
-    """Column -> type of a query's or a table function's rows, without machine columns."""
+    """Return column -> type of a query or table function, without machine columns."""
     described = clickhouse.execute(f"DESCRIBE TABLE {rows}")
     return {row[0]: row[1] for row in described if row[0] not in _MACHINE}

@@ -1,12 +1,12 @@
-"""The key ranges of a resync or a deep check, and which are done: what a killed run left.
+"""The key ranges of a resync or a deep check, and the progress that lets a later run resume.
 
 Each range of a resync is read behind a fence of its own and noted in `cdc.resync_ranges` when it is
-drained. So what is done is done: the stream brings every change after a range's fence, and a later
-run reads the others behind later fences. Postgres holds back WAL and dead rows for one range alone.
-A range of which rows could not be stored is noted with their number. It does not make a run
-unfinished, so that the next command reads all rows again; but who goes on with the run reads it
-once more, and tells of the rows that still cannot be stored.
-Of a deep check, the ranges in which nothing differed are noted.
+drained. It stays done: the stream brings every change after its fence, and a later run reads the
+other ranges behind later fences. PostgreSQL keeps WAL and dead rows for one range only.
+A range with rows that could not be stored is noted with their number. The run counts as finished,
+so that the next command reads all rows again; but a resumed run reads the range again, and reports
+the rows that still cannot be stored.
+Of a deep check, the ranges without differences are noted.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sluice.events.positions import format_lsn
 from sluice.execution.progress import duration
 
 _OPEN, _DONE, _DROPPED = "open", "done", "dropped"
-# An unfinished run is gone on with so long after its last range, seconds. Later, what it read
-# may have been spoilt since, and nobody remembers that there was one.
+# An unfinished run can be resumed for this time after its last range. Later, the rows that it read
+# may have been damaged since.
 RESUMED_SECONDS = 6 * 3600
-# A deep check is to say what is so now.
-_CHECKRESUMED_SECONDS = 3600
-# What the run of a deep check was asked for.
+# Less for a deep check, which reports the present state.
+_CHECK_RESUMED_SECONDS = 3600
+# `asked` of a deep check.
 DEEP_CHECK = "deep check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRange:
-    """A range and how many rows were expected in it, or were read when it is done."""
+    """A range with its expected number of rows, or the number read once it is done."""
 
     number: int
     rows: int
@@ -45,13 +45,13 @@ class KeyRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeDone:
-    """What became of a range.
+    """The result of a range.
 
     Attributes:
-        fence: the point of the WAL as of which it was read.
-        rows: how many were read.
-        deleted: how many rows ClickHouse had that Postgres has not.
-        unstored: rows that could not be stored: reason -> how many.
+        fence: LSN as of which it was read.
+        rows: number of rows read.
+        deleted: number of rows that only ClickHouse had.
+        unstored: reason -> number of rows that could not be stored.
     """
 
     fence: int
@@ -62,12 +62,13 @@ class RangeDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The ranges of a run, and the numbers of those that are done.
+    """The ranges of a run, and its progress.
 
     Attributes:
-        asked: the selection that was asked for, in words; or DEEP_CHECK.
-        rejected: of ranges that were read, those of which rows could not be stored.
-        noted_ago: seconds since the last note of it.
+        asked: the selection in words, or DEEP_CHECK.
+        done: numbers of the finished ranges.
+        rejected: numbers of the ranges with rows that could not be stored.
+        noted_ago: seconds since the run's last note.
     """
 
     table: Table
@@ -80,12 +81,12 @@ class Plan:
 
     @property
     def open(self) -> tuple[KeyRange, ...]:
-        """The ranges that are left."""
+        """Return the ranges that are not done."""
         return tuple(part for part in self.ranges if part.number not in self.done)
 
     @property
     def whole(self) -> bool:
-        """Whether all rows of the table were asked for."""
+        """Whether the run is of all rows of the table."""
         return self.asked == Selection().sentence()
 
     @property
@@ -102,26 +103,26 @@ class Plans:
     queries: Mapping[str, str]
 
     def unfinished(self, table: Table, selection: Selection, epoch: int) -> Plan | None:
-        """What the last resync of this selection left; None where nothing, or too long ago."""
+        """Return the last resync of this selection if it can be resumed, else None."""
         if selection.keys:
             return None
         plan = self._last(table, selection.sentence(), epoch)
         return plan if plan and not plan.finished else None
 
     def unfinished_check(self, table: Table, epoch: int) -> Plan | None:
-        """The plan of the last deep check, where that did not come to its end; see `end`."""
+        """Return the last deep check if it can be resumed, else None; see `end`."""
         plan = self._last(table, DEEP_CHECK, epoch)
-        return plan if plan and plan.noted_ago <= _CHECKRESUMED_SECONDS else None
+        return plan if plan and plan.noted_ago <= _CHECK_RESUMED_SECONDS else None
 
     def _last(self, table: Table, asked: str, epoch: int) -> Plan | None:
-        found = self.clickhouse.execute(
+        rows = self.clickhouse.execute(
             self.queries["last_run"], table=table.name, selection=asked, epoch=epoch
         )
-        run = str(found[0][0])
+        run = str(rows[0][0])
         return self.find(table, run) if run else None
 
     def find(self, table: Table, run: str) -> Plan | None:
-        """A run's plan; None where it was dropped, or is of too long ago."""
+        """Return a run's plan; None where it was dropped or is too old."""
         rows = self.clickhouse.execute(self.queries["ranges_of"], table=table.name, run=run)
         states = {state for *_, state, _, _, _ in rows}
         ago = min((age for *_, age, _ in rows), default=0)
@@ -147,7 +148,7 @@ class Plans:
         )
 
     def keep(self, plan: Plan, epoch: int) -> None:
-        """Keep a new plan, as one block: all of it or nothing."""
+        """Store a new plan atomically, as one block."""
         parts = plan.ranges
         bounds = {
             name: [list(getattr(part.selection, name) or ()) for part in parts]
@@ -182,19 +183,19 @@ class Plans:
         )
 
     def end(self, plan: Plan) -> None:
-        """Let nobody go on with this run."""
+        """Note that this run must not be resumed."""
         row = {"source_table": plan.table.name, "run": plan.run, "state": _DROPPED}
         self.clickhouse.insert_row("cdc.resync_ranges", row)
 
     def drop(self, table: Table) -> None:
-        """Let nobody go on with the table's runs: changes were lost since they read."""
+        """Note that the table's runs must not be resumed: changes were lost since."""
         self.clickhouse.execute(self.queries["drop_ranges"], table=table.name)
 
 
 def divided(
     table: Table, selection: Selection, rows: int, step: int, keys: Sequence[KeyText]
 ) -> Plan:
-    """A new plan: ranges of `step` rows, divided before each of the keys; one without keys."""
+    """Return a new plan: ranges of `step` rows that begin at the keys; a single range without."""
     firsts = [selection.lower, *keys]
     ends: list[KeyText | None] = [*keys, None]
     parts = [
@@ -211,10 +212,10 @@ def divided(
 
 
 class Progress:
-    """How far a run is, in one line; time left from the rows that this run has read.
+    """Progress of a run as log lines; the time left is estimated from the rows read so far.
 
     Args:
-        word: what was done with the rows.
+        word: verb for the rows. Default: `read again`.
     """
 
     def __init__(self, plan: Plan, parts: Sequence[KeyRange], word: str = "read again") -> None:
@@ -225,7 +226,7 @@ class Progress:
         self._rows, self._started = 0, time.monotonic()
 
     def add(self, part: KeyRange, rows: int) -> str:
-        """Take in that a range is done; the line."""
+        """Count a finished range; return the log line."""
         self._done += 1
         self._left -= part.rows
         self._rows += rows

@@ -1,10 +1,9 @@
-"""Maintenance: what grows without it, and what has to be watched.
+"""Maintenance of ClickHouse's tables: delete markers, TTLs, merges, parts and disks.
 
-A delete marker may go only when nothing older of its key can come any more, else that row would
-be alive again: not while an older version of the key is in any part (a merge has not met it yet),
-not while an event may be read again (the age guard), not while a rejected event that came before
-it can be replayed, and not before every table that a fact can be rolled back to has seen it.
-OPTIMIZE ... CLEANUP knows none of that and is never used.
+A delete marker is removed only when no older version of its key can appear any more, as that would
+bring the row back: no part has an older version that is not merged yet, no event may be read again
+(the age guard), no earlier rejected event can be replayed, and every table that a fact can be
+rolled back to has seen it. OPTIMIZE ... CLEANUP checks none of this and is never used.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from sluice.generate.clickhouse import key_expression, quoted
 from sluice.generate.rollups import noted
 from sluice.warehouse.merges import merge
 
-# Longer than a slot may stay behind and a topic keeps events; see docs/adr/0008-delete-markers.md.
+# Longer than a slot may lag and a topic keeps events; see docs/adr/0008-delete-markers.md.
 GUARD = timedelta(days=30)
 _SHORTEST = timedelta(days=1)
-# Of the number of parts at which ClickHouse refuses inserts.
+# Share of the number of parts at which ClickHouse refuses inserts.
 _CROWDED = 0.5
 _FREE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceReport:
-    """What was done and what was seen, a line each.
+    """The actions and findings of a run, a line each.
 
     Attributes:
-        alarms: what a person has to look at.
-        troubles: table or fact -> why it could not be cleaned up.
+        alarms: conditions that need a person.
+        troubles: table or fact -> error of its clean-up.
     """
 
     done: tuple[str, ...]
@@ -44,7 +43,7 @@ class MaintenanceReport:
     troubles: Mapping[str, SluiceError] = field(default_factory=dict)
 
     def require_calm(self) -> None:
-        """Raise the worst of what has to be looked at; alarms are QualityFailed."""
+        """Raise alarms, as QualityFailed, and errors as one; see Outcomes.require."""
         outcomes = Outcomes()
         outcomes.troubles.update(self.troubles)
         with outcomes.of("maintenance"):
@@ -58,11 +57,11 @@ class MaintenanceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maintenance:
-    """One warehouse's maintenance.
+    """Maintenance of one warehouse.
 
     Attributes:
         queries: the statements of sql/clickhouse/maintenance.sql.
-        guard: the least age of a delete marker that is removed.
+        guard: least age of a removed delete marker. Default: 30 days.
     """
 
     clickhouse: ClickHouse
@@ -71,7 +70,7 @@ class Maintenance:
     guard: timedelta = GUARD
 
     def run(self) -> MaintenanceReport:
-        """Clean up what may go, then watch parts and disks.
+        """Clean up tables, facts and shadows, merge, then check parts and disks.
 
         Raises:
             WrongUsage: the guard is shorter than a day.
@@ -87,7 +86,7 @@ class Maintenance:
             with outcomes.of(fact.name):
                 done += self._clean_fact(fact)
         done += self._drop_shadows()
-        # After the markers: one that meets its older row only now stays until the next night.
+        # After the markers: a marker that is merged with its older row now goes the next night.
         for table in self.catalog.tables:
             with outcomes.of(table.name):
                 done += self._merge(table.storage)
@@ -98,22 +97,22 @@ class Maintenance:
         alarms = [alarm for server in self.clickhouse.servers() for alarm in self._watch(server)]
         return MaintenanceReport(done=tuple(done), alarms=tuple(alarms), troubles=outcomes.troubles)
 
-    def _one(self, name: str, **parameters: Any) -> tuple[Any, ...]:
+    def _first_row(self, name: str, **parameters: Any) -> tuple[Any, ...]:
         rows = self.clickhouse.execute(self.queries[name], **parameters)
         if not rows:
             raise NotReady(f"cdc.{parameters['table']} is not there", remedy="run: sluice init")
         return rows[0]
 
     def _clean_table(self, table: Table) -> Iterator[str]:
-        """Delete markers of a source table that nothing can need any more."""
+        """Delete a source table's markers that are no longer needed."""
         before = datetime.now(timezone.utc) - self.guard
-        rejected_since, rejected = self._one("rejected_since", table=table.name)
+        rejected_since, rejected = self._first_row("rejected_since", table=table.name)
         if rejected:
             before = min(before, rejected_since)
         condition = "_ingested_at < fromUnixTimestamp64Milli({before:Int64})"
         bounds: dict[str, Any] = {"before": int(before.timestamp() * 1000)}
         if any(table in fact.tables for fact in self.catalog.facts):
-            (seen,) = self._one("seen_by_all", table=table.name)
+            (seen,) = self._first_row("seen_by_all", table=table.name)
             condition += " AND _seq <= {seen:UInt64}"
             bounds["seen"] = seen
         keys = [column.name for column in table.key]
@@ -121,15 +120,15 @@ class Maintenance:
         yield from self._delete_markers(table.storage, local, keys, condition, bounds)
 
     def _clean_fact(self, fact: Fact) -> Iterator[str]:
-        """Delete markers of a fact that no rebuild of the guard's time wrote; summed groups."""
-        (version,) = self._one(
+        """Delete a fact's markers that are older than the guard, and notes of summed groups."""
+        (version,) = self._first_row(
             "settled_version", fact=fact.name, age=int(self.guard.total_seconds())
         )
         keys = [column.name for column in fact.key]
         condition = "_version < {version:UInt128}"
-        local = self._one("rows_of", table=fact.name)[0]
+        local = self._first_row("rows_of", table=fact.name)[0]
         yield from self._delete_markers(fact.name, local, keys, condition, {"version": version})
-        (summed,) = self._one("summed_version", fact=fact.name)
+        (summed,) = self._first_row("summed_version", fact=fact.name)
         for rollup in fact.table.rollups:
             self.clickhouse.execute(
                 f"DELETE FROM cdc.{quoted(noted(rollup.name))} WHERE _version < {{summed:UInt128}}",
@@ -139,27 +138,27 @@ class Maintenance:
     def _delete_markers(
         self, table: str, local: str, keys: list[str], condition: str, bounds: dict[str, Any]
     ) -> Iterator[str]:
-        """Delete markers under this condition whose key has no other row in any part.
+        """Delete the markers under this condition whose key has no other row in any part.
 
-        All rows of a key are on one server, so each can tell by its own table, `local`.
+        All rows of a key are on one server, so each server checks its own table, `local`.
         """
         if self.clickhouse.cluster.replicated:
-            return  # replicas would look at different moments, and keep different rows
+            return  # replicas would check at different times, and keep different rows
         counted = self.clickhouse.execute(
-            f"SELECT count() FROM cdc.{quoted(table)} WHERE {_lonely(table, keys, condition)}",
+            f"SELECT count() FROM cdc.{quoted(table)} WHERE {_unneeded(table, keys, condition)}",
             **bounds,
         )
         if counted[0][0]:
             self.clickhouse.everywhere(
-                f"DELETE FROM cdc.{quoted(local)} WHERE {_lonely(local, keys, condition)}",
+                f"DELETE FROM cdc.{quoted(local)} WHERE {_unneeded(local, keys, condition)}",
                 **bounds,
             )
             yield f"cdc.{table}: {counted[0][0]} old delete markers removed"
 
     def _expire(self, table: Table) -> Iterator[str]:
-        """Apply the history's TTL where merges have not come to it for a day."""
+        """Apply the history's TTL where merges have not done so for a day."""
         local = self.clickhouse.cluster.local(table.history)
-        oldest, rows = self._one("oldest", table=table.history)
+        oldest, rows = self._first_row("oldest", table=table.history)
         days = self.clickhouse.execute(
             "SELECT toInt64(extract(create_table_query, 'toIntervalDay\\\\((\\\\d+)\\\\)'))"
             " FROM system.tables WHERE database = 'cdc' AND name = {table:String}"
@@ -176,14 +175,14 @@ class Maintenance:
             yield f"cdc.{table.history}: rows older than its TTL removed"
 
     def _merge(self, table: str) -> Iterator[str]:
-        """Merge a table into one part: FINAL then merges only what was written since."""
-        if merge(self.clickhouse, self._one("rows_of", table=table)[0]):
+        """Merge a table into one part, so that FINAL merges only later rows."""
+        if merge(self.clickhouse, self._first_row("rows_of", table=table)[0]):
             yield f"cdc.{table}: merged"
 
     def _drop_shadows(self) -> Iterator[str]:
         for (name,) in self.clickhouse.execute(self.queries["shadows"]):
             self.clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
-            yield f"cdc.{name}: dropped, its full rebuild was killed"
+            yield f"cdc.{name}: dropped, as its full rebuild was interrupted"
 
     def _watch(self, server: ClickHouse) -> Iterator[str]:
         on = f" on {server.where}" if server.cluster.name else ""
@@ -199,8 +198,8 @@ class Maintenance:
                 yield f"disk {name} of {where} has {free / 2**30:.1f} GB left"
 
 
-def _lonely(table: str, keys: list[str], condition: str) -> str:
-    """The condition on delete markers of a table whose key has no other row in it."""
+def _unneeded(table: str, keys: list[str], condition: str) -> str:
+    """Return the condition of a table's delete markers whose key has no other row."""
     key, listed = key_expression(keys), ", ".join(map(quoted, keys))
     source = f"cdc.{quoted(table)}"
     old = f"SELECT {listed} FROM {source} WHERE _is_deleted = 1 AND {condition}"

@@ -1,4 +1,4 @@
-"""Merging a table's parts into one, after which FINAL has nothing to merge."""
+"""Merges of a table's parts into one, after which FINAL has nothing to merge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import Unreachable
 from sluice.generate.clickhouse import quoted
 
-# Partitions of a table on a server that are more than one merged part.
+# Partitions of a table on a server that are not a single merged part.
 _UNMERGED = """
 SELECT count() FROM (
     SELECT partition_id FROM system.parts
@@ -19,9 +19,9 @@ SELECT count() FROM (
 
 
 def merge(clickhouse: ClickHouse, table: str) -> bool:
-    """Merge a table in `cdc` that holds rows itself, on each server; whether there was need.
+    """Merge a table in `cdc` with rows of its own, on each server; return whether it was needed.
 
-    A server that takes longer than the client waits goes on by itself.
+    A server that takes longer than the client's timeout continues by itself.
     """
     merged = False
     for server in clickhouse.servers():

@@ -1,8 +1,8 @@
 """Parked tables: tables whose changes the relay does not send, or did not send for a while.
 
-Each such hole is a row of `cdc.parked` before the first change is left out, so no restart of relay,
-broker or PostgreSQL forgets it. It is closed by a resync of the whole table whose rows were all
-read after the relay sent the table's changes again; see ADR 23.
+Each hole is noted in `cdc.parked` before the first change is left out, so that it survives restarts
+of relay, broker and PostgreSQL. A resync of the whole table closes it, if all rows were read after
+the relay sent the table's changes again; see ADR 23.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ _PARKED, _SENT, _WHOLE = "parked", "sent", "whole"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hole:
-    """Changes of a table that were not sent and that no resync has brought.
+    """Changes of a table that were not sent and not resynced.
 
     Attributes:
-        since: a point of the WAL; changes before it were sent.
-        sent: changes that commit after this point are sent again; None while they are not.
-        remedy: what ends its cause.
+        name: id of the hole.
+        since: LSN; changes before it were sent.
+        sent: LSN; later commits are sent again. None while they are not.
+        remedy: how to remove the cause.
     """
 
     table: str
@@ -36,7 +37,7 @@ class Hole:
     remedy: str
 
     def sentence(self) -> str:
-        """The hole in one line."""
+        """Describe the hole in one line."""
         if self.sent == self.since:
             return self.reason
         if self.sent is None:
@@ -45,7 +46,7 @@ class Hole:
         return f"its changes between {between} were not sent: {self.reason}"
 
     def repair(self) -> str:
-        """What brings the table back."""
+        """Return the commands that close the hole."""
         resync = f"run: sluice resync {self.table}"
         return resync if self.sent is not None else f"{self.remedy}; then {resync}"
 
@@ -58,7 +59,7 @@ class Holes:
     queries: Mapping[str, str]
 
     def open(self, table: str = "") -> list[Hole]:
-        """The holes of a table, or of all, the oldest first."""
+        """Return the holes of a table, or of all tables, oldest first."""
         rows = self.clickhouse.execute(self.queries["open_holes"], table=table)
         return [
             Hole(
@@ -73,7 +74,7 @@ class Holes:
         ]
 
     def begin(self, table: str, since: int, error: SluiceError) -> Hole:
-        """Note that changes are not sent from here on; a hole that is under way goes on."""
+        """Note that changes are not sent from here on; return the open hole if there is one."""
         for hole in self.open(table):
             if hole.sent is None:
                 return hole
@@ -89,7 +90,7 @@ class Holes:
         return hole
 
     def skip(self, table: str, end: int, reason: str) -> None:
-        """Note that changes of before a point of the WAL may be missing: a record was skipped."""
+        """Note that changes before an LSN may be missing: a record was skipped."""
         columns = {
             "source_table": [table] * 2,
             "hole": [uuid4().hex] * 2,
@@ -100,11 +101,11 @@ class Holes:
         self.clickhouse.insert("cdc.parked", list(columns), list(columns.values()))
 
     def end(self, hole: Hole, sent: int) -> None:
-        """Note that all changes that commit after a point are sent."""
+        """Note that changes are sent again: all that commit after an LSN."""
         self._note(hole, _SENT, sent)
 
     def close(self, hole: Hole, fence: int) -> None:
-        """Note that rows read as of this point hold what was not sent."""
+        """Close a hole: rows read as of this fence include the changes that were not sent."""
         self._note(hole, _WHOLE, fence)
 
     def _note(self, hole: Hole, state: str, lsn: int) -> None:
