@@ -166,6 +166,26 @@ def test_every_test_that_the_page_of_faults_names_is_there() -> None:
         assert (f"\n{name}" if cut else f"\n{name}\n") in names_of_tests(), name
 
 
+def messages() -> list[str]:
+    """What a person looks up: the table of symptoms, and the lines in italics of the runbooks."""
+    symptoms = (PROJECT / "docs" / "operations.md").read_text().partition("## A poisoned topic")[0]
+    runbooks = (PROJECT / "docs" / "recovery.md").read_text()
+    cells = re.findall(r"^\| (`[^|]*) \|", symptoms, re.M) + re.findall(
+        r"^\*(.*)\*$", runbooks, re.M
+    )
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_message_that_a_page_explains_is_printed_by_a_source() -> None:
+    """`...`, N and M stand for values; a check is named with its status."""
+    printed = " ".join(" ".join(text.split()) for file in SOURCES for text in texts(file))
+    assert len(messages()) > 30
+    for message in messages():
+        known = re.sub(r"^(\w+) (?:fail|warn|unsettled)$", r"\1", message)
+        for part in re.split(r"\.\.\.|\b[NM]\b", known):
+            assert part.strip(" :,") in printed, message
+
+
 @PER_PAGE
 def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
