@@ -61,7 +61,8 @@ bench: setup
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/page.py
 
-# Writes the pages of errors and settings, then the site of docs/ to .site/; names pages that would load from elsewhere.
+# Writes the pages of errors and settings and .env.example, then the site of docs/ to .site/, where no page may load
+# anything from another host.
 docs: setup
 	$(BIN)/python .ci/errors_page.py
 	$(BIN)/python .ci/settings_page.py

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from sluice.settings: every variable with its default; make docs."""
+"""Writes docs/settings.md and .env.example from sluice.settings: every variable; make docs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from pathlib import Path
 
 from sluice.settings import VARIABLES
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+_PROJECT = Path(__file__).resolve().parents[1]
+PAGE, EXAMPLE = _PROJECT / "docs" / "settings.md", _PROJECT / ".env.example"
+_HEAD = "# Copy to .env to change a setting; `make` reads it. Shown are the defaults.\n\n"
+# The rest of .env.example is written by hand.
+_COMPOSE = "# Docker Compose alone"
 _BEGINNING = """# Settings
 
 Every setting is an environment variable; `make docs` writes this page from
@@ -31,9 +35,19 @@ def page() -> str:
     return _BEGINNING + "".join(rows)
 
 
+def example() -> str:
+    """Return .env.example with the settings of now."""
+    settings = (
+        f"# {meaning}\n# {name}={default}\n\n" for name, (default, meaning) in VARIABLES.items()
+    )
+    compose = EXAMPLE.read_text().partition(_COMPOSE)[2]
+    return _HEAD + "".join(settings) + _COMPOSE + compose
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    EXAMPLE.write_text(example())
