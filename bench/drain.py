@@ -39,8 +39,7 @@ from sluice.embedded.stack import Stack
 from sluice.generate.files import topics
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
-from tests.faults.conftest import delete_topics
-from tests.support.services import stack_environment, temporary_home
+from tests.support.services import delete_topics, stack_environment, temporary_home
 
 WAYS = Path(__file__).with_name("drain_ways.py")
 PEERS = """

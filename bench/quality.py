@@ -40,7 +40,7 @@ from sluice.execution.outcomes import Outcomes
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
-from tests.integration.test_loop import CATALOG, relaying
+from tests.support.pipeline import CATALOG, relaying
 from tests.support.services import stack_environment
 
 FILL = """

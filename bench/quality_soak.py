@@ -36,7 +36,7 @@ from sluice.quality.checks import PASS, UNSETTLED, QualityReport
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
-from tests.integration.test_loop import CATALOG, checked
+from tests.support.pipeline import CATALOG, checked
 from tests.support.services import stack_environment
 
 T = TypeVar("T")

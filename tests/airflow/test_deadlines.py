@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from sluice_airflow.deadlines import tell_late
-from tests.integration.test_alerts import Posted, serving
 from tests.page.conftest import airflow_environment
 from tests.support.processes import stop
+from tests.support.webhook import Posted, serving
 
 pytestmark = pytest.mark.airflow
 

@@ -21,8 +21,8 @@ from sluice.clients.topics import Topics
 from sluice.settings import PROJECT, Settings, read_settings
 from sluice_airflow import lineage
 from store_api.demo import load
-from tests.integration.test_loop import relaying
 from tests.page.conftest import airflow_environment
+from tests.support.pipeline import relaying
 
 CATALOG = load_catalog("models")
 SETTINGS = read_settings({"SLUICE_KAFKA_BOOTSTRAP": "broker-1:9092,broker-2:9092"})

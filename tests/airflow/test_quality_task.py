@@ -12,8 +12,8 @@ import pytest
 from sluice import wiring
 from sluice.settings import PROJECT, Settings
 from store_api.demo import load
-from tests.integration.test_loop import checked, relaying
 from tests.page.conftest import airflow_environment
+from tests.support.pipeline import checked, relaying
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 

@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 
 from sluice import wiring
 from sluice.capture.relay import run
-from sluice.catalog import load_catalog
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
@@ -20,9 +19,8 @@ from sluice.generate.files import write_files
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from tests.cluster.servers import Servers
+from tests.support.pipeline import CATALOG
 from tests.support.services import stack_environment, temporary_home
-
-CATALOG = load_catalog("models")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -13,48 +12,16 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.clients.clickhouse import ClickHouse
-from sluice.errors import Retryable, Unreachable
+from sluice.errors import Unreachable
 from sluice.settings import Settings
 from sluice.star import create as warehouse
 from store_api.demo import load
-from tests.cluster.conftest import CATALOG
+from tests.cluster.comparison import VIEWS, assert_same, rows
 from tests.cluster.servers import Servers
 from tests.support.oracle import change, facts, joined
+from tests.support.pipeline import CATALOG, checked
 
 pytestmark = pytest.mark.services
-
-VIEWS = ("dim_customer", "dim_product", "dim_order", "revenue_by_day")
-
-
-def checked(settings: Settings, *, deep: bool = False) -> Any:
-    """The first report that could be made: the relay may still be behind."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            for table in CATALOG.tables:
-                wiring.drain(settings, table.name)
-            return wiring.quality(settings, deep=deep)
-        except Retryable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-def assert_same(one: Settings, two: Settings, engine: Engine) -> None:
-    """Both are Postgres' join, to every reader of both servers."""
-    for settings in (one, two):
-        report = checked(settings)
-        assert not report.failures
-    wanted = joined(engine)
-    assert wanted
-    for settings in (one, two):
-        assert facts(settings) == wanted
-    for view in VIEWS:
-        assert rows(two, view) == rows(one, view)
-
-
-def rows(settings: Settings, view: str) -> list[tuple[Any, ...]]:
-    return sorted(wiring.query(settings, f"SELECT * FROM olap.{view}")[1], key=repr)
 
 
 def test_the_snapshot_and_random_changes_give_what_one_server_and_the_join_give(

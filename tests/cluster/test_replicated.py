@@ -20,9 +20,9 @@ from sluice.generate.clickhouse import on_cluster, table_statements
 from sluice.generate.sql_files import read_statements
 from sluice.generate.star import fact_table, star_statements
 from sluice.settings import ONE_SERVER, PROJECT, Cluster
-from tests.cluster.conftest import CATALOG
 from tests.cluster.keeper import INSTALLED, keeper
 from tests.cluster.servers import NAME, Servers, Shard
+from tests.support.pipeline import CATALOG
 from tests.support.services import free, free_ports
 
 pytestmark = pytest.mark.services

@@ -11,8 +11,8 @@ from sluice.generate.clickhouse import on_cluster, table_statements
 from sluice.generate.sql_files import read_statements
 from sluice.generate.star import star_statements
 from sluice.settings import PROJECT, Cluster
-from tests.cluster.conftest import CATALOG
 from tests.cluster.servers import Servers
+from tests.support.pipeline import CATALOG
 
 KEEPER = Cluster(name="two", replicated=True)
 

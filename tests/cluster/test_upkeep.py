@@ -15,11 +15,11 @@ from sluice import wiring
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import Settings
 from store_api.demo import load
-from tests.cluster.conftest import CATALOG
+from tests.cluster.comparison import assert_same
 from tests.cluster.servers import Servers
-from tests.cluster.test_loop import assert_same, checked
-from tests.integration.test_evolution import inits_are_killed, models_change, rollups_change
+from tests.support.evolutions import inits_are_killed, models_change, rollups_change
 from tests.support.oracle import change, facts, joined
+from tests.support.pipeline import CATALOG, checked
 
 pytestmark = pytest.mark.services
 

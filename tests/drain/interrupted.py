@@ -13,7 +13,7 @@ from dataclasses import replace
 from sluice.errors import StaleCheckpoint
 from sluice.settings import read_settings
 from tests.drain.table import drain_of
-from tests.unit.test_drain import DECODER
+from tests.support.products import DECODER
 
 kind, wanted = sys.argv[1:]
 passed: list[str] = []

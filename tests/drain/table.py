@@ -18,7 +18,7 @@ from sluice.drain.drain import Drain
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import DrainReport
 from sluice.settings import Settings, read_settings
-from tests.unit.test_drain import DECODER, LIMITS, TABLE, Step, history
+from tests.support.products import DECODER, LIMITS, TABLE, Step, history
 
 CHUNK = 20
 

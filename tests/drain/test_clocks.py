@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import pytest
 
 from tests.drain.table import DrainedTable
-from tests.unit.test_drain import TABLE, event, row
+from tests.support.products import TABLE, event, row
 
 pytestmark = pytest.mark.services
 

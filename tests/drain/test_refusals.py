@@ -19,7 +19,7 @@ from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.errors import Refused, Retryable, Unreachable
 from tests.drain.proxy import Proxy, proxy
 from tests.drain.table import DrainedTable, drain_of
-from tests.unit.test_drain import DECODER, TABLE
+from tests.support.products import DECODER, TABLE
 
 pytestmark = pytest.mark.services
 

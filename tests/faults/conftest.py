@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
-from sluice.clients.broker import Broker
+from sluice import wiring
 from sluice.clients.topics import EPOCH_TOPIC
 from sluice.embedded.postgres import ensure_database
+from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings
+from store_api.database import create_tables
+from store_api.demo import load
+from tests.faults.pipeline import Pipeline
 from tests.faults.source import TABLES, Source, until
-from tests.support.services import stack_environment, temporary_home
+from tests.support.pipeline import checked, relaying
+from tests.support.services import delete_topics, stack_environment, temporary_home
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +63,24 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
     delete_topics(made.settings, {f"cdc.{name}" for name in TABLES})
 
 
-def delete_topics(settings: Settings, names: set[str]) -> None:
-    admin = AdminClient(Broker(settings.kafka).options)
-    present = names & set(admin.list_topics(timeout=10).topics)
-    for future in admin.delete_topics(list(present)).values() if present else ():
-        future.result()
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        Stack(read_settings(environment)).launch()
+        settings = read_settings(environment)
+        stack = Stack(settings)
+        made = Pipeline(
+            settings=settings, stack=stack, environment=environment, changes=random.Random(4)
+        )
+        try:
+            stack.start(STORES, lambda _: None)
+            ensure_database(settings.postgres, settings.postgres.database)
+            create_tables(settings.postgres)
+            wiring.initialise(settings)
+            load(settings, customers=40, orders=200, seed=6)
+            with relaying(settings):
+                checked(settings)
+            yield made
+        finally:
+            stack.stop()

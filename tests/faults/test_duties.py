@@ -16,8 +16,8 @@ from sluice.capture.relay import DUTIES, HEARTBEAT, MARK, PUBLICATION, TOPICS, R
 from sluice.clients.topics import SlotMark, Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import PublicationIncomplete, SluiceError
-from tests.faults.conftest import delete_topics
 from tests.faults.source import CATALOG, Source, until
+from tests.support.services import delete_topics
 
 pytestmark = pytest.mark.services
 

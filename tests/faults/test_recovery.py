@@ -7,117 +7,30 @@ compares every column. The failover is the last: what its server became, it stay
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import psutil
-import psycopg2
 import pytest
 
 from sluice import wiring
-from sluice.capture.relay import run
-from sluice.catalog import load_catalog
-from sluice.clients.postgres import PostgresSource, connection_options
-from sluice.embedded import postgres
-from sluice.embedded.programs import STORES
-from sluice.embedded.stack import Stack
+from sluice.clients.postgres import PostgresSource
 from sluice.errors import SlotLost, SlotMissing, SluiceError, SourceChanged
 from sluice.repair.resync import Resync
-from sluice.settings import PROJECT, Settings, read_settings
-from store_api.database import create_tables, make_engine
-from store_api.demo import load
+from sluice.settings import PROJECT, Settings
+from tests.faults.pipeline import Pipeline, standby
 from tests.faults.source import until
-from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
-from tests.integration.test_resync import make_again
-from tests.support.oracle import change
-from tests.support.services import drop_slot, free_ports, stack_environment, temporary_home
+from tests.support.damage import make_again
+from tests.support.pipeline import CATALOG, checked, relaying
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 
-CATALOG = load_catalog("models")
 TABLES = len(CATALOG.tables)
-
-
-@dataclass(slots=True, kw_only=True)
-class Pipeline:
-    settings: Settings
-    stack: Stack
-    environment: dict[str, str]
-    changes: random.Random
-
-    def sql(self, *statements: str) -> Any:
-        """Run each by itself; the first value of the last."""
-        with closing(psycopg2.connect(**connection_options(self.settings.postgres))) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
-                return cursor.fetchone()[0] if cursor.description else None
-
-    def change(self, count: int = 150) -> None:
-        """Inserts, updates, deletes and key changes."""
-        engine = make_engine(self.settings.postgres)
-        change(engine, self.changes, count)
-        engine.dispose()
-
-    def refused(self) -> SluiceError:
-        """What a relay ends with."""
-        with pytest.raises(SluiceError) as caught:
-            run(self.settings, CATALOG)
-        return caught.value
-
-    def recover(self) -> list[str]:
-        return list(wiring.recover(self.settings))
-
-    def equal(self) -> None:
-        """Both sides are, in every column, and stay so when changes go on."""
-        engine = make_engine(self.settings.postgres)
-        with relaying(self.settings):
-            assert_fact_equals_join(self.settings, engine)
-            report = wiring.quality(self.settings, deep=True)
-            assert not report.failures
-            self.change(60)
-            assert_fact_equals_join(self.settings, engine)
-        engine.dispose()
-
-    def broker_crash(self) -> None:
-        """The broker is killed and forgets everything; another one is there after."""
-        broker = psutil.Process(self.stack.states()["broker"].pid)
-        broker.kill()
-        until(lambda: self.stack.states()["broker"].pid not in {broker.pid, 0})
-        self.stack.start(("broker",), lambda _: None)
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Iterator[Pipeline]:
-    with temporary_home() as home:
-        environment = stack_environment(home)
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
-        stack = Stack(settings)
-        made = Pipeline(
-            settings=settings, stack=stack, environment=environment, changes=random.Random(4)
-        )
-        try:
-            stack.start(STORES, lambda _: None)
-            postgres.ensure_database(settings.postgres, settings.postgres.database)
-            create_tables(settings.postgres)
-            wiring.initialise(settings)
-            load(settings, customers=40, orders=200, seed=6)
-            with relaying(settings):
-                checked(settings)
-            yield made
-        finally:
-            stack.stop()
 
 
 def lose_wal(pipeline: Pipeline) -> None:
@@ -281,40 +194,3 @@ def fail_over(pipeline: Pipeline, replica: Pipeline) -> None:
 def epochs(settings: Settings) -> dict[str, int]:
     query = "SELECT source_table, max(epoch) FROM cdc.checkpoints GROUP BY source_table"
     return dict(wiring.query(settings, query)[1])
-
-
-@contextmanager
-def standby(pipeline: Pipeline) -> Iterator[Settings]:
-    """A second cluster that follows the first; the settings that reach it."""
-    first = pipeline.settings.postgres
-    (port,) = free_ports(1)
-    data = pipeline.settings.home / "postgres-standby"
-    copy = [str(postgres.BINARIES / "pg_basebackup"), "-D", str(data), "-R", "-c", "fast"]
-    copy += ["-h", first.host, "-p", str(first.port), "-U", first.user]
-    environment = {**os.environ, "PGPASSWORD": first.password.get_secret_value()}
-    subprocess.run(copy, env=environment, check=True, capture_output=True)
-    own(data, postgres.system_user())
-    with (pipeline.settings.home / "logs" / "standby.log").open("wb") as log:
-        server = subprocess.Popen(
-            postgres.command(data, port), cwd=data, stdout=log, stderr=log, **postgres.identity()
-        )
-    settings = replace(pipeline.settings, postgres=replace(first, port=port))
-    try:
-        until(lambda: answers(settings))
-        yield settings
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
-
-
-def own(data: Path, user: str | None) -> None:
-    if user is not None:
-        subprocess.run(["chown", "-R", user, str(data)], check=True)
-
-
-def answers(settings: Settings) -> bool:
-    try:
-        PostgresSource(settings.postgres).ping()
-    except SluiceError:
-        return False
-    return True

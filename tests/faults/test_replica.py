@@ -16,22 +16,17 @@ from sluice.errors import NeedsPerson, NotReady, SluiceError
 from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
 from store_api.database import make_engine
+from tests.faults.pipeline import Pipeline, standby
 from tests.faults.source import until
-from tests.faults.test_recovery import (
-    CATALOG,
-    Pipeline,
-    pipeline,  # noqa: F401 - fixture
-    standby,
-)
-from tests.integration.test_loop import checked, relaying
 from tests.support.background import repeating
 from tests.support.oracle import change
+from tests.support.pipeline import CATALOG, checked, relaying
 
 pytestmark = pytest.mark.services
 
 
 @pytest.fixture(scope="module")
-def replica(pipeline: Pipeline) -> Iterator[Pipeline]:  # noqa: F811
+def replica(pipeline: Pipeline) -> Iterator[Pipeline]:
     """The standby, beside a relay that reads from the primary."""
     with relaying(pipeline.settings), standby(pipeline) as settings:
         checked(pipeline.settings)
@@ -39,7 +34,7 @@ def replica(pipeline: Pipeline) -> Iterator[Pipeline]:  # noqa: F811
 
 
 @pytest.fixture
-def reading(pipeline: Pipeline, replica: Pipeline) -> Settings:  # noqa: F811
+def reading(pipeline: Pipeline, replica: Pipeline) -> Settings:
     place = (replica.settings.postgres.host, replica.settings.postgres.port)
     return replace(pipeline.settings, replica=place, quality_seconds=120)
 
@@ -65,7 +60,7 @@ def rows_checks(report: QualityReport) -> dict[str, Check]:
 
 
 def test_corruption_is_found_by_the_standbys_rows_and_writes_on_the_primary_raise_no_alarm(
-    pipeline: Pipeline,  # noqa: F811
+    pipeline: Pipeline,
     replica: Pipeline,
     reading: Settings,
 ) -> None:
@@ -95,7 +90,7 @@ def test_corruption_is_found_by_the_standbys_rows_and_writes_on_the_primary_rais
 
 
 def test_a_standby_that_does_not_follow_is_said_to_be_behind(
-    pipeline: Pipeline,  # noqa: F811
+    pipeline: Pipeline,
     replica: Pipeline,
     reading: Settings,
 ) -> None:
@@ -117,7 +112,7 @@ def test_a_standby_that_does_not_follow_is_said_to_be_behind(
 
 
 def test_a_server_that_is_no_standby_is_refused(
-    pipeline: Pipeline,  # noqa: F811
+    pipeline: Pipeline,
 ) -> None:
     first = pipeline.settings.postgres
     itself = replace(pipeline.settings, replica=(first.host, first.port))
@@ -129,7 +124,7 @@ def test_a_server_that_is_no_standby_is_refused(
 
 
 def test_a_query_that_stands_in_the_way_of_replay_ends_and_the_check_says_so(
-    pipeline: Pipeline,  # noqa: F811
+    pipeline: Pipeline,
     replica: Pipeline,
     reading: Settings,
 ) -> None:

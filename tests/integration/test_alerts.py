@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import socketserver
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,22 +27,10 @@ from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check
 from sluice.quality.results import News, Results
 from sluice.settings import PROJECT, AlertSettings, Settings, read_settings
-from tests.integration.test_loop import checked, relaying
+from tests.support.pipeline import checked, relaying
 from tests.support.services import drop_slot, free_ports
 from tests.support.tls import certificate
-
-
-class Posted(BaseHTTPRequestHandler):
-    """Keeps what is posted; /refused answers 500."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.kept.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
-        self.send_response(500 if self.path == "/refused" else 200)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        return
+from tests.support.webhook import Posted, serving
 
 
 class Elsewhere(BaseHTTPRequestHandler):
@@ -79,19 +65,6 @@ class Mail(socketserver.StreamRequestHandler):
             self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
             if word == b"QUIT":
                 return
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[tuple[int, list[Any]]]:
-    server.kept = []
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server.server_address[1], server.kept
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

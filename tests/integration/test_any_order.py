@@ -1,4 +1,3 @@
-# ruff: noqa: F811 - fixtures are named as they are asked for
 """Repairs in any order, on services of their own: no row goes that PostgreSQL has."""
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ import pytest
 
 from sluice import wiring
 from sluice.errors import RowsRejected
-from sluice.settings import Settings
-from tests.integration.test_unstorable import BAD, KEYS, House, house  # noqa: F401 - a fixture
-from tests.support.services import drop_slot, running_services, temporary_home
+from tests.integration import gauges
+from tests.integration.gauges import BAD, KEYS, House
+from tests.support.services import drop_slot, own_services
 
 pytestmark = pytest.mark.services
+house = gauges.house
 
 
-@pytest.fixture(scope="module")
-def services() -> Iterator[Settings]:
-    with temporary_home() as home, running_services(home) as settings:
-        yield settings
+services = own_services
 
 
 def test_a_row_that_is_too_large_to_be_sent_keeps_its_last_version(

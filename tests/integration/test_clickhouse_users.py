@@ -23,8 +23,8 @@ from sluice.settings import ONE_SERVER, PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.cluster.servers import Shard
-from tests.integration.test_loop import checked, relaying
 from tests.support.oracle import facts, joined
+from tests.support.pipeline import checked, relaying
 from tests.support.services import free_ports
 
 pytestmark = pytest.mark.services

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sluice.settings import Settings
-from tests.integration.harbour import NAME, harbour
+from tests.support.harbour import NAME, harbour
 
 pytestmark = pytest.mark.services
 

@@ -22,7 +22,7 @@ from sluice.quality.measures import GIBIBYTE
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import CATALOG, checked, relaying
+from tests.support.pipeline import CATALOG, checked, relaying
 
 pytestmark = pytest.mark.services
 

@@ -29,10 +29,14 @@ from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.faults.source import until
-from tests.integration.test_loop import checked, relaying
-from tests.integration.test_resync import make_again
 from tests.support.background import repeating
-from tests.support.services import drop_slot, free_ports, running_services, temporary_home
+from tests.support.damage import make_again
+from tests.support.pipeline import checked, relaying
+from tests.support.services import (
+    drop_slot,
+    free_ports,
+    own_services,
+)
 
 pytestmark = pytest.mark.services
 
@@ -85,11 +89,8 @@ def in_postgres(engine: Engine) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.execute(text(ROWS))]
 
 
-@pytest.fixture(scope="module")
-def services() -> Iterator[Settings]:
-    """Services of its own: they keep Connect as their source."""
-    with temporary_home() as home, running_services(home) as settings:
-        yield settings
+# Of its own: they keep Connect as their source.
+services = own_services
 
 
 @pytest.fixture(scope="module")

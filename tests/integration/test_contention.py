@@ -23,8 +23,8 @@ from sluice.star import create as warehouse
 from sluice.star.rebuild import Rebuild
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import checked, relaying
 from tests.support.oracle import facts, joined
+from tests.support.pipeline import checked, relaying
 
 pytestmark = pytest.mark.services
 

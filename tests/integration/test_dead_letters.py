@@ -18,8 +18,8 @@ from sluice.drain.dead_letters import parse_condition
 from sluice.errors import RowsRejected, WrongUsage
 from sluice.person import system_person
 from sluice.settings import Settings
-from tests.integration.harbour import NAME, WIDE, Harbour
-from tests.integration.harbour import harbour as harbour_of
+from tests.support.harbour import NAME, WIDE, Harbour
+from tests.support.harbour import harbour as harbour_of
 
 pytestmark = pytest.mark.services
 

@@ -21,18 +21,14 @@ from sluice.quality.checks import Check
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import Traffic, load
-from tests.integration.test_loop import CATALOG, checked, relaying
-from tests.integration.test_types import (  # noqa: F401 - fixtures
-    drained,
-    insert,
-    postgres,
-    settings,
-    stream,
-)
+from tests.integration import samples
+from tests.integration.samples import drained, insert
 from tests.support.background import repeating
+from tests.support.pipeline import CATALOG, checked, relaying
 from tests.support.type_samples import SAMPLES
 
 pytestmark = pytest.mark.services
+settings, postgres, stream = samples.settings, samples.postgres, samples.stream
 
 # A value of each type, as Postgres is given it.
 GOOD = {
@@ -126,17 +122,13 @@ OTHER = {
 
 
 def altered(name: str) -> str:
-    from tests.integration.test_types import CATALOG
-
-    kind = CATALOG.table("samples").column(name).type.clickhouse
+    kind = samples.CATALOG.table("samples").column(name).type.clickhouse
     found = max((start for start in OTHER if kind.startswith(start)), key=len)
     return OTHER[found].replace("{type}", f"Nullable({kind})").replace("{}", f"`{name}`")
 
 
 def nullable(name: str) -> bool:
-    from tests.integration.test_types import CATALOG
-
-    return CATALOG.table("samples").column(name).nullable
+    return samples.CATALOG.table("samples").column(name).nullable
 
 
 def corrupt(of: Settings, key: int, column: str, expression: str) -> None:
@@ -182,9 +174,9 @@ def plant(of: Settings, kind: str, keys: dict[str, int], good: int) -> None:
 
 @pytest.mark.parametrize("kind", [ANOTHER, NULLED, FILLED, STALE])
 def test_one_wrong_value_in_a_column_of_any_type_is_found_named_and_repaired(
-    settings: Settings,  # noqa: F811
-    postgres: Any,  # noqa: F811
-    stream: None,  # noqa: F811
+    settings: Settings,
+    postgres: Any,
+    stream: None,
     kind: str,
 ) -> None:
     assert set(GOOD) == set(LATER) == set(SAMPLES)
@@ -212,9 +204,9 @@ def test_one_wrong_value_in_a_column_of_any_type_is_found_named_and_repaired(
 
 
 def test_rows_of_every_type_that_are_lost_too_many_or_twice_are_found_though_the_counts_agree(
-    settings: Settings,  # noqa: F811
-    postgres: Any,  # noqa: F811
-    stream: None,  # noqa: F811
+    settings: Settings,
+    postgres: Any,
+    stream: None,
 ) -> None:
     missing, deleted, twice = (insert(postgres, {**GOOD}) for _ in range(3))
     drained(settings)

@@ -20,19 +20,14 @@ from sluice.quality import deep_check as deep
 from sluice.quality.checks import Check
 from sluice.quality.deep_check import POINTS, DeepCheck
 from sluice.settings import Settings
-from tests.integration.test_resumed import (
-    ITEMS,
-    ROWS,
-    engine,  # noqa: F401 - fixture
-    forgotten,  # noqa: F401 - fixture
-    restock,
-    states,
-)
+from tests.integration import stock
+from tests.integration.stock import ITEMS, ROWS, restock, states
 from tests.support import processes
 from tests.support.background import repeating
 from tests.support.oracle import change
 
 pytestmark = pytest.mark.services
+engine, forgotten = stock.engine, stock.forgotten
 
 RANGES = 420 // ROWS
 SECONDS = 120  # for the drain to pass a fence, beside a store that writes all it can
@@ -44,7 +39,7 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def writing(engine: Engine, seed: int) -> Iterator[None]:  # noqa: F811
+def writing(engine: Engine, seed: int) -> Iterator[None]:
     """Inserts, updates, deletes, key changes."""
     with repeating(partial(change, engine, random.Random(seed), 10), 0.05):
         yield
@@ -83,7 +78,7 @@ def spoil(settings: Settings, key: int) -> None:
 @pytest.mark.parametrize("point", POINTS[1:3])
 def test_a_check_that_is_killed_goes_on_at_the_range_beside_writes(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     caplog: pytest.LogCaptureFixture,
     point: str,
 ) -> None:
@@ -98,7 +93,7 @@ def test_a_check_that_is_killed_goes_on_at_the_range_beside_writes(
 
 def test_what_a_killed_check_had_found_and_what_it_had_not_are_both_found_by_the_next(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert checked(services).status == "pass"
@@ -120,7 +115,7 @@ def test_what_a_killed_check_had_found_and_what_it_had_not_are_both_found_by_the
 
 def test_tables_that_were_compared_are_not_compared_again(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     killed(services, "planned", 3)  # customers and products are done by then
@@ -140,7 +135,7 @@ def test_tables_that_were_compared_are_not_compared_again(
 
 def test_a_check_leaves_alone_what_another_is_at_and_finds_what_that_one_is_past(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -171,7 +166,7 @@ def test_a_check_leaves_alone_what_another_is_at_and_finds_what_that_one_is_past
 
 def test_a_check_of_long_ago_is_not_gone_on_with_nor_one_that_shall_begin_anew(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     killed(services, "range noted", 2, ITEMS.name)
@@ -186,7 +181,7 @@ def test_a_check_of_long_ago_is_not_gone_on_with_nor_one_that_shall_begin_anew(
 
 def test_a_long_check_holds_no_snapshot_for_long(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deep, "_HELD", 0.0)
@@ -200,7 +195,7 @@ def test_a_long_check_holds_no_snapshot_for_long(
 
 def test_a_table_that_is_truncated_when_its_snapshot_is_open_raises_no_alarm(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PostgreSQL shows it empty to snapshots of before, too."""
@@ -224,7 +219,7 @@ def test_a_table_that_is_truncated_when_its_snapshot_is_open_raises_no_alarm(
 
 def test_progress_and_time_left_are_told(
     services: Settings,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO", logger="sluice.quality.deep_check"):

@@ -10,7 +10,7 @@ import pytest
 from sluice.catalog import load_catalog
 from sluice.errors import WrongUsage
 from sluice.settings import Settings
-from tests.integration.harbour import NARROW, harbour
+from tests.support.harbour import NARROW, harbour
 
 # A keyword, quotes of every kind, an end of statement, a comment, a placeholder, an emoji; 63
 # bytes, PostgreSQL's most, in two-byte letters.

@@ -29,9 +29,9 @@ from sluice.wiring.parked import holes_in
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.faults.source import until
-from tests.integration.test_loop import CATALOG, checked, relaying
 from tests.support.oracle import facts, joined
-from tests.support.services import running_services, temporary_home
+from tests.support.pipeline import CATALOG, checked, relaying
+from tests.support.services import own_services
 
 pytestmark = pytest.mark.services
 
@@ -181,11 +181,8 @@ CASES = [(cause, False) for cause in CAUSES] + [(cause, True) for cause in WHILE
 CASES.sort(key=lambda case: list(CAUSES).index(case[0]))  # some leave other names behind
 
 
-@pytest.fixture(scope="module")
-def services() -> Iterator[Settings]:
-    """Services of this module's own: it leaves a partitioned table behind."""
-    with temporary_home() as home, running_services(home) as settings:
-        yield settings
+# Of its own: it leaves a partitioned table behind.
+services = own_services
 
 
 @pytest.fixture(autouse=True)

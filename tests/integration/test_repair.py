@@ -19,7 +19,7 @@ from sluice.person import system_person
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+from tests.support.pipeline import assert_fact_equals_join, checked, relaying
 
 CATALOG = load_catalog("models")
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine, text
 
 from sluice import wiring
@@ -19,7 +18,8 @@ from sluice.errors import NotReady, Retryable, TopicGap, WrongUsage
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import assert_fact_equals_join, checked, relaying
+from tests.support.damage import corrupt, make_again
+from tests.support.pipeline import assert_fact_equals_join, checked, relaying
 
 pytestmark = pytest.mark.services
 
@@ -32,20 +32,6 @@ def engine(services: Settings) -> Iterator[Engine]:
         checked(services)
         yield made
     made.dispose()
-
-
-def corrupt(settings: Settings) -> None:
-    """A row lost, a row too many, a value changed, a delete lost, in the dimension and the fact."""
-    sql = [
-        "DELETE FROM cdc.src_order_item WHERE id IN"
-        " (SELECT id FROM cdc.src_order_item FINAL ORDER BY id LIMIT 3)",
-        "INSERT INTO cdc.src_order_item (id, order_id, product_id, quantity, price, _version)"
-        " SELECT 900000, order_id, product_id, 1, 1, 5 FROM cdc.src_order_item FINAL LIMIT 1",
-        "INSERT INTO cdc.src_order_item SELECT * REPLACE (quantity + 1 AS quantity,"
-        " _version + 1 AS _version) FROM cdc.src_order_item FINAL ORDER BY id DESC LIMIT 2",
-    ]
-    for statement in sql:
-        wiring.query(settings, statement)
 
 
 def test_a_table_that_was_corrupted_equals_postgres_again(
@@ -83,13 +69,6 @@ def test_a_range_and_single_keys_are_read_again_and_the_rest_is_left(
     assert {row[0] for row in found} == {ids[0], ids[1], ids[3], ids[4]}
     assert wiring.resync(services, "customers").rows > 6
     assert_fact_equals_join(services, engine)
-
-
-def make_again(settings: Settings, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
-    for future in admin.delete_topics([topic]).values():
-        future.result()
-    Topics(settings.kafka).ensure([topic])
 
 
 def test_a_topic_that_was_made_again_is_a_gap_that_a_resync_closes(

@@ -14,8 +14,8 @@ from sluice.clients.postgres import PostgresSource
 from sluice.settings import PostgresSettings, Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import checked, relaying
 from tests.support.oracle import facts, joined
+from tests.support.pipeline import checked, relaying
 
 pytestmark = pytest.mark.services
 

@@ -18,8 +18,8 @@ from sluice.settings import PostgresSettings, Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.faults.source import until
-from tests.integration.test_loop import checked, relaying
 from tests.support.oracle import facts, joined
+from tests.support.pipeline import checked, relaying
 
 pytestmark = pytest.mark.services
 

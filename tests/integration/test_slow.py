@@ -28,10 +28,10 @@ from sluice.star import create as warehouse
 from sluice.star.rebuild import Rebuild
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import CATALOG, checked, relaying
 from tests.support.background import repeating
 from tests.support.delays import Delays, slow_services
 from tests.support.oracle import facts, joined
+from tests.support.pipeline import CATALOG, checked, relaying
 
 pytestmark = pytest.mark.services
 

@@ -15,7 +15,7 @@ from sluice.errors import Unreachable
 from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import checked, relaying
+from tests.support.pipeline import checked, relaying
 from tests.support.tls import certificate, encrypted
 
 pytestmark = pytest.mark.services

@@ -4,108 +4,25 @@ from __future__ import annotations
 
 import math
 import struct
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import count
 from typing import Any
 from uuid import UUID
 
-import psycopg2
 import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as effort
-from psycopg2 import sql
-from sqlalchemy import create_engine
 
 from sluice import wiring
-from sluice.capture.relay import run
-from sluice.catalog import load_catalog
-from sluice.clients.postgres import connection_options
-from sluice.errors import Retryable
-from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
-from tests import support
+from tests.integration import samples
+from tests.integration.samples import NAMES, drained, insert, relaying
 from tests.support.services import drop_slot
-from tests.support.type_samples import AS_TEXT, SAMPLES, Base, rows
+from tests.support.type_samples import AS_TEXT, rows
 
 pytestmark = pytest.mark.services
-
-CATALOG = load_catalog("tests.support.type_samples")
-NAMES = list(SAMPLES)
-IDS = count(1)
-
-
-@pytest.fixture(scope="module")
-def settings(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    out = tmp_path_factory.mktemp("generated")
-    write_files(CATALOG, out)
-    support.__path__.append(str(out / "tests/support"))
-    yield replace(
-        services,
-        models="tests.support.type_samples",
-        out=out,
-        relay=RelaySettings(slot="samples", ack="drained"),
-    )
-    support.__path__.remove(str(out / "tests/support"))
-
-
-@pytest.fixture(scope="module")
-def postgres(settings: Settings) -> Iterator[Any]:
-    connection = psycopg2.connect(**connection_options(settings.postgres))
-    connection.autocommit = True
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: connection)
-    Base.metadata.create_all(engine)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("SET timezone = 'UTC'")
-        yield cursor
-    connection.close()
-
-
-@contextmanager
-def relaying(settings: Settings) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=run, args=(settings, CATALOG), kwargs={"stop": stop})
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def stream(settings: Settings, postgres: Any) -> Iterator[None]:
-    assert wiring.initialise(settings) == []
-    with relaying(settings):
-        yield
-
-
-def insert(postgres: Any, row: dict[str, str | None]) -> int:
-    key = next(IDS)
-    names = sql.SQL(", ").join(map(sql.Identifier, ["id", *row]))
-    places = sql.SQL(", ").join([sql.Placeholder()] * (len(row) + 1))
-    query = sql.SQL("INSERT INTO samples ({}) VALUES ({})").format(names, places)
-    postgres.execute(query, [key, *row.values()])
-    return key
-
-
-def drained(settings: Settings) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            wiring.drain(settings, "samples")
-            wiring.quality(settings)
-            return
-        except Retryable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+settings, postgres, stream = samples.settings, samples.postgres, samples.stream
 
 
 def of_postgres(postgres: Any) -> dict[int, list[Any]]:

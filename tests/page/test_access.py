@@ -14,12 +14,11 @@ import httpx
 import pytest
 
 from tests.page.conftest import ROLES, airflow_environment
+from tests.page.routes import OF_ROWS
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
 VALUES = {"{table}": "orders", "{name}": "page.css"}
-# What holds values of rows, however it is called: see the other routes before one is added here.
-OF_ROWS = {"/sluice/api/v1/tables/{table}/versions", "/sluice/api/v1/dead-letters"}
 PARAMETERS = {"/sluice/api/v1/tables/{table}/versions": {"key": "1"}}
 
 

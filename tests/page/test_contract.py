@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from sluice.errors import NotReady
-from tests.page.test_access import OF_ROWS
+from tests.page.routes import OF_ROWS
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]

@@ -43,9 +43,9 @@ from sluice.settings import Settings
 from sluice.wiring.drains import draining, make_decoder
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import checked, relaying
-from tests.support.services import running_services, temporary_home
-from tests.unit.test_origin import PLACES, placed
+from tests.support.pipeline import checked, relaying
+from tests.support.places import PLACES, placed
+from tests.support.services import own_services
 
 pytestmark = pytest.mark.services
 
@@ -55,11 +55,8 @@ STORED = "SELECT id, name, category, toDecimalString(price, 2) FROM olap.dim_pro
 LAST = "FFFFFFFF/FFFFFFF0"
 
 
-@pytest.fixture(scope="module")
-def services() -> Iterator[Settings]:
-    """Services of its own: tables end in other epochs than they begin."""
-    with temporary_home() as home, running_services(home) as settings:
-        yield settings
+# Of its own: tables end in other epochs than they begin.
+services = own_services
 
 
 @pytest.fixture(scope="module")

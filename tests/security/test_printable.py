@@ -26,7 +26,7 @@ from sluice.quality.checks import Check
 from sluice.quality.results import News
 from sluice.settings import PROJECT
 from tests.security.conftest import SLUICE
-from tests.unit.test_decoding import ROW, decode, event
+from tests.support.decoding import ROW, decode, event
 
 # Clears the screen, sets the title, begins a line of its own, turns what follows around.
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\n12:00:00 orders: row_count pass\u2028\u202e\x9b31m\x7f\x00\udcff"

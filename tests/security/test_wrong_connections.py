@@ -14,8 +14,8 @@ import pytest
 from sluice.settings import PROJECT, Settings
 from tests.page.conftest import airflow_environment
 from tests.security.conftest import until
-from tests.security.test_wrong_settings import answers
 from tests.support.canaries import token
+from tests.support.services import clickhouse_answers
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
@@ -56,7 +56,7 @@ def test_a_task_with_a_wrong_password_does_not_log_it(
         text=True,
         check=True,
     )
-    until(lambda: answers(services))
+    until(lambda: clickhouse_answers(services))
     logged = done.stdout + done.stderr
     assert "Traceback" in logged
     assert service in logged

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from sluice import wiring
-from sluice.errors import SluiceError
 from sluice.settings import Settings
 from tests.security.conftest import SLUICE, until
 from tests.support.canaries import token
-from tests.support.services import free_ports
+from tests.support.services import clickhouse_answers, free_ports
 
 pytestmark = pytest.mark.services
 
@@ -65,15 +63,6 @@ def environment(request: pytest.FixtureRequest, services: Settings) -> dict[str,
     }
 
 
-def answers(settings: Settings) -> bool:
-    """Whether ClickHouse answers: the embedded one starts again after a wrong password."""
-    try:
-        wiring.query(settings, "SELECT 1")
-    except SluiceError:
-        return False
-    return True
-
-
 def test_it_is_told_in_a_line_without_a_secret(
     environment: dict[str, str], services: Settings
 ) -> None:
@@ -88,4 +77,4 @@ def test_it_is_told_in_a_line_without_a_secret(
         assert "Traceback" not in printed + told, told
         assert len(told.splitlines()) <= 2, told
     assert max(process.returncode for process in running) in {1, 2, 3, 4}
-    until(lambda: answers(services))
+    until(lambda: clickhouse_answers(services))

@@ -10,8 +10,8 @@ from dataclasses import replace
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
+from tests.star.rebuilds import run
 from tests.star.store import FACT
-from tests.star.test_state_machine import run
 
 kind, wanted = sys.argv[1:]
 

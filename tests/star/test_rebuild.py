@@ -16,8 +16,8 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import QualityFailed, StaleRebuild, WrongUsage
 from sluice.settings import PROJECT, ClickHouseSettings
 from sluice.star.rebuild import POINTS
+from tests.star.rebuilds import KilledError, run
 from tests.star.store import CATALOG, FACT, Pipeline, customer, day, item, order, product, seeded
-from tests.star.test_state_machine import KilledError, run
 
 pytestmark = pytest.mark.services
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,15 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sluice.clients.clickhouse import ClickHouse
-from sluice.errors import SluiceError, StaleRebuild, WrongUsage
+from sluice.errors import SluiceError
 from sluice.settings import ClickHouseSettings
-from sluice.star.rebuild import POINTS, Rebuild
+from sluice.star.rebuild import POINTS
+from tests.star.rebuilds import KilledError, run
 from tests.star.store import (
     TABLES,
     Pipeline,
     Store,
     customer,
-    day,
     item,
     order,
     product,
@@ -34,10 +33,6 @@ KEYS, FEW = st.integers(1, 5), st.integers(1, 3)
 KINDS = st.sampled_from(["incremental", "full", "days", "rollback"])
 # Rows of a range: rollups are added to by one range, and summed anew after several.
 WIDTHS = st.sampled_from([3, 1000])
-
-
-class KilledError(Exception):
-    """The rebuild ends here."""
 
 
 class Star(RuleBasedStateMachine):
@@ -171,18 +166,6 @@ class Star(RuleBasedStateMachine):
         with suppress(KilledError):
             run(self.pipeline.rebuild(clickhouse, reached=reached, range_rows=width), kind)
         clickhouse.close()
-
-
-def run(rebuild: Rebuild, kind: str) -> None:
-    """One rebuild, which may find that it came too late or has nothing to go back to."""
-    calls: dict[str, Callable[[], Any]] = {
-        "incremental": rebuild.run,
-        "full": lambda: rebuild.run(full=True),
-        "days": lambda: rebuild.backfill(day(0), day(2)),
-        "rollback": rebuild.rollback,
-    }
-    with suppress(StaleRebuild, WrongUsage):
-        calls[kind]()
 
 
 @pytest.fixture

@@ -13,11 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+from confluent_kafka.admin import AdminClient
+
 from sluice import wiring
 from sluice.capture import slot as slots
+from sluice.clients.broker import Broker
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
+from sluice.errors import SluiceError
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from tests.support import crashes, tiers
@@ -72,7 +77,7 @@ def temporary_home() -> Iterator[Path]:
 
 @contextmanager
 def running_services(home: Path) -> Iterator[Settings]:
-    """Services as `services` are, for a module that leaves them unlike it found them."""
+    """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
     environment = stack_environment(home)
     Stack(read_settings(environment)).launch()
     settings = read_settings(environment)
@@ -85,6 +90,13 @@ def running_services(home: Path) -> Iterator[Settings]:
         yield settings
     finally:
         stack.stop()
+
+
+@pytest.fixture(scope="module")
+def own_services() -> Iterator[Settings]:
+    """Services of a module that leaves them unlike it found them: `services = own_services`."""
+    with temporary_home() as home, running_services(home) as settings:
+        yield settings
 
 
 def migrate(home: Path) -> None:
@@ -109,3 +121,19 @@ def drop_slot(settings: Settings) -> None:
                 return
             assert time.monotonic() < deadline, f"slot {name} stays active"
             time.sleep(0.1)
+
+
+def delete_topics(settings: Settings, names: set[str]) -> None:
+    admin = AdminClient(Broker(settings.kafka).options)
+    present = names & set(admin.list_topics(timeout=10).topics)
+    for future in admin.delete_topics(list(present)).values() if present else ():
+        future.result()
+
+
+def clickhouse_answers(settings: Settings) -> bool:
+    """Whether ClickHouse answers: the embedded one starts again after a wrong password."""
+    try:
+        wiring.query(settings, "SELECT 1")
+    except SluiceError:
+        return False
+    return True

@@ -18,7 +18,7 @@ from sluice.clients.topics import Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import WrongUsage
 from sluice.settings import KafkaSettings
-from tests.unit.test_publisher import PACKAGES
+from tests.unit.librdkafka import librdkafka
 
 # In a name: what loads a library, runs a command, touches files, calls back or logs.
 DANGEROUS = re.compile(
@@ -29,9 +29,7 @@ DANGEROUS = re.compile(
 
 def options() -> frozenset[str]:
     """The names of all options of the library that is installed."""
-    found = [*PACKAGES.glob("confluent_kafka.libs/librdkafka-*")]
-    found += PACKAGES.glob("confluent_kafka/.dylibs/librdkafka*")
-    library, system = ctypes.CDLL(str(found[0])), ctypes.CDLL(None)
+    library, system = librdkafka(), ctypes.CDLL(None)
     system.tmpfile.restype = ctypes.c_void_p
     file = ctypes.c_void_p(system.tmpfile())
     library.rd_kafka_conf_properties_show(file)

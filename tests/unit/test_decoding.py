@@ -7,10 +7,7 @@ import pytest
 from sqlalchemy import ARRAY, Boolean, Date, DateTime, Float, Integer, Numeric, Uuid
 from sqlalchemy.types import TypeEngine
 
-from models.generated import ProductEvent
-from sluice.catalog import load_catalog
 from sluice.data_types.mapping import map_type
-from sluice.drain.decoder import Decoded, Decoder
 from sluice.events.event import (
     UNCHANGED,
     FullRow,
@@ -20,30 +17,10 @@ from sluice.events.event import (
     Record,
     Truncated,
 )
-from tests.support.decoded_changes import changes
-from tests.unit.test_plain import ROW as SAMPLE
-from tests.unit.test_plain import event as sample
-from tests.unit.test_plain import pair
-
-TABLE = load_catalog("models").table("products")
-DECODER = Decoder(TABLE, ProductEvent)
-ROW = {
-    "id": 1,
-    "name": "Lamp",
-    "category": "Garden",
-    "price": "9.90",
-    "created_at": "1969-12-31T23:59:59.5Z",
-}
-
-
-def event(operation: str, payload: Any, before: Any = None, **metadata: Any) -> bytes:
-    place = {"lsn": "0/1", "commit_lsn": "0/10", "ordinal": 3, "commit_ts_ms": 5}
-    head = {"source": "relay", "table": "products", "operation": operation, **place, **metadata}
-    return json.dumps({"metadata": head, "payload": payload, "before": before}).encode()
-
-
-def decode(value: bytes | None) -> Decoded:
-    return DECODER.decode([Record(offset=7, key=None, value=value)], epoch=1, base_seq=100)
+from tests.support.decoding import DECODER, ROW, TABLE, changes, decode, event
+from tests.unit.sample_events import ROW as SAMPLE
+from tests.unit.sample_events import event as sample
+from tests.unit.sample_events import pair
 
 
 def test_a_row_is_stored_unaltered_with_ticks_before_1970() -> None:

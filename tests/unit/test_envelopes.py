@@ -36,7 +36,7 @@ from sluice.drain.decoder import Decoder
 from sluice.events.event import UNCHANGED, FullRow, KeyDeleted, PartialRow, Record
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.settings import PROJECT, RelaySettings
-from tests.support.decoded_changes import changes
+from tests.support.decoding import changes
 from tests.support.services import free_ports
 
 CATALOG = load_catalog("models")

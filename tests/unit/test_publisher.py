@@ -6,9 +6,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
-import confluent_kafka
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -16,8 +14,8 @@ from sluice.capture.publisher import Batch, Publisher
 from sluice.errors import Unreachable
 from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.settings import KafkaSettings
+from tests.unit.librdkafka import librdkafka
 
-PACKAGES = Path(confluent_kafka.__file__).parents[1]
 PRODUCE = 0  # the API key of the protocol
 
 
@@ -25,9 +23,7 @@ class MockBroker:
     """A broker within librdkafka, reached by TCP as any other; it answers what it is told to."""
 
     def __init__(self) -> None:
-        found = [*PACKAGES.glob("confluent_kafka.libs/librdkafka-*")]
-        found += PACKAGES.glob("confluent_kafka/.dylibs/librdkafka*")
-        self._library = ctypes.CDLL(str(found[0]))
+        self._library = librdkafka()
         for name in ("rd_kafka_new", "rd_kafka_mock_cluster_new"):
             getattr(self._library, name).restype = ctypes.c_void_p
         self._library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sluice.data_types.mapping import PROFILES
 from sluice.events.event import Record
-from tests.unit.test_plain import COMPACT_ROW, METADATA, PAIRS, ROW, event
+from tests.unit.sample_events import COMPACT_ROW, METADATA, PAIRS, ROW, event
 
 SECRET = "geheim"
 ROWS = {"lossless": ROW, "compact": COMPACT_ROW}

@@ -1,0 +1,6 @@
+"""Routes of the page, by who may call them."""
+
+from __future__ import annotations
+
+# What holds values of rows, however it is called: see the other routes before one is added here.
+OF_ROWS = {"/sluice/api/v1/tables/{table}/versions", "/sluice/api/v1/dead-letters"}
