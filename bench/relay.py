@@ -34,8 +34,9 @@ from sluice.drain.ports import Chunk
 from sluice.embedded.postgres import BINARIES, ensure_database
 from sluice.embedded.stack import Stack
 from sluice.settings import read_settings
-from tests.faults.source import CATALOG, Source, until
+from tests.faults.source import CATALOG, Source
 from tests.support.services import stack_environment, temporary_home
+from tests.support.waiting import until
 
 # Name -> SQL that changes {rows} rows, in transactions of 100 where it commits.
 LOOP = "DO $$ BEGIN FOR i IN 1..{rows}/100 LOOP {body}; COMMIT; END LOOP; END $$"
@@ -115,7 +116,7 @@ def fresh(source: Source) -> Source:
 
 def forget(source: Source) -> None:
     """Drop what `fresh` will make anew."""
-    until(lambda: not source.active())
+    until(lambda: not source.active(), "no session reads from the slot")
     source.sql(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
         " WHERE slot_name LIKE 'faults%' OR slot_name = 'limit'",
@@ -180,7 +181,7 @@ def stream(source: Source, workload: Workload, rows: int) -> Run:
     count = max(100, int(rows * workload.share))
     source = fresh(source)
     with source.process() as relay:
-        until(lambda: source.confirmed() > 0 and source.active())
+        until(lambda: source.confirmed() > 0 and source.active(), "the relay reads from its slot")
         relay.send_signal(signal.SIGSTOP)
         source.sql("SELECT pg_create_logical_replication_slot('limit', 'pgoutput')")
         source.sql(workload.statement.format(rows=count))
@@ -244,7 +245,7 @@ def snapshot(source: Source, name: str, rows: int) -> Run:
     most = 0
     with source.process() as relay:
         connected = "SELECT 1 FROM pg_replication_slots WHERE slot_name LIKE '%snapshot%'"
-        until(lambda: bool(source.sql(connected)))
+        until(lambda: bool(source.sql(connected)), "the snapshot has its slot")
         started = time.monotonic()
         while not source.confirmed():
             most = max(most, relay.memory_info().rss)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
@@ -18,6 +17,7 @@ import pytest
 from sluice_airflow.deadlines import tell_late
 from tests.page.conftest import airflow_environment
 from tests.support.processes import stop
+from tests.support.waiting import until
 from tests.support.webhook import Posted, serving
 
 pytestmark = pytest.mark.airflow
@@ -27,6 +27,7 @@ LATE = """
 from datetime import timedelta
 from airflow.sdk import DAG, task
 from sluice_airflow import deadlines
+from tests.support.waiting import until
 
 with DAG("late", schedule=None, deadline=deadlines.deadline(timedelta(seconds=1))):
 
@@ -79,11 +80,14 @@ def test_a_run_that_goes_on_past_its_deadline_is_told_once(
         subprocess.run(command, env=environment, check=True, capture_output=True)
     log = tmp_path / "scheduler.log"
     with scheduling(environment) as scheduler:
-        deadline = time.monotonic() + 300
-        while not told:
+
+        def alerted() -> bool:
             assert scheduler.poll() is None, log.read_text()[-2000:]
-            assert time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(0.2)
+            if not told:
+                raise LookupError(log.read_text()[-2000:])
+            return True
+
+        until(alerted, "an alert is sent", 300, retry=LookupError)
     ((_, body),) = told
     (item,) = body["checks"]
     assert (item["table"], item["check"], item["status"]) == ("late", "deadline", "fail")

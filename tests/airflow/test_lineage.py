@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sluice_airflow import lineage
 from store_api.demo import load
 from tests.page.conftest import airflow_environment
 from tests.support.pipeline import relaying
+from tests.support.waiting import until
 
 CATALOG = load_catalog("models")
 SETTINGS = read_settings({"SLUICE_KAFKA_BOOTSTRAP": "broker-1:9092,broker-2:9092"})
@@ -75,11 +75,11 @@ def events(
 
 def wait_for_changes(settings: Settings) -> None:
     """Until every topic has some: the relay has read the slot."""
-    deadline = time.monotonic() + 60
     names = [table.topic for table in CATALOG.tables]
-    while not all(Topics(settings.kafka).ends(names).get(name) for name in names):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(
+        lambda: all(Topics(settings.kafka).ends(names).get(name) for name in names),
+        "every topic has changes",
+    )
 
 
 @pytest.mark.airflow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.services import free, free_ports
+from tests.support.waiting import until
 
 JARS = Path("/usr/share/java")
 INSTALLED = bool(shutil.which("java")) and (JARS / "zookeeper.jar").exists()
@@ -32,11 +32,12 @@ def keeper(folder: Path) -> Iterator[int]:
     with (folder / "zookeeper.log").open("wb") as log:
         process = subprocess.Popen(["java", *server, str(file)], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
-        while free(port):
+
+        def listens() -> bool:
             assert process.poll() is None, "ZooKeeper ended"
-            assert time.monotonic() < deadline, "ZooKeeper does not listen"
-            time.sleep(0.1)
+            return not free(port)
+
+        until(listens, "ZooKeeper listens")
         yield port
     finally:
         process.kill()

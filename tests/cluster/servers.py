@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pydantic import SecretStr
 
 from sluice.settings import ClickHouseSettings, Cluster
 from tests.support.services import free_ports
+from tests.support.waiting import until
 
 NAME = "two"
 
@@ -60,11 +60,7 @@ class Shard:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            assert self.process.poll() is None, f"ClickHouse on port {self.port} ended"
-            assert time.monotonic() < deadline, f"ClickHouse on port {self.port} does not answer"
-            time.sleep(0.05)
+        until(self._answers, f"ClickHouse on port {self.port} answers")
 
     def kill(self) -> None:
         """Kill it at once."""
@@ -73,6 +69,8 @@ class Shard:
             self.process.wait()
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"ClickHouse on port {self.port} ended"
         address = f"http://127.0.0.1:{self.http_port}/ping"
         with suppress(OSError), urllib.request.urlopen(address, timeout=1) as answer:
             return bool(answer.status == 200)

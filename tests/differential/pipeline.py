@@ -25,6 +25,7 @@ from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
 from tests.differential.database import Database, printed, stored
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 _LIMIT = 240  # seconds for a quiet point to be reached
 
@@ -97,15 +98,13 @@ class Pipeline:
 
     def awaited(self, step: Any) -> Any:
         """The step's answer, when what it waits for is there."""
-        deadline = time.monotonic() + _LIMIT
-        while True:
-            try:
-                return step()
-            except Retryable:
-                assert self.thread is not None
-                assert self.thread.is_alive(), "the relay ended"
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+
+        def stepped() -> list[Any]:
+            assert self.thread is not None
+            assert self.thread.is_alive(), "the relay ended"
+            return [step()]
+
+        return until(stepped, "the drain is past the fence", _LIMIT, retry=Retryable)[0]
 
     def report(self) -> QualityReport:
         """The deep check's report, when the drain is past its fence."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from sluice.errors import Refused, Retryable, Unreachable
 from tests.drain.proxy import Proxy, proxy
 from tests.drain.table import DrainedTable, drain_of
 from tests.support.products import DECODER, TABLE
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -75,14 +75,9 @@ def test_a_server_that_is_killed_in_an_insert_is_found_again(table: DrainedTable
     )
     with proxy(way), pytest.raises(Unreachable):
         table.drain(port=way.port)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            assert stored(table) == 0
-            break
-        except Retryable:  # it is started again by its supervisor
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    # It is started again by its supervisor.
+    until(lambda: [stored(table)], "ClickHouse answers", retry=Retryable)
+    assert stored(table) == 0
     table.clickhouse.close()
     assert table.next_offset() == 0
     table.require_converged()
@@ -119,10 +114,7 @@ def test_an_insert_is_taken_when_the_parts_are_merged_meanwhile(
     with drain_of(table.settings) as drain, ThreadPoolExecutor(1) as pool:
         with too_many_parts(table):
             running = pool.submit(drain.run, DECODER)
-            deadline = time.monotonic() + 30
-            while "trying again" not in caplog.text:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(lambda: "trying again" in caplog.text, "the drain tries again")
         assert running.result(60).caught_up
     table.require_converged()
 

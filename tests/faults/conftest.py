@@ -16,9 +16,10 @@ from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from store_api.demo import load
 from tests.faults.pipeline import Pipeline
-from tests.faults.source import TABLES, Source, until
+from tests.faults.source import TABLES, Source
 from tests.support.pipeline import checked, relaying
 from tests.support.services import delete_topics, stack_environment, temporary_home
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,10 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
     )
     yield made
     slots = "FROM pg_replication_slots WHERE slot_name LIKE 'faults%'"
-    until(lambda: made.sql(f"SELECT count(*) {slots} AND active") == [(0,)])
+    until(
+        lambda: made.sql(f"SELECT count(*) {slots} AND active") == [(0,)],
+        "no session reads from a slot",
+    )
     made.sql(
         f"SELECT pg_drop_replication_slot(slot_name) {slots}",
         f"DROP PUBLICATION IF EXISTS {made.settings.relay.publication}",

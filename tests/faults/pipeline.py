@@ -24,10 +24,10 @@ from sluice.embedded.stack import Stack
 from sluice.errors import SluiceError
 from sluice.settings import Settings
 from store_api.database import make_engine
-from tests.faults.source import until
 from tests.support.oracle import change
 from tests.support.pipeline import CATALOG, assert_fact_equals_join, relaying
 from tests.support.services import free_ports
+from tests.support.waiting import until
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +76,10 @@ class Pipeline:
         """The broker is killed and forgets everything; another one is there after."""
         broker = psutil.Process(self.stack.states()["broker"].pid)
         broker.kill()
-        until(lambda: self.stack.states()["broker"].pid not in {broker.pid, 0})
+        until(
+            lambda: self.stack.states()["broker"].pid not in {broker.pid, 0},
+            "the broker is started again",
+        )
         self.stack.start(("broker",), lambda _: None)
 
 
@@ -97,7 +100,7 @@ def standby(pipeline: Pipeline) -> Iterator[Settings]:
         )
     settings = replace(pipeline.settings, postgres=replace(first, port=port))
     try:
-        until(lambda: answers(settings))
+        until(lambda: answers(settings), "the standby answers")
         yield settings
     finally:
         server.send_signal(signal.SIGINT)

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from sluice.errors import SluiceError
 from sluice.events.event import UNCHANGED
 from sluice.events.positions import parse_lsn
 from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
+from tests.support.waiting import until
 
 MODELS = "tests.faults.models"
 CATALOG = load_catalog(MODELS)
@@ -83,7 +83,10 @@ class Source:
         before = self.confirmed() if snapshot else 0
         relaying = Relaying(self.settings, snapshot)
         try:
-            until(lambda: self.confirmed() > before or relaying.error is not None)
+            until(
+                lambda: self.confirmed() > before or relaying.error is not None,
+                "the relay has its slot",
+            )
             yield relaying
         finally:
             relaying.stop()
@@ -173,7 +176,10 @@ class Source:
 
     def arrives(self, table: str = "things") -> None:
         """Wait until the events give what Postgres has."""
-        until(lambda: self.rows(table) == self.expected(table))
+        until(
+            lambda: self.rows(table) == self.expected(table),
+            f"the events of {table} give what PostgreSQL has",
+        )
 
     def ack(self, ack: str) -> None:
         """What the relay takes as durable from here on."""
@@ -186,7 +192,7 @@ class Source:
         return self.sql(f"SELECT active FROM pg_replication_slots {where}") == [(True,)]
 
     def drop_slot(self) -> None:
-        until(lambda: not self.active())
+        until(lambda: not self.active(), "no session reads from the slot")
         self.sql(f"SELECT pg_drop_replication_slot('{self.slot}')")
 
     @contextmanager
@@ -199,7 +205,7 @@ class Source:
     def crash_server(self) -> None:
         """SIGKILL PostgreSQL; back when its supervisor has started it again."""
         self.server().kill()
-        until(self._answers)
+        until(self._answers, "PostgreSQL answers")
 
     def _answers(self) -> bool:
         with suppress(psycopg2.Error):
@@ -244,7 +250,7 @@ class Relaying:
 
     def ends(self) -> SluiceError:
         """The error that it ends with by itself."""
-        until(lambda: self.error is not None)
+        until(lambda: self.error is not None, "the relay ends with an error")
         assert self.error is not None
         return self.error
 
@@ -252,10 +258,3 @@ class Relaying:
 def version(event: Row) -> tuple[int, int]:
     metadata = event["metadata"]
     return parse_lsn(metadata["commit_lsn"]), metadata["ordinal"]
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.1)

@@ -16,8 +16,9 @@ from sluice.capture.relay import DUTIES, HEARTBEAT, MARK, PUBLICATION, TOPICS, R
 from sluice.clients.topics import SlotMark, Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import PublicationIncomplete, SluiceError
-from tests.faults.source import CATALOG, Source, until
+from tests.faults.source import CATALOG, Source
 from tests.support.services import delete_topics
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -55,10 +56,13 @@ class Watched:
 
     def does_them_all(self) -> None:
         """Wait until every duty was done again and again from now on."""
-        until(lambda: set(self._relay.duties.done) == set(DUTIES))
+        until(lambda: set(self._relay.duties.done) == set(DUTIES), "every duty was done once")
         duties = self._relay.duties
         before = dict(duties.done)
-        until(lambda: all(duties.done[name] >= before[name] + 3 for name in DUTIES))
+        until(
+            lambda: all(duties.done[name] >= before[name] + 3 for name in DUTIES),
+            "every duty was done three times more",
+        )
         assert self._relay.duties is duties  # in one session
 
 
@@ -181,7 +185,7 @@ def test_every_duty_is_done_while_a_snapshot_waits(source: Source, ack: str) -> 
 def test_a_relay_that_waits_for_a_lock_before_it_begins_can_be_stopped(source: Source) -> None:
     waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE PUB%' AND state = 'active'"
     with locked(source), Watched(source) as relay:
-        until(lambda: bool(source.sql(waiting)))
+        until(lambda: bool(source.sql(waiting)), "a duty waits for the lock")
         relay.stop()
     assert relay.error is None
 
@@ -190,17 +194,26 @@ def test_a_relay_that_waits_for_a_lock_before_it_begins_can_be_stopped(source: S
 def topics_are_looked_at(source: Source, caplog: pytest.LogCaptureFixture) -> None:
     delete_topics(source.settings, {"cdc.parts"})
     Topics(source.settings.kafka).ensure(["cdc.parts"])
-    until(lambda: "topics were made again" in caplog.text)
+    until(
+        lambda: "topics were made again" in caplog.text,
+        "the relay notices that topics were made again",
+    )
 
 
 def the_mark_moves(source: Source, _: pytest.LogCaptureFixture) -> None:
     end = source.lsn()
-    until(lambda: Topics(source.settings.kafka).mark(source.slot).wal > end)
+    until(
+        lambda: Topics(source.settings.kafka).mark(source.slot).wal > end,
+        "the position of the slot is noted on the broker",
+    )
 
 
 def the_heart_beats(source: Source, _: pytest.LogCaptureFixture) -> None:
     counted = Topics(source.settings.kafka).mark(source.slot).transactions
-    until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > counted)
+    until(
+        lambda: Topics(source.settings.kafka).mark(source.slot).transactions > counted,
+        "the heartbeat's transaction is noted on the broker",
+    )
 
 
 def the_publication_is_looked_at(source: Source, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,10 +234,10 @@ def test_each_duty_has_its_effect_under_traffic(
 ) -> None:
     effect, error = EFFECTS[duty]
     with Watched(source) as relay, traffic(source):
-        until(lambda: source.confirmed() > 0)
+        until(lambda: source.confirmed() > 0, "the relay has its slot")
         effect(source, caplog)
         if error is not None:
-            until(lambda: isinstance(relay.error, error))
+            until(lambda: isinstance(relay.error, error), f"the relay ends with {error}")
     assert error is not None or relay.error is None
 
 
@@ -262,22 +275,28 @@ def test_a_crash_of_the_server_under_traffic_is_no_other_slot(source: Source) ->
                     is_confirmed(source)
                 source.sql("CHECKPOINT")
             source.crash_server()
-            until(lambda: source.active() or relaying.error is not None)
+            until(
+                lambda: source.active() or relaying.error is not None,
+                "a session reads from the slot",
+            )
             assert relaying.error is None
         source.arrives()
 
 
 def test_the_servers_reason_is_in_the_log(source: Source, caplog: pytest.LogCaptureFixture) -> None:
     with source.relaying():
-        until(source.active)
+        until(source.active, "a session reads from the slot")
         source.sql(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
             f" WHERE slot_name = '{source.slot}'"
         )
-        until(lambda: "terminating connection due to administrator command" in caplog.text)
+        until(
+            lambda: "terminating connection due to administrator command" in caplog.text,
+            "the relay notices that its session was ended",
+        )
 
 
 def is_confirmed(source: Source) -> None:
     """Wait until all that is in the WAL now is confirmed."""
     end = source.lsn()
-    until(lambda: source.confirmed() > end)
+    until(lambda: source.confirmed() > end, "the slot has confirmed the end")

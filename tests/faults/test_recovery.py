@@ -23,10 +23,10 @@ from sluice.errors import SlotLost, SlotMissing, SluiceError, SourceChanged
 from sluice.repair.resync import Resync
 from sluice.settings import PROJECT, Settings
 from tests.faults.pipeline import Pipeline, standby
-from tests.faults.source import until
 from tests.support.damage import make_again
 from tests.support.pipeline import CATALOG, checked, relaying
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -46,7 +46,8 @@ def lose_wal(pipeline: Pipeline) -> None:
                 .slot(pipeline.settings.relay.slot)
                 .wal_status
                 == "lost"
-            )
+            ),
+            "the slot is lost",
         )
     finally:
         pipeline.sql("ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
@@ -138,7 +139,10 @@ def test_after_a_broker_forgot_what_it_had_acknowledged_both_sides_are_equal_aga
         pipeline.change()
         end = pipeline.sql("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
         source = PostgresSource(settings.postgres)
-        until(lambda: source.slot(settings.relay.slot).confirmed_lsn >= end)
+        until(
+            lambda: source.slot(settings.relay.slot).confirmed_lsn >= end,
+            "the slot has confirmed the end",
+        )
     pipeline.broker_crash()
     with relaying(settings):
         checked(settings)
@@ -168,10 +172,14 @@ def test_after_a_failover_that_lost_commits_both_sides_are_equal_again(
             replica = replace(pipeline, settings=second)
             end = pipeline.sql("SELECT pg_current_wal_lsn()::text")
             until(
-                lambda: replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'::pg_lsn") is True
+                lambda: replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'::pg_lsn") is True,
+                "the standby has replayed the end",
             )
             replica.sql("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
-            until(lambda: replica.sql("SELECT count(*) FROM pg_stat_wal_receiver") == 0)
+            until(
+                lambda: replica.sql("SELECT count(*) FROM pg_stat_wal_receiver") == 0,
+                "the standby receives no WAL",
+            )
             pipeline.change()
             checked(primary)
             fail_over(pipeline, replica)
@@ -181,7 +189,7 @@ def fail_over(pipeline: Pipeline, replica: Pipeline) -> None:
     """The primary is gone, the standby takes its place and goes its own way."""
     pipeline.stack.halt(("postgres",))
     replica.sql("SELECT pg_promote()")
-    until(lambda: replica.sql("SELECT NOT pg_is_in_recovery()") is True)
+    until(lambda: replica.sql("SELECT NOT pg_is_in_recovery()") is True, "the standby is promoted")
     replica.change()
     assert isinstance(replica.refused(), SourceChanged)
     before = epochs(replica.settings)

@@ -17,10 +17,10 @@ from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
 from store_api.database import make_engine
 from tests.faults.pipeline import Pipeline, standby
-from tests.faults.source import until
 from tests.support.background import repeating
 from tests.support.oracle import change
 from tests.support.pipeline import CATALOG, checked, relaying
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -84,7 +84,10 @@ def test_corruption_is_found_by_the_standbys_rows_and_writes_on_the_primary_rais
     assert found["customers"].difference == f"{key} differs in city"
     assert {table for table, check in found.items() if check.status != "pass"} == {"customers"}
     read = "SELECT sum(seq_tup_read + idx_tup_fetch) > 0 FROM pg_stat_user_tables WHERE relname = "
-    until(lambda: replica.sql(f"{read} 'order_items'") is True)
+    until(
+        lambda: replica.sql(f"{read} 'order_items'") is True,
+        "the check has read order_items from the standby",
+    )
     wiring.resync(reading, "customers", keys=[str(key)])
     assert rows_checks(wiring.quality(reading, ["customers"], deep=True))["customers"].keys == ()
 

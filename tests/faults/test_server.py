@@ -10,7 +10,8 @@ import pytest
 
 from sluice.clients.topics import Topics
 from sluice.errors import SourceChanged
-from tests.faults.source import Source, until
+from tests.faults.source import Source
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -26,7 +27,10 @@ def test_a_server_that_was_restored_from_a_copy_is_refused(source: Source) -> No
         source.sql("INSERT INTO things SELECT i, 'after' FROM generate_series(2, 2000) i")
         source.arrives()
         end = source.lsn()
-        until(lambda: Topics(source.settings.kafka).mark(source.slot).wal > end)
+        until(
+            lambda: Topics(source.settings.kafka).mark(source.slot).wal > end,
+            "the position of the slot is noted on the broker",
+        )
     with source.server_stopped() as data:
         shutil.rmtree(data)
         copied.rename(data)
@@ -46,7 +50,9 @@ def test_a_server_that_was_promoted_is_refused(source: Source) -> None:
     with source.server_stopped() as data:
         (data / "standby.signal").touch()
     source.sql("SELECT pg_promote()")
-    until(lambda: source.sql("SELECT NOT pg_is_in_recovery()") == [(True,)])
+    until(
+        lambda: source.sql("SELECT NOT pg_is_in_recovery()") == [(True,)], "PostgreSQL is promoted"
+    )
     source.sql("CHECKPOINT")
     with source.relaying() as relaying:
         error = relaying.ends()

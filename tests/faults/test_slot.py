@@ -29,7 +29,8 @@ from sluice.operate.doctor import postgres as doctor
 from sluice.operate.health import slot_concerns
 from sluice.operate.overview import Slot
 from sluice.quality.measures import slot_checks
-from tests.faults.source import CATALOG, Relaying, Source, until, version
+from tests.faults.source import CATALOG, Relaying, Source, version
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -42,15 +43,17 @@ def test_of_two_commits_side_by_side_the_one_that_is_not_drained_is_sent_again(
     source.ack("drained")
     with source.relaying(), closing(KafkaLog(source.settings.kafka)) as changes:
         source.sql("INSERT INTO things VALUES (1, 'a')")
-        until(lambda: len(source.events()) == 2)  # read by itself, so it is confirmed by itself
+        until(
+            lambda: len(source.events()) == 2, "there are 2 events"
+        )  # read by itself, so it is confirmed by itself
         source.sql("INSERT INTO things VALUES (2, 'b')")
-        until(lambda: len(source.events()) == 3)
+        until(lambda: len(source.events()) == 3, "there are 3 events")
         one, two = (version(event)[0] for event in source.events()[1:])
         changes.commit("cdc.things", 2)  # the snapshot's end and the first
-        until(lambda: source.confirmed() > one)
+        until(lambda: source.confirmed() > one, "the slot has confirmed the first change")
         assert source.confirmed() <= two
     with source.relaying():
-        until(lambda: len(source.events()) == 4)
+        until(lambda: len(source.events()) == 4, "there are 4 events")
     assert [event["payload"]["id"] for event in source.events()[1:]] == [1, 2, 2]
 
 
@@ -59,7 +62,7 @@ def test_confirming_a_row_that_is_shorter_in_the_wal_loses_nothing(source: Sourc
         source.sql("INSERT INTO things VALUES (1, repeat('a', 2000000))")
         source.arrives()
         end = source.lsn()
-        until(lambda: source.confirmed() >= end)
+        until(lambda: source.confirmed() >= end, "the slot has confirmed the end")
         assert source.confirmed() <= source.lsn()
     source.sql("INSERT INTO things VALUES (2, 'b')", "INSERT INTO things VALUES (3, 'c')")
     with source.relaying():
@@ -78,7 +81,7 @@ def test_a_slot_that_is_lost_stops_the_relay_until_a_new_snapshot_and_the_settin
         source.arrives()
     source.sql(f"ALTER SYSTEM SET {setting} = '{least}'", "SELECT pg_reload_conf()")
     try:
-        until(lambda: invalidated(source))
+        until(lambda: invalidated(source), "the slot is invalidated")
         source.sql("INSERT INTO things VALUES (2, 'b')", "DELETE FROM things WHERE id = 1")
         with source.relaying() as relaying:
             error = relaying.ends()
@@ -138,7 +141,10 @@ def test_a_slot_that_was_made_again_is_refused_until_a_new_snapshot(source: Sour
     with source.relaying():
         source.sql("INSERT INTO things VALUES (1, 'a')")
         source.arrives()
-        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0)
+        until(
+            lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0,
+            "the position of the slot is noted on the broker",
+        )
     with source.relaying():  # the same slot is no other
         source.sql("INSERT INTO things VALUES (2, 'b')")
         source.arrives()
@@ -157,11 +163,17 @@ def test_a_new_snapshot_that_is_killed_leaves_the_slot_as_it_is(source: Source) 
     source.sql("INSERT INTO things SELECT i, 'old' FROM generate_series(1, 300000) i")
     with source.relaying():
         source.arrives()
-        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0)
-    until(lambda: not source.active())
+        until(
+            lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0,
+            "the position of the slot is noted on the broker",
+        )
+    until(lambda: not source.active(), "no session reads from the slot")
     before, batches = source.confirmed(), source.batches("things")
     with source.process("--snapshot") as relay:
-        until(lambda: source.topic_has("things", batches + 1))
+        until(
+            lambda: source.topic_has("things", batches + 1),
+            "a batch of the snapshot is on the topic",
+        )
         relay.kill()
     assert source.confirmed() == before
     source.sql("DELETE FROM things WHERE id % 2 = 0", "UPDATE things SET name = 'b' WHERE id < 9")
@@ -175,8 +187,11 @@ def test_a_relay_killed_after_it_dropped_its_slot_takes_the_snapshot_again(
     with source.relaying():
         source.sql("INSERT INTO things VALUES (1, 'a'), (2, 'b')")
         source.arrives()
-        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0)
-    until(lambda: not source.active())
+        until(
+            lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 0,
+            "the position of the slot is noted on the broker",
+        )
+    until(lambda: not source.active(), "no session reads from the slot")
 
     def dies(*_: Any) -> None:
         raise NeedsPerson("killed")
@@ -199,8 +214,11 @@ def test_what_the_server_counts_of_a_replaced_slot_is_not_noted_for_the_new_one(
         for number in range(20):
             source.sql(f"INSERT INTO things VALUES ({number}, 'a')")
         source.arrives()
-        until(lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 9)
-    until(lambda: not source.active())
+        until(
+            lambda: Topics(source.settings.kafka).mark(source.slot).transactions > 9,
+            "the position of the slot is noted on the broker",
+        )
+    until(lambda: not source.active(), "no session reads from the slot")
     with source.relaying(snapshot=True):
         source.arrives()
     with source.relaying() as relaying:
@@ -218,7 +236,10 @@ def test_a_slot_that_was_made_again_is_refused_although_the_server_crashed_since
         source.sql("INSERT INTO things VALUES (2, 'b')")
         source.arrives()
         end = source.lsn()
-        until(lambda: Topics(source.settings.kafka).mark(source.slot).wal >= end)
+        until(
+            lambda: Topics(source.settings.kafka).mark(source.slot).wal >= end,
+            "the position of the slot is noted on the broker",
+        )
     source.drop_slot()
     source.sql("DELETE FROM things WHERE id = 1")
     source.sql(f"SELECT pg_create_logical_replication_slot('{source.slot}', 'pgoutput')")
@@ -231,7 +252,9 @@ def test_a_second_relay_waits_for_the_first_to_end(
     source: Source, caplog: pytest.LogCaptureFixture
 ) -> None:
     with source.relaying(), source.relaying() as second:
-        until(lambda: "in use by another relay" in caplog.text)
+        until(
+            lambda: "in use by another relay" in caplog.text, "the second relay notices the first"
+        )
         assert second.error is None
         source.sql("INSERT INTO things VALUES (1, 'a')")
         source.arrives()
@@ -243,15 +266,18 @@ def test_a_second_relay_waits_for_the_first_to_end(
 def test_a_slot_ahead_of_the_servers_wal_is_refused(source: Source) -> None:
     with source.relaying():
         source.arrives()
-    until(lambda: not source.active())
+    until(lambda: not source.active(), "no session reads from the slot")
     options = connection_options(source.settings.postgres)
     session = psycopg2.connect(**options, connection_factory=LogicalReplicationConnection)
     with closing(session), session.cursor() as cursor:
         arguments = {"proto_version": "1", "publication_names": source.settings.relay.publication}
         cursor.start_replication(slot_name=source.slot, decode=False, options=arguments)
         ahead = source.lsn() + (1 << 40)
-        until(lambda: fed_back(cursor, ahead) and source.confirmed() == ahead)
-    until(lambda: not source.active())
+        until(
+            lambda: fed_back(cursor, ahead) and source.confirmed() == ahead,
+            "the slot has confirmed a position ahead",
+        )
+    until(lambda: not source.active(), "no session reads from the slot")
     with source.relaying() as relaying:
         assert isinstance(relaying.ends(), SourceChanged)
 
@@ -298,7 +324,10 @@ def test_a_table_that_cannot_be_parked_is_waited_for_and_named(
     confirmed = source.confirmed()
     source.sql(f"ALTER PUBLICATION {source.settings.relay.publication} DROP TABLE things")
     with source.relaying() as relaying:
-        until(lambda: "cannot be left out alone, as ClickHouse does not take" in caplog.text)
+        until(
+            lambda: "cannot be left out alone, as ClickHouse does not take" in caplog.text,
+            "the relay says why the table cannot be left out alone",
+        )
         assert relaying.error is None
     assert 'lacks "public"."things"' in caplog.text
     assert source.confirmed() == confirmed
@@ -319,7 +348,10 @@ def test_tables_without_the_models_key_are_refused_before_they_are_published(
     with source.relaying():
         source.sql("ALTER TABLE parts RENAME id TO number", "INSERT INTO parts VALUES (3, NULL)")
     with source.relaying() as relaying:  # it waits for a ClickHouse that takes the note
-        until(lambda: "its changes cannot be left out alone" in caplog.text)
+        until(
+            lambda: "its changes cannot be left out alone" in caplog.text,
+            "the relay says that changes cannot be left out alone",
+        )
         assert relaying.error is None
 
 
@@ -328,7 +360,7 @@ def test_the_slot_of_an_idle_table_moves_on_when_others_are_written(source: Sour
     with source.relaying():
         source.sql("INSERT INTO busy SELECT i FROM generate_series(1, 100000) i")
         end = source.lsn()
-        until(lambda: source.confirmed() > end)
+        until(lambda: source.confirmed() > end, "the slot has confirmed the end")
     source.sql("DROP TABLE busy")
 
 
@@ -347,7 +379,7 @@ def test_a_replacement_that_fails_leaves_the_slot_as_it_is(source: Source) -> No
         ):
             pass
     source.sql("INSERT INTO things VALUES (2, 'b')")
-    until(lambda: not source.active())
+    until(lambda: not source.active(), "no session reads from the slot")
     before = source.sql(slot)
     with (
         pytest.raises(NeedsPerson, match="a query failed"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import count
 
@@ -16,7 +15,8 @@ from sluice.capture import slot
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
 from sluice.settings import Settings
-from tests.faults.source import Source, until
+from tests.faults.source import Source
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -54,7 +54,7 @@ def test_what_is_written_and_deleted_during_a_snapshot_is_neither_lost_nor_overw
 def test_a_snapshot_that_is_killed_starts_again_and_leaves_nothing_stale(source: Source) -> None:
     source.sql(ROWS.replace("150000", "800000"))
     with source.process() as relay:
-        until(lambda: source.topic_has("things"))
+        until(lambda: source.topic_has("things"), "a batch of the snapshot is on the topic")
         relay.kill()
     assert source.confirmed() == 0
     source.sql("DELETE FROM things WHERE id % 2 = 0", "UPDATE things SET name = 'b' WHERE id < 9")
@@ -70,7 +70,9 @@ def test_a_row_over_postgresqls_own_limit_is_a_dead_letter_and_the_snapshot_goes
         "INSERT INTO things VALUES (1, 'a'), (2, repeat(E'\\x01', 200000000)), (3, 'c')",
     )
     with source.relaying():
-        until(lambda: set(source.rows()) == {1, 3})
+        until(
+            lambda: set(source.rows()) == {1, 3}, "the rows that are not too large are on the topic"
+        )
     assert source.too_large() == ["read"]
 
 
@@ -94,12 +96,12 @@ def test_a_transaction_that_stays_open_holds_a_snapshot_up_with_a_word(
         cursor.execute("BEGIN; INSERT INTO things VALUES (1, 'late')")
 
         def end() -> None:
-            deadline = time.monotonic() + 60
-            while "a transaction is open: pid" not in caplog.text:
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(0.1)
-            cursor.execute("COMMIT")
+            with suppress(AssertionError):
+                until(
+                    lambda: "a transaction is open: pid" in caplog.text,
+                    "the relay says what is open",
+                )
+                cursor.execute("COMMIT")
 
         ender = threading.Thread(target=end)
         ender.start()

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from sluice.events.event import UNCHANGED
-from tests.faults.source import Source, until
+from tests.faults.source import Source
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -122,7 +123,7 @@ def test_a_truncate_of_one_partition_is_not_sent_and_a_snapshot_repairs_it(sourc
     )
     with source.relaying():
         source.transaction("TRUNCATE things_low", "INSERT INTO things VALUES (2, 'c')")
-        until(lambda: 2 in source.rows())
+        until(lambda: 2 in source.rows(), "row 2 is on the topic")
         assert set(source.rows()) - set(source.expected()) == {1}
     with source.relaying(snapshot=True):
         source.arrives()
@@ -134,18 +135,18 @@ def test_a_relay_killed_between_a_schema_change_and_its_first_row_knows_the_new_
 ) -> None:
     source.sql("INSERT INTO things VALUES (1, 'a')")
     with source.process() as relay:
-        until(lambda: source.confirmed() > 0 and source.active())
+        until(lambda: source.confirmed() > 0 and source.active(), "the relay reads from its slot")
         source.sql("INSERT INTO things VALUES (2, 'b')")
-        until(lambda: 2 in source.rows())  # it knows the columns of before
+        until(lambda: 2 in source.rows(), "row 2 is on the topic")  # it knows the columns of before
         source.sql("ALTER TABLE things DROP name, ADD size int, ADD colour text DEFAULT 'red'")
         changed = source.lsn()
-        until(lambda: source.confirmed() >= changed)
+        until(lambda: source.confirmed() >= changed, "the slot has confirmed the new columns")
         relay.kill()
-    until(lambda: not source.active())
+    until(lambda: not source.active(), "no session reads from the slot")
     source.sql("INSERT INTO things VALUES (3, 7, 'blue')")
     with source.relaying():
         source.sql("UPDATE things SET size = 1 WHERE id = 1", "INSERT INTO things VALUES (4, 8)")
-        until(lambda: 4 in source.rows())
+        until(lambda: 4 in source.rows(), "row 4 is on the topic")
         changed_rows = {key: row for key, row in source.expected().items() if key != 2}
         assert {key: source.rows()[key] for key in (1, 3, 4)} == changed_rows
 
@@ -166,7 +167,7 @@ def test_columns_that_come_go_and_change_their_name_are_told_apart(source: Sourc
             "ALTER TABLE things ALTER width TYPE text",
             "INSERT INTO things VALUES (5, 'e', 'wide', NULL)",
         )
-        until(lambda: len(source.rows()) == 5)
+        until(lambda: len(source.rows()) == 5, "5 rows are on the topic")
     assert [event["payload"] for event in source.events()[1:]] == [
         {"id": 1, "name": "a"},
         {"id": 2, "name": "b", "colour": "blue", "size": 5},
@@ -201,7 +202,7 @@ def test_a_role_with_settings_of_its_own_gives_the_same_text(source: Source) -> 
         source.sql(f"INSERT INTO things VALUES (1, 'a', {values})")
         with source.relaying():
             source.sql(f"INSERT INTO things VALUES (2, 'a', {values})")
-            until(lambda: len(source.rows()) == 2)
+            until(lambda: len(source.rows()) == 2, "2 rows are on the topic")
     finally:
         source.sql("ALTER ROLE postgres RESET ALL")
     (one, two) = ({**row, "id": 0} for row in source.rows().values())
@@ -221,14 +222,17 @@ def test_a_row_over_the_brokers_limit_is_a_dead_letter_and_the_slot_goes_on(
             "INSERT INTO things VALUES (2, 'small')",
         )
         end = source.lsn()
-        until(lambda: source.rows() == {2: {"id": 2, "name": "small"}})
-        until(lambda: source.confirmed() >= end)
+        until(
+            lambda: source.rows() == {2: {"id": 2, "name": "small"}},
+            "the small row alone is on the topic",
+        )
+        until(lambda: source.confirmed() >= end, "the slot has confirmed the end")
     assert source.too_large() == ["insert"]
 
 
 def test_a_transaction_of_a_million_rows_is_read_in_little_memory(source: Source) -> None:
     with source.process() as relay:
-        until(lambda: source.confirmed() > 0)
+        until(lambda: source.confirmed() > 0, "the relay has its slot")
         source.sql("INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, 1000000) i")
         end, highest = source.lsn(), 0
         while source.confirmed() < end:
@@ -242,10 +246,12 @@ def test_a_relay_killed_in_a_large_transaction_sends_it_again_from_its_beginning
     source: Source,
 ) -> None:
     with source.process() as relay:
-        until(lambda: source.confirmed() > 0 and source.active())
+        until(lambda: source.confirmed() > 0 and source.active(), "the relay reads from its slot")
         source.sql("INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, 300000) i")
         end = source.lsn()
-        until(lambda: source.topic_has("things", 2))  # the first is the snapshot's
+        until(
+            lambda: source.topic_has("things", 2), "a batch of the transaction is on the topic"
+        )  # the first is the snapshot's
         relay.kill()
     assert source.confirmed() < end
     with source.relaying():
@@ -275,7 +281,9 @@ def test_a_commit_that_waits_for_a_standby_is_not_lost(source: Source) -> None:
         source.sql("SELECT pg_reload_conf()")
         try:
             waiting.start()
-            until(lambda: 1 in source.rows())  # decoded before anybody can see it
+            until(
+                lambda: 1 in source.rows(), "row 1 is on the topic"
+            )  # decoded before anybody can see it
             assert source.expected() == {}
         finally:
             source.sql("SET synchronous_commit = local", "SELECT 1")

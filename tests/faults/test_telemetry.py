@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sluice.capture.metrics import read_status
 from sluice.errors import NotReady
-from tests.faults.source import Source, until
+from tests.faults.source import Source
 from tests.support.services import free_ports
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -52,9 +53,11 @@ def test_the_metrics_are_what_postgres_and_the_topics_say(source: Source) -> Non
     with source.relaying():
         source.arrives()
         source.sql("INSERT INTO things SELECT i, 'n' FROM generate_series(2501, 2600) i")
-        until(lambda: scraped(address)["events_total"] == 2602)  # and two that clear the tables
+        until(
+            lambda: scraped(address)["events_total"] == 2602, "the relay has sent 2602 events"
+        )  # and two that clear the tables
         end = source.lsn()
-        until(lambda: scraped(address)["confirmed_lsn"] >= end)
+        until(lambda: scraped(address)["confirmed_lsn"] >= end, "the slot has confirmed the end")
         found = scraped(address)
         assert found["state streaming"] == 1
         assert found["state waiting"] == 0
@@ -75,7 +78,7 @@ def test_the_status_tells_rate_delay_and_snapshot_and_nothing_where_no_relay_is(
     source.sql("INSERT INTO things SELECT i, 'n' FROM generate_series(1, 2500) i")
     with source.relaying():
         source.arrives()
-        until(lambda: read_status(*metrics)["state"] == "streaming")
+        until(lambda: read_status(*metrics)["state"] == "streaming", "the relay streams")
         found = read_status(*metrics)
         assert found["snapshot"] == {
             "rows": 2500,
@@ -89,7 +92,9 @@ def test_the_status_tells_rate_delay_and_snapshot_and_nothing_where_no_relay_is(
         writer = threading.Thread(target=write_until, args=(source, done))
         writer.start()
         try:
-            until(lambda: read_status(*metrics)["events_per_second"] > 0)
+            until(
+                lambda: read_status(*metrics)["events_per_second"] > 0, "the relay tells its rate"
+            )
         finally:
             done.set()
             writer.join(30)
@@ -109,19 +114,19 @@ def test_changes_that_are_not_durable_show_as_seconds_behind(source: Source) -> 
     source.ack("drained")  # and nobody drains
     with source.relaying():
         source.sql("INSERT INTO things VALUES (1, 'a')")
-        until(lambda: scraped(address)["seconds_behind"] > 1)
+        until(lambda: scraped(address)["seconds_behind"] > 1, "the relay is behind")
         assert scraped(address)["events_total"] == 1
 
 
 def test_a_relay_that_waits_is_not_ready_and_says_why(source: Source) -> None:
     address = listening(source)
     with source.relaying():
-        until(lambda: ready(address)[0] == 200)
+        until(lambda: ready(address)[0] == 200, "the relay is ready")
         with source.server_stopped():
-            until(lambda: ready(address)[0] == 503)
+            until(lambda: ready(address)[0] == 503, "the relay is not ready")
             assert ready(address)[1].startswith("waiting: ")
             assert "slot_lag_bytes" not in scraped(address)
-        until(lambda: ready(address)[0] == 200)
+        until(lambda: ready(address)[0] == 200, "the relay is ready")
 
 
 def test_a_port_that_is_taken_is_named(source: Source) -> None:

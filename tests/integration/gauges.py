@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 MODELS = """
 from __future__ import annotations
@@ -74,13 +74,6 @@ BAD: tuple[tuple[str, str, str], ...] = (
     (GOOD[0], GOOD[1], "'-infinity'"),
     (GOOD[0], GOOD[1], "'1815-06-18'"),
 )
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
 
 
 class House:
@@ -144,7 +137,7 @@ class House:
             assert self.ended == []
             return (found := source.find_slot(slot)) is not None and found.confirmed_lsn >= point
 
-        until(confirmed)
+        until(confirmed, "the slot has confirmed what PostgreSQL has written")
         for table in self.catalog.tables:
             while not wiring.drain(self.settings, table.name).caught_up:
                 pass
@@ -233,7 +226,7 @@ class House:
         thread.start()
         try:
             if snapshot:  # until then the slot is the old one
-                until(lambda: confirmed() > old or bool(self.ended))
+                until(lambda: confirmed() > old or bool(self.ended), "the slot is the new one")
             yield
             assert self.ended == []
         finally:

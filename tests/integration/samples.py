@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from tests import support
 from tests.support.type_samples import SAMPLES, Base
+from tests.support.waiting import until
 
 CATALOG = load_catalog("tests.support.type_samples")
 NAMES = list(SAMPLES)
@@ -87,13 +87,10 @@ def insert(postgres: Any, row: dict[str, str | None]) -> int:
 
 
 def drained(settings: Settings) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            wiring.drain(settings, "samples")
-            wiring.quality(settings)
-            return
-        except Retryable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+
+    def checked() -> bool:
+        wiring.drain(settings, "samples")
+        wiring.quality(settings)
+        return True
+
+    until(checked, "the checks can be made", retry=Retryable)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from sluice.errors import Unreachable
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -98,13 +98,6 @@ def events(settings: Settings, topic: str) -> list[Any]:
         return [json.loads(record.value or b"{}") for chunk in chunks for record in chunk]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.2)
-
-
 def state(found: list[Any]) -> dict[int, str]:
     """Key -> title, by the highest position, as the drain would have it."""
     newest: dict[int, tuple[tuple[int, int], str | None]] = {}
@@ -144,7 +137,8 @@ def stream_goes_on(settings: Settings, engine: Engine, name: str) -> None:
         lambda: any(
             event["payload"] and event["payload"]["name"] == name
             for event in events(settings, "cdc.authors")
-        )
+        ),
+        "the change is on the topic",
     )
 
 
@@ -152,7 +146,7 @@ def test_a_table_added_later_gets_its_own_snapshot_while_the_stream_goes_on(
     settings: Settings, engine: Engine
 ) -> None:
     with relaying(settings, BEFORE):
-        until(lambda: has_slot(settings))
+        until(lambda: has_slot(settings), "the relay has its slot")
         stream_goes_on(settings, engine, "Dick")
         add_books(settings)
     with engine.begin() as connection:
@@ -161,8 +155,14 @@ def test_a_table_added_later_gets_its_own_snapshot_while_the_stream_goes_on(
         with engine.begin() as connection:
             connection.execute(text("UPDATE books SET title = 'new' WHERE id = 8"))
         stream_goes_on(settings, engine, "Le Guin")
-        until(lambda: len(state(events(settings, "cdc.books"))) == ROWS - 1)
-        until(lambda: not has_slot(settings, slot.addition(settings.relay)))
+        until(
+            lambda: len(state(events(settings, "cdc.books"))) == ROWS - 1,
+            "the rows of the new table are on its topic",
+        )
+        until(
+            lambda: not has_slot(settings, slot.addition(settings.relay)),
+            "the slot of the new table's snapshot is gone",
+        )
     found = state(events(settings, "cdc.books"))
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT id, title FROM books"))
@@ -179,7 +179,7 @@ def test_an_addition_that_was_cut_short_starts_again(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with relaying(settings, BEFORE):
-        until(lambda: has_slot(settings))
+        until(lambda: has_slot(settings), "the relay has its slot")
         add_books(settings)
     note, cut = slot.note, threading.Event()
 
@@ -193,8 +193,14 @@ def test_an_addition_that_was_cut_short_starts_again(
     with relaying(settings, AFTER):
         assert cut.wait(60)
         stream_goes_on(settings, engine, "Dick")
-        until(lambda: len(state(events(settings, "cdc.books"))) == ROWS)
-        until(lambda: not has_slot(settings, slot.addition(settings.relay)))
+        until(
+            lambda: len(state(events(settings, "cdc.books"))) == ROWS,
+            "the rows of the new table are on its topic",
+        )
+        until(
+            lambda: not has_slot(settings, slot.addition(settings.relay)),
+            "the slot of the new table's snapshot is gone",
+        )
     operations = [event["metadata"]["operation"] for event in events(settings, "cdc.books")]
     assert operations.count("truncate") == 2
 
@@ -203,7 +209,7 @@ def test_an_unfinished_addition_that_the_broker_forgot_reads_every_table_again(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with relaying(settings, BEFORE):
-        until(lambda: has_slot(settings))
+        until(lambda: has_slot(settings), "the relay has its slot")
         add_books(settings)
     topics = Topics(settings.kafka)
 

@@ -9,7 +9,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +33,7 @@ from sluice.embedded.postgres import BINARIES, create_cluster, identity
 from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
 from tests.support.processes import stop
 from tests.support.services import drop_slot, free_ports, temporary_home
+from tests.support.waiting import until
 
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
@@ -330,11 +330,12 @@ def running(name: str, there: dict[str, str], published: str, port: int) -> Iter
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(command, env=there, cwd=PROJECT, stdout=quiet, stderr=quiet)
     try:
-        deadline = time.monotonic() + 300
-        while unhealthy():
+
+        def healthy() -> bool:
             assert server.poll() is None, f"{name} ended"
-            assert time.monotonic() < deadline, f"{name} does not become healthy"
-            time.sleep(1)
+            return not unhealthy()
+
+        until(healthy, f"{name} is healthy", 300)
         yield
     finally:
         stop(server)

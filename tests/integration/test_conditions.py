@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from threading import Event, Thread
@@ -23,6 +22,7 @@ from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.pipeline import CATALOG, checked, relaying
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -228,11 +228,16 @@ def test_a_commit_that_is_drained_before_anybody_can_see_it_is_no_finding(
     checking = Thread(target=lambda: reports.append(wiring.quality(services)))
     try:
         waiting.start()
-        until(lambda: seen(engine, WAITING) == 1)
+        until(lambda: seen(engine, WAITING) == 1, "a commit waits for the standby")
         stop.set()
-        until(lambda: wiring.query(services, PRODUCTS)[1][0][0] > seen(engine, ROWS), services)
+
+        def ahead() -> bool:
+            wiring.drain(services, "products")
+            return bool(wiring.query(services, PRODUCTS)[1][0][0] > seen(engine, ROWS))
+
+        until(ahead, "ClickHouse has rows that PostgreSQL does not show")
         checking.start()
-        until(lambda: seen(engine, EXACT_LOOK) > 0)
+        until(lambda: seen(engine, EXACT_LOOK) > 0, "the check takes an exact look")
     finally:
         stop.set()
         administer(engine, "ALTER SYSTEM RESET synchronous_standby_names")
@@ -269,12 +274,3 @@ def insert_products(engine: Engine, stop: Event) -> None:
 def seen(engine: Engine, query: str) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(text(query)) or 0)
-
-
-def until(condition: Callable[[], bool], draining: Settings | None = None) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        if draining:
-            wiring.drain(draining, "products")
-        time.sleep(0.1)

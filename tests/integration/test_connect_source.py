@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +27,6 @@ from sluice.quality.checks import Check
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.faults.source import until
 from tests.support.background import repeating
 from tests.support.damage import make_again
 from tests.support.pipeline import checked, relaying
@@ -37,6 +35,7 @@ from tests.support.services import (
     free_ports,
     own_services,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -112,14 +111,12 @@ def engine(services: Settings) -> Iterator[Engine]:
 
 def until_released(settings: Settings, source: str) -> list[str]:
     """The change of source, as soon as Postgres has noticed that the relay is gone."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return wiring.change_source(settings, source)
-        except NotReady:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    changed = until(
+        lambda: [wiring.change_source(settings, source)],
+        "PostgreSQL has noticed that the relay is gone",
+        retry=NotReady,
+    )
+    return changed[0]
 
 
 def test_connects_changes_win_over_the_relays_and_follow_their_order(
@@ -309,13 +306,18 @@ def another_reader(of: Settings) -> Iterator[None]:
     program = subprocess.Popen(command, env=environment)
     try:
         with slots.session(server) as cursor:
-            until(lambda: slots.reader(cursor, relay.slot) is not None)
+            until(
+                lambda: slots.reader(cursor, relay.slot) is not None,
+                "a session reads from the slot",
+            )
             yield
     finally:
         program.terminate()
         program.wait(30)
         with slots.session(server) as cursor:  # its session there ends a little later
-            until(lambda: slots.reader(cursor, relay.slot) is None)
+            until(
+                lambda: slots.reader(cursor, relay.slot) is None, "no session reads from the slot"
+            )
 
 
 def test_with_clickhouse_and_topics_emptied_the_source_is_who_reads_from_the_slot(

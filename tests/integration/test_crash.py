@@ -11,8 +11,8 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.embedded.stack import Stack
 from sluice.errors import Unreachable
 from sluice.settings import ClickHouseSettings, read_settings
-from tests.faults.source import until
 from tests.support.services import stack_environment, temporary_home
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -34,9 +34,12 @@ def test_a_hello_that_fails_is_in_the_log_and_the_server_is_started_again() -> N
             where = (settings.clickhouse.host, settings.clickhouse.port)
             with closing(socket.create_connection(where)) as client:
                 client.sendall(b"\x00\x05hel")  # and no more of a name of five letters
-            until(lambda: stack.states()["clickhouse"].pid not in {first, 0})
+            until(
+                lambda: stack.states()["clickhouse"].pid not in {first, 0},
+                "ClickHouse is started again",
+            )
             assert "CANNOT_READ_ALL_DATA" in (home / "logs/clickhouse.log").read_text()
-            until(lambda: kept(settings.clickhouse) == [(7,)])
+            until(lambda: kept(settings.clickhouse) == [(7,)], "ClickHouse has the row")
         finally:
             stack.stop()
 

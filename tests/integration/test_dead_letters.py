@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,17 +19,11 @@ from sluice.person import system_person
 from sluice.settings import Settings
 from tests.support.harbour import NAME, WIDE, Harbour
 from tests.support.harbour import harbour as harbour_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
 CARS = "SELECT id, cars FROM cdc.src_crossing FINAL ORDER BY id"
-
-
-def until(harbour: Harbour, reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        wiring.drain(harbour.settings, "crossings")
 
 
 def run(harbour: Harbour, *arguments: str) -> Any:
@@ -88,7 +81,12 @@ def rejected(harbour: Harbour) -> None:
         "INSERT INTO crossings VALUES (13, 1, 3000000001)",
         "INSERT INTO crossings VALUES (12, 1, 12)",
     )
-    until(harbour, lambda: harbour.rows(CARS) == [(10, 6), (12, 12)])
+
+    def drained() -> bool:
+        wiring.drain(harbour.settings, "crossings")
+        return harbour.rows(CARS) == [(10, 6), (12, 12)]
+
+    until(drained, "both rows are drained")
     assert len(harbour.dead()) == 2
     states = {letter["key"]: letter["state"] for letter in shown(harbour, "--all")}
     assert states == {'{"id":10}': "resolved", '{"id":11}': "open", '{"id":13}': "open"}

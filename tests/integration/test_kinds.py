@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sluice.quality.checks import COMPARED, Check, QualityReport
 from sluice.settings import RelaySettings, Settings
 from tests.integration.kinds import FOLLOWED, NOTED, REFUSED, Followed, Refused
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -79,13 +80,11 @@ class Pipeline:
 
     def checked(self, settings: Settings) -> QualityReport:
         """The first report of the checks that could be made."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                return wiring.quality(settings, deep=True, restart=True)
-            except Retryable:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+        return until(
+            lambda: wiring.quality(settings, deep=True, restart=True),
+            "the checks can be made",
+            retry=Retryable,
+        )
 
 
 def table_of(kind: str) -> str:
@@ -95,13 +94,6 @@ def table_of(kind: str) -> str:
 def filled(statement: str, table: str) -> str:
     plain = re.fullmatch("[a-z_]+", table)
     return statement.replace("{t}", table if plain else f'"{table}"')
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.1)
 
 
 def models(kinds: Mapping[str, Followed] | Mapping[str, Refused]) -> str:
@@ -160,7 +152,7 @@ def followed(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
 def changed(followed: Pipeline) -> Pipeline:
     """All kinds, each seen to be equal after the snapshot, and changed since."""
     for kind, of in FOLLOWED.items():
-        until(lambda kind=kind: followed.equal(kind))
+        until(partial(followed.equal, kind), f"{kind} is equal on both sides")
         followed.sql(*(filled(statement, table_of(kind)) for statement in of.changed))
     return followed
 
@@ -174,7 +166,7 @@ def checks(changed: Pipeline) -> dict[str, list[Check]]:
 @pytest.mark.parametrize("kind", FOLLOWED)
 def test_snapshot_and_stream_of_a_kind_give_its_rows(changed: Pipeline, kind: str) -> None:
     if FOLLOWED[kind].sent:
-        until(lambda: changed.equal(kind))
+        until(lambda: changed.equal(kind), f"{kind} is equal on both sides")
     else:
         assert not changed.equal(kind)
 

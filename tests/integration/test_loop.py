@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +17,7 @@ from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.oracle import change
 from tests.support.pipeline import assert_fact_equals_join, checked, relaying
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -100,8 +100,7 @@ def test_the_row_that_is_true_at_the_end_wins_although_its_record_lsn_is_smaller
     waiting.start()
     with engine.connect() as watcher:
         blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        while not watcher.scalar(blocked):
-            time.sleep(0.01)
+        until(lambda: watcher.scalar(blocked), "the insert waits for the delete")
     one.execute(text("INSERT INTO products VALUES (901, 'other', 'x', 3, now())"))
     one.commit()
     waiting.join()

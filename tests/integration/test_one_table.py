@@ -10,7 +10,6 @@ import json
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -34,9 +33,11 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.errors import NeedsPerson, Retryable, SluiceError
 from sluice.generate.files import write_files
+from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -214,18 +215,14 @@ def relaying(settings: Settings) -> Iterator[None]:
 
 def settled(shore: Shore) -> None:
     """Follow what the checks say until all of them pass."""
-    deadline = time.monotonic() + 120
-    while True:
-        assert time.monotonic() < deadline
-        try:
-            for name in TABLES:
-                wiring.drain(shore.settings, name)
-            report = wiring.quality(shore.settings, deep=True)
-        except Retryable:
-            time.sleep(0.2)
-            continue
-        if report.settled and all(check.status in {"pass", "warn"} for check in report.checks):
-            return
+
+    def checked() -> QualityReport:
+        for name in TABLES:
+            wiring.drain(shore.settings, name)
+        return wiring.quality(shore.settings, deep=True)
+
+    report = until(checked, "the checks can be made", 120, retry=Retryable)
+    if not (report.settled and all(check.status in {"pass", "warn"} for check in report.checks)):
         raise AssertionError([check.sentence() for check in report.checks])
 
 

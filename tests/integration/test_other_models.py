@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
@@ -29,6 +28,7 @@ from store_api.database import make_engine
 from tests import logistics
 from tests.logistics import Base, Depot, Mode, Person, Shift, Shipment
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -214,16 +214,12 @@ def plain(value: Any) -> Any:
 
 
 def drained(settings: Settings) -> Any:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            for table in CATALOG.tables:
-                wiring.drain(settings, table.name)
-            return wiring.quality(settings)
-        except Retryable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    def report() -> Any:
+        for table in CATALOG.tables:
+            wiring.drain(settings, table.name)
+        return wiring.quality(settings)
+
+    return until(report, "the checks can be made", retry=Retryable)
 
 
 def assert_facts_equal_joins(settings: Settings, engine: Engine) -> None:
@@ -341,10 +337,7 @@ def test_a_snapshot_gives_the_same_as_the_stream(
     thread = threading.Thread(target=run, args=(again, CATALOG), kwargs={"stop": stop})
     thread.start()
     try:
-        deadline = time.monotonic() + 60
-        while not slot_is_there(engine):  # it comes when the snapshot is on the broker
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(lambda: slot_is_there(engine), "the snapshot is on the broker")
         assert_facts_equal_joins(settings, engine)
     finally:
         stop.set()

@@ -28,10 +28,10 @@ from sluice.wiring.checks import differences
 from sluice.wiring.parked import holes_in
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.faults.source import until
 from tests.support.oracle import facts, joined
 from tests.support.pipeline import CATALOG, checked, relaying
 from tests.support.services import own_services
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -224,7 +224,7 @@ def customers_arrive(settings: Settings, engine: Engine, name: str) -> None:
         query = f"SELECT count() FROM olap.dim_customer WHERE name = '{name}'"
         return wiring.query(settings, query)[1] == [(1,)]
 
-    until(arrived)
+    until(arrived, f"customer {name} is in ClickHouse")
 
 
 @pytest.mark.parametrize(("cause", "running"), CASES)
@@ -239,7 +239,10 @@ def test_one_table_is_parked_and_brought_back_while_the_others_go_on(
         if case.new:
             forget(services)
         if running:
-            until(lambda: [hole.table for hole in open_holes(services)] == [TABLE])
+            until(
+                lambda: [hole.table for hole in open_holes(services)] == [TABLE],
+                "the table is parked",
+            )
             customers_arrive(services, engine, f"parked_{number}")
     run(
         engine,
@@ -300,7 +303,7 @@ def test_the_hole_of_a_new_table_is_closed_by_its_first_rows(
             wiring.drain(services, TABLE)
             return not open_holes(services)
 
-        until(added)
+        until(added, "no change of the table is left out")
         run(engine, services, "DELETE FROM order_items WHERE id % 13 = 0")
         customers_arrive(services, engine, "new_after")
         report = wiring.quality(services, deep=True)
@@ -320,12 +323,12 @@ def test_a_table_that_was_parked_stays_a_finding_until_a_whole_resync_is_done(
     with relaying(services):
         customers_arrive(services, engine, "found")
         run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY NOTHING")
-        until(lambda: bool(open_holes(services)))
+        until(lambda: bool(open_holes(services)), "the table is parked")
         found = finding(services)
         assert found.status == "fail"
         assert "REPLICA IDENTITY DEFAULT" in found.repair
         run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY DEFAULT")
-        until(lambda: open_holes(services)[0].sent is not None)
+        until(lambda: open_holes(services)[0].sent is not None, "the relay sends the table again")
         wiring.resync(services, TABLE, keys=["1"])
         bounded = wiring.plan_resync(services, TABLE, lower="1")
         left = wiring.resync_share(services, TABLE, bounded.run, 0, 1)
@@ -363,7 +366,7 @@ def test_a_repair_of_what_differs_closes_the_hole_and_of_less_says_that_it_stays
     with relaying(services):
         customers_arrive(services, engine, "differs")
         run(engine, services, "ALTER TABLE order_items REPLICA IDENTITY NOTHING")
-        until(lambda: bool(open_holes(services)))
+        until(lambda: bool(open_holes(services)), "the table is parked")
         run(
             engine,
             services,

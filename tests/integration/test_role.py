@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from sluice.settings import PROJECT, PostgresSettings, RelaySettings, Settings
 from store_api.database import make_engine
 from tests.generate.badges import Base
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -98,10 +98,10 @@ def relay(services: Settings, least: PostgresSettings) -> Iterator[Settings]:
 
 
 def until_there_are(settings: Settings, messages: int, topic: str) -> None:
-    topics, deadline = Topics(settings.kafka), time.monotonic() + 60
-    while topics.ends([topic]).get(topic, 0) < messages:
-        assert time.monotonic() < deadline, f"{topic} has {topics.ends([topic])}"
-        time.sleep(0.2)
+    topics = Topics(settings.kafka)
+    until(
+        lambda: topics.ends([topic]).get(topic, 0) >= messages, f"{topic} has {messages} messages"
+    )
 
 
 def test_the_relay_takes_its_snapshot_and_streams_with_this_role(

@@ -17,9 +17,9 @@ from sluice.clients.session_settings import PINNED, PINNED_SINCE
 from sluice.settings import PostgresSettings, Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.faults.source import until
 from tests.support.oracle import facts, joined
 from tests.support.pipeline import checked, relaying
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -151,7 +151,7 @@ def hostile(services: Settings) -> Iterator[Settings]:
                     services.postgres, user="odd", password=type(services.postgres.password)("odd")
                 ),
             )
-            until(lambda: not _sessions(services.postgres))
+            until(lambda: not _sessions(services.postgres), "all sessions on PostgreSQL have ended")
             cursor.execute("DROP ROLE odd")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +42,7 @@ from tests.support.type_pairs import (
     create,
     declare,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -73,14 +73,12 @@ class Pairs:
 
     def settle(self, deep: bool = False) -> QualityReport:
         """Drain until both sides can be compared; nothing was rejected."""
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                report = wiring.quality(self.settings, deep=deep)
-                break
-            except Retryable:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+        report = until(
+            lambda: wiring.quality(self.settings, deep=deep),
+            "the checks can be made",
+            120,
+            retry=Retryable,
+        )
         letters = wiring.dead_letters(self.settings, "", 3)
         assert [letter.reason for letter in letters if letter.source_table[:5] == "pair_"] == []
         return report

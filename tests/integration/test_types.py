@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -20,6 +19,7 @@ from tests.integration import samples
 from tests.integration.samples import NAMES, drained, insert, relaying
 from tests.support.services import drop_slot
 from tests.support.type_samples import AS_TEXT, rows
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 settings, postgres, stream = samples.settings, samples.postgres, samples.stream
@@ -96,13 +96,12 @@ def test_a_snapshot_carries_every_value_as_the_stream_does(
     assert len(before) > 20
     again = replace(settings, relay=RelaySettings(slot="samples_again", ack="broker"))
     with relaying(again):
-        deadline = time.monotonic() + 60
-        found = None
-        while found is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+
+        def has_slot() -> bool:
             postgres.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'samples_again'")
-            found = postgres.fetchone()
+            return postgres.fetchone() is not None
+
+        until(has_slot, "the relay has its slot")
     drop_slot(again)
     wiring.query(settings, "TRUNCATE TABLE cdc.dim_sample")
     drained(settings)

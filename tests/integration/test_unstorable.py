@@ -12,7 +12,8 @@ from sluice.catalog.key_selection import Selection
 from sluice.clients.postgres import PostgresSource
 from sluice.errors import PoisonedTopic, RowsRejected
 from tests.integration import gauges
-from tests.integration.gauges import BAD, GOOD, KEYS, House, names, until
+from tests.integration.gauges import BAD, GOOD, KEYS, House, names
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 house = gauges.house
@@ -25,7 +26,10 @@ def relay(house: House) -> Iterator[None]:
         for table in [name for name in KEYS if not house.live[name]]:
             for number in range(1, 9):
                 house.put(table, number)
-        until(lambda: PostgresSource(house.settings.postgres).find_slot("gauge_house") is not None)
+        until(
+            lambda: PostgresSource(house.settings.postgres).find_slot("gauge_house") is not None,
+            "the relay has its slot",
+        )
         house.settle()
         house.require_live()
         yield

@@ -18,8 +18,8 @@ from sluice.generate.clickhouse import quoted
 from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
-from tests.faults.source import until
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -108,10 +108,12 @@ class Pipeline:
     def follow(self) -> None:
         """Change rows behind the snapshot, and drain until all of it is there."""
         source = PostgresSource(self.settings.postgres)
-        until(lambda: source.find_slot(self.settings.relay.slot) is not None)
+        until(
+            lambda: source.find_slot(self.settings.relay.slot) is not None, "the relay has its slot"
+        )
         self.change()
         rows = f"SELECT groupArray(id) FROM (SELECT id FROM cdc.{STORAGE} FINAL ORDER BY id)"
-        until(lambda: self.drained(rows) == [([1, 2, 3, 4, 5, 6, 7, 108],)])
+        until(lambda: self.drained(rows) == [([1, 2, 3, 4, 5, 6, 7, 108],)], "all rows are drained")
 
     def drained(self, query: str) -> Any:
         wiring.drain(self.settings, TABLE)

@@ -46,6 +46,7 @@ from store_api.demo import load
 from tests.support.pipeline import checked, relaying
 from tests.support.places import PLACES, placed
 from tests.support.services import own_services
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -101,10 +102,14 @@ def honest(settings: Settings, engine: Engine, *, equal: bool = True) -> None:
     name = f"name {time.monotonic_ns()}"
     with engine.begin() as connection:
         connection.execute(text("UPDATE products SET name = :name"), {"name": name})
-    deadline = time.monotonic() + 30
-    while stored(settings) != in_postgres(engine) if equal else not drained(settings, name):
-        assert time.monotonic() < deadline, wiring.dead_letters(settings, TABLE, 5)
+
+    def arrived() -> bool:
         wiring.drain(settings, TABLE)
+        if stored(settings) == in_postgres(engine) if equal else drained(settings, name):
+            return True
+        raise LookupError(wiring.dead_letters(settings, TABLE, 5))
+
+    until(arrived, "the honest changes are in ClickHouse", retry=LookupError)
 
 
 def drained(settings: Settings, name: str) -> bool:
@@ -116,15 +121,11 @@ def drained(settings: Settings, name: str) -> bool:
 
 def check(settings: Settings, name: str) -> Check:
     """A check of the minute."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            report = wiring.quality(settings, [TABLE])
-            (found,) = [one for one in report.checks if (one.table, one.check) == (TABLE, name)]
-            return found
-        except Retryable:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    report = until(
+        lambda: wiring.quality(settings, [TABLE]), "the checks can be made", retry=Retryable
+    )
+    (found,) = [one for one in report.checks if (one.table, one.check) == (TABLE, name)]
+    return found
 
 
 def run(settings: Settings, *arguments: str) -> Result:
@@ -505,13 +506,11 @@ def test_after_any_messages_tables_are_equal_or_a_check_names_what_makes_them_so
 
 def deeply(settings: Settings) -> QualityReport:
     """A deep check that could be made."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            report = wiring.quality(settings, [TABLE], deep=True)
-            if report.settled:
-                return report
-        except Retryable:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def settled() -> QualityReport | None:
+        report = wiring.quality(settings, [TABLE], deep=True)
+        return report if report.settled else None
+
+    report = until(settled, "the deep check can be made", retry=Retryable)
+    assert report is not None
+    return report

@@ -13,9 +13,9 @@ import pytest
 
 from sluice.settings import PROJECT, Settings
 from tests.page.conftest import airflow_environment
-from tests.security.conftest import until
 from tests.support.canaries import token
 from tests.support.services import clickhouse_answers
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
@@ -56,7 +56,7 @@ def test_a_task_with_a_wrong_password_does_not_log_it(
         text=True,
         check=True,
     )
-    until(lambda: clickhouse_answers(services))
+    until(lambda: clickhouse_answers(services), "ClickHouse answers", 180)
     logged = done.stdout + done.stderr
     assert "Traceback" in logged
     assert service in logged

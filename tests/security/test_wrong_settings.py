@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from sluice.settings import Settings
-from tests.security.conftest import SLUICE, until
+from tests.security.conftest import SLUICE
 from tests.support.canaries import token
 from tests.support.services import clickhouse_answers, free_ports
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -77,4 +78,4 @@ def test_it_is_told_in_a_line_without_a_secret(
         assert "Traceback" not in printed + told, told
         assert len(told.splitlines()) <= 2, told
     assert max(process.returncode for process in running) in {1, 2, 3, 4}
-    until(lambda: clickhouse_answers(services))
+    until(lambda: clickhouse_answers(services), "ClickHouse answers", 180)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests.support.services import drop_slot
+from tests.support.waiting import until
 
 MODELS = """
 from __future__ import annotations
@@ -109,22 +109,19 @@ class Harbour:
 
     def settle(self) -> None:
         """Drain and rebuild until the checks pass."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                report = wiring.quality(self.settings)
-                assert not report.failures
-                return
-            except Retryable:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+        report = until(
+            lambda: wiring.quality(self.settings), "the checks can be made", retry=Retryable
+        )
+        assert not report.failures
 
     def dead_letter(self, reason: str) -> None:
         """Drain until a dead letter has this in its reason."""
-        deadline = time.monotonic() + 60
-        while not any(reason in row.reason for row in self.dead()):
-            assert time.monotonic() < deadline
+
+        def rejected() -> bool:
             wiring.drain(self.settings, "crossings")
+            return any(reason in row.reason for row in self.dead())
+
+        until(rejected, f"a dead letter says: {reason}")
 
     def dead(self) -> list[DeadLetter]:
         tables = ("ferries", "crossings")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sqlalchemy import Engine
 
@@ -15,8 +13,10 @@ from sluice.capture.relay import run
 from sluice.catalog import load_catalog
 from sluice.clients.postgres import PostgresSource
 from sluice.errors import Retryable
+from sluice.quality.checks import QualityReport
 from sluice.settings import Settings
 from tests.support.oracle import facts, joined
+from tests.support.waiting import until
 
 CATALOG = load_catalog("models")
 
@@ -30,16 +30,19 @@ def relaying(services: Settings, *, snapshot: bool = False) -> Iterator[threadin
     old = confirmed(services)
     thread.start()
     try:
-        deadline = time.monotonic() + 120
-        while snapshot and confirmed(services) <= old:
-            assert time.monotonic() < deadline, "no new slot in time"
-            for table in CATALOG.tables:  # which the snapshot waits for
-                wiring.drain(services, table.name)
+        if snapshot:
+            until(lambda: _drained_to_a_new_slot(services, old), "the slot is the new one", 120)
         yield stop
     finally:
         stop.set()
         thread.join(60)
         assert not thread.is_alive()
+
+
+def _drained_to_a_new_slot(services: Settings, old: int) -> bool:
+    for table in CATALOG.tables:  # which the snapshot waits for
+        wiring.drain(services, table.name)
+    return confirmed(services) > old
 
 
 def confirmed(services: Settings) -> int:
@@ -48,18 +51,15 @@ def confirmed(services: Settings) -> int:
     return state.confirmed_lsn if state else 0
 
 
-def checked(settings: Settings, *, deep: bool = False) -> Any:
+def checked(settings: Settings, *, deep: bool = False) -> QualityReport:
     """The first report that could be made: the relay may still be in its snapshot."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            for table in CATALOG.tables:
-                wiring.drain(settings, table.name)
-            return wiring.quality(settings, deep=deep)
-        except Retryable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+
+    def report() -> QualityReport:
+        for table in CATALOG.tables:
+            wiring.drain(settings, table.name)
+        return wiring.quality(settings, deep=deep)
+
+    return until(report, "the checks can be made", retry=Retryable)
 
 
 def assert_fact_equals_join(settings: Settings, engine: Engine) -> None:

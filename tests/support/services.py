@@ -7,7 +7,6 @@ import random
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from sluice.errors import SluiceError
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from tests.support import crashes, tiers
+from tests.support.waiting import until
 
 
 def free_ports(count: int) -> list[int]:
@@ -108,19 +108,19 @@ def migrate(home: Path) -> None:
 
 def drop_slot(settings: Settings) -> None:
     """Drop the slot of a relay that has stopped; its session in Postgres may end a little later."""
-    name, deadline = settings.relay.slot, time.monotonic() + 60
+    name = settings.relay.slot
     with slots.session(settings.postgres) as cursor:
-        while True:
+
+        def dropped() -> bool:
             cursor.execute(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
                 " WHERE slot_name = %s AND active_pid IS NULL",
                 [name],
             )
             cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name])
-            if cursor.fetchone() is None:
-                return
-            assert time.monotonic() < deadline, f"slot {name} stays active"
-            time.sleep(0.1)
+            return cursor.fetchone() is None
+
+        until(dropped, f"slot {name} is dropped")
 
 
 def delete_topics(settings: Settings, names: set[str]) -> None:

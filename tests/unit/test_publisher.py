@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -14,6 +13,7 @@ from sluice.capture.publisher import Batch, Publisher
 from sluice.errors import Unreachable
 from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.settings import KafkaSettings
+from tests.support.waiting import until
 from tests.unit.librdkafka import librdkafka
 
 PRODUCE = 0  # the API key of the protocol
@@ -59,11 +59,12 @@ def publisher(broker: MockBroker) -> Iterator[Publisher]:
     made.abandon()
 
 
-def until(publisher: Publisher, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
+def delivered(publisher: Publisher, batch: Batch) -> None:
+    def polled() -> bool:
         publisher.poll(0.05)
+        return not batch.undelivered
+
+    until(polled, "the batch is delivered", pause=0)
 
 
 def messages(broker: MockBroker, topic: str, count: int) -> list[tuple[bytes | None, bytes | None]]:
@@ -85,7 +86,7 @@ def test_a_batch_is_delivered_with_the_last_message_of_each_topic(
         publisher.publish(f"cdc.{number % 2}", b"%d" % number, b"v", batch)
     assert batch.undelivered
     publisher.flush(batch)
-    until(publisher, lambda: not batch.undelivered)
+    delivered(publisher, batch)
     assert batch.offsets == {"cdc.0": 599, "cdc.1": 599}
     keys = [key for key, _ in messages(broker, "cdc.1", 600)]
     assert keys == [b"%d" % number for number in range(1, 1200, 2)]
@@ -116,7 +117,7 @@ def test_nothing_behind_a_refused_message_is_taken_as_delivered(
     before, refused, behind = Batch(), Batch(), Batch()
     publisher.publish("cdc.t", b"1", b"v", before)
     publisher.flush(before)
-    until(publisher, lambda: not before.undelivered)
+    delivered(publisher, before)
     broker.refuse(code, 0, 0)
     publisher.publish("cdc.t", b"2", b"v", refused)
     publisher.publish("cdc.t", b"3", b"v", refused)
@@ -136,14 +137,14 @@ def test_a_large_message_that_is_refused_is_a_dead_letter_and_the_rest_goes_on(
     batch = Batch()
     publisher.publish("cdc.t", b"before", b"v", batch)
     publisher.flush(batch)
-    until(publisher, lambda: not batch.undelivered)
+    delivered(publisher, batch)
     broker.refuse(KafkaError.MSG_SIZE_TOO_LARGE)
     large = b'{"metadata":{"table":"t"},"payload":{"v":"%b"},"before":null}' % (b"v" * 1_500_000)
     publisher.publish("cdc.t", b"large", large, batch)
     publisher.publish("cdc.t", b"fits", b"v" * 1_500_000, batch)
     publisher.publish("cdc.t", b"behind", b"v", batch)
     publisher.flush(batch)
-    until(publisher, lambda: not batch.undelivered)
+    delivered(publisher, batch)
     assert batch.offsets == {"cdc.t": 3}  # the large one is there without its row
     found = messages(broker, "cdc.t", 4)
     assert [key for key, _ in found] == [b"before", b"large", b"fits", b"behind"]
@@ -155,5 +156,5 @@ def test_what_the_broker_takes_late_is_waited_for(broker: MockBroker, publisher:
     batch = Batch()
     publisher.publish("cdc.t", b"1", b"v", batch)
     publisher.flush(batch)
-    until(publisher, lambda: not batch.undelivered)
+    delivered(publisher, batch)
     assert batch.offsets == {"cdc.t": 0}
