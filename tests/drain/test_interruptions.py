@@ -15,7 +15,7 @@ from sluice.drain.drain import POINTS
 from sluice.settings import PROJECT
 from tests.drain.table import DrainedTable
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 
 
 @pytest.fixture(scope="module")

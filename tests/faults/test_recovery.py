@@ -89,6 +89,7 @@ def killed(pipeline: Pipeline, *where: str) -> None:
     assert pipeline.sql("SELECT count(*) FROM pg_replication_slots WHERE NOT temporary") == 0
 
 
+@pytest.mark.clickhouse_may_crash
 @pytest.mark.parametrize("lines", [1, 3, 1 + TABLES])
 def test_a_recovery_that_is_killed_is_finished_by_the_next(pipeline: Pipeline, lines: int) -> None:
     drop(pipeline)
@@ -99,6 +100,7 @@ def test_a_recovery_that_is_killed_is_finished_by_the_next(pipeline: Pipeline, l
     pipeline.equal()
 
 
+@pytest.mark.clickhouse_may_crash
 def test_a_recovery_of_a_whole_table_goes_on_at_the_range_where_it_was_killed(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from tests.support import processes
 from tests.support.background import repeating
 from tests.support.oracle import change
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 engine, forgotten = stock.engine, stock.forgotten
 
 RANGES = 420 // ROWS

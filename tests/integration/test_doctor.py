@@ -151,6 +151,7 @@ def stopped(services: Settings) -> Iterator[int]:
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.clickhouse_may_crash
 @pytest.mark.parametrize("way", [stopped, closed, silent, full], ids=lambda way: way.__name__)
 def test_services_that_are_down_are_waited_for_at_once_and_not_for_long(
     services: Settings, catalog: Catalog, way: Any

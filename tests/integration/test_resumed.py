@@ -26,7 +26,7 @@ from tests.support.damage import corrupt, make_again
 from tests.support.oracle import change
 from tests.support.pipeline import assert_fact_equals_join, checked
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 engine, forgotten = stock.engine, stock.forgotten
 
 

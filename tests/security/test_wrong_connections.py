@@ -17,7 +17,7 @@ from tests.support.canaries import token
 from tests.support.services import clickhouse_answers
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.airflow, pytest.mark.services]
+pytestmark = [pytest.mark.airflow, pytest.mark.services, pytest.mark.clickhouse_may_crash]
 
 CANARY = token()
 # As Airflow does: what was raised, its causes, and where.

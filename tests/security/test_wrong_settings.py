@@ -16,7 +16,7 @@ from tests.support.canaries import token
 from tests.support.services import clickhouse_answers, free_ports
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 
 CANARY = token()
 SASL = {"sasl.username": "me", "sasl.password": CANARY, "security.protocol": "SASL_PLAINTEXT"}

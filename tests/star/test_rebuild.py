@@ -86,6 +86,7 @@ def test_a_rebuild_that_ends_at_any_point_leaves_nothing_that_the_next_does_not_
     pipeline.require_equal()
 
 
+@pytest.mark.clickhouse_may_crash
 @pytest.mark.parametrize(
     ("kind", "point"),
     [

@@ -1,8 +1,9 @@
-"""Crashes of the embedded ClickHouse, and the tests that fail beside one.
+"""Crashes of the embedded ClickHouse, and the tests that may fail beside one.
 
 Whatever goes wrong while a client of its native port says hello, or is killed then, ends the
-embedded server by SIGABRT (ADR 1); its supervisor starts it again. Tests kill clients. So a test
-that fails beside such a crash is run once more, and the run says so.
+embedded server by SIGABRT (ADR 1); its supervisor starts it again. Some tests kill clients or send
+wrong passwords: those are marked `clickhouse_may_crash`. One that fails beside such a crash is run
+once more, and the run says so. Any other test fails.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
+MARK = "clickhouse_may_crash"
 _RECENT = 60.0  # seconds; a crash takes some, to write where it was
 _RESTART = 15.0
 _homes: set[Path] = set()
@@ -35,8 +37,10 @@ def forget(home: Path) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """As pytest's own, but for tests that fail beside a crash."""
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """As pytest's own, but for marked tests that fail beside a crash."""
+    if item.get_closest_marker(MARK) is None:
+        return None
     hook, named = item.ihook, {"nodeid": item.nodeid, "location": item.location}
     hook.pytest_runtest_logstart(**named)
     began = time.time()
