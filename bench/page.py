@@ -32,7 +32,7 @@ from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from store_api.demo import load
-from tests.page.conftest import airflow_environment, api_server
+from tests.support.airflow import airflow_environment, api_server
 from tests.support.pipeline import checked, relaying
 from tests.support.services import migrate, stack_environment, temporary_home
 

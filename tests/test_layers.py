@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,26 @@ def test_what_stands_beside_the_library_imports_only_what_it_may(name: str) -> N
         assert beyond(path, MAY_IMPORT[name]) == set(), path
         if name != "dags":
             assert not any(one.startswith("sluice.embedded") for one in imports(path)), path
+
+
+def test_modules_of_tests_are_imported_by_pytest_alone() -> None:
+    """What they share is in `tests/support/`, or in a module of their folder."""
+    paths = [path for folder in ("tests", "bench") for path in (PROJECT / folder).rglob("*.py")]
+    assert Path(__file__).resolve() in paths
+    for path in paths:
+        names = {name for name in imported(path) if name.startswith("tests.")}
+        of_pytest = {name for name in names if re.search(r"\.(test_\w+|conftest)(\.|$)", name)}
+        assert of_pytest == set(), path
+
+
+def imported(path: Path) -> set[str]:
+    """Every name that a module imports, with its package: `from a import b` as `a.b`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(PROJECT).with_suffix("").parts[: -node.level]
+            base = ".".join([*(package if node.level else ()), *filter(None, [node.module])])
+            found |= {f"{base}.{name.name}" for name in node.names}
+    return found

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sluice_airflow.deadlines import tell_late
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 from tests.support.processes import stop
 from tests.support.waiting import until
 from tests.support.webhook import Posted, serving

@@ -15,7 +15,7 @@ import pytest
 from sluice.operate.doctor import Diagnosis
 from sluice.operate.doctor.airflow import checks
 from sluice.settings import PROJECT, WAREHOUSE_POOL, Settings
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 from tests.support.services import free_ports
 from tests.support.strangers import stranger
 

@@ -20,7 +20,7 @@ from sluice.clients.topics import Topics
 from sluice.settings import PROJECT, Settings, read_settings
 from sluice_airflow import lineage
 from store_api.demo import load
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 from tests.support.pipeline import relaying
 from tests.support.waiting import until
 

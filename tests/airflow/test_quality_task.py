@@ -12,7 +12,7 @@ import pytest
 from sluice import wiring
 from sluice.settings import PROJECT, Settings
 from store_api.demo import load
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 from tests.support.pipeline import checked, relaying
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]

@@ -21,7 +21,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.errors import PoisonedTopic
 from sluice.settings import PROJECT, Settings
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 

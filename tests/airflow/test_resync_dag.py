@@ -19,7 +19,7 @@ from sluice import wiring
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 from tests.support.pipeline import assert_fact_equals_join, checked, relaying
 from tests.support.services import drop_slot
 

@@ -13,8 +13,9 @@ from sqlalchemy import text
 
 from sluice.settings import read_secrets, read_settings
 from store_api.database import make_engine
-from tests.e2e.conftest import Running, until
+from tests.e2e.running import Running
 from tests.support.browser import SLOWEST_MS, barriers, chromium, log_in, too_wide
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -88,7 +89,13 @@ def test_a_finding_is_repaired_by_the_button_beside_it(page: Page, stack: Runnin
     finding.get_by_role("button", name="Resync now").click()
     expect(finding.locator(".outcome")).to_contain_text("Started manual", timeout=SLOWEST_MS)
     runs = "dags/sluice_resync/dagRuns"
-    until(lambda: stack.airflow("GET", runs)["dag_runs"][0]["state"] in {"success", "failed"}, 240)
+    ended = {"success", "failed"}
+    until(
+        lambda: stack.airflow("GET", runs)["dag_runs"][0]["state"] in ended,
+        "the run of sluice_resync has ended",
+        240,
+        pause=1,
+    )
     (run,) = stack.airflow("GET", runs)["dag_runs"]
     assert (run["state"], run["conf"]["keys"]) == ("success", ["3"])
     done = stack.sluice("quality", "--deep", "customers")
@@ -112,7 +119,7 @@ def test_airflows_form_takes_a_backfill_of_two_days(page: Page, stack: Running) 
         found = stack.airflow("GET", "backfills?dag_id=sluice_fact_backfill")["backfills"]
         return bool(found) and all(one["completed_at"] for one in found)
 
-    until(done, 300)
+    until(done, "the runs of the backfill have ended", 300, pause=1)
     found = stack.airflow("GET", "dags/sluice_fact_backfill/dagRuns?run_type=backfill")["dag_runs"]
     days = sorted(run["logical_date"][:10] for run in found)
     assert days == [f"{today - timedelta(days=back)}" for back in (3, 2)]

@@ -17,9 +17,10 @@ from sluice import wiring
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import connection_options
 from sluice.embedded.stack import Stack
-from tests.e2e.conftest import Running, until
-from tests.security.test_closed_home import open_to_others
+from tests.e2e.running import Running
 from tests.support.canaries import files_with
+from tests.support.permissions import open_to_others
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -60,14 +61,24 @@ def troubled(stack: Running) -> Running:
         airflow = programs.airflow(seconds=60)
         airflow.trigger("sluice_drain")  # the next minute is not waited for
         for words in (["orders: row_count fail"], *(["alert by", place] for place in PLACES)):
-            until(partial(in_logs, stack, *words))
-        until(lambda: bool(wiring.dead_letters(settings, "orders", 1)))
+            until(partial(in_logs, stack, *words), f"a log has {words}", 300, pause=1)
+        until(
+            lambda: bool(wiring.dead_letters(settings, "orders", 1)),
+            "orders has a dead letter",
+            300,
+            pause=1,
+        )
         resync(stack)
         for command in COMMANDS:
             stack.sluice(*command)
         programs.halt(["clickhouse"])
         airflow.trigger("sluice_drain")
-        until(lambda: in_logs(stack, "ClickHouse", "does not answer"))
+        until(
+            lambda: in_logs(stack, "ClickHouse", "does not answer"),
+            "a log says that ClickHouse does not answer",
+            300,
+            pause=1,
+        )
         stack.sluice("status", "--json")
         programs.start(["clickhouse"], lambda _: None)
     return stack
@@ -199,7 +210,12 @@ def resync(stack: Running) -> None:
         runs = "/api/v2/dags/sluice_resync/dagRuns"
         run = client.post(runs, json=asked).raise_for_status().json()["dag_run_id"]
         ended = {"success", "failed"}
-        until(lambda: client.get(f"{runs}/{run}").json()["state"] in ended)
+        until(
+            lambda: client.get(f"{runs}/{run}").json()["state"] in ended,
+            "the run of sluice_resync has ended",
+            300,
+            pause=1,
+        )
 
 
 def airflow_database(stack: Running) -> dict[str, Any]:

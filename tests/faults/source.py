@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -30,6 +29,7 @@ from sluice.errors import SluiceError
 from sluice.events.event import UNCHANGED
 from sluice.events.positions import parse_lsn
 from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
+from tests.support.processes import SLUICE
 from tests.support.waiting import until
 
 MODELS = "tests.faults.models"
@@ -104,7 +104,7 @@ class Source:
             "SLUICE_KAFKA_BOOTSTRAP": self.settings.kafka.bootstrap,
             "SLUICE_KAFKA_OPTIONS": json.dumps(dict(self.settings.kafka.options)),
         }
-        command = [str(Path(sys.executable).parent / "sluice"), "relay", *arguments]
+        command = [SLUICE, "relay", *arguments]
         started = subprocess.Popen(
             command,
             env=environment,

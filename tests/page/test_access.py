@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.page.conftest import ROLES, airflow_environment
 from tests.page.routes import OF_ROWS
+from tests.support.airflow import ROLES, airflow_environment
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]

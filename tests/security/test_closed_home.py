@@ -19,26 +19,10 @@ from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.stack import Stack
 from sluice.errors import NeedsPerson, WrongUsage
 from sluice.settings import Settings, read_settings
+from tests.support.permissions import open_to_others
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 NOBODY = "nobody"
-
-
-def open_to_others(home: Path) -> dict[str, str]:
-    """What another user may read, write or pass, with its mode; links have none of their own."""
-    found = {}
-    for place, folders, files in os.walk(home):
-        for path in (Path(place, name) for name in [*folders, *files]):
-            try:
-                mode = path.lstat().st_mode
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISLNK(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                found[str(path)] = stat.filemode(mode)
-    mode = home.stat().st_mode
-    if mode & stat.S_IRWXO or (mode & stat.S_IRWXG and os.geteuid() != 0):
-        found[str(home)] = stat.filemode(mode)
-    return found
 
 
 def may(user: str, test: str, path: Path) -> bool:

@@ -20,7 +20,7 @@ from sluice.clients.listeners import listening_account
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
 from sluice.settings import Settings, read_secrets
-from tests.security.conftest import SLUICE
+from tests.support.processes import SLUICE
 from tests.support.services import free_ports
 
 pytestmark = pytest.mark.services

@@ -25,8 +25,8 @@ from sluice.printable import printable, shell_quoted
 from sluice.quality.checks import Check
 from sluice.quality.results import News
 from sluice.settings import PROJECT
-from tests.security.conftest import SLUICE
 from tests.support.decoding import ROW, decode, event
+from tests.support.processes import SLUICE
 
 # Clears the screen, sets the title, begins a line of its own, turns what follows around.
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\n12:00:00 orders: row_count pass\u2028\u202e\x9b31m\x7f\x00\udcff"

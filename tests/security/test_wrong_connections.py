@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sluice.settings import PROJECT, Settings
-from tests.page.conftest import airflow_environment
+from tests.support.airflow import airflow_environment
 from tests.support.canaries import token
 from tests.support.services import clickhouse_answers
 from tests.support.waiting import until

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sluice.settings import Settings
-from tests.security.conftest import SLUICE
 from tests.support.canaries import token
+from tests.support.processes import SLUICE
 from tests.support.services import clickhouse_answers, free_ports
 from tests.support.waiting import until
 

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 from sluice.embedded.stack import Stack
 from sluice.settings import PROJECT, Settings
+
+SLUICE = str(Path(sys.executable).parent / "sluice")
 
 
 def killed(settings: Settings, module: str, *arguments: object, **variables: object) -> None:
