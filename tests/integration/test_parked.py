@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,6 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.capture.relay import DUTIES, PUBLICATION
 from sluice.catalog.key_selection import Selection
-from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError
 from sluice.quality.checks import Check
@@ -24,8 +23,8 @@ from sluice.repair.resync import Resync
 from sluice.settings import Settings
 from sluice.warehouse.parked import Hole
 from sluice.wiring import repairs
-from sluice.wiring.checks import differences
-from sluice.wiring.parked import holes_in
+from sluice.wiring.checks import compared
+from sluice.wiring.context import opened
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.oracle import facts, joined
@@ -207,8 +206,8 @@ def run(engine: Engine, settings: Settings, *statements: str) -> None:
 
 
 def open_holes(settings: Settings) -> list[Hole]:
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        return holes_in(clickhouse).open()
+    with opened(settings) as run:
+        return run.holes.open()
 
 
 def customers_arrive(settings: Settings, engine: Engine, name: str) -> None:
@@ -382,7 +381,7 @@ def test_a_repair_of_what_differs_closes_the_hole_and_of_less_says_that_it_stays
             left = wiring.resync(services, TABLE, **part).sentence()
             assert "it stays parked: its changes " in left
             assert left.endswith("sluice resync order_items")
-        with patch.object(repairs, "differences", partial(parked_meanwhile, services)):
+        with patch.object(repairs, "compared", partial(parked_meanwhile, services)):
             list(wiring.repair(services, [TABLE]))
         (hole,) = open_holes(services)
         assert hole.reason == "parked meanwhile"
@@ -395,11 +394,10 @@ def test_a_repair_of_what_differs_closes_the_hole_and_of_less_says_that_it_stays
 
 def parked_meanwhile(settings: Settings, *arguments: Any) -> Any:
     """The table is parked once more, and sent again, while it is compared."""
-    found = differences(*arguments)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        holes = holes_in(clickhouse)
-        hole = holes.begin(TABLE, 1, NotReady("parked meanwhile"))
-        holes.end(hole, 2)
+    found = compared(*arguments)
+    with opened(settings) as run:
+        hole = run.holes.begin(TABLE, 1, NotReady("parked meanwhile"))
+        run.holes.end(hole, 2)
     return found
 
 

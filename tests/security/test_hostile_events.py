@@ -12,7 +12,6 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -32,7 +31,6 @@ from sluice.capture import slot as slots
 from sluice.capture.row_reader import present_rows
 from sluice.catalog import load_catalog
 from sluice.cli import app
-from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.drain import kafka_log as kafka
 from sluice.drain.dead_letters import parse_condition
@@ -40,7 +38,8 @@ from sluice.errors import RecordUnreadable, Retryable, RowsRejected, WrongUsage
 from sluice.execution.contention import until_done
 from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
-from sluice.wiring.drains import draining, make_decoder
+from sluice.wiring.context import opened
+from sluice.wiring.drains import make_decoder, make_drain
 from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.pipeline import checked, relaying
@@ -299,9 +298,8 @@ def letters(settings: Settings) -> list[Any]:
 
 def unbounded(settings: Settings) -> None:
     """Drain as it was before positions had a bound."""
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as drain:
-        decoder = make_decoder(clickhouse, load_catalog("models"), TABLE)
-        free = replace(drain, wal_end=None) if hasattr(drain, "wal_end") else drain
+    with opened(settings) as run:
+        decoder, free = make_decoder(run, TABLE), replace(make_drain(run), wal_end=None)
         until_done(lambda: free.run(decoder))
 
 

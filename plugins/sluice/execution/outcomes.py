@@ -63,6 +63,10 @@ class Outcomes:
         """
         return _Turn(self.troubles, name)
 
+    def sound(self, items: Iterable[N]) -> list[N]:
+        """The tables or facts that have no error so far."""
+        return [item for item in items if item.name not in self.troubles]
+
     def require(self, done: Iterable[str] = ()) -> None:
         """Raise the errors as one, of the class of the worst, with the lines of each.
 

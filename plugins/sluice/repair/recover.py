@@ -67,7 +67,7 @@ class Recovery:
                     self.raise_epoch(table)
         if anew:
             outcomes.require()
-        sound = [table for table in tables if table.name not in outcomes.troubles]
+        sound = outcomes.sound(tables)
         with self.replacing() as snapshot:
             repair = self.repair(snapshot)
             for table, findings in self.compare(snapshot).tables(sound, outcomes):

@@ -8,44 +8,41 @@ from functools import partial
 
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection
-from sluice.clients.clickhouse import ClickHouse
-from sluice.drain.drain import Drain
 from sluice.drain.wal import wal_end
 from sluice.errors import NotReady
 from sluice.execution.contention import until_done
 from sluice.quality.ahead import Ahead
-from sluice.settings import Settings
+from sluice.wiring.context import Run
+from sluice.wiring.drains import make_drain
 
 log = logging.getLogger(__name__)
 
 
-def ahead_in(settings: Settings, clickhouse: ClickHouse) -> Ahead:
+def ahead_in(run: Run) -> Ahead:
     """Looks for what is ahead in ClickHouse."""
-    return Ahead(clickhouse=clickhouse, wal_end=partial(wal_end, settings.postgres))
+    return Ahead(clickhouse=run.clickhouse, wal_end=partial(wal_end, run.settings.postgres))
 
 
-def put_below(settings: Settings, clickhouse: ClickHouse, drain: Drain, table: Table) -> str:
+def put_below(run: Run, table: Table) -> str:
     """Begin a new epoch where something of a table is ahead, so that what comes wins over it.
 
     Returns:
         What was ahead, in one line; empty where nothing was, or PostgreSQL cannot say.
     """
-    step, found = ahead_in(settings, clickhouse), None
+    step, found = ahead_in(run), None
     with suppress(NotReady):
         found = step.find(table)
     if not found:
         return ""
-    until_done(partial(drain.raise_epoch, table, truncated=not found.truncated))
+    until_done(partial(make_drain(run).raise_epoch, table, truncated=not found.truncated))
     step.remove(table, step.checkpoint(table).epoch)
     line = f"{table.name}: {found.sentence()}; a new epoch of positions begins"
     log.warning(line)
     return line
 
 
-def hidden(
-    settings: Settings, clickhouse: ClickHouse, table: Table, selection: Selection, version: int
-) -> int:
+def hidden(run: Run, table: Table, selection: Selection, version: int) -> int:
     """See resync.Resync; none where PostgreSQL cannot say."""
     with suppress(NotReady):
-        return ahead_in(settings, clickhouse).hidden(table, selection, version)
+        return ahead_in(run).hidden(table, selection, version)
     return 0

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from functools import partial
 
 from sluice.capture import slot as slots
 from sluice.capture.row_reader import present_rows
-from sluice.catalog import Catalog, Table, load_catalog
-from sluice.clients.clickhouse import ClickHouse
-from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.catalog import Table
 from sluice.drain.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.drain.decoder import Decoder
 from sluice.drain.drain import Drain
-from sluice.drain.kafka_log import KafkaLog
-from sluice.drain.ports import DrainReport, StateStore
+from sluice.drain.ports import DrainReport
 from sluice.drain.wal import wal_end
 from sluice.errors import NotReady, WrongUsage
 from sluice.events.event import RELAY, KeyText, Record
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import each
-from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.settings import Settings
 from sluice.warehouse.evolution import require_same
-from sluice.warehouse.parked import Holes
+from sluice.wiring.context import Run, opened
 
 
 def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:
     """One run of a table's drain; see Drain."""
-    decoder = _current_decoder(settings, table)
-    with draining(settings, pass_rejects=pass_rejects) as run:
-        return until_done(partial(run.run, decoder))
+    with opened(settings) as run:
+        decoder = make_decoder(run, table)
+        return until_done(partial(make_drain(run, pass_rejects=pass_rejects).run, decoder))
 
 
 def drain_until_empty(
@@ -43,11 +38,12 @@ def drain_until_empty(
     Returns:
         A report of each run.
     """
-    decoder = _current_decoder(settings, table)
-    with draining(settings, pass_rejects=pass_rejects) as run:
+    with opened(settings) as run:
+        decoder = make_decoder(run, table)
+        step = make_drain(run, pass_rejects=pass_rejects)
         end = run.changes.end(decoder.table.topic)
         while True:
-            report = until_done(partial(run.run, decoder))
+            report = until_done(partial(step.run, decoder))
             yield report
             if report.caught_up or report.next_offset >= end:
                 return
@@ -58,9 +54,8 @@ def skip(settings: Settings, table: str, offset: int) -> str:
 
     Until all rows of the table are read again the check `parked` says so.
     """
-    decoder = _current_decoder(settings, table)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
-        holes = Holes(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+    with opened(settings) as run:
+        decoder = make_decoder(run, table)
 
         def noted(line: str) -> None:
             end = wal_end(settings.postgres)
@@ -70,9 +65,9 @@ def skip(settings: Settings, table: str, offset: int) -> str:
                     " again",
                     remedy="name the primary, or promote it, then run it again",
                 )
-            holes.skip(table, end.lsn, line)
+            run.holes.skip(table, end.lsn, line)
 
-        return run.skip(decoder, offset, settings.clickhouse.person, noted)
+        return make_drain(run).skip(decoder, offset, settings.clickhouse.person, noted)
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
@@ -89,14 +84,14 @@ def change_source(settings: Settings, source: str) -> list[str]:
             f"slot {settings.relay.slot!r} is being read from (pid {reader})",
             remedy="stop the present change source, then run it again",
         )
-    catalog = load_catalog(settings.models)
-    with draining(settings) as drain:
+    with opened(settings) as run:
+        step = make_drain(run)
 
         def change(table: Table) -> str:
-            changed = until_done(partial(drain.change_source, table, source))
+            changed = until_done(partial(step.change_source, table, source))
             return f"{table.name}: from here on its changes come from {source}" if changed else ""
 
-        return [line for line in each(change, catalog.tables) if line]
+        return [line for line in each(change, run.catalog.tables) if line]
 
 
 def dead_letters(
@@ -108,8 +103,8 @@ def dead_letters(
     every: bool = False,
 ) -> list[DeadLetter]:
     """The newest rejected events; see DeadLetters.newest."""
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        letters = DeadLetters(clickhouse=clickhouse)
+    with opened(settings) as run:
+        letters = DeadLetters(clickhouse=run.clickhouse)
         return letters.newest(table, conditions, every=every, limit=limit)
 
 
@@ -125,9 +120,9 @@ def dismiss_dead_letters(
         raise WrongUsage(
             "a dead letter is dismissed for a reason", remedy="give one: --reason TEXT"
         )
-    load_catalog(settings.models).table(table)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        letters = DeadLetters(clickhouse=clickhouse)
+    with opened(settings) as run:
+        run.catalog.table(table)
+        letters = DeadLetters(clickhouse=run.clickhouse)
         count = letters.dismiss(table, conditions, reason=reason)
     return f"{table}: {count} dead letters dismissed by {settings.clickhouse.person}"
 
@@ -136,64 +131,52 @@ def replay_dead_letters(
     settings: Settings, table: str, conditions: Sequence[Condition] = ()
 ) -> ReplayReport:
     """Put a table's open dead letters in; see dead_letters.replay."""
-    catalog = load_catalog(settings.models)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
-        letters = DeadLetters(clickhouse=clickhouse)
-        return replay(letters, run, make_decoder(clickhouse, catalog, table), conditions)
+    with opened(settings) as run:
+        letters = DeadLetters(clickhouse=run.clickhouse)
+        return replay(letters, make_drain(run), make_decoder(run, table), conditions)
 
 
-def _current_decoder(settings: Settings, name: str) -> Decoder:
-    catalog = load_catalog(settings.models)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        return make_decoder(clickhouse, catalog, name)
+def make_drain(run: Run, *, pass_rejects: bool = False) -> Drain:
+    """What drains topics."""
+    settings = run.settings
+    return Drain(
+        changes=run.changes,
+        store=run.store,
+        limits=settings.drain,
+        reread=lambda table, keys: _present_rows(settings, table, keys),
+        pass_rejects=pass_rejects,
+        wal_end=partial(wal_end, settings.postgres),
+        announced=lambda: named_source(run) or RELAY,
+    )
 
 
-@contextmanager
-def draining(settings: Settings, *, pass_rejects: bool = False) -> Iterator[Drain]:
-    """What drains topics; its sessions end with the context."""
-    with (
-        closing(ClickHouse(settings.clickhouse)) as clickhouse,
-        closing(KafkaLog(settings.kafka)) as changes,
-    ):
-        store = ClickHouseStore(clickhouse)
-        yield Drain(
-            changes=changes,
-            store=store,
-            limits=settings.drain,
-            reread=lambda table, keys: _present_rows(settings, table, keys),
-            pass_rejects=pass_rejects,
-            wal_end=partial(wal_end, settings.postgres),
-            announced=lambda: named_source(settings, store) or RELAY,
-        )
-
-
-def named_source(settings: Settings, store: StateStore) -> str:
+def named_source(run: Run) -> str:
     """The change source of all tables, by a checkpoint that names it, else by who reads from the
     slot; empty where nothing says it.
     """
-    for table in load_catalog(settings.models).tables:
-        checkpoint = store.checkpoint(table.name)
+    for table in run.catalog.tables:
+        checkpoint = run.store.checkpoint(table.name)
         if checkpoint and checkpoint.source:
             return checkpoint.source
-    with slots.session(settings.postgres) as cursor:
-        return slots.change_source(cursor, settings.relay.slot)
+    with slots.session(run.settings.postgres) as cursor:
+        return slots.change_source(cursor, run.settings.relay.slot)
 
 
-def make_decoder(clickhouse: ClickHouse, catalog: Catalog, name: str) -> Decoder:
+def make_decoder(run: Run, name: str) -> Decoder:
     """What turns a table's messages into rows, by its generated schema.
 
     Raises:
         TableDiffers: ClickHouse's table is not the model's; rows would lose values.
         NotReady: it is not there.
     """
-    table = catalog.table(name)
-    require_same(clickhouse, table)
+    table = run.catalog.table(name)
+    require_same(run.clickhouse, table)
     try:
-        schemas = importlib.import_module(catalog.schemas)
+        schemas = importlib.import_module(run.catalog.schemas)
         event_type = getattr(schemas, f"{table.model}Event")
     except (ImportError, AttributeError) as error:
         raise WrongUsage(
-            f"{catalog.schemas} has no schema of {name}", remedy="run: make generate"
+            f"{run.catalog.schemas} has no schema of {name}", remedy="run: make generate"
         ) from error
     return Decoder(table, event_type)
 

@@ -10,30 +10,20 @@ import time
 
 from sluice.capture import slot as slots
 from sluice.capture.standing import require_standing
-from sluice.catalog import Catalog, Table
+from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection
-from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.topics import Topics
 from sluice.errors import NotReady
 from sluice.events.positions import parse_lsn
-from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.repair.resync import Resync
-from sluice.settings import Settings
 from sluice.warehouse.key_ranges import Plan
-from sluice.warehouse.parked import Hole, Holes
+from sluice.warehouse.parked import Hole
+from sluice.wiring.context import Run
 
 _WAIT_SECONDS = 90.0
 _PAUSE = 0.5
 
 
-def holes_in(clickhouse: ClickHouse) -> Holes:
-    """The holes that are noted in ClickHouse."""
-    return Holes(clickhouse=clickhouse, queries=read_statements(PIPELINE))
-
-
-def plan_whole(
-    settings: Settings, step: Resync, catalog: Catalog, table: Table, *, restart: bool
-) -> Plan:
+def plan_whole(run: Run, step: Resync, table: Table, *, restart: bool) -> Plan:
     """Plan to read all rows of a table; of a parked one after the relay sends its changes again.
 
     So every change between is in the rows that are read, and every later one is sent. Ranges that
@@ -42,34 +32,35 @@ def plan_whole(
     Raises:
         NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
     """
-    holes = holes_in(step.clickhouse)
-    await_sent(settings, holes, catalog, table)
+    await_sent(run, table)
     plan = step.plan(table, Selection(), restart=restart)
-    if plan.done and any(_first_fence(step, plan) < (h.sent or 0) for h in holes.open(table.name)):
-        plan = step.plan(table, Selection(), restart=True)
+    if plan.done:
+        fence = _first_fence(run, plan)
+        if any(fence < (hole.sent or 0) for hole in run.holes.open(table.name)):
+            plan = step.plan(table, Selection(), restart=True)
     return plan
 
 
-def close_holes(step: Resync, plan: Plan) -> None:
+def close_holes(run: Run, plan: Plan) -> None:
     """Close the table's holes where all ranges of a plan of all rows are read behind them."""
-    found = step.plans.find(plan.table, plan.run)
+    found = run.plans.find(plan.table, plan.run)
     if not plan.whole or found is None or found.open:
         return
-    fence, holes = _first_fence(step, plan), holes_in(step.clickhouse)
-    for hole in holes.open(plan.table.name):
+    fence = _first_fence(run, plan)
+    for hole in run.holes.open(plan.table.name):
         if hole.sent is not None and hole.sent <= fence:
-            holes.close(hole, fence)
+            run.holes.close(hole, fence)
 
 
-def holes_left(step: Resync, table: Table) -> str:
+def holes_left(run: Run, table: Table) -> str:
     """The table's holes, and what closes them; empty where there is none."""
     return "; ".join(
         f"it stays parked: {hole.sentence()}; {hole.repair()}"
-        for hole in holes_in(step.clickhouse).open(table.name)
+        for hole in run.holes.open(table.name)
     )
 
 
-def await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table) -> list[Hole]:
+def await_sent(run: Run, table: Table) -> list[Hole]:
     """Wait until the relay sends a parked table's changes again; its holes, which then have ended.
 
     Rows read from here on hold what was not sent.
@@ -77,11 +68,12 @@ def await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table)
     Raises:
         NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
     """
-    if not (found := holes.open(table.name)):
+    if not (found := run.holes.open(table.name)):
         return found
-    noted = Topics(settings.kafka).slot_note(settings.relay.slot)
-    with slots.session(settings.postgres) as cursor:
-        standing = require_standing(cursor, settings.relay, catalog, noted)
+    relay = run.settings.relay
+    noted = run.topics.slot_note(relay.slot)
+    with slots.session(run.settings.postgres) as cursor:
+        standing = require_standing(cursor, relay, run.catalog, noted)
     if table.name in standing.unsent:
         raise standing.unsent[table.name]
     deadline = time.monotonic() + _WAIT_SECONDS
@@ -93,13 +85,11 @@ def await_sent(settings: Settings, holes: Holes, catalog: Catalog, table: Table)
                 remedy="start the relay (see: sluice logs relay), then run it again",
             )
         time.sleep(_PAUSE)
-        found = holes.open(table.name)
+        found = run.holes.open(table.name)
     return found
 
 
-def _first_fence(step: Resync, plan: Plan) -> int:
+def _first_fence(run: Run, plan: Plan) -> int:
     """The fence of the range of a plan that was read first; 0 where none was."""
-    rows = step.clickhouse.execute(
-        step.plans.queries["fences"], table=plan.table.name, run=plan.run
-    )
+    rows = run.clickhouse.execute(run.queries["fences"], table=plan.table.name, run=plan.run)
     return min((parse_lsn(fence) for (fence,) in rows), default=0)

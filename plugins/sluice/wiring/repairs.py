@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 from sluice.capture import slot as slots
 from sluice.capture.initial_copy import replacing
-from sluice.catalog import Catalog, Table, load_catalog
-from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.topics import Topics
-from sluice.drain.clickhouse_store import ClickHouseStore
-from sluice.drain.decoder import Decoder
-from sluice.drain.drain import Drain
+from sluice.catalog import Table
 from sluice.errors import SlotBusy, SlotMissing, SluiceError, TopicGap
 from sluice.events.event import CONNECT
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import topics as topic_names
-from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.quality.checks import FAIL, QualityReport
 from sluice.repair.recover import MENDED, Recovery
 from sluice.repair.repair import AUTO, DIFF, Repair, selected
 from sluice.repair.repair import forecast as describe_repair
 from sluice.settings import Settings
-from sluice.warehouse.key_ranges import Plans
+from sluice.star.create import make_rebuild
 from sluice.warehouse.parked import Hole
 from sluice.wiring.ahead import put_below
-from sluice.wiring.checks import ROWS, check, differences, make_deep_check
-from sluice.wiring.drains import draining, make_decoder
-from sluice.wiring.parked import await_sent, holes_in
+from sluice.wiring.checks import ROWS, check, compared, make_deep_check
+from sluice.wiring.context import Run, opened
+from sluice.wiring.drains import make_decoder, make_drain
+from sluice.wiring.parked import await_sent
 from sluice.wiring.resyncs import make_selection, read_again
-from sluice.wiring.steps import rebuild
 
 log = logging.getLogger(__name__)
 
@@ -42,28 +36,28 @@ def quality(
     settings: Settings, tables: Sequence[str] = (), *, deep: bool = False, restart: bool = False
 ) -> QualityReport:
     """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
-    report = check(settings, tables, deep=deep, restart=restart)
-    wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
-    if settings.repair == AUTO:
-        wrong -= _rejecting(settings, wrong)
-    if settings.repair != AUTO or not wrong:
-        return report
-    try:
-        for line in repair(settings, sorted(wrong), mode=AUTO):
-            log.warning("auto-repair: %s", line)
-    except SluiceError as error:
-        log.warning("auto-repair: %s", "; ".join(str(error).split("\n")))
-    return check(settings, tables, deep=deep)
+    with opened(settings) as run:
+        report = check(run, tables, deep=deep, restart=restart)
+        wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
+        if settings.repair == AUTO:
+            wrong -= _rejecting(run, wrong)
+        if settings.repair != AUTO or not wrong:
+            return report
+        try:
+            for line in _repair(run, sorted(wrong), AUTO):
+                log.warning("auto-repair: %s", line)
+        except SluiceError as error:
+            log.warning("auto-repair: %s", "; ".join(str(error).split("\n")))
+        return check(run, tables, deep=deep)
 
 
-def _rejecting(settings: Settings, names: Collection[str]) -> set[str]:
+def _rejecting(run: Run, names: Collection[str]) -> set[str]:
     """Of these tables those that have open dead letters.
 
     What differs there may be what cannot be stored: it would be read again at every check and
     rejected each time, and only a person can correct it.
     """
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        counts = dict(clickhouse.execute(read_statements(PIPELINE)["dead_letters"]))
+    counts = dict(run.clickhouse.execute(run.queries["dead_letters"]))
     rejecting = set(names) & counts.keys()
     for name in sorted(rejecting):
         log.warning(
@@ -80,9 +74,10 @@ def forecast(
     settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
 ) -> str:
     """What a resync of these rows would change, in one line; nothing is changed."""
-    table, outcomes = load_catalog(settings.models).table(name), Outcomes()
-    selection = make_selection(table, lower, upper, keys)
-    found = differences(settings, [table], outcomes)
+    with opened(settings) as run:
+        table, outcomes = run.catalog.table(name), Outcomes()
+        selection = make_selection(table, lower, upper, keys)
+        found = compared(run, [table], outcomes)
     outcomes.require()
     ((_, findings),) = found
     return describe_repair(table, selected(table, findings, selection))
@@ -101,59 +96,59 @@ def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -
     Raises:
         SluiceError: at the end, of the tables that could not be brought back.
     """
-    catalog, outcomes = load_catalog(settings.models), Outcomes()
-    yield from _repair(settings, catalog, catalog.select(tuple(names)), mode, outcomes)
+    with opened(settings) as run:
+        yield from _repair(run, names, mode)
+
+
+def _repair(run: Run, names: Sequence[str], mode: str) -> Iterator[str]:
+    outcomes = Outcomes()
+    yield from _repaired(run, run.catalog.select(tuple(names)), mode, outcomes)
     outcomes.require()
 
 
-def _repair(
-    settings: Settings, catalog: Catalog, tables: Sequence[Table], mode: str, outcomes: Outcomes
-) -> Iterator[str]:
+def _repaired(run: Run, tables: Sequence[Table], mode: str, outcomes: Outcomes) -> Iterator[str]:
     """See `repair`; without the tables that `outcomes` has trouble with."""
-    tables = [table for table in tables if table.name not in outcomes.troubles]
+    tables = outcomes.sound(tables)
     if mode == DIFF:
-        yield from _pass_gaps(settings, catalog, tables, outcomes)
-    tables = [table for table in tables if table.name not in outcomes.troubles]
-    yield from _put_below(settings, tables, outcomes)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        tables = [table for table in tables if table.name not in outcomes.troubles]
-        holes, ended = holes_in(clickhouse), dict[str, list[Hole]]()
-        for table in tables:
-            with outcomes.of(table.name):
-                ended[table.name] = (
-                    await_sent(settings, holes, catalog, table)
-                    if mode == DIFF
-                    else [hole for hole in holes.open(table.name) if hole.sent is not None]
-                )
-        tables = [table for table in tables if table.name not in outcomes.troubles]
-        found = differences(settings, tables, outcomes) if tables else []
-        step = Repair(clickhouse=clickhouse, resync=partial(read_again, settings))
-        for table, findings in found:
-            with outcomes.of(table.name):
-                report = step.run(table, findings, mode)
-                yield report.sentence() if report else describe_repair(table, findings)
-                if report:
-                    report.require_stored()
-                if report or not findings.differences:
-                    for hole in ended[table.name]:
-                        holes.close(hole, findings.point)
-                        yield f"{table.name} is no longer parked: {hole.sentence()}"
-    yield from _rebuilt(settings, catalog, outcomes)
+        yield from _pass_gaps(run, tables, outcomes)
+    tables = outcomes.sound(tables)
+    yield from _put_below(run, tables, outcomes)
+    tables, ended = outcomes.sound(tables), dict[str, list[Hole]]()
+    for table in tables:
+        with outcomes.of(table.name):
+            ended[table.name] = (
+                await_sent(run, table)
+                if mode == DIFF
+                else [hole for hole in run.holes.open(table.name) if hole.sent is not None]
+            )
+    tables = outcomes.sound(tables)
+    found = compared(run, tables, outcomes) if tables else []
+    step = Repair(clickhouse=run.clickhouse, resync=partial(read_again, run))
+    for table, findings in found:
+        with outcomes.of(table.name):
+            report = step.run(table, findings, mode)
+            yield report.sentence() if report else describe_repair(table, findings)
+            if report:
+                report.require_stored()
+            if report or not findings.differences:
+                for hole in ended[table.name]:
+                    run.holes.close(hole, findings.point)
+                    yield f"{table.name} is no longer parked: {hole.sentence()}"
+    yield from _rebuilt(run, outcomes)
 
 
-def _put_below(settings: Settings, tables: Sequence[Table], outcomes: Outcomes) -> Iterator[str]:
+def _put_below(run: Run, tables: Sequence[Table], outcomes: Outcomes) -> Iterator[str]:
     """Put what is ahead of its source below what comes; comparisons do not see it before."""
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
-        for table in tables:
-            with outcomes.of(table.name):
-                if line := put_below(settings, clickhouse, run, table):
-                    yield line
+    for table in tables:
+        with outcomes.of(table.name):
+            if line := put_below(run, table):
+                yield line
 
 
-def _rebuilt(settings: Settings, catalog: Catalog, outcomes: Outcomes) -> Iterator[str]:
-    for fact in catalog.facts:
+def _rebuilt(run: Run, outcomes: Outcomes) -> Iterator[str]:
+    for fact in run.catalog.facts:
         with outcomes.of(fact.name):
-            yield rebuild(settings, fact.name).sentence()
+            yield until_done(make_rebuild(run.clickhouse, fact).run).sentence()
 
 
 def recover(settings: Settings) -> Iterator[str]:
@@ -169,49 +164,33 @@ def recover(settings: Settings) -> Iterator[str]:
         NotReady: the change source is needed and does not run, or set-up is not finished.
         SluiceError: at the end, of the tables that could not be brought back.
     """
-    catalog, topics = load_catalog(settings.models), Topics(settings.kafka)
-    outcomes = Outcomes()
-    topics.ensure(topic_names(catalog))
-    fault, unsent = _fault(settings, catalog, topics)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
-        store = ClickHouseStore(clickhouse)
-        checkpoints = [store.checkpoint(table.name) for table in catalog.tables]
-        by_offset = CONNECT in {found.source for found in checkpoints if found}
+    with opened(settings) as run:
+        yield from _recovered(run)
 
-        def drained(table: Table) -> None:
-            plans.drop(table)  # changes were lost since the ranges that are done
-            _drain_all(run, make_decoder(clickhouse, catalog, table.name))
-            put_below(settings, clickhouse, run, table)
 
-        if fault is None:
-            for table in catalog.tables if by_offset else ():
-                with outcomes.of(table.name):
-                    drained(table)
-                    _raise_epoch(run, table)
-            outcomes.troubles.update(unsent)
-            yield from _repair(settings, catalog, catalog.tables, DIFF, outcomes)
-            outcomes.require()
-            return
-        yield fault.what
-        step = Recovery(
-            drained=drained,
-            raise_epoch=partial(_raise_epoch, run),
-            by_offset=by_offset,
-            replacing=lambda: replacing(settings, catalog, topics),
-            compare=lambda within: make_deep_check(clickhouse, lambda: nullcontext(within)),
-            repair=lambda within: Repair(
-                clickhouse=clickhouse, resync=partial(read_again, settings, within=within)
-            ),
-        )
-        parked = holes_in(clickhouse)
-        holes = parked.open()
-        yield from step.run(catalog.tables, fault, outcomes)
-        for hole in holes:  # compared and repaired as of the new slot's point
-            if hole.table not in outcomes.troubles:
-                parked.close(hole, hole.sent or hole.since)
+def _recovered(run: Run) -> Iterator[str]:
+    catalog, outcomes = run.catalog, Outcomes()
+    run.topics.ensure(topic_names(catalog))
+    fault, unsent = _fault(run)
+    checkpoints = [run.store.checkpoint(table.name) for table in catalog.tables]
+    by_offset = CONNECT in {found.source for found in checkpoints if found}
+    if fault is None:
+        for table in catalog.tables if by_offset else ():
+            with outcomes.of(table.name):
+                _drain_all(run, table)
+                _raise_epoch(run, table)
         outcomes.troubles.update(unsent)
-    yield from _rebuilt(settings, catalog, outcomes)
+        yield from _repaired(run, catalog.tables, DIFF, outcomes)
+        outcomes.require()
+        return
+    yield fault.what
+    holes = run.holes.open()
+    yield from _recovery(run, by_offset).run(catalog.tables, fault, outcomes)
+    for hole in holes:  # compared and repaired as of the new slot's point
+        if hole.table not in outcomes.troubles:
+            run.holes.close(hole, hole.sent or hole.since)
+    outcomes.troubles.update(unsent)
+    yield from _rebuilt(run, outcomes)
     if by_offset:
         yield "start Redpanda Connect; it goes on from the new slot"
     else:
@@ -219,14 +198,28 @@ def recover(settings: Settings) -> Iterator[str]:
     outcomes.require()
 
 
-def _fault(
-    settings: Settings, catalog: Catalog, topics: Topics
-) -> tuple[SluiceError | None, dict[str, SluiceError]]:
+def _recovery(run: Run, by_offset: bool) -> Recovery:
+    return Recovery(
+        drained=partial(_drain_all, run),
+        raise_epoch=partial(_raise_epoch, run),
+        by_offset=by_offset,
+        replacing=lambda: replacing(run.settings, run.catalog, run.topics),
+        compare=lambda within: make_deep_check(run, lambda: nullcontext(within)),
+        repair=lambda within: Repair(
+            clickhouse=run.clickhouse, resync=partial(read_again, run, within=within)
+        ),
+    )
+
+
+def _fault(run: Run) -> tuple[SluiceError | None, dict[str, SluiceError]]:
     """Why the relay cannot go on from its slot, None where it can; and the tables that cannot be
     sent from a new one either.
     """
     try:
-        ready = slots.prepare(settings.postgres, settings.relay, catalog, topics, snapshot=False)
+        settings = run.settings
+        ready = slots.prepare(
+            settings.postgres, settings.relay, run.catalog, run.topics, snapshot=False
+        )
     except SlotBusy:
         return None, {}
     except MENDED as error:
@@ -238,31 +231,30 @@ def _fault(
     return next(iter(mended), None), others
 
 
-def _drain_all(run: Drain, decoder: Decoder) -> None:
+def _drain_all(run: Run, table: Table) -> None:
     """Drain to the topic's end; what is missing from the topic is found by comparing."""
-    while True:
+    run.plans.drop(table)  # changes were lost since the ranges that are done
+    drain, decoder, caught_up = make_drain(run), make_decoder(run, table.name), False
+    while not caught_up:
         try:
-            if until_done(partial(run.run, decoder)).caught_up:
-                return
+            caught_up = until_done(partial(drain.run, decoder)).caught_up
         except TopicGap:
-            until_done(partial(run.skip_gap, decoder.table))
+            until_done(partial(drain.skip_gap, table))
+    put_below(run, table)
 
 
-def _raise_epoch(run: Drain, table: Table) -> None:
-    until_done(partial(run.raise_epoch, table))
+def _raise_epoch(run: Run, table: Table) -> None:
+    until_done(partial(make_drain(run).raise_epoch, table))
 
 
-def _pass_gaps(
-    settings: Settings, catalog: Catalog, tables: Sequence[Table], outcomes: Outcomes
-) -> Iterator[str]:
+def _pass_gaps(run: Run, tables: Sequence[Table], outcomes: Outcomes) -> Iterator[str]:
     """Let the drain go on where topics lost messages; what was lost, a line each."""
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as run:
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
-        for table in tables:
-            with outcomes.of(table.name):
-                try:
-                    until_done(partial(run.run, make_decoder(clickhouse, catalog, table.name)))
-                except TopicGap as error:
-                    plans.drop(table)  # the gap came after the ranges that are done
-                    until_done(partial(run.skip_gap, table))
-                    yield f"{table.name}: {error.what}"
+    drain = make_drain(run)
+    for table in tables:
+        with outcomes.of(table.name):
+            try:
+                until_done(partial(drain.run, make_decoder(run, table.name)))
+            except TopicGap as error:
+                run.plans.drop(table)  # the gap came after the ranges that are done
+                until_done(partial(drain.skip_gap, table))
+                yield f"{table.name}: {error.what}"

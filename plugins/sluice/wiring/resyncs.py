@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -14,20 +14,17 @@ from sluice.capture.fenced_snapshot import (
     fenced_reading,
     log_end,
 )
-from sluice.catalog import Table, load_catalog
+from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, parse_key
-from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.topics import Topics
-from sluice.drain.drain import Drain
 from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.events.event import CONNECT
 from sluice.execution.contention import until_done
-from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.repair.resync import Resync, ResyncReport
 from sluice.settings import Settings
-from sluice.warehouse.key_ranges import Plan, Plans
+from sluice.warehouse.key_ranges import Plan
 from sluice.wiring.ahead import hidden, put_below
-from sluice.wiring.drains import draining, make_decoder, named_source
+from sluice.wiring.context import Run, opened
+from sluice.wiring.drains import make_decoder, make_drain, named_source
 from sluice.wiring.parked import close_holes, holes_left, plan_whole
 
 
@@ -41,94 +38,101 @@ def resync(
     restart: bool = False,
 ) -> ResyncReport:
     """Read a table, or some of its keys, again from Postgres; see Resync.run and plan_whole."""
-    catalog = load_catalog(settings.models)
-    table = catalog.table(name)
-    selection = make_selection(table, lower, upper, keys)
-    with resyncing(settings, table) as step:
+    with opened(settings) as run:
+        table = run.catalog.table(name)
+        selection = make_selection(table, lower, upper, keys)
+        step = make_resync(run, table)
         if selection != Selection():
             report = step.run(table, selection, restart=restart)
-            return replace(report, parked=holes_left(step, table))
-        plan = plan_whole(settings, step, catalog, table, restart=restart)
-        step.reached("planned")
-        report = step.read(plan)
-        close_holes(step, plan)
-        return replace(report, parked=holes_left(step, table))
+        else:
+            plan = plan_whole(run, step, table, restart=restart)
+            step.reached("planned")
+            report = step.read(plan)
+            close_holes(run, plan)
+        return replace(report, parked=holes_left(run, table))
 
 
 def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = "") -> Plan:
     """Divide a table, or a range of its keys, so that several can read it; see Resync.plan."""
-    catalog = load_catalog(settings.models)
-    table = catalog.table(name)
-    selection = make_selection(table, lower, upper, ())
-    with resyncing(settings, table) as step:
+    with opened(settings) as run:
+        table = run.catalog.table(name)
+        selection = make_selection(table, lower, upper, ())
+        step = make_resync(run, table)
         if selection != Selection():
             return step.plan(table, selection)
-        return plan_whole(settings, step, catalog, table, restart=False)
+        return plan_whole(run, step, table, restart=False)
 
 
-def resync_share(settings: Settings, name: str, run: str, share: int, shares: int) -> ResyncReport:
+def resync_share(
+    settings: Settings, name: str, planned: str, share: int, shares: int
+) -> ResyncReport:
     """Read one share of the ranges of a plan that are left; see Resync.read.
+
+    Args:
+        planned: the plan's run.
 
     Raises:
         NeedsPerson: changes were lost since it was planned.
     """
-    table = load_catalog(settings.models).table(name)
-    with resyncing(settings, table) as step:
-        plan = step.plans.find(table, run)
+    with opened(settings) as run:
+        table = run.catalog.table(name)
+        step = make_resync(run, table)
+        plan = run.plans.find(table, planned)
         if plan is None:
             raise NeedsPerson(
                 f"{name}: changes were lost since the resync began, or it began long ago",
                 remedy=f"begin it again: sluice resync {name}, or a new run of sluice_resync",
             )
         report = step.read(plan, share, shares)
-        close_holes(step, plan)
-        left = "" if plan.whole else holes_left(step, table)  # the last share closes them
+        close_holes(run, plan)
+        left = "" if plan.whole else holes_left(run, table)  # the last share closes them
         return replace(report, parked=left)
 
 
 @contextmanager
-def resyncing(
-    settings: Settings, table: Table, within: ExactSnapshot | None = None
-) -> Iterator[Resync]:
+def resyncing(settings: Settings, table: Table) -> Iterator[Resync]:
+    """What reads a table again, in a run of its own; see make_resync."""
+    with opened(settings) as run:
+        yield make_resync(run, table)
+
+
+def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> Resync:
     """What reads a table again; a gap in its topic is passed first, as its rows are read anew.
 
     Args:
         within: where rows are read, for all ranges; without it each has a fence of its own.
     """
-    catalog = load_catalog(settings.models)
-    topics = Topics(settings.kafka)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse, draining(settings) as drain:
-        decoder = make_decoder(clickhouse, catalog, table.name)
-        plans = Plans(clickhouse=clickhouse, queries=read_statements(PIPELINE))
+    settings, topics = run.settings, run.topics
+    decoder, drain = make_decoder(run, table.name), make_drain(run)
 
-        def drain_once() -> None:
-            with suppress(StaleCheckpoint):  # another drain is at work
-                drain.run(decoder)
+    def drain_once() -> None:
+        with suppress(StaleCheckpoint):  # another drain is at work
+            drain.run(decoder)
 
-        try:  # a gap shows only until the topic is as long again as it was
-            until_done(partial(drain.run, decoder))
-        except TopicGap:
-            plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
-            until_done(partial(drain.skip_gap, table))
-        _name_source(settings, drain, table)
-        put_below(settings, clickhouse, drain, table)
+    try:  # a gap shows only until the topic is as long again as it was
+        until_done(partial(drain.run, decoder))
+    except TopicGap:
+        run.plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
+        until_done(partial(drain.skip_gap, table))
+    _name_source(run, table)
+    put_below(run, table)
 
-        def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
-            if within is not None:  # nothing else comes onto the topic meanwhile
-                end = log_end(topics, of) if by_offset else None
-                return within.reading(settings, of, topics, drain_once, end)
-            return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
+    def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
+        if within is not None:  # nothing else comes onto the topic meanwhile
+            end = log_end(topics, of) if by_offset else None
+            return within.reading(settings, of, topics, drain_once, end)
+        return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
 
-        yield Resync(
-            clickhouse=clickhouse,
-            reading=reading,
-            division=partial(division, settings),
-            plans=plans,
-            hidden=partial(hidden, settings, clickhouse),
-        )
+    return Resync(
+        clickhouse=run.clickhouse,
+        reading=reading,
+        division=partial(division, settings),
+        plans=run.plans,
+        hidden=partial(hidden, run),
+    )
 
 
-def _name_source(settings: Settings, drain: Drain, table: Table) -> None:
+def _name_source(run: Run, table: Table) -> None:
     """See that a table's checkpoint names its change source before rows are read for it.
 
     It names none where no event is on the topic and ClickHouse was emptied; see named_source.
@@ -136,26 +140,26 @@ def _name_source(settings: Settings, drain: Drain, table: Table) -> None:
     Raises:
         NotReady: nothing says which one it is.
     """
-    checkpoint = drain.store.checkpoint(table.name)
+    checkpoint = run.store.checkpoint(table.name)
     if checkpoint and checkpoint.source:
         return
-    source = named_source(settings, drain.store)
+    source = named_source(run)
     if not source:
         raise NotReady(
             f"nothing says which source the changes of {table.name} come from: no event of any"
-            f" table is drained, and nobody reads from slot {settings.relay.slot!r}",
+            f" table is drained, and nobody reads from slot {run.settings.relay.slot!r}",
             remedy="start the source, or name it: sluice source relay, or: sluice source connect",
         )
     if source == CONNECT:
-        until_done(partial(drain.change_source, table, CONNECT))
+        until_done(partial(make_drain(run).change_source, table, CONNECT))
 
 
 def read_again(
-    settings: Settings, table: Table, selection: Selection, within: ExactSnapshot | None = None
+    run: Run, table: Table, selection: Selection, within: ExactSnapshot | None = None
 ) -> ResyncReport:
     """Read rows that differ: those of these keys, or ranges of all that do."""
-    with resyncing(settings, table, within) as step:
-        return step.run(table, selection, restart=True, differing=not selection.keys)
+    step = make_resync(run, table, within)
+    return step.run(table, selection, restart=True, differing=not selection.keys)
 
 
 def make_selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import date, timedelta
 
 from sluice.capture import publication as publications
 from sluice.capture import relations
 from sluice.capture import slot as slots
-from sluice.catalog import Catalog, Fact, Table, load_catalog
-from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.postgres import PostgresSource
-from sluice.clients.topics import Topics, partitioned
+from sluice.catalog import Catalog, Fact, Table
+from sluice.clients.topics import partitioned
 from sluice.errors import SluiceError, WrongUsage
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
@@ -23,6 +20,7 @@ from sluice.settings import PROJECT, Settings
 from sluice.star.create import create_warehouse, make_rebuild
 from sluice.star.rebuild import RebuildReport
 from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
+from sluice.wiring.context import Run, opened
 
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 
@@ -40,67 +38,68 @@ def initialise(settings: Settings) -> list[str]:
         NotReady: PostgreSQL lacks a table; all others are done.
         TopicPartitioned, PublicationIncomplete: a topic, or the publication there is, needs one.
     """
-    catalog, outcomes = load_catalog(settings.models), Outcomes()
-    require_current(catalog, settings.out, settings.clickhouse.cluster)
-    with outcomes.of("broker"):
-        topics = Topics(settings.kafka)
-        topics.ensure(topic_names(catalog))
-        for name, count in topics.partitions().items():
-            if count > 1 and name in topic_names(catalog):
-                with outcomes.of(name):
-                    raise partitioned(name, count)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        done, stopped = create_warehouse(clickhouse, catalog)
-    outcomes.troubles.update(stopped)
-    faulty: dict[str, SluiceError] = {}
-    with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
-        faulty = publications.faults(cursor, catalog)
-        faulty |= publications.ensure(cursor, settings.relay, catalog, faulty)
-        done += relations.uncovered(cursor, catalog).values()
-    outcomes.troubles.update(faulty)
-    done += _unlike_postgres(settings, [t for t in catalog.tables if t.name not in faulty])
-    outcomes.require(done)
-    return done
+    with opened(settings) as run:
+        catalog, outcomes = run.catalog, Outcomes()
+        require_current(catalog, settings.out, settings.clickhouse.cluster)
+        with outcomes.of("broker"):
+            _ensure_topics(run, outcomes)
+        done, stopped = create_warehouse(run.clickhouse, catalog)
+        outcomes.troubles.update(stopped)
+        faulty: dict[str, SluiceError] = {}
+        with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
+            faulty = publications.faults(cursor, catalog)
+            faulty |= publications.ensure(cursor, settings.relay, catalog, faulty)
+            done += relations.uncovered(cursor, catalog).values()
+        outcomes.troubles.update(faulty)
+        done += _unlike_postgres(run, [t for t in catalog.tables if t.name not in faulty])
+        outcomes.require(done)
+        return done
+
+
+def _ensure_topics(run: Run, outcomes: Outcomes) -> None:
+    """Create the topics that are missing; none may have more than one partition."""
+    wanted = topic_names(run.catalog)
+    run.topics.ensure(wanted)
+    for name, count in run.topics.partitions().items():
+        if count > 1 and name in wanted:
+            with outcomes.of(name):
+                raise partitioned(name, count)
 
 
 def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildReport:
     """One run of a fact's rebuild; see Rebuild.run."""
-    catalog = load_catalog(settings.models)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        step = make_rebuild(clickhouse, _fact(catalog, fact))
+    with opened(settings) as run:
+        step = make_rebuild(run.clickhouse, _fact(run.catalog, fact))
         return until_done(lambda: step.run(full=full))
 
 
 def backfill(settings: Settings, fact: str, first: date, last: date) -> RebuildReport:
     """Redo a fact's days, both ends included; see Rebuild.backfill."""
-    catalog = load_catalog(settings.models)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        step = make_rebuild(clickhouse, _fact(catalog, fact))
+    with opened(settings) as run:
+        step = make_rebuild(run.clickhouse, _fact(run.catalog, fact))
         return until_done(lambda: step.backfill(first, last))
 
 
 def rollback(settings: Settings, fact: str) -> RebuildReport:
     """Undo a fact's last full rebuild; see Rebuild.rollback."""
-    catalog = load_catalog(settings.models)
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-        return make_rebuild(clickhouse, _fact(catalog, fact)).rollback()
+    with opened(settings) as run:
+        return make_rebuild(run.clickhouse, _fact(run.catalog, fact)).rollback()
 
 
 def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
     """One run of the maintenance; see Maintenance.run."""
-    with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+    with opened(settings) as run:
         return Maintenance(
-            clickhouse=clickhouse,
-            catalog=load_catalog(settings.models),
+            clickhouse=run.clickhouse,
+            catalog=run.catalog,
             queries=read_statements(_MAINTENANCE),
             guard=guard,
         ).run()
 
 
-def _unlike_postgres(settings: Settings, tables: Sequence[Table]) -> list[str]:
+def _unlike_postgres(run: Run, tables: Sequence[Table]) -> list[str]:
     """Tables whose columns in PostgreSQL are not their model's, a line each."""
-    source = PostgresSource(settings.postgres)
-    differences = {table.name: source.schema_differences(table) for table in tables}
+    differences = {table.name: run.source.schema_differences(table) for table in tables}
     return [
         f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
         for name, lines in differences.items()
