@@ -76,7 +76,7 @@ def statements() -> list[str]:
     for fact in CATALOG.facts:
         star = star_statements(fact, KEEPER)
         texts.append(on_cluster(fact_table(fact, KEEPER.local(fact.name)), KEEPER))
-        texts += [text for text in star.values() if ON_CLUSTER in text and "CREATE" in text]
+        texts += [text for text in star.texts() if ON_CLUSTER in text and "CREATE" in text]
     return list(dict.fromkeys(texts))
 
 

@@ -38,7 +38,7 @@ def test_clickhouse_parses_every_statement_of_a_cluster_with_a_keeper(servers: S
         texts += table_statements(table, KEEPER).values()
     for fact in CATALOG.facts:
         star = star_statements(fact, KEEPER)
-        texts += [text for text in star.values() if "ON CLUSTER" in text]
+        texts += [text for text in star.texts() if "ON CLUSTER" in text]
     assert len(texts) > 20
     with closing(ClickHouse(servers.settings())) as clickhouse:
         for text in texts:

@@ -76,8 +76,8 @@ def test_the_text_runs_on_clickhouse_and_gives_what_it_says(services: Settings) 
             assert plan_of(clickhouse, table) == Plan()
         (fact,) = CATALOG.facts
         star = star_statements(fact)
-        clickhouse.execute(star["fact"])
-        clickhouse.execute(star["view"])
+        clickhouse.execute(star.fact)
+        clickhouse.execute(star.view)
         assert not fact_differs(clickhouse, fact)
         clickhouse.execute("INSERT INTO cdc.dim_guest (site, number, nick) VALUES ('A', 1, 'Jo')")
         clickhouse.execute(

@@ -100,13 +100,37 @@ def test_a_relationship_that_goes_by_another_column_makes_another_fact() -> None
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(BOOKKEEPING), "src_match", "dim_team", "history_teams", "fact_match"]
+    "name",
+    [
+        *(*sorted(BOOKKEEPING), "src_match", "dim_team", "history_teams", "fact_match"),
+        *("history_teams_feed", "fact_match__kept", "src_match__local", "by_goals__touched"),
+    ],
 )
 def test_a_rollup_does_not_take_the_name_of_another_table(name: str) -> None:
     by_goals = {"by": {"goals": "goals"}, "sum": {"all": "goals"}}
     match_fact("home_id", "away_id", {"by_goals": by_goals})
     with pytest.raises(WrongUsage, match=f"rollup '{name}' of matches: the name is taken"):
-        match_fact("home_id", "away_id", {name: by_goals})
+        match_fact("home_id", "away_id", {name: by_goals, "by_goals": by_goals})
+
+
+def test_a_dimension_does_not_take_the_name_of_the_fact() -> None:
+    class Base(DeclarativeBase): ...
+
+    class Fact(Base):
+        __tablename__ = "facts"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    class Claim(Base):
+        __tablename__ = "claims"
+        __table_args__ = {"info": {"star": "fact"}}  # noqa: RUF012
+        id: Mapped[int] = mapped_column(primary_key=True)
+        fact_id: Mapped[int] = mapped_column(ForeignKey("facts.id"))
+        fact: Mapped[Fact] = relationship()
+
+    Base.registry.configure()
+    with pytest.raises(WrongUsage, match="fact of claims: a dimension is named 'fact'"):
+        describe("claims", list(Base.registry.mappers))
 
 
 def test_what_sluice_keeps_in_clickhouse_is_known_by_name() -> None:

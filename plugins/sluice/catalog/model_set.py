@@ -176,12 +176,16 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
 
 
 def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
-    """Require that no rollup has the name of another table in ClickHouse."""
+    """Require that no rollup has the name of another table in ClickHouse, or of one that is kept
+    with another: a history's feed, or a table's own name with `__` and a word behind it.
+    """
     taken = {table.storage for table in tables} | {table.history for table in tables}
     taken |= {fact.name for fact in facts} | BOOKKEEPING
+    taken |= {f"{table.history}_feed" for table in tables}
+    names = taken | {rollup.name for fact in facts for rollup in fact.table.rollups}
     for fact in facts:
         for rollup in fact.table.rollups:
-            if rollup.name in taken:
+            if rollup.name in taken or any(rollup.name.startswith(f"{n}__") for n in names):
                 raise WrongUsage(
                     f"rollup {rollup.name!r} of {fact.table.name}: the name is taken in ClickHouse",
                     remedy="give the rollup another name",

@@ -101,6 +101,11 @@ def make_fact(table: Table, tables: Mapping[Place, Table]) -> Fact:
             f"fact of {table.name}: two columns would be named {twice[0]!r}",
             remedy="rename one of the columns or relationships they come from",
         )
+    if any(dimension.prefix == "fact" for dimension in dimensions):
+        raise WrongUsage(
+            f"fact of {table.name}: a dimension is named 'fact', as the fact is in its join",
+            remedy="rename the model or relationship that it comes from",
+        )
     return Fact(table=table, dimensions=dimensions, columns=columns)
 
 

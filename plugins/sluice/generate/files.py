@@ -28,11 +28,11 @@ def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Pat
     for table in catalog.tables:
         heading = f"{table.storage} and its history, from {table.module}. {_HEADING}"
         path = CLICKHOUSE / f"{table.storage}.sql"
-        files[path] = render_statements(heading, table_statements(table, cluster))
+        files[path] = render_statements(heading, table_statements(table, cluster).items())
     for fact in catalog.facts:
         heading = f"{fact.name}: its table, its view and their upkeep. {_HEADING}"
         path = CLICKHOUSE / f"{fact.name}.sql"
-        files[path] = render_statements(heading, star_statements(fact, cluster))
+        files[path] = render_statements(heading, star_statements(fact, cluster).named())
     files[Path("sql/generated/topics.txt")] = _topics(catalog)
     files[Path("sql/generated/tables.txt")] = _tables(catalog)
     files[Path("sql/generated/publication.sql")] = publication(catalog)

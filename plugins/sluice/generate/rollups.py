@@ -22,6 +22,7 @@ from sluice.generate.clickhouse import (
     view,
 )
 from sluice.generate.joins import fingerprint
+from sluice.generate.statements import RollupStatements
 from sluice.settings import Cluster
 
 # A rollup is small and lives on the first shard alone, where one insert is one part.
@@ -46,27 +47,27 @@ def changed(rollup: Rollup) -> str:
     return f"{rollup.name}__changed"
 
 
-def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> dict[str, str]:
-    """Return name -> statement of one rollup."""
-    name, local = rollup.name, cluster.local(rollup.name)
-    statements = {f"{name}_table": on_cluster(_table(fact, rollup, local), cluster)}
+def rollup_statements(fact: Fact, rollup: Rollup, cluster: Cluster) -> RollupStatements:
+    """Return the statements of one rollup."""
+    name, local, over = rollup.name, cluster.local(rollup.name), None
     if cluster.name:
-        over = distributed_table(cluster, name, local, _FIRST_SHARD)
-        statements[f"{name}_distributed"] = on_cluster(over, cluster)
-    return statements | {
-        f"{name}_noted": on_cluster(_noted_table(rollup), cluster),
-        f"{name}_noted_by": on_cluster(_noted_by(rollup), cluster),
-        f"{name}_view": on_cluster(_view(rollup), cluster),
-        f"{name}_change": _change(fact, rollup),
-        f"{name}_note": _note(rollup),
-        f"{name}_announce": _announce(rollup),
-        f"{name}_read": _read(rollup),
-        f"{name}_unsettled": _unsettled(rollup),
-        f"{name}_add": _add(rollup),
-        f"{name}_sum_touched": _sum(rollup, f" FINAL{_noted_rows(fact, rollup)}", only_noted=True),
-        f"{name}_sum_all": _sum(rollup, " FINAL", only_noted=False),
-        f"{name}_sum_filled": _sum(rollup, "", only_noted=False),
-    }
+        over = on_cluster(distributed_table(cluster, name, local, _FIRST_SHARD), cluster)
+    return RollupStatements(
+        table=on_cluster(_table(fact, rollup, local), cluster),
+        distributed=over,
+        noted=on_cluster(_noted_table(rollup), cluster),
+        noted_by=on_cluster(_noted_by(rollup), cluster),
+        view=on_cluster(_view(rollup), cluster),
+        change=_change(fact, rollup),
+        note=_note(rollup),
+        announce=_announce(rollup),
+        read=_read(rollup),
+        unsettled=_unsettled(rollup),
+        add=_add(rollup),
+        sum_touched=_sum(rollup, f" FINAL{_noted_rows(fact, rollup)}", only_noted=True),
+        sum_all=_sum(rollup, " FINAL", only_noted=False),
+        sum_filled=_sum(rollup, "", only_noted=False),
+    )
 
 
 def made_of(fact: Fact, rollups: Iterable[Rollup]) -> str:

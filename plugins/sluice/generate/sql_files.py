@@ -9,7 +9,7 @@ A block runs from its name to the next one; the comment lines below the name des
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def read_statements(path: Path) -> Mapping[str, str]:
     return statements
 
 
-def render_statements(heading: str, statements: Mapping[str, str]) -> str:
+def render_statements(heading: str, statements: Iterable[tuple[str, str]]) -> str:
     """Return the text of a file that `read_statements` reads."""
-    blocks = [f"{_MARK}{name}\n{text};\n" for name, text in statements.items()]
+    blocks = [f"{_MARK}{name}\n{text};\n" for name, text in statements]
     return f"-- {heading}\n\n" + "\n".join(blocks)
 
 

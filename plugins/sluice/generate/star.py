@@ -32,6 +32,7 @@ from sluice.generate.rollups import (
     rollup_indexes,
     rollup_statements,
 )
+from sluice.generate.statements import FactStatements
 from sluice.settings import ONE_SERVER, Cluster
 
 Version = tuple[int, ...]
@@ -42,44 +43,36 @@ _WRAPS = re.compile("Date32|DateTime64")
 _CHANGED = "_seq > {low:UInt64} AND _seq <= {high:UInt64}"
 
 
-def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> dict[str, str]:
-    """Return name -> statement of one fact."""
-    local = cluster.local(fact.name)
-    statements = {"fact": on_cluster(fact_table(fact, local), cluster)}
+def star_statements(fact: Fact, cluster: Cluster = ONE_SERVER) -> FactStatements:
+    """Return the statements of one fact."""
+    local, over = cluster.local(fact.name), None
     if cluster.name:
-        over = distributed_fact(fact, cluster, fact.name, local)
-        statements["fact_distributed"] = on_cluster(over, cluster)
-    statements |= {
-        "view": on_cluster(view(fact.name, [column.name for column in fact.columns]), cluster),
-        "touched": _temporary("touched", _own_keys(fact, "1 = 0"), ordered=True),
-        "touched_by_fact": f"INSERT INTO touched\n{_own_keys(fact, _CHANGED)}",
-    }
-    for dimension in fact.dimensions:
-        statements[f"touched_by_{dimension.prefix}"] = _touched_by(fact, dimension)
-    if fact.date is not None:
-        statements["touched_by_date"] = _touched_by_date(fact)
-    statements |= {
-        "all_ranges": _all_ranges(fact, cluster),
-        "touched_ranges": _touched_ranges(fact),
-        "stage_range": _stage_rows(fact, touched=False),
-        "stage_touched": _stage_rows(fact, touched=True),
-    }
-    for dimension in fact.dimensions:
-        statements[f"stage_{dimension.prefix}"] = _stage_dimension(fact, dimension)
-    statements |= {
-        "join": _join(fact),
-        "join_tombstones": _tombstones(fact),
-        "insert_joined": _insert_joined(fact),
-        "insert_range": _insert_range(fact),
-        "checksum_source": _checksum(
-            f"{quoted(fact.table.storage)} FINAL", _own_columns(fact, stored=True)
-        ),
-        "checksum_fact": _checksum("{fact:Identifier} FINAL", _own_columns(fact, stored=False)),
-        "checksum_filled": _checksum("{fact:Identifier}", _own_columns(fact, stored=False)),
-    }
-    for rollup in fact.table.rollups:
-        statements |= rollup_statements(fact, rollup, cluster)
-    return statements
+        over = on_cluster(distributed_fact(fact, cluster, fact.name, local), cluster)
+    stored, own = _own_columns(fact, stored=True), _own_columns(fact, stored=False)
+    return FactStatements(
+        fact=on_cluster(fact_table(fact, local), cluster),
+        fact_distributed=over,
+        view=on_cluster(view(fact.name, [column.name for column in fact.columns]), cluster),
+        touched=_temporary("touched", _own_keys(fact, "1 = 0"), ordered=True),
+        touched_by_fact=f"INSERT INTO touched\n{_own_keys(fact, _CHANGED)}",
+        touched_by={one.prefix: _touched_by(fact, one) for one in fact.dimensions},
+        touched_by_date=_touched_by_date(fact) if fact.date else None,
+        all_ranges=_all_ranges(fact, cluster),
+        touched_ranges=_touched_ranges(fact),
+        stage_range=_stage_rows(fact, touched=False),
+        stage_touched=_stage_rows(fact, touched=True),
+        stage={one.prefix: _stage_dimension(fact, one) for one in fact.dimensions},
+        join=_join(fact),
+        join_tombstones=_tombstones(fact),
+        insert_joined=_insert_joined(fact),
+        insert_range=_insert_range(fact),
+        checksum_source=_checksum(f"{quoted(fact.table.storage)} FINAL", stored),
+        checksum_fact=_checksum("{fact:Identifier} FINAL", own),
+        checksum_filled=_checksum("{fact:Identifier}", own),
+        rollups={
+            rollup.name: rollup_statements(fact, rollup, cluster) for rollup in fact.table.rollups
+        },
+    )
 
 
 def fact_table(fact: Fact, name: str, server: Version = BY_DAY) -> str:

@@ -74,7 +74,7 @@ def made_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
     """What is made of a fact and its rollups, as `database.name`; without what holds their rows,
     which goes by other names on a cluster.
     """
-    places = _relations(star_statements(fact, cluster).values())
+    places = _relations(star_statements(fact, cluster).texts())
     return {one for one in places if not (cluster.name and one.endswith(cluster.local("")))}
 
 
@@ -120,17 +120,19 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
         if not rollup_is_made(clickhouse, fact, rollup):
             _drop_rollup(clickhouse, rollup.name)
             anew = True
-        for part in ("table", "distributed") if clickhouse.cluster.name else ("table",):
-            clickhouse.everywhere(star[f"{rollup.name}_{part}"])
-        for part in ("noted", "noted_by"):
-            clickhouse.execute(star[f"{rollup.name}_{part}"])
-        clickhouse.everywhere(star[f"{rollup.name}_view"])
+        statements = star.rollups[rollup.name]
+        clickhouse.everywhere(statements.table)
+        if statements.distributed:
+            clickhouse.everywhere(statements.distributed)
+        clickhouse.execute(statements.noted)
+        clickhouse.execute(statements.noted_by)
+        clickhouse.everywhere(statements.view)
     rebuild = make_rebuild(clickhouse, fact)
     renewed = fact_differs(clickhouse, fact) or (anew and rebuild.seen() is not None)
     if renewed:
         done.append(rebuild.renew().sentence())
     # Before the merge, which may take long: a view of the older form cuts values to its types.
-    clickhouse.everywhere(star["view"])
+    clickhouse.everywhere(star.view)
     if renewed:
         rebuild.merge()
     return done

@@ -16,6 +16,7 @@ from sluice.catalog import Fact
 from sluice.clients.clickhouse import ClickHouse
 from sluice.execution.failpoints import Reached
 from sluice.generate.clickhouse import quoted
+from sluice.generate.statements import FactStatements
 from sluice.star.rollups import Recorded, RollupSums, Seen
 
 Range = Mapping[str, Any]
@@ -40,7 +41,7 @@ class FactRows:
 
     clickhouse: ClickHouse
     fact: Fact
-    star: Mapping[str, str]
+    star: FactStatements
     range_rows: int
     reached: Reached
     progress: Callable[[str], None]
@@ -48,10 +49,10 @@ class FactRows:
     def fill(self, shadow: str, now: Recorded) -> int:
         """Write all rows into an empty table; how many."""
         started, rows = time.monotonic(), 0
-        ranges = list(self._ranges("all_ranges"))
+        ranges = list(self._ranges(self.star.all_ranges))
         for done, bounds in enumerate(ranges, start=1):
-            self._stage("stage_range", bounds)
-            rows += self._insert("insert_range", "staged_fact", shadow, now)
+            self._stage(self.star.stage_range, bounds)
+            rows += self._insert(self.star.insert_range, "staged_fact", shadow, now)
             seconds = time.monotonic() - started
             left = seconds / done * (len(ranges) - done)
             self.progress(
@@ -64,35 +65,34 @@ class FactRows:
     def touch_changes(self, target: str, low: Seen, high: Seen) -> None:
         """Find the keys of `target` that changes in (low, high] can have altered."""
         self._touch_nothing()
-        ways = {"fact": self.fact.table.name}
-        ways |= {dimension.prefix: dimension.table.name for dimension in self.fact.dimensions}
-        for way, table in ways.items():
+        ways = [(self.star.touched_by_fact, self.fact.table.name)]
+        ways += [(self.star.touched_by[d.prefix], d.table.name) for d in self.fact.dimensions]
+        for statement, table in ways:
             since = low.get(table, 0)
             if since < high[table]:
-                self.clickhouse.execute(
-                    self.star[f"touched_by_{way}"], fact=target, low=since, high=high[table]
-                )
+                self.clickhouse.execute(statement, fact=target, low=since, high=high[table])
         self.reached("keys found")
 
     def touch_days(self, first: date, last: date) -> None:
         """Find the keys of the fact's rows of these days."""
+        assert self.star.touched_by_date, "the fact has a date"
         self._touch_nothing()
         self.clickhouse.execute(
-            self.star["touched_by_date"], fact=self.fact.name, first=first, last=last
+            self.star.touched_by_date, fact=self.fact.name, first=first, last=last
         )
         self.reached("keys found")
 
     def rewrite(self, target: str, now: Recorded, rollups: RollupSums | None = None) -> Written:
         """Recompute into `target` what is touched, tombstones included, and tell its rollups."""
         rows = deleted = ranges = 0
-        for bounds in self._ranges("touched_ranges"):
-            self._stage("stage_touched", bounds)
-            self.clickhouse.execute(self.star["join"])
-            self.clickhouse.execute(self.star["join_tombstones"], **bounds)
+        for bounds in self._ranges(self.star.touched_ranges):
+            self._stage(self.star.stage_touched, bounds)
+            self.clickhouse.execute(self.star.join)
+            self.clickhouse.execute(self.star.join_tombstones, **bounds)
             gone = self.clickhouse.written_rows()
             if rollups:
                 rollups.note(now)
-            rows += self._insert("insert_joined", "joined", target, now) - gone
+            rows += self._insert(self.star.insert_joined, "joined", target, now) - gone
             deleted += gone
             ranges += 1
         self._stage_nothing()
@@ -101,11 +101,11 @@ class FactRows:
 
     def _touch_nothing(self) -> None:
         self._drop_temporary("touched")
-        self.clickhouse.execute(self.star["touched"])
+        self.clickhouse.execute(self.star.touched)
 
     def _ranges(self, listing: str) -> Iterator[Range]:
         """Bounds of a key's ranges as parameters, in the key's order."""
-        starts = self.clickhouse.execute(self.star[listing], step=self.range_rows)
+        starts = self.clickhouse.execute(listing, step=self.range_rows)
         for at, start in enumerate(starts):
             last = at + 1 == len(starts)
             bounds: dict[str, Any] = {"first": int(at == 0), "last": int(last)}
@@ -116,9 +116,9 @@ class FactRows:
     def _stage(self, rows: str, bounds: Range) -> None:
         """The rows of a range and those they lead to, in the session's own tables."""
         self._stage_nothing()
-        self.clickhouse.execute(self.star[rows], **bounds)
-        for dimension in self.fact.dimensions:
-            self.clickhouse.execute(self.star[f"stage_{dimension.prefix}"])
+        self.clickhouse.execute(rows, **bounds)
+        for statement in self.star.stage.values():  # parents first, as the dimensions are
+            self.clickhouse.execute(statement)
         self.reached("rows staged")
 
     def _stage_nothing(self) -> None:
@@ -127,7 +127,7 @@ class FactRows:
         self._drop_temporary("joined", *(f"staged_{name}" for name in ("fact", *prefixes)))
 
     def _insert(self, how: str, source: str, target: str, now: Recorded) -> int:
-        self.clickhouse.execute(self.star[how], fact=target, version=now.version)
+        self.clickhouse.execute(how, fact=target, version=now.version)
         # Not what was written: a row that goes to another server is written here and there.
         rows = self.clickhouse.execute(f"SELECT count() FROM {source}")[0][0]
         self.reached("rows written")

@@ -37,6 +37,7 @@ from sluice.execution.contention import until_done
 from sluice.execution.failpoints import Reached, go_on
 from sluice.generate.clickhouse import quoted
 from sluice.generate.joins import differing_own
+from sluice.generate.statements import FactStatements
 from sluice.star.fact_rows import FactRows
 from sluice.star.fact_tables import FactStorage
 from sluice.star.rollups import Recorded, RollupSums, Seen
@@ -113,7 +114,7 @@ class Rebuild:
 
     clickhouse: ClickHouse
     fact: Fact
-    star: Mapping[str, str]
+    star: FactStatements
     queries: Mapping[str, str]
     range_rows: int = RANGE_ROWS
     reached: Reached = go_on
@@ -373,15 +374,15 @@ class Rebuild:
         Compared are live rows and a checksum of every column that is the fact's own. A table that
         was filled, and nothing else, has each row once: there is nothing for FINAL to merge.
         """
-        checksum = "checksum_filled"
+        checksum = self.star.checksum_filled
         for _ in range(_CATCH_UPS):
             seen = self.drained()
             if seen != now.seen:
                 self._rows.touch_changes(shadow, now.seen, seen)
-                now, checksum = replace(now, seen=seen), "checksum_fact"
+                now, checksum = replace(now, seen=seen), self.star.checksum_fact
                 self._rows.rewrite(shadow, now)
-            expected = self.clickhouse.execute(self.star["checksum_source"])[0]
-            found = self.clickhouse.execute(self.star[checksum], fact=shadow)[0]
+            expected = self.clickhouse.execute(self.star.checksum_source)[0]
+            found = self.clickhouse.execute(checksum, fact=shadow)[0]
             if found == expected and self.drained() == now.seen:
                 return int(found[0]), now
             self.progress(f"{shadow}: {found[0]} rows of {expected[0]}; catching up")

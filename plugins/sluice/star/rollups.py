@@ -19,6 +19,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.execution.failpoints import Reached
 from sluice.generate.clickhouse import quoted
 from sluice.generate.rollups import changed
+from sluice.generate.statements import FactStatements, RollupStatements
 
 Seen = Mapping[str, int]
 
@@ -42,41 +43,41 @@ class RollupSums:
 
     clickhouse: ClickHouse
     fact: Fact
-    star: Mapping[str, str]
+    star: FactStatements
     reached: Reached
 
     def note(self, now: Recorded) -> None:
         """Read what the staged rows change in each group, and note the groups."""
-        for rollup in self._rollups:
+        for rollup, statements in self._rollups:
             self._drop_changed(rollup)
-            self._execute(rollup, "change", fact=self.fact.name)
-            self._execute(rollup, "note", version=now.version, rebuild=str(now.rebuild))
+            self._execute(statements.change, fact=self.fact.name)
+            self._execute(statements.note, version=now.version, rebuild=str(now.rebuild))
             self.reached("groups noted")
 
     def add(self, low: Recorded, now: Recorded) -> None:
         """Add what was read to the sums, where nobody else has noted groups since `low`."""
-        for rollup in self._rollups:
+        for rollup, statements in self._rollups:
             version = self._version(now)
-            self._execute(rollup, "read")
+            self._execute(statements.read)
             self.reached("sums read")
             # After the sums are read: who notes groups later sees our notes, and sums them anew.
-            if self._unsettled(rollup, low, now):
-                self._sum(rollup, "sum_touched", now, self.fact.name, since=low.version)
+            if self._unsettled(statements, low, now):
+                self._sum(statements.sum_touched, now, self.fact.name, since=low.version)
             else:
-                self._execute(rollup, "add", version=version)
+                self._execute(statements.add, version=version)
                 self.reached("rollups summed")
             self._drop_changed(rollup)
 
     def settle(self, low: Recorded, now: Recorded) -> None:
         """Sum what others have noted since `low`; nothing changed in our own groups."""
-        for rollup in self._rollups:
-            if self._unsettled(rollup, low, now):
-                self._sum(rollup, "sum_touched", now, self.fact.name, since=low.version)
+        for _, statements in self._rollups:
+            if self._unsettled(statements, low, now):
+                self._sum(statements.sum_touched, now, self.fact.name, since=low.version)
 
     def sum_noted(self, low: Recorded, now: Recorded) -> None:
         """Sum anew, from the facts, all groups that are noted since `low`."""
-        for rollup in self._rollups:
-            self._sum(rollup, "sum_touched", now, self.fact.name, since=low.version)
+        for rollup, statements in self._rollups:
+            self._sum(statements.sum_touched, now, self.fact.name, since=low.version)
             self._drop_changed(rollup)
 
     def sum_all(self, table: str, now: Recorded, *, once: bool = False) -> None:
@@ -85,36 +86,36 @@ class RollupSums:
         Args:
             once: the table has each row once, so there is nothing for FINAL to merge.
         """
-        for rollup in self._rollups:
-            self._sum_table(rollup, "sum_filled" if once else "sum_all", table, now)
+        for _, statements in self._rollups:
+            how = statements.sum_filled if once else statements.sum_all
+            self._sum_table(statements, how, table, now)
 
     def sum_new(self, now: Recorded) -> None:
         """Sum all for a rollup that came to the models later: nothing has written to it yet."""
-        for rollup in self._rollups:
-            rows = self.clickhouse.execute(f"SELECT count() FROM cdc.{quoted(rollup.name)}")
+        for rollup, statements in self._rollups:
+            rows = self._execute(f"SELECT count() FROM cdc.{quoted(rollup.name)}")
             if not rows[0][0]:
-                self._sum_table(rollup, "sum_all", self.fact.name, now)
+                self._sum_table(statements, statements.sum_all, self.fact.name, now)
 
     @property
-    def _rollups(self) -> tuple[Rollup, ...]:
-        return self.fact.table.rollups
+    def _rollups(self) -> list[tuple[Rollup, RollupStatements]]:
+        return [(rollup, self.star.rollups[rollup.name]) for rollup in self.fact.table.rollups]
 
-    def _unsettled(self, rollup: Rollup, low: Recorded, now: Recorded) -> bool:
+    def _unsettled(self, statements: RollupStatements, low: Recorded, now: Recorded) -> bool:
         found = self._execute(
-            rollup,
-            "unsettled",
+            statements.unsettled,
             since=low.version,
             rebuild=str(now.rebuild),
             last=str(low.rebuild),
         )
         return bool(found[0][0])
 
-    def _sum_table(self, rollup: Rollup, how: str, table: str, now: Recorded) -> None:
-        self._execute(rollup, "announce", version=now.version, rebuild=str(now.rebuild))
-        self._sum(rollup, how, now, table)
+    def _sum_table(self, statements: RollupStatements, how: str, table: str, now: Recorded) -> None:
+        self._execute(statements.announce, version=now.version, rebuild=str(now.rebuild))
+        self._sum(how, now, table)
 
-    def _sum(self, rollup: Rollup, how: str, now: Recorded, table: str, **since: Any) -> None:
-        self._execute(rollup, how, fact=table, version=self._version(now), **since)
+    def _sum(self, how: str, now: Recorded, table: str, **since: Any) -> None:
+        self._execute(how, fact=table, version=self._version(now), **since)
         self.reached("rollups summed")
 
     def _version(self, now: Recorded) -> int:
@@ -126,8 +127,8 @@ class RollupSums:
         read_at: int = self.clickhouse.execute("SELECT toUnixTimestamp64Nano(now64(9))")[0][0]
         return now.version << 64 | read_at
 
-    def _execute(self, rollup: Rollup, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-        return self.clickhouse.execute(self.star[f"{rollup.name}_{statement}"], **values)
+    def _execute(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        return self.clickhouse.execute(statement, **values)
 
     def _drop_changed(self, rollup: Rollup) -> None:
         name = quoted(changed(rollup))
