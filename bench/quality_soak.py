@@ -27,12 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.catalog.quality_options import Status
 from sluice.clients.postgres import PostgresSource
 from sluice.embedded.postgres import ensure_database
 from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.errors import Retryable
-from sluice.quality.checks import PASS, UNSETTLED, QualityReport
+from sluice.quality.checks import QualityReport
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables, make_engine
 from store_api.demo import load
@@ -192,9 +193,9 @@ class Soak:
 
     def _alarms(self, number: int, report: QualityReport) -> None:
         for check in report.checks:
-            if check.status != PASS:
-                self.tally.unsettled += check.status == UNSETTLED
-                self.tally.alarms += check.status != UNSETTLED
+            if check.status != Status.PASS:
+                self.tally.unsettled += check.status == Status.UNSETTLED
+                self.tally.alarms += check.status != Status.UNSETTLED
                 print(f"check {number}: {check.sentence()}", flush=True)
 
     def _find(self, first: int) -> None:

@@ -36,7 +36,8 @@ def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:
 def tell_late(seconds: int, context: Mapping[str, Any]) -> None:
     """Tell of a run that goes on; one that has failed is not late, and Airflow shows it."""
     from sluice import wiring
-    from sluice.quality.checks import FAIL, Check
+    from sluice.catalog.quality_options import Status
+    from sluice.quality.checks import Check
     from sluice.settings import read_settings
 
     run = context["dag_run"]
@@ -45,7 +46,7 @@ def tell_late(seconds: int, context: Mapping[str, Any]) -> None:
     late = Check(
         table=run["dag_id"],
         check="deadline",
-        status=FAIL,
+        status=Status.FAIL,
         postgres=0,
         clickhouse=seconds,
         difference=f"{run['dag_run_id']} is {run['state']}, {seconds} s after it was queued",

@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import (
 )
 
 from sluice.catalog import Catalog, Fact, Table, load_catalog
+from sluice.catalog.quality_options import Status
 from sluice.errors import Retryable, SlotAwaited, SluiceError
 from sluice.settings import WAREHOUSE_POOL
 from sluice_airflow import assets, lineage
@@ -190,9 +191,9 @@ def _check(*, deep: bool) -> None:
         except SlotAwaited as error:
             raise AirflowSkipException(f"nothing to compare yet: {error.what}") from None
     for check in report.checks:
-        log.log(logging.INFO if check.status == "pass" else logging.WARNING, check.sentence())
+        log.log(logging.INFO if check.status == Status.PASS else logging.WARNING, check.sentence())
     if not report.passed:
-        failed = [check.sentence() for check in report.checks if check.status == "fail"]
+        failed = [check.sentence() for check in report.checks if check.status == Status.FAIL]
         page = settings.alerts.page
         raise AirflowFailException("\n".join([*failed, *([f"see: {page}"] if page else [])]))
     with understood():

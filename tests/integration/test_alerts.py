@@ -20,6 +20,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from sluice import wiring
+from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
 from sluice.generate.sql_files import read_statements
@@ -91,7 +92,7 @@ def check(status: str, table: str = "orders") -> Check:
     return Check(
         table=table,
         check="row_count",
-        status=status,
+        status=Status(status),
         postgres=7,
         clickhouse=7 if status == "pass" else 6,
         repair=f"run: sluice resync {table}",
@@ -222,7 +223,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name.startswith("sluice")]
 
 
-NEWS = News(check=check("fail"), before="pass")
+NEWS = News(check=check("fail"), before=Status.PASS)
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])

@@ -14,10 +14,11 @@ from confluent_kafka import Producer
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.catalog.quality_options import Status
 from sluice.drain.drain import Drain
 from sluice.errors import StaleCheckpoint
 from sluice.execution import contention
-from sluice.quality.checks import UNSETTLED, QualityReport
+from sluice.quality.checks import QualityReport
 from sluice.settings import Settings
 from sluice.star import create as warehouse
 from sluice.star.rebuild import Rebuild
@@ -136,7 +137,7 @@ REBUILDS: dict[str, tuple[str, Callable[[Settings], Any]]] = {
 
 
 def settled(report: QualityReport) -> None:
-    unsettled = [check for check in report.checks if check.status == UNSETTLED]
+    unsettled = [check for check in report.checks if check.status == Status.UNSETTLED]
     assert (report.passed, unsettled, dict(report.troubles)) == (True, [], {})
 
 

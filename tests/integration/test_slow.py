@@ -20,9 +20,10 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from sluice import wiring
+from sluice.catalog.quality_options import Status
 from sluice.drain.drain import Drain
 from sluice.errors import Retryable
-from sluice.quality.checks import FAIL, PASS, UNSETTLED, WARN, QualityReport
+from sluice.quality.checks import QualityReport
 from sluice.settings import Settings
 from sluice.star import create as warehouse
 from sluice.star.rebuild import Rebuild
@@ -174,14 +175,14 @@ def found(report: QualityReport) -> set[tuple[str, str]]:
     return {
         (check.check, key.split(",")[1] if check.check == "rollup_rows" else key)
         for check in report.checks
-        if check.status == FAIL or (check.status == WARN and check.check not in LATE)
+        if check.status == Status.FAIL or (check.status == Status.WARN and check.check not in LATE)
         for key in (check.keys or (check.sentence(),))
     }
 
 
 def settled(report: QualityReport, name: str) -> bool:
     statuses = {check.status for check in report.checks if check.check == name}
-    return bool(statuses) and UNSETTLED not in statuses
+    return bool(statuses) and Status.UNSETTLED not in statuses
 
 
 def test_an_hour_of_slowness_raises_no_alarm_and_hides_nothing(
@@ -217,4 +218,8 @@ def test_an_hour_of_slowness_raises_no_alarm_and_hides_nothing(
         wiring.rebuild(services, FACT, full=True)
         assert wiring.quality(services, deep=True).passed
     assert facts(services) == joined(engine)
-    assert {check.status for check in wiring.quality(services).checks} <= {PASS, UNSETTLED, WARN}
+    assert {check.status for check in wiring.quality(services).checks} <= {
+        Status.PASS,
+        Status.UNSETTLED,
+        Status.WARN,
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sluice.catalog.quality_options import MEASURES, Limit
+from sluice.catalog.quality_options import MEASURES, Limit, Status
 from sluice.operate.health import concerns
 from sluice.operate.overview import BAD, CheckResult, Concern, Overview, Service, Slot, TableState
 from sluice_airflow.page.figures import UNKNOWN, amount, duration
@@ -23,7 +23,7 @@ def result(status: str) -> CheckResult:
     return CheckResult(
         table="orders",
         check="row_count",
-        status=status,
+        status=Status(status),
         checked_at=NOW,
         postgres=1,
         clickhouse=1,

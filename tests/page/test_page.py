@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from sluice.catalog import load_catalog
+from sluice.catalog.quality_options import Status
 from sluice.operate.overview import CheckResult
 from sluice_airflow.page.repairs import repair
 from tests.page.history import CUSTOMER, FAKED
@@ -122,7 +123,7 @@ def test_a_finding_that_rows_read_again_do_not_mend_offers_no_resync(check: str)
     found = CheckResult(
         table="orders",
         check=check,
-        status="fail",
+        status=Status.FAIL,
         checked_at=datetime.now(timezone.utc),
         postgres=0,
         clickhouse=6,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluice.catalog.quality_options import Status
 from sluice.cli.output import OneLine, say
 from sluice.cli.tables import print_table
 from sluice.errors import SluiceError, WrongUsage
@@ -91,9 +92,9 @@ def test_a_reason_is_one_line_whatever_the_event_names() -> None:
 
 def test_news_and_diagnoses_are_printable() -> None:
     check = Check(
-        table="orders", check="rows", status="fail", postgres=1, clickhouse=0, difference=EVIL
+        table="orders", check="rows", status=Status.FAIL, postgres=1, clickhouse=0, difference=EVIL
     )
-    assert harmless(News(check=check, before="pass").sentence())
+    assert harmless(News(check=check, before=Status.PASS).sentence())
     told = Diagnosis(service="s", check="c", ok=False, found=EVIL, remedy="see")
     assert harmless(told.sentence(), 2)
 

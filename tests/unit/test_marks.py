@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from sluice.catalog.quality_options import Expectation, Limit, expectations, quality_marks
+from sluice.catalog.quality_options import (
+    Expectation,
+    Limit,
+    Status,
+    expectations,
+    quality_marks,
+)
 from sluice.errors import WrongUsage
 
 
@@ -52,11 +59,11 @@ def test_every_kind_of_expectation_is_read_with_its_severity() -> None:
         "severity": "warn",
     }
     assert list(expectations("t.c", mark)) == [
-        Expectation(kind="not_null", severity="warn"),
-        Expectation(kind="range", argument=(0, None), severity="warn"),
-        Expectation(kind="values", argument=("a",), severity="warn"),
-        Expectation(kind="unique", severity="warn"),
-        Expectation(kind="relationship", argument=("crm.people", "id"), severity="warn"),
+        Expectation(kind="not_null", severity=Status.WARN),
+        Expectation(kind="range", argument=(0, None), severity=Status.WARN),
+        Expectation(kind="values", argument=("a",), severity=Status.WARN),
+        Expectation(kind="unique", severity=Status.WARN),
+        Expectation(kind="relationship", argument=("crm.people", "id"), severity=Status.WARN),
     ]
 
 
@@ -76,3 +83,9 @@ def test_every_kind_of_expectation_is_read_with_its_severity() -> None:
 def test_an_expectation_of_another_form_is_refused(mark: Any) -> None:
     with pytest.raises(WrongUsage, match=r"quality mark of t\.c"):
         list(expectations("t.c", mark))
+
+
+def test_a_status_is_read_and_written_as_its_word() -> None:
+    words = ["pass", "warn", "fail", "unsettled"]
+    assert json.loads(json.dumps(list(Status))) == [f"{one}" for one in Status] == words
+    assert set(words) == set(Status)

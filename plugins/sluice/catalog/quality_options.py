@@ -8,12 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from sluice.errors import WrongUsage
 
-OFF, WARN, FAIL = "off", "warn", "fail"
-SEVERITIES = (OFF, WARN, FAIL)
+
+class Status(str, Enum):
+    """The result of a check; docs/quality.md says what each means."""
+
+    PASS = "pass"  # noqa: S105
+    WARN = "warn"
+    FAIL = "fail"
+    UNSETTLED = "unsettled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+# What a mark says -> what a difference is; None where nobody is to be told.
+_SEVERITIES = {"off": None, "warn": Status.WARN, "fail": Status.FAIL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +37,11 @@ class Limit:
     warn: float | None = None
     fail: float | None = None
 
-    def status(self, value: float) -> str:
-        """Return `pass`, `warn` or `fail`."""
+    def status(self, value: float) -> Status:
+        """Return whether a value passes, warns or fails."""
         if self.fail is not None and value > self.fail:
-            return FAIL
-        return WARN if self.warn is not None and value > self.warn else "pass"
+            return Status.FAIL
+        return Status.WARN if self.warn is not None and value > self.warn else Status.PASS
 
 
 # Seconds, events, events, seconds. A dead letter only warns: the comparison finds the row that
@@ -38,14 +52,14 @@ MEASURES = {
     "dead_letters": Limit(warn=0),
     "caught_up": Limit(warn=300),
 }
-COMPARISONS = {
-    "row_count": FAIL,
-    "fact_row_count": FAIL,
-    "rows": FAIL,
-    "fact_rows": FAIL,
-    "rollup_rows": FAIL,
-    "schema": WARN,  # every migration passes through a difference
-    "orphans": WARN,
+COMPARISONS: dict[str, Status] = {
+    "row_count": Status.FAIL,
+    "fact_row_count": Status.FAIL,
+    "rows": Status.FAIL,
+    "fact_rows": Status.FAIL,
+    "rollup_rows": Status.FAIL,
+    "schema": Status.WARN,  # every migration passes through a difference
+    "orphans": Status.WARN,
 }
 
 
@@ -54,15 +68,15 @@ class QualityMarks:
     """Limits of a table's measures and severities of its comparisons that are not the default."""
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    severities: Mapping[str, str] = field(default_factory=dict)
+    severities: Mapping[str, Status | None] = field(default_factory=dict)
 
     def limit(self, measure: str) -> Limit:
         """Return the limit of a measure."""
         return self.limits.get(measure, MEASURES[measure])
 
-    def severity(self, check: str) -> str:
-        """Return the severity of a check's differences: `off`, `warn` or `fail`."""
-        return self.severities.get(check, COMPARISONS.get(check, FAIL))
+    def severity(self, check: str) -> Status | None:
+        """Return the severity of a check's differences: warn or fail; None where it is off."""
+        return self.severities.get(check, COMPARISONS.get(check, Status.FAIL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +90,7 @@ class Expectation:
 
     kind: str
     argument: tuple[Any, ...] = ()
-    severity: str = FAIL
+    severity: Status | None = Status.FAIL
 
 
 def quality_marks(where: str, mark: object) -> QualityMarks:
@@ -84,7 +98,7 @@ def quality_marks(where: str, mark: object) -> QualityMarks:
     if not isinstance(mark, Mapping):
         raise _wrong(where, f"{mark!r} is not a dictionary", _known_checks())
     limits: dict[str, Limit] = {}
-    severities: dict[str, str] = {}
+    severities: dict[str, Status | None] = {}
     for name, value in mark.items():
         if name in MEASURES:
             limits[name] = _limit(f"{where}: {name}", value)
@@ -100,7 +114,7 @@ def expectations(where: str, mark: object) -> Iterator[Expectation]:
     known = "use not_null, range, values, unique, relationship, severity"
     if not isinstance(mark, Mapping):
         raise _wrong(where, f"{mark!r} is not a dictionary", known)
-    severity = _severity(where, mark.get("severity", FAIL))
+    severity = _severity(where, mark.get("severity", "fail"))
     for kind, value in mark.items():
         if kind in ("not_null", "unique"):
             _require(value is True, where, f"{kind!r} is not True", f"write {kind!r}: True")
@@ -123,18 +137,19 @@ def expectations(where: str, mark: object) -> Iterator[Expectation]:
 
 def _limit(where: str, value: object) -> Limit:
     remedy = 'write {"warn": number, "fail": number}, either or both, or "off"'
-    if value == OFF:
+    if value == "off":
         return Limit()
-    valid = isinstance(value, Mapping) and value and set(value) <= {WARN, FAIL}
+    valid = isinstance(value, Mapping) and value and set(value) <= {"warn", "fail"}
     if not valid or not all(isinstance(n, (int, float)) for n in dict(value).values()):  # type: ignore[call-overload]
         raise _wrong(where, f"{value!r} is no limit", remedy)
     assert isinstance(value, Mapping)
     return Limit(**{str(name): float(number) for name, number in value.items()})
 
 
-def _severity(where: str, value: object) -> str:
-    _require(value in SEVERITIES, where, f"{value!r} is no severity", "write off, warn or fail")
-    return str(value)
+def _severity(where: str, value: object) -> Status | None:
+    known = isinstance(value, str) and value in _SEVERITIES
+    _require(known, where, f"{value!r} is no severity", "write off, warn or fail")
+    return _SEVERITIES[str(value)]
 
 
 def _known_checks() -> str:

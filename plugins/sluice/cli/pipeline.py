@@ -216,6 +216,7 @@ def quality(
 ) -> None:
     """Compare Postgres with ClickHouse behind a fence; exit 1 when a check fails."""
     from sluice import wiring
+    from sluice.catalog.quality_options import Status
     from sluice.quality.checks import COMPARED
 
     report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
@@ -224,9 +225,9 @@ def quality(
         say_json({"checks": checks, "passed": report.passed}, indent=2)
     else:
         for check in report.checks:
-            if check.status != "pass" or check.check in COMPARED:
+            if check.status != Status.PASS or check.check in COMPARED:
                 say(check.sentence())
-        passed = sum(check.status == "pass" for check in report.checks)
+        passed = sum(check.status == Status.PASS for check in report.checks)
         say(f"{passed} of {len(report.checks)} checks passed")
     report.require_passed()
 

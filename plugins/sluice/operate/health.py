@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sluice.catalog.quality_options import Status
 from sluice.clients.slot_loss import cause, remedy
 from sluice.operate.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
-from sluice.quality.checks import FAIL, PASS
 
 _SAFE_WAL = frozenset({"reserved", "extended"})
 
@@ -33,7 +33,7 @@ def concerns(state: Overview) -> Iterator[Concern]:
 
 
 def _severity(result: CheckResult) -> str:
-    return BAD if result.status == FAIL else WARN
+    return BAD if result.status == Status.FAIL else WARN
 
 
 def slot_concerns(slot: Slot) -> Iterator[Concern]:
@@ -55,8 +55,12 @@ def slot_concerns(slot: Slot) -> Iterator[Concern]:
 
 def lateness(table: TableState) -> str:
     """How bad it is that the table is late, by its limits; empty where it is not, or not known."""
-    status = PASS if table.freshness_s is None else table.freshness_limit.status(table.freshness_s)
-    return {PASS: "", FAIL: BAD}.get(status, WARN)
+    status = (
+        Status.PASS
+        if table.freshness_s is None
+        else table.freshness_limit.status(table.freshness_s)
+    )
+    return {Status.PASS: "", Status.FAIL: BAD}.get(status, WARN)
 
 
 def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:

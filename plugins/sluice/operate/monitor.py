@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from sluice.catalog import Catalog, Fact, Table
+from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource
 from sluice.clients.topics import Topics
@@ -34,7 +35,6 @@ from sluice.operate.overview import (
     Slot,
     TableState,
 )
-from sluice.quality.checks import FAIL, PASS
 
 T = TypeVar("T")
 _ROW_COUNT, _FACT_ROW_COUNT, _CAUGHT_UP = "row_count", "fact_row_count", "caught_up"
@@ -155,7 +155,7 @@ def check_result(table: str, check: str, at: datetime, *values: Any) -> CheckRes
     return CheckResult(
         table=table,
         check=check,
-        status=status,
+        status=Status(status),
         checked_at=at,
         postgres=postgres,
         clickhouse=clickhouse,
@@ -183,7 +183,7 @@ def _fresh_at(committed: Mapping[str, int], results: Sequence[CheckResult]) -> d
     """
     found = dict(committed)
     for one in results:
-        if one.check in {_ROW_COUNT, _CAUGHT_UP} and one.status == PASS:
+        if one.check in {_ROW_COUNT, _CAUGHT_UP} and one.status == Status.PASS:
             at = round(one.checked_at.timestamp() * 1000)
             found[one.table] = max(found.get(one.table, 0), at)
     return found
@@ -213,8 +213,8 @@ def _telling(checks: tuple[CheckResult, ...]) -> CheckResult | None:
     return min(
         checks,
         key=lambda one: (
-            one.status != FAIL,
-            one.status == PASS,
+            one.status != Status.FAIL,
+            one.status == Status.PASS,
             one.check not in {_ROW_COUNT, _FACT_ROW_COUNT},
         ),
         default=None,
@@ -269,7 +269,7 @@ def _findings(kept: _Kept | None) -> tuple[CheckResult, ...]:
     every = (one for results in (kept.checks if kept else {}).values() for one in results)
     return tuple(
         sorted(
-            (one for one in every if one.status != PASS),
-            key=lambda one: (one.status != FAIL, one.table, one.check),
+            (one for one in every if one.status != Status.PASS),
+            key=lambda one: (one.status != Status.FAIL, one.table, one.check),
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sluice.catalog.quality_options import MEASURES, Limit
+from sluice.catalog.quality_options import MEASURES, Limit, Status
 from sluice.errors import Unreachable
 
 BAD, WARN = "bad", "warn"
@@ -32,7 +32,7 @@ class CheckResult:
 
     table: str
     check: str
-    status: str
+    status: Status
     checked_at: datetime
     postgres: int
     clickhouse: int

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sluice.catalog import Catalog
-from sluice.catalog.quality_options import OFF
+from sluice.catalog.quality_options import Status
 from sluice.errors import Lagging, QualityFailed, Retryable, SluiceError
 from sluice.execution.outcomes import Outcomes
 
 # (table, check) -> for how many seconds it has been unsettled.
 Ages = Mapping[tuple[str, str], int]
-
-
-PASS, WARN, FAIL, UNSETTLED = "pass", "warn", "fail", "unsettled"
 
 
 # Checks whose two values are the same thing counted on both sides.
@@ -37,7 +34,7 @@ class Check:
 
     table: str
     check: str
-    status: str
+    status: Status
     postgres: int
     clickhouse: int
     keys: tuple[str, ...] = ()
@@ -52,7 +49,7 @@ class Check:
             counted = self.check in COMPARED and (self.postgres or self.clickhouse)
             parts = [*parts, self.difference] if counted else [f" {self.difference}"]
         text += "; ".join(parts)
-        return f"{text}; {self.repair}" if self.repair and self.status != PASS else text
+        return f"{text}; {self.repair}" if self.repair and self.status != Status.PASS else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +68,7 @@ class QualityReport:
     @property
     def failures(self) -> list[str]:
         """The checks that failed, in words; an unsettled one is not a failure."""
-        return [check.sentence() for check in self.checks if check.status == FAIL]
+        return [check.sentence() for check in self.checks if check.status == Status.FAIL]
 
     @property
     def passed(self) -> bool:
@@ -82,7 +79,7 @@ class QualityReport:
     def behind(self) -> frozenset[str]:
         """Tables that the drain did not bring past the fence, so that they were not compared."""
         fenced = (check for check in self.checks if check.check in {"caught_up", "gap"})
-        return frozenset(check.table for check in fenced if check.status != PASS)
+        return frozenset(check.table for check in fenced if check.status != Status.PASS)
 
     @property
     def settled(self) -> bool:
@@ -99,7 +96,7 @@ class QualityReport:
         outcomes = Outcomes()
         outcomes.troubles.update(self.troubles)
         if self.failures:
-            failed = ", ".join(sorted({c.table for c in self.checks if c.status == FAIL}))
+            failed = ", ".join(sorted({c.table for c in self.checks if c.status == Status.FAIL}))
             outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {failed}")
         outcomes.require()
 
@@ -109,7 +106,7 @@ def unmade(table: str, check: str, error: SluiceError) -> Check:
     return Check(
         table=table,
         check=check,
-        status=UNSETTLED if isinstance(error, Retryable) else FAIL,
+        status=Status.UNSETTLED if isinstance(error, Retryable) else Status.FAIL,
         postgres=0,
         clickhouse=0,
         difference=error.what,
@@ -137,6 +134,6 @@ def graded(catalog: Catalog, checks: Sequence[Check]) -> tuple[Check, ...]:
     kept = []
     for check in checks:
         severity = marks[check.table].severity(check.check)
-        if severity != OFF:
-            kept.append(replace(check, status=severity) if check.status == FAIL else check)
+        if severity is not None:
+            kept.append(replace(check, status=severity) if check.status == Status.FAIL else check)
     return tuple(kept)

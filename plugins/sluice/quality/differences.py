@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from sluice.catalog import Fact, Rollup, Table
+from sluice.catalog.quality_options import Status
 from sluice.printable import shell_quoted
-from sluice.quality.checks import FAIL, PASS, UNSETTLED, Check
+from sluice.quality.checks import Check
 
 # So many keys of a table are told.
 MOST_KEYS = 1000
@@ -92,7 +93,7 @@ def table_check(table: Table, findings: TableFindings) -> Check:
     """The findings of a table as a check."""
     differences = findings.differences
     more = "" if findings.complete else ", and more"
-    status = FAIL if differences else PASS if findings.complete else UNSETTLED
+    status = Status.FAIL if differences else Status.PASS if findings.complete else Status.UNSETTLED
     named = ", ".join(difference.sentence() for difference in differences[:MOST_NAMED])
     if len(differences) > MOST_NAMED:
         named += f" and {len(differences) - MOST_NAMED} others"
@@ -127,7 +128,7 @@ def _derived(name: str, check: str, findings: FactFindings, how: str) -> Check:
     return Check(
         table=name,
         check=check,
-        status=FAIL if keys else PASS,
+        status=Status.FAIL if keys else Status.PASS,
         postgres=findings.wanted,
         clickhouse=findings.found,
         keys=keys,

@@ -15,13 +15,13 @@ from typing import Any
 
 from sluice.catalog import Catalog, Column, Table
 from sluice.catalog.key_selection import key_text
-from sluice.catalog.quality_options import FAIL, OFF, WARN, Expectation
+from sluice.catalog.quality_options import Expectation, Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.clickhouse import external_table, literal, quoted
 from sluice.generate.row_text import clickhouse_as_of, clickhouse_key
-from sluice.quality.checks import PASS, UNSETTLED, Check, unmade
+from sluice.quality.checks import Check, unmade
 
 _MOST_KEYS = 1000
 _MOST_NAMED = 20
@@ -50,7 +50,7 @@ class Rule:
     check: str
     broken: str
     wanted: str
-    severity: str
+    severity: Status | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Expectations:
             found = [_confirmed(*both) for both in zip(found, again or found, strict=True)]
         for rule, (count, keys) in zip(rules, found, strict=True):
             check = _check(table, rule, rows, count, [key_text(key) for key in keys])
-            yield check if settled or not count else replace(check, status=UNSETTLED)
+            yield check if settled or not count else replace(check, status=Status.UNSETTLED)
 
     def _again(self, table: Table, suspects: Sequence[tuple[str, ...]]) -> list[_Found] | None:
         """The suspects that break each rule as of a later point; None where that is not known."""
@@ -173,7 +173,7 @@ def rules_of(catalog: Catalog, table: Table, rows: Rows = _live) -> Iterator[Rul
     for reference in table.references:
         target = places.get(reference.target)
         severity = table.quality.severity("orphans")
-        if target is None or severity == OFF:
+        if target is None or severity is None:
             continue
         yield Rule(
             check=f"orphans {reference.name}",
@@ -238,7 +238,7 @@ def _confirmed(first: _Found, second: _Found) -> _Found:
 def _check(table: Table, rule: Rule, rows: int, count: int, keys: Sequence[str]) -> Check:
     named = ", ".join(keys[:_MOST_NAMED])
     more = f" and {count - _MOST_NAMED} others" if count > _MOST_NAMED else ""
-    status = {WARN: WARN, FAIL: FAIL}.get(rule.severity, PASS) if count else PASS
+    status = (rule.severity or Status.PASS) if count else Status.PASS
     return Check(
         table=table.name,
         check=rule.check,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sluice.catalog import Catalog, Table
-from sluice.catalog.quality_options import Limit
+from sluice.catalog.quality_options import Limit, Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource, SlotState
 from sluice.clients.slot_loss import cause, remedy
@@ -20,7 +20,7 @@ from sluice.drain.backlog import pending_events
 from sluice.errors import NotReady, TableDiffers
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.ahead import Ahead
-from sluice.quality.checks import FAIL, PASS, UNSETTLED, WARN, Check, graded, unmade
+from sluice.quality.checks import Check, graded, unmade
 from sluice.star.rebuild import Rebuild
 from sluice.warehouse.evolution import require_same
 from sluice.warehouse.parked import Hole, Holes
@@ -28,7 +28,12 @@ from sluice.warehouse.parked import Hole, Holes
 GIBIBYTE = 1 << 30
 # Of every server: WAL that Postgres keeps for the slot fills its disk.
 SLOT_LAG = Limit(warn=1 * GIBIBYTE, fail=10 * GIBIBYTE)
-_WAL_STATUS = {"reserved": PASS, "extended": WARN, "unreserved": FAIL, "lost": FAIL}
+_WAL_STATUS = {
+    "reserved": Status.PASS,
+    "extended": Status.WARN,
+    "unreserved": Status.FAIL,
+    "lost": Status.FAIL,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +120,8 @@ class Conditions:
         )
         late = min(behind, self.late.get(table.name, behind))
         observed = table.quality.limit("freshness").status(late)
-        if check.status != PASS and observed == PASS:
-            return replace(check, status=UNSETTLED)
+        if check.status != Status.PASS and observed == Status.PASS:
+            return replace(check, status=Status.UNSETTLED)
         return replace(check, status=observed)
 
     def _parked(self, tables: Sequence[Table]) -> Iterator[Check]:
@@ -129,7 +134,7 @@ class Conditions:
             yield Check(
                 table=table.name,
                 check="parked",
-                status=FAIL if found else PASS,
+                status=Status.FAIL if found else Status.PASS,
                 postgres=0,
                 clickhouse=int(found is not None),
                 difference=found.sentence() if found else "all its changes are sent",
@@ -145,7 +150,7 @@ class Conditions:
         return Check(
             table=table.name,
             check="ahead",
-            status=FAIL if found else PASS,
+            status=Status.FAIL if found else Status.PASS,
             postgres=0,
             clickhouse=found.rows + found.truncated,
             keys=found.keys,
@@ -174,7 +179,7 @@ class Conditions:
         return Check(
             table=table.name,
             check="schema",
-            status=FAIL if differs else WARN if more else PASS,
+            status=Status.FAIL if differs else Status.WARN if more else Status.PASS,
             postgres=len(table.columns) + len(more),
             clickhouse=len(table.columns) - len(differs),
             difference="; ".join(told) or "columns are the model's",
@@ -194,13 +199,13 @@ def slot_checks(name: str, state: SlotState | None) -> Iterator[Check]:
         difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
         repair="see: sluice status, sluice logs relay",
     )
-    status = _WAL_STATUS.get(wal, FAIL)
+    status = _WAL_STATUS.get(wal, Status.FAIL)
     yield Check(
         table=name,
         check="wal_status",
         status=status,
         postgres=0,
-        clickhouse=int(status != PASS),
+        clickhouse=int(status != Status.PASS),
         difference=_wal_status(state),
         repair=remedy(state.invalidation if state else "")
         if wal in {"lost", "missing"}
@@ -219,7 +224,7 @@ def _wal_status(state: SlotState | None) -> str:
 def _measure(table: Table, name: str, value: int, unit: str, repair: str) -> Check:
     limit = table.quality.limit(name)
     status = limit.status(value)
-    above = {WARN: limit.warn, FAIL: limit.fail}.get(status)
+    above = {Status.WARN: limit.warn, Status.FAIL: limit.fail}.get(status)
     more = f" (limit {above:.0f})" if above is not None else ""
     return Check(
         table=table.name,

@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.events.positions import format_lsn
 from sluice.execution.progress import duration
 from sluice.printable import printable
-from sluice.quality.checks import FAIL, PASS, UNSETTLED, WARN, Ages, Check
+from sluice.quality.checks import Ages, Check
 
 log = logging.getLogger(__name__)
 
-_RANK = {PASS: 0, WARN: 1, FAIL: 2}
+_RANK = {Status.PASS: 0, Status.WARN: 1, Status.FAIL: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +24,12 @@ class News:
     """A check whose result is news: worse than the result before, or passed after a finding."""
 
     check: Check
-    before: str
+    before: Status
 
     @property
     def recovered(self) -> bool:
         """Whether a finding has ended."""
-        return self.check.status == PASS
+        return self.check.status == Status.PASS
 
     def sentence(self) -> str:
         """The news in one line, printable wherever it is read."""
@@ -81,13 +82,13 @@ class Results:
     def _news(self, checks: Sequence[Check]) -> list[News]:
         tables = sorted({check.table for check in checks})
         rows = self.clickhouse.execute(self.queries["last_results"], tables=tables)
-        last = {(table, check): status for table, check, status in rows}
+        last = {(table, check): Status(status) for table, check, status in rows}
         news = []
         for check in checks:
-            before = last.get((check.table, check.check), PASS)
-            if check.status in {UNSETTLED, before}:
+            before = last.get((check.table, check.check), Status.PASS)
+            if check.status in {Status.UNSETTLED, before}:
                 continue
-            if check.status == PASS or _RANK[check.status] > _RANK[before]:
+            if check.status == Status.PASS or _RANK[check.status] > _RANK[before]:
                 news.append(News(check=check, before=before))
         return news
 
@@ -100,12 +101,12 @@ class Results:
                 run,
                 check.table,
                 check.check,
-                check.status,
+                check.status.value,  # of an enum the driver would write the name
                 format_lsn(lsn),
                 check.postgres,
                 check.clickhouse,
                 list(check.keys),
-                check.repair if check.status in (FAIL, WARN) else "",
+                check.repair if check.status in (Status.FAIL, Status.WARN) else "",
                 check.difference,
             )
             for check in checks
@@ -115,4 +116,6 @@ class Results:
 
 
 def _late(check: Check) -> bool:
-    return check.status == UNSETTLED or (check.check == "caught_up" and check.status != PASS)
+    return check.status == Status.UNSETTLED or (
+        check.check == "caught_up" and check.status != Status.PASS
+    )

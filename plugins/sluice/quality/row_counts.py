@@ -16,23 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from sluice.catalog import Catalog, Fact, Table
+from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import Fence, PostgresSource
 from sluice.errors import Lagging, NotReady, SluiceError, TopicGap
 from sluice.events.positions import format_lsn, pack
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.clickhouse import key_expression, quoted
-from sluice.quality.checks import (
-    FAIL,
-    PASS,
-    UNSETTLED,
-    Ages,
-    Check,
-    QualityReport,
-    graded,
-    passing,
-    unmade,
-)
+from sluice.quality.checks import Ages, Check, QualityReport, graded, passing, unmade
 from sluice.quality.fences import Fences
 
 _ATTEMPTS = 4
@@ -78,7 +69,7 @@ class Quality:
             compared, troubles = self._compare(counted, fence, behind, drained)
             troubles |= {n: e for n, e in uncounted.items() if n not in behind}
             checks = [*self._fenced(tables, fence, behind), *compared, *self._uncompared(troubles)]
-            if all(check.status != UNSETTLED for check in compared):
+            if all(check.status != Status.UNSETTLED for check in compared):
                 break
             drained = self.drained()
             try:
@@ -151,7 +142,7 @@ class Quality:
 
     def _counted(
         self, table: Table, expected: int, version: int, *, exact: bool
-    ) -> tuple[str, int]:
+    ) -> tuple[Status, int]:
         """The status, and live rows as of the fence.
 
         A row that a change moves past the fence between two queries is counted in both of them
@@ -160,25 +151,25 @@ class Quality:
         """
         settled, changed = self._settled_rows(table, version), self._changed_rows(table, version)
         if settled + changed == expected or not exact:
-            status = PASS if settled + changed == expected else UNSETTLED
+            status = Status.PASS if settled + changed == expected else Status.UNSETTLED
             return status, settled + changed
         most, least = settled + changed, self._settled_rows(table, version) + changed
         if least <= expected <= most:
-            return (PASS if least == expected else UNSETTLED), least
-        return FAIL, most if expected > most else least
+            return (Status.PASS if least == expected else Status.UNSETTLED), least
+        return Status.FAIL, most if expected > most else least
 
     def _counted_now(
         self, table: Table, expected: int, drained: Mapping[str, int] | None
-    ) -> tuple[str, int]:
+    ) -> tuple[Status, int]:
         """The status, and live rows as they are now: those of the fence where nothing was drained
         since before it.
         """
         live = self.clickhouse.execute(self.queries["live_rows"], table=table.storage)
         rows = int(live[0][0])
         if rows == expected:
-            return PASS, rows
+            return Status.PASS, rows
         at_rest = drained is not None and self.drained().get(table.name) == drained.get(table.name)
-        return (FAIL if at_rest else UNSETTLED), rows
+        return (Status.FAIL if at_rest else Status.UNSETTLED), rows
 
     def _settled_rows(self, table: Table, version: int) -> int:
         rows = self.clickhouse.execute(
@@ -206,8 +197,8 @@ class Quality:
         """
         missing = self.missing(fact)
         rows, status = counted.clickhouse - missing, counted.status
-        if missing and status != UNSETTLED:
-            status = PASS if rows == counted.postgres else FAIL
+        if missing and status != Status.UNSETTLED:
+            status = Status.PASS if rows == counted.postgres else Status.FAIL
         return Check(
             table=fact.name,
             check="fact_row_count",
@@ -241,7 +232,7 @@ class Quality:
                 yield Check(
                     table=table.name,
                     check="caught_up",
-                    status=PASS,
+                    status=Status.PASS,
                     postgres=fence.lsn,
                     clickhouse=fence.lsn,
                     difference=f"everything up to {format_lsn(fence.lsn)} is drained",
@@ -255,11 +246,11 @@ class Quality:
         slot = self.source.find_slot(self.fences.slot)
         age = self.ages([table.name]).get((table.name, "caught_up"), 0)
         alone = slot is not None and slot.wal_status != "lost"
-        status = table.quality.limit("caught_up").status(age) if alone else PASS
+        status = table.quality.limit("caught_up").status(age) if alone else Status.PASS
         return Check(
             table=table.name,
             check="caught_up",
-            status=UNSETTLED if status == PASS else status,
+            status=Status.UNSETTLED if status == Status.PASS else status,
             postgres=fence.lsn,
             clickhouse=slot.confirmed_lsn if slot else 0,
             difference=late.what,
@@ -271,7 +262,7 @@ def _gap(table: Table, error: TopicGap | None) -> Check:
     return Check(
         table=table.name,
         check="gap",
-        status=FAIL if error else PASS,
+        status=Status.FAIL if error else Status.PASS,
         postgres=0,
         clickhouse=int(error is not None),
         difference=error.what if error else "no change is missing from the topic",
@@ -281,4 +272,4 @@ def _gap(table: Table, error: TopicGap | None) -> Check:
 
 def _because(check: Check, why: str) -> Check:
     """An unsettled check with the reason; another as it is."""
-    return replace(check, difference=why) if check.status == UNSETTLED else check
+    return replace(check, difference=why) if check.status == Status.UNSETTLED else check

@@ -11,6 +11,7 @@ from sluice.capture import slot as slots
 from sluice.capture.claims import claims
 from sluice.capture.fenced_snapshot import ExactSnapshot, exact_snapshot
 from sluice.catalog import Fact, Table
+from sluice.catalog.quality_options import Status
 from sluice.clients.postgres import Fence
 from sluice.drain.decoder import Decoder
 from sluice.drain.ports import Checkpoint
@@ -18,7 +19,7 @@ from sluice.errors import Lagging, SluiceError, StaleCheckpoint
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
-from sluice.quality.checks import UNSETTLED, WARN, Check, QualityReport, graded, passing, unmade
+from sluice.quality.checks import Check, QualityReport, graded, passing, unmade
 from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
 from sluice.quality.expectations import Expectations
@@ -35,7 +36,7 @@ from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_decoder, make_drain
 
 ROWS = frozenset({"row_count", "rows"})
-_WAITING = frozenset({UNSETTLED, WARN})
+_WAITING = frozenset({Status.UNSETTLED, Status.WARN})
 _NOT_PASSED = Lagging("the drain did not pass the fence of this run", remedy="see: sluice status")
 
 

@@ -10,12 +10,13 @@ from functools import partial
 from sluice.capture import slot as slots
 from sluice.capture.initial_copy import replacing
 from sluice.catalog import Table
+from sluice.catalog.quality_options import Status
 from sluice.errors import SlotBusy, SlotMissing, SluiceError, TopicGap
 from sluice.events.event import CONNECT
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import topics as topic_names
-from sluice.quality.checks import FAIL, QualityReport
+from sluice.quality.checks import QualityReport
 from sluice.repair.recover import MENDED, Recovery
 from sluice.repair.repair import AUTO, DIFF, Repair, selected
 from sluice.repair.repair import forecast as describe_repair
@@ -38,7 +39,7 @@ def quality(
     """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
     with opened(settings) as run:
         report = check(run, tables, deep=deep, restart=restart)
-        wrong = {c.table for c in report.checks if c.check in ROWS and c.status == FAIL}
+        wrong = {c.table for c in report.checks if c.check in ROWS and c.status == Status.FAIL}
         if settings.repair == AUTO:
             wrong -= _rejecting(run, wrong)
         if settings.repair != AUTO or not wrong:

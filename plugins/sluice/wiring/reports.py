@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sluice.catalog.quality_options import Status
 from sluice.generate.sql_files import read_statements
 from sluice.operate.monitor import Monitor
 from sluice.operate.status import read_status
 from sluice.quality.alerts import Alerts
-from sluice.quality.checks import PASS, Check
+from sluice.quality.checks import Check
 from sluice.quality.results import News
 from sluice.settings import PROJECT, AlertSettings, Settings
 from sluice.wiring.context import opened
@@ -49,4 +50,4 @@ def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...
 
 def tell(alerts: AlertSettings, found: Check) -> None:
     """Tell what no check has found to where checks tell their findings."""
-    Alerts(alerts).tell([News(check=found, before=PASS)])
+    Alerts(alerts).tell([News(check=found, before=Status.PASS)])

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sluice.catalog.quality_options import Status
 from sluice.operate.health import lateness, slot_concerns
 from sluice.operate.overview import BAD, WARN, Overview, TableState
-from sluice.quality.checks import FAIL, PASS, UNSETTLED
-from sluice.quality.checks import WARN as QUESTIONED
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
 
 GOOD = "good"
 # The worst result -> what it is in a word, and how bad.
 _MATCHES = (
-    (FAIL, "differs", BAD),
-    (UNSETTLED, "not settled", WARN),
-    (QUESTIONED, "with warnings", WARN),
-    (PASS, "matches", GOOD),
+    (Status.FAIL, "differs", BAD),
+    (Status.UNSETTLED, "not settled", WARN),
+    (Status.WARN, "with warnings", WARN),
+    (Status.PASS, "matches", GOOD),
 )
 
 
@@ -99,11 +98,13 @@ def _behind(of: Overview) -> Answer:
 
 def _matches(of: Overview) -> Answer:
     last = [table.last_check for table in of.tables] + [fact.last_check for fact in of.facts]
-    found = {one.status if one else UNSETTLED for one in last}
+    found = {one.status if one else Status.UNSETTLED for one in last}
     word, status = next(
-        (word, status) for result, word, status in _MATCHES if result in found or result == PASS
+        (word, status)
+        for result, word, status in _MATCHES
+        if result in found or result == Status.PASS
     )
-    passed = sum(one is not None and one.status == PASS for one in last)
+    passed = sum(one is not None and one.status == Status.PASS for one in last)
     return Answer(
         question="Does it match?",
         status=status,

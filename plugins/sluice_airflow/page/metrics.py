@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from sluice.catalog.quality_options import Status
 from sluice.operate.overview import FactState, Overview, Slot, TableState
-from sluice.quality.checks import PASS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Sample = tuple[Sequence[str], float | int | None]
@@ -136,7 +136,7 @@ def _checks(of: Overview) -> Iterator[Metric]:
         "check_passed",
         "1 when the check passed last, 0 when it failed or did not settle",
         ["table", "check"],
-        [((one.table, one.check), one.status == PASS) for one in every],
+        [((one.table, one.check), one.status == Status.PASS) for one in every],
     )
     yield _gauge(
         "check_last_timestamp_seconds",
