@@ -1,9 +1,8 @@
 -- What the CDC page, its API and the metrics read: summaries, never the data itself.
 
 -- name: checkpoints
--- Source table -> how far it is drained, on which broker, and the newest commit that is.
-SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation),
-    argMax(committed_at, generation)
+-- Source table -> how far it is drained, and on which broker.
+SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation)
 FROM cdc.checkpoints GROUP BY source_table;
 
 -- name: last_drains

@@ -95,10 +95,6 @@ LEFT JOIN (
 WHERE source_table IN {tables:Array(String)} AND status = 'unsettled' AND checked_at > settled_at
 GROUP BY source_table, check;
 
--- name: last_rebuild
--- When a fact was last rebuilt.
-SELECT max(finished_at) FROM cdc.rebuilds WHERE fact = {fact:String};
-
 -- name: last_run
 -- The last run that was asked for this in this epoch; empty where there is none.
 SELECT argMax(run, noted_at) FROM cdc.resync_ranges

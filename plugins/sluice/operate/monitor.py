@@ -1,4 +1,4 @@
-"""The pipeline as people watch it: is it healthy, how fresh, how far behind, does it match.
+"""The pipeline's state, for the CDC page, its API, the metrics and `sluice status`.
 
 Everything comes from summaries that the steps keep in `cdc`, from the slot and from the topics'
 ends: no reading here grows with the data. Row counts are those of the last check, which compared
@@ -66,13 +66,32 @@ class Monitor:
             postgres, slot = asked[0].result()
             broker, ends = asked[1].result()
             warehouse, kept = asked[2].result()
-        services = (postgres, broker, warehouse)
+        return self._overview((postgres, broker, warehouse), slot, ends, kept)
+
+    def answered(self) -> Overview:
+        """The pipeline now, where every service answers.
+
+        Raises:
+            Unreachable: a service does not answer.
+            NotReady: `sluice init` has not run.
+        """
+        names = (POSTGRESQL, BROKER, CLICKHOUSE)
+        services = tuple(Service(name=name, answers=True, error="") for name in names)
+        return self._overview(services, self._slot(), self._ends(), self._kept())
+
+    def _overview(
+        self,
+        services: tuple[Service, ...],
+        slot: Slot | None,
+        ends: _Ends | None,
+        kept: _Kept | None,
+    ) -> Overview:
         state = Overview(
             at=datetime.now(timezone.utc),
             healthy=True,
             tables=tuple(_table(table, kept, ends) for table in self.catalog.tables),
             facts=tuple(_fact(fact, kept) for fact in self.catalog.facts),
-            slot=slot or Slot(name=self.slot, wal_status=None, active=None, lag_bytes=None),
+            slot=slot or Slot(name=self.slot),
             services=services,
             concerns=(),
             findings=_findings(kept),
@@ -84,12 +103,13 @@ class Monitor:
         try:
             found = self.source.slot(self.slot)
         except NotReady:
-            return Slot(name=self.slot, wal_status=None, active=None, lag_bytes=None)
+            return Slot(name=self.slot)
         return Slot(
             name=self.slot,
             wal_status=found.wal_status,
             active=found.active,
             lag_bytes=found.lag_bytes,
+            safe_wal_size=found.safe_wal_size,
             invalidation=found.invalidation,
         )
 
@@ -101,13 +121,14 @@ class Monitor:
 
     def _kept(self) -> _Kept:
         asked = self.clickhouse.execute
-        checkpoints = {name: values for name, *values in asked(self.queries["checkpoints"])}
         results = [
             check_result(table, check, at, status, *values)
             for table, check, at, status, values in asked(self.queries["last_checks"])
         ]
         return _Kept(
-            checkpoints={name: (epoch, at) for name, (epoch, at, _) in checkpoints.items()},
+            checkpoints={
+                name: (epoch, at) for name, epoch, at in asked(self.queries["checkpoints"])
+            },
             drains={
                 name: drain_run(at, *values)
                 for name, at, values in asked(self.queries["last_drains"])
@@ -118,7 +139,7 @@ class Monitor:
                 for name, at, values in asked(self.queries["last_rebuilds"])
             },
             dead_letters=dict(asked(self.queries["dead_letters"])),
-            fresh_at=_fresh_at({name: at for name, (_, _, at) in checkpoints.items()}, results),
+            fresh_at=dict(asked(self.queries["freshness"])),
         )
 
 
@@ -174,19 +195,6 @@ def _ask(name: str, question: Callable[[], T]) -> tuple[Service, T | None]:
         return Service(name=name, answers=True, error=""), question()
     except SluiceError as error:
         return Service(name=name, answers=False, error=error.what), None
-
-
-def _fresh_at(committed: Mapping[str, int], results: Sequence[CheckResult]) -> dict[str, int]:
-    """Table -> the last moment of which everything is known to have come, ms since 1970.
-
-    That is the newest drained commit, or the last time both sides were found to be even.
-    """
-    found = dict(committed)
-    for one in results:
-        if one.check in {_ROW_COUNT, _CAUGHT_UP} and one.status == Status.PASS:
-            at = round(one.checked_at.timestamp() * 1000)
-            found[one.table] = max(found.get(one.table, 0), at)
-    return found
 
 
 def _current(results: Sequence[CheckResult]) -> dict[str, tuple[CheckResult, ...]]:

@@ -93,16 +93,19 @@ class FactState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The replication slot; `lag_bytes` is WAL that is not confirmed, None without a slot.
+    """The replication slot; all but its name is None without a slot.
 
     Attributes:
+        lag_bytes: WAL that is not confirmed.
+        safe_wal_size: bytes that may be written before the slot is lost; None without a limit.
         invalidation: why PostgreSQL invalidated it; empty where it did not.
     """
 
     name: str
-    wal_status: str | None
-    active: bool | None
-    lag_bytes: int | None
+    wal_status: str | None = None
+    active: bool | None = None
+    lag_bytes: int | None = None
+    safe_wal_size: int | None = None
     invalidation: str = ""
 
 

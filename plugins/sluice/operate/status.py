@@ -1,80 +1,65 @@
-"""One look at the pipeline: rows on both sides, what is pending, how fresh, the slot, the fact."""
+"""The pipeline's state as `sluice status --json` has it: with rows counted now, on both sides."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from sluice.catalog import Catalog, Fact
-from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.postgres import PostgresSource
-from sluice.clients.topics import Topics
-from sluice.drain.backlog import pending_events
-from sluice.errors import NotReady
 from sluice.execution.outcomes import Outcomes
+from sluice.operate.monitor import Monitor
+from sluice.operate.overview import FactState, Slot
 
 
-def read_status(
-    catalog: Catalog,
-    source: PostgresSource,
-    clickhouse: ClickHouse,
-    topics: Topics,
-    queries: Mapping[str, str],
-    slot: str,
-) -> dict[str, Any]:
+def read_status(monitor: Monitor) -> dict[str, Any]:
     """Keys `tables`, `facts`, `fact` (all facts together) and `slot`, as `sluice status --json`.
 
-    `freshness_s` is how long ago ClickHouse was known to have what Postgres had: the age of the
-    newest drained commit or of the last passed check, whichever is less. A table that cannot be
-    counted on a side has None there, and is in `troubles`, by its name, with why and what to do.
+    A table that cannot be counted on a side has None there, and is in `troubles`, by its name, with
+    why and what to do.
 
     Raises:
         Unreachable: a service does not answer.
         NotReady: `sluice init` has not run.
     """
-    fence, outcomes = source.fence(catalog.tables), Outcomes()
+    catalog, outcomes = monitor.catalog, Outcomes()
+    fence, live = monitor.source.fence(catalog.tables), dict[str, int]()
     outcomes.troubles.update(fence.troubles)
-    live = dict[str, int]()
     for name, storage in [
         *((table.name, table.storage) for table in catalog.tables),
         *((fact.name, fact.name) for fact in catalog.facts),
     ]:
         with outcomes.of(name):
-            ((live[name],),) = clickhouse.execute(queries["live_rows"], table=storage)
-    dead = dict(clickhouse.execute(queries["dead_letters"]))
-    current = dict(clickhouse.execute(queries["freshness"]))
-    pending = pending_events(catalog, clickhouse, topics)
+            query = monitor.queries["live_rows"]
+            ((live[name],),) = monitor.clickhouse.execute(query, table=storage)
+    state = monitor.answered()
     tables = {
         table.name: {
             "postgres_rows": fence.rows.get(table.name),
             "clickhouse_rows": live.get(table.name),
-            "pending_events": pending[table.name],
-            "dead_letters": dead.get(table.name, 0),
-            "freshness_s": _age(current.get(table.name)),
+            "pending_events": table.pending_events,
+            "dead_letters": table.dead_letters,
+            "freshness_s": table.freshness_s,
         }
-        for table in catalog.tables
+        for table in state.tables
     }
     facts = {
         fact.name: {
             "rows": live.get(fact.name),
-            "expected_rows": fence.rows.get(fact.table.name),
-            "last_rebuild_at": _rebuilt(fact, clickhouse, queries),
+            "expected_rows": fence.rows.get(of.table.name),
+            "last_rebuild_at": _rebuilt(fact),
         }
-        for fact in catalog.facts
+        for of, fact in zip(catalog.facts, state.facts, strict=True)
     }
     return {
         "tables": tables,
         "fact": _together(facts),
         "facts": facts,
-        "slot": _slot(source, slot),
+        "slot": _slot(state.slot),
         "troubles": {name: str(error) for name, error in outcomes.troubles.items()},
     }
 
 
-def _rebuilt(fact: Fact, clickhouse: ClickHouse, queries: Mapping[str, str]) -> str | None:
-    last = clickhouse.execute(queries["last_rebuild"], fact=fact.name)[0][0]
-    return str(last.isoformat()) if last.timestamp() > 0 else None
+def _rebuilt(fact: FactState) -> str | None:
+    return fact.last_rebuild.finished_at.isoformat() if fact.last_rebuild else None
 
 
 def _together(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -87,20 +72,11 @@ def _together(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _slot(source: PostgresSource, name: str) -> dict[str, Any]:
-    try:
-        state = source.slot(name)
-    except NotReady:
-        empty = dict.fromkeys(("wal_status", "invalidation", "lag_bytes", "safe_wal_size"))
-        return {"name": name, **empty}
+def _slot(slot: Slot) -> dict[str, Any]:
     return {
-        "name": name,
-        "wal_status": state.wal_status,
-        "invalidation": state.invalidation or None,
-        "lag_bytes": state.lag_bytes,
-        "safe_wal_size": state.safe_wal_size,
+        "name": slot.name,
+        "wal_status": slot.wal_status,
+        "invalidation": slot.invalidation or None,
+        "lag_bytes": slot.lag_bytes,
+        "safe_wal_size": slot.safe_wal_size,
     }
-
-
-def _age(committed_at: int | None) -> float | None:
-    return round(max(0.0, time.time() - committed_at / 1000), 1) if committed_at else None

@@ -14,7 +14,7 @@ from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check
 from sluice.quality.results import News
 from sluice.settings import PROJECT, AlertSettings, Settings
-from sluice.wiring.context import opened
+from sluice.wiring.context import Run, opened
 
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
 _LOOK_S = 5  # nobody looks at a page that waits longer for a service
@@ -23,23 +23,25 @@ _LOOK_S = 5  # nobody looks at a page that waits longer for a service
 def status(settings: Settings) -> dict[str, Any]:
     """The pipeline's part of `sluice status --json`: tables, fact, slot."""
     with opened(settings) as run:
-        return read_status(
-            run.catalog, run.source, run.clickhouse, run.topics, run.queries, settings.relay.slot
-        )
+        return read_status(_monitor(run))
 
 
 @contextmanager
 def monitor(settings: Settings) -> Iterator[Monitor]:
     """What the CDC page reads with; its sessions end with the context."""
     with opened(settings, seconds=_LOOK_S) as run:
-        yield Monitor(
-            catalog=run.catalog,
-            source=run.source,
-            clickhouse=run.clickhouse,
-            topics=run.topics,
-            queries={**run.queries, **read_statements(_MONITOR)},
-            slot=settings.relay.slot,
-        )
+        yield _monitor(run)
+
+
+def _monitor(run: Run) -> Monitor:
+    return Monitor(
+        catalog=run.catalog,
+        source=run.source,
+        clickhouse=run.clickhouse,
+        topics=run.topics,
+        queries={**run.queries, **read_statements(_MONITOR)},
+        slot=run.settings.relay.slot,
+    )
 
 
 def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
