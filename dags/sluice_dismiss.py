@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from airflow.sdk import DAG, Param
 
-from sluice_airflow import tasks
-
-NAMES = [table.name for table in tasks.catalog().tables]
+from sluice_airflow import dead_letters, tasks
 
 with DAG(
     dag_id="sluice_dismiss",
     dag_display_name="Sluice: dismiss",
     description="Closes dead letters of a table that nobody needs.",
-    schedule=None,
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    max_active_runs=1,
-    default_args=tasks.DEFAULTS,
-    tags=["sluice", "repair"],
+    **tasks.BY_HAND,
     params={
-        "table": Param(NAMES[0], type="string", enum=NAMES, title="Table"),
-        "where": Param(
-            None,
-            type=["null", "array"],
-            items={"type": "string"},
-            title="Conditions",
-            description="Which dead letters, one condition a line, such as reason~price (contains)"
-            " or offset<=100. None: all of the table.",
-        ),
+        **dead_letters.FORM,
         "reason": Param(
             "", type="string", title="Reason", description="Why they may be forgotten; it is kept."
         ),
@@ -42,4 +26,4 @@ put into ClickHouse's tables; for that there is `sluice_replay`. Running it agai
 By hand: `sluice dead-letters dismiss --table TABLE [--where CONDITION] --reason REASON`.
 """,
 ) as dag:
-    tasks.dismiss()
+    dead_letters.dismiss()

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from airflow.sdk import DAG, Param
 
-from sluice_airflow import tasks
-
-NAMES = [table.name for table in tasks.catalog().tables]
+from sluice_airflow import dead_letters, tasks
 
 with DAG(
     dag_id="sluice_replay",
     dag_display_name="Sluice: replay",
     description="Puts dead letters of a table in, at the places they had.",
-    schedule=None,
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    max_active_runs=1,
-    default_args=tasks.DEFAULTS,
-    tags=["sluice", "repair"],
+    **tasks.BY_HAND,
     params={
-        "table": Param(NAMES[0], type="string", enum=NAMES, title="Table"),
-        "where": Param(
-            None,
-            type=["null", "array"],
-            items={"type": "string"},
-            title="Conditions",
-            description="Which dead letters, one condition a line, such as reason~price (contains)"
-            " or offset>=100. None: all of the table.",
-        ),
+        **dead_letters.FORM,
         "pass_rejects": Param(
             False,
             type="boolean",
@@ -49,4 +33,4 @@ By hand: `sluice dead-letters replay --table TABLE [--where CONDITION]`; a topic
 invalid events: `sluice drain TABLE --pass-rejects --until-empty`.
 """,
 ) as dag:
-    tasks.replay()
+    dead_letters.replay()

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from airflow.sdk import DAG, Param
 
 from sluice_airflow import resync, tasks
-
-NAMES = [table.name for table in tasks.catalog().tables]
 
 with DAG(
     dag_id="sluice_resync",
     dag_display_name="Sluice: resync",
     description="Reads tables again from PostgreSQL behind a fence, beside the minute loop.",
-    schedule=None,
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    max_active_runs=1,
-    default_args=tasks.DEFAULTS,
-    tags=["sluice", "repair"],
+    **tasks.BY_HAND,
     params={
         "tables": Param(
-            NAMES[:1],
+            tasks.TABLES[:1],
             type="array",
-            items={"type": "string", "enum": NAMES},
+            items={"type": "string", "enum": tasks.TABLES},
             minItems=1,
             uniqueItems=True,
-            examples=NAMES,
+            examples=tasks.TABLES,
             title="Tables",
             description="Compared, and read again.",
         ),

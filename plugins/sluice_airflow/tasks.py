@@ -41,6 +41,17 @@ def catalog() -> Catalog:
     return load_catalog(os.environ.get("SLUICE_MODELS") or "models")
 
 
+TABLES = [table.name for table in catalog().tables]
+# The arguments of a DAG that people start, with a form.
+BY_HAND: dict[str, Any] = {
+    "schedule": None,
+    "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
+    "max_active_runs": 1,
+    "default_args": DEFAULTS,
+    "tags": ["sluice", "repair"],
+}
+
+
 def drain_task(table: Table) -> Any:
     """The task that drains one table; skipped, with no asset event, when nothing came."""
 
@@ -214,52 +225,6 @@ def maintain(*, params: Any = None) -> None:
         for line in report.done:
             log.info(line)
         report.require_calm()
-
-
-@task(
-    retries=0,
-    task_display_name="put rejected events in",
-    doc_md="Replays the dead letters that the form chooses. Fails with the reason of the first that"
-    " is still invalid, after the others went in. With *Let them pass*, drains the table's topic to"
-    " its end, however many events become dead letters, and replays nothing.",
-)
-def replay(*, params: Any = None) -> None:
-    """One replay of a table's dead letters, or a drain that lets events become some."""
-    from sluice import wiring
-    from sluice.drain.dead_letters import parse_condition
-
-    with understood():
-        conditions = [parse_condition(text) for text in params["where"] or ()]
-        settings = settings_from_connections()
-        if params["pass_rejects"]:
-            for drained in wiring.drain_until_empty(settings, params["table"], pass_rejects=True):
-                log.info(drained.sentence())
-            return
-        report = wiring.replay_dead_letters(settings, params["table"], conditions)
-    if report.rejected:
-        raise AirflowFailException(report.sentence())
-    log.info(report.sentence())
-
-
-@task(
-    retries=0,
-    task_display_name="close rejected events",
-    doc_md="Dismisses the dead letters that the form chooses, in the name of who started the run.",
-)
-def dismiss(*, params: Any = None) -> None:
-    """One dismissal of a table's dead letters."""
-    from sluice import wiring
-    from sluice.drain.dead_letters import parse_condition
-
-    with understood():
-        conditions = [parse_condition(text) for text in params["where"] or ()]
-        line = wiring.dismiss_dead_letters(
-            settings_from_connections(),
-            params["table"],
-            conditions,
-            reason=params["reason"],
-        )
-    log.info(line)
 
 
 @contextmanager
