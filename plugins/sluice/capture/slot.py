@@ -16,7 +16,7 @@ from sluice.capture.holders import holders
 from sluice.capture.interruption import interrupted
 from sluice.capture.standing import require_standing
 from sluice.catalog import Catalog, Table
-from sluice.clients.postgres import APPLICATION, first_line, opened
+from sluice.clients.postgres import APPLICATION, TIMELINE, first_line, opened
 from sluice.clients.slot_loss import INVALIDATION, cause, remedy
 from sluice.clients.topics import SlotMark, Topics
 from sluice.errors import (
@@ -326,7 +326,7 @@ def _system(cursor: Any) -> str:
 
 
 def _timeline(cursor: Any) -> int:
-    return int(_value(cursor, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"), 16)
+    return int(_value(cursor, f"SELECT {TIMELINE}"), 16)
 
 
 def _wal_end(cursor: Any) -> int:

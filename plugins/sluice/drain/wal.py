@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from sluice.clients.postgres import opened
+from sluice.clients.postgres import TIMELINE, opened
 from sluice.drain.origin import WalEnd
 from sluice.events.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
 # Where WAL is inserted now: at or behind everything that the server can have sent. A server in
 # recovery has no such point: events of its primary may be ahead of what it has replayed.
-_WAL_END = """
-SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+_WAL_END = f"""
+SELECT system_identifier || '/' || {TIMELINE},
     pg_current_wal_insert_lsn()::text
 FROM pg_control_system() WHERE NOT pg_is_in_recovery()
 """

@@ -28,19 +28,10 @@ class Busy(Exception):
 
 
 class Gate:
-    """Lets a few requests through at once, some wait for a while, and refuses others.
+    """Lets RUNNING requests through at once, lets WAITING wait for WAIT_S, and refuses others."""
 
-    Args:
-        running: how many are let through at once.
-        waiting: how many wait at most.
-        seconds: how long one waits at most.
-    """
-
-    def __init__(
-        self, running: int = RUNNING, waiting: int = WAITING, seconds: float = WAIT_S
-    ) -> None:
-        self._free = anyio.Semaphore(running)
-        self._places, self._seconds = waiting, seconds
+    def __init__(self) -> None:
+        self._free, self._places = anyio.Semaphore(RUNNING), WAITING
 
     @asynccontextmanager
     async def passed(self) -> AsyncIterator[None]:
@@ -53,7 +44,7 @@ class Gate:
             raise Busy
         self._places -= 1
         try:
-            with anyio.fail_after(self._seconds):
+            with anyio.fail_after(WAIT_S):
                 await self._free.acquire()
         except TimeoutError as late:
             raise Busy from late
