@@ -14,8 +14,8 @@ _COMPOSE = "# Docker Compose alone"
 _BEGINNING = """# Settings
 
 Every setting is an environment variable; `make docs` writes this page from
-`plugins/sluice/settings.py`. `make` also reads `.env`: copy `.env.example` and change what you
-need. An empty value counts as not set.
+`plugins/sluice/settings/variables.py`. `make` also reads `.env`: copy `.env.example` and change
+what you need. An empty value counts as not set.
 
 Tasks in Airflow read the addresses, users, passwords and options of the three services from
 connections instead: see [Airflow](services/airflow.md). The variables of `docker-compose.yaml`

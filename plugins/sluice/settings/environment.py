@@ -1,0 +1,269 @@
+"""Settings from environment variables, read once at an entry point; no other module reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from sluice.errors import WrongUsage
+from sluice.settings.values import (
+    OWN_POSTGRES,
+    PROJECT,
+    WRITER,
+    AlertSettings,
+    ClickHouseSettings,
+    Cluster,
+    DrainSettings,
+    KafkaSettings,
+    PostgresSettings,
+    RelaySettings,
+    Settings,
+)
+from sluice.settings.variables import VARIABLES
+
+
+def secrets_file(home: Path) -> Path:
+    """Return the file of the embedded stack's generated passwords, readable by its owner only."""
+    return home / "secrets.json"
+
+
+def read_secrets(home: Path) -> dict[str, str]:
+    """Read the embedded stack's passwords (`postgres`, `airflow`, ...); empty before its first run.
+
+    Raises:
+        WrongUsage: the file exists and cannot be read.
+    """
+    path = secrets_file(home)
+    try:
+        secrets: dict[str, str] = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise WrongUsage(
+            f"{path} cannot be read: {error}",
+            remedy="run as its owner, or set SLUICE_HOME to a folder you own",
+        ) from error
+    return secrets
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the settings from environment variables.
+
+    Raises:
+        WrongUsage: a variable has an invalid value.
+    """
+    values = {name: default for name, (default, _) in VARIABLES.items()}
+    values.update((name, environment[name]) for name in VARIABLES if environment.get(name))
+    home = (PROJECT / Path(values["SLUICE_HOME"]).expanduser()).resolve()
+    secrets = read_secrets(home)
+    if values["SLUICE_QUALITY_REPAIR"] not in {"off", "suggest", "auto"}:
+        raise WrongUsage("SLUICE_QUALITY_REPAIR must be off, suggest or auto")
+    return Settings(
+        home=home,
+        models=values["SLUICE_MODELS"],
+        out=(PROJECT / Path(values["SLUICE_OUT"]).expanduser()).resolve(),
+        airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
+        api_port=_number(values, "SLUICE_API_PORT"),
+        postgres=_postgres(values, secrets),
+        kafka=_kafka(values),
+        clickhouse=_clickhouse(values, secrets, home),
+        relay=_relay(values),
+        drain=_drain(values),
+        quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
+        statement_seconds=_number(values, "SLUICE_QUALITY_STATEMENT_SECONDS"),
+        quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
+        replica=_address(values, "SLUICE_QUALITY_REPLICA"),
+        count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
+        repair=values["SLUICE_QUALITY_REPAIR"],
+        alerts=_alerts(values),
+    )
+
+
+def _postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> PostgresSettings:
+    password = values["SLUICE_POSTGRES_PASSWORD"] or secrets.get("postgres", "")
+    own = OWN_POSTGRES if _is_own_postgres(values, secrets) else {}
+    return PostgresSettings(
+        host=values["SLUICE_POSTGRES_HOST"],
+        port=_number(values, "SLUICE_POSTGRES_PORT"),
+        user=values["SLUICE_POSTGRES_USER"],
+        password=SecretStr(password),
+        database=values["SLUICE_POSTGRES_DATABASE"],
+        options={**own, **_flat(values, "SLUICE_POSTGRES_OPTIONS")},
+    )
+
+
+def _kafka(values: Mapping[str, str]) -> KafkaSettings:
+    return KafkaSettings(
+        bootstrap=values["SLUICE_KAFKA_BOOTSTRAP"]
+        or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}",
+        options=_flat(values, "SLUICE_KAFKA_OPTIONS"),
+    )
+
+
+def _clickhouse(
+    values: Mapping[str, str], secrets: Mapping[str, str], home: Path
+) -> ClickHouseSettings:
+    user, password = _warehouse_user(values, secrets)
+    return ClickHouseSettings(
+        host=values["SLUICE_CLICKHOUSE_HOST"] or "127.0.0.1",
+        port=_number(values, "SLUICE_CLICKHOUSE_PORT"),
+        http_port=_number(values, "SLUICE_CLICKHOUSE_HTTP_PORT"),
+        user=user,
+        password=SecretStr(password),
+        embedded=_embedded(values),
+        account=_account(home) if _embedded(values) and secrets else None,
+        options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
+        cluster=_cluster(values),
+    )
+
+
+def _relay(values: Mapping[str, str]) -> RelaySettings:
+    if values["SLUICE_RELAY_ACK"] not in {"drained", "broker"}:
+        raise WrongUsage("SLUICE_RELAY_ACK must be drained or broker")
+    return RelaySettings(
+        slot=_slot(values["SLUICE_SLOT"]),
+        ack=values["SLUICE_RELAY_ACK"],
+        metrics=_address(values, "SLUICE_RELAY_METRICS"),
+    )
+
+
+def _drain(values: Mapping[str, str]) -> DrainSettings:
+    return DrainSettings(
+        events=_number(values, "SLUICE_DRAIN_EVENTS"),
+        seconds=_number(values, "SLUICE_DRAIN_SECONDS"),
+        chunk=_number(values, "SLUICE_DRAIN_CHUNK"),
+        chunk_bytes=_number(values, "SLUICE_DRAIN_CHUNK_BYTES"),
+        reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
+        reject_run=_number(values, "SLUICE_REJECT_RUN"),
+    )
+
+
+def _is_own_postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+    """Whether the password is that of the embedded PostgreSQL."""
+    host = values["SLUICE_POSTGRES_HOST"] == VARIABLES["SLUICE_POSTGRES_HOST"][0]
+    return host and not values["SLUICE_POSTGRES_PASSWORD"] and "postgres" in secrets
+
+
+def _account(home: Path) -> int:
+    return secrets_file(home).stat().st_uid
+
+
+def _embedded(values: Mapping[str, str]) -> bool:
+    """Whether no setting names another ClickHouse or another user than the embedded one."""
+    return not any(values[f"SLUICE_CLICKHOUSE_{name}"] for name in ("HOST", "USER", "PASSWORD"))
+
+
+def _warehouse_user(values: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[str, str]:
+    """Return ClickHouse's user and password: as set, or else those of the embedded server."""
+    if _embedded(values) and "clickhouse" in secrets:
+        return WRITER, secrets["clickhouse"]
+    return values["SLUICE_CLICKHOUSE_USER"] or "default", values["SLUICE_CLICKHOUSE_PASSWORD"]
+
+
+def _options(values: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Return a client's own options; errors never contain them, as some are passwords."""
+    try:
+        options = json.loads(values[name] or "{}")
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise WrongUsage(f'{name} must be a JSON object like {{"option": "value"}}')
+    return options
+
+
+def _flat(values: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Return the options of a client written in C, which takes no lists, objects or null."""
+    options = _options(values, name)
+    for option, value in options.items():
+        if not isinstance(value, str | int | float):
+            raise WrongUsage(f"{name}: {option} must be a text, a number, true or false")
+    return options
+
+
+def _slot(name: str) -> str:
+    """Return the slot's name; with its prefix it has to be valid for a publication too."""
+    if not re.fullmatch(r"[a-z0-9_]{1,50}", name):
+        raise WrongUsage("SLUICE_SLOT takes up to 50 lower-case letters, digits and _")
+    return name
+
+
+def _address(values: Mapping[str, str], name: str) -> tuple[str, int] | None:
+    value = values[name]
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise WrongUsage(f"{name} must be host:port, not {value!r}")
+    return host, int(port)
+
+
+def _cluster(values: Mapping[str, str]) -> Cluster:
+    name, engines = values["SLUICE_CLICKHOUSE_CLUSTER"], values["SLUICE_CLICKHOUSE_ENGINES"]
+    if not re.fullmatch(r"[\w.-]*", name):
+        raise WrongUsage("SLUICE_CLICKHOUSE_CLUSTER takes letters, digits and _ . -")
+    if engines not in {"plain", "replicated"}:
+        raise WrongUsage("SLUICE_CLICKHOUSE_ENGINES must be plain or replicated")
+    if engines == "replicated" and not name:
+        raise WrongUsage("SLUICE_CLICKHOUSE_ENGINES=replicated needs SLUICE_CLICKHOUSE_CLUSTER")
+    return Cluster(name=name, replicated=engines == "replicated")
+
+
+def _alerts(values: Mapping[str, str]) -> AlertSettings:
+    """Return where alerts go; errors never contain the address."""
+    schemes = {
+        "SLUICE_ALERT_WEBHOOK": ("http", "https"),
+        "SLUICE_ALERT_SLACK": ("http", "https"),
+        "SLUICE_ALERT_PAGE": ("http", "https"),
+        "SLUICE_ALERT_SMTP": ("smtp", "smtps"),
+    }
+    for name, known in schemes.items():
+        if values[name] and not _is_address(values[name], known):
+            raise WrongUsage(f"{name} must be an address with {' or '.join(known)}://")
+    if values["SLUICE_ALERT_LINK_LOCAL"] not in {"refuse", "allow"}:
+        raise WrongUsage("SLUICE_ALERT_LINK_LOCAL must be refuse or allow")
+    recipients = tuple(part.strip() for part in values["SLUICE_ALERT_TO"].split(",") if part)
+    if values["SLUICE_ALERT_SMTP"] and not (values["SLUICE_ALERT_FROM"] and recipients):
+        raise WrongUsage("SLUICE_ALERT_SMTP needs SLUICE_ALERT_FROM and SLUICE_ALERT_TO")
+    return AlertSettings(
+        webhook=SecretStr(values["SLUICE_ALERT_WEBHOOK"]),
+        slack=SecretStr(values["SLUICE_ALERT_SLACK"]),
+        smtp=SecretStr(values["SLUICE_ALERT_SMTP"]),
+        sender=values["SLUICE_ALERT_FROM"],
+        recipients=recipients,
+        link_local=values["SLUICE_ALERT_LINK_LOCAL"] == "allow",
+        page=values["SLUICE_ALERT_PAGE"],
+    )
+
+
+def _is_address(value: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _number(values: Mapping[str, str], name: str) -> int:
+    try:
+        number = int(values[name])
+    except ValueError:
+        raise WrongUsage(f"{name} must be a whole number, not {values[name]!r}") from None
+    if number <= 0 or (name.endswith("_PORT") and number > 65535):
+        raise WrongUsage(f"{name} is out of range: {number}")
+    return number
+
+
+def _ratio(values: Mapping[str, str], name: str) -> float:
+    try:
+        ratio = float(values[name])
+    except ValueError:
+        raise WrongUsage(f"{name} must be a number, not {values[name]!r}") from None
+    if not 0 < ratio <= 1:
+        raise WrongUsage(f"{name} must be above 0 and at most 1, not {ratio}")
+    return ratio

@@ -1,0 +1,180 @@
+"""Settings as frozen objects, passed down from an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from sluice.person import system_person
+
+PROJECT = Path(__file__).resolve().parents[3]
+# The embedded ClickHouse's user of the pipeline, whose password is the secret `clickhouse`.
+WRITER = "sluice"
+# The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
+WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
+
+# SCRAM proves that the server knows the password. Another server that listens on the port could ask
+# for it in clear text.
+OWN_POSTGRES = {"require_auth": "scram-sha-256"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSettings:
+    """Connection settings of the source; `options` are libpq's (sslmode and the like)."""
+
+    host: str
+    port: int
+    user: str
+    password: SecretStr
+    database: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """Connection settings of the broker; `options` are librdkafka's (`security.protocol` ...)."""
+
+    bootstrap: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The ClickHouse servers that hold the tables; without a name a single server.
+
+    Attributes:
+        name: the cluster's name in ClickHouse's remote_servers.
+        replicated: whether Keeper replicates tables and distributes DDL. Default: false.
+    """
+
+    name: str = ""
+    replicated: bool = False
+
+    def local(self, table: str) -> str:
+        """Return the name of the table in `cdc` that holds a server's own rows of a table."""
+        return f"{table}__local" if self.name else table
+
+
+ONE_SERVER = Cluster()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClickHouseSettings:
+    """Connection settings of the warehouse.
+
+    Attributes:
+        options: clickhouse-driver's options (secure and the like).
+        embedded: whether it is the embedded stack's server: no other is set.
+        account: id of the system account that runs the embedded server; None without a password.
+        person: who is recorded for resyncs, repairs, rebuilds and dismissals.
+    """
+
+    host: str
+    port: int
+    http_port: int
+    user: str
+    password: SecretStr
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cluster: Cluster = ONE_SERVER
+    embedded: bool = False
+    account: int | None = None
+    person: str = field(default_factory=system_person)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """Settings of the relay; `ack` is `drained` or `broker`.
+
+    Attributes:
+        metrics: host and port where it serves metrics. Default: None, for nowhere.
+    """
+
+    slot: str
+    ack: str
+    metrics: tuple[str, int] | None = None
+
+    @property
+    def publication(self) -> str:
+        """Return the publication's name, the same as Redpanda Connect's."""
+        return f"pglog_stream_{self.slot}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainSettings:
+    """Limits of one run of a table's drain.
+
+    Attributes:
+        events, seconds: most events read, and most seconds spent reading.
+        chunk, chunk_bytes: events and bytes validated and inserted at a time; they bound memory.
+        reject_ratio: share of invalid events in a chunk that stops the drain, 0 to 1.
+        reject_run: most consecutive invalid events.
+    """
+
+    events: int
+    seconds: float
+    chunk: int
+    chunk_bytes: int
+    reject_ratio: float
+    reject_run: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings:
+    """Where findings and recoveries are sent; a channel without an address is off.
+
+    Attributes:
+        link_local: whether alerts may go to link-local addresses.
+        page: URL of the CDC page, to which alerts link; empty without one.
+    """
+
+    webhook: SecretStr
+    slack: SecretStr
+    smtp: SecretStr
+    sender: str
+    recipients: tuple[str, ...]
+    link_local: bool
+    page: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of a run.
+
+    Attributes:
+        quality_seconds: how long a check waits for the drain to pass its fence.
+        statement_seconds: longest query of a check on PostgreSQL.
+        quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
+        replica: host and port of a hot standby for the deep check; None for the primary.
+        count_rows: larger tables are counted by the deep check alone.
+        repair: `off`, `suggest` or `auto`.
+    """
+
+    home: Path
+    models: str
+    out: Path
+    airflow_port: int
+    api_port: int
+    postgres: PostgresSettings
+    kafka: KafkaSettings
+    clickhouse: ClickHouseSettings
+    relay: RelaySettings
+    drain: DrainSettings
+    quality_seconds: float
+    statement_seconds: int
+    quality_load: float
+    replica: tuple[str, int] | None
+    count_rows: int
+    repair: str
+    alerts: AlertSettings
+
+    @property
+    def compared(self) -> PostgresSettings:
+        """Return the settings of the server that the deep check reads: replica or primary."""
+        if self.replica is None:
+            return self.postgres
+        host, port = self.replica
+        return replace(self.postgres, host=host, port=port)
