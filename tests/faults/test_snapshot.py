@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from sluice.capture import slot
+from sluice.capture import exported_snapshot, slot
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
 from sluice.settings import Settings
@@ -91,7 +91,7 @@ def test_a_snapshot_of_many_ranges_has_every_row_once(source: Source) -> None:
 def test_a_transaction_that_stays_open_holds_a_snapshot_up_with_a_word(
     source: Source, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot, "PATIENCE", 1.0)
+    monkeypatch.setattr(exported_snapshot, "PATIENCE", 1.0)
     with closing(source.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN; INSERT INTO things VALUES (1, 'late')")
 
@@ -128,7 +128,7 @@ def preparing(server: tuple[Settings, Stack]) -> Iterator[None]:
 def test_the_transaction_that_holds_a_slot_up_is_named_and_ends_as_is_said(
     source: Source, preparing: None, monkeypatch: pytest.MonkeyPatch, prepared: bool, database: str
 ) -> None:
-    monkeypatch.setattr(slot, "PATIENCE", 1.0)
+    monkeypatch.setattr(exported_snapshot, "PATIENCE", 1.0)
     settings = source.settings.postgres
     elsewhere = Source(
         replace(source.settings, postgres=replace(settings, database=database)), source.stack
@@ -136,7 +136,7 @@ def test_the_transaction_that_holds_a_slot_up_is_named_and_ends_as_is_said(
 
     def export() -> None:
         with slot.replication(settings) as holder, slot.session(settings) as cursor:
-            slot.export_snapshot(holder, cursor, source.settings.relay)
+            exported_snapshot.export_snapshot(holder, cursor, source.settings.relay)
 
     with closing(elsewhere.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN; SELECT pg_current_xact_id()")

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.capture import exported_snapshot
 from sluice.capture import fenced_snapshot as reading
-from sluice.capture import slot
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, Retryable, TopicGap, WrongUsage
 from sluice.settings import Settings
@@ -191,7 +191,7 @@ def test_a_truncate_after_the_fence_wins(
 def test_a_transaction_that_stays_open_is_named_in_time(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot, "PATIENCE", 1.0)
+    monkeypatch.setattr(exported_snapshot, "PATIENCE", 1.0)
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE held (id int)"))
         connection.execute(text("UPDATE customers SET city = city WHERE id = 1"))

@@ -11,6 +11,7 @@ from psycopg2 import sql
 
 from sluice.capture import slot as slots
 from sluice.capture import standby
+from sluice.capture.exported_snapshot import export_snapshot
 from sluice.capture.publisher import Batch, Publisher
 from sluice.capture.row_reader import (
     RowReader,
@@ -139,7 +140,7 @@ def fenced_reading(
         slots.replication(settings.postgres) as holder,
         slots.session(settings.postgres) as cursor,
     ):
-        _, point = slots.export_snapshot(holder, cursor, settings.relay)
+        _, point = export_snapshot(holder, cursor, settings.relay)
         snapshot = ExactSnapshot(settings.postgres, cursor, point)
         with snapshot.reading(settings, table, topics, drain, end) as reading:
             yield reading
@@ -185,7 +186,7 @@ def exact_snapshot(settings: Settings, passed: Passed) -> Iterator[ExactSnapshot
             standby.require_replayed(settings, cursor, primary, _mark(primary))
             logging = standby.running_transactions_logged(settings.postgres)
         with logging:
-            _, point = slots.export_snapshot(holder, cursor, settings.relay)
+            _, point = export_snapshot(holder, cursor, settings.relay)
         limit_statements(cursor, settings.statement_seconds)
         _mark(primary)
         behind = passed(point)

@@ -19,6 +19,7 @@ from typing import Any
 
 from sluice.capture import publication as publications
 from sluice.capture import slot as slots
+from sluice.capture.exported_snapshot import export_snapshot
 from sluice.capture.fenced_snapshot import ExactSnapshot
 from sluice.capture.interruption import interrupted
 from sluice.capture.metrics import Progress
@@ -88,7 +89,7 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
         _claim(cursor, relay.slot)
         faulty = publications.faults(cursor, catalog)
         publications.ensure(cursor, relay, catalog, faulty)
-        temporary, point = slots.export_snapshot(holder, cursor, relay)
+        temporary, point = export_snapshot(holder, cursor, relay)
         yield ExactSnapshot(settings.postgres, cursor, point)
         cursor.execute("COMMIT")
         _replace(cursor, relay, catalog, topics, temporary, point)
@@ -184,7 +185,7 @@ def _copy(
     The batch ends at the slot's consistent point.
     """
     with interrupted(check, holder, cursor):
-        temporary, point = slots.export_snapshot(holder, cursor, relay)
+        temporary, point = export_snapshot(holder, cursor, relay)
         batch = Batch(end_lsn=point)
         parts = [(table, _ranges(pages(cursor, table))) for table in tables]
         progress.begin_snapshot(len(tables), sum(len(ranges) for _, ranges in parts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ import psycopg2
 from psycopg2.extras import LogicalReplicationConnection
 
 from sluice.capture import publication as publications
-from sluice.capture.holders import holders
 from sluice.capture.interruption import interrupted
 from sluice.capture.standing import require_standing
 from sluice.catalog import Catalog, Table
@@ -21,7 +19,6 @@ from sluice.clients.slot_loss import INVALIDATION, cause, remedy
 from sluice.clients.topics import SlotMark, Topics
 from sluice.errors import (
     NeedsPerson,
-    NotReady,
     SlotBusy,
     SlotLost,
     SlotMissing,
@@ -34,9 +31,6 @@ from sluice.events.event import CONNECT, RELAY
 from sluice.events.positions import format_lsn, parse_lsn
 from sluice.settings import PostgresSettings, RelaySettings
 
-# Seconds that a snapshot waits for transactions that began before it.
-PATIENCE = 60.0
-_LOOK = "look at pg_stat_activity and pg_prepared_xacts, of a standby's primary there"
 # Decoded transactions of a slot, and since when the server counts: after a crash it begins anew.
 _COUNTED = """
 SELECT coalesce(s.total_txns, 0),
@@ -175,50 +169,6 @@ def note(
             "publication": found.identity if found else {},
         }
     )
-
-
-def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str, int]:
-    """Begin a transaction on `cursor` that sees exactly what committed before a point of the WAL.
-
-    Waits until the transactions that run at present have ended.
-
-    Args:
-        holder: a replication session; the WAL behind the point is kept as long as it lasts.
-
-    Returns:
-        The temporary slot that keeps it, and the point.
-
-    Raises:
-        NotReady: a transaction that was open did not end within PATIENCE.
-    """
-    temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
-    with _patience(holder, cursor):
-        holder.execute(
-            f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
-        )
-    _, point, exported, _ = holder.fetchone()
-    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
-    return temporary, parse_lsn(point)
-
-
-@contextmanager
-def _patience(holder: Any, cursor: Any) -> Iterator[None]:
-    timer = threading.Timer(PATIENCE, holder.connection.cancel)
-    timer.start()
-    try:
-        yield
-    except psycopg2.errors.QueryCanceled as error:
-        own = [session.connection.info.backend_pid for session in (holder, cursor)]
-        found = holders(cursor, own)
-        named = "; ".join(what for what, _ in found) or "none that this server shows"
-        remedies = "; ".join(remedy for _, remedy in found)
-        raise NotReady(
-            f"PostgreSQL made no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
-            remedy=f"{remedies or _LOOK}; then run it again",
-        ) from error
-    finally:
-        timer.cancel()
 
 
 def drop(cursor: Any, name: str, topics: Topics) -> None:

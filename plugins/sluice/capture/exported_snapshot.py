@@ -1,0 +1,63 @@
+"""A snapshot of PostgreSQL at an exact point of the WAL, exported by a temporary slot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+
+from sluice.capture.holders import holders
+from sluice.errors import NotReady
+from sluice.events.positions import parse_lsn
+from sluice.settings import RelaySettings
+
+# Seconds that a snapshot waits for transactions that began before it.
+PATIENCE = 60.0
+_LOOK = "look at pg_stat_activity and pg_prepared_xacts, of a standby's primary there"
+
+
+def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str, int]:
+    """Begin a transaction on `cursor` that sees exactly what committed before a point of the WAL.
+
+    Waits until the transactions that run at present have ended.
+
+    Args:
+        holder: a replication session; the WAL behind the point is kept as long as it lasts.
+
+    Returns:
+        The temporary slot that keeps it, and the point.
+
+    Raises:
+        NotReady: a transaction that was open did not end within PATIENCE.
+    """
+    temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
+    with _patience(holder, cursor):
+        holder.execute(
+            f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
+        )
+    _, point, exported, _ = holder.fetchone()
+    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])
+    return temporary, parse_lsn(point)
+
+
+@contextmanager
+def _patience(holder: Any, cursor: Any) -> Iterator[None]:
+    timer = threading.Timer(PATIENCE, holder.connection.cancel)
+    timer.start()
+    try:
+        yield
+    except psycopg2.errors.QueryCanceled as error:
+        own = [session.connection.info.backend_pid for session in (holder, cursor)]
+        found = holders(cursor, own)
+        named = "; ".join(what for what, _ in found) or "none that this server shows"
+        remedies = "; ".join(remedy for _, remedy in found)
+        raise NotReady(
+            f"PostgreSQL made no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
+            remedy=f"{remedies or _LOOK}; then run it again",
+        ) from error
+    finally:
+        timer.cancel()
