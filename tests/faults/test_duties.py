@@ -195,8 +195,8 @@ def topics_are_looked_at(source: Source, caplog: pytest.LogCaptureFixture) -> No
     delete_topics(source.settings, {"cdc.parts"})
     Topics(source.settings.kafka).ensure(["cdc.parts"])
     until(
-        lambda: "topics were made again" in caplog.text,
-        "the relay notices that topics were made again",
+        lambda: "topics were recreated" in caplog.text,
+        "the relay notices that topics were recreated",
     )
 
 

@@ -284,7 +284,7 @@ REFUSED = {
             " doubled int GENERATED ALWAYS AS (id * 2) STORED)",
         ),
         columns=(PLAIN,),
-        says="columns that PostgreSQL computes: doubled; the model does not say so",
+        says="columns that PostgreSQL computes and the model does not: doubled",
         fixed=("ALTER TABLE {t} ALTER doubled DROP EXPRESSION",),
     ),
 }

@@ -200,7 +200,7 @@ def test_a_supervisor_that_hangs_is_named_by_each_command_that_asks_it(
         os.kill(pid, signal.SIGCONT)
     told = done.stdout + done.stderr
     assert done.returncode == 3, told
-    assert f"the supervisor (process {pid}) takes no call" in told
+    assert f"the supervisor (process {pid}) did not answer" in told
     assert f"kill -CONT {pid}" in told
     assert "Traceback" not in told
     if command == "doctor":

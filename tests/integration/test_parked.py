@@ -110,7 +110,7 @@ CAUSES = {
             "ALTER TABLE other RENAME TO order_items",
             "ALTER PUBLICATION {} ADD TABLE order_items",
         ),
-        reason="table order_items's place in publication",
+        reason="table order_items was removed from publication",
     ),
     "not in the publication": Cause(
         change=("ALTER PUBLICATION {} DROP TABLE order_items",),
@@ -127,7 +127,7 @@ CAUSES = {
             "DELETE FROM order_items WHERE id % 7 = 0",
             "ALTER PUBLICATION {} ADD TABLE order_items",
         ),
-        reason="table order_items's place in publication",
+        reason="table order_items was removed from publication",
     ),
     "sent with a row filter": Cause(
         change=(

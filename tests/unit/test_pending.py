@@ -16,7 +16,7 @@ from sluice.capture.stream import Stream
 def stream(batches: list[Batch], asked: int) -> Stream:
     """A stream without a session that holds these batches."""
     made = Stream.__new__(Stream)
-    made._pending, made._asked = deque(batches), asked
+    made._pending, made._on_broker = deque(batches), asked
     return made
 
 
@@ -54,8 +54,8 @@ def test_batches_that_are_joined_wait_for_the_same_offsets_and_confirm_no_more(
         first = one.end_lsn + 1
     # Of what was on the broker when the drain was asked, and of nothing else, an answer tells.
     known = sum(one.end_lsn <= asked for one in left)
-    assert joined._asked <= known
-    assert joined._asked >= known - 1
+    assert joined._on_broker <= known
+    assert joined._on_broker >= known - 1
 
 
 @pytest.mark.parametrize("waiting", [5_000, 20_000])

@@ -1,4 +1,4 @@
-"""Calls made beside the stream, so that Postgres gets feedback while a service is slow."""
+"""Background calls, so that PostgreSQL gets feedback while another service is slow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Aside(Generic[T]):
-    """One repeated call on a thread of the pool, never twice at once."""
+class BackgroundCall(Generic[T]):
+    """A repeated call on a thread of the pool, never concurrent with itself."""
 
     def __init__(self, pool: ThreadPoolExecutor, call: Callable[[], T], every: float) -> None:
         self._pool, self._call, self._every = pool, call, every
@@ -19,16 +19,16 @@ class Aside(Generic[T]):
         self._due = 0.0
 
     def due(self) -> bool:
-        """Whether none is under way and `every` seconds have passed since the last began."""
+        """Whether no call is running and `every` seconds have passed since the last began."""
         return self._future is None and time.monotonic() >= self._due
 
     def begin(self) -> None:
-        """Make the call; its answer comes from `answer`."""
+        """Start the call; `answer` returns its result."""
         self._due = time.monotonic() + self._every
         self._future = self._pool.submit(self._call)
 
     def answer(self) -> T | None:
-        """Once, what the call gave; None while it is under way. Its error is raised here."""
+        """Return the call's result, once, or raise its error; None while it is running."""
         if self._future is None or not self._future.done():
             return None
         future, self._future = self._future, None

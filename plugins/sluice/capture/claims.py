@@ -1,4 +1,4 @@
-"""Claims on runs that are at work: locks in PostgreSQL, which end with their process."""
+"""Claims on active runs: advisory locks in PostgreSQL, which end with their process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sluice.settings import PostgresSettings
 
 @contextmanager
 def claims(settings: PostgresSettings) -> Iterator[Callable[[str], bool]]:
-    """What claims a run by its id, a hexadecimal text; False where another process has claimed it.
+    """Open a session for claims, which end with the context.
 
-    Claims end with the context.
+    It yields a function that claims a run by its hexadecimal id; False where another process did.
     """
     with slots.session(settings) as cursor:
 

@@ -1,7 +1,6 @@
-"""Duties of the relay: calls that repeat beside its work.
+"""Duties of the relay: calls repeated in the background.
 
-Each has a thread and a clock of its own, so neither traffic nor another duty that takes long can
-hold one back.
+Each has a thread and a clock of its own, so that neither traffic nor another, slow duty delays it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duty:
-    """A call that is made every so many seconds, counted from the end of the last one."""
+    """A call that is repeated `every` seconds after the end of the last one."""
 
     name: str
     every: float
@@ -23,10 +22,10 @@ class Duty:
 
 
 class Duties:
-    """Duties while a session lasts; the first that fails ends it.
+    """The duties of a session; the first failure ends it.
 
     Attributes:
-        done: by a duty's name, how often it was done.
+        done: duty's name -> number of successful calls.
     """
 
     def __init__(self, duties: Sequence[Duty]) -> None:
@@ -36,8 +35,8 @@ class Duties:
         self._failed: list[Exception] = []
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Do them until the context ends; a call that is under way then ends by itself."""
+    def running(self) -> Iterator[None]:
+        """Run the duties until the context ends; a running call then ends by itself."""
         for duty in self._duties:
             threading.Thread(
                 target=self._repeat, args=(duty,), name=f"relay {duty.name}", daemon=True
@@ -48,7 +47,7 @@ class Duties:
             self._ended.set()
 
     def require_done(self) -> None:
-        """Raise what the first duty to fail failed with."""
+        """Raise the error of the first duty that failed."""
         if self._failed:
             raise self._failed[0]
 
@@ -56,7 +55,7 @@ class Duties:
         while not self._ended.is_set() and not self._failed:
             try:
                 duty.call()
-            except Exception as error:  # noqa: BLE001 - raised where it is asked for
+            except Exception as error:  # noqa: BLE001 - raised by require_done
                 self._failed.append(error)
             else:
                 self.done[duty.name] += 1
@@ -64,14 +63,14 @@ class Duties:
 
 
 class Clock:
-    """Tells when the work of a period is due; nothing but that work sets it back."""
+    """Reports when periodic work is due."""
 
     def __init__(self, every: float, now: Callable[[], float]) -> None:
         self._every, self._now = every, now
         self._at = now() + every
 
     def due(self) -> bool:
-        """Whether the period is over; the next one begins where it is."""
+        """Whether the period is over; if so, the next one begins."""
         now = self._now()
         if now < self._at:
             return False

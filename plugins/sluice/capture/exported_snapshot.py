@@ -14,24 +14,24 @@ from sluice.errors import NotReady
 from sluice.events.positions import parse_lsn
 from sluice.settings import RelaySettings
 
-# Seconds that a snapshot waits for transactions that began before it.
+# Seconds that a snapshot waits for earlier transactions.
 PATIENCE = 60.0
-_LOOK = "look at pg_stat_activity and pg_prepared_xacts, of a standby's primary there"
+_FIND = "look at pg_stat_activity and pg_prepared_xacts, for a standby on its primary"
 
 
 def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str, int]:
-    """Begin a transaction on `cursor` that sees exactly what committed before a point of the WAL.
+    """Begin a transaction on `cursor` that sees exactly the commits before an LSN.
 
-    Waits until the transactions that run at present have ended.
+    Waits for running transactions.
 
     Args:
-        holder: a replication session; the WAL behind the point is kept as long as it lasts.
+        holder: a replication session; the WAL after the LSN is kept until it ends.
 
     Returns:
-        The temporary slot that keeps it, and the point.
+        The temporary slot that keeps the WAL, and the LSN.
 
     Raises:
-        NotReady: a transaction that was open did not end within PATIENCE.
+        NotReady: an open transaction did not end within PATIENCE.
     """
     temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
     with _patience(holder, cursor):
@@ -52,12 +52,12 @@ def _patience(holder: Any, cursor: Any) -> Iterator[None]:
         yield
     except psycopg2.errors.QueryCanceled as error:
         own = [session.connection.info.backend_pid for session in (holder, cursor)]
-        found = holders(cursor, own)
-        named = "; ".join(what for what, _ in found) or "none that this server shows"
-        remedies = "; ".join(remedy for _, remedy in found)
+        transactions = holders(cursor, own)
+        named = "; ".join(what for what, _ in transactions) or "none that this server shows"
+        remedies = "; ".join(remedy for _, remedy in transactions)
         raise NotReady(
-            f"PostgreSQL made no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
-            remedy=f"{remedies or _LOOK}; then run it again",
+            f"PostgreSQL created no slot in {PATIENCE:.0f} s, as a transaction is open: {named}",
+            remedy=f"{remedies or _FIND}; then run it again",
         ) from error
     finally:
         timer.cancel()

@@ -1,4 +1,4 @@
-"""A fence on one table: its rows as of a point of the WAL, published beside the stream."""
+"""Fenced snapshots: a table's rows as of an LSN, published beside the stream."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
 _KEYS_AT_ONCE = 50_000
-# 64 MB, some seconds of checksums.
+# 64 MB, which is some seconds of checksums.
 _PAGES_IN_A_PIECE = 8192
-# Whether another file has taken the place of the table's, or of a partition's, since the snapshot:
-# the catalog is read in it, the function tells the present.
+# Whether the table, or a partition, was rewritten since the snapshot: pg_class is read in the
+# snapshot, while the function returns the present file.
 _REWRITTEN = """
 SELECT coalesce(bool_or(relfilenode IS DISTINCT FROM pg_relation_filenode(oid)), false)
 FROM pg_class WHERE relkind = 'r' AND oid IN (
@@ -79,15 +79,15 @@ class FencedReading:
 
     def present(self, selection: Selection, texts: Sequence[str]) -> set[str]:
         """See resync.Reading."""
-        found: set[str] = set()
+        keys: set[str] = set()
         readable = self._readable(selection)
         for start in range(0, len(texts) if readable else 0, _KEYS_AT_ONCE):
             some = texts[start : start + _KEYS_AT_ONCE]
-            found |= present_keys(self._cursor, self._table, readable or selection, some)
-        return found
+            keys |= present_keys(self._cursor, self._table, readable or selection, some)
+        return keys
 
     def _readable(self, selection: Selection) -> Selection | None:
-        """The selection without keys that PostgreSQL cannot read; None where none is left."""
+        """Return the selection without keys that PostgreSQL cannot read; None without any."""
         if not selection.keys:
             return selection
         keys = readable_keys(self._cursor, self._table, selection.keys)
@@ -109,8 +109,8 @@ class FencedReading:
             if all(committed[topic] > offset for topic, offset in self._batch.offsets.items()):
                 return
             if self._topics.incarnation(self._names) != self._incarnation:
-                raise Unreachable("the topic was made again; what was read is to be read again")
-            time.sleep(_PAUSE)  # another drain is at work
+                raise Unreachable("the topic was recreated; the rows have to be read again")
+            time.sleep(_PAUSE)  # another drain is running
 
     def _check(self) -> None:
         self._publisher.require_working()
@@ -125,15 +125,15 @@ def fenced_reading(
     *,
     by_offset: bool = False,
 ) -> Iterator[FencedReading]:
-    """Open a fence; it ends with the context.
+    """Open a fence for the context.
 
     Args:
         drain: drains the table once.
-        by_offset: whether offsets order the table's changes, not the WAL. The topic's end is then
-            taken before the snapshot: what was sent until then the snapshot has seen.
+        by_offset: whether offsets instead of LSNs order the table's changes. The topic's end is
+            then read before the snapshot, which includes all events before it. Default: false.
 
     Raises:
-        NotReady: a transaction that was open did not end within a minute.
+        NotReady: an open transaction did not end within a minute.
     """
     end = log_end(topics, table) if by_offset else None
     with (
@@ -147,14 +147,14 @@ def fenced_reading(
 
 
 def log_end(topics: Topics, table: Table) -> int:
-    """The offset that the next event of a table gets."""
+    """Return the offset of a table's next event."""
     return topics.ends([table.topic])[table.topic]
 
 
 def division(
     settings: Settings, table: Table, selection: Selection, rows: int
 ) -> tuple[int, list[KeyText]]:
-    """See resync.Division; a selection that cannot be divided has no keys between."""
+    """See resync.Division; an indivisible selection has no keys between."""
     if selection.keys:
         return len(selection.keys), []
     with slots.session(settings.postgres) as cursor:
@@ -166,15 +166,15 @@ def division(
 
 @contextmanager
 def exact_snapshot(settings: Settings, passed: Passed) -> Iterator[ExactSnapshot]:
-    """Open PostgreSQL at an exact point of the WAL; see range_check.Snapshot.
+    """Open a snapshot at an exact LSN; see range_check.Snapshot.
 
     Args:
-        passed: returns when the drain has passed the point, or never will: the tables that are
-            behind, and why.
+        passed: waits until the drain has passed the LSN, or gives up; returns the tables that are
+            behind, with their errors.
 
     Raises:
-        NotReady: a transaction that was open did not end within a minute, or a query not within
-            the seconds that a check's may take; the replica is far behind.
+        NotReady: an open transaction did not end within a minute, a query exceeded the time limit
+            of checks, or the replica is far behind.
     """
     with (
         slots.session(settings.postgres) as primary,
@@ -201,7 +201,7 @@ def exact_snapshot(settings: Settings, passed: Passed) -> Iterator[ExactSnapshot
 
 
 def _mark(primary: Any) -> int:
-    """Write a message to the WAL, so that a relay passes what is before it soon; its place."""
+    """Write a message to the WAL, so that a relay soon passes its LSN, which is returned."""
     primary.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
     return parse_lsn(primary.fetchone()[0])
 
@@ -210,9 +210,9 @@ class ExactSnapshot:
     """See range_check.Snapshot.
 
     Args:
-        load: share of the time that queries may take, above 0 to 1; after each comes a pause.
-        behind: tables that ClickHouse does not have as of the point, and why.
-        standby: whether a standby is read.
+        load: share of the time spent in queries, above 0 to 1; the rest are pauses. Default: 1.
+        behind: table -> error, where ClickHouse is not as of the LSN. Default: none.
+        standby: whether the session is on a standby. Default: false.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class ExactSnapshot:
         drain: Callable[[], None],
         offset: int | None = None,
     ) -> Iterator[FencedReading]:
-        """A fence on a table at this point; see `fenced_reading`."""
+        """Open a fence on a table at this LSN; see `fenced_reading`."""
         publisher, batch = Publisher(settings.kafka, lambda: None), Batch(end_lsn=self.point)
         try:
             with self._apart(table):
@@ -246,7 +246,7 @@ class ExactSnapshot:
             publisher.abandon()
 
     def count(self, table: Table) -> int:
-        """The table's rows."""
+        """Return the table's row count."""
         with self._apart(table):
             rows = own_rows(self._cursor, table)
             self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(rows))
@@ -260,11 +260,11 @@ class ExactSnapshot:
         """See range_check.Snapshot."""
         with self._throttled(), self._apart():
             self._cursor.execute(query)
-            found: list[tuple[Any, ...]] = self._cursor.fetchall()
-        return found
+            rows: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return rows
 
     def holds(self, table: Table) -> bool:
-        """See range_check.Snapshot; a table that was truncated since is empty in every snapshot."""
+        """See range_check.Snapshot; a table truncated since then is empty in every snapshot."""
         if table.name in self._behind:
             raise self._behind[table.name]
         place = sql.Identifier(table.schema, table.relation)
@@ -275,7 +275,7 @@ class ExactSnapshot:
             return not self._cursor.fetchone()[0]
 
     def pieces(self, table: Table) -> Sequence[str]:
-        """See range_check.Snapshot; without pauses all rows at once, by several workers."""
+        """See range_check.Snapshot; without pauses one piece, for parallel workers."""
         if self._load == 1:
             return ("true",)
         with self._apart(table):
@@ -286,7 +286,7 @@ class ExactSnapshot:
         ]
 
     def division(self, table: Table, rows: int) -> tuple[int, list[KeyText]]:
-        """See range_check.Snapshot; a table whose keys are not numbers is not divided."""
+        """See range_check.Snapshot; only tables with integer keys are divided."""
         with self._throttled(), self._apart(table):
             total = count_rows(self._cursor, table, Selection())
         if total <= rows or not numbered(table):
@@ -295,8 +295,8 @@ class ExactSnapshot:
             return total, keys_between(self._cursor, table, Selection(), rows)
 
     def _apart(self, table: Table | None = None) -> AbstractContextManager[None]:
-        # On a standby without a savepoint: replay ends a query that stands in its way, but within
-        # a savepoint the whole session, and does not say why.
+        # No savepoint on a standby: replay cancels a conflicting query, but within a savepoint it
+        # ends the whole session, without a reason.
         if self._standby:
             return translated(self._settings, table)
         return apart(self._settings, self._cursor, table)

@@ -1,9 +1,8 @@
-"""Transactions that a new slot has to wait for: of whichever database, prepared ones among them.
+"""Transactions that a new slot has to wait for, in all databases, prepared ones included.
 
-Making a slot waits for every transaction of the cluster that has changed something. A session's is
-in pg_stat_activity; one that was prepared for a two-phase commit has no session, and stays until
-somebody ends it by its name. A role that may not see other users' sessions sees that they are
-there, not since when.
+The creation of a slot waits for every transaction of the cluster that has changed something. A
+session's is in pg_stat_activity. A prepared transaction has no session, and stays until it is ended
+by its name. A role without the right to see other users' sessions does not see since when.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ ORDER BY 3 NULLS LAST LIMIT 3
 
 
 def holders(cursor: Any, own: list[int]) -> list[tuple[str, str]]:
-    """The oldest transactions that a slot waits for: what each is, and how it ends.
+    """Return (description, remedy) of the oldest transactions that a slot waits for.
 
     Args:
-        own: sessions that are not meant, by pid.
+        own: pids of the caller's sessions, which are left out.
     """
     cursor.execute(_HOLDERS, [own])
     return [(what, remedy) for what, remedy, _ in cursor.fetchall()]

@@ -1,13 +1,12 @@
-"""The first copy: all tables in one exported snapshot.
+"""The initial copy: all tables in one exported snapshot.
 
-The permanent slot exists exactly when a snapshot is durable. A temporary slot exports the
-snapshot and holds the WAL behind it; when every row is durable, it is copied to the permanent
-slot. Killed before that, the temporary slot goes with its session and the snapshot starts again
-at a later point; the closing `truncate` below its rows removes what the unfinished one left.
+The permanent slot exists exactly when a snapshot is durable. A temporary slot exports the snapshot
+and keeps its WAL; when every row is durable, it is copied to the permanent slot. If the relay is
+killed before that, the temporary slot ends with its session and the snapshot starts again at a
+later LSN; the closing `truncate` below its rows removes rows that the unfinished one left.
 
-A table is read in ranges of its pages, not of its keys: PostgreSQL reads each page once, in the
-order of the disk, whatever the key is, and knows beforehand how many there are. A row's page is
-no other as long as the snapshot lasts.
+A table is read in ranges of pages, not of keys: PostgreSQL reads each page once, in disk order,
+whatever the key is, and the number of pages is known. A row stays in its page during the snapshot.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from sluice.settings import RelaySettings, Settings
 
 log = logging.getLogger(__name__)
 
-# 16 MB, a second of reading or less.
+# 16 MB, at most a second of reading.
 _PAGES_IN_A_RANGE = 2048
 
 
@@ -47,15 +46,15 @@ def take(
     check: Callable[[], None],
     progress: Progress,
 ) -> None:
-    """Publish every row, wait until all is durable, and leave the permanent slot behind.
+    """Publish every row, wait until all are durable, and create the permanent slot.
 
-    A slot that is there is replaced at the end: killed before, it is left as it is.
+    An existing slot is replaced at the end; if the relay is killed before, it is unchanged.
 
     Args:
-        check: called often; raises when the relay must stop or the broker was wiped.
+        check: called often; raises when the relay has to stop or the broker lost its topics.
 
     Raises:
-        SlotBusy: another relay takes, or has just taken, the snapshot.
+        SlotBusy: another relay is taking the snapshot, or has just taken it.
     """
     relay = settings.relay
     with (
@@ -72,14 +71,13 @@ def take(
 
 @contextmanager
 def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[ExactSnapshot]:
-    """Put a new slot in the place of the one that is there or was.
+    """Replace the slot, which may be gone, by a new one.
 
-    Within the context PostgreSQL is as of the new slot's point, and who enters it sees to it that
-    ClickHouse is so when it ends; then the slot is there. Killed before, or ended by an error, the
-    slot that was to be replaced is left as it is.
+    The context is a snapshot at the new slot's LSN, in which the caller brings ClickHouse to that
+    LSN. The slot is created at its end. If it is killed or fails before, the old slot is unchanged.
 
     Raises:
-        SlotBusy: another relay takes a snapshot, or reads from the slot.
+        SlotBusy: another relay is taking a snapshot, or reads from the slot.
     """
     relay = settings.relay
     with (
@@ -99,7 +97,7 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
 def _replace(
     cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, temporary: str, point: int
 ) -> None:
-    """Put a copy of the temporary slot in the place of the permanent one, where there is one."""
+    """Drop the permanent slot, if there is one, and create it as a copy of the temporary one."""
     slots.drop(cursor, relay.slot, topics)
     _make_slot(cursor, relay, catalog, topics, temporary, point)
 
@@ -107,7 +105,7 @@ def _replace(
 def _make_slot(
     cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, temporary: str, point: int
 ) -> None:
-    topics.note_mark(relay.slot, SlotMark())  # the new slot is counted from 0
+    topics.note_mark(relay.slot, SlotMark())  # the server counts a new slot from 0
     copy = "SELECT pg_copy_logical_replication_slot(%s, %s, false)"
     cursor.execute(copy, [temporary, relay.slot])
     slots.note(cursor, relay, catalog, topics, format_lsn(point))
@@ -123,19 +121,19 @@ def add(
     progress: Progress,
     done: Callable[[str, int], None] = lambda _table, _point: None,
 ) -> None:
-    """Publish the rows of tables that came to the publication while the stream goes on.
+    """Publish the rows of tables that were added to the publication, beside the stream.
 
-    The stream sends their changes already, so each row that changes after the consistent point
-    comes again with a higher version. Killed, it starts again: the note on the broker tells
-    which tables were finished, and a marker in Postgres that there were others, should the
-    broker lose its notes.
+    The stream sends their changes already, so each row that changes after the consistent point is
+    sent again with a higher version. A killed addition starts again: the note on the broker names
+    the finished tables, and a marker in PostgreSQL says that there were others, in case the broker
+    loses its notes.
 
     Args:
-        done: called with each table and the point as of which its rows were read, when they are
-            durable and before that is noted.
+        done: called with each table and the LSN as of which its rows were read, when they are
+            durable and before that is noted. Default: nothing.
 
     Raises:
-        NotReady: a table left the publication and came back meanwhile.
+        NotReady: a table was out of the publication meanwhile.
     """
     relay = settings.relay
     with (
@@ -165,7 +163,7 @@ def add(
 def _places(
     cursor: Any, relay: RelaySettings, catalog: Catalog, tables: Sequence[Table]
 ) -> list[int | None]:
-    """The tables' places in the publication; another place says that one was out of it."""
+    """Return the ids of the tables' memberships in the publication, which change if re-added."""
     found = publications.find(cursor, relay, catalog)
     places = found.identity["tables"] if found else {}
     return [places.get(table.name) for table in tables]
@@ -180,7 +178,7 @@ def _copy(
     check: Callable[[], None],
     progress: Progress,
 ) -> tuple[str, Batch]:
-    """Publish the tables' rows; the temporary slot that lasts as long as `holder`, and the batch.
+    """Publish the tables' rows; return the temporary slot, which ends with `holder`, and the batch.
 
     The batch ends at the slot's consistent point.
     """
@@ -198,7 +196,7 @@ def _copy(
 
 
 def _ranges(pages: int) -> list[tuple[int, int | None]]:
-    """The pages from each first to before each second; the last range has no end."""
+    """Return (first page, end page) of each range; the last has no end."""
     firsts = list(range(0, pages, _PAGES_IN_A_RANGE)) or [0]
     return list(zip(firsts, [*firsts[1:], None], strict=True))
 
@@ -212,15 +210,15 @@ def _read(
     check: Callable[[], None],
     progress: Progress,
 ) -> None:
-    """Publish one table's rows, and tell every few seconds how far that is."""
+    """Publish one table's rows, and log the progress every few seconds."""
     before = progress.snapshot_rows
     pace = Pace(log, f"snapshot: {table.name}, {{}} rows")
 
-    def tell() -> None:
+    def report() -> None:
         check()
         progress.snapshot_rows = before + reader.rows
 
-    reader = RowReader(cursor, table, publisher, batch, tell)
+    reader = RowReader(cursor, table, publisher, batch, report)
     for number, (first, below) in enumerate(ranges, 1):
         reader.read_pages(first, below)
         progress.snapshot_ranges_done += 1
@@ -230,16 +228,16 @@ def _read(
 
 
 def _claim(cursor: Any, slot: str) -> None:
-    """Hold off other relays while this session lasts."""
+    """Lock out other relays while this session lasts."""
     cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"sluice {slot}"])
     if not cursor.fetchone()[0]:
-        raise SlotBusy(f"another relay takes the snapshot of slot {slot!r}")
+        raise SlotBusy(f"another relay is taking the snapshot of slot {slot!r}")
 
 
 def wait_until_durable(
     ack: str, publisher: Publisher, topics: Topics, batch: Batch, check: Callable[[], None]
 ) -> None:
-    """Wait until the batch is on the broker, and with `ack=drained` in ClickHouse as well."""
+    """Wait until the batch is on the broker, and with `ack=drained` also in ClickHouse."""
     while batch.undelivered:
         publisher.poll(0.2)
         check()
@@ -252,6 +250,6 @@ def wait_until_durable(
 
 
 def _drained(topics: Topics, batch: Batch) -> bool:
-    """Whether the drain group has gone past the batch on every topic."""
+    """Whether the drain group has passed the batch on every topic."""
     committed = topics.committed(batch.offsets)
     return all(committed.get(topic, 0) > offset for topic, offset in batch.offsets.items())

@@ -1,4 +1,4 @@
-"""Ending what a session waits for: a statement that waits for another's lock checks nothing."""
+"""Interruption of a session's statement, which itself checks nothing while it waits for a lock."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _WATCH_SECONDS = 0.2
 
 @contextmanager
 def interrupted(check: Callable[[], None], *cursors: Any) -> Iterator[None]:
-    """Cancel what the sessions run once `check` raises, and raise that."""
+    """Cancel the sessions' statements when `check` raises, and raise its error."""
     ended, raised = Event(), list[Exception]()
 
     def watch() -> None:
         while not ended.wait(_WATCH_SECONDS):
             try:
                 check()
-            except Exception as error:  # noqa: BLE001 - raised where it is asked for
+            except Exception as error:  # noqa: BLE001 - raised by the session's thread
                 raised.append(error)
                 for cursor in cursors:
                     cursor.connection.cancel()

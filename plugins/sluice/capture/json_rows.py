@@ -1,8 +1,8 @@
-"""Rows in Postgres' text form as envelope JSON, for the stream.
+"""Conversion of rows in PostgreSQL's text form to envelope JSON, for the stream.
 
-`expressions` has PostgreSQL write the same bytes for a snapshot: both begin with the text that a
-type's output function writes under the pinned session settings. Bytes stay bytes: most values need
-no escape, and looking for one costs a quarter of writing the value anew.
+`json_sql` lets PostgreSQL write the same bytes for a snapshot: both start from the text of a type's
+output function under the pinned session settings. Values stay bytes: most need no escape, and
+checking that is cheaper than encoding the value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sluice.capture.pgoutput import MISSING, RelationColumn, Value
 from sluice.errors import NeedsPerson
 from sluice.events.event import RELAY, UNCHANGED, place_of
 
-# Types of `pg_catalog` whose JSON is not simply their text; a domain is its base type.
+# Types of `pg_catalog` whose JSON is not their text as a string; a domain counts as its base type.
 TYPE_OIDS = {
     "bool": 16,
     "bytea": 17,
@@ -33,14 +33,14 @@ TYPE_OIDS = {
 }
 
 _UNCHANGED_JSON = json.dumps(UNCHANGED).encode()
-_quote = json.encoder.encode_basestring_ascii  # the C implementation where there is one
+_quote = json.encoder.encode_basestring_ascii  # the C implementation if available
 # Printable ASCII without what JSON escapes.
-_AS_THEY_ARE = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
-_SHORT = 64  # up to here quoting costs less than looking whether it is needed
+_UNESCAPED = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+_SHORT = 64  # bytes; up to here quoting is cheaper than checking whether it is needed
 
 
 class RowEncoder:
-    """Encodes the rows of one table, as its columns are at present.
+    """Encodes the rows of one table with its present columns.
 
     Raises:
         NeedsPerson: a column of the key is not among the columns.
@@ -61,16 +61,16 @@ class RowEncoder:
             for column in columns
         ]
         at = {column.name: index for index, column in enumerate(columns)}
-        lost = [name for name in key if name not in at]
-        if lost:
+        missing = [name for name in key if name not in at]
+        if missing:
             raise NeedsPerson(
-                f"table {table} has no column {', '.join(lost)}, its key in the models",
-                remedy="mend the model or the table (make generate), then: sluice relay --snapshot",
+                f"table {table} has no column {', '.join(missing)}, its key in the models",
+                remedy="fix the model or the table (make generate), then: sluice relay --snapshot",
             )
         self._key_at = [at[name] for name in key]
 
     def row(self, values: Sequence[Value]) -> bytes:
-        """All columns as a JSON object; ValueError when there are more or fewer values."""
+        """Encode all columns as a JSON object; ValueError for another number of values."""
         parts = [
             name
             + (
@@ -87,7 +87,7 @@ class RowEncoder:
         return b"{%b}" % b",".join(parts)
 
     def key(self, values: Sequence[Value]) -> bytes:
-        """The key's columns as a JSON object; ValueError when one is NULL."""
+        """Encode the key's columns as a JSON object; ValueError where one is NULL."""
         parts = []
         for index in self._key_at:
             value = values[index]
@@ -103,12 +103,12 @@ class RowEncoder:
 
 
 class Transaction:
-    """The part of an envelope that all changes of a transaction share.
+    """The part of the envelope that is common to a transaction's changes.
 
     Args:
-        commit_lsn: where it committed; of a snapshot its consistent point.
-        commit_ms: when, milliseconds since 1970.
-        fence: the offset that a resync's rows stand before, where offsets are the order.
+        commit_lsn: LSN of the commit, or a snapshot's consistent point.
+        commit_ms: commit time, milliseconds since 1970.
+        fence: offset that a resync's rows precede, where offsets order changes. Default: none.
     """
 
     __slots__ = ("_after", "_before")
@@ -126,7 +126,7 @@ class Transaction:
         payload: bytes,
         before: bytes,
     ) -> bytes:
-        """A whole envelope; payload and before are JSON texts, `null` included."""
+        """Return the envelope of a change; payload and before are JSON texts, or `null`."""
         return b'%b%b","lsn":"%X/%X%b%d%b%b,"before":%b}' % (
             encoder.head,
             operation,
@@ -141,15 +141,15 @@ class Transaction:
 
 
 def _text(value: bytes) -> bytes:
-    if len(value) > _SHORT and not value.translate(None, _AS_THEY_ARE):
+    if len(value) > _SHORT and not value.translate(None, _UNESCAPED):
         return b'"%b"' % value
-    # A database in SQL_ASCII can hold bytes that are no UTF-8; they arrive escaped and are
-    # rejected with a reason instead of stopping the stream.
+    # A database in SQL_ASCII can contain invalid UTF-8. It is sent escaped, and the drain rejects
+    # it with a reason instead of the stream stopping.
     return _quote(value.decode(errors="surrogateescape")).encode()
 
 
 def _plain(value: bytes) -> bytes:
-    """A text in which nothing needs an escape."""
+    """Quote a text that needs no escapes."""
     return b'"%b"' % value
 
 
@@ -158,7 +158,7 @@ def _bool(value: bytes) -> bytes:
 
 
 def _float(value: bytes) -> bytes:
-    if value == b"-0":  # as an integer it would lose its sign
+    if value == b"-0":  # as an integer it would lose the sign
         return b"-0.0"
     return b'"%b"' % value if value[-1] in b"Ny" else value  # NaN, Infinity, -Infinity
 
@@ -168,14 +168,14 @@ def _bytea(value: bytes) -> bytes:
 
 
 def _timestamp(value: bytes) -> bytes:
-    """`2026-01-01 00:00:00.5[+00]` as RFC 3339; infinity and BC stay as they are."""
+    """Convert `2026-01-01 00:00:00.5[+00]` to RFC 3339; infinity and BC stay unchanged."""
     text = value.removesuffix(b"+00")
     if text[-1] in b"Cy":  # BC, infinity
         return b'"%b"' % text
     return b'"%bZ"' % text.replace(b" ", b"T", 1)
 
 
-# Numbers are JSON as they are.
+# None: the text of numbers is JSON already.
 _BY_NAME: dict[str, Callable[[bytes], bytes] | None] = {
     "bool": _bool,
     "bytea": _bytea,

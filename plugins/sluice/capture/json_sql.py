@@ -1,8 +1,8 @@
-"""Rows as envelope JSON by PostgreSQL itself: what COPY selects in place of the columns.
+"""SQL that writes rows as envelope JSON, which COPY selects instead of the columns.
 
-The server writes JSON many times faster than Python. Each expression gives the text that
-`envelope` makes of the same value in the stream, but that characters beyond printable ASCII stand
-as they are: `escaped` writes those.
+The server writes JSON many times faster than Python. Each expression gives the same text as
+`json_rows` for a value in the stream, except that characters beyond printable ASCII are not escaped
+yet: `escaped` does that.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from psycopg2 import sql
 
 from sluice.capture.pgoutput import RelationColumn
 
-# By type OID; {} is the column. A cast to text is not each type's output (of inet and character(n)
-# it differs), `concat` is; the test for NULL is one that a row of NULLs does not pass.
+# By type OID; {} is the column. A cast to text differs from the type's output for inet and
+# character(n), `concat` does not. IS DISTINCT FROM NULL is true for a row of NULLs, too.
 _OTHER = "CASE WHEN {} IS DISTINCT FROM NULL THEN to_json(concat({}))::text END"
 _BARE = "{}::text"
 _PLAIN = """'"' || {}::text || '"'"""
@@ -37,23 +37,23 @@ _EXPRESSIONS = {
     **dict.fromkeys((1082, 1700, 2950), _PLAIN),
     **dict.fromkeys((1114, 1184), _TIMESTAMP),
 }
-# Of text and bytea PostgreSQL knows the length without reading it.
+# PostgreSQL knows the length of text and bytea without reading the value.
 _LENGTH, _OTHER_LENGTH = "coalesce(octet_length({}), 0)", "octet_length(concat({}))"
 _BEYOND = re.compile("[\x7f-\U0010ffff]+")
 
 
 def row_expression(columns: Sequence[RelationColumn]) -> sql.Composable:
-    """The columns as a JSON object."""
+    """Return SQL of the columns as a JSON object."""
     return _object(columns, "coalesce({}, 'null')")
 
 
 def key_expression(columns: Sequence[RelationColumn]) -> sql.Composable:
-    """The columns of a key as a JSON object; NULL when one of them is."""
+    """Return SQL of a key's columns as a JSON object; NULL where one of them is."""
     return _object(columns, "({})")
 
 
 def size_expression(columns: Sequence[RelationColumn]) -> sql.Composable:
-    """How many bytes the columns' texts have, before JSON's escapes."""
+    """Return SQL of the bytes of the columns' texts, before JSON's escapes."""
     parts = [
         sql.SQL(_LENGTH if column.type_oid in (17, 25, 1043) else _OTHER_LENGTH).format(
             sql.Identifier(column.name)
@@ -64,15 +64,15 @@ def size_expression(columns: Sequence[RelationColumn]) -> sql.Composable:
 
 
 def escaped(lines: bytes) -> bytes:
-    """Lines of COPY whose fields are these expressions, as pure ASCII and without COPY's escapes.
+    """Convert COPY's lines of these expressions to ASCII, without COPY's own escapes.
 
-    JSON leaves nothing but its own backslashes for COPY to escape.
+    COPY escapes nothing in JSON but its backslashes.
     """
     if not lines.isascii() or b"\x7f" in lines:
-        # Bytes that are no UTF-8 (a database in SQL_ASCII) arrive as lone surrogates, which are
-        # rejected with a reason; see envelope.
+        # Invalid UTF-8 (of a database in SQL_ASCII) becomes lone surrogates, which the drain
+        # rejects with a reason; see json_rows.
         text = lines.decode(errors="surrogateescape")
-        lines = _BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
+        lines = _BEYOND.sub(lambda match: json.dumps(match[0])[1:-1], text).encode()
     return lines.replace(b"\\\\", b"\\") if b"\\" in lines else lines
 
 

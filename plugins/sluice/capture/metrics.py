@@ -1,5 +1,4 @@
-"""What a relay tells of itself over HTTP: Prometheus metrics, and whether it is at work; and what
-`sluice status` reads there."""
+"""Metrics of the relay over HTTP: for Prometheus, readiness probes and `sluice status`."""
 
 from __future__ import annotations
 
@@ -24,26 +23,26 @@ from sluice.errors import NotReady, SluiceError
 
 STARTING, SNAPSHOT, STREAMING, WAITING = "starting", "snapshot", "streaming", "waiting"
 _STATES = (STARTING, SNAPSHOT, STREAMING, WAITING)
-_BETWEEN_LOOKS = 0.5  # seconds over which a rate is measured
+_RATE_SECONDS = 0.5  # between the two scrapes of a rate
 _WAL_STATES = ("reserved", "extended", "unreserved", "lost")
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a relay is; its own thread writes it, any other may read.
+    """Progress of a relay; written by its own thread, read by any.
 
     Attributes:
-        state: one of starting, snapshot, streaming, waiting (it tries again after an error).
-        reason: why it waits.
-        events: put onto the topics since the present session with Postgres began.
-        snapshot_rows: rows of the present or last snapshot that were put there.
-        snapshot_tables, snapshot_done: its tables, and those that are finished.
-        snapshot_ranges, snapshot_ranges_done: their ranges, and those that were read.
-        read_lsn: where the last transaction ended that was read.
-        confirmed_lsn: what Postgres was told is durable.
-        published_lsn: up to where all is on the broker; with `ack=drained`, else 0.
-        oldest_ms: commit time of the oldest change read that is not durable by the relay's
-            `ack`; None when there is none.
+        state: starting, snapshot, streaming, or waiting (for a retry after an error).
+        reason: the error for which it waits.
+        events: events published since the present session with PostgreSQL began.
+        snapshot_rows: published rows of the present or last snapshot.
+        snapshot_tables, snapshot_done: its tables, and how many are finished.
+        snapshot_ranges, snapshot_ranges_done: their ranges, and how many are read.
+        read_lsn: end of the last transaction that was read.
+        confirmed_lsn: LSN confirmed to PostgreSQL.
+        published_lsn: LSN up to which all changes are on the broker; 0 unless `ack=drained`.
+        oldest_ms: commit time of the oldest change that was read and is not durable by the
+            relay's `ack`, milliseconds since 1970; None without one.
     """
 
     state: str = STARTING
@@ -60,12 +59,12 @@ class Progress:
     oldest_ms: int | None = None
 
     def begin_snapshot(self, tables: int, ranges: int) -> None:
-        """A snapshot of so many tables begins, which are read in so many ranges."""
+        """Reset the progress for a snapshot of this many tables and ranges."""
         self.snapshot_tables, self.snapshot_ranges = tables, ranges
         self.snapshot_rows = self.snapshot_done = self.snapshot_ranges_done = 0
 
     def seconds_behind(self) -> float:
-        """Age of the oldest change that is not durable; 0 when all that was read is."""
+        """Return the age of the oldest change that is not durable; 0 without one."""
         return max(0.0, time.time() - self.oldest_ms / 1000) if self.oldest_ms else 0.0
 
 
@@ -73,14 +72,14 @@ class Telemetry(Collector):
     """The metrics of one relay.
 
     Args:
-        slot: reads the slot's state from Postgres; a scrape goes without when that fails.
+        slot: reads the slot's state from PostgreSQL; if it fails, a scrape omits the slot.
     """
 
     def __init__(self, progress: Progress, slot: Callable[[], SlotState]) -> None:
         self._progress, self._slot = progress, slot
 
     def collect(self) -> Iterator[Metric]:
-        """Names as docs/monitoring.md lists them."""
+        """Yield the metrics that docs/monitoring.md lists."""
         now = self._progress
         state = GaugeMetricFamily("sluice_relay_state", "1 at the present one", labels=["state"])
         for name in _STATES:
@@ -100,10 +99,10 @@ class Telemetry(Collector):
         try:
             yield from _of_slot(self._slot())
         except SluiceError:
-            return  # what is not known is left out
+            return  # unknown values are omitted
 
     def application(self) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
-        """WSGI: `/metrics`, and `/ready`, which is 503 while the relay waits."""
+        """Return the WSGI application of `/metrics` and of `/ready`, 503 while the relay waits."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         metrics = make_wsgi_app(registry)
@@ -126,7 +125,7 @@ class Telemetry(Collector):
 
 @contextmanager
 def served(telemetry: Telemetry, host: str, port: int) -> Iterator[None]:
-    """Answer on the port while the context lasts.
+    """Serve the metrics on the port during the context.
 
     Raises:
         NotReady: the port is taken.
@@ -150,13 +149,13 @@ def served(telemetry: Telemetry, host: str, port: int) -> Iterator[None]:
 
 
 def read_status(host: str, port: int) -> dict[str, Any]:
-    """Key `relay` of `sluice status --json`, read where a relay serves its metrics.
+    """Read key `relay` of `sluice status --json` from a relay's metrics.
 
-    Takes half a second, in which the rate is measured; empty where no relay answers.
+    Takes half a second to measure the rate; empty where no relay answers.
     """
     try:
         began, before = time.monotonic(), _scraped(host, port)
-        time.sleep(_BETWEEN_LOOKS)
+        time.sleep(_RATE_SECONDS)
         now, seconds = _scraped(host, port), time.monotonic() - began
         events = now["events_total"] - before["events_total"]
         return {
@@ -173,11 +172,11 @@ def read_status(host: str, port: int) -> dict[str, Any]:
             },
         }
     except (OSError, HTTPException, ValueError, KeyError, StopIteration):
-        return {}  # another program's port counts as no relay
+        return {}  # another program on the port counts as no relay
 
 
 def _scraped(host: str, port: int) -> dict[str, float]:
-    """A relay's samples, by name and label."""
+    """Read a relay's samples, by name and label."""
     with closing(HTTPConnection(host, port, timeout=2)) as connection:
         connection.request("GET", "/metrics")
         with connection.getresponse() as answer:
@@ -211,4 +210,4 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *_: Any) -> None:
-        """Scrapes are no news."""
+        """Log no scrapes."""

@@ -1,9 +1,9 @@
-"""Parking: a table whose changes cannot be sent is left out, and the others go on.
+"""Parking: a table whose changes cannot be sent is left out, and the others continue.
 
-The order of effects keeps it safe: a hole is noted in ClickHouse before the first change is left
-out, and it is noted to end at a point of the WAL that is read after the first change is sent again.
-Where it cannot be noted, the relay ends with the table's fault instead: what is confirmed to
-PostgreSQL and neither sent nor noted would be lost without a word.
+The order of effects makes it safe. A hole is noted in ClickHouse before the first change is left
+out, and its end is an LSN that is read after the first change is sent again. Where it cannot be
+noted, the relay stops with the table's error: changes that are confirmed to PostgreSQL and neither
+sent nor noted would be lost silently.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from sluice.warehouse.parked import Hole, Holes
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 60.0
+_RETRY_SECONDS = 60.0
 
 
 class Parking:
     """The parked tables of one session with PostgreSQL.
 
     Args:
-        read: how far the stream has read.
-        added: tables whose first rows are read beside the stream, which sends their changes from
-            the session's beginning; see `added`.
+        read: returns the LSN up to which the stream has read.
+        added: tables whose first snapshot runs beside the stream, which sends their changes from
+            the beginning of the session; see `added`. Default: none.
 
     Attributes:
-        tables: names of those whose changes are not sent.
+        tables: names of the parked tables.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class Parking:
         self._added = {table.name for table in added}
         self._lock = threading.Lock()
         self._holes: dict[str, Hole] = {}
-        # Changes that were written before this point may have been made while the fault was there.
+        # Table -> LSN; changes before it may date from before the fault was removed.
         self._until: dict[str, int] = {}
-        self._take_over_at: float | None = 0.0  # None when it is done
+        self._take_over_at: float | None = 0.0  # None once it is done
 
     def park(self, table: str, since: int, error: SluiceError) -> None:
-        """Leave a table's changes out from here on, once that is noted.
+        """Note a hole, then leave out the table's changes.
 
         Raises:
-            SluiceError: ClickHouse does not take the note, and why; Retryable where it may later.
+            SluiceError: ClickHouse does not accept the note; Retryable where a retry may help.
         """
         with self._lock:
             self._until.pop(table, None)
@@ -78,7 +78,7 @@ class Parking:
             except SluiceError as refused:
                 raise type(refused)(
                     f"{error.what}; its changes cannot be left out alone, as ClickHouse does not"
-                    f" take the note of it: {refused.what}",
+                    f" accept the note of it: {refused.what}",
                     remedy=f"{error.remedy or refused.remedy}",
                 ) from error
             self.tables |= {table}
@@ -86,10 +86,10 @@ class Parking:
         log.error("%s is parked: %s; %s", table, hole.sentence(), hole.repair())
 
     def look(self, cursor: Any) -> None:
-        """Park what can no longer be sent, and send again what can.
+        """Park tables that can no longer be sent, and resume those that can again.
 
         Raises:
-            PublicationIncomplete: the publication no longer serves any table.
+            PublicationIncomplete: the publication can no longer serve any table.
         """
         relay = self._settings.relay
         noted = self._topics.slot_note(relay.slot)
@@ -108,14 +108,14 @@ class Parking:
                 self._send_again(cursor, table, noted)
         for table in standing.unsent:
             self._until.pop(table, None)
-        if self.tables:  # an idle stream reads on
+        if self.tables:  # lets an idle stream advance
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", [HEARTBEAT_PREFIX])
 
     def _take_over(self) -> None:
-        """Once a session, go on with holes that an earlier one did not note to have ended."""
+        """Take over, once in a session, the holes that earlier sessions left open."""
         if self._take_over_at is None or time.monotonic() < self._take_over_at:
             return
-        self._take_over_at = time.monotonic() + _AGAIN_SECONDS  # a relay may have no way there
+        self._take_over_at = time.monotonic() + _RETRY_SECONDS  # ClickHouse may be unreachable
         with self._lock, suppress(SluiceError), self._noted() as holes:
             for hole in holes.open():
                 if hole.sent is None and hole.table not in self.tables | self._added:
@@ -124,10 +124,10 @@ class Parking:
             self._take_over_at = None
 
     def added(self, table: str, point: int) -> None:
-        """Close the holes of a table whose rows were all read as of a point of this session.
+        """Close the holes of a table whose rows were all read as of an LSN of this session.
 
-        The stream sends what commits later, unless the table was parked since the session began.
-        Where ClickHouse does not answer they stay, for a resync to close.
+        The stream sends later commits, unless the table was parked in this session. Where
+        ClickHouse does not answer, the holes stay open until a resync.
         """
         with self._lock:
             with suppress(SluiceError), self._noted() as holes:
@@ -139,19 +139,19 @@ class Parking:
             self._take_over_at = 0.0
 
     def _send_again(self, cursor: Any, table: str, noted: dict[str, Any]) -> None:
-        """The table's changes are sent from here on, and its place in the publication is noted."""
-        found = publications.find(cursor, self._settings.relay, self._catalog)
-        if found is None or table not in found.identity["tables"]:
+        """Resume a table's changes, note the hole's end and the table's membership."""
+        publication = publications.find(cursor, self._settings.relay, self._catalog)
+        if publication is None or table not in publication.identity["tables"]:
             return
         with self._lock:
             self.tables -= {table}
-            # Read after the stream saw that: what commits later was not read before it.
+            # Read after the stream saw the change of `tables`: it did not leave out later commits.
             cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
             sent = parse_lsn(cursor.fetchone()[0])
             with self._noted() as holes:
                 holes.end(self._holes[table], sent)
-            known = noted.get("publication") or {"oid": found.identity["oid"], "tables": {}}
-            place = found.identity["tables"][table]
+            known = noted.get("publication") or {"oid": publication.identity["oid"], "tables": {}}
+            place = publication.identity["tables"][table]
             noted["publication"] = {**known, "tables": {**known["tables"], table: place}}
             self._topics.note_slot({k: v for k, v in noted.items() if k != "epoch"})
             hole = replace(self._holes.pop(table), sent=sent)

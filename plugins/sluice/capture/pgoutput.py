@@ -1,4 +1,4 @@
-"""Decoder of pgoutput messages, protocol version 1.
+"""A decoder of pgoutput messages, protocol version 1.
 
 Source: PostgreSQL documentation, "Logical Replication Message Formats".
 """
@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from sluice.errors import SluiceError
 
-# A value in a tuple: its text, NULL, or "unchanged and left out" (TOAST).
+# A value in a tuple: its text, NULL, or MISSING (unchanged TOAST).
 Value = bytes | None
-MISSING: Final = b"\x00unchanged"  # Postgres text cannot hold NUL
+MISSING: Final = b"\x00unchanged"  # PostgreSQL's text cannot contain NUL
 
 _BEGIN = struct.Struct(">qqi")
 _COMMIT = struct.Struct(">bqqq")
@@ -22,16 +22,16 @@ _INT32 = struct.Struct(">i").unpack_from
 _UINT32 = struct.Struct(">I").unpack_from
 _NEW = ord("N")
 _CATALOG = "pg_catalog"  # sent as an empty name
-_UNIX_EPOCH_OFFSET_US = 946_684_800_000_000  # Postgres counts from 2000-01-01
+_UNIX_EPOCH_OFFSET_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
 
 
 class MalformedMessage(SluiceError):
-    """A replication message is not what the protocol says."""
+    """A replication message violates the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """A transaction begins; `commit_lsn` is already known because it has committed."""
+    """The begin of a transaction; `commit_lsn` is known because it has committed."""
 
     commit_lsn: int
     commit_ms: int
@@ -39,7 +39,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The transaction is whole; `end_lsn` is what may be confirmed."""
+    """The end of a transaction; `end_lsn` can be confirmed."""
 
     commit_lsn: int
     end_lsn: int
@@ -47,7 +47,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelationColumn:
-    """A published column; `in_key` by the replica identity."""
+    """A published column; `in_key` if it is part of the replica identity."""
 
     name: str
     type_oid: int
@@ -56,7 +56,7 @@ class RelationColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relation:
-    """What the following rows of a table look like."""
+    """The structure of a table's following rows."""
 
     relation_id: int
     schema: str
@@ -64,16 +64,16 @@ class Relation:
     columns: tuple[RelationColumn, ...]
 
 
-# Tuples, because one is made for every row: a frozen dataclass takes three times as long.
+# Tuples, because they are created for every row and a frozen dataclass is slower.
 class Insert(NamedTuple):
-    """A row came."""
+    """An inserted row."""
 
     relation_id: int
     new: list[Value]
 
 
 class Update(NamedTuple):
-    """A row changed; `old` is its old key or old row where Postgres sends it."""
+    """An updated row; `old` is its old key or row, where PostgreSQL sends it."""
 
     relation_id: int
     old: list[Value] | None
@@ -81,7 +81,7 @@ class Update(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """A row went; `old` is its key or the whole row."""
+    """A deleted row; `old` is its key or the whole row."""
 
     relation_id: int
     old: list[Value]
@@ -89,14 +89,14 @@ class Delete(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncate:
-    """Tables were emptied."""
+    """Truncated tables."""
 
     relation_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Type:
-    """A type that a following Relation names; of a domain, name and schema of its base type."""
+    """A type of a following Relation; a domain has the name and schema of its base type."""
 
     oid: int
     schema: str
@@ -105,14 +105,14 @@ class Type:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """A message that carries no change: Origin, logical Message."""
+    """A message without a change: Origin, logical Message."""
 
 
 Message = Begin | Commit | Relation | Type | Insert | Update | Delete | Truncate | Other
 
 
 def decode(data: bytes) -> Message:
-    """One message; MalformedMessage when it is not what the protocol says."""
+    """Decode a message; MalformedMessage where it violates the protocol."""
     try:
         message = _decode(data)
     except (struct.error, IndexError, ValueError) as error:
@@ -198,7 +198,7 @@ def _whole(data: bytes, at: int) -> list[Value]:
 
 
 def _tuple(data: bytes, at: int) -> tuple[list[Value], int]:
-    """The values and where they end; this is the hot loop, so lengths are checked once."""
+    """Decode values, and return their end; lengths are checked once, as this is the hot loop."""
     count, at = _int16(data, at), at + 2
     values: list[Value] = []
     for _ in range(count):

@@ -1,7 +1,6 @@
-"""The publication and the tables' keys: that every change of every table is sent.
+"""The publication and the tables' keys: whether every change of every table is sent.
 
-What a publication leaves out of one table is a fault of that table alone; see standing.py for what
-becomes of it.
+A publication that leaves out part of one table is a fault of that table alone; see standing.py.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sluice.generate.publication import options
 from sluice.settings import RelaySettings
 
 _OPERATIONS = "insert, update, delete, truncate"
-# Of each table that is wanted, what pgoutput sends of its old rows; NULL where it is not there.
+# Of each wanted table, the parts of old rows that pgoutput sends; NULL where it does not exist.
 _RELATIONS = """
 SELECT c.relkind::text, c.relreplident::text, i.indisreplident, i.indimmediate, array(
     SELECT a.attname::text FROM pg_attribute a
@@ -32,15 +31,15 @@ LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation::
 LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 ORDER BY wanted.place
 """
-# Computed columns are sent by PostgreSQL 18 and newer, which alone have pubgencols.
+# Only PostgreSQL 18 and newer send computed columns and have pubgencols.
 _PUBLICATION = """
 SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
     coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot, quote_ident(pubname)
 FROM pg_publication p WHERE pubname = %s
 """
 _PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
-# A table of a publication FOR ALL TABLES is a member by itself. PostgreSQL 15 and newer have row
-# filters and lists of columns. Joined by name: to_regclass fails where a schema may not be used.
+# In a publication FOR ALL TABLES a table has no pg_publication_rel. PostgreSQL 15 and newer have
+# row filters and column lists. Joined by name, as to_regclass fails without USAGE on the schema.
 _TABLES = """
 SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
     coalesce(r.oid, c.oid)::int8,
@@ -53,7 +52,7 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 LEFT JOIN pg_publication_rel r ON r.prpubid = %s AND r.prrelid = c.oid
 WHERE p.pubname = %s
 """
-# What the publication sends of a partitioned table, in the names of these.
+# Published ancestors of a partition, in whose names its changes are sent.
 _ROOTS = """
 SELECT format('%%I.%%I', p.schemaname, p.tablename) FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname
@@ -64,15 +63,14 @@ WHERE p.pubname = %s AND c.oid IN (SELECT relid FROM pg_partition_ancestors(to_r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """The publication as it is.
+    """The publication as PostgreSQL has it.
 
     Attributes:
-        quoted: its name, to stand in a statement.
+        quoted: its quoted name.
         complete: whether it sends every operation.
-        identity: its object id and those of its tables' memberships; made again, they differ.
-        missing: tables of the catalog that it lacks and can take.
-        faults: tables of which it does not send all, the missing ones among them: name -> why, and
-            what to do.
+        identity: its object id and those of its tables' memberships, which change if recreated.
+        missing: tables of the catalog that can be added to it.
+        faults: table name -> error, of tables that it does not send in full, missing ones included.
     """
 
     quoted: str
@@ -83,7 +81,7 @@ class Publication:
 
 
 def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | None:
-    """The relay's publication; None when there is none."""
+    """Read the relay's publication; None where there is none."""
     cursor.execute(_PUBLICATION, [relay.publication])
     row = cursor.fetchone()
     if row is None:
@@ -115,7 +113,7 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
 
 
 class _Member(NamedTuple):
-    """A table as the publication has it: by a row filter or not, without some columns or not."""
+    """A table's membership: whether it has a row filter, its id, and the omitted columns."""
 
     filtered: bool
     identity: int
@@ -133,9 +131,9 @@ class _Place:
     def fault(
         self, member: _Member | None, *, sends_computed: bool, via_root: bool
     ) -> NeedsPerson | None:
-        """What the publication leaves out of the table; PublicationIncomplete where it lacks it."""
+        """Return the table's fault, if it is not sent in full; PublicationIncomplete if missing."""
         name, table, alter = self._name, self._table.name, f"ALTER PUBLICATION {self._publication}"
-        if not via_root and self._found(_PARTITIONED):
+        if not via_root and self._rows(_PARTITIONED):
             return NeedsPerson(
                 f"publication {name} sends the partitions of table {table} in their own names",
                 remedy=f"run in PostgreSQL: {alter} SET (publish_via_partition_root = true);"
@@ -166,13 +164,13 @@ class _Place:
         return None
 
     def _absence(self, alter: str) -> NeedsPerson:
-        """The fault of a table that the publication does not list."""
-        roots = [root for (root,) in self._found(_ROOTS, self._name)]
+        """Return the fault of a table that the publication does not list."""
+        roots = [root for (root,) in self._rows(_ROOTS, self._name)]
         if roots:
             listed = ", ".join(roots)
             return NeedsPerson(
                 f"publication {self._name} sends partition {self._quoted} in the name of {listed}",
-                remedy="model the partitioned table, or take it out, in PostgreSQL:"
+                remedy="model the partitioned table, or remove it in PostgreSQL:"
                 f" {alter} DROP TABLE {listed}; then: sluice init",
             )
         return PublicationIncomplete(
@@ -181,7 +179,7 @@ class _Place:
             f" {alter} ADD TABLE ONLY {self._quoted}",
         )
 
-    def _found(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         self._cursor.execute(query, [*values, self._quoted])
         rows: list[tuple[Any, ...]] = self._cursor.fetchall()
         return rows
@@ -190,26 +188,26 @@ class _Place:
 def ensure(
     cursor: Any, relay: RelaySettings, catalog: Catalog, without: Collection[str] = ()
 ) -> dict[str, NeedsPerson]:
-    """Create the publication of all tables, or add to it those that it lacks.
+    """Create the publication of all tables, or add the missing ones.
 
     Args:
-        without: names of tables that are left out; see `faults`.
+        without: names of tables to leave out; see `faults`. Default: none.
 
     Returns:
-        Tables, besides those left out, of which it still does not send all: name -> why.
+        Table name -> error, of other tables that it still does not send in full.
 
     Raises:
-        PublicationIncomplete: this role may not, or the publication leaves out operations.
+        PublicationIncomplete: this role may not change it, or it leaves out operations.
     """
     name = _quoted(cursor, relay.publication)
-    found = find(cursor, relay, catalog)
+    present = find(cursor, relay, catalog)
     lacking = [
         table
-        for table in (catalog.tables if found is None else found.missing)
+        for table in (catalog.tables if present is None else present.missing)
         if table.name not in without
     ]
     change = ""
-    if found is None and lacking:
+    if present is None and lacking:
         tables = _listed(cursor, lacking)
         change = f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}"
     elif lacking:
@@ -222,20 +220,20 @@ def ensure(
             f"publication {relay.publication} lacks tables, and this role may not change it",
             remedy=f"run in PostgreSQL, as the tables' owner: {change}",
         ) from error
-    made = find(cursor, relay, catalog)
-    if made is None:
+    changed = find(cursor, relay, catalog)
+    if changed is None:
         return {}
-    if not made.complete:
-        raise incomplete(relay, made)
-    return {name: fault for name, fault in made.faults.items() if name not in without}
+    if not changed.complete:
+        raise incomplete(relay, changed)
+    return {name: fault for name, fault in changed.faults.items() if name not in without}
 
 
-def incomplete(relay: RelaySettings, found: Publication) -> PublicationIncomplete:
-    """The error of a publication that does not send every operation."""
+def incomplete(relay: RelaySettings, publication: Publication) -> PublicationIncomplete:
+    """Return the error of a publication that does not send every operation."""
     return PublicationIncomplete(
         f"publication {relay.publication} leaves out operations of every table, so none can be"
         " sent without the others",
-        remedy=f"run in PostgreSQL: ALTER PUBLICATION {found.quoted} SET"
+        remedy=f"run in PostgreSQL: ALTER PUBLICATION {publication.quoted} SET"
         f" (publish = '{_OPERATIONS}'); then: sluice recover",
     )
 
@@ -244,16 +242,15 @@ def faults(cursor: Any, catalog: Catalog) -> dict[str, SluiceError]:
     """Find the tables whose changes cannot be sent as the models need them.
 
     Returns:
-        Table name -> why, and what to do. NotReady where it is not there; NeedsPerson where it is
-        of a kind that cannot be followed, or its key is another, deferrable, or not its replica
-        identity.
+        Table name -> error. NotReady where it does not exist; NeedsPerson where its kind cannot be
+        followed, or its key differs from the model's, is deferrable or not its replica identity.
     """
     kinds = relations.faults(cursor, catalog)
     schemas = [table.schema for table in catalog.tables]
     cursor.execute(_RELATIONS, [schemas, [table.relation for table in catalog.tables]])
-    found = zip(catalog.tables, cursor.fetchall(), strict=True)
+    rows = zip(catalog.tables, cursor.fetchall(), strict=True)
     named = {
-        table.name: kinds.get(table.name) or _fault(cursor, table, *row) for table, row in found
+        table.name: kinds.get(table.name) or _fault(cursor, table, *row) for table, row in rows
     }
     return {name: error for name, error in named.items() if error is not None}
 
@@ -273,17 +270,17 @@ def _fault(
     immediate: bool | None,
     columns: list[str],
 ) -> SluiceError | None:
-    """What is wrong with one table; see `faults`.
+    """Return one table's fault; see `faults`.
 
     Args:
         kind, identity: `relkind` and `relreplident` of pg_class.
-        of_key: whether the primary key was chosen as the replica identity's index.
-        immediate, columns: of the primary key.
+        of_key: whether the primary key is the replica identity's index.
+        immediate, columns: `indimmediate` and columns of the primary key.
     """
     if kind is None:
         return NotReady(
             f"PostgreSQL has no table {table.schema}.{table.relation}",
-            remedy="create the models' tables there, or rename what has another name; then: sluice"
+            remedy="create the models' tables there, or rename those named otherwise; then: sluice"
             " init",
         )
     if set(columns) != {column.name for column in table.key} or not immediate:
@@ -302,7 +299,7 @@ def _fault(
 
 
 def _listed(cursor: Any, tables: Iterable[Table]) -> str:
-    """The tables without their INHERITS children, whose own keys are nobody's concern."""
+    """Return the tables with ONLY, as the keys of INHERITS children do not matter."""
     return ", ".join(f"ONLY {_quoted(cursor, t.schema, t.relation)}" for t in tables)
 
 

@@ -1,9 +1,9 @@
-"""The producer side: events onto topics in order, and what became durable of them.
+"""The producer: events onto topics in order, and their acknowledgements.
 
-Acknowledgements come to Python for each bundle of messages instead of each message. That is as
-safe: the producer is idempotent, so a topic's one partition takes messages in their order, and
-`enable.gapless.guarantee` ends it for good at the first message that is refused. So the last
-message of a bundle can only arrive when all before it have.
+Python handles one acknowledgement for each bundle of messages. This is safe: the producer is
+idempotent, so a topic's partition stores messages in order, and with `enable.gapless.guarantee` the
+first refused message is a fatal error. So the last message of a bundle is stored only after the
+others.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ log = logging.getLogger(__name__)
 
 Report = Callable[[KafkaError | None, Message], None]
 
-# Messages and bytes that go to the producer at once.
+# Most messages and bytes of a bundle.
 _BUNDLE = 500
 _BUNDLE_BYTES = 1_000_000
-# Once a message is refused the producer takes no other; the report that says why may come later.
+# Wait for the report of a refused message, after which the producer accepts no other.
 _REPORT_SECONDS = 2.0
 _OPTIONS: dict[str, Any] = {
     "enable.idempotence": True,
     "message.max.bytes": 67_108_864,
-    # No more than what the broker refuses by default (1,048,588): see Publisher._alone.
+    # Below the broker's default limit (1,048,588): see Publisher._alone.
     "batch.size": 1_000_000,
     "compression.type": "zstd",
-    "compression.level": 1,  # JSON shrinks to a fifth for less than what sending it costs
+    "compression.level": 1,  # cheaper than sending uncompressed JSON
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 65_536,
-    "linger.ms": 20,  # a drain comes once a minute; a broker's work is by the batch
-    "delivery.timeout.ms": 2_147_483_647,  # a row is sent or the relay says why
+    "linger.ms": 20,  # drains run once a minute; a broker works by batches
+    "delivery.timeout.ms": 2_147_483_647,  # retry for ever: no row is dropped silently
 }
-# Ends an envelope without its row; nothing before the payload has this text in it.
+# Ends an envelope without its row; nothing before the payload contains this text.
 _PAYLOAD = b',"payload":'
 _NO_ROW = _PAYLOAD + b'null,"before":null}'
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """Messages that become durable together.
+    """Messages that are confirmed together.
 
     Attributes:
-        end_lsn: what may be confirmed to Postgres once they are; 0 for nothing yet.
-        commit_ms: when the first was committed, milliseconds since 1970; None for a snapshot.
-        messages: how many.
-        undelivered: bundles of them that the broker has not acknowledged.
+        end_lsn: LSN to confirm to PostgreSQL when they are durable. Default: 0, for none yet.
+        commit_ms: commit time of the first, milliseconds since 1970. Default: None, of a snapshot.
+        messages: number of messages.
+        undelivered: number of bundles that the broker has not acknowledged.
         offsets: topic -> offset of the batch's last message.
     """
 
@@ -66,7 +66,7 @@ class Batch:
 
 
 def joined(batch: Batch, *following: Batch) -> Batch:
-    """Delivered batches, one after the other, as one."""
+    """Join consecutive delivered batches into one."""
     for later in following:
         batch = replace(
             later,
@@ -78,13 +78,14 @@ def joined(batch: Batch, *following: Batch) -> Batch:
 
 
 class Publisher:
-    """An idempotent producer; `wait` is called while the broker takes nothing.
+    """An idempotent producer; `wait` is called while the broker accepts nothing.
 
-    The settings' options go before its own, so that a cluster's `message.max.bytes` can be set.
-    What is published stays here until there is a bundle of it or `flush` is called.
+    The settings' options override its own, so that a cluster's `message.max.bytes` can be set.
+    Published messages are held until a bundle is full or `flush` is called.
 
     Attributes:
-        failed: why no more is delivered; from then on nothing may be taken as durable.
+        published: number of published messages.
+        failed: the first error; from then on no message counts as durable. None without one.
     """
 
     def __init__(self, settings: KafkaSettings, wait: Callable[[], None]) -> None:
@@ -101,7 +102,7 @@ class Publisher:
         self._single: Producer | None = None
 
     def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        """Queue a message; of a row refused for its size all but the row is sent."""
+        """Queue a message; a row that is refused for its size is sent without the row."""
         self.published += 1
         batch.messages += 1
         size = len(value) + len(key or b"")
@@ -119,7 +120,7 @@ class Publisher:
             self.flush(batch)
 
     def flush(self, batch: Batch) -> None:
-        """Give what was published to the producer; all of it is of this batch."""
+        """Hand the held messages, all of this batch, to the producer."""
         held, self._held = self._held, {}
         self._bytes = self._count = 0
         for topic, messages in held.items():
@@ -128,30 +129,30 @@ class Publisher:
         self.poll()
 
     def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        """Publish an envelope without its row, which is too large; the drain's dead letter."""
+        """Publish the envelope of a too large row without the row; it becomes a dead letter."""
         shown = (key or b"").decode(errors="replace")
         log.warning("%s: %s: %s; it becomes a dead letter", topic, shown, TOO_LARGE)
         self.publish(topic, key, value, batch)
 
     def poll(self, seconds: float = 0) -> None:
-        """Take in acknowledgements; raise Unreachable where one is a refusal."""
-        self._served(self._producer, seconds)
+        """Handle acknowledgements; raise Unreachable where a message was refused."""
+        self._poll(self._producer, seconds)
         self.require_working()
 
     def require_working(self) -> None:
-        """Raise Unreachable when a message was not taken."""
+        """Raise Unreachable where a message was refused."""
         if self.failed is not None:
             raise self._broker.failure(self.failed)
 
     def abandon(self) -> None:
-        """Forget what was not sent; Postgres sends it again."""
+        """Discard unsent messages; PostgreSQL sends their changes again."""
         self._held.clear()
         for producer in filter(None, (self._producer, self._single)):
             producer.purge()
-            self._served(producer, 0)
+            self._poll(producer, 0)
 
     def _send(self, topic: str, messages: list[dict[str, Any]]) -> None:
-        """Hand over messages in their order, waiting while the producer is full."""
+        """Hand messages to the producer in order, waiting while it is full."""
         while messages:
             taken = self._producer.produce_batch(topic, messages, partition=0)
             messages = messages[taken:]
@@ -161,14 +162,14 @@ class Publisher:
                     del message["_error"]
 
     def _refused(self, error: KafkaError) -> None:
-        """Wait for room in the producer, if that is what was lacking."""
+        """Wait for room in a full producer; raise any other error."""
         if error.code() == KafkaError._QUEUE_FULL:
             self.poll(0.1)
             self.wait()
             return
         deadline = time.monotonic() + _REPORT_SECONDS
         while self.failed is None and time.monotonic() < deadline:
-            self._served(self._producer, 0.1)
+            self._poll(self._producer, 0.1)
         self.failed = self.failed or error
         self.require_working()
 
@@ -181,16 +182,16 @@ class Publisher:
 
         return delivered
 
-    def _served(self, producer: Producer, seconds: float) -> None:
+    def _poll(self, producer: Producer, seconds: float) -> None:
         try:
             producer.poll(seconds)
-        except KafkaException as ended:  # it ended for good, by a gap or by the broker's word
-            self.failed = self.failed or ended.args[0]
+        except KafkaException as fatal:  # a gap, or an error from the broker
+            self.failed = self.failed or fatal.args[0]
 
     def _alone(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        """Send a message that fills a request of its own, when all before it are delivered.
+        """Send a large message in a request of its own, after all before it are delivered.
 
-        A producer of its own gets it, which a refusal does not end.
+        It goes through a separate producer, for which a refusal is not fatal.
         """
         self.flush(batch)
         while len(self._producer):
@@ -210,7 +211,7 @@ class Publisher:
         except KafkaException as refused:
             answers.append((refused.args[0], None))
         while not answers:
-            self._served(self._single, 0.05)
+            self._poll(self._single, 0.05)
             self.require_working()
             self.wait()
         error, offset = answers[0]

@@ -1,7 +1,7 @@
-"""What the models' tables are in PostgreSQL, and which kinds of table cannot be followed.
+"""The models' tables in PostgreSQL, and the kinds of table that cannot be followed.
 
 A table can be followed when its changes are in the WAL under its own name and this role can read
-its rows. docs/models.md lists the kinds and what becomes of each.
+its rows. docs/models.md lists the kinds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson
 
-# Each table that is wanted and there. What is quoted is ready to stand in a statement.
+# Each wanted table that exists, with quoted names.
 _RELATIONS = """
 WITH wanted AS (
     SELECT place, c.oid, relkind, relpersistence, format('%%I.%%I', nspname, relname) AS quoted
@@ -54,16 +54,16 @@ _SENDS_COMPUTED = 18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relation:
-    """One table of the models as PostgreSQL has it; other tables stand quoted, with their schemas.
+    """One table of the models as PostgreSQL has it; names of tables are quoted, with schema.
 
     Attributes:
         kind, persistence: `relkind` and `relpersistence` of pg_class.
         secured: whether row-level security hides rows from `user`, the session's role.
         server: PostgreSQL's major version.
-        roots: tables of the models that it is a partition of.
+        roots: tables of the models of which it is a partition.
         unsent: its partitions whose changes are not in the WAL.
         children: tables that inherit from it by INHERITS and are not in the models.
-        virtual, stored: columns that PostgreSQL computes, when they are read or written.
+        virtual, stored: columns that PostgreSQL computes when they are read, or written.
     """
 
     table: Table
@@ -81,7 +81,7 @@ class Relation:
 
 
 def relations(cursor: Any, tables: Sequence[Table]) -> list[Relation]:
-    """The tables that are there, by one query."""
+    """Read the existing tables, by one query."""
     schemas = [table.schema for table in tables]
     cursor.execute(_RELATIONS, [schemas, [table.relation for table in tables]])
     names = list(Relation.__dataclass_fields__)[1:]
@@ -95,19 +95,19 @@ def faults(cursor: Any, catalog: Catalog) -> dict[str, NeedsPerson]:
     """Find the tables that PostgreSQL does not send, or does not let this role read.
 
     Returns:
-        Table name -> why, and what to do.
+        Table name -> error.
     """
-    found = {}
+    errors = {}
     for relation in relations(cursor, catalog.tables):
         for what, remedy in _faults(relation):
             name = relation.table.name
-            found[name] = NeedsPerson(f"table {name} {what}", remedy=remedy)
+            errors[name] = NeedsPerson(f"table {name} {what}", remedy=remedy)
             break
-    return found
+    return errors
 
 
 def uncovered(cursor: Any, catalog: Catalog) -> dict[str, str]:
-    """Table name -> its INHERITS children that the models do not have, in words."""
+    """Return table name -> its INHERITS children without a model, in words."""
     return {
         relation.table.name: f"rows of {', '.join(relation.children)}, which inherit from table"
         f" {relation.table.name}, are not its own: a child is followed by a model of its own"
@@ -117,13 +117,13 @@ def uncovered(cursor: Any, catalog: Catalog) -> dict[str, str]:
 
 
 def _faults(relation: Relation) -> Iterator[tuple[str, str]]:
-    """What is wrong with a table, and what to do; what forbids most comes first."""
+    """Yield (fault, remedy) of a table, the most severe first."""
     quoted, user = relation.quoted, relation.user
     if relation.kind not in _TABLES:
         kind = _KINDS.get(relation.kind, "no table")
         yield (
             f"is {kind} in PostgreSQL, which sends no changes",
-            "take its model out, or model the table that its rows come from",
+            "remove its model, or model the table that its rows come from",
         )
     if relation.persistence != _LOGGED:
         yield (
@@ -155,21 +155,21 @@ def _column_faults(relation: Relation) -> Iterator[tuple[str, str]]:
     columns = {column.name: column for column in relation.table.columns}
     virtual = [name for name in relation.virtual if name in columns]
     stored = [name for name in relation.stored if name in columns]
-    unsaid = [name for name in stored if not columns[name].generated]
+    plain = [name for name in stored if not columns[name].generated]
     if virtual:
         yield (
             f"has columns that are computed when they are read, never sent: {', '.join(virtual)}",
-            "make them GENERATED ... STORED in PostgreSQL, or take them out of the model",
+            "make them GENERATED ... STORED in PostgreSQL, or remove them from the model",
         )
     if stored and relation.server < _SENDS_COMPUTED:
         yield (
             f"has columns that PostgreSQL {relation.server} computes and does not send:"
             f" {', '.join(stored)}",
-            f"use PostgreSQL {_SENDS_COMPUTED} or newer, or take them out of the model",
+            f"use PostgreSQL {_SENDS_COMPUTED} or newer, or remove them from the model",
         )
-    if unsaid:
+    if plain:
         yield (
-            f"has columns that PostgreSQL computes: {', '.join(unsaid)}; the model does not say so",
+            f"has columns that PostgreSQL computes and the model does not: {', '.join(plain)}",
             "mark them Computed(..., persisted=True) in the model; then: sluice generate,"
             " sluice init",
         )

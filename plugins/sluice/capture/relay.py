@@ -1,4 +1,4 @@
-"""The relay's life: prepare, snapshot where there is no slot, stream; again after each fault."""
+"""The relay: prepare, take a snapshot where there is no slot, stream; retry after errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 from sluice.capture import initial_copy as snapshots
 from sluice.capture import slot as slots
-from sluice.capture.background_call import Aside
+from sluice.capture.background_call import BackgroundCall
 from sluice.capture.duties import Duties, Duty
 from sluice.capture.metrics import (
     SNAPSHOT,
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _BACK_OFF_SECONDS = (1, 2, 5, 10)
 _COMMITTED_SECONDS = 0.5
-# The relay's duties, and seconds between two of each.
+# The relay's duties, and their intervals in seconds.
 TOPICS, MARK, HEARTBEAT, PUBLICATION = "topics", "mark", "heartbeat", "publication"
 DUTIES = {TOPICS: 1.0, MARK: 0.1, HEARTBEAT: 10.0, PUBLICATION: 5.0}
 
@@ -63,7 +63,7 @@ class Relay:
         self._published = 0
 
     def run(self) -> None:
-        """Relay until stopped. Retryable errors are waited out; others are raised."""
+        """Run until stopped; retry after Retryable errors, raise others."""
         metrics, source = self._settings.relay.metrics, PostgresSource(self._settings.postgres)
         if metrics is None:
             return self._run()
@@ -72,7 +72,7 @@ class Relay:
             return self._run()
 
     def _run(self) -> None:
-        failures, said = 0, ""
+        failures, logged = 0, ""
         while not self._stop.is_set():
             self._streamed = False
             try:
@@ -81,11 +81,11 @@ class Relay:
                 return
             except Retryable as error:
                 if self._streamed:
-                    failures, said = 0, ""
+                    failures, logged = 0, ""
                 self._progress.state, self._progress.reason = WAITING, error.what
-                if error.what != said:
-                    log.warning("%s; trying again", "; ".join(str(error).splitlines()))
-                    said = error.what
+                if error.what != logged:
+                    log.warning("%s; retrying", "; ".join(str(error).splitlines()))
+                    logged = error.what
                 self._stop.wait(_BACK_OFF_SECONDS[min(failures, len(_BACK_OFF_SECONDS) - 1)])
                 failures += 1
 
@@ -99,7 +99,7 @@ class Relay:
             catalog,
             topics,
             snapshot=self._snapshot,
-            check=self._go_on,
+            check=self._require_running,
         )
         self._published = self._progress.published_lsn = 0
         pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
@@ -109,12 +109,12 @@ class Relay:
         parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn, ready.added)
         for table, error in ready.unsent.items():
             parking.park(table, ready.confirmed_lsn or 0, error)
-        self.duties = Duties(self._listed(incarnation, marks, parking))
+        self.duties = Duties(self._session_duties(incarnation, marks, parking))
         added = pool.submit(self._add, ready.added, parking, ended) if ready.added else None
         check = self._checks(publisher, added)
         publisher.wait = check
         try:
-            with self.duties.under_way():
+            with self.duties.running():
                 self._relay(ready, publisher, check, marks, parking, pool)
         finally:
             ended.set()
@@ -130,7 +130,7 @@ class Relay:
         parking: Parking,
         pool: ThreadPoolExecutor,
     ) -> None:
-        """The snapshot where it is wanted, then the stream, until an error or a stop."""
+        """Take the snapshot if it is due, then stream, until an error or a stop."""
         settings, catalog, topics = self._settings, self._catalog, self._topics
         progress = self._progress
         progress.reason = ""
@@ -139,11 +139,11 @@ class Relay:
             snapshots.take(settings, catalog, publisher, topics, check, progress)
             self._snapshot = False
             marks.begin()
-            self._heartbeat(marks)  # a mark without counts would be taken for another server's
+            self._heartbeat(marks)  # a mark without counts would seem to be another server's
         committed = None
         if settings.relay.ack == "drained":
             names = [table.topic for table in catalog.tables]
-            committed = Aside(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
+            committed = BackgroundCall(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
         with slots.replication(settings.postgres) as cursor:
             stream = Stream(
                 cursor,
@@ -160,10 +160,10 @@ class Relay:
             stream.run(ready.confirmed_lsn or 0)
 
     def _add(self, tables: tuple[Table, ...], parking: Parking, ended: threading.Event) -> None:
-        """The snapshot of added tables, beside the stream, until the session ends."""
+        """Take the snapshot of added tables, beside the stream, until the session ends."""
 
         def check() -> None:
-            self._go_on()
+            self._require_running()
             if ended.is_set():
                 raise _Stopped
             publisher.require_working()
@@ -184,10 +184,10 @@ class Relay:
             publisher.abandon()
 
     def _checks(self, publisher: Publisher, added: Future[None] | None) -> Callable[[], None]:
-        """What is called often while a session lasts; it takes no time and ends it by raising."""
+        """Return the check that a session calls often; it raises to end the session."""
 
         def check() -> None:
-            self._go_on()
+            self._require_running()
             publisher.require_working()
             self.duties.require_done()
             if added is not None and added.done():
@@ -195,26 +195,26 @@ class Relay:
 
         return check
 
-    def _go_on(self) -> None:
+    def _require_running(self) -> None:
         if self._stop.is_set():
             raise _Stopped
 
-    def _listed(
+    def _session_duties(
         self, incarnation: tuple[str, ...], marks: Marks, parking: Parking
     ) -> tuple[Duty, ...]:
-        """The duties of a session."""
+        """Return the duties of a session."""
         calls: dict[str, Callable[[], None]] = {
             TOPICS: lambda: self._require_topics(incarnation),
             MARK: lambda: self._note(marks),
             HEARTBEAT: lambda: self._heartbeat(marks),
-            PUBLICATION: lambda: self._look(parking),
+            PUBLICATION: lambda: self._examine(parking),
         }
         return tuple(
             Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()
         )
 
     def _note(self, marks: Marks) -> None:
-        """Note how far the stream is published, and how far PostgreSQL is to be told."""
+        """Note how far the stream is published, and the LSN to confirm to PostgreSQL."""
         if self._progress.published_lsn > self._published:
             self._published = self._progress.published_lsn
             self._topics.note_published(self._settings.relay.slot, self._published)
@@ -222,18 +222,18 @@ class Relay:
 
     def _require_topics(self, incarnation: tuple[str, ...]) -> None:
         if self._topics.incarnation(topic_names(self._catalog)) != incarnation:
-            raise Unreachable("topics were made again; undrained changes are sent again")
+            raise Unreachable("topics were recreated; undrained changes are sent again")
 
     def _heartbeat(self, marks: Marks) -> None:
-        """Let an idle database's slot move on, and note what the server counts of it."""
+        """Let an idle database's slot advance, and note the server's counts of it."""
         with slots.session(self._settings.postgres) as cursor:
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '')::text", [HEARTBEAT_PREFIX])
             (lsn,) = cursor.fetchone()
             if marks.begun:
                 marks.count(slots.mark(cursor, self._settings.relay.slot, lsn))
 
-    def _look(self, parking: Parking) -> None:
-        """See how the tables stand in the publication; see Parking.look."""
+    def _examine(self, parking: Parking) -> None:
+        """Check the tables' standing in the publication; see Parking.look."""
         with slots.session(self._settings.postgres) as cursor:
             parking.look(cursor)
 
@@ -245,13 +245,13 @@ def run(
     snapshot: bool = False,
     stop: threading.Event | None = None,
 ) -> None:
-    """Relay in the foreground until SIGTERM, SIGINT or `stop`.
+    """Run the relay in the foreground until SIGTERM, SIGINT or `stop`.
 
     Args:
-        snapshot: take a new snapshot although one was taken.
+        snapshot: whether to take a new snapshot even if there was one. Default: false.
 
     Raises:
-        NeedsPerson: slot lost or missing, publication incomplete, another server.
+        NeedsPerson: the slot is lost or missing, the publication incomplete, the server another.
     """
     stopped = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""A table's rows as `read` events: JSON made by COPY, published as it comes."""
+"""A table's rows as `read` events: JSON from COPY, published as it arrives."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sluice.generate.row_text import postgres_checksum, postgres_row
 
 log = logging.getLogger(__name__)
 
-_BYTES_AT_ONCE = 100_000  # of COPY's output; what is done for them all costs little for each
-_MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; the brokers take less
+_BYTES_AT_ONCE = 100_000  # of COPY's output, to share the costs of a call
+_MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; brokers accept less
 _TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
 _ALL = Selection()
 _READ, _DELETE, _TRUNCATE = READ.encode(), DELETE.encode(), TRUNCATE.encode()
@@ -35,7 +35,7 @@ SELECT max(pg_relation_size(oid) / current_setting('block_size')::int) FROM (
     SELECT %s::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(%s::regclass)
 ) AS parts
 """
-# Columns with their types; of a domain, however deep, the base type.
+# Columns with their types; a domain, however deep, has its base type.
 _COLUMNS = """
 WITH RECURSIVE resolved AS (
     SELECT attname, attnum, attgenerated <> '' AS generated, atttypid AS type
@@ -50,32 +50,35 @@ WHERE type NOT IN (SELECT oid FROM pg_type WHERE typtype = 'd') ORDER BY attnum
 
 
 class Destination(Protocol):
-    """Where rows go: see Publisher."""
+    """The destination of rows; see Publisher."""
 
     def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        """Take a message."""
+        """Queue a message."""
 
     def flush(self, batch: Batch) -> None:
-        """Called when the last message of a reading was published."""
+        """Send the queue, after the last message of a selection."""
 
     def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
-        """Take what there is of a row that is too large to be a message."""
+        """Queue the envelope of a row that is too large for a message."""
 
 
 class _Lines(Protocol):
-    """What COPY writes to, a line at a time."""
+    """The file that COPY writes to, a line at a time."""
 
     def write(self, line: bytes, /) -> object:
-        """Take a line."""
+        """Write a line."""
 
 
 class RowReader:
     """Publishes the rows of one table as of a batch's end, at (batch end, 1).
 
     Args:
-        cursor: a session whose snapshot is that of the batch's end.
+        cursor: a session whose snapshot is as of the batch's end.
         check: called often; ends the reading by raising.
-        offset: of a table of Redpanda Connect's, the offset that the rows stand before.
+        offset: with Redpanda Connect, the offset that the rows precede. Default: None.
+
+    Attributes:
+        rows: number of rows read.
     """
 
     def __init__(
@@ -101,18 +104,18 @@ class RowReader:
         self._payload = row_expression(self._columns)
         source = RELAY if offset is None else CONNECT
         self._encoder = RowEncoder(table.name, self._columns, self._key, source)
-        # Each row's envelope is the same but for the payload.
+        # The envelopes of rows differ only in the payload.
         self._before, self._after = self._event(_READ, 1, b"\n").split(b"\n")
 
     def read(self, selection: Selection = _ALL) -> int:
-        """Publish the selected rows in the order of their keys; how many were read by now."""
+        """Publish the selected rows in the order of their keys; return the rows read so far."""
         keys = sql.SQL(", ").join(map(sql.Identifier, self._key))
         return self._read(
             _condition(self._cursor, self._table, selection), sql.SQL(" ORDER BY ") + keys
         )
 
     def read_pages(self, first: int, below: int | None) -> int:
-        """Publish the rows on these pages, of each partition where there are such; see `read`."""
+        """Publish the rows on these pages, of each partition if there are any; see `read`."""
         condition = sql.SQL("ctid >= {}").format(_place(first))
         if below is not None:
             condition += sql.SQL(" AND ctid < {}").format(_place(below))
@@ -124,7 +127,7 @@ class RowReader:
             with _savepoint(self._cursor, *_TOO_LARGE):
                 self._copy(self._payload, condition + order, self)
         except _TOO_LARGE:
-            # PostgreSQL makes no text of a gigabyte. A byte becomes six in JSON at most.
+            # PostgreSQL's texts are below a gigabyte, and JSON takes up to six bytes for one.
             self.rows, self._lines, self._bytes = rows, [], 0
             size = size_expression(self._columns)
             small = sql.SQL("{} AND {} <= {}").format(condition, size, _MOST_BYTES)
@@ -135,7 +138,7 @@ class RowReader:
         return self.rows
 
     def _reject(self, condition: sql.Composable) -> None:
-        """Of these rows the keys are published alone."""
+        """Publish these rows by their keys alone."""
         keys = BytesIO()
         self._copy(sql.SQL("'null'"), condition, keys)
         for line in escaped(keys.getvalue()).splitlines():
@@ -152,14 +155,14 @@ class RowReader:
         self._cursor.copy_expert(query.as_string(self._cursor.connection), to)
 
     def write(self, line: bytes) -> None:
-        """One row of COPY's text format: its key and its columns, both JSON objects."""
+        """Take a row in COPY's text format: its key and its columns, both JSON objects."""
         self._lines.append(line)
         self._bytes += len(line)
         if self._bytes >= _BYTES_AT_ONCE:
             self._publish()
 
     def _publish(self) -> None:
-        """Publish the lines that came."""
+        """Publish the collected lines."""
         before, after, topic, batch = self._before, self._after, self._table.topic, self._batch
         publish = self._publisher.publish
         lines = escaped(b"".join(self._lines)).split(b"\n")
@@ -173,15 +176,15 @@ class RowReader:
         self._check()
 
     def truncate_below(self) -> None:
-        """Delete everything older than the rows, by one event at (batch end, 0).
+        """Delete all older rows, by one event at (batch end, 0).
 
-        The drain leaves it out where it could not store a row: an older version would be deleted.
+        The drain skips it where it could not store a row, whose older version would be deleted.
         """
         self._send(_TRUNCATE, None, b"null")
         self._check()
 
     def delete(self, key: str) -> None:
-        """Delete the row of this key, a JSON object, where it is older than the batch's end."""
+        """Delete the row of this key, a JSON object, if it is older than the batch's end."""
         self._send(_DELETE, key.encode(), key.encode())
 
     def _send(self, operation: bytes, key: bytes | None, payload: bytes) -> None:
@@ -195,7 +198,7 @@ class RowReader:
 
 @contextmanager
 def _savepoint(cursor: Any, *expected: type[psycopg2.Error]) -> Iterator[None]:
-    """Where a transaction is open, it goes on after one of these errors."""
+    """Keep an open transaction usable after one of these errors."""
     if cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
         yield
         return
@@ -213,23 +216,23 @@ def _place(page: int) -> sql.Composable:
 
 
 def pages(cursor: Any, table: Table) -> int:
-    """How many pages the table has; of a partitioned one, its longest partition."""
+    """Return the table's number of pages; for a partitioned one, of its longest partition."""
     place = _named(cursor, table)
     cursor.execute(_PAGES, [place, place])
     return int(cursor.fetchone()[0])
 
 
 def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Record]:
-    """The rows of these keys as they are now; see completion.Reread."""
-    found = _Found()
+    """Return the present rows of these keys; see completion.Reread."""
+    events = _Collected()
     if readable := readable_keys(cursor, table, keys):
-        reader = RowReader(cursor, table, found, Batch(end_lsn=0), lambda: None)
+        reader = RowReader(cursor, table, events, Batch(end_lsn=0), lambda: None)
         reader.read(Selection(keys=tuple(readable)))
-    return found.records
+    return events.records
 
 
-class _Found:
-    """Events that nobody publishes."""
+class _Collected:
+    """A destination that collects events instead of publishing them."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -238,16 +241,16 @@ class _Found:
         self.records.append(Record(offset=len(self.records), key=key, value=value))
 
     def flush(self, batch: Batch) -> None:
-        """Nothing is under way."""
+        """Do nothing: no event is queued."""
 
     def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         self.records.append(Record(offset=len(self.records), key=key, value=None))
 
 
 def _condition(cursor: Any, table: Table, selection: Selection) -> sql.Composable:
-    """The selection as SQL; the server reads each part of a key as its column's base type.
+    """Return the selection as SQL, with each part of a key cast to its column's base type.
 
-    A domain over an enum or a range has no operators; the cast costs nothing, and the index serves.
+    A domain over an enum or a range has no operators; the cast is free, and allows index scans.
     """
     if selection.keys:
         cursor.execute(_COLUMNS, [_named(cursor, table)])
@@ -266,7 +269,7 @@ def _condition(cursor: Any, table: Table, selection: Selection) -> sql.Composabl
 
 
 def _ordered(table: Table) -> sql.Composable:
-    """The key's parts as both sides order them."""
+    """Return the key's parts in the form that both sides order alike."""
     return sql.SQL(", ").join(
         sql.SQL('concat({}) COLLATE "C"' if ordered_as_text(column) else "{}").format(
             sql.Identifier(column.name)
@@ -276,7 +279,7 @@ def _ordered(table: Table) -> sql.Composable:
 
 
 def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
-    """How many rows are selected."""
+    """Return the number of selected rows."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
         own_rows(cursor, table), _condition(cursor, table, selection)
     )
@@ -285,7 +288,7 @@ def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
 
 
 def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int, int]:
-    """How many rows are selected, and the sum of their checksums."""
+    """Return the number of selected rows, and the sum of their checksums."""
     query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM {} WHERE {}").format(
         sql.SQL(postgres_checksum(table.columns)),
         own_rows(cursor, table),
@@ -297,7 +300,7 @@ def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int,
 
 
 def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequence[str]) -> set[str]:
-    """Which of these keys the selected rows have, by the text that both sides write of a key.
+    """Return which of these key texts, as both sides write them, the selected rows have.
 
     By text, because ClickHouse may have keys that the type in PostgreSQL cannot read. Cost: one
     scan of the selected keys.
@@ -317,10 +320,10 @@ def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequenc
 
 
 def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[KeyText]:
-    """Without the keys whose text PostgreSQL cannot read as the columns' types: it has none such.
+    """Return the keys without those that PostgreSQL cannot read as its columns' types.
 
-    ClickHouse may have them, where its row is garbage or the type was another. The session's
-    transaction goes on.
+    ClickHouse may have such keys if a row is corrupt or the type was another. The session's
+    transaction stays usable.
     """
     keys = [key for key in keys if "\0" not in "".join(key)]
     if not keys:
@@ -345,7 +348,7 @@ def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Ke
 
 
 def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> list[KeyText]:
-    """The key of every selected row that comes after another `rows` of them, in their order.
+    """Return the keys that divide the selected rows, in order, into ranges of `rows`.
 
     Cost: one scan of the key's index, or a sort of all keys where they are text.
     """
@@ -370,7 +373,7 @@ def _literals(parts: Sequence[str]) -> sql.Composable:
 
 
 def published_columns(cursor: Any, table: Table) -> list[RelationColumn]:
-    """The columns that pgoutput publishes: of computed ones those of the models."""
+    """Return the columns that pgoutput publishes: computed ones only if they are in the models."""
     cursor.execute(_COLUMNS, [_named(cursor, table)])
     wanted = {column.name for column in table.columns if column.generated}
     return [

@@ -1,4 +1,4 @@
-"""Replication slot and sessions: what must be true before the relay starts."""
+"""The replication slot and sessions: the conditions under which the relay starts."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ from sluice.events.event import CONNECT, RELAY
 from sluice.events.positions import format_lsn, parse_lsn
 from sluice.settings import PostgresSettings, RelaySettings
 
-# Decoded transactions of a slot, and since when the server counts: after a crash it begins anew.
+# Decoded transactions of a slot, and since when the server counts them; a crash resets both.
 _COUNTED = """
 SELECT coalesce(s.total_txns, 0),
     (extract(epoch FROM greatest(b.stats_reset, s.stats_reset)) * 1000)::int8
 FROM pg_stat_bgwriter b LEFT JOIN pg_stat_replication_slots s ON s.slot_name = %s
 """
-RECOVER = "bring slot and tables back: sluice recover"
+RECOVER = "restore slot and tables: sluice recover"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The slot can be read from; None for `confirmed_lsn` means that a snapshot comes first.
+    """The result of `prepare`.
 
     Attributes:
-        added: tables that need a snapshot of their own beside the stream.
-        unsent: tables whose changes cannot be sent, or were not for a while, and why.
+        confirmed_lsn: the slot's confirmed LSN; None where a snapshot comes first.
+        added: tables that need a snapshot beside the stream. Default: none.
+        unsent: table -> error, where changes cannot be sent, or were not for a while.
     """
 
     confirmed_lsn: int | None
@@ -66,14 +67,14 @@ def prepare(
     """Check server, tables, publication and slot; create the publication for a first snapshot.
 
     Args:
-        snapshot: a new snapshot is wanted although one was taken.
+        snapshot: whether to take a new snapshot even if there was one.
         check: ends the preparation by raising.
 
     Raises:
         SlotMissing, SlotRecreated, SlotLost, PublicationIncomplete, SourceChanged: a person
             decides.
         SlotBusy: another relay reads from the slot.
-        NotReady: a table is not there yet.
+        NotReady: a table does not exist yet.
     """
     with session(settings) as cursor, interrupted(check, cursor):
         _require_logical(cursor)
@@ -89,7 +90,7 @@ def prepare(
             noted = topics.slot_note(relay.slot)
             if row is None and noted and noted["consistent_point"]:
                 raise SlotMissing(
-                    f"replication slot {relay.slot!r} is gone; changes since are unknown",
+                    f"replication slot {relay.slot!r} is gone; later changes are unknown",
                     remedy=RECOVER,
                 )
             if row is not None:
@@ -101,26 +102,26 @@ def prepare(
         confirmed = _usable(cursor, row, relay.slot)
         standing = require_standing(cursor, relay, catalog, noted)
         added = standing.added
-        if noted is None:  # the broker lost it, or the relay was killed before it noted it
-            # Which tables an unfinished addition was of was lost as well: all are read again.
+        if noted is None:  # the broker lost the note, or the relay was killed before it
+            # The tables of an unfinished addition are unknown as well: all are read again.
             added = catalog.tables if adding(cursor, relay) else ()
             added = tuple(table for table in added if table.name not in standing.unsent)
             if not added:
                 note(cursor, relay, catalog, topics, row[0])
-        elif not added and adding(cursor, relay):  # killed after it was noted
+        elif not added and adding(cursor, relay):  # killed after the note
             cursor.execute("SELECT pg_drop_replication_slot(%s)", [addition(relay)])
         unsent = {**standing.renewed, **standing.unsent}
         return Ready(confirmed_lsn=confirmed, added=added, unsent=unsent)
 
 
 def reader(cursor: Any, name: str) -> int | None:
-    """The process in Postgres that reads from the slot; None where none does or there is none."""
+    """Return the pid of the PostgreSQL process that reads from the slot; None without one."""
     row = _slot(cursor, name)
     return None if row is None else row[2]
 
 
 def change_source(cursor: Any, name: str) -> str:
-    """Which source reads from the slot, by the name of its session; empty where none does."""
+    """Return the source that reads from the slot, by its session's name; empty without one."""
     cursor.execute(
         "SELECT a.application_name FROM pg_replication_slots s JOIN pg_stat_activity a"
         " ON a.pid = s.active_pid WHERE s.slot_name = %s",
@@ -133,46 +134,46 @@ def change_source(cursor: Any, name: str) -> str:
 
 
 def snapshot_taken(topics: Topics, relay: RelaySettings) -> bool:
-    """Whether a snapshot is noted to be complete, so that there was a slot."""
+    """Whether a complete snapshot is noted, so that there was a slot."""
     noted = topics.slot_note(relay.slot)
     return bool(noted and noted["consistent_point"])
 
 
 def mark(cursor: Any, name: str, lsn: str) -> SlotMark:
-    """The slot's mark while the server's WAL is at `lsn`."""
+    """Read the slot's mark while the server's WAL is at `lsn`."""
     cursor.execute(_COUNTED, [name])
     transactions, since = cursor.fetchone()
     return SlotMark(wal=parse_lsn(lsn), transactions=transactions, counted_since=since)
 
 
 def adding(cursor: Any, relay: RelaySettings) -> bool:
-    """Whether an addition of tables was begun and is not finished; see snapshot.add."""
+    """Whether an addition of tables is unfinished; see initial_copy.add."""
     return _slot(cursor, addition(relay)) is not None
 
 
 def addition(relay: RelaySettings) -> str:
-    """The marker of an unfinished addition: a physical slot that keeps no WAL back."""
+    """Return the name of the marker of an unfinished addition: a physical slot without WAL."""
     return f"{relay.slot[:55]}_adding"
 
 
 def note(
     cursor: Any, relay: RelaySettings, catalog: Catalog, topics: Topics, point: str | None
 ) -> None:
-    """Note on the broker that a snapshot is complete, or with None that one is wanted."""
-    found = publications.find(cursor, relay, catalog)
+    """Note on the broker that a snapshot is complete, or with None that one is due."""
+    publication = publications.find(cursor, relay, catalog)
     topics.note_slot(
         {
             "slot": relay.slot,
             "system_identifier": _system(cursor),
             "timeline": _timeline(cursor),
             "consistent_point": point,
-            "publication": found.identity if found else {},
+            "publication": publication.identity if publication else {},
         }
     )
 
 
 def drop(cursor: Any, name: str, topics: Topics) -> None:
-    """Drop the slot where it is; noted first, so that a crash does not end in SlotMissing.
+    """Drop the slot if it exists; noted first, so that a crash does not lead to SlotMissing.
 
     Raises:
         SlotBusy: a relay reads from it.
@@ -187,21 +188,21 @@ def drop(cursor: Any, name: str, topics: Topics) -> None:
 
 @contextmanager
 def session(settings: PostgresSettings) -> Iterator[Any]:
-    """A cursor in autocommit mode."""
+    """Open a session and a cursor in autocommit mode."""
     with opened(settings) as connection, connection.cursor() as cursor:
         yield cursor
 
 
 @contextmanager
 def replication(settings: PostgresSettings) -> Iterator[Any]:
-    """A cursor of a logical replication session."""
+    """Open a logical replication session and a cursor."""
     with opened(settings, factory=LogicalReplicationConnection) as connection:
         try:
             yield connection.cursor()
         except psycopg2.errors.ObjectInUse as error:
             raise SlotBusy("the slot is in use by another relay") from error
         except psycopg2.DatabaseError as error:
-            if error.pgcode is None:  # psycopg2 gives a lost session no class of its own
+            if error.pgcode is None:  # psycopg2 has no class for a lost session
                 raise Unreachable(
                     f"PostgreSQL ended the replication session: {first_line(error)}"
                 ) from error
@@ -218,29 +219,28 @@ def _require_logical(cursor: Any) -> None:
 
 
 def _require_same_server(cursor: Any, noted: dict[str, Any] | None, wal: int) -> None:
-    """That LSNs go on where they were: otherwise versions in ClickHouse could be above new ones."""
+    """Require that LSNs continue: else versions in ClickHouse could be above new ones."""
     what = ""
     if noted and noted["system_identifier"] != _system(cursor):
         what = "this PostgreSQL is not the server the last snapshot came from"
     elif noted and noted.get("timeline") not in (None, _timeline(cursor)):
         what = "this PostgreSQL was promoted or restored since the last snapshot: another timeline"
     elif wal > _wal_end(cursor):
-        what = f"this PostgreSQL went back in time: its WAL was at {format_lsn(wal)} before"
+        what = f"this PostgreSQL was rewound: its WAL was at {format_lsn(wal)} before"
     if what:
         raise SourceChanged(
             what,
-            remedy="if that is meant, bring slot and tables back: sluice recover",
+            remedy="if this is intended, restore slot and tables: sluice recover",
         )
 
 
 def _require_same_slot(cursor: Any, name: str, noted: SlotMark, restart_lsn: str | None) -> None:
-    """That the slot is the one that was marked.
+    """Require that the slot is the marked one.
 
-    The server's count of a slot begins at 0 when it is made again. A crash of the server ends all
-    counts; then a slot that keeps WAL only from beyond the mark is another one. A slot begins to
-    keep WAL where it is made, which is after the mark. What its own reader confirms moves that
-    point too, but two records behind (running transactions, logged every 15 s), and the mark is
-    one second old.
+    The server's count of a recreated slot starts at 0. A crash of the server resets all counts;
+    then a slot whose restart_lsn is beyond the mark is another one, as a slot keeps WAL from its
+    creation on. The reader's confirmations advance restart_lsn too, but it lags by two records of
+    running transactions, logged every 15 s, while the mark is one second old.
     """
     present = mark(cursor, name, "0/0")
     if present.counted_since == noted.counted_since:
@@ -249,14 +249,14 @@ def _require_same_slot(cursor: Any, name: str, noted: SlotMark, restart_lsn: str
         same = not (noted.wal and restart_lsn) or parse_lsn(restart_lsn) <= noted.wal
     if not same:
         raise SlotRecreated(
-            f"replication slot {name!r} was dropped and made again; it does not have the changes"
+            f"replication slot {name!r} was dropped and recreated; it does not have the changes"
             " in between",
             remedy=RECOVER,
         )
 
 
 def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
-    """The slot's confirmed position."""
+    """Return the slot's confirmed LSN, if the slot can be read."""
     confirmed, invalidation = row[0], row[4]
     if invalidation or confirmed is None:
         raise SlotLost(
@@ -265,7 +265,7 @@ def _usable(cursor: Any, row: tuple[Any, ...], name: str) -> int:
         )
     if parse_lsn(confirmed) > _wal_end(cursor):
         raise SourceChanged(
-            f"slot {name!r} is ahead of the server's WAL: the server went back in time",
+            f"slot {name!r} is ahead of the server's WAL: the server was rewound",
             remedy=RECOVER,
         )
     return parse_lsn(confirmed)

@@ -1,8 +1,8 @@
-"""The slot's mark on the broker, noted before PostgreSQL is told.
+"""The slot's mark on the broker, noted before an LSN is confirmed to PostgreSQL.
 
-After a crash of the server the slot's position is all that tells it from another one of its name:
-see slot.prepare. So no position may be told that is not on the broker. Between the two lie some
-milliseconds, in which the relay reads on.
+After a crash of the server only the slot's position distinguishes it from another of its name: see
+slot.prepare. So no LSN may be confirmed that is not on the broker. The relay reads on while it is
+being noted, for some milliseconds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from sluice.clients.topics import SlotMark, Topics
 
 
 class Marks:
-    """The mark of one session with PostgreSQL.
+    """The marks of one session with PostgreSQL.
 
     Args:
-        confirmed: what the slot has confirmed; that can be told again without a note. None where
-            a snapshot makes the slot.
+        confirmed: the slot's confirmed LSN, which can be confirmed again without a note. None
+            where a snapshot creates the slot.
 
     Attributes:
-        begun: the slot is there. What the server counts before is of another one.
-        noted: how far PostgreSQL may be told.
-        wanted: how far it is to be told; the relay's own thread writes it.
+        begun: whether the slot exists; earlier counts of the server are of another one.
+        noted: LSN up to which PostgreSQL may get confirmations.
+        wanted: LSN to note next; written by the relay's own thread.
     """
 
     def __init__(self, topics: Topics, slot: str, confirmed: int | None) -> None:
@@ -33,19 +33,19 @@ class Marks:
         self._lock = threading.Lock()
 
     def note(self) -> None:
-        """Note what is wanted, once the server's counts of the slot are known."""
+        """Note the wanted LSN, once the server's counts of the slot are known."""
         with self._lock:
             if self._counts is not None and self.wanted > self.noted:
                 self._note(self._counts._replace(wal=self.wanted))
 
     def count(self, mark: SlotMark) -> None:
-        """Note what the server counts of the slot, and how far its WAL reached."""
+        """Note the server's counts of the slot and the end of its WAL."""
         with self._lock:
             self._counts = mark
             self._note(mark._replace(wal=max(mark.wal, self.noted, self.wanted)))
 
     def begin(self) -> None:
-        """The snapshot's slot is there, of which nothing is noted or counted."""
+        """Start over with the snapshot's new slot, which has no notes or counts."""
         with self._lock:
             self.noted, self.begun = 0, True
 

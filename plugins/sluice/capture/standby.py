@@ -1,4 +1,4 @@
-"""A hot standby that is read in the primary's place: that it is one, and that it is not behind."""
+"""Checks of a hot standby that is read instead of the primary."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def require_replayed(settings: Settings, standby: Any, primary: Any, point: int)
         standby, primary: a cursor on each.
 
     Raises:
-        NeedsPerson: it is no standby, or another server's.
-        NotReady: it has not replayed so far within the seconds that a check waits for the drain.
+        NeedsPerson: it is no standby of the primary.
+        NotReady: it did not replay the WAL within the time that a check waits for the drain.
     """
     where = f"SLUICE_QUALITY_REPLICA {settings.compared.host}:{settings.compared.port}"
     in_recovery, system = _row(standby, _IDENTITY)
@@ -34,7 +34,7 @@ def require_replayed(settings: Settings, standby: Any, primary: Any, point: int)
         raise NeedsPerson(
             f"{where} is not a standby of PostgreSQL"
             f" {settings.postgres.host}:{settings.postgres.port}",
-            remedy="name one of its standbys, or none",
+            remedy="set it to one of its standbys, or unset it",
         )
     deadline = time.monotonic() + settings.quality_seconds
     while (replayed := _replayed(standby)) < point:
@@ -50,10 +50,10 @@ def require_replayed(settings: Settings, standby: Any, primary: Any, point: int)
 
 @contextmanager
 def running_transactions_logged(settings: PostgresSettings) -> Iterator[None]:
-    """Let the primary log its running transactions all the time.
+    """Let the primary log its running transactions repeatedly.
 
-    A slot that is made on a standby waits for such a record. Without the right to ask for it
-    (EXECUTE on pg_log_standby_snapshot) it comes every 15 seconds while something is written.
+    The creation of a slot on a standby waits for such a record. Without EXECUTE on
+    pg_log_standby_snapshot it comes every 15 seconds while the primary is written to.
     """
     stop = threading.Event()
 

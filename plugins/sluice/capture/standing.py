@@ -1,8 +1,8 @@
-"""How the tables stand since the snapshot that was noted: sent, added, or not sent and why.
+"""The tables' standing since the noted snapshot: sent, added, or not sent.
 
-PostgreSQL 18 skips, without an error, changes made while the publication was not there. So a
-publication that was dropped and made again, or lost a table for a while, has to be noticed. What
-concerns one table parks it (parking.py); what concerns all of them stops the relay.
+PostgreSQL 18 silently skips changes made while there is no publication. So a publication that was
+dropped and recreated, or lost a table for a while, has to be detected. A fault of one table parks
+it (parking.py); a fault of all tables stops the relay.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sluice.catalog import Catalog, Table
 from sluice.errors import PublicationIncomplete, SluiceError
 from sluice.settings import RelaySettings
 
-_AGAIN = "bring it and the tables back: sluice recover"
+_RECOVER = "restore it and the tables: sluice recover"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How the tables stand in the publication.
+    """The tables' standing in the publication.
 
     Attributes:
-        added: tables that came to it since the snapshot that was noted; they have none yet.
-        unsent: tables whose changes cannot be sent, and why.
-        renewed: tables whose changes are sent, and were not for a while.
+        added: tables that were added since the noted snapshot and have no snapshot yet.
+        unsent: table -> error, where changes cannot be sent.
+        renewed: table -> error, where changes are sent again and were not for a while.
     """
 
     added: tuple[Table, ...]
@@ -36,35 +36,35 @@ class Standing:
 def require_standing(
     cursor: Any, relay: RelaySettings, catalog: Catalog, noted: dict[str, Any] | None
 ) -> Standing:
-    """Find how the tables stand since the snapshot that was noted.
+    """Return the tables' standing since the noted snapshot.
 
     Raises:
-        PublicationIncomplete: of all tables something is not sent, or was not for a while.
+        PublicationIncomplete: changes of all tables are not sent, or were not for a while.
     """
-    found = find(cursor, relay, catalog)
-    if found is None:
+    publication = find(cursor, relay, catalog)
+    if publication is None:
         raise PublicationIncomplete(
             f"publication {relay.publication} is gone; changes of all tables since then are not"
             " sent",
-            remedy=_AGAIN,
+            remedy=_RECOVER,
         )
     known = (noted or {}).get("publication") or {}
-    if known and known["oid"] != found.identity["oid"]:
+    if known and known["oid"] != publication.identity["oid"]:
         raise PublicationIncomplete(
-            f"publication {relay.publication} was made again since the last snapshot; which"
+            f"publication {relay.publication} was recreated since the last snapshot; which"
             " changes of which tables it did not send then is unknown",
-            remedy=_AGAIN,
+            remedy=_RECOVER,
         )
-    if not found.complete:
-        raise incomplete(relay, found)
-    unsent: dict[str, SluiceError] = {**found.faults, **faults(cursor, catalog)}
+    if not publication.complete:
+        raise incomplete(relay, publication)
+    unsent: dict[str, SluiceError] = {**publication.faults, **faults(cursor, catalog)}
     places = known.get("tables", {})
     renewed: dict[str, SluiceError] = {
         name: PublicationIncomplete(
-            f"table {name}'s place in publication {relay.publication} was made again",
+            f"table {name} was removed from publication {relay.publication} and added again",
             remedy="start the relay, which sends its changes from now on",
         )
-        for name, place in found.identity["tables"].items()
+        for name, place in publication.identity["tables"].items()
         if name in places and places[name] not in (None, place) and name not in unsent
     }
     added = (table for table in catalog.tables if table.name not in places) if known else ()

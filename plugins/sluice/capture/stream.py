@@ -1,4 +1,4 @@
-"""The stream: committed transactions from the slot onto the topics, confirmed when durable."""
+"""The stream: committed transactions from the slot to the topics, confirmed when durable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2
 
-from sluice.capture.background_call import Aside
+from sluice.capture.background_call import BackgroundCall
 from sluice.capture.duties import Clock
 from sluice.capture.json_rows import TYPE_OIDS, RowEncoder, Transaction
 from sluice.capture.metrics import Progress
@@ -42,11 +42,11 @@ from sluice.settings import RelaySettings
 log = logging.getLogger(__name__)
 
 _FEEDBACK_SECONDS = 0.25
-_LULL = 0.001  # so long nothing came: what was read is sent without waiting for more
-_NOTED = 0.005  # so often it is seen whether a mark was noted
-_SOON = 0.02  # when nothing else is to be done, what became durable is confirmed so soon
-# Neighbouring transactions are confirmed together up to so many changes, and neighbouring batches
-# when more than so many wait for the drain.
+_LULL = 0.001  # seconds without a message, after which the read ones are sent
+_NOTED = 0.005  # seconds between checks whether a mark was noted
+_SOON = 0.02  # least seconds between confirmations of an idle stream
+# Consecutive transactions are confirmed together up to this number of changes, and consecutive
+# batches when more than this number wait for the drain.
 _TOGETHER = 500
 _MOST_PENDING = 5000
 
@@ -60,14 +60,14 @@ Row = list[Value]
 
 
 class Stream:
-    """Reads one replication session.
+    """The stream of one replication session.
 
     Args:
-        committed: the drain group's next offsets; None where the broker's word is enough.
+        committed: the drain group's next offsets; None with `ack=broker`.
         check: called often; ends the stream by raising.
-        marks: how far PostgreSQL may be told.
+        marks: the LSNs that may be confirmed.
         parking: the tables that are left out.
-        progress: told four times a second how far the stream is.
+        progress: updated four times a second.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Stream:
         relay: RelaySettings,
         catalog: Catalog,
         publisher: Publisher,
-        committed: Aside[dict[str, int]] | None,
+        committed: BackgroundCall[dict[str, int]] | None,
         check: Callable[[], None],
         marks: Marks,
         parking: Parking,
@@ -92,24 +92,24 @@ class Stream:
         self._progress = progress
         self._tables = {(table.schema, table.relation): table for table in catalog.tables}
         self._relations: dict[int, tuple[RowEncoder, str] | None] = {}
-        self._base_types: dict[int, int] = {}  # of types that Postgres described, by OID
+        self._base_types: dict[int, int] = {}  # OID of a described type -> OID of its base type
         self._transaction = Transaction(0, 0)
         self._batch = Batch()
         self._ordinal = 0
-        self._open_ms: int | None = None  # when the transaction that is being read was committed
+        self._open_ms: int | None = None  # commit time of the transaction that is being read
         self._pending: deque[Batch] = deque()
-        self._asked = 0  # batches that were on the broker when `committed` was asked
-        self._confirmed = self._told = 0
-        self._end = 0  # of the last transaction that was read
-        self._ahead = 0  # how far psycopg2 may tell by itself: see _look_ahead
+        self._on_broker = 0  # batches that were on the broker when `committed` began
+        self._durable = self._confirmed = 0
+        self._end = 0  # end LSN of the last transaction that was read
+        self._ahead = 0  # LSN that psycopg2 may confirm by itself: see _look_ahead
         self._fed_back = 0.0
         self._silence = 0.0
         self._clock = Clock(_FEEDBACK_SECONDS, time.monotonic)
-        publisher.wait = self.attend  # the session is kept while the broker takes nothing
+        publisher.wait = self.attend  # keeps the session while the broker accepts nothing
 
     def run(self, confirmed_lsn: int) -> None:
-        """Stream until an error or a stop; Postgres resumes at its own confirmed position."""
-        self._confirmed = self._told = confirmed_lsn
+        """Stream until an error or a stop; PostgreSQL resumes at its own confirmed LSN."""
+        self._durable = self._confirmed = confirmed_lsn
         self._silence = _tolerated_silence(self._cursor)
         self._start()
         log.info("streaming from slot %s", self._relay.slot)
@@ -129,39 +129,41 @@ class Stream:
                 self._look_ahead(self._cursor.wal_end)
 
     def attend(self) -> None:
-        """Do, four times a second, all that is not reading: checks, and what was not told yet."""
+        """Four times a second run checks, settle batches and confirm."""
         if self._clock.due():
             self._attend()
 
     def _attend(self) -> None:
         silence = time.monotonic() - self._fed_back
         if silence > self._silence:
-            # After half of wal_sender_timeout Postgres asks, and psycopg2 answers by itself. In
+            # After half of wal_sender_timeout PostgreSQL asks, and psycopg2 answers by itself. In
             # the middle of a transaction its answer can confirm others that are not durable.
-            raise Unreachable(f"the relay was held up for {silence:.0f} s; the session starts anew")
+            raise Unreachable(
+                f"the relay was held up for {silence:.0f} s; the session is restarted"
+            )
         self._check()
         self._publisher.poll()
         self._settle()
         self._confirm()
 
     def _rest(self) -> None:
-        """Nothing is to be read: confirm what became durable, and wait for more."""
+        """Confirm durable transactions while there is nothing to read, and wait for more."""
         self._look_ahead(self._cursor.wal_end)
         self._publisher.poll()
         self._settle()
-        if self._tellable() > self._told and time.monotonic() - self._fed_back >= _SOON:
+        if self._confirmable() > self._confirmed and time.monotonic() - self._fed_back >= _SOON:
             self._confirm()
-        # The broker's word comes within milliseconds, the drain's within a minute.
-        soon = self._confirmed > self._told or (self._committed is None and self._pending)
+        # The broker acknowledges within milliseconds, the drain within a minute.
+        soon = self._durable > self._confirmed or (self._committed is None and self._pending)
         select.select([self._cursor], [], [], 0.005 if soon else 0.05)
 
     def _look_ahead(self, lsn: int) -> None:
-        """Have the position noted that psycopg2 may tell by itself.
+        """Note the LSN that psycopg2 may confirm by itself.
 
-        Where Postgres was told of the last transaction that was read, psycopg2 moves on with each
-        keepalive, to before the next transaction. Nothing more is read until that is noted.
+        Once the last transaction is confirmed, psycopg2 advances with each keepalive up to the next
+        transaction. Nothing more is read until that LSN is noted.
         """
-        if self._told < self._end:
+        if self._confirmed < self._end:
             return
         self._ahead = max(self._ahead, lsn)
         while self._ahead > self._marks.noted:
@@ -170,9 +172,9 @@ class Stream:
             time.sleep(_NOTED)
 
     def _close(self) -> None:
-        """Send what was published; where transactions are whole, a batch ends here.
+        """Send published messages; end the batch if it has a complete transaction.
 
-        It may hold the first changes of the next one too, which only makes it later.
+        It may have the first changes of the next one too, which only delays it.
         """
         self._publisher.flush(self._batch)
         if not self._batch.end_lsn:
@@ -183,32 +185,32 @@ class Stream:
             self._join()
 
     def _join(self) -> None:
-        """Join batches that are on the broker two by two: they are confirmed together."""
+        """Join batches that are on the broker in pairs, which are confirmed together."""
         delivered = list(takewhile(_delivered, self._pending))
         later = islice(self._pending, len(delivered), None)
         pairs = (delivered[at : at + 2] for at in range(0, len(delivered), 2))
         self._pending = deque([*(joined(*pair) for pair in pairs), *later])
-        self._asked //= 2
+        self._on_broker //= 2
 
-    def _tellable(self) -> int:
-        """What is durable, as far as it is noted; the rest is to be noted soon."""
+    def _confirmable(self) -> int:
+        """Return the durable LSN as far as it is noted; request a note of the rest."""
         marks = self._marks
-        if self._confirmed > marks.noted:
-            # What comes until then, too: else it would wait for a note of its own.
-            marks.wanted = max(marks.wanted, self._confirmed, self._end)
-        return min(self._confirmed, marks.noted)
+        if self._durable > marks.noted:
+            # Up to the last transaction, which else would wait for a note of its own.
+            marks.wanted = max(marks.wanted, self._durable, self._end)
+        return min(self._durable, marks.noted)
 
     def _confirm(self) -> None:
-        """Tell Postgres what is durable and noted; this also keeps the session."""
-        told = self._tellable()
+        """Confirm the durable and noted LSN to PostgreSQL, which also keeps the session."""
+        confirmed = self._confirmable()
         self._progress.events = self._publisher.published
         self._progress.read_lsn = self._end
         self._progress.oldest_ms = (self._pending or (self._batch,))[0].commit_ms
         if self._ahead > self._marks.noted:
             return
-        self._cursor.send_feedback(flush_lsn=told, force=True)
-        self._progress.confirmed_lsn = told
-        self._told, self._fed_back = told, time.monotonic()
+        self._cursor.send_feedback(flush_lsn=confirmed, force=True)
+        self._progress.confirmed_lsn = confirmed
+        self._confirmed, self._fed_back = confirmed, time.monotonic()
 
     def _start(self) -> None:
         options = {
@@ -221,27 +223,27 @@ class Stream:
                 slot_name=self._relay.slot, decode=False, options=options
             )
         except psycopg2.errors.UndefinedObject as error:
-            raise NotReady(f"slot {self._relay.slot!r} went away") from error
+            raise NotReady(f"slot {self._relay.slot!r} was dropped") from error
 
     def _settle(self) -> None:
-        """Take the transactions from the front that are durable by the relay's `ack`."""
+        """Remove the first batches that are durable by the relay's `ack`."""
         pending, committed = self._pending, self._committed
         if committed is None:
             while pending and not pending[0].undelivered:
-                self._confirmed = pending.popleft().end_lsn
+                self._durable = pending.popleft().end_lsn
             return
         offsets = committed.answer()
-        # Only what was on the broker before the question: an answer of a former broker says
-        # nothing of offsets that its successor gave.
-        while self._asked and offsets is not None and _covers(offsets, pending[0]):
-            self._confirmed = pending.popleft().end_lsn
-            self._asked -= 1
+        # Only batches that were on the broker before the call: offsets of a former broker do not
+        # apply to later ones of its successor.
+        while self._on_broker and offsets is not None and _covers(offsets, pending[0]):
+            self._durable = pending.popleft().end_lsn
+            self._on_broker -= 1
         while pending and not pending[0].undelivered and not pending[0].offsets:
-            self._confirmed = pending.popleft().end_lsn
-            self._asked = max(0, self._asked - 1)
+            self._durable = pending.popleft().end_lsn
+            self._on_broker = max(0, self._on_broker - 1)
         if pending and not pending[0].undelivered and committed.due():
-            self._asked = sum(1 for _ in takewhile(_delivered, islice(pending, _MOST_PENDING)))
-            self._progress.published_lsn = pending[self._asked - 1].end_lsn
+            self._on_broker = sum(1 for _ in takewhile(_delivered, islice(pending, _MOST_PENDING)))
+            self._progress.published_lsn = pending[self._on_broker - 1].end_lsn
             committed.begin()
 
     def _take(self, change: Message, lsn: int) -> None:
@@ -250,7 +252,7 @@ class Stream:
             if relation is not None:
                 self._row(relation, change, lsn)
         elif isinstance(change, Begin):
-            if self._told >= self._end:  # a keepalive may have come before it
+            if self._confirmed >= self._end:  # a keepalive may have come before it
                 self._ahead = max(self._ahead, change.commit_lsn)
                 self._marks.wanted = max(self._marks.wanted, self._ahead)
             self._transaction = Transaction(change.commit_lsn, change.commit_ms)
@@ -284,7 +286,7 @@ class Stream:
             replace(column, type_oid=base.get(column.type_oid, column.type_oid))
             for column in relation.columns
         ]
-        # All columns where whole old rows are sent, none where nothing of them is.
+        # All columns where whole old rows are sent, none where nothing is.
         sent = {column.name for column in relation.columns if column.in_key}
         try:
             if sent and sent != set(key) and len(sent) < len(relation.columns):
@@ -347,14 +349,14 @@ def _covers(offsets: dict[str, int], batch: Batch) -> bool:
 
 
 def _tolerated_silence(cursor: Any) -> float:
-    """Seconds without feedback after which Postgres may ask for it."""
+    """Return the seconds without feedback before PostgreSQL may ask for it."""
     cursor.execute("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'")
     milliseconds = int(cursor.fetchone()[0])
     return 0.4 * milliseconds / 1000 if milliseconds else float("inf")
 
 
 def _with_old_values(old: Row | None, new: Row) -> Row:
-    """The row with the values that were left out, as far as the old key or row has them."""
+    """Return the new row with MISSING values taken from the old key or row, where it has them."""
     if old is None or MISSING not in new:
         return new
     return [

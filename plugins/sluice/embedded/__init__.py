@@ -1,1 +1,1 @@
-"""The whole pipeline on one machine, from packages alone; nothing else depends on it."""
+"""The embedded stack: the whole pipeline on one machine, from packages alone."""

@@ -1,4 +1,4 @@
-"""Airflow's environment in the embedded stack, and its REST API."""
+"""Airflow in the embedded stack: its environment and its REST API."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sluice.settings import OWN_POSTGRES, PROJECT, WRITER, Settings
 T = TypeVar("T")
 USER = "admin"
 _LOG = "see: sluice logs airflow-api-server"
-SCHEDULER_HEALTH = 1  # its port comes after the UI's
+SCHEDULER_HEALTH = 1  # offset of its port from the UI's
 
 
 def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
-    """What every Airflow process of the stack is started with."""
+    """Return the environment of every Airflow process of the stack."""
     home, port = settings.home / "airflow", settings.airflow_port
     postgres = settings.postgres
     database = (
@@ -63,7 +63,7 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
 def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     postgres, clickhouse = settings.postgres, settings.clickhouse
     user, password = clickhouse.user, clickhouse.password.get_secret_value()
-    if clickhouse.embedded:  # the settings may be older than its password
+    if clickhouse.embedded:  # the settings may have been read before its password existed
         user, password = WRITER, secrets["clickhouse"]
     connections = {
         "SLUICE_POSTGRES": {
@@ -96,7 +96,7 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
 
 
 def write_passwords(settings: Settings, secrets: dict[str, str]) -> None:
-    """Write the UI's password before the first start, so that none is made into a log."""
+    """Write the UI's password before the first start, as Airflow would log a generated one."""
     path = settings.home / "airflow" / "passwords.json"
     private.write(path, json.dumps({USER: secrets["airflow"]}))
 
@@ -105,8 +105,8 @@ class AirflowApi:
     """Airflow's REST API, version 2, on this machine.
 
     Args:
-        verify: raises where the port is not Airflow's; asked before anything secret is sent.
-        seconds: how long an answer is waited for.
+        seconds: how long to wait for an answer.
+        verify: raises where the port is not Airflow's; called before a secret is sent.
     """
 
     def __init__(
@@ -131,14 +131,14 @@ class AirflowApi:
             return False
 
     def dag_ids(self) -> set[str]:
-        """The DAGs that are parsed."""
+        """Return the ids of the parsed DAGs."""
         path = "/api/v2/dags?limit=100"
-        return self._authorised("GET", path, lambda found: {dag["dag_id"] for dag in found["dags"]})
+        return self._authorised("GET", path, lambda page: {dag["dag_id"] for dag in page["dags"]})
 
     def ensure_pool(self, name: str, slots: int) -> None:
-        """Create a pool where there is none of this name."""
+        """Create a pool unless it exists."""
         path = f"/api/v2/pools?pool_name_pattern={name}"
-        if not self._authorised("GET", path, lambda found: int(found["total_entries"])):
+        if not self._authorised("GET", path, lambda page: int(page["total_entries"])):
             self._authorised("POST", "/api/v2/pools", _whole, {"name": name, "slots": slots})
 
     def trigger(self, dag_id: str) -> None:
@@ -147,15 +147,15 @@ class AirflowApi:
         self._authorised("POST", path, _whole, {"logical_date": None})
 
     def last_run(self, dag_id: str) -> dict[str, Any] | None:
-        """The newest run of a DAG."""
+        """Return the newest run of a DAG; None without one."""
         path = f"/api/v2/dags/{dag_id}/dagRuns?limit=1&order_by=-run_after"
-        return self._authorised("GET", path, lambda found: next(iter(found["dag_runs"]), None))
+        return self._authorised("GET", path, lambda page: next(iter(page["dag_runs"]), None))
 
     def _authorised(self, method: str, path: str, read: Callable[[Any], T], body: Any = None) -> T:
         if not self._token:
             user = {"username": USER, "password": self._password}
             token = self._call(
-                "POST", "/auth/token", lambda found: found["access_token"], user, secret=True
+                "POST", "/auth/token", lambda answer: answer["access_token"], user, secret=True
             )
             self._token = str(token)
         return self._call(method, path, read, body, secret=True)
@@ -169,28 +169,28 @@ class AirflowApi:
         *,
         secret: bool = False,
     ) -> T:
-        """What `read` takes from the answer.
+        """Send a request; return what `read` extracts from the answer.
 
-        A redirection is not followed, nor is a proxy used: they could lead elsewhere.
+        Follows no redirection and uses no proxy, as they could lead to another server.
 
         Args:
-            secret: whether the password or the token is sent.
+            secret: whether the password or the token is sent. Default: false.
 
         Raises:
-            Unreachable: nothing answers, or something that is not Airflow.
-            NotReady: it refuses, or another server is on its port.
+            Unreachable: no server answers, or another than Airflow.
+            NotReady: Airflow refuses, or another server is on its port.
         """
         base = f"http://127.0.0.1:{self._port}"
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            with closing(HTTPConnection("127.0.0.1", self._port, timeout=self._seconds)) as made:
-                made.connect()
+            with closing(HTTPConnection("127.0.0.1", self._port, timeout=self._seconds)) as server:
+                server.connect()
                 if secret:
                     self._verify()
-                made.request(method, path, data, headers)
-                with made.getresponse() as answer:
+                server.request(method, path, data, headers)
+                with server.getresponse() as answer:
                     if not 200 <= answer.status < 300:
                         status = answer.status
                         raise NotReady(
@@ -211,5 +211,5 @@ def _whole(answer: Any) -> Any:
 
 
 def migrate_command(scripts: Path) -> list[str]:
-    """Brings the metadata database to this Airflow's version."""
+    """Return the command that migrates the metadata database to this Airflow's version."""
     return [str(scripts / "airflow"), "db", "migrate"]

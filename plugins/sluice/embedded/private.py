@@ -1,4 +1,4 @@
-"""The state directory's files and folders, which no other user of the machine may read."""
+"""Private files and folders of the state directory, closed to other users of the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sluice.errors import WrongUsage
 
-# Everything that the stack starts has it, so that what a service writes is its owner's alone.
+# The umask of all programs of the stack, so that only their owner can read their files.
 UMASK = 0o077
 _ACL, _ACL_VERSION, _PASS = "system.posix_acl_access", 2, 1
 _ACL_USER_OBJ, _ACL_USER, _ACL_GROUP_OBJ, _ACL_MASK, _ACL_OTHER = 1, 2, 4, 16, 32
@@ -19,12 +19,12 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read, in place of whatever has its name.
+    """Write a file that only its owner can read, replacing any file of its name.
 
-    A link that somebody planted is replaced, not followed.
+    A symbolic link is replaced, not followed.
 
     Raises:
-        WrongUsage: the folder is another user's, or cannot be written.
+        WrongUsage: the folder belongs to another user, or cannot be written.
     """
     require_own(path.parent)
     draft = path.with_name(f"{path.name}.draft")
@@ -37,15 +37,15 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         raise WrongUsage(
             f"{path} cannot be written: {error.strerror}",
-            remedy="use the user who owns its folder",
+            remedy="run as the user who owns its folder",
         ) from error
 
 
 def require_own(path: Path) -> None:
-    """Require that a file or folder is this user's own, or root's.
+    """Require that a file or folder belongs to this user or root.
 
     Raises:
-        WrongUsage: another user owns it, and could put into it what this one trusts.
+        WrongUsage: another user owns it, and could change files that this user trusts.
     """
     owner = path.lstat().st_uid
     if owner not in {os.geteuid(), 0}:
@@ -59,8 +59,8 @@ def close(folder: Path, group: int | None = None) -> None:
     """Close a folder to all other users.
 
     Args:
-        group: a group whose members may pass the folder, to one of their own in it; they do not
-            see what else it holds.
+        group: a group whose members may pass the folder to one of their own below it, without
+            listing it. Default: none.
 
     Raises:
         WrongUsage: another user owns it.
@@ -74,12 +74,12 @@ def close(folder: Path, group: int | None = None) -> None:
 
 
 def admit(folder: Path, user: int) -> bool:
-    """Let one account pass a folder, by an entry in its access control list; others gain nothing.
+    """Let one account pass a folder, by an entry in its access control list.
 
     Returns:
-        False where the file system keeps no such lists.
+        False where the file system has no such lists.
 
-    Source: the extended attribute as acl(5) and Linux' posix_acl_xattr.h have it.
+    Source: acl(5), and Linux' posix_acl_xattr.h for the extended attribute.
     """
     if not hasattr(os, "setxattr"):
         return False
@@ -101,7 +101,7 @@ def admit(folder: Path, user: int) -> bool:
 
 
 def _access_list(folder: Path) -> Iterator[tuple[int, int, int]]:
-    """A folder's access control list, made of its mode where it has none: tag, permissions, who."""
+    """Yield (tag, permissions, qualifier) of a folder's access control list, or of its mode."""
     try:
         stored = os.getxattr(folder, _ACL)
     except OSError:
@@ -113,13 +113,13 @@ def _access_list(folder: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def tighten(folder: Path, guest: int | None = None) -> None:
-    """Take from all other users what is below a folder that is closed.
+    """Remove other users' rights to everything below a folder.
 
     Args:
-        guest: a user of the stack's whose files are left alone.
+        guest: a user of the stack whose files are unchanged. Default: none.
 
     Raises:
-        WrongUsage: somebody else put a file there.
+        WrongUsage: a file belongs to another user.
     """
     for path, entry in _below(folder, guest):
         if entry.st_uid == os.geteuid() and entry.st_mode & _OTHERS:
@@ -127,7 +127,7 @@ def tighten(folder: Path, guest: int | None = None) -> None:
 
 
 def _below(folder: Path, guest: int | None) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything below the folder but links and what is the guest's."""
+    """Yield everything below the folder except links and the guest's files."""
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             path = Path(place, name)

@@ -1,4 +1,4 @@
-"""The programs of the stack: what each runs, where it answers, and whether it does."""
+"""The programs of the stack: command, address and readiness of each."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Program:
     """A supervised program.
 
     Attributes:
-        command: argument list; no secrets, others can read it.
-        address: where it answers, or what it is.
-        ports: setting -> port that must be free before it starts.
-        ready: whether it answers; None where running is all there is to see.
-        user: the system user it runs as; None for the present one.
+        command: argument list; without secrets, as other users can read it.
+        address: where it answers, or a description.
+        ports: setting -> port that has to be free before it starts.
+        ready: returns whether it answers. Default: None, where it only has to run.
+        user: the system user that it runs as. Default: None, for the present one.
+        stop_signal: the signal that stops it. Default: TERM.
     """
 
     name: str
@@ -49,22 +50,20 @@ AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor")
 
 
 def programs(settings: Settings) -> dict[str, Program]:
-    """All programs by name, in the order in which they start."""
+    """Return all programs by name, in the order in which they start."""
     listed = [*_stores(settings), *_pipeline(settings), *_airflow(settings)]
     return {program.name: program for program in listed}
 
 
 def busy_ports(wanted: dict[str, Program]) -> None:
-    """NotReady, naming port and setting, when a program's port is taken; WrongUsage when two want
-    the same.
-    """
+    """Raise NotReady where a program's port is taken, WrongUsage where two have the same."""
     given: dict[int, str] = {}
     for program in wanted.values():
         for setting, port in program.ports.items():
             if port in given:
                 raise WrongUsage(
-                    f"port {port} would be {given[port]}'s and {program.name}'s",
-                    remedy=f"set {setting} to another one",
+                    f"port {port} is set for both {given[port]} and {program.name}",
+                    remedy=f"set {setting} to another port",
                 )
             given[port] = program.name
             with socket.socket() as probe:
@@ -74,7 +73,7 @@ def busy_ports(wanted: dict[str, Program]) -> None:
                 except OSError as error:
                     raise NotReady(
                         f"port {port} for {program.name} cannot be used: {error.strerror}",
-                        remedy=f"stop what uses it, or set {setting} to a free port",
+                        remedy=f"stop the program that uses it, or set {setting} to a free port",
                     ) from error
 
 
@@ -91,7 +90,7 @@ def _stores(settings: Settings) -> list[Program]:
             ports={"SLUICE_POSTGRES_PORT": settings.postgres.port},
             ready=lambda: _answers(source.ping),
             user=postgres.system_user(),
-            stop_signal="INT",  # fast shutdown: sessions are ended, nothing is lost
+            stop_signal="INT",  # fast shutdown: ends sessions, loses nothing
         ),
         Program(
             name="broker",
@@ -119,7 +118,7 @@ def _stores(settings: Settings) -> list[Program]:
                 "SLUICE_CLICKHOUSE_PORT": clickhouse.port,
                 "SLUICE_CLICKHOUSE_HTTP_PORT": clickhouse.http_port,
             },
-            # By HTTP: a native handshake that fails takes this server down.
+            # By HTTP, as a failed native handshake crashes this server.
             ready=lambda: _gets(f"http://127.0.0.1:{clickhouse.http_port}/ping"),
         ),
     ]
@@ -168,7 +167,7 @@ def _airflow(settings: Settings) -> list[Program]:
             command=[script, "dag-processor"],
             address="parses dags/",
             ports={},
-            # Health is told to everybody: there is nothing secret to send.
+            # Health needs no login, so no secret is sent.
             ready=lambda: AirflowApi(port, "", _HEALTH_S, lambda: None).healthy(),
         ),
     ]
@@ -193,7 +192,7 @@ def _gets(url: str, seconds: float = 3) -> bool:
     except HTTPError as error:
         error.close()
         return False
-    except (OSError, HTTPException, ValueError):  # the last two: it is no HTTP, or broken
+    except (OSError, HTTPException, ValueError):  # the last two: not HTTP, or invalid
         return False
 
 

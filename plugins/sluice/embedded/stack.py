@@ -1,4 +1,4 @@
-"""The stack under PyPI's supervisor: start in order, restart on crash, stop without a trace."""
+"""The stack under supervisord: starts in order, restarts after crashes, stops completely."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets
 
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
-_ANSWER_SECONDS = 5.0  # the supervisor has nothing that takes long to answer
-_SOCKET_LENGTH = 100  # what every system takes as a socket's path
+_ANSWER_SECONDS = 5.0  # the supervisor answers every call at once
+_SOCKET_LENGTH = 100  # of a socket's path that every system accepts
 
 _DAEMON = """\
 [unix_http_server]
@@ -72,13 +72,13 @@ stdout_logfile_backups = 2
 """
 
 
-# A socket that takes no connection, and one that does and says nothing.
+# A socket that accepts no connection, and one that accepts it and does not answer.
 _SILENT = (BlockingIOError, TimeoutError)
 _AT_WORK = {"RUNNING", "STARTING", "STOPPING"}
 
 
 class _Connection(HTTPConnection):
-    """HTTP on a socket in the file system."""
+    """HTTP on a Unix domain socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=_ANSWER_SECONDS)
@@ -91,7 +91,7 @@ class _Connection(HTTPConnection):
 
 
 class _Transport(xmlrpc.client.Transport):
-    """XML-RPC on a socket in the file system."""
+    """XML-RPC on a Unix domain socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -99,13 +99,13 @@ class _Transport(xmlrpc.client.Transport):
 
     def make_connection(self, host: Any) -> HTTPConnection:
         connection = _Connection(self._path)
-        self._connection = host, connection  # which `close` closes
+        self._connection = host, connection  # closed by `close`
         return connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramState:
-    """What the supervisor says of a program; `state` is its word, in lower case."""
+    """The supervisor's state of a program; `state` in lower case."""
 
     state: str
     pid: int | None
@@ -122,14 +122,14 @@ class Stack:
 
     @property
     def logs(self) -> Path:
-        """Where each program's NAME.log is."""
+        """Return the folder of the programs' logs, NAME.log."""
         return self._home / "logs"
 
     def running(self) -> bool:
         """Whether this home's supervisor answers.
 
         Raises:
-            Unreachable: it is there and does not answer.
+            Unreachable: it exists and does not answer.
         """
         try:
             self._call("getState")
@@ -140,9 +140,9 @@ class Stack:
         return True
 
     def launch(self) -> None:
-        """Check ports and folder, prepare the cluster, start the supervisor; once it is enough.
+        """Check ports and folder, prepare the cluster, start the supervisor unless it runs.
 
-        The folder is closed to other users each time: an earlier version left it open.
+        The folder is closed to other users each time, as earlier versions left it open.
         """
         self._make_folders()
         if self.running():
@@ -171,7 +171,7 @@ class Stack:
         self._wait(self.running, "supervisord")
 
     def begin(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start a command that ends by itself, as the programs are started; NAME.log is its own."""
+        """Start a command that ends by itself, in the programs' environment, with its NAME.log."""
         log = self.logs / f"{name}.log"
         private.write(log, "")
         with log.open("w") as out:
@@ -184,10 +184,10 @@ class Stack:
             )
 
     def start(self, names: Sequence[str], report: Callable[[str], None]) -> None:
-        """Start programs and wait until each answers; those that run are left alone.
+        """Start programs that do not run, and wait until each answers.
 
         Raises:
-            NotReady: a program did not answer in time; its log's last lines tell why.
+            Unreachable: a program did not answer in time.
         """
         for name in names:
             if self._state(name) not in {"RUNNING", "STARTING"}:
@@ -198,19 +198,19 @@ class Stack:
             report(f"{name} is up: {program.address}")
 
     def restart(self, names: Sequence[str], report: Callable[[str], None]) -> None:
-        """Start programs anew, so that they read models and code as they are now; see `start`."""
+        """Restart programs, so that they read the present models and code; see `start`."""
         self.halt(names)
         self.start(names, report)
 
     def halt(self, names: Sequence[str]) -> None:
-        """Stop programs; the others go on."""
+        """Stop programs and wait until they have ended."""
         for name in names:
             if self._state(name) in {"RUNNING", "STARTING"}:
                 self._call("stopProcess", name, False)
                 self._wait(lambda n=name: self._state(n) not in _AT_WORK, name)  # type: ignore[misc]
 
     def stop(self) -> bool:
-        """Stop everything; returns when no process is left, and whether anything ran."""
+        """Stop everything and wait until no process is left; return whether anything ran."""
         if not self.running():
             return False
         pid = int(self._call("getPID"))
@@ -219,37 +219,37 @@ class Stack:
         return True
 
     def states(self) -> dict[str, ProgramState]:
-        """Every program's state; all are `stopped` where no supervisor runs."""
+        """Return every program's state; `stopped` without a supervisor."""
         if not self.running():
             return {
                 name: ProgramState(state="stopped", pid=None, address=program.address)
                 for name, program in self.programs.items()
             }
-        found = {info["name"]: info for info in self._call("getAllProcessInfo")}
+        processes = {info["name"]: info for info in self._call("getAllProcessInfo")}
         return {
             name: ProgramState(
-                state=str(found[name]["statename"]).lower(),
-                pid=found[name]["pid"] or None,
+                state=str(processes[name]["statename"]).lower(),
+                pid=processes[name]["pid"] or None,
                 address=program.address,
             )
             for name, program in self.programs.items()
-            if name in found
+            if name in processes
         }
 
     def airflow(self, seconds: float = 10) -> AirflowApi:
-        """The REST API of the stack's Airflow, which waits so long for an answer.
+        """Return the REST API of the stack's Airflow, with a time limit for answers.
 
-        It sends the password to the process alone that the supervisor started.
+        It sends the password only to the process that the supervisor started.
         """
         password = read_secrets(self._home).get("airflow", "")
         verify = partial(self.require_own, "airflow-api-server")
         return AirflowApi(self._settings.airflow_port, password, seconds, verify)
 
     def require_own(self, name: str) -> None:
-        """Require that what listens on a program's ports is the program, of this stack.
+        """Require that this stack's program listens on its ports.
 
         Raises:
-            NotReady: another server is on one of them, whether the program runs or not.
+            NotReady: another server is on one of them.
         """
         state = self.states().get(name)
         pid = state.pid if state else None
@@ -262,7 +262,7 @@ class Stack:
                 )
 
     def environment(self) -> dict[str, str]:
-        """What every program is started with: settings, Airflow's own, and the secrets."""
+        """Return the programs' environment: settings, Airflow's own, and the secrets."""
         secrets = read_secrets(self._home)
         settings = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         return {
@@ -325,7 +325,7 @@ class Stack:
         return str(self._call("getProcessInfo", name)["statename"])
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """A call of the supervisor's XML-RPC interface.
+        """Call a method of the supervisor's XML-RPC interface.
 
         Raises:
             NotReady: the supervisor refuses it.
@@ -345,9 +345,9 @@ class Stack:
         except _SILENT as error:
             pid = self._supervisor()
             raise Unreachable(
-                f"the supervisor (process {pid}) takes no call on {self._socket()} within"
+                f"the supervisor (process {pid}) did not answer on {self._socket()} within"
                 f" {_ANSWER_SECONDS:.0f} s: it hangs or was stopped",
-                remedy=f"let it go on: kill -CONT {pid}; then run it again. See: sluice logs"
+                remedy=f"resume it: kill -CONT {pid}; then run it again. See: sluice logs"
                 " supervisord",
             ) from error
         except (OSError, HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
@@ -359,14 +359,14 @@ class Stack:
             transport.close()
 
     def _supervisor(self) -> str:
-        """The supervisor's process as it noted it."""
+        """Return the supervisor's pid from its pid file."""
         try:
             return (self._home / "run" / "supervisord.pid").read_text().strip()
         except OSError:
             return "unknown"
 
     def _require_trusted(self, path: Path) -> None:
-        """Require that the socket is not another user's: below /tmp anybody may make it."""
+        """Require that the socket is not another user's: below /tmp any user can create it."""
         if path.lstat().st_uid not in {self._home.stat().st_uid, 0}:
             raise NotReady(
                 f"the supervisor's socket {path} belongs to another user",
@@ -374,7 +374,7 @@ class Stack:
             )
 
     def _wait(self, condition: Callable[[], bool], name: str) -> None:
-        """Wait for something of the program whose log has this name."""
+        """Wait for a condition of the program or log of this name."""
         deadline = time.monotonic() + _START_SECONDS
         while not condition():
             if time.monotonic() > deadline:
@@ -386,7 +386,7 @@ class Stack:
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Whether a process or one that it started listens on a port of this machine."""
+    """Whether a process or one of its children listens on a port of this machine."""
     try:
         started = psutil.Process(pid)
         processes = [started, *started.children(recursive=True)]
@@ -396,7 +396,7 @@ def _listens(pid: int, port: int) -> bool:
 
 
 def _ports(process: psutil.Process) -> set[int]:
-    """Where a process listens; nowhere if it has ended."""
+    """Return the ports on which a process listens; none if it has ended."""
     try:
         places = process.net_connections("tcp")
     except (psutil.Error, OSError):  # the latter: a connection ended meanwhile
