@@ -325,7 +325,7 @@ def test_a_table_that_cannot_be_parked_is_waited_for_and_named(
     source.sql(f"ALTER PUBLICATION {source.settings.relay.publication} DROP TABLE things")
     with source.relaying() as relaying:
         until(
-            lambda: "cannot be left out alone, as ClickHouse does not take" in caplog.text,
+            lambda: "cannot be left out alone, as ClickHouse does not accept" in caplog.text,
             "the relay says why the table cannot be left out alone",
         )
         assert relaying.error is None

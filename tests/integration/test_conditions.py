@@ -96,7 +96,7 @@ def test_a_column_that_postgres_changed_is_a_finding_with_both_types(
 ) -> None:
     steps = [
         ("price TYPE numeric(12,2)", "price is numeric(12,2), the model says numeric(10, 2)"),
-        ("name DROP NOT NULL", "name may be NULL, the model says not"),
+        ("name DROP NOT NULL", "name is nullable, but not in the model"),
     ]
     for change, said in steps:
         with engine.begin() as connection:

@@ -106,7 +106,7 @@ def taken(postgres: Any, source: PostgresSource) -> list[Pair]:
         base: Any = type("Base", (DeclarativeBase,), {})
         pairs = [Pair(kind=kind, model=model) for kind in KINDS]
         table = read_table(declare(base, "pair_types", pairs).__mapper__, "lossless")
-        said = [line for line in source.schema_differences(table) if "may be NULL" not in line]
+        said = [line for line in source.schema_differences(table) if "is nullable" not in line]
         different = {line.partition(" ")[0] for line in said}
         found += [pair for at, pair in enumerate(pairs) if f"c{at}" not in different]
     postgres.execute("DROP TABLE pair_types")

@@ -74,7 +74,7 @@ def replacing(settings: Settings, catalog: Catalog, topics: Topics) -> Iterator[
     """Replace the slot, which may be gone, by a new one.
 
     The context is a snapshot at the new slot's LSN, in which the caller brings ClickHouse to that
-    LSN. The slot is created at its end. If it is killed or fails before, the old slot is unchanged.
+    LSN. The slot is created at its end; if the caller is killed or fails, the old one is unchanged.
 
     Raises:
         SlotBusy: another relay is taking a snapshot, or reads from the slot.
@@ -164,8 +164,8 @@ def _places(
     cursor: Any, relay: RelaySettings, catalog: Catalog, tables: Sequence[Table]
 ) -> list[int | None]:
     """Return the ids of the tables' memberships in the publication, which change if re-added."""
-    found = publications.find(cursor, relay, catalog)
-    places = found.identity["tables"] if found else {}
+    publication = publications.find(cursor, relay, catalog)
+    places = publication.identity["tables"] if publication else {}
     return [places.get(table.name) for table in tables]
 
 

@@ -85,10 +85,10 @@ class Telemetry(Collector):
         for name in _STATES:
             state.add_metric([name], float(now.state == name))
         yield state
-        yield CounterMetricFamily("sluice_relay_events", "put onto the topics", now.events)
+        yield CounterMetricFamily("sluice_relay_events", "events published", now.events)
         for name, text, value in (
             ("seconds_behind", "age of the oldest change not durable", now.seconds_behind()),
-            ("confirmed_lsn", "what Postgres was told is durable", now.confirmed_lsn),
+            ("confirmed_lsn", "LSN confirmed to PostgreSQL", now.confirmed_lsn),
             ("snapshot_rows", "rows of the last snapshot", now.snapshot_rows),
             ("snapshot_tables", "tables of the last snapshot", now.snapshot_tables),
             ("snapshot_tables_done", "of them finished", now.snapshot_done),

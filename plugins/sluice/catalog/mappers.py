@@ -66,7 +66,7 @@ def _rollups(source: sa.Table) -> Iterator[Rollup]:
             by, sums = (), ()
         if not by or not sums:
             raise WrongUsage(
-                f"rollup {name!r} of {source.fullname} does not say what is summed by what",
+                f"rollup {name!r} of {source.fullname} has no groups or no sums",
                 remedy='mark it as {"by": {name: expression}, "sum": {name: expression}}',
             )
         yield Rollup(name=str(name), by=by, sums=sums)

@@ -230,8 +230,8 @@ class ClickHouse:
             self._client.disconnect()
             raise Unreachable(
                 f"{where} does not answer as ClickHouse does: {_first_line(error)}",
-                remedy="its native port is wanted (9000, by TLS 9440), with the option secure where"
-                " it is TLS; see: sluice status, sluice logs clickhouse",
+                remedy="use its native port (9000, with TLS 9440), and the option secure for TLS;"
+                " see: sluice status, sluice logs clickhouse",
             ) from error
 
     def _shake_hands(self) -> None:

@@ -200,7 +200,7 @@ class PostgresSource:
                 resolved = "" if base == present else f" ({base})"
                 differences.append(f"{column.name} is {present}{resolved}, the model says {wanted}")
             elif not required and not column.nullable:
-                differences.append(f"{column.name} may be NULL, the model says not")
+                differences.append(f"{column.name} is nullable, but not in the model")
         return differences
 
     def more_columns(self, table: Table) -> list[str]:
@@ -350,9 +350,9 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
     try:
         yield
     except psycopg2.errors.QueryCanceled as error:
-        of = f" on {table.name}" if table else ""
+        target = f" on {table.name}" if table else ""
         raise NotReady(
-            f"{where} did not finish a query{of}: {first_line(error)}",
+            f"{where} did not finish a query{target}: {first_line(error)}",
             remedy="find out what keeps it busy, or raise SLUICE_QUALITY_STATEMENT_SECONDS",
         ) from error
     except psycopg2.errors.SerializationFailure as error:

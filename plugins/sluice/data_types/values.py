@@ -103,7 +103,7 @@ def base64_bytes(value: str) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except ValueError:
-        raise Unfit("this text is not base64, which an event has of bytea") from None
+        raise Unfit("this text is not base64, the form of bytea in an event") from None
 
 
 def hexadecimal_bytes(text: str) -> bytes:

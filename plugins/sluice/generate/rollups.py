@@ -235,7 +235,7 @@ def _note(rollup: Rollup) -> str:
 
 
 def _announce(rollup: Rollup) -> str:
-    """Return the note of a default group, which says that all groups are about to be summed."""
+    """Return the insert of a note without a group, which announces all groups."""
     return (
         f"INSERT INTO cdc.{quoted(noted(rollup.name))} (_version, _rebuild)"
         " SELECT {version:UInt128}, {rebuild:UUID}"

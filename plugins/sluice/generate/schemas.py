@@ -104,7 +104,7 @@ def _imports(catalog: Catalog, table: Table) -> str:
     own = catalog.schemas.partition(".")[0]
     groups: dict[int, list[str]] = {0: [], 1: [], 2: []}
     for module in sorted({module for module, _ in wanted}):
-        names = ", ".join(sorted(name for held, name in wanted if held == module))
+        names = ", ".join(sorted(name for owner, name in wanted if owner == module))
         root = module.partition(".")[0]
         group = 0 if root in sys.stdlib_module_names else 2 if root == own else 1
         groups[group].append(f"from {module} import {names}")

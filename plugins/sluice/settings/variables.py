@@ -26,7 +26,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_CLICKHOUSE_HTTP_PORT": ("8123", "ClickHouse's HTTP port"),
     "SLUICE_CLICKHOUSE_USER": (
         "",
-        "ClickHouse's user; of another server than the stack's own, default",
+        "ClickHouse's user; `default`, unless it is the stack's own server",
     ),
     "SLUICE_CLICKHOUSE_PASSWORD": ("", "its password"),
     "SLUICE_CLICKHOUSE_OPTIONS": (
@@ -36,24 +36,27 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_CLICKHOUSE_CLUSTER": ("", "a cluster of its remote_servers; empty is one server"),
     "SLUICE_CLICKHOUSE_ENGINES": (
         "plain",
-        "of a cluster's tables: plain, or replicated where its servers have a Keeper",
+        "engines of a cluster's tables: plain, or replicated where its servers have a Keeper",
     ),
     "SLUICE_SLOT": ("sluice", "the replication slot; the publication is pglog_stream_<slot>"),
     "SLUICE_RELAY_ACK": (
         "drained",
-        "when Postgres may drop WAL: drained (into ClickHouse) or broker (it is durable)",
+        "when PostgreSQL may drop WAL: drained (in ClickHouse) or broker (durable on the broker)",
     ),
     "SLUICE_RELAY_METRICS": ("", "host:port where the relay serves /metrics and /ready"),
-    "SLUICE_DRAIN_EVENTS": ("5000000", "most events a table's drain takes in one run"),
-    "SLUICE_DRAIN_SECONDS": ("45", "most seconds a table's drain reads in one run"),
+    "SLUICE_DRAIN_EVENTS": ("5000000", "most events that a table's drain reads in one run"),
+    "SLUICE_DRAIN_SECONDS": ("45", "most seconds that a table's drain reads in one run"),
     "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
-    "SLUICE_DRAIN_CHUNK_BYTES": ("33554432", "bytes of them at a time, one event at least"),
+    "SLUICE_DRAIN_CHUNK_BYTES": (
+        "33554432",
+        "most bytes of them at a time, but at least one event",
+    ),
     "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a chunk that stops the drain"),
-    "SLUICE_REJECT_RUN": ("1000", "most invalid events in a row; one more stops the drain"),
+    "SLUICE_REJECT_RUN": ("1000", "most consecutive invalid events; one more stops the drain"),
     "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
     "SLUICE_QUALITY_STATEMENT_SECONDS": (
         "900",
-        "longest query of a check on PostgreSQL; it ends there, and the check says so",
+        "longest query of a check on PostgreSQL; a longer one is cancelled and reported",
     ),
     "SLUICE_QUALITY_LOAD": (
         "1",
@@ -61,7 +64,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "SLUICE_QUALITY_REPLICA": (
         "",
-        "host:port of a hot standby that the deep check reads in PostgreSQL's place",
+        "host:port of a hot standby that the deep check reads instead of the primary",
     ),
     "SLUICE_QUALITY_COUNT_ROWS": (
         "20000000",
@@ -69,7 +72,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "SLUICE_QUALITY_REPAIR": (
         "suggest",
-        "what a finding of rows brings: off (no command), suggest (the command), auto (it is run)",
+        "repair of rows that differ: off, suggest (show the command) or auto (run it)",
     ),
     "SLUICE_ALERT_WEBHOOK": ("", "URL that findings and recoveries are posted to as JSON"),
     "SLUICE_ALERT_SLACK": ("", "URL of a Slack incoming webhook for the same"),
@@ -80,5 +83,5 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "refuse",
         "allow lets alerts go to link-local addresses, at which clouds serve credentials",
     ),
-    "SLUICE_ALERT_PAGE": ("", "URL of the CDC page that alerts link to; Airflow's tasks know it"),
+    "SLUICE_ALERT_PAGE": ("", "URL of the CDC page that alerts link to; set by Airflow's tasks"),
 }

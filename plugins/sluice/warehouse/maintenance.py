@@ -100,7 +100,7 @@ class Maintenance:
     def _first_row(self, name: str, **parameters: Any) -> tuple[Any, ...]:
         rows = self.clickhouse.execute(self.queries[name], **parameters)
         if not rows:
-            raise NotReady(f"cdc.{parameters['table']} is not there", remedy="run: sluice init")
+            raise NotReady(f"cdc.{parameters['table']} does not exist", remedy="run: sluice init")
         return rows[0]
 
     def _clean_table(self, table: Table) -> Iterator[str]:
