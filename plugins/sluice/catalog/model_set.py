@@ -176,8 +176,9 @@ def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLES
 
 
 def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
-    """Require that no rollup has the name of another table in ClickHouse, or of one that is kept
-    with another: a history's feed, or a table's own name with `__` and a word behind it.
+    """Require that no rollup has the name of another table in ClickHouse.
+
+    Reserved as well are the histories' feeds, and a table's name followed by `__`.
     """
     taken = {table.storage for table in tables} | {table.history for table in tables}
     taken |= {fact.name for fact in facts} | BOOKKEEPING

@@ -15,7 +15,7 @@ from sluice.errors import WrongUsage
 
 
 class Status(str, Enum):
-    """The result of a check; docs/quality.md says what each means."""
+    """The result of a check; see docs/quality.md."""
 
     PASS = "pass"  # noqa: S105
     WARN = "warn"
@@ -26,7 +26,7 @@ class Status(str, Enum):
         return self.value
 
 
-# What a mark says -> what a difference is; None where nobody is to be told.
+# Severity in a mark -> status of a difference; None for off.
 _SEVERITIES = {"off": None, "warn": Status.WARN, "fail": Status.FAIL}
 
 

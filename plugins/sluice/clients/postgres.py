@@ -21,7 +21,7 @@ from sluice.settings import PostgresSettings
 
 APPLICATION = "sluice"  # application_name of Sluice's sessions
 HEARTBEAT_PREFIX = "sluice-heartbeat"
-# SQL of the timeline, eight hexadecimal digits; an error in recovery. LSNs of two do not compare.
+# SQL of the timeline, eight hexadecimal digits; an error in recovery. LSNs compare only within one.
 TIMELINE = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 # A server's refusal of a session, and the refusals that pass by themselves.
 _REFUSAL = re.compile(r"FATAL:\s+(.*)")

@@ -64,7 +64,7 @@ class Outcomes:
         return _Turn(self.troubles, name)
 
     def sound(self, items: Iterable[N]) -> list[N]:
-        """The tables or facts that have no error so far."""
+        """Return the tables or facts without an error so far."""
         return [item for item in items if item.name not in self.troubles]
 
     def require(self, done: Iterable[str] = ()) -> None:

@@ -1,6 +1,6 @@
-"""The generated statements of a fact and of its rollups.
+"""The generated statements of a fact and its rollups.
 
-A full rebuild fills in `{fact:Identifier}` with a shadow table, any other with the fact's own.
+A full rebuild binds `{fact:Identifier}` to a shadow table, an incremental one to the fact's table.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ class RollupStatements:
     """The statements of one rollup.
 
     Attributes:
-        table, distributed: create what holds the sums; a Distributed table on a cluster alone.
-        noted, noted_by: create the table of noted groups, and alter one of an older form.
-        change: creates the session's own table of what a rebuild changes in each group.
-        note, announce: note those groups, or that all of them are about to be summed.
-        read: adds the sums that are there to what changes.
-        unsettled: whether adding could go wrong.
-        add: writes the sums with what changes in them.
-        sum_touched, sum_all, sum_filled: sum noted groups, all, and all of rows without versions.
+        table, distributed: create the table of the sums; a Distributed table only on a cluster.
+        noted, noted_by: create the table of noted groups, and upgrade one of an older version.
+        view: creates the view for queries.
+        change: creates the temporary table of a rebuild's changes to each group.
+        note, announce: note those groups, or that all groups are about to be summed.
+        read: inserts the present sums beside the changes.
+        unsettled: returns whether adding is unsafe.
+        add: writes the sums with the changes added.
+        sum_touched, sum_all, sum_filled: sum noted groups, all groups, and all of a shadow table.
     """
 
     table: str
@@ -45,19 +46,20 @@ class FactStatements:
     """The statements of one fact.
 
     Attributes:
-        fact, fact_distributed: create what holds its rows; a Distributed table on a cluster alone.
-        touched: creates the session's own table of keys to be recomputed.
+        fact, fact_distributed: create the table of its rows; a Distributed table only on a cluster.
+        view: creates the view for queries.
+        touched: creates the temporary table of keys to recompute.
         touched_by_fact, touched_by, touched_by_date: fill it by changes of the fact's own table, of
-            a dimension's, by its prefix, or by days; None for days where the fact has no date.
-        all_ranges, touched_ranges: the first key of each range of all keys, or of touched ones.
-        stage_range, stage_touched, stage: stage a range's rows, of them the touched ones, and the
-            rows of a dimension that they lead to, by its prefix.
-        join, join_tombstones, insert_joined: join what is staged, add the keys that are gone, and
-            write it into the fact.
-        insert_range: joins and writes a range of a shadow table at once.
-        checksum_source, checksum_fact, checksum_filled: rows and checksum of the fact's own table,
-            of the fact, and of a fact without versions.
-        rollups: by name.
+            a dimension (by prefix), or by days; None without a date.
+        all_ranges, touched_ranges: return the first key of each range of all or touched keys.
+        stage_range, stage_touched, stage: stage a range's rows, its touched rows, and the rows of a
+            dimension (by prefix) that they refer to.
+        join, join_tombstones, insert_joined: join the staged rows, add delete markers of missing
+            keys, and write both into the fact.
+        insert_range: joins and writes a range of a shadow table.
+        checksum_source, checksum_fact, checksum_filled: return row count and checksum of the fact's
+            own table, of the fact, and of a shadow table.
+        rollups: name -> statements.
     """
 
     fact: str
@@ -82,9 +84,9 @@ class FactStatements:
     rollups: Mapping[str, RollupStatements]
 
     def named(self) -> Iterator[tuple[str, str]]:
-        """Each statement with a name for people, in the order in which a rebuild runs them.
+        """Yield (display name, statement), in the order in which a rebuild runs them.
 
-        Two may have one name, where a dimension or a rollup is called like a step.
+        A name may occur twice, where a dimension or a rollup is named like a step.
         """
         for field in fields(self):
             value = getattr(self, field.name)
@@ -99,7 +101,7 @@ class FactStatements:
                 yield from _named(field.name, value)
 
     def texts(self) -> list[str]:
-        """Every statement."""
+        """Return all statements."""
         return [text for _, text in self.named()]
 
 
