@@ -68,7 +68,7 @@ def in_memory() -> Subject:
         produce=lambda value, key: log.produce("cdc.one", value, key),
         committed=lambda: log.committed["cdc.one"],
         dead_letters=lambda: [(r.record.key, r.record.value) for _, r in log.dead_letters],
-        make_again=lambda: log.make_again("cdc.one"),
+        make_again=lambda: log.recreate("cdc.one"),
     )
 
 

@@ -71,9 +71,9 @@ def test_a_missing_state_table_is_named(services: Settings, catalog: Catalog) ->
 def test_everything_that_init_makes_is_looked_for(services: Settings, catalog: Catalog) -> None:
     looked_for = {f"cdc.{name}" for name in warehouse.state_tables()}
     for table in catalog.tables:
-        looked_for |= warehouse.made_of_table(table, services.clickhouse.cluster)
+        looked_for |= warehouse.relations_of_table(table, services.clickhouse.cluster)
     for fact in catalog.facts:
-        looked_for |= warehouse.made_of_fact(fact, services.clickhouse.cluster)
+        looked_for |= warehouse.relations_of_fact(fact, services.clickhouse.cluster)
     with closing(ClickHouse(services.clickhouse)) as clickhouse:
         warehouse.create_warehouse(clickhouse, catalog)
         relations = "SELECT concat(database, '.', name) FROM system.tables"
@@ -306,7 +306,7 @@ def test_a_broker_that_does_not_tell_its_retention_is_no_fault(
     """The embedded broker tells only what was set, and nothing was."""
     with topic(services, catalog, {}) as (name, found):
         (untold,) = [one for one in found if one.check == f"retention of {name}"]
-    assert (untold.ok, untold.found) == (True, "cannot be read: the broker does not tell it")
+    assert (untold.ok, untold.found) == (True, "unknown: the broker does not report it")
 
 
 def test_the_brokers_epoch_is_kept_for_ever(services: Settings, catalog: Catalog) -> None:

@@ -133,7 +133,7 @@ def test_a_fact_is_not_rolled_back_to_an_older_form(
         wiring.initialise(made.settings)
         made.settle()
         before = made.rows("SELECT * FROM olap.fact_crossing")
-        with pytest.raises(WrongUsage, match="fact_crossing__kept is of an older form"):
+        with pytest.raises(WrongUsage, match="fact_crossing__kept differs from the models"):
             wiring.rollback(made.settings, "fact_crossing")
         assert made.rows("SELECT * FROM olap.fact_crossing") == before
 
@@ -151,7 +151,7 @@ def test_a_rollup_that_left_the_models_or_was_dropped_does_not_answer_with_old_s
         assert made.rows("SELECT * FROM olap.crossings_by_ferry") == [("Aida", 1, 5)]
         made.take([NAME], [NARROW])
         lines = wiring.initialise(made.settings)
-        assert lines[0] == "olap.crossings_by_ferry: dropped, the models have it no longer"
+        assert lines[0] == "olap.crossings_by_ferry: dropped, it is no longer in the models"
         assert made.rows("SELECT name FROM system.tables WHERE name LIKE 'crossings_by%'") == []
         assert wiring.initialise(made.settings) == []
 

@@ -147,7 +147,7 @@ class Shore:
         if statement:
             self.postgres(statement[1])
             return
-        orders = remedy.replace("Where the models are wrong run: make generate, sluice init", "")
+        orders = remedy.replace("If the models are wrong, run: make generate, sluice init", "")
         for order in re.findall(
             r"(?<!see: )sluice ((?:init|drain|resync|rebuild)[^;,\n]*)", orders
         ):
@@ -284,7 +284,7 @@ def on_clickhouse(sql: str) -> Callable[[Shore], None]:
 
 KINDS = {
     "poisoned": Kind(cause=poison, told="200 of 20. events are invalid", drain=4, repair=4),
-    "gap": Kind(cause=made_again, told="was deleted and made again", drain=4),
+    "gap": Kind(cause=made_again, told="was deleted and recreated", drain=4),
     "differs": Kind(
         cause=on_clickhouse("ALTER TABLE cdc.dim_bird ADD COLUMN odd Nullable(String)"),
         told="cdc.dim_bird differs from the model",

@@ -170,7 +170,7 @@ def test_one_command_closes_a_gap_and_what_was_lost_beside_it(
         connection.execute(text("UPDATE customers SET city = 'Ulm' WHERE id % 3 = 0"))
     done = list(wiring.repair(services))
     told = [line for line in done if line.startswith("customers: ")]
-    assert "cdc.customers was deleted and made again" in told[0]
+    assert "cdc.customers was deleted and recreated" in told[0]
     assert "(all rows)" not in told[1]
     assert any("(3 keys), 1 deleted" in line for line in done), done
     assert_fact_equals_join(services, engine)

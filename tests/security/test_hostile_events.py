@@ -200,7 +200,7 @@ def test_a_message_that_unpacks_to_72_megabytes_is_one_small_dead_letter(
     )
     assert report.replayed == 0
     ((_, reason),) = report.rejected
-    assert "head and tail alone are kept; run: sluice resync products" in reason
+    assert "bytes are kept; run: sluice resync products" in reason
     (shown,) = json.loads(
         run(services, "dead-letters", "show", "--json", "--where", f"offset={newest.offset}").stdout
     )["dead_letters"]
@@ -247,7 +247,7 @@ def test_what_cannot_be_unpacked_is_passed_by_the_named_command_and_told_until_a
     for wrong in (at - 1, at + 1, at + 15, 1 << 40):
         refused = run(services, "drain", TABLE, "--skip", str(wrong))
         assert isinstance(refused.exception, WrongUsage)
-        assert f"the drain stands at offset {at}" in str(refused.exception)
+        assert f"the drain is at offset {at}" in str(refused.exception)
     assert standing(services) == at
     assert check(services, "caught_up").repair == remedy
     done = run(services, *first.split())

@@ -334,7 +334,7 @@ def test_a_full_rebuild_shows_its_progress(pipeline: Pipeline) -> None:
     rows = pipeline.rebuild(progress=lines.append).run(full=True).rows
     *ranges, merging = lines
     assert ranges[-1].startswith(f"{FACT.name}: range {len(ranges)} of {len(ranges)}, {rows} rows")
-    assert merging == f"{FACT.name}: readers have it; merging its parts"
+    assert merging == f"{FACT.name}: available to readers; merging its parts"
 
 
 def test_a_full_rebuild_merges_what_it_filled_when_readers_have_it_and_not_before(
@@ -373,7 +373,7 @@ def test_a_full_rebuild_that_cannot_merge_is_done_all_the_same(pipeline: Pipelin
         assert pipeline.rebuild(progress=lines.append).run(full=True).mode == "full"
     finally:
         pipeline.clickhouse.execute("SYSTEM START MERGES")
-    assert "left to the night's maintenance" in lines[-1]
+    assert "left to the nightly maintenance" in lines[-1]
     pipeline.require_equal()
 
 

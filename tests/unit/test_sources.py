@@ -108,7 +108,7 @@ def test_events_of_another_source_are_dead_letters_until_that_step(
 def test_events_that_are_not_drained_keep_the_source() -> None:
     log, store, drain = started()
     log.produce(TABLE.topic, relayed(1, (1, "a")))
-    with pytest.raises(NotReady, match="not drained"):
+    with pytest.raises(NotReady, match="undrained events"):
         drain.change_source(TABLE, "connect")
     assert store.checkpoint("products") is None
 

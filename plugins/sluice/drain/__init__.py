@@ -1,1 +1,1 @@
-"""From the topics to the source tables in ClickHouse."""
+"""Drains topics into the current state in ClickHouse."""

@@ -1,4 +1,4 @@
-"""Events on the topics that are not drained."""
+"""The backlog of each table: events on its topic that are not drained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sluice.drain.clickhouse_store import ClickHouseStore
 
 
 def pending_events(catalog: Catalog, clickhouse: ClickHouse, topics: Topics) -> dict[str, int]:
-    """Source table -> events on its topic that are not drained."""
+    """Return the number of undrained events by source table."""
     store, epoch = ClickHouseStore(clickhouse), topics.epoch()
     ends = topics.ends([table.topic for table in catalog.tables])
     pending = {}

@@ -1,4 +1,4 @@
-"""A decoded chunk as columns of the current state."""
+"""Converts a decoded chunk to columns of the current state."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sluice.drain.decoder import Decoded
 from sluice.drain.fast_decoder import Columns, below
 from sluice.events.event import FullRow, Key, KeyDeleted
 
-# Where the machine columns stand, from the end; see StateStore.append.
+# Indexes of the machine columns, from the end; see StateStore.append.
 _VERSION, _DELETED, _SEQ = -4, -3, -2
 
 
 def rows_of(table: Table, columns: Columns, keys: Collection[Key]) -> list[FullRow | KeyDeleted]:
-    """The rows of these keys as changes."""
+    """Return the rows with these keys as changes."""
     if not columns:
         return []
     places = [at for at, column in enumerate(table.columns) if column.primary_key]
-    found: list[FullRow | KeyDeleted] = []
+    changes: list[FullRow | KeyDeleted] = []
     for at, key in enumerate(zip(*(columns[place] for place in places), strict=True)):
         if key in keys:
             *values, version, deleted, seq, committed_at = (column[at] for column in columns)
@@ -28,19 +28,19 @@ def rows_of(table: Table, columns: Columns, keys: Collection[Key]) -> list[FullR
             change = (
                 KeyDeleted(key=key, **place) if deleted else FullRow(values=tuple(values), **place)
             )
-            found.append(change)
-    return found
+            changes.append(change)
+    return changes
 
 
 def joined(columns: Columns, rows: list[tuple[Any, ...]]) -> Columns:
-    """The columns with these rows below."""
+    """Return the columns extended by rows."""
     if not rows:
         return columns
     return below([*map(list, columns)], [*map(list, zip(*rows, strict=True))])
 
 
 def mark_truncated(columns: Columns, truncated: int) -> None:
-    """Rows that a truncation came after are gone, however late they arrive."""
+    """Mark rows older than a truncation as deleted, however late they arrive."""
     versions = columns[_VERSION]
     if min(versions) < truncated:
         pairs = zip(columns[_DELETED], versions, strict=True)
@@ -48,7 +48,7 @@ def mark_truncated(columns: Columns, truncated: int) -> None:
 
 
 def renumbered(decoded: Decoded, seq: int) -> Decoded:
-    """The same with one `_seq` for all of it."""
+    """Return the chunk with one `_seq` for all its rows and changes."""
     rows = list(decoded.rows)
     if rows:
         rows[_SEQ] = [seq] * len(rows[_SEQ])

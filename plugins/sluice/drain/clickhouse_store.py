@@ -1,4 +1,4 @@
-"""Current state and checkpoints in ClickHouse."""
+"""Implements the state store on ClickHouse: current state, checkpoints, dead letters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sluice.warehouse.key_ranges import DEEP_CHECK, RESUMED_SECONDS
 _FIELDS = tuple(field.name for field in fields(Checkpoint))
 _LISTED = ", ".join(_FIELDS)
 
-# Inserts only where the generation follows the present one: with the read that comes after, a
-# compare-and-swap as good as ClickHouse gives. Two writers in the same instant both insert; the
-# read then names one winner for both.
+# Inserts only if the generation follows the current one. Together with the read afterwards this is
+# ClickHouse's closest to compare-and-swap: two concurrent writers may both insert, and the read
+# then names the same winner to both.
 _ADVANCE = f"""
 INSERT INTO cdc.checkpoints ({_LISTED})
 SELECT {{source_table:String}}, {{generation:UInt64}}, {{writer:String}}, {{source:String}},
@@ -40,7 +40,7 @@ WHERE source_table = {table:String} AND offset >= {offset:UInt64} AND state = 'o
     AND position(value, {operation:String}) > 0 AND position(value, {place:String}) > 0
 GROUP BY reason ORDER BY count() DESC
 """
-# Runs that have ranges left.
+# Runs with open ranges.
 _RESYNCING = """
 SELECT run FROM (
     SELECT run, max(state) AS newest, argMin(selection, state) AS asked, max(noted_at) AS at
@@ -51,7 +51,7 @@ GROUP BY run HAVING countIf(newest = 'open') > 0
     AND max(at) > now64(3) - toIntervalSecond({seconds:UInt32})
 LIMIT 1
 """
-# Their metadata alone: a value may have a megabyte. One that was cut is no JSON; its head has them.
+# Only their metadata, since a value may have a megabyte. A cut value is not JSON; its head has it.
 _OPEN_REJECTS = """
 SELECT broker_epoch, epoch, offset, hex(key), hex(
     if(
@@ -131,11 +131,11 @@ class ClickHouseStore:
             f" ORDER BY _version DESC LIMIT 1 BY {names}",
             external=[external_table("wanted", structure, list(set(keys)))],
         )
-        found = {}
+        newest = {}
         for row in rows:
             version, deleted = row[width : width + 2]
-            found[_key_of(table, row[:width])] = (version, None if deleted else row[width + 2 :])
-        return found
+            newest[_key_of(table, row[:width])] = (version, None if deleted else row[width + 2 :])
+        return newest
 
     def reject(
         self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
@@ -192,10 +192,10 @@ class ClickHouseStore:
 
     def resyncing(self, table: str) -> bool:
         """See ports.StateStore."""
-        found = self._clickhouse.execute(
+        runs = self._clickhouse.execute(
             _RESYNCING, table=table, deep=DEEP_CHECK, seconds=RESUMED_SECONDS
         )
-        return bool(found)
+        return bool(runs)
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
         """See ports.StateStore."""
@@ -214,16 +214,16 @@ class ClickHouseStore:
         )
 
 
-def _key_of(table: Table, found: Sequence[Any]) -> Key:
-    """A key as it was asked for: the driver gives bytes that happen to be UTF-8 as text."""
+def _key_of(table: Table, values: Sequence[Any]) -> Key:
+    """Return a key in its original types: the driver returns bytes that are UTF-8 as text."""
     return tuple(
         part.encode() if column.type.zero == b"" and isinstance(part, str) else part
-        for column, part in zip(table.key, found, strict=True)
+        for column, part in zip(table.key, values, strict=True)
     )
 
 
 def _travelling(table: Table) -> list[Travelling]:
-    """The columns that `append` is given."""
+    """Return the columns that `append` inserts."""
     own = [
         Travelling(
             name=column.name,

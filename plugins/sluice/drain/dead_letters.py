@@ -1,8 +1,8 @@
-"""Rejected events as they are kept, chosen by conditions, and put in once the model takes them.
+"""Selects, replays and dismisses dead letters.
 
-A replayed event goes in at its original position, so what is newer wins and a second replay
-changes nothing. It stays among the dead letters, marked, and is not counted as open any more. So do
-those whose row came right by itself (see resolution.py), and those that a person dismisses.
+A replayed event keeps its original position, so newer changes win and a second replay changes
+nothing. Replayed, resolved (see resolution.py) and dismissed dead letters are kept with their
+state and no longer count as open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SIGNS = {
     **dict.fromkeys(_TEXTS, ("=", "!=", "~")),
     **dict.fromkeys(_ORDERED, (">=", "<=", "!=", "=", ">", "<")),
 }
-_AT_ONCE = 10_000
+_BATCH = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +35,11 @@ class DeadLetter:
     """A rejected event.
 
     Attributes:
-        state: `open`, `resolved`, `replayed` or `dismissed`; since the time of that name.
+        state: `open`, `resolved`, `replayed` or `dismissed`.
         broker_epoch: the broker incarnation that `offset` belongs to.
-        epoch: the epoch of positions at the time.
-        schema_version: of the schema that rejected it.
-        size, sha256: of the value as it came, of which a large one's head and tail are kept.
+        epoch: the epoch of positions at the time of rejection.
+        schema_version: the version of the schema that rejected the event.
+        size, sha256: bytes and hash of the whole value; only head and tail of a large one are kept.
     """
 
     source_table: str
@@ -60,13 +60,13 @@ class DeadLetter:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the value is kept."""
+        """Whether the complete value is kept."""
         return self.size <= len(self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What a dead letter has to be, as a query's text with `{p:...}` for the value."""
+    """A condition on dead letters: SQL text with `{p:...}` in place of the value."""
 
     text: str
     value: Any
@@ -74,8 +74,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport:
-    """What a replay of one table's dead letters did; `rejected` is offset and reason of each
-    event that is still invalid.
+    """The result of a replay of one table's dead letters.
+
+    Attributes:
+        rejected: offset and reason of each event that is still invalid.
     """
 
     table: str
@@ -83,7 +85,7 @@ class ReplayReport:
     rejected: tuple[tuple[int, str], ...]
 
     def sentence(self) -> str:
-        """The replay in one line."""
+        """Return the result as one line."""
         text = f"{self.table}: {self.replayed} dead letters replayed"
         if not self.rejected:
             return text
@@ -92,13 +94,13 @@ class ReplayReport:
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition such as `offset>=100`, `reason~price` (contains) or `rejected_at<2026-01-31`.
+    """Parse a condition: `offset>=100`, `reason~price` (contains), `rejected_at<2026-01-31`.
 
     Raises:
-        WrongUsage: it is not one.
+        WrongUsage: the text is not a condition.
     """
-    found = _CONDITION.fullmatch(text)
-    name, sign, value = found.groups() if found else ("", "", "")
+    match = _CONDITION.fullmatch(text)
+    name, sign, value = match.groups() if match else ("", "", "")
     if sign not in _SIGNS.get(name, ()):
         raise WrongUsage(
             f"{text!r} is not a condition on dead letters",
@@ -135,37 +137,38 @@ def _milliseconds(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetters:
-    """The dead letters in ClickHouse."""
+    """Reads and marks the dead letters in ClickHouse."""
 
     clickhouse: ClickHouse
 
     def newest(
         self, table: str, conditions: Sequence[Condition], *, every: bool, limit: int
     ) -> list[DeadLetter]:
-        """The newest that meet all conditions, of all tables when `table` is empty.
+        """Return the newest dead letters that meet all conditions.
 
         Args:
-            every: whether those that are not open are wanted as well.
+            table: the source table; empty for all tables.
+            every: whether to include those that are not open.
         """
         open_only = [] if every else [_OPEN]
         order = "rejected_at DESC, source_table, offset DESC"
         return self._select(table, [*open_only, *conditions], order, limit)
 
     def open(self, table: str, conditions: Sequence[Condition]) -> Iterator[list[DeadLetter]]:
-        """Those of a table that are open, some thousands at a time, by position."""
+        """Yield batches of a table's open dead letters that meet all conditions, by position."""
         last: DeadLetter | None = None
         while True:
             after = [] if last is None else [_after(last)]
-            found = self._select(
-                table, [_OPEN, *after, *conditions], "broker_epoch, offset", _AT_ONCE
+            batch = self._select(
+                table, [_OPEN, *after, *conditions], "broker_epoch, offset", _BATCH
             )
-            if not found:
+            if not batch:
                 return
-            yield found
-            last = found[-1]
+            yield batch
+            last = batch[-1]
 
     def mark(self, letters: Sequence[DeadLetter], state: str = "replayed") -> None:
-        """Note that these were replayed or dismissed; all of one table and one broker epoch."""
+        """Mark dead letters of one table and one broker epoch as replayed or dismissed."""
         if letters:
             self.clickhouse.execute(
                 f"INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS {state}_at)"
@@ -177,9 +180,9 @@ class DeadLetters:
             )
 
     def dismiss(self, table: str, conditions: Sequence[Condition], *, reason: str) -> int:
-        """Close the open letters of a table that meet all conditions; how many there were.
+        """Dismiss the open dead letters of a table that meet all conditions; return their number.
 
-        Before it is marked each gets a row in `cdc.dead_letter_dismissals`, with who and why.
+        Person and reason are recorded in `cdc.dead_letter_dismissals` before the mark is set.
         """
         dismissed = 0
         for batch in self.open(table, conditions):
@@ -230,10 +233,8 @@ _OPEN = Condition(text="state = {p:String}", value="open")
 
 
 def _after(letter: DeadLetter) -> Condition:
-    place = f"{letter.offset}"
-    return Condition(
-        text=f"(broker_epoch, offset) > ({{p:String}}, {place})", value=letter.broker_epoch
-    )
+    text = f"(broker_epoch, offset) > ({{p:String}}, {letter.offset})"
+    return Condition(text=text, value=letter.broker_epoch)
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
@@ -261,26 +262,26 @@ def _letter(row: tuple[Any, ...]) -> DeadLetter:
 def replay(
     letters: DeadLetters, drain: Drain, decoder: Decoder, conditions: Sequence[Condition]
 ) -> ReplayReport:
-    """Put a table's open dead letters in, and mark those that its schema takes now.
+    """Replay a table's open dead letters, and mark those that its schema accepts now.
 
     Raises:
-        StaleCheckpoint: drains advanced the table all the while; nothing is lost.
+        StaleCheckpoint: other drains kept advancing the table; nothing is lost.
     """
     replayed, rejected = 0, []
     for batch in letters.open(decoder.table.name, conditions):
         for (_, epoch), group in groupby(batch, lambda letter: (letter.broker_epoch, letter.epoch)):
             chosen = list(group)
-            invalid = _put_in(drain, decoder, chosen, epoch)
+            invalid = _replay_group(drain, decoder, chosen, epoch)
             letters.mark([letter for letter in chosen if letter.offset not in invalid])
             replayed += len(chosen) - len(invalid)
             rejected += sorted(invalid.items())
     return ReplayReport(table=decoder.table.name, replayed=replayed, rejected=tuple(rejected))
 
 
-def _put_in(
+def _replay_group(
     drain: Drain, decoder: Decoder, letters: Sequence[DeadLetter], epoch: int
 ) -> dict[int, str]:
-    """Offset -> reason of those that are still invalid."""
+    """Replay dead letters of one epoch; return offset -> reason of those still invalid."""
     records = [
         Record(offset=letter.offset, key=letter.key, value=letter.value)
         for letter in letters
@@ -288,7 +289,7 @@ def _put_in(
     ]
     rejects = until_done(lambda: drain.replay(decoder, records, epoch)) if records else []
     cut = {
-        letter.offset: f"of its {letter.size} bytes head and tail alone are kept;"
+        letter.offset: f"only head and tail of its {letter.size} bytes are kept;"
         f" run: sluice resync {decoder.table.name}"
         for letter in letters
         if not letter.whole

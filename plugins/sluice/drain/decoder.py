@@ -1,8 +1,8 @@
-"""Records to validated changes, or to rejects with a reason.
+"""Decodes records to validated changes, or to rejects with a reason.
 
-Validation is Pydantic's on the generated event schema, strict. Columns that the models lack are
-left out of rows. What does not fit its ClickHouse column is a reject as well, because the driver
-would alter it silently.
+Pydantic validates strictly against the generated event schema. Columns that the models lack are
+dropped. A value that its ClickHouse column cannot hold is rejected, because the driver would
+alter it silently.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _DELETE = (
     '{{"metadata":{{"source":"relay","table":"","operation":"delete","lsn":null,'
     '"commit_ts_ms":null}},"payload":{},"before":null}}'
 )
-# Enough to see what is wrong, too little to carry a row into logs.
+# Characters: enough to diagnose, too few to carry a row into logs.
 _REASON_LENGTH = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What a chunk of records turned out to be.
+    """A decoded chunk of records.
 
     Attributes:
-        rows: what plain events say, as StateStore.append takes it; or nothing.
-        changes: everything else, in the records' order. Versions order all of it.
+        rows: the plain events, as columns for StateStore.append; may be empty.
+        changes: all other changes, in the records' order. Versions order both.
     """
 
     rows: Columns
@@ -99,7 +99,7 @@ class Decoder:
         source: str = "",
         horizon: Horizon = UNBOUNDED,
     ) -> Decoded:
-        """Validate records; see Origin."""
+        """Validate records; the arguments are those of Origin."""
         origin = Origin(epoch=epoch, base_seq=base_seq, source=source, horizon=horizon)
         plain = self._plain.read(records, origin)
         changes: list[Change] = []
@@ -116,14 +116,14 @@ class Decoder:
         return Decoded(rows=plain.rows, changes=changes, rejects=rejects)
 
     def place(self, key: bytes, metadata: bytes, offset: int, epoch: int) -> tuple[Key, int] | None:
-        """The key and the version of an event whose row need not be valid.
+        """Return key and version of an event whose row may be invalid.
 
         Args:
             key, metadata: of the event, as JSON.
-            epoch: of positions, when the event came.
+            epoch: the epoch of positions when the event arrived.
 
         Returns:
-            None where key or metadata are not valid themselves.
+            None where key or metadata are invalid themselves.
         """
         try:
             event = {"metadata": {**json.loads(metadata), "operation": DELETE}, "before": None}
@@ -137,34 +137,34 @@ class Decoder:
         return change.key, change.version
 
     def key(self, text: bytes) -> Key | None:
-        """The key that a message's key says; None where it cannot be stored."""
+        """Return the row key in a message's key; None where it cannot be stored."""
         with suppress(ValidationError, Rejected):
             event = self._validate(_DELETE.format(text.decode(errors="replace")))
             return self._key_of(event["payload"])
         return None
 
     def _event(self, value: bytes) -> Any:
-        """The validated event, its rows without the columns that the models lack.
+        """Return the validated event, its rows without columns that the models lack.
 
-        A row that has such a column and lacks one of the models is not filled with NULL: the
-        column may have been renamed, and its value is the one that was there before.
+        A row that has an unknown column and lacks a known one is not filled with NULL: the column
+        may have been renamed, so the previous value stays.
         """
         try:
             return self._validate(value)
         except ValidationError:
             envelope = _envelope(value)
-            if envelope is None or not self._strangers(envelope.payload, envelope.before):
+            if envelope is None or not self._has_unknown(envelope.payload, envelope.before):
                 raise
         rows = [
             row and {name: text for name, text in row.items() if name in self._known}
             for row in (envelope.payload, envelope.before)
         ]
         event = self._validate(msgspec.json.encode(_Envelope(envelope.metadata, *rows)))
-        if self._strangers(envelope.payload):
+        if self._has_unknown(envelope.payload):
             event["payload"] = {**self._unchanged, **event["payload"]}
         return event
 
-    def _strangers(self, *rows: Mapping[str, Any] | None) -> bool:
+    def _has_unknown(self, *rows: Mapping[str, Any] | None) -> bool:
         return any(row.keys() - self._known for row in rows if row)
 
     def _changes(
@@ -174,7 +174,7 @@ class Decoder:
         if metadata["table"] != self.table.name:
             raise Rejected(f"the event is of table {metadata['table']!r}")
         if not 0 <= (metadata["commit_ts_ms"] or 0) < TOO_LATE:
-            raise Rejected("metadata.commit_ts_ms is no time")
+            raise Rejected("metadata.commit_ts_ms is out of range")
         place = {
             "version": _version(metadata, record.offset, origin),
             "seq": origin.base_seq + record.offset + 1,
@@ -213,7 +213,7 @@ class Decoder:
         return _fitted(self._key(row), self._key_fits)
 
     def _stored(self, payload: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """The row's values; None when it lacks a column that Postgres did not fill with NULL."""
+        """Return the row's values; None when a column is missing that is not NULL by default."""
         try:
             values = self._values(payload)
         except KeyError:
@@ -224,7 +224,7 @@ class Decoder:
 
 
 class _Envelope(msgspec.Struct):
-    """An event whose values are not read."""
+    """An event whose values are not parsed."""
 
     metadata: msgspec.Raw
     payload: dict[str, msgspec.Raw] | None
@@ -232,15 +232,15 @@ class _Envelope(msgspec.Struct):
 
 
 def _envelope(value: bytes) -> _Envelope | None:
-    """The event; None where it has not the form of one."""
+    """Return the event; None where the value does not have the form of an event."""
     with suppress(ValueError, RecursionError):
-        value.decode()  # msgspec does not look into values that it does not read
+        value.decode()  # msgspec does not validate what it leaves raw
         return msgspec.json.decode(value, type=_Envelope)
     return None
 
 
 def _text(value: Any, stored: Any) -> str:
-    """A part of a key as PostgreSQL reads it."""
+    """Return a part of a key as PostgreSQL reads it."""
     return f"\\x{stored.hex()}" if isinstance(stored, bytes) else str(value)
 
 
@@ -256,7 +256,7 @@ def _fits(columns: Sequence[Column]) -> list[Fit]:
 
 
 def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
-    """The values as the driver stores them unaltered; Rejected where one does not fit."""
+    """Return the values as the driver stores them unaltered; raise Rejected where one cannot be."""
     if not fits:
         return values
     fitted = list(values)
@@ -273,12 +273,12 @@ def _fitted(values: tuple[Any, ...], fits: list[Fit]) -> tuple[Any, ...]:
 
 
 def _version(metadata: Mapping[str, Any], offset: int, origin: Origin) -> int:
-    """The relay's commit LSN and ordinal; of Connect the place in the topic, or a fence there."""
+    """Return the version: the relay's commit LSN and ordinal, or Connect's offset or fence."""
     source, ordinal = metadata["source"], metadata.get("ordinal")
     if origin.source not in {"", source}:
         raise Rejected(
             f"metadata.source is {source}, but the changes of this table come from {origin.source};"
-            f" to change that see: sluice source {source}"
+            f" to change the source see: sluice source {source}"
         )
     if source != RELAY:
         return _version_by_offset(metadata.get("fence"), ordinal, offset, origin.epoch)
@@ -291,7 +291,7 @@ def _version(metadata: Mapping[str, Any], offset: int, origin: Origin) -> int:
 
 
 def _version_by_offset(fence: int | None, ordinal: int | None, offset: int, epoch: int) -> int:
-    """The place on the topic; of a resync's row the fence, which the topic had passed already."""
+    """Return a version by offset; that of a resynced row is its fence, an earlier offset."""
     if fence is None:
         return pack(epoch, offset, 0)
     if not 0 <= fence <= offset:

@@ -1,8 +1,8 @@
-"""The drain: a closed range of a table's topic into its current state, then a checkpoint.
+"""Drains a closed range of a table's topic into its current state, then writes a checkpoint.
 
-Every effect can be repeated: rows carry the version of their change, so reading a range again
-writes the same rows again. Only the checkpoint moves progress, and it is written last. Two
-drains of one table at once are harmless; the slower one is told so (StaleCheckpoint).
+Every effect is idempotent: rows carry the version of their change, so a range that is read twice
+writes the same rows. Only the checkpoint moves progress, and it is written last. Two concurrent
+drains of one table are harmless; the slower one raises StaleCheckpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from sluice.execution.progress import Pace
 
 log = logging.getLogger(__name__)
 
-# What `Drain.reached` is told, in the order of the effects before them.
+# Failpoints passed to `Drain.reached`, each after the effect it names, in order.
 POINTS = (
     "chunk read",
     "rows written",
@@ -54,26 +54,25 @@ POINTS = (
     "rejects kept",
     "dead letters published",
     "checkpoint written",
-    "group told",
+    "offset committed",
     "run recorded",
 )
-# Waits before an insert that ClickHouse refuses is tried again, seconds: merges and other
-# queries' memory need some; a minute's task has no more.
+# Seconds between attempts of an insert that ClickHouse refuses: enough for merges and memory of
+# other queries, short enough for a task that runs every minute.
 _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-_SMALLEST = 1_000  # rows; an insert of so few is not split any more
-# Fewer rejects than this are dead letters whatever their share.
+_SMALLEST = 1_000  # rows; an insert of this size or below is not split
+# Fewer rejects than this become dead letters whatever their share.
 FEW_REJECTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored:
-    """What became of a chunk.
+    """The result of storing a chunk.
 
     Attributes:
         unresolved: rows that could not be completed.
-        truncated: the newest truncation.
-        committed_at: when the newest change that was stored was committed, ms since 1970; 0 where
-            none was, or none says.
+        truncated: the version of the newest truncation.
+        committed_at: commit time of the newest stored change, ms since 1970; 0 where unknown.
     """
 
     unresolved: list[Reject]
@@ -86,10 +85,10 @@ class Drain(Resumption):
     """Drains tables from a change log into a state store, within limits.
 
     Attributes:
-        reread: asked for rows that their event has not whole; without it those are dead letters.
-        pass_rejects: let invalid events go to the dead letters, however many they are.
-        wal_end: asks for the end of PostgreSQL's WAL; without it positions have no bound.
-        announced: names the change source of a table whose checkpoint names none.
+        reread: reads rows whose event is incomplete; without it such events are dead letters.
+        pass_rejects: whether to accept any number of invalid events as dead letters.
+        wal_end: returns the end of PostgreSQL's WAL; without it positions have no bound.
+        announced: returns the change source for a table whose checkpoint names none.
         reached: called with each of POINTS as it is passed.
     """
 
@@ -104,7 +103,7 @@ class Drain(Resumption):
 
         Raises:
             StaleCheckpoint: another drain advanced this table; nothing is lost.
-            TopicGap, TopicPartitioned, PoisonedTopic: a person decides.
+            TopicGap, TopicPartitioned, PoisonedTopic: a person has to decide.
             Unreachable, NotReady: the same call may succeed later.
         """
         table, started = decoder.table, time.monotonic()
@@ -159,35 +158,35 @@ class Drain(Resumption):
         if events:
             self.store.record(report, checkpoint.broker_epoch)
             self.reached("run recorded")
-        elif checkpoint.next_offset:  # a drain may have been killed before it told the group
+        elif checkpoint.next_offset:  # a drain may have been killed before it committed the offset
             self.changes.commit(table.topic, checkpoint.next_offset)
         resolve(self.store, decoder, checkpoint.truncated)
         return report
 
     def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:
-        """Put records that were rejected in at their original positions.
+        """Store rejected records at their original positions.
 
         Args:
             records: in the order of their offsets.
             epoch: the epoch of positions when they were rejected.
 
         Returns:
-            Those that are still invalid.
+            The records that are still invalid.
 
         Raises:
-            StaleCheckpoint: a drain advanced this table meanwhile; do it again.
+            StaleCheckpoint: a drain advanced this table meanwhile; repeat the call.
         """
         table = decoder.table
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        of_now = epoch == present.epoch  # of another source they may be in epochs before
+        current = epoch == present.epoch  # records of an earlier epoch may be of another source
         decoded = decoder.decode(
             records,
             epoch=epoch,
             base_seq=0,
-            source=present.source if of_now else "",
-            horizon=Horizon(self.wal_end, present.server) if of_now else UNBOUNDED,
+            source=present.source if current else "",
+            horizon=Horizon(self.wal_end, present.server) if current else UNBOUNDED,
         )
-        # Rebuilds have gone past the original numbers: one that is new makes them look again.
+        # Rebuilds have passed the original numbers; only a new one makes them read these rows.
         newest = renumbered(decoded, present.last_seq + 1)
         stored = self._store(decoder, newest, present.truncated)
         if decoded.rows or decoded.changes:
@@ -197,16 +196,17 @@ class Drain(Resumption):
         return decoded.rejects + stored.unresolved
 
     def skip(self, decoder: Decoder, offset: int, person: str, noted: Callable[[str], None]) -> str:
-        """Go on behind the record that the drain stands at, and keep it as a dead letter.
+        """Advance past the next record, and keep it as a dead letter.
 
         Args:
-            noted: notes that it was skipped, before the drain goes on.
+            offset: the record's offset, given by the person who skips it.
+            noted: called with a line about the skipped record before the checkpoint moves.
 
         Returns:
-            What was skipped, in one line.
+            One line about the skipped record.
 
         Raises:
-            WrongUsage: the drain stands at another offset, or at the topic's end.
+            WrongUsage: the next record has another offset, or there is none.
             StaleCheckpoint: a drain advanced this table meanwhile.
         """
         table = decoder.table
@@ -216,7 +216,7 @@ class Drain(Resumption):
             at = "the topic's end" if passed is None else f"offset {present.next_offset}"
             already = " was drained already" if offset < present.next_offset else ""
             raise WrongUsage(
-                f"{table.name}: offset {offset}{already or ' cannot be skipped'}: the drain stands"
+                f"{table.name}: offset {offset}{already or ' cannot be skipped'}: the drain is"
                 f" at {at} of {table.topic}",
                 remedy="nothing was skipped",
             )
@@ -234,7 +234,7 @@ class Drain(Resumption):
         records: Sequence[Record],
         decoded: Decoded,
     ) -> tuple[Checkpoint, int]:
-        """Store one chunk, then its checkpoint, then tell the group; and the rejects' number."""
+        """Store a chunk, write its checkpoint, commit the offset; return it and the rejects."""
         table = decoder.table
         self.reached("chunk read")
         self._refuse_poison(table, records, decoded.rejects)
@@ -250,16 +250,16 @@ class Drain(Resumption):
         self.store.advance(following)
         self.reached("checkpoint written")
         self.changes.commit(table.topic, following.next_offset)
-        self.reached("group told")
+        self.reached("offset committed")
         return following, len(rejects)
 
     def _refuse_poison(
         self, table: Table, records: Sequence[Record], rejects: Sequence[Reject]
     ) -> None:
-        """Stop before a chunk that speaks against the models or the source.
+        """Raise PoisonedTopic for a chunk whose rejects suggest wrong models or a wrong source.
 
-        Rows that are too large do not. Nor do those of a resync, which sends what PostgreSQL has,
-        however often it was rejected before, and reports what could not be stored.
+        Rows that are too large do not count. Nor do those of a resync, which sends every row that
+        PostgreSQL has, also those rejected before, and reports what could not be stored.
         """
         rejects = [reject for reject in rejects if reject.reason != TOO_LARGE]
         what = self._poison(records, rejects)
@@ -274,13 +274,13 @@ class Drain(Resumption):
             return
         raise PoisonedTopic(
             f"{what}: {rejects[0].reason}",
-            remedy="nothing was drained past them. Where the models are wrong run: make generate,"
-            f" sluice init; else run: sluice drain {table.name} --pass-rejects --until-empty, which"
-            f" lets them go to the dead letters, then: sluice resync {table.name}",
+            remedy="the drain stopped before them. If the models are wrong, run: make generate,"
+            f" sluice init; otherwise run: sluice drain {table.name} --pass-rejects --until-empty,"
+            f" which makes them dead letters, then: sluice resync {table.name}",
         )
 
     def _poison(self, records: Sequence[Record], rejects: Sequence[Reject]) -> str:
-        """What is over a limit; empty where nothing is."""
+        """Return a description of the exceeded limit; empty where none is."""
         if len(rejects) > max(FEW_REJECTS - 1, len(records) * self.limits.reject_ratio):
             return f"{len(rejects)} of {len(records)} events are invalid"
         if (run := _longest_run(records, rejects)) > self.limits.reject_run:
@@ -298,14 +298,14 @@ class Drain(Resumption):
         try:
             self.changes.publish_dead_letters(name, rejects)
         except SluiceError as error:  # cdc.dead_letters has them
-            log.warning("%s: dead letters are not on %s: %s", name, DEAD_LETTER_TOPIC, error.what)
+            log.warning("%s: no dead letters sent to %s: %s", name, DEAD_LETTER_TOPIC, error.what)
         self.reached("dead letters published")
 
     def _store(self, decoder: Decoder, decoded: Decoded, truncated: int) -> _Stored:
         """Write rows and changes.
 
         Args:
-            truncated: the newest truncation before them.
+            truncated: the version of the newest truncation before them.
         """
         table = decoder.table
         changes, rejects = completed(decoder, decoded, self.store, self.reread)
@@ -318,7 +318,7 @@ class Drain(Resumption):
             self._append(table, columns)
             self.reached("rows written")
         taken = list[Truncated]()
-        for change in truncations:  # after the rows: it takes those that are older, and no other
+        for change in truncations:  # after the rows: a truncation deletes exactly the older ones
             if self._in_doubt(table, change, decoded.rejects + rejects):
                 continue
             self._patiently(table, partial(self.store.truncate, table, change))
@@ -328,16 +328,16 @@ class Drain(Resumption):
             unresolved=rejects,
             truncated=max([truncated, *(change.version for change in taken)]),
             committed_at=max(
-                [*(columns[-1] if columns else ()), *(one.committed_at for one in taken)],
+                [*(columns[-1] if columns else ()), *(change.committed_at for change in taken)],
                 default=0,
             ),
         )
 
     def _in_doubt(self, table: Table, change: Truncated, rejects: Sequence[Reject]) -> bool:
-        """Whether it is the end of a snapshot of which a row could not be stored.
+        """Whether a truncation ends a snapshot of which a row could not be stored.
 
-        Then an older row is not gone for not having come again: it may be the last good version
-        of such a row (ADR 22).
+        Then an older row that the snapshot did not send may be the last valid version of such a
+        row, and must not be deleted (ADR 22).
         """
         end = unpack(change.version)
         place = place_of(end.major)
@@ -347,8 +347,8 @@ class Drain(Resumption):
         )
         if doubtful:
             log.warning(
-                "%s: not all rows of the snapshot of %s could be stored, so rows that it lacks"
-                " stay; run: sluice resync %s",
+                "%s: some rows of the snapshot of %s could not be stored, so no older rows are"
+                " deleted; run: sluice resync %s",
                 table.name,
                 format_lsn(end.major),
                 table.name,
@@ -356,7 +356,7 @@ class Drain(Resumption):
         return doubtful
 
     def _append(self, table: Table, columns: Columns) -> None:
-        """Insert, in halves where a piece needs too much memory."""
+        """Insert columns, in halves where ClickHouse lacks the memory for all at once."""
         try:
             self._patiently(table, lambda: self.store.append(table, columns))
         except Refused as error:
@@ -367,7 +367,7 @@ class Drain(Resumption):
                 self._append(table, [column[half] for column in columns])
 
     def _patiently(self, table: Table, write: Callable[[], None]) -> None:
-        """Write, again after a while where ClickHouse refuses; too large a piece at once fails."""
+        """Write, retrying while ClickHouse refuses; an insert that is too large is not retried."""
         for wait in _WAITS:
             try:
                 return write()
@@ -381,9 +381,7 @@ class Drain(Resumption):
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """Without the cycle collector: events make no cycles, and looking for them takes a sixth of
-    the time.
-    """
+    """Disable the cycle collector: events contain no cycles, and searching them takes time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -394,7 +392,7 @@ def _collector_off() -> Iterator[None]:
 
 
 def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:
-    """How many records in a row were rejected at most; rejects are in the records' order."""
+    """Return the length of the longest run of rejected records."""
     if not rejects:
         return 0
     rejected = {reject.record.offset for reject in rejects}
@@ -411,10 +409,10 @@ def _skipped(passed: Passed, person: str) -> str:
 
 
 def _age(committed_at: int, before: int) -> float | None:
-    """How old the newest change is that a drain stored; None where none is newer than before it."""
+    """Return the age in seconds of the newest stored change; None where no newer one was stored."""
     return max(0.0, (_now() - committed_at) / 1000) if committed_at > before else None
 
 
 def _now() -> int:
-    """Milliseconds since 1970; what is later is no time of a commit, and would hide delays."""
+    """Return milliseconds since 1970; a commit time after it is wrong and would hide delays."""
     return int(time.time() * 1000)

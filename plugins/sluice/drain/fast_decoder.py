@@ -1,8 +1,7 @@
-"""Plain events, which nearly all are: whole rows and deletes, read without Pydantic.
+"""Decodes plain events (complete rows and deletes, nearly all events) without Pydantic.
 
-msgspec reads them in a fifth of the time, and stricter: what it takes, the event schema takes with
-the same values, and what it does not take is for the schema to judge (ADR 16). Values become
-columns, never rows.
+msgspec is faster and stricter: whatever it accepts, the event schema accepts with the same values;
+whatever it rejects, the schema decides (ADR 16). Values become columns, never rows.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from sluice.events.event import CONNECT, DELETE, RELAY, UNCHANGED, Record
 from sluice.events.positions import MOST_ORDINAL, pack, parse_lsn
 
 Columns = list[list[Any]]
-# So few events among which one does not fit are left to the schema rather than looked through.
+# A group of at most this many events goes to the schema as a whole if one of them does not fit.
 _FEW = 16
-_PIECE = 4_000  # events at a time: so many, and what they become, a processor's cache holds
-TOO_LATE = 1 << 53  # milliseconds since 1970; no commit's time, and ClickHouse cannot hold all
-# A struct that takes no other fields, and that the cycle collector need not look at.
+_PIECE = 4_000  # events decoded at a time: these and their columns fit a processor's cache
+TOO_LATE = 1 << 53  # milliseconds since 1970; later times exceed what ClickHouse can hold
+# A struct that rejects unknown fields and that the cycle collector skips.
 _struct = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
 _Decode = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plain:
-    """What of a chunk was plain.
+    """The plain events of a chunk.
 
     Attributes:
-        rows: its columns, as StateStore.append takes them; or nothing.
-        others: the records that were not, in their order.
+        rows: their columns for StateStore.append; may be empty.
+        others: all other records, in their order.
     """
 
     rows: Columns
@@ -48,25 +47,25 @@ class Plain:
 
 
 class PlainReader:
-    """Reads the plain events of one table."""
+    """Decodes the plain events of one table."""
 
     def __init__(self, table: Table) -> None:
         self._columns = [_Reading(column, f"c{at}") for at, column in enumerate(table.columns)]
         self._decoders = _decoders(table)
 
     def read(self, records: Sequence[Record], origin: Origin) -> Plain:
-        """Part the plain events from the others."""
-        found = []
+        """Decode the plain events and return the other records beside them."""
+        parts = []
         for start in range(0, len(records), _PIECE):
             decoded, events, others = self._decoded(records[start : start + _PIECE])
-            found.append(self._plain(decoded, events, origin))
-            found.append(Plain(rows=[], others=others))
-        return _joined(found)
+            parts.append(self._plain(decoded, events, origin))
+            parts.append(Plain(rows=[], others=others))
+        return _joined(parts)
 
     def _decoded(
         self, records: Sequence[Record]
     ) -> tuple[Sequence[Record], list[Any], list[Record]]:
-        """The records that have the form of plain events, those events, and the other records."""
+        """Return the records in the form of plain events, their events, and the other records."""
         for decode in self._decoders:
             with suppress(ValueError, RecursionError):
                 return records, [decode(record.value or b"") for record in records], []
@@ -87,9 +86,9 @@ class PlainReader:
         return None
 
     def _plain(self, records: Sequence[Record], events: list[Any], origin: Origin) -> Plain:
-        """The events that fit their columns.
+        """Return the events whose values fit their columns.
 
-        Where one does not, nothing is said about which: it is found by halves.
+        The error does not name the event that does not fit, so it is found by halving.
         """
         try:
             return self._stored([record.offset for record in records], events, origin)
@@ -105,25 +104,25 @@ class PlainReader:
         )
 
     def _stored(self, offsets: Sequence[int], events: list[Any], origin: Origin) -> Plain:
-        """Writes, then deletes, as columns; ValueError where one is not plain after all."""
+        """Return writes, then deletes, as columns; raise ValueError where a value does not fit."""
         metadata = [event.metadata for event in events]
         place = [
             _versions(metadata, offsets, origin),
             [origin.base_seq + offset + 1 for offset in offsets],
-            [one.commit_ts_ms or 0 for one in metadata],
+            [entry.commit_ts_ms or 0 for entry in metadata],
         ]
         rows = [event.payload for event in events]
-        gone = [one.operation == DELETE for one in metadata]
-        if True not in gone:
+        deletes = [entry.operation == DELETE for entry in metadata]
+        if True not in deletes:
             return Plain(rows=self._columns_of(rows, place, 0), others=[])
-        kept = [not one for one in gone]
+        writes = [not is_delete for is_delete in deletes]
         parts = [
             self._columns_of(
                 list(compress(rows, chosen)),
                 [list(compress(column, chosen)) for column in place],
                 deleted,
             )
-            for deleted, chosen in enumerate((kept, gone))
+            for deleted, chosen in enumerate((writes, deletes))
         ]
         return Plain(rows=below(*parts), others=[])
 
@@ -135,16 +134,16 @@ class PlainReader:
         return [*read, versions, [deleted] * len(rows), seqs, committed_at]
 
 
-def _joined(found: Sequence[Plain]) -> Plain:
+def _joined(parts: Sequence[Plain]) -> Plain:
     rows: Columns = []
-    for plain in found:
+    for plain in parts:
         rows = below(rows, plain.rows)
-    others = sorted(chain.from_iterable(plain.others for plain in found))
+    others = sorted(chain.from_iterable(plain.others for plain in parts))
     return Plain(rows=rows, others=others)
 
 
 def below(columns: Columns, more: Columns) -> Columns:
-    """The columns with others put below."""
+    """Return the columns extended by others, in place."""
     if not columns or not more:
         return columns or more
     for column, values in zip(columns, more, strict=True):
@@ -153,26 +152,26 @@ def below(columns: Columns, more: Columns) -> Columns:
 
 
 class _Reading:
-    """One column's values out of events."""
+    """Extracts one column's values from events."""
 
     def __init__(self, column: Column, field: str) -> None:
         self._column, self._field = column, attrgetter(field)
-        # Only values of varying size are ever left out; their zero is empty.
+        # PostgreSQL omits only unchanged values of variable size; their zero is empty.
         varying = column.type.zero in ("", b"", [])
         self._never = (msgspec.UNSET, UNCHANGED) if varying else (msgspec.UNSET,)
 
     def read(self, rows: Sequence[Any]) -> list[Any]:
-        """As they are stored; ValueError where one is not there or does not fit."""
+        """Return the values as stored; raise ValueError where one is missing or does not fit."""
         values = list(map(self._field, rows))
         if any(never in values for never in self._never):
-            raise Unfit("a value that was left out")
+            raise Unfit("a value is missing")
         if None not in values:
             return self._converted(values)
         present = iter(self._converted([value for value in values if value is not None]))
         return [None if value is None else next(present) for value in values]
 
     def deleted(self, rows: Sequence[Any]) -> list[Any]:
-        """The key's values, or what stands beside them in deleted rows."""
+        """Return a deleted row's values: those of the key, and zeros elsewhere."""
         if self._column.primary_key:
             return self.read(rows)
         return [None if self._column.nullable else self._column.type.zero] * len(rows)
@@ -185,35 +184,35 @@ class _Reading:
 
 
 def _decoders(table: Table) -> list[_Decode]:
-    """What reads plain events, each with ValueError where it is not for it.
+    """Return the decoders of plain events, to try in order; each raises ValueError for others.
 
-    First rows of the model's columns alone; then rows with others beside them, which have all of
-    the model's: where one is missing as well, it may have been renamed.
+    The first takes rows of the model's columns only. The second takes rows with unknown columns as
+    well, if none of the model's is missing: a missing one may have been renamed.
     """
     if any(json.dumps(column.name) != f'"{column.name}"' for column in table.columns):
-        return []  # msgspec knows no name that JSON writes in another way
+        return []  # msgspec cannot match names that JSON escapes
     exact, wider = (
-        msgspec.json.Decoder(_event_type(table, strangers=strangers)).decode
-        for strangers in (False, True)
+        msgspec.json.Decoder(_event_type(table, unknown=unknown)).decode
+        for unknown in (False, True)
     )
 
-    def beside(value: bytes) -> Any:
+    def with_unknown(value: bytes) -> Any:
         if not value.isascii():
-            value.decode()  # msgspec does not look into what it leaves out
+            value.decode()  # msgspec does not validate what it skips
         return wider(value)
 
-    return [exact, beside]
+    return [exact, with_unknown]
 
 
-def _event_type(table: Table, *, strangers: bool) -> Any:
-    """The plain event of a table, its columns named c0, c1, ...
+def _event_type(table: Table, *, unknown: bool) -> Any:
+    """Return the type of a table's plain event, its columns named c0, c1, ...
 
     Args:
-        strangers: whether rows may have columns that the models lack.
+        unknown: whether rows may have columns that the models lack.
     """
     names = {f"c{at}": column.name for at, column in enumerate(table.columns)}
-    fields = [_field(f"c{at}", c, strangers) for at, c in enumerate(table.columns)]
-    row = _struct("Row", fields, rename=names, forbid_unknown_fields=not strangers)
+    fields = [_field(f"c{at}", c, unknown) for at, c in enumerate(table.columns)]
+    row = _struct("Row", fields, rename=names, forbid_unknown_fields=not unknown)
     metadata = _struct(
         "Metadata",
         [
@@ -229,26 +228,26 @@ def _event_type(table: Table, *, strangers: bool) -> Any:
     return _struct("Event", [("metadata", metadata), ("payload", row), ("before", None)])
 
 
-def _field(name: str, column: Column, strangers: bool) -> tuple[Any, ...]:
+def _field(name: str, column: Column, unknown: bool) -> tuple[Any, ...]:
     kind = column.type.plain | None if column.nullable else column.type.plain
     if column.primary_key:
         return (name, kind)
-    if column.filled_with_null and not strangers:
+    if column.filled_with_null and not unknown:
         return (name, kind, None)
     return (name, kind | msgspec.UnsetType, msgspec.UNSET)
 
 
 def _versions(metadata: Sequence[Any], offsets: Sequence[int], origin: Origin) -> list[int]:
-    """Of the relay's events commit LSN and ordinal, of Connect's their offset."""
-    sources = {one.source for one in metadata}
+    """Return versions: the relay's commit LSN and ordinal, or Connect's offset."""
+    sources = {entry.source for entry in metadata}
     if len(sources | ({origin.source} - {""})) > 1:
-        raise Unfit("not all of them are of one source")
+        raise Unfit("the events come from several sources")
     if sources == {CONNECT}:
         return [pack(origin.epoch, offset, 0) for offset in offsets]
-    texts = [one.commit_lsn for one in metadata]
-    ordinals = [one.ordinal for one in metadata]
+    texts = [entry.commit_lsn for entry in metadata]
+    ordinals = [entry.ordinal for entry in metadata]
     if sources != {RELAY} or None in texts or None in ordinals:
-        raise Unfit("not all of them have a position in the WAL")
+        raise Unfit("an event has no position in the WAL")
     lsns = {text: parse_lsn(text) for text in set(texts)}
     origin.horizon.require(max(lsns.values()))
     commits = {text: pack(origin.epoch, lsn, 0) for text, lsn in lsns.items()}

@@ -1,4 +1,4 @@
-"""The ports in memory: honest twins for tests and for trying things out."""
+"""In-memory implementations of the ports, under the same contract tests as the real ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sluice.events.event import Change, Key, Record, Reject, is_row_of
 
 
 class MemoryLog:
-    """A ChangeLog whose topics are lists; `wipe` makes it another broker."""
+    """A ChangeLog whose topics are lists; `wipe` turns it into another broker incarnation."""
 
     def __init__(
         self, topics: Sequence[str], epoch: str = "1", partitions: Mapping[str, int] | None = None
@@ -24,22 +24,22 @@ class MemoryLog:
         self._epoch = epoch
         self._partitions = partitions or {}
         self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
-        self._made = dict.fromkeys(topics, 1)
+        self._incarnations = dict.fromkeys(topics, 1)
         self.committed: dict[str, int] = {}
         self.dead_letters: list[tuple[str, Reject]] = []
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None) -> None:
-        """Put a message at the topic's end."""
+        """Append a message to the topic."""
         records = self._topics[topic]
         records.append(Record(offset=len(records), key=key, value=value))
 
-    def make_again(self, topic: str) -> None:
-        """Delete a topic and make it again, empty."""
-        self._made[topic] += 1
+    def recreate(self, topic: str) -> None:
+        """Delete and recreate a topic."""
+        self._incarnations[topic] += 1
         self._topics[topic].clear()
 
     def wipe(self, epoch: str) -> None:
-        """Lose all messages and offsets, as a broker in memory does when it is killed."""
+        """Lose all messages and offsets, as the embedded broker does when it is killed."""
         self._epoch = epoch
         self.committed.clear()
         for records in self._topics.values():
@@ -76,7 +76,7 @@ class MemoryLog:
         self._there(topic)
         if self._partitions.get(topic, 1) > 1:
             raise TopicPartitioned()
-        return f"{self._epoch}-{self._made[topic]}"
+        return f"{self._epoch}-{self._incarnations[topic]}"
 
     def _there(self, topic: str) -> list[Record]:
         if topic not in self._topics:
@@ -103,7 +103,7 @@ class MemoryLog:
 
 
 class MemoryStore:
-    """A StateStore that keeps, for each key, the row of the highest version."""
+    """A StateStore that keeps the row of the highest version for each key."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[Key, tuple[Any, ...]]] = defaultdict(dict)
@@ -115,7 +115,7 @@ class MemoryStore:
         self.reports: list[DrainReport] = []
 
     def live(self, table: Table) -> dict[Key, tuple[Any, ...]]:
-        """Key -> values of the rows that are not deleted."""
+        """Return the values of rows that are not deleted, by key."""
         width = len(table.columns)
         rows = self._rows[table.name].items()
         return {key: row[:width] for key, row in rows if not row[width + 1]}
@@ -212,7 +212,7 @@ def _cut(reject: Reject) -> Reject:
 
 
 def _metadata(value: bytes) -> bytes:
-    """What an event says of itself; empty where it is none."""
+    """Return an event's metadata; empty where the value is not an event."""
     try:
         return json.dumps(json.loads(value)["metadata"]).encode()
     except (ValueError, KeyError, TypeError, RecursionError):

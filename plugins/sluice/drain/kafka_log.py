@@ -1,4 +1,4 @@
-"""The change log on a Kafka-protocol broker, by confluent-kafka (librdkafka)."""
+"""Implements the change log on a Kafka-protocol broker with confluent-kafka (librdkafka)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from sluice.errors import NotReady, RecordUnreadable, TopicGap, Unreachable
 from sluice.events.event import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
 
-_PATIENCE = 10.0
-_FIRST, _AT_ONCE = 100, 5_000  # messages asked for before their size is known, and after
+_PATIENCE = 10.0  # seconds
+_FIRST, _AT_ONCE = 100, 5_000  # messages per call before their size is known, and after
 
-# librdkafka would pause for a second whenever its queue is full; what waits there is memory.
+# By default librdkafka pauses for a second when its queue is full. The queue is held in memory.
 _CONSUMER_OPTIONS = {
     "group.id": DRAIN_GROUP,
     "enable.auto.commit": False,
@@ -42,13 +42,13 @@ _CONSUMER_OPTIONS = {
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 32_768,
     "fetch.queue.backoff.ms": 5,
-    "fetch.wait.max.ms": 20,  # the topic's end is told only after a fetch that waited
-    "fetch.message.max.bytes": 8_388_608,  # a larger message comes all the same, alone
+    "fetch.wait.max.ms": 20,  # the topic's end is reported only after a fetch that waited
+    "fetch.message.max.bytes": 8_388_608,  # a larger message still arrives, alone
 }
 
 
 class KafkaLog:
-    """A ChangeLog; close it when done."""
+    """A ChangeLog on Kafka; the caller closes it."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._broker = Broker(settings)
@@ -58,18 +58,18 @@ class KafkaLog:
         self._patient = False
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Close the consumer."""
         self._consumer.close()
 
     def _wait_longer(self, topic: str, offset: int) -> None:
-        """Go on at this offset with fetches that wait longer; see topics.py."""
+        """Resume at this offset with fetches that wait longer; see topics.py."""
         self._consumer.close()
         self._consumer = self._broker.client(Consumer, {**_CONSUMER_OPTIONS, **LONG_WAIT})
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         self._patient = True
 
     def epoch(self) -> str:
-        """The broker's incarnation; NotReady when the topics are not set up."""
+        """See ports.ChangeLog."""
         epoch = self._topics.epoch()
         if epoch is None:
             raise NotReady(
@@ -81,7 +81,7 @@ class KafkaLog:
     def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         deadline = time.monotonic() + seconds
-        with self._translated():  # asked, or an assigned topic's leader is looked up late
+        with self._translated():  # otherwise librdkafka looks up the topic's leader late
             self._consumer.list_topics(topic, timeout=_PATIENCE)
         end = MovingEnd(lambda: self._watermarks(topic)[1], self._watermarks(topic)[1])
         self._consumer.assign([TopicPartition(topic, 0, offset)])
@@ -101,19 +101,19 @@ class KafkaLog:
             self._consumer.unassign()
 
     def _require_within(self, topic: str, offset: int) -> None:
-        """That the topic is not shorter than `offset`: a broker may be silent there."""
+        """Raise TopicGap if the topic ends before `offset`: a broker may not answer there."""
         end = self.end(topic)
         if offset > end:
             raise TopicGap(
-                f"{topic} ends at {end}, but {offset} messages of it were drained: it was made"
-                " again",
+                f"{topic} ends at {end}, but {offset} of its messages were drained: it was"
+                " recreated",
                 remedy=f"read the table again: sluice resync {topic.partition('.')[2]}",
             )
 
     def _chunk(
         self, topic: str, offset: int, chunk: Chunk, deadline: float, end: MovingEnd
     ) -> tuple[list[Record], bool]:
-        """At most a chunk of records from `offset` on, and whether the topic's end came after."""
+        """Return at most a chunk of records, and whether the topic's end follows them."""
         records: list[Record] = []
         taken = 0
         quiet_until = time.monotonic() + _PATIENCE
@@ -125,7 +125,7 @@ class KafkaLog:
                 if not self._patient:
                     self._wait_longer(topic, records[-1].offset + 1 if records else offset)
                 continue
-            # As many as there is room for, if they are as large as those before.
+            # The number that fits if messages keep their average size.
             room = (chunk.size - taken) * len(records) // taken if taken else _FIRST
             more = min(chunk.events - len(records), _AT_ONCE, room) - 1
             for message in [first, *(self._consumer.consume(more, 0) if more > 0 else ())]:
@@ -140,7 +140,7 @@ class KafkaLog:
                 elif error.code() == KafkaError._PARTITION_EOF:
                     return records, True
                 elif error.code() in UNREADABLE and records:
-                    return records, False  # what came before it is drained first
+                    return records, False  # drain the records before it first
                 else:
                     self._fail(topic, error, next_offset)
             quiet_until = time.monotonic() + _PATIENCE
@@ -181,7 +181,7 @@ class KafkaLog:
         raise self._broker.silent(self._consumer, f"does not answer for {topic}")
 
     def _readable_after(self, topic: str, offset: int) -> int:
-        """The offset after a batch that cannot be read: all of it, or nothing, can be."""
+        """Return the offset after an unreadable batch; a batch is readable as a whole or not."""
         low, step = offset, 1
         while not self._readable(topic, low + step):
             low, step = low + step, 2 * step
@@ -195,7 +195,7 @@ class KafkaLog:
         return high
 
     def _readable(self, topic: str, offset: int) -> bool:
-        """Whether a record can be read there, or the topic ends before."""
+        """Whether the record at the offset can be read, or the topic ends before it."""
         try:
             next(self.read(topic, offset, Chunk(1), _PATIENCE), None)
         except RecordUnreadable:
@@ -207,12 +207,12 @@ class KafkaLog:
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
         with self._broker.translated(self._admin):
-            found = described(self._admin, [topic], _PATIENCE).get(topic)
-        if found is None:
+            description = described(self._admin, [topic], _PATIENCE).get(topic)
+        if description is None:
             raise _no_topic(topic)
-        if found.partitions > 1:
-            raise partitioned(topic, found.partitions)
-        return found.id
+        if description.partitions > 1:
+            raise partitioned(topic, description.partitions)
+        return description.id
 
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""
@@ -255,7 +255,7 @@ class KafkaLog:
                 )
             producer.poll(0)
         if producer.flush(_PATIENCE):
-            raise self._broker.silent(producer, f"took none of {table}'s dead letters")
+            raise self._broker.silent(producer, f"did not accept {table}'s dead letters")
         if failures:
             raise self._broker.failure(failures[0])
 

@@ -1,6 +1,6 @@
-"""Rejected records as they are kept: of a bounded size, with the size and hash of the whole value.
+"""Bounds the size of rejected records that are kept, with size and hash of the whole value.
 
-A message of a few kilobytes can unpack to a hundred megabytes, which no dead-letter topic takes.
+A message of a few kilobytes can decompress to a hundred megabytes, which no topic accepts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from sluice.events.event import Record
 
-# Below what a broker takes as a message by default, 1 MiB, with room for the headers.
+# Below a broker's default limit of a message, 1 MiB, with room for the headers.
 MOST_BYTES = 900_000
 _MOST_KEY_BYTES = 65_536
 _END_BYTES = 4_096
@@ -19,11 +19,11 @@ _CUT = b" ... "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What is kept of a record.
+    """The kept part of a record.
 
     Attributes:
-        key, value: whole, or head and tail of what is larger.
-        size, sha256: of the whole value.
+        key, value: complete, or head and tail where they are too large.
+        size, sha256: bytes and hash of the complete value.
     """
 
     key: bytes | None
@@ -33,7 +33,7 @@ class Kept:
 
 
 def kept(record: Record) -> Kept:
-    """What is kept of a record."""
+    """Return the part of a record to keep."""
     value = record.value or b""
     return Kept(
         key=record.key and _cut(record.key, _MOST_KEY_BYTES),

@@ -1,8 +1,7 @@
-"""Where events come from, and how far their positions can reach.
+"""The origin of events and the upper bound of their positions.
 
-An event that was read is of no later commit of PostgreSQL: its position is at or below
-the end of the WAL, asked after the event was read. What lies beyond is forged or broken, and would
-win over every change for ever; see ADR 24.
+The position of an event that was read is at or below the end of PostgreSQL's WAL, queried after
+the read. A position beyond it is forged or corrupt, and would override every later change (ADR 24).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class WalEnd:
     """The end of a server's WAL.
 
     Attributes:
-        server: the system identifier and the timeline; LSNs of two servers cannot be compared.
+        server: system identifier and timeline; LSNs of different servers cannot be compared.
     """
 
     server: str
@@ -34,14 +33,14 @@ AskEnd = Callable[[], WalEnd | None]
 
 
 class Horizon:
-    """Bounds positions by the WAL's end, which it asks for only where a position lies beyond.
+    """Bounds positions by the end of the WAL, queried only when a position exceeds the known end.
 
-    Where PostgreSQL does not answer, or is not the server of the positions, nothing is bounded.
+    Positions are unbounded while PostgreSQL does not answer or is another server.
 
     Args:
-        ask: gives the WAL's end now, or None where the server has none that bounds events; without
-            it nothing is bounded.
-        server: the server of the positions; empty where it is the one that answers.
+        ask: returns the current end of the WAL, or None on a standby; without it positions are
+            unbounded.
+        server: the server of the positions; empty accepts whichever server answers.
     """
 
     def __init__(self, ask: AskEnd | None = None, server: str = "") -> None:
@@ -50,22 +49,22 @@ class Horizon:
         self._stale = self._bounded = ask is not None
 
     def events_read(self) -> None:
-        """Note that more events were read: they may be of commits behind the known end."""
+        """Note that more events were read: their commits may lie beyond the known end."""
         self._stale = True
 
     def require(self, lsn: int) -> None:
-        """Raise Unfit where no event that was read can have this position."""
+        """Raise Unfit when the position is beyond the end of the WAL."""
         if lsn <= self._end or not self._bounded:
             return
         if self._stale and self._ask is not None:
-            self._look(self._ask)
+            self._refresh(self._ask)
         if lsn > self._end and self._bounded:
             raise Unfit(
                 f"metadata.commit_lsn {format_lsn(lsn)} is beyond the end of PostgreSQL's WAL,"
                 f" {format_lsn(self._end)}"
             )
 
-    def _look(self, ask: AskEnd) -> None:
+    def _refresh(self, ask: AskEnd) -> None:
         self._stale = self._bounded = False
         try:
             end = ask()
@@ -74,14 +73,14 @@ class Horizon:
         if end is None:
             return _warn("it is a standby")
         if self.server not in {"", end.server}:
-            return _warn(f"positions are of server and timeline {self.server}, not {end.server}")
+            return _warn(f"positions are from server {self.server}, but {end.server} answers")
         self._bounded, self.server = True, end.server
         self._end = max(self._end, end.lsn)
         return None
 
 
 def _warn(why: str) -> None:
-    log.warning("the end of PostgreSQL's WAL bounds no positions of events now: %s", why)
+    log.warning("positions of events are not checked against PostgreSQL's WAL now: %s", why)
 
 
 UNBOUNDED = Horizon()
@@ -89,10 +88,10 @@ UNBOUNDED = Horizon()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What the events of a chunk have in common.
+    """The properties that all events of a chunk share.
 
     Attributes:
-        epoch, base_seq: of the checkpoint.
+        epoch, base_seq: those of the checkpoint.
         source: the change source; empty for any.
         horizon: bounds the positions of the relay's events.
     """

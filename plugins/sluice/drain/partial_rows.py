@@ -1,4 +1,4 @@
-"""Rows that their event has not whole: filled from the row before, or read again from Postgres."""
+"""Completes rows of partial events from the stored row, or by reading them from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from sluice.events.event import (
     Reject,
 )
 
-# The rows of these keys as Postgres has them now, as `read` events with their keys; without those
-# that are gone. The value of a row that is too large to be an event is None.
+# Returns the current rows of these keys in PostgreSQL as `read` events; missing keys are deleted
+# rows. The value of a row that is too large for an event is None.
 Reread = Callable[[Table, Sequence[KeyText]], Sequence[Record]]
 
 
 def completed(
     decoder: Decoder, decoded: Decoded, store: StateStore, reread: Reread | None
 ) -> tuple[list[Change], list[Reject]]:
-    """A chunk's changes with every row whole, and the rejects of what could not be made so.
+    """Return a chunk's changes with every row complete, and rejects for rows that cannot be.
 
-    A row that Postgres has no more is left out: its end is further on in the topic. So is one
-    whose table has what came later, because the topic is read again.
+    A row that PostgreSQL has deleted is left out, since its delete follows on the topic. So is a
+    row of which a later version is stored, since the topic is being read again.
     """
     changes = decoded.changes
     partial = [change for change in changes if isinstance(change, PartialRow | OutdatedRow)]
@@ -57,7 +57,7 @@ def completed(
             row = None if later else _whole(change, known, present)
         if isinstance(row, Reject):
             rejects.append(row)
-        elif row is not None:  # one of `rows` is written twice, which changes nothing
+        elif row is not None:  # those of `rows` are written twice, which is harmless
             complete.append(row)
         if isinstance(row, FullRow):
             known[key_of(row.values)] = row.values
@@ -79,30 +79,30 @@ def _whole(
 
 
 def _filled(change: PartialRow | OutdatedRow, values: Key, base: Key) -> FullRow:
-    """The change's row, with what it left out as it was before."""
+    """Return the change's row, with unchanged values taken from the previous row."""
     place = {"version": change.version, "seq": change.seq, "committed_at": change.committed_at}
     whole = tuple(old if new == UNCHANGED else new for new, old in zip(values, base, strict=True))
     return FullRow(values=whole, **place)
 
 
 class _Present:
-    """A chunk's incomplete rows as Postgres has them now, read when the first is asked for.
+    """A chunk's incomplete rows as PostgreSQL has them now, read on first use.
 
-    Such a row is at least as new as its event; what changed it since comes as an event of its own.
+    Such a row is at least as new as its event; later changes arrive as events of their own.
     """
 
     def __init__(self, decoder: Decoder, reread: Reread | None, keys: Sequence[KeyText]) -> None:
         self._decoder, self._reread, self._keys = decoder, reread, keys
 
     def values(self, change: PartialRow | OutdatedRow) -> Key | str | None:
-        """The row's values; why it cannot be stored; None when it is gone."""
+        """Return the row's values, or why it cannot be stored; None when it is deleted."""
         if self._reread is None:
-            return "the event leaves values out, and no version of its row is stored that has them"
+            return "the event is incomplete, and no version of its row is stored to complete it"
         return self._rows.get(change.key)
 
     @cached_property
     def _rows(self) -> dict[Key, Key | str]:
-        """Rows' values by key, or why they cannot be stored."""
+        """Return the rows' values, or why they cannot be stored, by key."""
         assert self._reread is not None
         decoder = self._decoder
         records = self._reread(decoder.table, list(dict.fromkeys(self._keys)))
@@ -116,7 +116,7 @@ class _Present:
                 rows[key] = reason
         for change in decoded.changes:
             if isinstance(change, OutdatedRow):
-                rows[change.key] = "Postgres has not all columns of the models"
+                rows[change.key] = "PostgreSQL lacks columns of the models"
             elif isinstance(change, PartialRow):
                 rows[change.key] = change.values
         key_of = RowForm(decoder.table).key_of

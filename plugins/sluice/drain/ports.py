@@ -1,6 +1,6 @@
-"""What the pipeline needs of the outside, as protocols.
+"""The protocols by which the drain reaches the broker and ClickHouse.
 
-Each has a real adapter and an in-memory twin in adapters/, and one contract suite runs on both.
+Each has a real and an in-memory implementation, and one contract suite runs on both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sluice.events.event import Change, Key, Record, Reject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """How far a table is drained; see the comments of cdc.checkpoints."""
+    """The progress of a table's drain; see the column comments of cdc.checkpoints."""
 
     source_table: str
     generation: int = 0
@@ -33,17 +33,22 @@ class Checkpoint:
 
     @property
     def last_seq(self) -> int:
-        """The `_seq` of the newest drained event."""
+        """Return the `_seq` of the newest drained event."""
         return self.base_seq + self.next_offset
 
     def following(self, **changed: Any) -> Checkpoint:
-        """The one that a writer of its own makes of this."""
+        """Return the next generation of this checkpoint, by a new writer, with fields replaced."""
         return replace(self, generation=self.generation + 1, writer=uuid4().hex, **changed)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """How much is read at a time: at most so many events, and about so many bytes of values."""
+    """The amount read at a time.
+
+    Attributes:
+        events: the most events.
+        size: the approximate bytes of values; 32 MiB by default.
+    """
 
     events: int
     size: int = 32 << 20
@@ -51,13 +56,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
-    """What one run of a table's drain did.
+    """The result of one run of a table's drain.
 
     Attributes:
-        freshness_s: age in seconds of the newest change that it stored; None where it stored none
-            that is newer than those before it.
-        caught_up: whether the topic's end was reached, one that it had after the drain began.
-        waiting: events that it left on the topic.
+        seconds: the duration.
+        freshness_s: age in seconds of the newest stored change; None when no newer one was stored.
+        caught_up: whether the run reached an end that the topic had after the drain began.
+        waiting: events left on the topic.
     """
 
     table: str
@@ -71,7 +76,7 @@ class DrainReport:
     waiting: int = 0
 
     def sentence(self) -> str:
-        """The run in one line."""
+        """Return the result as one line."""
         text = f"{self.table}: {self.events:,} events in {self.seconds:.1f} s"
         if self.rejected:
             text += f", {self.rejected} rejected"
@@ -87,7 +92,7 @@ class OpenReject:
     Attributes:
         broker_epoch: the broker incarnation that `offset` belongs to.
         epoch: the epoch of positions when it was rejected.
-        metadata: what it says of itself, JSON; empty where it is no event.
+        metadata: the event's metadata as JSON; empty where the record is not an event.
     """
 
     broker_epoch: str
@@ -99,12 +104,12 @@ class OpenReject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passed:
-    """A record that is to be passed.
+    """A record to skip.
 
     Attributes:
         record: without key and value where it cannot be read.
-        next_offset: the offset after it; of an unreadable record, after the batch that it is in.
-        unreadable: why it cannot be read.
+        next_offset: the offset after it; for an unreadable record, after its whole batch.
+        unreadable: why it cannot be read; empty where it can.
     """
 
     record: Record
@@ -116,48 +121,59 @@ class ChangeLog(Protocol):
     """The topics that hold change events, one partition each."""
 
     def epoch(self) -> str:
-        """The broker's incarnation; NotReady when the topics are not set up."""
+        """Return the broker's incarnation.
+
+        Raises:
+            NotReady: the topics are not set up.
+        """
 
     def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
-        """Records from `offset` on in chunks, until the topic's end or `seconds` have passed.
+        """Yield chunks of records from `offset` on, up to the topic's end or for `seconds`.
 
-        The end is one that the topic has after the call; it may grow meanwhile. The last chunk is
-        empty exactly when the end was reached. Raises TopicGap when `offset` has expired or is
-        past the end, RecordUnreadable when a record cannot be unpacked. Whether there is such a
-        topic: ask for its topic_id.
+        The end is one that the topic has after the call, since it may grow meanwhile. The last
+        chunk is empty exactly when the end was reached. Use topic_id to see whether a topic exists.
+
+        Raises:
+            TopicGap: the offset has expired or is past the end.
+            RecordUnreadable: a record cannot be decompressed.
         """
 
     def one(self, topic: str, offset: int) -> Passed | None:
-        """The record at the offset or first after it; None at the topic's end."""
+        """Return the first record at or after the offset; None at the topic's end."""
 
     def topic_id(self, topic: str) -> str:
-        """What tells the topic from one of the same name that was made again.
+        """Return the id that changes when a topic is recreated; empty where the broker has none.
 
-        Empty where the broker has no topic ids. Raises NotReady when there is no such topic and
-        TopicPartitioned when it has more than one partition.
+        Raises:
+            NotReady: the topic does not exist.
+            TopicPartitioned: it has more than one partition.
         """
 
     def first(self, topic: str) -> int:
-        """The earliest offset that is still on the topic."""
+        """Return the earliest offset on the topic."""
 
     def end(self, topic: str) -> int:
-        """The offset after the topic's last message."""
+        """Return the offset after the topic's last message."""
 
     def commit(self, topic: str, next_offset: int) -> None:
-        """Tell the drain group's committed offset, for lag tools and the relay."""
+        """Commit the drain group's offset, for the relay and for tools that watch the lag."""
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
-        """Put rejected records on the dead-letter topic, large values cut; see letters.kept."""
+        """Publish rejected records to the dead-letter topic, large ones cut; see letters.kept."""
 
 
 class StateStore(Protocol):
     """The current-state tables and the checkpoints."""
 
     def checkpoint(self, table: str) -> Checkpoint | None:
-        """The present checkpoint; None before the first drain."""
+        """Return the current checkpoint; None before the first drain."""
 
     def advance(self, checkpoint: Checkpoint) -> None:
-        """Make this the checkpoint; StaleCheckpoint unless its generation follows the present."""
+        """Write the checkpoint.
+
+        Raises:
+            StaleCheckpoint: its generation does not follow the current one.
+        """
 
     def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
         """Insert row versions: the table's columns, then version, deleted, seq, committed_at."""
@@ -166,34 +182,32 @@ class StateStore(Protocol):
         """Write a delete marker at the change's version for each live row below it."""
 
     def current(self, table: Table, keys: Sequence[Key]) -> Mapping[Key, tuple[int, Key | None]]:
-        """Key -> (version, driver values in catalog order) of the newest rows with these keys.
+        """Return version and driver values, in catalog order, of the newest row of each key.
 
-        The values of a deleted row are None; a key that never was is left out.
+        The values of a deleted row are None; keys that were never stored are absent.
         """
 
     def reject(
         self, checkpoint: Checkpoint, schema_version: str, rejects: Sequence[Reject]
     ) -> None:
-        """Keep records that were rejected after this checkpoint, large values cut; keeping one
-        twice keeps it once.
-        """
+        """Keep records rejected after this checkpoint, large values cut; idempotent."""
 
     def open_rejects(self, table: str) -> Sequence[OpenReject]:
-        """The newest rejects of a table that are open, some thousands at most."""
+        """Return the newest open rejects of a table, 10,000 at most."""
 
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """Mark rejects of a table as resolved."""
 
     def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
-        """Rows of a snapshot or resync that were rejected and not replayed: reason -> how many.
+        """Return the number of open rejects of a snapshot or resync, by reason.
 
         Args:
-            place: of its rows; see events.place_of.
-            offset: on the topic, at which they begin.
+            place: the position of its rows; see event.place_of.
+            offset: the topic offset at which they begin.
         """
 
     def resyncing(self, table: str) -> bool:
-        """Whether a resync of the table is under way, or was cut short and may be resumed."""
+        """Whether a resync of the table is running, or was interrupted and may be resumed."""
 
     def record(self, report: DrainReport, broker_epoch: str) -> None:
-        """Keep what a drain did."""
+        """Record the result of a drain."""

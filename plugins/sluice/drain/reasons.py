@@ -1,7 +1,7 @@
-"""Why an event is rejected, in the words of PostgreSQL and ClickHouse.
+"""Reasons for rejected events, in the terms of PostgreSQL and ClickHouse.
 
-A reason names the column and what its ClickHouse type holds. Of the value it repeats only what
-says nothing of a person: `infinity`, `NaN`, NULL, the kind of value (see SECURITY.md).
+A reason names the column and the values its ClickHouse type holds. It repeats a value only where
+that reveals no personal data: `infinity`, `NaN`, NULL, the kind of value (see SECURITY.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MORE_KINDS = ((str, "this text"), (list, "an array of JSON"), (dict, "an object
 
 
 def explain(error: ValidationError, columns: Mapping[str, Column]) -> str:
-    """Why the event schema does not take an event; one reason a place."""
+    """Return why the event schema rejects an event, one reason for each field."""
     return "; ".join(dict.fromkeys(_reasons(error, columns)))
 
 
@@ -32,26 +32,26 @@ def _reasons(error: ValidationError, columns: Mapping[str, Column]) -> Iterator[
         if kind == "json_invalid":
             yield _not_json(problem["ctx"]["error"])
         elif len(place) < 2:
-            yield f"{_where(place)} is {'missing' if kind == 'missing' else 'no JSON object'}"
+            yield f"{_where(place)} is {'missing' if kind == 'missing' else 'not a JSON object'}"
         elif kind == "missing":
             yield f"{_where(place)} is missing"
         elif place[0] == "metadata":
-            yield f"{_where(place)} is not what an event says of itself"
+            yield f"{_where(place)} does not match the event format"
         elif place[1] not in columns:
-            yield f"{_where(place)} is no column of the model"
+            yield f"{_where(place)} is not a column of the model"
         else:
             yield f"{_where(place)}: {refusal(columns[str(place[1])], problem['input'])}"
 
 
 def refusal(column: Column, value: Any) -> str:
-    """Why a column does not take a value."""
+    """Return why a column cannot hold a value."""
     if value is None:
         return "NULL in a column that is NOT NULL in the model"
     return f"{described(value)} has no value in ClickHouse's {column.type.held}"
 
 
 def described(value: Any) -> str:
-    """A value by its kind, or by name where that is no secret."""
+    """Return the kind of a value, or the value itself where it is special and no secret."""
     if isinstance(value, str):
         if value in SPECIAL:
             return value
@@ -66,7 +66,7 @@ def _where(place: tuple[int | str, ...]) -> str:
     return ".".join(map(str, place[:2])) or "the event"
 
 
-def _not_json(said: str) -> str:
-    if "hex escape" in said or "surrogate" in said or "unicode" in said:
-        return f"the event holds text that is not UTF-8: {said}"
-    return f"the event is not JSON: {said}"
+def _not_json(message: str) -> str:
+    if "hex escape" in message or "surrogate" in message or "unicode" in message:
+        return f"the event holds text that is not UTF-8: {message}"
+    return f"the event is not JSON: {message}"

@@ -1,7 +1,7 @@
-"""Rejected events whose row has come right since: they are told as resolved.
+"""Resolves rejected events whose row has a newer valid version.
 
-A row that was rejected and then corrected in PostgreSQL comes again with a newer version, by the
-stream or by a resync. What the rejected event said is then of no consequence any more.
+A rejected row that is corrected in PostgreSQL arrives again with a newer version, by the stream or
+by a resync. The rejected event is then obsolete.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from sluice.drain.ports import OpenReject, StateStore
 
 
 def resolve(store: StateStore, decoder: Decoder, truncated: int) -> int:
-    """Mark the open rejects of a table whose row is there, or gone, in the same or a newer version.
+    """Mark a table's open rejects whose row is stored or deleted at the same or a newer version.
 
-    What is no event with a key and a place is never resolved: a person dismisses it.
+    A message without a valid key and position is never resolved: a person dismisses it.
 
     Args:
-        truncated: rows below this version are gone.
+        truncated: the version of the newest truncation; older rows are deleted.
 
     Returns:
-        How many were marked.
+        The number of rejects marked.
     """
-    placed = [
+    located = [
         (reject, place)
         for reject in store.open_rejects(decoder.table.name)
         if (place := decoder.place(reject.key, reject.metadata, reject.offset, reject.epoch))
     ]
-    if not placed:
+    if not located:
         return 0
-    current = store.current(decoder.table, [key for _, (key, _) in placed])
+    current = store.current(decoder.table, [key for _, (key, _) in located])
     resolved: list[OpenReject] = [
         reject
-        for reject, (key, version) in placed
+        for reject, (key, version) in located
         if version <= current.get(key, (0, None))[0] or version < truncated
     ]
     if resolved:

@@ -1,8 +1,8 @@
-"""Where a table's drain goes on: at its checkpoint, or where positions or offsets begin anew.
+"""Determines where a table's drain resumes: at its checkpoint, or in a new epoch.
 
 A broker that lost its topics is another incarnation, and its topics are read from the start. A
-topic that was made again alone, or that lost messages before they were drained, is a gap: a person
-decides. Positions of two sources, or of before and after a failover, are told apart by an epoch.
+single topic that was recreated, or that lost undrained messages, is a gap: a person has to decide.
+An epoch separates the positions of two sources, or of before and after a failover.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Resumption:
     limits: DrainSettings
 
     def skip_gap(self, table: Table) -> None:
-        """Go on at the topic's first message; what was lost before it has to be read again.
+        """Move the checkpoint to the topic's first message; the caller resyncs what was lost.
 
         Raises:
             StaleCheckpoint: another drain advanced this table meanwhile.
@@ -38,7 +38,7 @@ class Resumption:
         present = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
         first = self.changes.first(table.topic)
         following = present.following(
-            epoch=_epoch(table, present, present.source == CONNECT),  # offsets may begin anew
+            epoch=_epoch(table, present, present.source == CONNECT),  # offsets may restart at 0
             broker_epoch=self.changes.epoch(),
             topic_id=self.changes.topic_id(table.topic),
             next_offset=first,
@@ -48,14 +48,14 @@ class Resumption:
         self.changes.commit(table.topic, first)
 
     def change_source(self, table: Table, source: str) -> bool:
-        """Take the events that come from now on as another source's, in a new epoch.
+        """Accept events of another source from now on, in a new epoch.
 
         Returns:
-            False when they were that source's already.
+            False when it is the current source already.
 
         Raises:
             WrongUsage: there is no such source.
-            NotReady: events of the present source are not drained yet.
+            NotReady: events of the current source are not drained yet.
             StaleCheckpoint: another drain advanced this table meanwhile.
         """
         if source not in SOURCES:
@@ -65,7 +65,7 @@ class Resumption:
             return False
         if any(self._read(table, present)):
             raise NotReady(
-                f"{table.topic} has events that are not drained, or its source still runs",
+                f"{table.topic} has undrained events, or its source is still running",
                 remedy=f"stop it, run: sluice drain --until-empty, then: sluice source {source}",
             )
         self.store.advance(
@@ -74,10 +74,10 @@ class Resumption:
         return True
 
     def raise_epoch(self, table: Table, *, truncated: bool = True) -> None:
-        """Order everything that comes from now on after all that came until now.
+        """Begin a new epoch, which orders all later changes after all earlier ones.
 
         Args:
-            truncated: whether rows of before stay gone below the newest truncation.
+            truncated: whether the newest truncation stays in force.
 
         Raises:
             StaleCheckpoint: another drain advanced this table meanwhile.
@@ -88,13 +88,13 @@ class Resumption:
         self.store.advance(present.following(epoch=epoch, server="", truncated=kept))
 
     def _resume(self, table: Table) -> Checkpoint:
-        """The checkpoint, moved to the topic's start when the broker is another incarnation."""
+        """Return the checkpoint, moved to the topic's start for another broker incarnation."""
         checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
         epoch, topic_id = self.changes.epoch(), self.changes.topic_id(table.topic)
         if checkpoint.broker_epoch != epoch:
             if checkpoint.broker_epoch:
                 log.warning("%s: the broker is new; reading its topic from the start", table.name)
-            # Connect's positions are offsets, which begin anew.
+            # Connect's positions are offsets, which restart at 0.
             raised = checkpoint.source == CONNECT and checkpoint.broker_epoch != ""
             return replace(
                 checkpoint,
@@ -105,9 +105,9 @@ class Resumption:
                 base_seq=checkpoint.last_seq,
             )
         if topic_id and checkpoint.topic_id not in {"", topic_id}:
-            # What was on the former topic behind the checkpoint is gone, and nobody knows it.
+            # Undrained messages of the former topic are lost, and unknown.
             raise TopicGap(
-                f"{table.topic} was deleted and made again after {checkpoint.next_offset} messages"
+                f"{table.topic} was deleted and recreated after {checkpoint.next_offset} messages"
                 " of it were drained",
                 remedy=f"read the table again: sluice resync {table.name}",
             )
@@ -123,10 +123,10 @@ class Resumption:
 
 
 def _epoch(table: Table, present: Checkpoint, raised: bool = True) -> int:
-    """The epoch, or the one after it."""
+    """Return the current epoch, or the next one when it is raised."""
     if raised and present.epoch >= MOST_EPOCH:
         raise NeedsPerson(
-            f"{table.name}: there is no epoch of positions after {present.epoch}",
+            f"{table.name}: the epoch of positions cannot exceed {present.epoch}",
             remedy=f"drop cdc.{table.storage} and the table's rows of cdc.checkpoints in"
             f" ClickHouse, then run: sluice init; sluice resync {table.name}",
         )

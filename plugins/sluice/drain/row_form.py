@@ -1,4 +1,4 @@
-"""What a change is as a row of the current state."""
+"""Changes as rows of the current state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sluice.events.event import Change, FullRow, Key, KeyDeleted
 
 
 class RowForm:
-    """Changes of one table as stored rows; a deleted key stands among zero values."""
+    """Converts changes of one table to stored rows; a deleted row has its key and zero values."""
 
     def __init__(self, table: Table) -> None:
         self._zeros = [None if column.nullable else column.type.zero for column in table.columns]
@@ -18,11 +18,11 @@ class RowForm:
         self._key_at = [names.index(column.name) for column in table.key]
 
     def key_of(self, values: Sequence[Any]) -> Key:
-        """The key among a row's values."""
+        """Return the key of a row's values."""
         return tuple(values[index] for index in self._key_at)
 
     def stored(self, change: Change) -> tuple[Any, ...]:
-        """The columns, then version, deleted, seq, committed_at."""
+        """Return the row: the columns, then version, deleted, seq, committed_at."""
         deleted = int(isinstance(change, KeyDeleted))
         if isinstance(change, FullRow):
             values = change.values

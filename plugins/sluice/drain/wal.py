@@ -1,4 +1,4 @@
-"""The end of PostgreSQL's WAL, which bounds what events say of their place; see origin.py."""
+"""Reads the end of PostgreSQL's WAL, which bounds the positions of events; see origin.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from sluice.drain.origin import WalEnd
 from sluice.events.positions import parse_lsn
 from sluice.settings import PostgresSettings
 
-# Where WAL is inserted now: at or behind everything that the server can have sent. A server in
-# recovery has no such point: events of its primary may be ahead of what it has replayed.
+# The insert LSN is at or after everything that the server has sent. A standby has no such bound:
+# events of its primary may be ahead of its replay.
 _WAL_END = f"""
 SELECT system_identifier || '/' || {TIMELINE},
     pg_current_wal_insert_lsn()::text
@@ -17,7 +17,7 @@ FROM pg_control_system() WHERE NOT pg_is_in_recovery()
 
 
 def wal_end(settings: PostgresSettings) -> WalEnd | None:
-    """The end of the WAL now; None where the server is in recovery.
+    """Return the current end of the WAL; None where the server is in recovery.
 
     Raises:
         Unreachable: PostgreSQL does not answer.

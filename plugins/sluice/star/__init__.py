@@ -1,1 +1,1 @@
-"""Facts, rollups and views, rebuilt from the source tables."""
+"""Builds facts, rollups and views from the current state."""

@@ -1,4 +1,4 @@
-"""What ClickHouse has of the models: made where it is missing, brought along where they changed."""
+"""Creates or updates the ClickHouse tables and views to match the models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sluice.star.fact_tables import FactStorage
 from sluice.star.rebuild import Rebuild
 from sluice.warehouse.evolution import evolve, fact_differs, former_rollups, rollup_is_made
 
-_MADE = re.compile(
+_CREATED = re.compile(
     r"^CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE) (?:IF NOT EXISTS )?"
     r"((?:cdc|olap)\.(?:`(?:\\.|[^`\\])+`|\w+))"
 )
@@ -30,9 +30,7 @@ _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 def create_warehouse(
     clickhouse: ClickHouse, catalog: Catalog
 ) -> tuple[list[str], dict[str, SluiceError]]:
-    """Make or bring along everything in ClickHouse; what was done, and tables and facts that could
-    not be, with why.
-    """
+    """Create or update everything in ClickHouse; return what was done, and the errors by table."""
     outcomes = Outcomes()
     for name, statement in read_statements(_BOOKKEEPING).items():
         if name.startswith("database_"):
@@ -46,16 +44,16 @@ def create_warehouse(
         if {table.name for table in fact.tables} & outcomes.troubles.keys():
             continue
         with outcomes.of(fact.name):
-            for gone in sorted(former_rollups(clickhouse, fact.name) - names):
-                clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(gone)}")
-                _drop_rollup(clickhouse, gone)
-                done.append(f"olap.{gone}: dropped, the models have it no longer")
+            for former in sorted(former_rollups(clickhouse, fact.name) - names):
+                clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(former)}")
+                _drop_rollup(clickhouse, former)
+                done.append(f"olap.{former}: dropped, it is no longer in the models")
             done += _star(clickhouse, fact)
     return done, outcomes.troubles
 
 
 def state_tables() -> dict[str, list[str]]:
-    """Tables that the pipeline keeps about itself -> columns that they did not always have."""
+    """Return the tables of the pipeline's own state, each with the columns added by upgrades."""
     tables: dict[str, list[str]] = {}
     for statement in read_statements(_BOOKKEEPING).values():
         for place in _relations([statement]):
@@ -65,27 +63,28 @@ def state_tables() -> dict[str, list[str]]:
     return tables
 
 
-def made_of_table(table: Table, cluster: Cluster) -> set[str]:
-    """What is made of a source table on every server, as `database.name`."""
+def relations_of_table(table: Table, cluster: Cluster) -> set[str]:
+    """Return the `database.name` of each table and view of a source table on every server."""
     return _relations(table_statements(table, cluster).values())
 
 
-def made_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
-    """What is made of a fact and its rollups, as `database.name`; without what holds their rows,
-    which goes by other names on a cluster.
+def relations_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
+    """Return the `database.name` of each table and view of a fact and its rollups.
+
+    On a cluster the tables that hold rows on each server are left out: their names vary.
     """
-    places = _relations(star_statements(fact, cluster).texts())
-    return {one for one in places if not (cluster.name and one.endswith(cluster.local("")))}
+    names = _relations(star_statements(fact, cluster).texts())
+    return {name for name in names if not (cluster.name and name.endswith(cluster.local("")))}
 
 
 def _relations(statements: Iterable[str]) -> set[str]:
-    """What these statements create."""
-    found = filter(None, map(_MADE.match, statements))
-    return {one[1].replace("`", "") for one in found}
+    """Return the names that the statements create."""
+    matches = filter(None, map(_CREATED.match, statements))
+    return {match[1].replace("`", "") for match in matches}
 
 
 def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
-    """A fact's rebuild on this session."""
+    """Return a fact's rebuild on this session."""
     return Rebuild(
         clickhouse=clickhouse,
         fact=fact,
@@ -95,7 +94,7 @@ def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
 
 
 def _tables(clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes) -> list[str]:
-    """Make the source tables, or bring them along; what was done."""
+    """Create or update the source tables; return what was done."""
     done: list[str] = []
     for table in catalog.tables:
         with outcomes.of(table.name):
@@ -111,15 +110,15 @@ def _tables(clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes) -> lis
 
 
 def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
-    """Make the fact, its rollups and views, or rebuild it into its new form; what was done."""
-    star, done, anew = star_statements(fact, clickhouse.cluster), [], False
+    """Create the fact, its rollups and views, or rebuild them to match; return what was done."""
+    star, done, recreated = star_statements(fact, clickhouse.cluster), [], False
     tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(PIPELINE))
     tables.create(fact.name)
     tables.follow()
     for rollup in fact.table.rollups:
         if not rollup_is_made(clickhouse, fact, rollup):
             _drop_rollup(clickhouse, rollup.name)
-            anew = True
+            recreated = True
         statements = star.rollups[rollup.name]
         clickhouse.everywhere(statements.table)
         if statements.distributed:
@@ -128,10 +127,10 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
         clickhouse.execute(statements.noted_by)
         clickhouse.everywhere(statements.view)
     rebuild = make_rebuild(clickhouse, fact)
-    renewed = fact_differs(clickhouse, fact) or (anew and rebuild.seen() is not None)
+    renewed = fact_differs(clickhouse, fact) or (recreated and rebuild.seen() is not None)
     if renewed:
         done.append(rebuild.renew().sentence())
-    # Before the merge, which may take long: a view of the older form cuts values to its types.
+    # Before the merge, which may take long: the former view truncates values to its types.
     clickhouse.everywhere(star.view)
     if renewed:
         rebuild.merge()
@@ -139,6 +138,6 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
 
 
 def _drop_rollup(clickhouse: ClickHouse, name: str) -> None:
-    """Drop a rollup's groups and rows: the rows last, by which it is known to be there."""
+    """Drop a rollup's tables, the rows last: their table marks that the rollup exists."""
     for table in (noted(name), clickhouse.cluster.local(name), name):
         clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")

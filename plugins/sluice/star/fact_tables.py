@@ -1,8 +1,8 @@
-"""Where a fact's rows lie: a table that a full rebuild exchanges for another.
+"""Creates, alters and drops the tables that hold a fact's rows, on one server or a cluster.
 
-On a cluster that is a Distributed table over one on each server. A full rebuild exchanges the
-Distributed tables of the server that Sluice is connected to, at once, and keeps its marks by them;
-those of the other servers follow, so that no reader of any server sees a half.
+On a cluster a fact is a Distributed table over one table on each server. A full rebuild exchanges
+the Distributed tables atomically on the server that Sluice is connected to, and records itself
+under their ids. The other servers then follow, so no reader sees a partial fact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sluice.generate.star import distributed_fact, fact_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactStorage:
-    """The tables of one fact.
+    """Manages the tables of one fact.
 
     Attributes:
         queries: the statements of sql/clickhouse/pipeline.sql.
@@ -29,12 +29,12 @@ class FactStorage:
     queries: Mapping[str, str]
 
     def local(self, name: str) -> str:
-        """The table that holds the rows of this one on each server."""
+        """Return the name of the table that holds a table's rows on each server."""
         rows = self.clickhouse.execute(self.queries["local"], table=name)
         return str(rows[0][0]) if rows else name
 
     def create(self, name: str) -> None:
-        """Make an empty table of the fact, where it is not there yet."""
+        """Create an empty table of the fact if it does not exist."""
         cluster, local = self.clickhouse.cluster, self.local(name)
         present = local != name
         if not present:
@@ -44,26 +44,26 @@ class FactStorage:
             self.clickhouse.execute(distributed_fact(self.fact, cluster, name, local))
 
     def hold_merges(self, name: str) -> None:
-        """Leave the parts of a table as they are written, until it may merge again.
+        """Delay merges of a table until `let_merge`.
 
-        Fifty are merged all the same, so that ClickHouse does not come to refuse inserts.
+        Fifty parts are still merged, since ClickHouse refuses inserts when there are too many.
         """
         self._alter(name, "MODIFY SETTING min_parts_to_merge_at_once = 50")
 
     def let_merge(self, name: str) -> None:
-        """Let ClickHouse merge the parts of a table as it does of any."""
+        """Restore the default merges of a table."""
         self._alter(name, "RESET SETTING min_parts_to_merge_at_once")
 
     def _alter(self, name: str, change: str) -> None:
         self.clickhouse.everywhere(f"ALTER TABLE cdc.{quoted(self.local(name))} {change}")
 
     def drop(self, name: str) -> None:
-        """Drop a table and its rows, if it is there."""
-        for gone in dict.fromkeys((name, self.local(name))):
-            self.clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(gone)} SYNC")
+        """Drop a table and its rows if it exists."""
+        for table in dict.fromkeys((name, self.local(name))):
+            self.clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")
 
     def follow(self) -> None:
-        """Let the cluster's other servers read the rows that this one reads."""
+        """Point the fact of the cluster's other servers at the rows that this server reads."""
         cluster = self.clickhouse.cluster
         if not cluster.name:
             return
@@ -71,7 +71,7 @@ class FactStorage:
             self.clickhouse.elsewhere(distributed_fact(self.fact, cluster, self.fact.name, local))
 
     def catch_strays(self) -> None:
-        """Do that where a rebuild was killed between its exchange and the others' following."""
+        """Call `follow` if a rebuild was killed before it did."""
         cluster = self.clickhouse.cluster
         if cluster.name and self.clickhouse.execute(
             self.queries["strays"],

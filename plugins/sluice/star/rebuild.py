@@ -1,14 +1,13 @@
-"""The rebuild: brings a fact up to date with the current-state tables.
+"""Rebuilds a fact from the current-state tables.
 
-Incremental: the keys that changes since the last rebuild can have altered are recomputed, so the
-cost follows the change. Full: all of it, range by range, into a shadow table that is verified,
-then exchanged, so readers never see a half; the table it replaced is kept for a rollback.
+An incremental rebuild recomputes the keys that changes since the last rebuild may have altered. A
+full rebuild fills a shadow table range by range, verifies it and exchanges it for the fact, so
+readers never see a partial fact; the replaced table is kept for a rollback.
 
-A fact row's version is the number of changes its rebuild had seen. A rebuild that had seen more
-therefore wins over one that had seen less, in whatever order two of them write; and a change that
-arrives while a rebuild reads is above what that rebuild claims to have seen, so the next one
-recomputes its facts. That makes killed and concurrent rebuilds harmless. Each full rebuild fills a
-shadow table of its own name, so it can only ever exchange what it filled itself.
+A fact row's version is the number of changes its rebuild had seen. The rebuild that had seen more
+therefore wins, in whatever order two of them write. A change that arrives while a rebuild reads is
+above what that rebuild records as seen, so the next one recomputes its facts. Killed and concurrent
+rebuilds are thus harmless. Each full rebuild exchanges only the shadow table that it filled.
 """
 
 from __future__ import annotations
@@ -49,11 +48,10 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 10
 _CATCH_UPS = 3
 _LATEST = (1 << 64) - 1  # no change has a higher _seq
-# Rows that are made and inserted at a time: about 1.3 GB of memory with wide rows. While one insert
-# is written the next is joined; fewer rows are one insert.
+# Rows computed and inserted at a time; this bounds memory (docs/benchmarks/fact.md).
 RANGE_ROWS = 2_000_000
 
-# Where a rebuild stands between two effects, in order; tests kill it at each.
+# Failpoints between every two effects, in order.
 POINTS = (
     "shadow made",
     "keys found",
@@ -71,10 +69,12 @@ POINTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildReport:
-    """What a rebuild did.
+    """The result of a rebuild.
 
     Attributes:
-        mode: `none` (nothing had changed), `incremental`, `full`, `backfill` or `rollback`.
+        mode: `none` (no changes), `incremental`, `full`, `backfill` or `rollback`.
+        rows, deleted: the number of rows and of delete markers written.
+        seconds: the duration.
     """
 
     fact: str
@@ -84,9 +84,9 @@ class RebuildReport:
     seconds: float
 
     def sentence(self) -> str:
-        """The rebuild in one line."""
+        """Return the result as one line."""
         if self.mode == "none":
-            return f"{self.fact}: nothing had changed"
+            return f"{self.fact}: no changes"
         what = "rollback to" if self.mode == "rollback" else f"{self.mode} rebuild of"
         text = f"{self.fact}: {what} {self.rows} rows"
         return f"{text}, {self.deleted} deleted, in {self.seconds:.1f} s"
@@ -94,7 +94,7 @@ class RebuildReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The table of a fact that stands at a moment, and the last rebuild into it."""
+    """A fact's current table, and the last rebuild into it."""
 
     storage: UUID
     last: Recorded
@@ -107,9 +107,9 @@ class Rebuild:
     Attributes:
         star: the fact's generated statements.
         queries: the statements of sql/clickhouse/pipeline.sql.
-        range_rows: rows that are made and inserted at a time; memory follows it.
+        range_rows: rows computed and inserted at a time; memory grows with it.
         reached: called with each of POINTS as it is passed.
-        progress: called with a line for people after each range of a long rebuild.
+        progress: called with a line after each step of a full rebuild.
     """
 
     clickhouse: ClickHouse
@@ -121,13 +121,13 @@ class Rebuild:
     progress: Callable[[str], None] = log.info
 
     def run(self, *, full: bool = False) -> RebuildReport:
-        """Bring the fact up to date, by its changes where that is possible.
+        """Update the fact, incrementally where that is possible.
 
         Raises:
-            TableDiffers: the fact or a rollup is not of the models' form; values would be cut to
-                the older, and sums of what others sum.
-            StaleRebuild: another rebuild exchanged the fact meanwhile; run it again.
-            QualityFailed: a full rebuild does not have the source's rows; nothing was exchanged.
+            TableDiffers: the fact or a rollup differs from the models; writing would truncate
+                values or sum the wrong ones.
+            StaleRebuild: another rebuild exchanged the fact meanwhile; repeat the call.
+            QualityFailed: a full rebuild differs from its source; nothing was exchanged.
         """
         started = time.monotonic()
         self._tables.catch_strays()
@@ -143,31 +143,31 @@ class Rebuild:
         return self._report(mode, started, rows, deleted)
 
     def renew(self) -> RebuildReport:
-        """Rebuild in full into the models' form, whatever the fact's is now; see `run`."""
+        """Rebuild in full, also where the fact's table differs from the models; see `run`."""
         started = time.monotonic()
         return self._report("full", started, self._full(), 0)
 
     def merge(self) -> None:
-        """Merge what was filled: FINAL, by which readers look at it, then has nothing to merge.
+        """Merge the parts of the fact and its rollups, which makes readers' FINAL cheap.
 
-        Not while it is filled: merges took a fifth of the time.
+        Merges during the fill would slow it down.
         """
-        self.progress(f"{self.fact.name}: readers have it; merging its parts")
+        self.progress(f"{self.fact.name}: available to readers; merging its parts")
         try:
             for table in (self.fact.name, *(rollup.name for rollup in self.fact.table.rollups)):
                 merge(self.clickhouse, self._tables.local(table))
         except SluiceError as error:
-            # It is right as it is, and another full rebuild may have taken its place.
-            self.progress(f"{self.fact.name}: left to the night's maintenance: {error}")
+            # The rows are right without a merge, and another full rebuild may have replaced them.
+            self.progress(f"{self.fact.name}: parts left to the nightly maintenance: {error}")
 
     def backfill(self, first: date, last: date) -> RebuildReport:
         """Recompute the facts of the days from `first` to `last`, both included.
 
-        Days can be redone in any order, again, and several at once: rows are recomputed from the
-        current state, and their version is what that had seen.
+        Backfills are idempotent and may run in any order and concurrently: rows are recomputed
+        from the current state, and their version is the number of changes it had seen.
 
         Raises:
-            WrongUsage: no column is marked as the fact's date, or the days are out of order.
+            WrongUsage: no column is marked as the fact's date, or `last` is before `first`.
             TableDiffers: as by run.
         """
         if self.fact.date is None:
@@ -175,7 +175,7 @@ class Rebuild:
                 f"{self.fact.name} has no date", remedy='mark a column with {"star": "date"}'
             )
         if first > last:
-            raise WrongUsage(f"the days end before they begin: {first} to {last}")
+            raise WrongUsage(f"the last day is before the first: {first} to {last}")
         started, storage = time.monotonic(), self._storage(self.fact.name)
         low = self._last_seen(storage)
         if low is None:
@@ -191,25 +191,25 @@ class Rebuild:
     def rollback(self) -> RebuildReport:
         """Exchange the fact for the table that the last full rebuild replaced, and catch up.
 
-        Once more, and it is undone.
+        A second rollback undoes the first.
 
         Raises:
-            WrongUsage: no table was kept, or one of an older form.
+            WrongUsage: no table is kept, or it differs from the models.
         """
         started, kept = time.monotonic(), self.kept
         if not self.clickhouse.execute(self.queries["storage"], table=kept):
             raise WrongUsage(
-                f"no earlier {self.fact.name} is kept", remedy="a full rebuild keeps one"
+                f"no earlier {self.fact.name} is kept", remedy="a full rebuild keeps the table"
             )
         if fact_differs(self.clickhouse, self.fact, kept):
             raise WrongUsage(
-                f"cdc.{kept} is of an older form than the models, or of another ClickHouse's",
-                remedy="the way back is to take the models of then, and run: sluice init",
+                f"cdc.{kept} differs from the models, or was made by another ClickHouse release",
+                remedy="restore the models that it was built from, then run: sluice init",
             )
         storage = self._storage(kept)
         low = self._last_seen(storage)
         if low is None:
-            raise WrongUsage(f"cdc.{kept} was never finished", remedy="run: sluice rebuild --full")
+            raise WrongUsage(f"cdc.{kept} is incomplete", remedy="run: sluice rebuild --full")
         now = self._now(self.drained())
         self._rows.touch_changes(kept, low.seen, now.seen)
         written = self._rows.rewrite(kept, now)
@@ -242,42 +242,42 @@ class Rebuild:
 
     @property
     def kept(self) -> str:
-        """The table in `cdc` that the last full rebuild replaced."""
+        """Return the name of the table in `cdc` that the last full rebuild replaced."""
         return f"{self.fact.name}__kept"
 
     def drained(self) -> dict[str, int]:
-        """Source table -> highest drained `_seq`, of the fact's tables."""
-        found = dict(self.clickhouse.execute(self.queries["drained"]))
-        return {table.name: found.get(table.name, 0) for table in self.fact.tables}
+        """Return the highest drained `_seq` of each of the fact's source tables."""
+        drained = dict(self.clickhouse.execute(self.queries["drained"]))
+        return {table.name: drained.get(table.name, 0) for table in self.fact.tables}
 
     def seen(self) -> Seen | None:
-        """What the fact as it stands has seen; None before its first rebuild."""
+        """Return the `_seq` of each table that the fact has seen; None before its first rebuild."""
         standing = self.standing()
         return standing.last.seen if standing else None
 
     def standing(self) -> Standing | None:
-        """The fact as it stands; None before its first rebuild."""
+        """Return the fact's current table and last rebuild; None before its first rebuild."""
         storage = self._storage(self.fact.name)
         last = self._last_seen(storage)
         return Standing(storage=storage, last=last) if last else None
 
     def behind(self) -> int:
-        """How many seconds ago the oldest of the changes was drained that the fact lacks."""
+        """Return how many seconds ago the oldest change that the fact lacks was drained."""
         seen = self.seen() or {}
         query = self.queries["oldest_unseen"]
         rows = [
             self.clickhouse.execute(query, table=table.storage, seen=seen.get(table.name, 0))
             for table in self.fact.tables
         ]
-        return max(int(found[0][0]) for found in rows)
+        return max(int(age[0][0]) for age in rows)
 
     def touch_since(self, last: Recorded, target: str = "") -> None:
-        """Find the keys that changes since a rebuild can have altered; see FactRows."""
+        """Collect the keys that changes since a rebuild may have altered; see FactRows."""
         latest = dict.fromkeys((table.name for table in self.fact.tables), _LATEST)
         self._rows.touch_changes(target or self.fact.name, last.seen, latest)
 
     def settled_notes(self, of: Standing) -> list[UUID]:
-        """Rebuilds whose notes of groups are settled in the sums of the fact that stands."""
+        """Return the rebuilds whose noted groups are contained in the current sums."""
         rows = self.clickhouse.execute(
             self.queries["settled_notes"],
             fact=self.fact.name,
@@ -287,7 +287,7 @@ class Rebuild:
         return list(rows[0][0])
 
     def live_rows(self, table: str) -> int:
-        """Live rows of a table in `cdc`."""
+        """Return the number of live rows of a table in `cdc`."""
         return int(self.clickhouse.execute(self.queries["live_rows"], table=table)[0][0])
 
     def _require_form(self) -> None:
@@ -301,11 +301,11 @@ class Rebuild:
         )
 
     def _now(self, seen: Seen) -> Recorded:
-        """What a rebuild that begins now will have seen, under a name of its own."""
+        """Return the record of a rebuild that begins now, with a new id."""
         return Recorded(seen=seen, rebuild=uuid4())
 
     def _catch_up(self, storage: Any, low: Recorded | None = None) -> tuple[str, int, int]:
-        """Recompute what changes since `low`, or since the last rebuild, can have altered."""
+        """Recompute what changes since `low`, or since the last rebuild, may have altered."""
         started, low = time.monotonic(), low or self._last_seen(storage)
         assert low is not None, "it was recorded before"
         now = self._now(self.drained())
@@ -313,9 +313,9 @@ class Rebuild:
             return "none", 0, 0
         self._rows.touch_changes(self.fact.name, low.seen, now.seen)
         written = self._rows.rewrite(self.fact.name, now, self._rollups)
-        # What many ranges change is not kept in memory until the end.
-        bring = {0: self._rollups.settle, 1: self._rollups.add}
-        bring.get(written.ranges, self._rollups.sum_noted)(low, now)
+        # Only the changes of a single range are held in memory for the sums.
+        update = {0: self._rollups.settle, 1: self._rollups.add}
+        update.get(written.ranges, self._rollups.sum_noted)(low, now)
         if self._storage(self.fact.name) != storage:
             raise StaleRebuild()
         self._record(storage, now, "incremental", written.rows, written.deleted, started)
@@ -323,15 +323,15 @@ class Rebuild:
         return "incremental", written.rows, written.deleted
 
     def _follow(self) -> None:
-        """Bring what was exchanged up to date, or what another rebuild has exchanged it for."""
+        """Catch up the exchanged table, or the one that another rebuild exchanged it for."""
         until_done(lambda: self._catch_up(self._storage(self.fact.name)))
 
     def _full(self) -> int:
-        """All rows into a shadow table, verified, exchanged, caught up; how many rows."""
+        """Fill, verify and exchange a shadow table, and catch up; return the number of rows."""
         started, shadow = time.monotonic(), f"{self.fact.name}__shadow_{uuid4().hex[:12]}"
         self._tables.create(shadow)
         try:
-            with suppress(NeedsPerson):  # a server that does not know the setting
+            with suppress(NeedsPerson):  # the server may not know the setting
                 self._tables.hold_merges(shadow)
             storage, now = self._storage(shadow), self._now(self.drained())
             self.reached("shadow made")
@@ -351,28 +351,28 @@ class Rebuild:
         return rows
 
     def _exchange(self, table: str) -> None:
-        one, other = quoted(self.fact.name), quoted(table)
-        self.clickhouse.execute(f"EXCHANGE TABLES cdc.{one} AND cdc.{other}")
+        fact, other = quoted(self.fact.name), quoted(table)
+        self.clickhouse.execute(f"EXCHANGE TABLES cdc.{fact} AND cdc.{other}")
         self.reached("exchanged")
         self._tables.follow()
 
     def _keep(self, replaced: str) -> None:
-        """Keep the replaced table for a rollback, in place of the one kept before."""
+        """Keep the replaced table for a rollback, instead of the previously kept one."""
         kept = quoted(self.kept)
         for _ in range(_ATTEMPTS):
             self._tables.drop(self.kept)
-            # Another full rebuild may keep its own in between.
+            # Another full rebuild may keep its own table in between.
             with suppress(NeedsPerson):
                 self.clickhouse.execute(f"RENAME TABLE cdc.{quoted(replaced)} TO cdc.{kept}")
                 break
         self.reached("kept")
 
     def _verify(self, shadow: str, now: Recorded) -> tuple[int, Recorded]:
-        """Catch up with what drains brought meanwhile until both sides agree at one point; where
-        drains go on, until they agree in what no later change can have altered.
+        """Catch up with drains until shadow and source agree; return the rows and the new record.
 
-        Compared are live rows and a checksum of every column that is the fact's own. A table that
-        was filled, and nothing else, has each row once: there is nothing for FINAL to merge.
+        Row counts and a checksum of the fact's own columns are compared. If drains never pause,
+        both sides must agree except for rows that later changes may have altered. A table that was
+        only filled has each row once and needs no FINAL.
         """
         checksum = self.star.checksum_filled
         for _ in range(_CATCH_UPS):
@@ -382,24 +382,24 @@ class Rebuild:
                 now, checksum = replace(now, seen=seen), self.star.checksum_fact
                 self._rows.rewrite(shadow, now)
             expected = self.clickhouse.execute(self.star.checksum_source)[0]
-            found = self.clickhouse.execute(checksum, fact=shadow)[0]
-            if found == expected and self.drained() == now.seen:
-                return int(found[0]), now
-            self.progress(f"{shadow}: {found[0]} rows of {expected[0]}; catching up")
+            actual = self.clickhouse.execute(checksum, fact=shadow)[0]
+            if actual == expected and self.drained() == now.seen:
+                return int(actual[0]), now
+            self.progress(f"{shadow}: {actual[0]} of {expected[0]} rows; catching up")
             time.sleep(0.5)
         if wrong := self._wrong_rows(shadow, now):
             raise QualityFailed(
-                f"full rebuild of {self.fact.name}: {wrong} rows are not those of"
-                f" {self.fact.table.name}; the fact was left as it is",
+                f"full rebuild of {self.fact.name}: {wrong} rows differ from"
+                f" {self.fact.table.name}; the fact was not exchanged",
                 remedy=f"run: sluice quality {self.fact.table.name}",
             )
-        return int(found[0]), now
+        return int(actual[0]), now
 
     def _wrong_rows(self, shadow: str, now: Recorded) -> int:
-        """Rows that differ from their source and that no change since `now` can have altered.
+        """Return the number of rows that differ from their source without a change since `now`.
 
-        Where drains go on, both sides are never read at one point; those are left to the next
-        rebuild.
+        While drains run, the two sides are read at different points; rows that changed in between
+        are left to the next rebuild.
         """
         key = ", ".join(quoted(column.name) for column in self.fact.key)
         drop = "DROP TEMPORARY TABLE IF EXISTS differing, touched"
@@ -416,7 +416,7 @@ class Rebuild:
     def _storage(self, table: str) -> Any:
         rows = self.clickhouse.execute(self.queries["storage"], table=table)
         if not rows:
-            raise NotReady(f"cdc.{table} is not there", remedy="run: sluice init")
+            raise NotReady(f"cdc.{table} does not exist", remedy="run: sluice init")
         return rows[0][0]
 
     def _last_seen(self, storage: Any) -> Recorded | None:

@@ -1,4 +1,4 @@
-"""ClickHouse's part: version, grants, settings, the cluster, and the tables."""
+"""Checks ClickHouse: version, grants, settings, cluster, tables."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from sluice.errors import Retryable, SluiceError
 from sluice.generate.row_text import clickhouse_checksum
 from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.settings import ClickHouseSettings, Settings
-from sluice.star.create import made_of_fact, made_of_table, state_tables
+from sluice.star.create import relations_of_fact, relations_of_table, state_tables
 from sluice.warehouse.evolution import Plan, fact_differs, plan_of
 
 _LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
 _INIT = "run: sluice init"
 _PRESENT = "SELECT concat(database, '.', name) FROM system.tables WHERE database IN ('cdc', 'olap')"
 _COLUMNS = "SELECT concat(table, '.', name) FROM system.columns WHERE database = 'cdc'"
-# CREATE and DROP by their parts: as a whole they hold rights that no database can give.
-_MAKES = tuple(f"{verb} {what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "VIEW"))
+# CREATE and DROP by parts: the whole includes rights that cannot be granted on a database.
+_DDL = tuple(f"{verb} {what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "VIEW"))
 _GRANTS = {
-    "cdc.*": ("SELECT", "INSERT", "ALTER", *_MAKES, "TRUNCATE", "OPTIMIZE"),
-    "olap.*": ("SELECT", *_MAKES),
+    "cdc.*": ("SELECT", "INSERT", "ALTER", *_DDL, "TRUNCATE", "OPTIMIZE"),
+    "olap.*": ("SELECT", *_DDL),
     "system.*": ("SELECT",),
     "*.*": ("CREATE TEMPORARY TABLE",),
 }
-# Setting -> the value without which rows are lost or differ; a profile may have another one.
+# Required values: with others, which a profile may set, rows are lost or differ.
 _SETTINGS = {
     "readonly": "0",
-    "wait_for_async_insert": "1",  # else the checkpoint may outlive the rows before it
+    "wait_for_async_insert": "1",  # otherwise a checkpoint may survive the loss of its rows
     "do_not_merge_across_partitions_select_final": "0",
     "skip_unavailable_shards": "0",
     "join_use_nulls": "0",
     "transform_null_in": "0",
     "data_type_default_nullable": "0",
 }
-# With `break`, a limit that is reached cuts an answer short without a word.
+# With `break`, ClickHouse truncates results at a limit without an error.
 _OVERFLOWS = "SELECT name, value FROM system.settings WHERE name LIKE '%overflow\\_mode%'"
 _LIMITS = """
 SELECT name, max, readonly FROM system.settings WHERE has({names:Array(String)}, name)
@@ -46,7 +46,7 @@ SELECT name, max, readonly FROM system.settings WHERE has({names:Array(String)},
 
 
 def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
-    """Every check on ClickHouse, from the server to the tables."""
+    """Yield every check of ClickHouse, from the server to the tables."""
     with closing(ClickHouse(settings.clickhouse)) as session:
         yield from _server(session, "clickhouse")
         yield _grants(session, settings.clickhouse)
@@ -56,11 +56,11 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         present = {place for (place,) in session.execute(_PRESENT)}
         yield _state_tables(session, present)
         for table in catalog.tables:
-            wanted = made_of_table(table, session.cluster)
-            yield _made(table.name, wanted - present, partial(_differs, session, table))
+            wanted = relations_of_table(table, session.cluster)
+            yield _relations(table.name, wanted - present, partial(_differs, session, table))
         for fact in catalog.facts:
-            wanted = made_of_fact(fact, session.cluster)
-            yield _made(fact.name, wanted - present, partial(fact_differs, session, fact))
+            wanted = relations_of_fact(fact, session.cluster)
+            yield _relations(fact.name, wanted - present, partial(fact_differs, session, fact))
 
 
 def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
@@ -72,7 +72,7 @@ def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
 
 
 def _grants(session: ClickHouse, settings: ClickHouseSettings) -> Diagnosis:
-    """Whether the user may do what drains, rebuilds and `sluice init` do."""
+    """Check that the user has the grants that drains, rebuilds and `sluice init` need."""
     missing = {
         place: [right for right in rights if not _granted(session, right, place)]
         for place, rights in _GRANTS.items()
@@ -80,7 +80,7 @@ def _grants(session: ClickHouse, settings: ClickHouseSettings) -> Diagnosis:
     wanted = [f"{', '.join(rights)} ON {place}" for place, rights in missing.items() if rights]
     user = "`" + settings.user.replace("\\", "\\\\").replace("`", "\\`") + "`"
     remedy = "; ".join(f"GRANT {right} TO {user}" for right in wanted)
-    found = f"missing: {'; '.join(wanted)}" if wanted else "all there"
+    found = f"missing: {'; '.join(wanted)}" if wanted else "complete"
     return judged("clickhouse", "grants", not wanted, found, remedy)
 
 
@@ -90,18 +90,18 @@ def _granted(session: ClickHouse, right: str, place: str) -> bool:
 
 
 def _settings(session: ClickHouse) -> Diagnosis:
-    """Whether the user's profile leaves the settings that results depend on."""
+    """Check that the user's profile does not change settings on which results depend."""
     names = ", ".join(f"'{name}'" for name in _SETTINGS)
     query = f"SELECT name, value FROM system.settings WHERE name IN ({names})"
-    there = dict(session.execute(query)) | dict(session.execute(_OVERFLOWS))
-    wrong = sorted(name for name, value in there.items() if value != _SETTINGS.get(name, "throw"))
-    found = ", ".join(f"{name}={there[name]}" for name in wrong) or "as they should be"
+    values = dict(session.execute(query)) | dict(session.execute(_OVERFLOWS))
+    wrong = sorted(name for name, value in values.items() if value != _SETTINGS.get(name, "throw"))
+    found = ", ".join(f"{name}={values[name]}" for name in wrong) or "as required"
     wanted = ", ".join(f"{name}={_SETTINGS.get(name, 'throw')}" for name in wrong)
     return judged("clickhouse", "settings", not wrong, found, f"set in its profile: {wanted}")
 
 
 def _long_statements(session: ClickHouse, catalog: Catalog) -> Diagnosis:
-    """Whether the user may raise the limits of statements as far as wide tables need it."""
+    """Check that the user may raise the limits of statements as far as wide tables need."""
     wide = [
         table.name
         for table in catalog.tables
@@ -119,7 +119,7 @@ def _long_statements(session: ClickHouse, catalog: Catalog) -> Diagnosis:
 
 
 def _cluster(session: ClickHouse) -> Iterator[Diagnosis]:
-    """Each other server of the cluster, and the Keeper that replicated tables need."""
+    """Yield checks of the cluster's other servers, and of the Keeper for replicated tables."""
     cluster = session.cluster
     if not cluster.name:
         return
@@ -137,20 +137,20 @@ def _cluster(session: ClickHouse) -> Iterator[Diagnosis]:
 
 
 def _keeper(session: ClickHouse) -> Diagnosis:
-    """Whether the server has what replicated tables are made with."""
+    """Check that the server has the Keeper and macros that replicated tables need."""
     tables = session.execute(
         "SELECT name FROM system.tables WHERE database = 'system' AND name = 'zookeeper'"
     )
     macros = {name for (name,) in session.execute("SELECT macro FROM system.macros")}
     missing = [] if tables else ["a Keeper"]
     missing += [f"the macro {name}" for name in ("shard", "replica") if name not in macros]
-    found = f"missing: {', '.join(missing)}" if missing else "Keeper and macros are there"
+    found = f"missing: {', '.join(missing)}" if missing else "Keeper and macros are configured"
     remedy = "configure <keeper_server> or <zookeeper>, and <macros>, on every server"
     return judged("clickhouse", "replication", not missing, found, remedy)
 
 
 def _state_tables(session: ClickHouse, present: Set[str]) -> Diagnosis:
-    """Whether everything that the pipeline keeps about itself has its place, in today's form."""
+    """Check that the pipeline's state tables exist, with all columns of this version."""
     wanted = state_tables()
     missing = sorted(name for name in wanted if f"cdc.{name}" not in present)
     columns = {place for (place,) in session.execute(_COLUMNS)}
@@ -160,7 +160,7 @@ def _state_tables(session: ClickHouse, present: Set[str]) -> Diagnosis:
         for column in added
         if name not in missing and f"{name}.{column}" not in columns
     )
-    found = f"missing: {', '.join(missing)}" if missing else "all there"
+    found = f"missing: {', '.join(missing)}" if missing else "complete"
     return judged("clickhouse", "state tables", not missing, found, _INIT)
 
 
@@ -168,13 +168,13 @@ def _differs(session: ClickHouse, table: Table) -> bool:
     return plan_of(session, table) != Plan()
 
 
-def _made(name: str, missing: Set[str], differs: Callable[[], bool]) -> Diagnosis:
-    """Whether what `sluice init` makes of a table or a fact is there, in the models' form."""
+def _relations(name: str, missing: Set[str], differs: Callable[[], bool]) -> Diagnosis:
+    """Check that the tables and views of a table or fact exist and match the models."""
     if missing:
         return judged("clickhouse", name, False, f"missing: {', '.join(sorted(missing))}", _INIT)
     try:
         same = not differs()
     except SluiceError as error:
         return failed("clickhouse", name, error, reached=not isinstance(error, Retryable))
-    found = "as the models make it" if same else "not as the models make it"
+    found = "matches the models" if same else "differs from the models"
     return judged("clickhouse", name, same, found, _INIT)
