@@ -59,8 +59,8 @@ def checked(settings: Settings, *, restart: bool = False) -> Check:
 
 
 def went_on(caplog: pytest.LogCaptureFixture, table: str = ITEMS.name) -> int | None:
-    """How many ranges a check had not to compare; None where it began anew."""
-    start = f"deep: {table} goes on where a check stopped: "
+    """Return how many ranges a resumed check skipped; None where it did not resume."""
+    start = f"deep: {table}: resuming an interrupted check: "
     for record in caplog.records:
         if record.getMessage().startswith(start):
             return int(record.getMessage().removeprefix(start).split()[0])

@@ -122,7 +122,9 @@ def test_each_offender_is_found_with_its_key_and_severity(clickhouse: ClickHouse
         "port_calls orphans ship": ("warn", ('"Oslo, new",3',)),
     }
     said = found["ships expect length range"].sentence()
-    assert "length is within 0.01..400: not so in 2 of 7 rows: 6, 7" in said
+    assert "2 of 7 ships have length outside 0.01..400 (id 6, 7)" in said
+    orphan = found["port_calls orphans ship"].difference
+    assert orphan == '1 of 3 port_calls has no matching ship (harbour, day "Oslo, new",3)'
 
 
 def test_a_deleted_row_breaks_nothing(clickhouse: ClickHouse) -> None:

@@ -220,7 +220,7 @@ def test_progress_and_time_left_are_told(
     told = [record.getMessage() for record in caplog.records if record.name.endswith(".resync")]
     ranges = report.before[1]
     assert told[0] == (
-        f"resync: order_items goes on where a run stopped: 2 of {ranges} ranges are done"
+        f"resync: order_items: resuming an interrupted run: 2 of {ranges} ranges are done"
     )
     assert told[1].startswith(f"resync: order_items: 3 of {ranges} ranges, {ROWS} rows read again")
     assert told[1].endswith(" s left")

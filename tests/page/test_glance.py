@@ -65,7 +65,7 @@ def pipeline(*tables: TableState, **changes: Any) -> Overview:
 
 
 def looks(of: Overview) -> list[tuple[str, str, str]]:
-    return [(one.status, one.word, one.said) for one in answers(of)]
+    return [(one.status, one.word, one.figure) for one in answers(of)]
 
 
 def test_a_pipeline_that_is_well_is_green_in_all_four() -> None:
@@ -131,7 +131,7 @@ def test_a_check_that_did_not_pass_is_no_match(status: str, wanted: str, word: s
 
 def test_what_is_measured_now_is_told_once_and_as_gravely_as_its_check_found_it() -> None:
     state = pipeline(table(dead_letters=1, freshness_s=2000.0))
-    told = [("bad", "orders: fresh as of 33 minutes ago"), ("warn", "orders: 1 rejected event")]
+    told = [("bad", "orders: 33 minutes behind"), ("warn", "orders: 1 open dead letter")]
     assert [(one.severity, one.what) for one in concerns(state)] == told
     found = replace(result("fail"), check="dead_letters")
     told = [(BAD, what) for _, what in told]

@@ -1,1 +1,1 @@
-"""State of the pipeline for people: status, monitoring, doctor."""
+"""Reports the state of the pipeline: status, monitoring, doctor."""

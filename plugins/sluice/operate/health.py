@@ -1,4 +1,4 @@
-"""What about the pipeline's state should concern somebody, and the command that helps."""
+"""Derives concerns from the state of the pipeline, each with a command that helps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SAFE_WAL = frozenset({"reserved", "extended"})
 
 
 def concerns(state: Overview) -> Iterator[Concern]:
-    """All concerns, services first."""
+    """Yield all concerns, services first."""
     for service in state.services:
         if not service.answers:
             yield Concern(severity=BAD, what=service.error, remedy="sluice status")
@@ -26,9 +26,10 @@ def concerns(state: Overview) -> Iterator[Concern]:
     if state.services[0].answers:
         yield from slot_concerns(state.slot)
     for table in state.tables:
-        found = {one.check: _severity(one) for one in state.findings if one.table == table.name}
+        findings = [finding for finding in state.findings if finding.table == table.name]
+        severities = {finding.check: _severity(finding) for finding in findings}
         for check, concern in _measured(table):
-            graver = BAD in {concern.severity, found.get(check)}
+            graver = BAD in {concern.severity, severities.get(check)}
             yield replace(concern, severity=BAD) if graver else concern
 
 
@@ -37,7 +38,7 @@ def _severity(result: CheckResult) -> str:
 
 
 def slot_concerns(slot: Slot) -> Iterator[Concern]:
-    """Why the relay does not follow, or soon cannot."""
+    """Yield why the relay does not follow PostgreSQL, or will soon be unable to."""
     if slot.wal_status is None:
         yield Concern(
             severity=BAD, what=f"no replication slot {slot.name}", remedy="sluice logs relay"
@@ -49,12 +50,12 @@ def slot_concerns(slot: Slot) -> Iterator[Concern]:
         what = f"slot {slot.name}: WAL is {slot.wal_status}"
         yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
     elif not slot.active:
-        what = f"nobody reads from slot {slot.name}"
+        what = f"no process reads from slot {slot.name}"
         yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
 
 
 def lateness(table: TableState) -> str:
-    """How bad it is that the table is late, by its limits; empty where it is not, or not known."""
+    """Return the severity of a table's freshness; empty within its limits or where unknown."""
     status = (
         Status.PASS
         if table.freshness_s is None
@@ -64,16 +65,16 @@ def lateness(table: TableState) -> str:
 
 
 def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:
-    """What is measured now, with the check that measures it every minute as well."""
+    """Yield concerns measured now, each with the check that measures the same every minute."""
     late = lateness(table)
     if table.freshness_s is not None and late:
-        what = f"{table.name}: fresh as of {table.freshness_s / 60:.0f} minutes ago"
+        what = f"{table.name}: {table.freshness_s / 60:.0f} minutes behind"
         yield (
             "freshness",
             Concern(severity=late, what=what, remedy="sluice status", table=table.name),
         )
     if table.dead_letters:
-        events = "event" if table.dead_letters == 1 else "events"
-        what = f"{table.name}: {table.dead_letters} rejected {events}"
+        letters = "dead letter" if table.dead_letters == 1 else "dead letters"
+        what = f"{table.name}: {table.dead_letters} open {letters}"
         remedy = f"sluice dead-letters list --table {table.name}"
         yield "dead_letters", Concern(severity=WARN, what=what, remedy=remedy, table=table.name)

@@ -1,9 +1,9 @@
-"""The pipeline's state, for the CDC page, its API, the metrics and `sluice status`.
+"""Reads the pipeline's state for the CDC page, its API, the metrics and `sluice status`.
 
-Everything comes from summaries that the steps keep in `cdc`, from the slot and from the topics'
-ends: no reading here grows with the data. Row counts are those of the last check, which compared
-both sides as of one point of the WAL. A service that does not answer is part of the picture, not
-an error of it: what only it knows is None.
+The sources are summaries that the steps keep in `cdc`, the slot, and the topics' ends, so the cost
+does not grow with the data. Row counts are those of the last check, which compared both sides as of
+one point of the WAL. A service that does not answer is part of the overview, not an error: what
+only that service knows is None.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ class Monitor:
     slot: str
 
     def overview(self) -> Overview:
-        """The pipeline now; the three services are asked at once."""
+        """Return the current overview; the three services are queried concurrently."""
         with ThreadPoolExecutor(3) as threads:
-            asked = (
+            queries = (
                 threads.submit(_ask, POSTGRESQL, self._slot),
                 threads.submit(_ask, BROKER, self._ends),
                 threads.submit(_ask, CLICKHOUSE, self._kept),
             )
-            postgres, slot = asked[0].result()
-            broker, ends = asked[1].result()
-            warehouse, kept = asked[2].result()
+            postgres, slot = queries[0].result()
+            broker, ends = queries[1].result()
+            warehouse, kept = queries[2].result()
         return self._overview((postgres, broker, warehouse), slot, ends, kept)
 
     def answered(self) -> Overview:
-        """The pipeline now, where every service answers.
+        """Return the current overview, requiring that every service answers.
 
         Raises:
             Unreachable: a service does not answer.
@@ -96,56 +96,57 @@ class Monitor:
             concerns=(),
             findings=_findings(kept),
         )
-        found = tuple(concerns(state))
-        return replace(state, concerns=found, healthy=all(one.severity != BAD for one in found))
+        listed = tuple(concerns(state))
+        healthy = all(concern.severity != BAD for concern in listed)
+        return replace(state, concerns=listed, healthy=healthy)
 
     def _slot(self) -> Slot:
         try:
-            found = self.source.slot(self.slot)
+            state = self.source.slot(self.slot)
         except NotReady:
             return Slot(name=self.slot)
         return Slot(
             name=self.slot,
-            wal_status=found.wal_status,
-            active=found.active,
-            lag_bytes=found.lag_bytes,
-            safe_wal_size=found.safe_wal_size,
-            invalidation=found.invalidation,
+            wal_status=state.wal_status,
+            active=state.active,
+            lag_bytes=state.lag_bytes,
+            safe_wal_size=state.safe_wal_size,
+            invalidation=state.invalidation,
         )
 
     def _ends(self) -> _Ends:
         names = [table.topic for table in self.catalog.tables]
-        with ThreadPoolExecutor(1) as threads:  # most of either is waiting for the broker
+        with ThreadPoolExecutor(1) as threads:  # both mostly wait for the broker
             epoch = threads.submit(self.topics.epoch)
             return _Ends(offsets=self.topics.ends(names), epoch=epoch.result() or "")
 
     def _kept(self) -> _Kept:
-        asked = self.clickhouse.execute
+        execute = self.clickhouse.execute
         results = [
             check_result(table, check, at, status, *values)
-            for table, check, at, status, values in asked(self.queries["last_checks"])
+            for table, check, at, status, values in execute(self.queries["last_checks"])
         ]
         return _Kept(
             checkpoints={
-                name: (epoch, at) for name, epoch, at in asked(self.queries["checkpoints"])
+                name: (epoch, at) for name, epoch, at in execute(self.queries["checkpoints"])
             },
             drains={
                 name: drain_run(at, *values)
-                for name, at, values in asked(self.queries["last_drains"])
+                for name, at, values in execute(self.queries["last_drains"])
             },
             checks=_current(results),
             rebuilds={
                 name: _rebuild_run(at, *values)
-                for name, at, values in asked(self.queries["last_rebuilds"])
+                for name, at, values in execute(self.queries["last_rebuilds"])
             },
-            dead_letters=dict(asked(self.queries["dead_letters"])),
-            fresh_at=dict(asked(self.queries["freshness"])),
+            dead_letters=dict(execute(self.queries["dead_letters"])),
+            fresh_at=dict(execute(self.queries["freshness"])),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ends:
-    """The broker's side: its epoch, and topic -> the offset after its last event."""
+    """The broker's state: its epoch, and the offset after each topic's last event."""
 
     epoch: str
     offsets: Mapping[str, int]
@@ -153,7 +154,7 @@ class _Ends:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """ClickHouse's side, by table or fact."""
+    """ClickHouse's state, by table or fact."""
 
     checkpoints: Mapping[str, tuple[str, int]]
     drains: Mapping[str, DrainRun]
@@ -164,14 +165,14 @@ class _Kept:
 
 
 def drain_run(at: datetime, events: int, rejected: int, seconds: float, fresh: Any) -> DrainRun:
-    """A row of cdc.drains."""
+    """Return the run in a row of cdc.drains."""
     return DrainRun(
         finished_at=at, events=events, rejected=rejected, seconds=seconds, freshness_s=fresh
     )
 
 
 def check_result(table: str, check: str, at: datetime, *values: Any) -> CheckResult:
-    """A row of cdc.quality_checks: status, both numbers, fence, keys, repair."""
+    """Return the result in a row of cdc.quality_checks."""
     status, postgres, clickhouse, fence, keys, repair = values
     return CheckResult(
         table=table,
@@ -198,32 +199,32 @@ def _ask(name: str, question: Callable[[], T]) -> tuple[Service, T | None]:
 
 
 def _current(results: Sequence[CheckResult]) -> dict[str, tuple[CheckResult, ...]]:
-    """Table or fact -> its results that stand, the newest first.
+    """Return the current results of each table or fact, newest first.
 
-    The newest of each check stands; rows that were counted answer `caught_up`.
+    These are the newest of each check. A later row count supersedes `caught_up`.
 
     Args:
-        results: the newest first.
+        results: newest first.
     """
     newest: dict[tuple[str, str], CheckResult] = {}
-    for one in results:
-        newest.setdefault((one.table, one.check), one)
-    standing: dict[str, tuple[CheckResult, ...]] = {}
-    for one in newest.values():
-        counted = newest.get((one.table, _ROW_COUNT))
-        if one.check != _CAUGHT_UP or counted is None or one.checked_at > counted.checked_at:
-            standing[one.table] = (*standing.get(one.table, ()), one)
-    return standing
+    for result in results:
+        newest.setdefault((result.table, result.check), result)
+    current: dict[str, tuple[CheckResult, ...]] = {}
+    for (table, check), result in newest.items():
+        counted = newest.get((table, _ROW_COUNT))
+        if check != _CAUGHT_UP or counted is None or result.checked_at > counted.checked_at:
+            current[table] = (*current.get(table, ()), result)
+    return current
 
 
-def _telling(checks: tuple[CheckResult, ...]) -> CheckResult | None:
-    """The result that says most: a failure, then one that did not pass, then the row count."""
+def _gravest(checks: tuple[CheckResult, ...]) -> CheckResult | None:
+    """Return the gravest result: a failure, then another that did not pass, then the row count."""
     return min(
         checks,
-        key=lambda one: (
-            one.status != Status.FAIL,
-            one.status == Status.PASS,
-            one.check not in {_ROW_COUNT, _FACT_ROW_COUNT},
+        key=lambda result: (
+            result.status != Status.FAIL,
+            result.status == Status.PASS,
+            result.check not in {_ROW_COUNT, _FACT_ROW_COUNT},
         ),
         default=None,
     )
@@ -232,7 +233,7 @@ def _telling(checks: tuple[CheckResult, ...]) -> CheckResult | None:
 def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
     name = table.name
     checks = kept.checks.get(name, ()) if kept else ()
-    counted = next((one for one in checks if one.check == _ROW_COUNT), None)
+    counted = next((result for result in checks if result.check == _ROW_COUNT), None)
     return TableState(
         name=name,
         topic=table.topic,
@@ -244,7 +245,7 @@ def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
         freshness_s=_age(kept.fresh_at.get(name)) if kept else None,
         dead_letters=kept.dead_letters.get(name, 0) if kept else None,
         last_drain=kept.drains.get(name) if kept else None,
-        last_check=_telling(checks),
+        last_check=_gravest(checks),
         freshness_limit=table.quality.limit("freshness"),
     )
 
@@ -261,23 +262,23 @@ def _age(at_ms: int | None) -> float | None:
 
 def _fact(fact: Fact, kept: _Kept | None) -> FactState:
     checks = kept.checks.get(fact.name, ()) if kept else ()
-    counted = next((one for one in checks if one.check == _FACT_ROW_COUNT), None)
+    counted = next((result for result in checks if result.check == _FACT_ROW_COUNT), None)
     return FactState(
         name=fact.name,
         rows=counted.clickhouse if counted else None,
         expected_rows=counted.postgres if counted else None,
         counted_at=counted.checked_at if counted else None,
         last_rebuild=kept.rebuilds.get(fact.name) if kept else None,
-        last_check=_telling(checks),
+        last_check=_gravest(checks),
     )
 
 
 def _findings(kept: _Kept | None) -> tuple[CheckResult, ...]:
-    """Results that stand and are no pass, failures first."""
-    every = (one for results in (kept.checks if kept else {}).values() for one in results)
+    """Return the current results that did not pass, failures first."""
+    every = (result for results in (kept.checks if kept else {}).values() for result in results)
     return tuple(
         sorted(
-            (one for one in every if one.status != Status.PASS),
-            key=lambda one: (one.status != Status.FAIL, one.table, one.check),
+            (result for result in every if result.status != Status.PASS),
+            key=lambda result: (result.status != Status.FAIL, result.table, result.check),
         )
     )

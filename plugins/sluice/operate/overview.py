@@ -1,4 +1,4 @@
-"""What one look at the pipeline shows; the API answers with these as they are."""
+"""Defines the values of an overview of the pipeline, which the API returns unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POSTGRESQL, BROKER, CLICKHOUSE = "PostgreSQL", "broker", "ClickHouse"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainRun:
-    """One drain that found events; `freshness_s` is the age of the newest change it brought."""
+    """One drain that read events; `freshness_s` is the age of the newest change it stored."""
 
     finished_at: datetime
     events: int
@@ -25,9 +25,9 @@ class DrainRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One result of a quality check: rows on both sides as of the LSN `fence`.
+    """One result of a quality check: both sides' values as of the LSN `fence`.
 
-    Of `caught_up` both numbers are positions of the WAL in bytes.
+    The values of `caught_up` are LSNs as numbers.
     """
 
     table: str
@@ -54,15 +54,15 @@ class RebuildRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableState:
-    """A table now.
+    """The current state of a table.
 
     Attributes:
-        postgres_rows, clickhouse_rows: as the last row count found them, at `counted_at`.
-        pending_events: events on the topic that are not drained.
-        freshness_s: how long ago ClickHouse was known to have what Postgres had.
-        freshness_limit: above which of that the table is late.
-        dead_letters: rejected events that are open.
-        last_check: the last result of the check that says most: one that failed, or the row count.
+        postgres_rows, clickhouse_rows: those of the last row count, at `counted_at`.
+        pending_events: undrained events on the topic.
+        freshness_s: seconds since ClickHouse was last known to equal PostgreSQL.
+        dead_letters: open dead letters.
+        last_check: the gravest of the current results, or the row count.
+        freshness_limit: the limits of `freshness_s`.
     """
 
     name: str
@@ -81,7 +81,7 @@ class TableState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactState:
-    """A fact now; rows as its last check found them, at `counted_at`."""
+    """The current state of a fact; its rows are those of its last check, at `counted_at`."""
 
     name: str
     rows: int | None
@@ -93,12 +93,12 @@ class FactState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The replication slot; all but its name is None without a slot.
+    """The replication slot; its fields are None where it does not exist.
 
     Attributes:
-        lag_bytes: WAL that is not confirmed.
-        safe_wal_size: bytes that may be written before the slot is lost; None without a limit.
-        invalidation: why PostgreSQL invalidated it; empty where it did not.
+        lag_bytes: unconfirmed WAL.
+        safe_wal_size: bytes of WAL until the slot is lost; None without a limit.
+        invalidation: why PostgreSQL invalidated the slot; empty where it did not.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service and, where it does not answer, why."""
+    """A service; `error` is empty where it answers."""
 
     name: str
     answers: bool
@@ -120,7 +120,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """What somebody should look at: `bad` is broken or differs, `warn` is not yet."""
+    """A problem: `bad` means broken or different, `warn` not yet."""
 
     severity: str
     what: str
@@ -130,7 +130,7 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """One look at everything; healthy when no concern is `bad`."""
+    """The overview of the pipeline; healthy when no concern is `bad`."""
 
     at: datetime
     healthy: bool
@@ -142,7 +142,7 @@ class Overview:
     findings: tuple[CheckResult, ...]
 
     def require_answer(self, service: str) -> None:
-        """Raise Unreachable where the service did not answer: to ask it again would take long."""
-        for one in self.services:
-            if one.name == service and not one.answers:
-                raise Unreachable(one.error)
+        """Raise Unreachable if the service did not answer, to save waiting for it again."""
+        for known in self.services:
+            if known.name == service and not known.answers:
+                raise Unreachable(known.error)

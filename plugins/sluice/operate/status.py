@@ -1,4 +1,4 @@
-"""The pipeline's state as `sluice status --json` has it: with rows counted now, on both sides."""
+"""Reads the state that `sluice status --json` prints, and counts the rows of both sides."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from sluice.operate.overview import FactState, Slot
 
 
 def read_status(monitor: Monitor) -> dict[str, Any]:
-    """Keys `tables`, `facts`, `fact` (all facts together) and `slot`, as `sluice status --json`.
+    """Return the tables, facts and slot of `sluice status --json`; `fact` is the sum of all facts.
 
-    A table that cannot be counted on a side has None there, and is in `troubles`, by its name, with
-    why and what to do.
+    The count of a side is None where it fails; `troubles` has the error by table.
 
     Raises:
         Unreachable: a service does not answer.
@@ -63,7 +62,7 @@ def _rebuilt(fact: FactState) -> str | None:
 
 
 def _together(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of all facts, and when the one that waits longest was rebuilt."""
+    """Return the rows of all facts, and the oldest of their last rebuilds."""
     rebuilt = [fact["last_rebuild_at"] for fact in facts.values()]
     return {
         "rows": sum(fact["rows"] or 0 for fact in facts.values()),

@@ -1,4 +1,4 @@
-"""A table looked at closely: its runs, its rejected events, the recent versions of one row."""
+"""Reads the history of one table: its runs, its dead letters, the versions of a row."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sluice.operate.monitor import check_result, drain_run
 from sluice.operate.overview import CheckResult, DrainRun
 
 RUNS, REJECTED, VERSIONS = 20, 50, 50
-_LONGEST = 200
+_LONGEST = 200  # characters of a value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResyncRun:
-    """One resync: what was read again, as of the LSN `fence`."""
+    """One resync; its rows were read as of the LSN `fence`."""
 
     finished_at: datetime
     selection: str
@@ -33,7 +33,12 @@ class ResyncRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedEvent:
-    """A dead letter; key, value and reason shortened, `value_bytes` the value's full length."""
+    """A dead letter.
+
+    Attributes:
+        key, value, reason: shortened.
+        value_bytes: the full length of the value.
+    """
 
     table: str
     offset: int
@@ -46,12 +51,12 @@ class RejectedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A row as one change left it.
+    """A version of a row.
 
     Attributes:
-        lsn: where its transaction committed; of Redpanda Connect, the offset in that form.
-        values: column -> text, shortened; None is NULL.
-        changed: columns that differ from the version before.
+        lsn: the commit LSN; for Redpanda Connect the offset in the same format.
+        values: shortened text by column; None for NULL.
+        changed: columns that differ from the previous version.
     """
 
     lsn: str
@@ -64,7 +69,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRuns:
-    """What ran on a table, the newest first."""
+    """The last runs on a table, newest first."""
 
     drains: tuple[DrainRun, ...]
     checks: tuple[CheckResult, ...]
@@ -72,7 +77,7 @@ class TableRuns:
 
 
 def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) -> TableRuns:
-    """The last runs of each kind."""
+    """Return the last runs of each kind."""
 
     def rows(name: str) -> list[tuple[Any, ...]]:
         return clickhouse.execute(queries[name], table=table.name, limit=RUNS)
@@ -92,35 +97,35 @@ def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) 
 def read_rejected(
     clickhouse: ClickHouse, queries: Mapping[str, str], table: str = ""
 ) -> tuple[RejectedEvent, ...]:
-    """The newest dead letters of a table, or of all."""
+    """Return the newest dead letters of a table, or of all tables."""
     rows = clickhouse.execute(queries["rejected"], table=table, limit=REJECTED)
     names = ("table", "offset", "rejected_at", "key", "value", "value_bytes", "reason")
     return tuple(RejectedEvent(**dict(zip(names, row, strict=True))) for row in rows)
 
 
 def read_versions(clickhouse: ClickHouse, table: Table, key: KeyText) -> tuple[Version, ...]:
-    """The recent versions of the row with this key, the newest first; none where it never was.
+    """Return the recent versions of the row with this key, newest first; empty for an unknown key.
 
-    A text that is no value of the key's type is no key of a row. Cost: one granule of the history.
+    A text that is not a value of the key's type is an unknown key. Cost: one granule of history.
     """
-    wanted = " AND ".join(
+    condition = " AND ".join(
         f"{quoted(column.name)} = accurateCastOrNull({{k{number}:String}}, {{t{number}:String}})"
         for number, column in enumerate(table.key)
     )
-    asked: dict[str, Any] = {f"k{number}": part for number, part in enumerate(key)}
-    asked |= {f"t{number}": column.type.clickhouse for number, column in enumerate(table.key)}
+    parameters: dict[str, Any] = {f"k{number}": part for number, part in enumerate(key)}
+    parameters |= {f"t{number}": column.type.clickhouse for number, column in enumerate(table.key)}
     columns = ", ".join(
         f"left(toString({quoted(column.name)}), {_LONGEST})" for column in table.columns
     )
-    found = clickhouse.execute(
+    versions = clickhouse.execute(
         f"SELECT _version, _is_deleted, _committed_at, _ingested_at, {columns}\n"
-        f"FROM cdc.{quoted(table.history)} FINAL\nWHERE {wanted}\n"
+        f"FROM cdc.{quoted(table.history)} FINAL\nWHERE {condition}\n"
         f"ORDER BY _version DESC LIMIT {VERSIONS + 1}",
-        **asked,
+        **parameters,
     )
     names = [column.name for column in table.columns]
-    rows = [(row[:4], dict(zip(names, row[4:], strict=True))) for row in found]
-    befores = [values for _, values in rows[1:]] + [{}]
+    rows = [(row[:4], dict(zip(names, row[4:], strict=True))) for row in versions]
+    previous = [values for _, values in rows[1:]] + [{}]
     return tuple(
         Version(
             lsn=format_lsn(unpack(version).major),
@@ -131,6 +136,6 @@ def read_versions(clickhouse: ClickHouse, table: Table, key: KeyText) -> tuple[V
             changed=tuple(name for name in names if before and before[name] != values[name]),
         )
         for ((version, deleted, committed, ingested), values), before in zip(
-            rows[:VERSIONS], befores, strict=False
+            rows[:VERSIONS], previous, strict=False
         )
     )

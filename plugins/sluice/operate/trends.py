@@ -1,4 +1,4 @@
-"""How the pipeline did over time, in stretches of equal length."""
+"""Reads trends of the pipeline, aggregated over intervals of equal length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sluice.clients.clickhouse import ClickHouse
 
-# What people may ask for -> (seconds it reaches back, seconds of one stretch).
+# Range -> (its length, its interval), in seconds.
 RANGES: dict[str, tuple[int, int]] = {
     "1h": (3600, 60),
     "6h": (6 * 3600, 300),
@@ -23,7 +23,7 @@ _MINUTE = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Values in the order of the trend's times; None where nothing ran."""
+    """Values in the order of `Trends.times`; None where nothing ran."""
 
     name: str
     values: tuple[float | None, ...]
@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """Lines of one unit."""
+    """Lines of one chart, in the same unit."""
 
     name: str
     title: str
@@ -41,7 +41,12 @@ class Trend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trends:
-    """All trends; `times` (seconds since 1970) begin stretches that are `step_s` long."""
+    """All trends of a range.
+
+    Attributes:
+        step_s: the length of an interval in seconds.
+        times: the starts of the intervals, seconds since 1970.
+    """
 
     range: str
     step_s: int
@@ -52,25 +57,24 @@ class Trends:
 def read_trends(
     clickhouse: ClickHouse, queries: Mapping[str, str], reach: str, slot: str, table: str = ""
 ) -> Trends:
-    """The trends of a range, of one source table or of all.
-
-    A table has no trend of rebuilds, which are the facts', nor one of the slot's lag.
+    """Return the trends of a range.
 
     Args:
         reach: a key of RANGES.
+        table: the source table; empty for all, which adds the slot's lag and the facts' rebuilds.
     """
     seconds, step = RANGES[reach]
     last = int(time.time()) // step * step
     times = tuple(range(last - seconds + step, last + step, step))
 
-    def asked(query: str, **of: Any) -> list[tuple[Any, ...]]:
-        return clickhouse.execute(queries[query], start=times[0], step=step, **of)
+    def execute(query: str, **values: Any) -> list[tuple[Any, ...]]:
+        return clickhouse.execute(queries[query], start=times[0], step=step, **values)
 
-    trends = _drains(times, asked("drain_trend", table=table), step)
+    trends = _drains(times, execute("drain_trend", table=table), step)
     if not table:
-        trends.append(_lag(times, asked("slot_trend", slot=slot)))
-        trends.append(_rebuilds(times, asked("rebuild_trend")))
-    trends.append(_checks(times, asked("check_trend", table=table)))
+        trends.append(_lag(times, execute("slot_trend", slot=slot)))
+        trends.append(_rebuilds(times, execute("rebuild_trend")))
+    trends.append(_checks(times, execute("check_trend", table=table)))
     return Trends(range=reach, step_s=step, times=times, trends=tuple(trends))
 
 
@@ -88,7 +92,7 @@ def _drains(times: Sequence[int], rows: Sequence[Sequence[Any]], step: int) -> l
         ),
         Trend(
             name="backlog",
-            title="Most for one drain",
+            title="Largest drain",
             unit="events",
             lines=_lines(times, backlogs, ("backlog",), nothing=0.0),
         ),
@@ -116,10 +120,10 @@ def _lines(
     names: Sequence[str],
     nothing: float | None = None,
 ) -> tuple[Line, ...]:
-    """Rows of (time, value, ...) as lines; `nothing` where there is no row."""
-    found = {row[0]: row[1:] for row in rows}
+    """Return rows of (time, value, ...) as lines, with `nothing` where there is no row."""
+    by_time = {row[0]: row[1:] for row in rows}
     return tuple(
-        Line(name=name, values=tuple(_value(found.get(at), index, nothing) for at in times))
+        Line(name=name, values=tuple(_value(by_time.get(at), index, nothing) for at in times))
         for index, name in enumerate(names)
     )
 

@@ -1,1 +1,1 @@
-"""Comparison of PostgreSQL with ClickHouse, and what it reports."""
+"""Compares PostgreSQL with ClickHouse and reports findings."""

@@ -1,8 +1,8 @@
-"""Versions ahead of their source: rows and truncations that no change can have written.
+"""Finds versions ahead of their source: rows and truncations that no change can have written.
 
-They win over every change that comes, and comparisons as of a point of the WAL do not see them.
-Whoever looks reads the checkpoint first and asks for the WAL's end then: what was drained by the
-checkpoint is at or below that end. A new epoch puts all of them below what comes (ADR 24).
+They override every later change, and comparisons as of a point of the WAL do not see them. The
+checkpoint is read first and the end of the WAL afterwards, so that everything drained by the
+checkpoint is at or below that end. A new epoch orders them below all later changes (ADR 24).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from sluice.events.positions import MOST_ORDINAL, beyond, format_lsn, pack
 from sluice.generate.clickhouse import key_expression, quoted
 from sluice.generate.row_text import among, clickhouse_key, clickhouse_range, wanted
 
-# So many keys are named by a finding.
-_MOST_NAMED = 50
-# Of rows that a drain wrote since the checkpoint only what no change comes near is ahead.
+_MOST_NAMED = 50  # keys named by a finding
+# Rows written after the checkpoint count as ahead only beyond the version of any possible change.
 _AHEAD = "_version > {version:UInt128} AND (_seq <= {seq:UInt64} OR _version > {far:UInt128})"
 
 
@@ -34,10 +33,10 @@ class Limit:
     """The highest version that drained changes can have.
 
     Attributes:
-        version: of changes that were drained by `seq`.
-        far: of every change for now.
+        version: the highest version of changes drained up to `seq`.
+        far: the highest version of any change at present.
         truncated: whether the newest truncation is ahead.
-        end: where the source ends, in words.
+        end: the end of the source, as a phrase.
     """
 
     version: int
@@ -49,13 +48,13 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What of a table is ahead of its source.
+    """Versions of a table that are ahead of its source.
 
     Attributes:
-        rows: row versions.
-        keys: of these rows, as people write them; some where there are many.
-        truncated: whether the newest truncation is.
-        end: where the source ends, in words.
+        rows: the number of row versions.
+        keys: some of their keys, as text.
+        truncated: whether the newest truncation is ahead.
+        end: the end of the source, as a phrase.
     """
 
     table: str
@@ -68,13 +67,13 @@ class Found:
         return bool(self.rows or self.truncated)
 
     def sentence(self) -> str:
-        """The finding in words."""
+        """Return the finding as a sentence."""
         parts = [f"{self.rows} row versions are"] if self.rows else []
         parts += ["the newest truncation is"] if self.truncated else []
         return f"{' and '.join(parts) or 'no version is'} ahead of {self.end}"
 
     def repair(self) -> str:
-        """The command that brings the table right."""
+        """Return the command that repairs the table."""
         named = "" if self.truncated or len(self.keys) > _MOST_NAMED else self.keys
         listed = "".join(f" --key {shlex.quote(key)}" for key in named)
         return f"run: sluice resync {self.table}{listed}"
@@ -82,34 +81,34 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
-    """Looks for versions ahead of their source.
+    """Finds versions ahead of their source.
 
     Attributes:
-        wal_end: asks for the end of PostgreSQL's WAL.
+        wal_end: returns the end of PostgreSQL's WAL.
     """
 
     clickhouse: ClickHouse
     wal_end: AskEnd
 
     def limit(self, table: Table) -> Limit:
-        """The highest version of what is drained now.
+        """Return the highest version that drained changes can have now.
 
         Raises:
-            NotReady: PostgreSQL says nothing of the table's positions.
+            NotReady: the PostgreSQL that answers is not the primary of the table's positions.
             Unreachable: PostgreSQL does not answer.
         """
         checkpoint = self.checkpoint(table)
         place, minor = checkpoint.next_offset, 0
         end = f"the topic, which is drained to {place}"
         if checkpoint.source != CONNECT:
-            found = self.wal_end()
-            if found is None or checkpoint.server not in {"", found.server}:
+            wal = self.wal_end()
+            if wal is None or checkpoint.server not in {"", wal.server}:
                 raise NotReady(
-                    f"{table.name}: PostgreSQL is a standby, or another server or"
-                    " timeline than that of the table's positions",
-                    remedy="name the primary; after a failover run: sluice recover",
+                    f"{table.name}: PostgreSQL is a standby, or a server or timeline other"
+                    " than that of the table's positions",
+                    remedy="connect to the primary; after a failover run: sluice recover",
                 )
-            place, end = found.lsn, f"PostgreSQL's WAL, which ends at {format_lsn(found.lsn)}"
+            place, end = wal.lsn, f"PostgreSQL's WAL, which ends at {format_lsn(wal.lsn)}"
             minor = MOST_ORDINAL
         version = pack(checkpoint.epoch, place, minor)
         return Limit(
@@ -121,15 +120,16 @@ class Ahead:
         )
 
     def checkpoint(self, table: Table) -> Checkpoint:
-        """The table's checkpoint; an empty one before the first drain."""
-        found = ClickHouseStore(self.clickhouse).checkpoint(table.name)
-        return found or Checkpoint(source_table=table.name)
+        """Return the table's checkpoint; an empty one before the first drain."""
+        present = ClickHouseStore(self.clickhouse).checkpoint(table.name)
+        return present or Checkpoint(source_table=table.name)
 
     def find(self, table: Table, most_rows: int | None = None) -> Found:
-        """What of a table is ahead; see `limit`. Cost: the column `_version` is read.
+        """Return the versions of a table that are ahead; scans the column `_version`.
 
         Args:
-            most_rows: row versions of tables that have more are not looked at.
+            most_rows: the most row versions to scan; larger tables are checked for truncations
+                only. None for no limit.
         """
         limit = self.limit(table)
         rows, keys = 0, list[tuple[str, ...]]()
@@ -154,7 +154,7 @@ class Ahead:
         )
 
     def remove(self, table: Table, epoch: int) -> None:
-        """Remove rows of epochs above one that was just begun: no change can have written them."""
+        """Delete rows of epochs above one that has just begun: no change can have written them."""
         version = pack(epoch + 1, 0, 0)
         for name in (table.storage, table.history):
             where = f"FROM cdc.{quoted(name)} WHERE _version >= {{version:UInt128}}"
@@ -166,7 +166,7 @@ class Ahead:
                 )
 
     def hidden(self, table: Table, selection: Selection, written: int) -> int:
-        """Rows of a selection, written at a version, that a truncation or a version ahead hides."""
+        """Count rows written at a version that a truncation or a version ahead hides."""
         limit = self.limit(table)
         where, bounds = clickhouse_range(table.key, selection)
         external = []

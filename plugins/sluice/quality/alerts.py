@@ -1,4 +1,4 @@
-"""Alerts to where people look: a webhook, Slack, e-mail. One that fails is logged, never raised."""
+"""Sends alerts by webhook, Slack and e-mail. A failed delivery is logged, never raised."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from sluice.settings import AlertSettings
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 5.0
+_SECONDS = 5.0  # timeout of one delivery
 
 
 class Alerts:
-    """Sends news of checks to every place that the settings name.
+    """Sends news of checks by every channel in the settings.
 
-    Each place is tried once, for at most some seconds; addresses, which may hold secrets, are
-    never logged.
+    Each channel is tried once, for 5 seconds at most. Addresses may hold secrets and are never
+    logged.
     """
 
     def __init__(self, settings: AlertSettings) -> None:
         self._settings = settings
 
     def tell(self, news: Sequence[News]) -> None:
-        """Send the news, findings first; returns when every place took it or failed."""
+        """Send the news, findings first; return when every channel accepted it or failed."""
         ordered = sorted(news, key=lambda item: item.recovered)
-        places: dict[str, tuple[bool, Callable[[Sequence[News]], None]]] = {
+        channels: dict[str, tuple[bool, Callable[[Sequence[News]], None]]] = {
             "webhook": (bool(self._settings.webhook.get_secret_value()), self._webhook),
             "Slack": (bool(self._settings.slack.get_secret_value()), self._slack),
             "e-mail": (bool(self._settings.smtp.get_secret_value()), self._mail),
         }
-        for name, (wanted, send) in places.items():
-            if not wanted:
+        for name, (configured, send) in channels.items():
+            if not configured:
                 continue
             try:
                 send(ordered)
@@ -120,8 +120,8 @@ def _headline(news: Sequence[News]) -> str:
 
 
 def _cause(error: OSError) -> str:
-    """Why it was not delivered, without the address."""
+    """Return why an alert was not delivered, without the address."""
     reason = error.reason if isinstance(error, URLError) else error
     if isinstance(reason, RefusedAddress):
-        return "its address is link-local; SLUICE_ALERT_LINK_LOCAL=allow lets it be used"
+        return "its address is link-local; SLUICE_ALERT_LINK_LOCAL=allow permits it"
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""Checks and the report of a run: their values, severities and sentences."""
+"""Defines checks and the report of a run: values, severities, sentences."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sluice.catalog.quality_options import Status
 from sluice.errors import Lagging, QualityFailed, Retryable, SluiceError
 from sluice.execution.outcomes import Outcomes
 
-# (table, check) -> for how many seconds it has been unsettled.
+# (table, check) -> seconds for which the check has been unsettled.
 Ages = Mapping[tuple[str, str], int]
 
 
-# Checks whose two values are the same thing counted on both sides.
+# Checks that count the same on both sides.
 COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
 
 
@@ -25,11 +25,11 @@ class Check:
     Attributes:
         table: the source table, the fact, or the slot.
         check: `row_count`, `freshness`, ...; of a deep check `rows`, `fact_rows`, ...
-        status: `pass`, `warn`, `fail`, or `unsettled` when both sides could not be compared.
-        postgres, clickhouse: what is there and what has come; of a measure 0 and its value.
+        status: `pass`, `warn`, `fail`, or `unsettled` when the sides could not be compared.
+        postgres, clickhouse: the values of both sides; for a measure 0 and its value.
         keys: keys that differ, where the check knows them.
         repair: the command that repairs a failure.
-        difference: what differs, in words.
+        difference: the difference as a sentence.
     """
 
     table: str
@@ -42,7 +42,7 @@ class Check:
     difference: str = ""
 
     def sentence(self) -> str:
-        """The check in one line: what, where, both values, and what to do."""
+        """Return the check as one line: what, where, both values, and what to do."""
         text = f"{self.table}: {self.check} {self.status}:"
         parts = [f" Postgres {self.postgres}, ClickHouse {self.clickhouse}"]
         if self.difference:
@@ -57,8 +57,8 @@ class QualityReport:
     """All checks of a run.
 
     Attributes:
-        fence: the point of the WAL they are of.
-        troubles: table or fact -> why it could not be compared this time, though another run may.
+        fence: the point of the WAL as of which both sides were compared.
+        troubles: errors by table or fact that could not be compared; a later run may succeed.
     """
 
     checks: tuple[Check, ...]
@@ -67,7 +67,7 @@ class QualityReport:
 
     @property
     def failures(self) -> list[str]:
-        """The checks that failed, in words; an unsettled one is not a failure."""
+        """Return the sentences of failed checks; unsettled checks are not failures."""
         return [check.sentence() for check in self.checks if check.status == Status.FAIL]
 
     @property
@@ -77,17 +77,17 @@ class QualityReport:
 
     @property
     def behind(self) -> frozenset[str]:
-        """Tables that the drain did not bring past the fence, so that they were not compared."""
+        """Return the tables that were not compared because the drain did not pass the fence."""
         fenced = (check for check in self.checks if check.check in {"caught_up", "gap"})
         return frozenset(check.table for check in fenced if check.status != Status.PASS)
 
     @property
     def settled(self) -> bool:
-        """Whether the drain passed the fence with every table."""
+        """Whether the drain passed the fence for every table."""
         return not self.behind
 
     def require_passed(self) -> None:
-        """Raise the worst of what was found and of what could not be compared.
+        """Raise the worst of all findings and errors.
 
         Raises:
             QualityFailed: a check failed.
@@ -102,7 +102,7 @@ class QualityReport:
 
 
 def unmade(table: str, check: str, error: SluiceError) -> Check:
-    """A check that an error kept from being made: a finding unless it may pass by itself."""
+    """Return a check that an error prevented: unsettled if a later run may succeed, else failed."""
     return Check(
         table=table,
         check=check,
@@ -115,8 +115,9 @@ def unmade(table: str, check: str, error: SluiceError) -> Check:
 
 
 def passing(troubles: Mapping[str, SluiceError]) -> dict[str, SluiceError]:
-    """The troubles that may pass by themselves; the others, and a drain that is late, are findings
-    of a check.
+    """Return the errors that a later run may not have.
+
+    The others, and a late drain, are results of a check.
     """
     return {
         name: error
@@ -126,7 +127,7 @@ def passing(troubles: Mapping[str, SluiceError]) -> dict[str, SluiceError]:
 
 
 def graded(catalog: Catalog, checks: Sequence[Check]) -> tuple[Check, ...]:
-    """The checks with the severities that the models mark; without those that are off."""
+    """Return the checks with the severities of the models' marks, without those that are off."""
     marks = {table.name: table.quality for table in catalog.tables}
     for fact in catalog.facts:
         names = (fact.name, *(rollup.name for rollup in fact.table.rollups))

@@ -1,19 +1,17 @@
-"""The deep check: every column of every row, on both sides, as of one point of the WAL.
+"""Compares every column of every row of PostgreSQL and ClickHouse as of a point of the WAL.
 
-Postgres is read in an exported snapshot, whose point is exact; ClickHouse as of the same point,
-by row versions and history. So writes that go on raise no alarm and hide none. A table is compared
-in ranges of its key: first one checksum a bucket on both sides; then, of the buckets that differ,
-one a row; then the columns of the rows that differ. Memory is bounded by buckets and by the keys
-that are reported.
+PostgreSQL is read in an exported snapshot, whose point is exact; ClickHouse as of the same point,
+by row versions and history. So concurrent writes neither raise nor hide a finding. A table is
+compared in ranges of its key: one checksum per bucket on both sides, then one per row in buckets
+that differ, then the columns of the rows that differ. Buckets and reported keys bound the memory.
 
-Ranges need no common point, as each row is compared by itself. So a snapshot is held for half a
-minute and then another is opened: however long the check, Postgres keeps back no more WAL and dead
-rows than of that, and no lock for longer. And ranges in which nothing differed are noted: killed
-anywhere, the next check goes on with the others; see ranges.py. It leaves alone what another check
-is at just then: what that one has compared says nothing of now.
+Rows are compared one by one, so ranges need no common point. Snapshots are replaced regularly:
+however long the check takes, PostgreSQL retains little WAL and few dead rows for it, and holds
+locks briefly. Equal ranges are noted, so an interrupted check resumes with the others; see
+key_ranges.py. Ranges of a check that is still running are not taken over.
 
-Of Redpanda Connect's tables, whose positions are no points of the WAL, ClickHouse is read as it is
-now. A row that differs there is looked at twice, and counts if neither side changed in between.
+Positions of Redpanda Connect's tables are no points of the WAL, so ClickHouse is read as it is now.
+A row that differs there is read twice, and counts if neither side changed in between.
 """
 
 from __future__ import annotations
@@ -46,12 +44,12 @@ from sluice.warehouse.key_ranges import (
 
 log = logging.getLogger(__name__)
 
-# What `DeepCheck.reached` is told, in the order of the effects before them.
+# Failpoints passed to `DeepCheck.reached`, each after the effect it names, in order.
 POINTS = ("planned", "range compared", "range noted", "run ended")
-# Some seconds of reading: little is lost with a check that is killed.
+# A range takes seconds to read, so an interrupted check loses little.
 _ROWS_IN_A_RANGE = 1_000_000
-# Seconds; opening a snapshot takes about one, as the drain has to pass its point. For so long a
-# migration waits, and whoever comes to the table after it.
+# Seconds that a snapshot is held. A migration waits as long, and so do queries after it; a new
+# snapshot costs about a second, since the drain has to pass its point.
 _HELD = 30.0
 _ATTEMPTS = 5
 
@@ -61,11 +59,11 @@ class DeepCheck:
     """Compares tables with their source.
 
     Attributes:
-        snapshot: opens Postgres at a point that the drain has passed.
-        checkpoint: how far a table is drained by now.
-        restart: compare all ranges, also where a check that was killed left some.
-        claim: marks a run as at work here; False where another check is at it.
-        rows: of one range.
+        snapshot: opens PostgreSQL at a point that the drain has passed.
+        checkpoint: returns a table's current checkpoint.
+        restart: whether to compare all ranges instead of resuming an interrupted check.
+        claim: claims a run for this check; False where another check holds it.
+        rows: the rows of one range; 1,000,000 by default.
         reached: called with each of POINTS as it is passed.
     """
 
@@ -81,7 +79,7 @@ class DeepCheck:
     def tables(
         self, tables: Sequence[Table], outcomes: Outcomes
     ) -> Iterator[tuple[Table, TableFindings]]:
-        """Compare each table with its source; those that cannot be are left to `outcomes`."""
+        """Compare each table with its source; errors go to `outcomes`."""
         plans = []
         with ExitStack() as stack:
             snapshots = _Snapshots(self.snapshot, stack)
@@ -102,17 +100,17 @@ class DeepCheck:
                     findings.buckets,
                 )
                 yield table, findings
-        for plan in plans:  # all at the end: until then a killed check has not told its findings
+        for plan in plans:  # all at the end: before it an interrupted check has reported nothing
             self.plans.end(plan)
         self.reached("run ended")
 
     def _plan(self, snapshot: Snapshot, table: Table) -> Plan:
-        """What a killed check left of the table, or all of it."""
+        """Return the plan of an interrupted check of the table, or a new one."""
         epoch = self.checkpoint(table).epoch
         plan = None if self.restart else self.plans.unfinished_check(table, epoch)
         if plan is not None and self.claim(plan.run):
             log.info(
-                "deep: %s goes on where a check stopped: %d of %d ranges are equal",
+                "deep: %s: resuming an interrupted check: %d of %d ranges are equal",
                 table.name,
                 len(plan.done),
                 len(plan.ranges),
@@ -132,33 +130,33 @@ class DeepCheck:
         )
         progress = Progress(plan, plan.open, "compared")
         for part in plan.open:
-            found = self._compared(snapshots.present(plan.table), plan.table, part, findings)
-            findings.add(found)
+            result = self._compared(snapshots.present(plan.table), plan.table, part, findings)
+            findings.add(result)
             self.reached("range compared")
-            if not found.differences and found.complete:
-                self.plans.finish(plan, part, RangeDone(fence=found.point, rows=found.postgres))
+            if not result.differences and result.complete:
+                self.plans.finish(plan, part, RangeDone(fence=result.point, rows=result.postgres))
                 self.reached("range noted")
-            told = progress.add(part, found.postgres)
+            line = progress.add(part, result.postgres)
             if len(plan.ranges) > 1:
-                log.info("deep: %s", told)
+                log.info("deep: %s", line)
         return findings
 
     def _compared(
         self, snapshot: Snapshot, table: Table, part: KeyRange, known: TableFindings
     ) -> TableFindings:
         checkpoint, count = self.checkpoint(table), len(known.differences)
-        found = RangeCheck(self.clickhouse, snapshot, table, part, checkpoint, count).run()
-        if checkpoint.source != CONNECT or not found.differences:
-            return found
+        first = RangeCheck(self.clickhouse, snapshot, table, part, checkpoint, count).run()
+        if checkpoint.source != CONNECT or not first.differences:
+            return first
         with ExitStack() as stack:
             later = _Snapshots(self.snapshot, stack).present(table)
             checkpoint = self.checkpoint(table)
-            again = RangeCheck(self.clickhouse, later, table, part, checkpoint, count).run()
-        return seen_twice(found, again)
+            second = RangeCheck(self.clickhouse, later, table, part, checkpoint, count).run()
+        return seen_twice(first, second)
 
 
 class _Snapshots:
-    """One snapshot after the other, the last of them open until the stack closes."""
+    """Opens one snapshot after the other; the last one stays open until the stack closes."""
 
     def __init__(
         self, opening: Callable[[], AbstractContextManager[Snapshot]], stack: ExitStack
@@ -168,20 +166,20 @@ class _Snapshots:
         self._until = 0.0
 
     def present(self, table: Table) -> Snapshot:
-        """The one that is open; the next when it has been held for long, or lacks the table's rows.
+        """Return the open snapshot, or a new one if it is too old or lacks the table's rows.
 
         Raises:
-            NotReady: the table is truncated all the time.
+            NotReady: the table was truncated in every attempt.
         """
         for _ in range(_ATTEMPTS):
             snapshot = self.require()
             if snapshot.holds(table):
                 return snapshot
             self.renew()
-        raise NotReady(f"{table.name} was truncated each time before it could be compared")
+        raise NotReady(f"{table.name} was truncated before each attempt to compare it")
 
     def require(self) -> Snapshot:
-        """The one that is open, or the next."""
+        """Return the open snapshot, or a new one if it is too old."""
         if self._open is None or time.monotonic() > self._until:
             self._stack.close()
             self._open = self._stack.enter_context(self._opening())
@@ -189,5 +187,5 @@ class _Snapshots:
         return self._open
 
     def renew(self) -> None:
-        """Have the next one opened when one is needed."""
+        """Replace the open snapshot on its next use."""
         self._until = 0.0

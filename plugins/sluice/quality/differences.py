@@ -1,4 +1,4 @@
-"""What a deep check found, and how it is told: the rows that differ, in what, what repairs them."""
+"""Findings of a deep check as checks: the rows and columns that differ, and their repair."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from sluice.catalog.quality_options import Status
 from sluice.printable import shell_quoted
 from sluice.quality.checks import Check
 
-# So many keys of a table are told.
-MOST_KEYS = 1000
-# Of so many keys the columns that differ are looked up, and all are named in the finding.
-MOST_NAMED = 50
+MOST_KEYS = 1000  # keys reported of a table
+MOST_NAMED = 50  # keys named in the finding's text, with the columns that differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +18,8 @@ class Difference:
     """A key whose rows differ.
 
     Attributes:
-        columns: those that do, when both sides have the row.
-        sums: the checksum of PostgreSQL's row and of ClickHouse's; 0 where there is none.
+        columns: the columns that differ, when both sides have the row.
+        sums: checksums of PostgreSQL's and ClickHouse's row; 0 for a missing row.
     """
 
     key: str
@@ -30,18 +28,19 @@ class Difference:
     sums: tuple[int, int] = (0, 0)
 
     def sentence(self) -> str:
-        """The difference in a few words."""
+        """Return the difference as a phrase."""
         where = f" in {', '.join(self.columns)}" if self.columns else ""
         return f"{self.key} {self.kind}{where}"
 
 
 @dataclass(slots=True, kw_only=True)
 class TableFindings:
-    """What the deep check of a table, or of a range of it, found.
+    """The result of the deep check of a table or one of its ranges.
 
     Attributes:
-        point: of the WAL, as of which both sides were read; of more ranges, of the last one.
-        buckets: how many buckets differ.
+        postgres, clickhouse: the number of rows.
+        point: the LSN as of which both sides were read; that of the last range.
+        buckets: the number of buckets that differ.
         complete: whether every difference is among `differences`.
     """
 
@@ -53,7 +52,7 @@ class TableFindings:
     complete: bool = True
 
     def add(self, part: TableFindings) -> None:
-        """Take in what was found in a range."""
+        """Add the findings of a range."""
         self.postgres += part.postgres
         self.clickhouse += part.clickhouse
         self.point = part.point
@@ -65,23 +64,23 @@ class TableFindings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactFindings:
-    """What the comparison of a fact with its join, or of a rollup with its fact, found.
+    """The result of comparing a fact with its join, or a rollup with its fact.
 
     Attributes:
-        wanted, found: rows or groups that are to be there, and that are.
-        keys: keys of rows, or groups, that are wrong.
-        left: how many differ and may be late only; the next rebuild brings them.
+        expected, actual: the number of rows or groups.
+        keys: keys of wrong rows or groups.
+        left: the number of differences that are left to the next rebuild.
     """
 
-    wanted: int
-    found: int
+    expected: int
+    actual: int
     keys: tuple[str, ...] = ()
     left: int = 0
 
 
 def seen_twice(first: TableFindings, second: TableFindings) -> TableFindings:
-    """What both found: rows that differ and that neither side changed in between."""
-    known = {(found.key, found.kind, found.sums) for found in first.differences}
+    """Return the findings of both: rows that differ and that neither side changed in between."""
+    known = {(d.key, d.kind, d.sums) for d in first.differences}
     return replace(
         second,
         differences=[d for d in second.differences if (d.key, d.kind, d.sums) in known],
@@ -90,7 +89,7 @@ def seen_twice(first: TableFindings, second: TableFindings) -> TableFindings:
 
 
 def table_check(table: Table, findings: TableFindings) -> Check:
-    """The findings of a table as a check."""
+    """Return the findings of a table as a check."""
     differences = findings.differences
     more = "" if findings.complete else ", and more"
     status = Status.FAIL if differences else Status.PASS if findings.complete else Status.UNSETTLED
@@ -110,18 +109,18 @@ def table_check(table: Table, findings: TableFindings) -> Check:
 
 
 def fact_check(fact: Fact, findings: FactFindings) -> Check:
-    """A fact's comparison with its join as a check."""
+    """Return a fact's comparison with its join as a check."""
     return _derived(fact.name, "fact_rows", findings, "differs from its join in")
 
 
 def rollup_check(rollup: Rollup, findings: FactFindings) -> Check:
-    """A rollup's comparison with its fact as a check."""
+    """Return a rollup's comparison with its fact as a check."""
     return _derived(rollup.name, "rollup_rows", findings, "differs from the sums over its fact in")
 
 
-def _derived(name: str, check: str, findings: FactFindings, how: str) -> Check:
+def _derived(name: str, check: str, findings: FactFindings, phrase: str) -> Check:
     keys = findings.keys
-    named = f"{how} {', '.join(keys[:MOST_NAMED])}" if keys else ""
+    named = f"{phrase} {', '.join(keys[:MOST_NAMED])}" if keys else ""
     if len(keys) > MOST_NAMED:
         named += f" and {len(keys) - MOST_NAMED} others"
     later = f"{findings.left} changed since the last rebuild and are left to the next"
@@ -129,8 +128,8 @@ def _derived(name: str, check: str, findings: FactFindings, how: str) -> Check:
         table=name,
         check=check,
         status=Status.FAIL if keys else Status.PASS,
-        postgres=findings.wanted,
-        clickhouse=findings.found,
+        postgres=findings.expected,
+        clickhouse=findings.actual,
         keys=keys,
         repair="run: sluice rebuild --full",
         difference="; ".join([*([named] if named else []), *([later] if findings.left else [])]),
@@ -138,7 +137,7 @@ def _derived(name: str, check: str, findings: FactFindings, how: str) -> Check:
 
 
 def _repair(table: Table, findings: TableFindings) -> str:
-    """The command that brings the differing rows right."""
+    """Return the command that repairs the differing rows."""
     keys = [difference.key for difference in findings.differences]
     if not findings.complete or not 0 < len(keys) <= MOST_NAMED:
         return f"run: sluice resync {table.name}"

@@ -1,10 +1,9 @@
-"""Expectations on columns, run in ClickHouse: one query a table, then one on the keys it found.
+"""Checks expectations on columns in ClickHouse: one query per table, then one on suspect keys.
 
-Tables are drained one after the other, so for a moment a row may be there before the row that it
-refers to. So what a first look finds counts only if a second look at the same keys finds it again
-as of a point of the WAL that all tables have passed since. Where the drain is late, or a table's
-positions are no points of the WAL and it does not rest, the check is unsettled. Cost: one scan of
-the table's marked columns, with FINAL.
+Tables are drained one after the other, so a row may briefly precede the row that it refers to. A
+violation therefore counts only if a second query of its key confirms it as of a later point of the
+WAL that all tables have passed. The check is unsettled while the drain is late, and while a table
+of Redpanda Connect changes. Cost: one scan of the marked columns, with FINAL.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _MOST_KEYS = 1000
 _MOST_NAMED = 20
 
 
-# Where a table's rows are read, as FROM takes it.
+# Returns the FROM expression of a table's rows.
 Rows = Callable[[Table], str]
-# How many rows break a rule, and keys of them.
-_Found = tuple[int, list[tuple[str, ...]]]
+# The number of rows that violate a rule, and some of their keys.
+_Violations = tuple[int, list[tuple[str, ...]]]
 
 
 def _live(table: Table) -> str:
@@ -42,26 +41,27 @@ class Rule:
     """An expectation as SQL.
 
     Attributes:
-        check: its name in results, `expect quantity range`, or `orphans customer`.
-        broken: true of a row that breaks it.
-        wanted: the expectation in words.
+        check: its name in results, such as `expect quantity range` or `orphans customer`.
+        broken: a condition that is true for a row that violates it.
+        wanted: the expectation as a phrase: "quantity is within 1..9".
+        violation: what such a row has, as a phrase: "quantity outside 1..9".
     """
 
     check: str
     broken: str
     wanted: str
+    violation: str
     severity: Status | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectations:
-    """Holds the tables of ClickHouse against what the models expect of them.
+    """Checks the tables of ClickHouse against the models' expectations.
 
     Attributes:
-        pass_now: lets the drain pass the present point of the WAL; the point, and the tables that
-            are behind it.
-        version: the version below which a table's rows are those of a point, or None.
-        drained: how far each table is drained.
+        pass_now: drains past the end of the WAL; returns it, and the tables behind it.
+        version: returns the version below which a table's rows are as of a point, or None.
+        drained: returns the highest drained `_seq` by table.
     """
 
     clickhouse: ClickHouse
@@ -71,7 +71,7 @@ class Expectations:
     drained: Callable[[], Mapping[str, int]]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
-        """A check for each expectation, and for each reference whether its rows are there."""
+        """Return a check for each expectation and for each reference."""
         outcomes, checks = Outcomes(), list[Check]()
         for table in tables:
             rules = list(rules_of(self.catalog, table))
@@ -83,7 +83,7 @@ class Expectations:
         return tuple(checks)
 
     def unmade(self, tables: Sequence[Table], error: SluiceError) -> list[Check]:
-        """Each of the checks as one that an error kept from being made."""
+        """Return the checks of these tables as prevented by an error."""
         return [
             unmade(table.name, rule.check, error)
             for table in tables
@@ -91,18 +91,21 @@ class Expectations:
         ]
 
     def _table(self, table: Table, rules: Sequence[Rule]) -> Iterator[Check]:
-        rows, found = self._look(table, rules)
+        rows, violations = self._query(table, rules)
         settled = True
-        if suspects := sorted({key for _, keys in found for key in keys}):
-            again = self._again(table, suspects)
-            settled = again is not None
-            found = [_confirmed(*both) for both in zip(found, again or found, strict=True)]
-        for rule, (count, keys) in zip(rules, found, strict=True):
+        if suspects := sorted({key for _, keys in violations for key in keys}):
+            second = self._repeat(table, suspects)
+            settled = second is not None
+            pairs = zip(violations, second or violations, strict=True)
+            violations = [_confirmed(*pair) for pair in pairs]
+        for rule, (count, keys) in zip(rules, violations, strict=True):
             check = _check(table, rule, rows, count, [key_text(key) for key in keys])
             yield check if settled or not count else replace(check, status=Status.UNSETTLED)
 
-    def _again(self, table: Table, suspects: Sequence[tuple[str, ...]]) -> list[_Found] | None:
-        """The suspects that break each rule as of a later point; None where that is not known."""
+    def _repeat(
+        self, table: Table, suspects: Sequence[tuple[str, ...]]
+    ) -> list[_Violations] | None:
+        """Return the suspects that violate each rule as of a later point; None if unsettled."""
         drained = self.drained()
         point, behind = self.pass_now()
         versions = {table.name: self.version(table, point)}
@@ -114,20 +117,20 @@ class Expectations:
         rules = list(rules_of(self.catalog, table, rows))
         if behind & versions.keys():
             return None
-        # A change that comes while they are read may hide a row, in one reading at most.
-        looks = [self._look(table, rules, suspects, rows)[1] for _ in range(2)]
+        # A change that arrives during a query may hide a row, but in one of two queries at most.
+        results = [self._query(table, rules, suspects, rows)[1] for _ in range(2)]
         if None in versions.values() and self.drained() != drained:
             return None
-        return [_confirmed(*both) for both in zip(*looks, strict=True)]
+        return [_confirmed(*pair) for pair in zip(*results, strict=True)]
 
-    def _look(
+    def _query(
         self,
         table: Table,
         rules: Sequence[Rule],
         among: Sequence[tuple[str, ...]] = (),
         rows: Rows = _live,
-    ) -> tuple[int, list[_Found]]:
-        """How many rows there are, and how many break each rule, with keys."""
+    ) -> tuple[int, list[_Violations]]:
+        """Return the number of rows, and the violations of each rule."""
         texts = clickhouse_key(table.key)
         parts = ", ".join(
             f"countIf({rule.broken}), groupArrayIf({_MOST_KEYS})(tuple({texts}), {rule.broken})"
@@ -148,25 +151,26 @@ class Expectations:
 
 
 def _rows_as_of(table: Table, version: int | None) -> str:
-    """The live rows of a table below a version; of none, those that live now."""
+    """Return the live rows of a table as of a version; for None, the current ones."""
     if version is None:
         return _live(table)
     return f"(\n{clickhouse_as_of(table)}\n)".replace("{fence:UInt128}", f"toUInt128('{version}')")
 
 
 def rules_of(catalog: Catalog, table: Table, rows: Rows = _live) -> Iterator[Rule]:
-    """The marked expectations of a table, and that the rows it refers to are there.
+    """Yield the rules of a table's marked expectations and of its references.
 
     Args:
-        rows: where the rows of a table are read.
+        rows: returns the FROM expression of a table's rows.
     """
     for column in table.columns:
         for expectation in column.expectations:
-            broken, wanted = _broken(catalog, table, column, expectation, rows)
+            broken, wanted, violation = _broken(catalog, table, column, expectation, rows)
             yield Rule(
                 check=f"expect {column.name} {expectation.kind}",
                 broken=broken,
                 wanted=f"{column.name} {wanted}",
+                violation=violation,
                 severity=expectation.severity,
             )
     places = {(other.schema, other.relation): other for other in catalog.tables}
@@ -178,36 +182,39 @@ def rules_of(catalog: Catalog, table: Table, rows: Rows = _live) -> Iterator[Rul
         yield Rule(
             check=f"orphans {reference.name}",
             broken=_without(reference.columns, rows(target), reference.target_columns),
-            wanted=f"{', '.join(reference.columns)} leads to a row of {target.name}",
+            wanted=f"{', '.join(reference.columns)} matches a row of {target.name}",
+            violation=f"no matching {reference.name}",
             severity=severity,
         )
 
 
 def _broken(
     catalog: Catalog, table: Table, column: Column, expectation: Expectation, rows: Rows
-) -> tuple[str, str]:
-    """A condition that is true of a row that breaks the expectation, and what is expected."""
+) -> tuple[str, str, str]:
+    """Return the condition of a violation, then the expectation and its violation as phrases."""
     name, argument = quoted(column.name), expectation.argument
     if expectation.kind == "not_null":
-        return f"isNull({name})", "is not NULL"
+        return f"isNull({name})", "is not NULL", f"NULL in {column.name}"
     if expectation.kind == "range":
         ends = zip(("<", ">"), argument, strict=True)
         sides = [f"{name} {sign} {_cast(column, end)}" for sign, end in ends if end is not None]
-        least, most = ("" if end is None else str(end) for end in argument)
-        return _never_null(" OR ".join(sides)), f"is within {least}..{most}"
+        ends_text = "..".join("" if end is None else str(end) for end in argument)
+        broken = _never_null(" OR ".join(sides))
+        return broken, f"is within {ends_text}", f"{column.name} outside {ends_text}"
     if expectation.kind == "values":
         listed = ", ".join(_cast(column, value) for value in argument)
-        return _never_null(
-            f"{name} NOT IN ({listed})"
-        ), f"is one of {', '.join(map(str, argument))}"
+        allowed = ", ".join(map(str, argument))
+        broken = _never_null(f"{name} NOT IN ({listed})")
+        return broken, f"is one of {allowed}", f"{column.name} other than {allowed}"
     if expectation.kind == "unique":
         twice = (
             f"SELECT {name} FROM {rows(table)}"
             f" WHERE isNotNull({name}) GROUP BY {name} HAVING count() > 1"
         )
-        return _never_null(f"{name} IN ({twice})"), "is unique"
-    target = catalog.expected_target(table, column, expectation)
-    return _without([column.name], rows(target), [argument[1]]), f"is a {'.'.join(argument)}"
+        return _never_null(f"{name} IN ({twice})"), "is unique", f"a duplicate {column.name}"
+    target, place = catalog.expected_target(table, column, expectation), ".".join(argument)
+    broken = _without([column.name], rows(target), [argument[1]])
+    return broken, f"matches {place}", f"no {place} that matches {column.name}"
 
 
 def _without(columns: Sequence[str], target: str, keys: Sequence[str]) -> str:
@@ -224,15 +231,15 @@ def _never_null(condition: str) -> str:
 
 
 def _cast(column: Column, value: object) -> str:
-    """A value of the mark as a literal of the column's type."""
+    """Return a value of the mark as a literal of the column's type."""
     return f"CAST({literal(str(value))} AS {column.type.clickhouse})"
 
 
-def _confirmed(first: _Found, second: _Found) -> _Found:
-    """What both looks found; the second saw only the keys that the first could name."""
+def _confirmed(first: _Violations, second: _Violations) -> _Violations:
+    """Return the violations in both; the second query was limited to the keys of the first."""
     count, keys = first
-    lasting = [key for key in keys if key in set(second[1])]
-    return (count if count > _MOST_KEYS and lasting else len(lasting)), lasting
+    confirmed = [key for key in keys if key in set(second[1])]
+    return (count if count > _MOST_KEYS and confirmed else len(confirmed)), confirmed
 
 
 def _check(table: Table, rule: Rule, rows: int, count: int, keys: Sequence[str]) -> Check:
@@ -246,9 +253,10 @@ def _check(table: Table, rule: Rule, rows: int, count: int, keys: Sequence[str])
         postgres=0,
         clickhouse=count,
         keys=tuple(keys),
-        difference=f"{rule.wanted}: not so in {count} of {rows} rows: {named}{more}"
+        difference=f"{count:,} of {rows:,} {table.name} {'has' if count == 1 else 'have'}"
+        f" {rule.violation} ({', '.join(column.name for column in table.key)} {named}{more})"
         if count
-        else f"{rule.wanted}: in {rows} rows",
-        repair="mend the rows in PostgreSQL, or the model's mark; where PostgreSQL is right:"
+        else f"{rule.wanted} in all {rows:,} rows",
+        repair="correct the rows in PostgreSQL, or the model's mark; if PostgreSQL is right, run:"
         f" sluice quality --deep {table.name}",
     )

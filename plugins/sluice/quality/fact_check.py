@@ -1,10 +1,9 @@
-"""A fact and its rollups against what they are made of, as of what the last rebuild had seen.
+"""Compares a fact and its rollups with their sources, as of the fact's last rebuild.
 
-Drains and rebuilds go on while a check reads, and either may take long. So what differs is held
-against what the fact's last rebuild had seen before the check read: keys that a later change can
-have altered are left to the next rebuild, and so are groups that another rebuild has noted. Both
-are looked up after the reading, so that nothing which the reading met is missing among them. What
-differs in all others is wrong, however late anything is.
+Drains and rebuilds run while a check reads. So keys that changes since the last rebuild may have
+altered are left to the next rebuild, and so are groups that another rebuild has noted. Both are
+looked up after the comparison, which therefore cannot have read a change that is missing among
+them. Any other difference is wrong, however late drain or rebuild are.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SETTINGS = "SETTINGS join_use_nulls = 1, max_bytes_before_external_group_by = 2
 class FactCheck:
     """Compares one fact, and its rollups, in the session of its rebuild.
 
-    Every comparison raises Lagging where rebuilds exchanged the fact each time it was compared.
+    Every comparison raises Lagging if rebuilds exchanged the fact during each attempt.
     """
 
     rebuild: Rebuild
@@ -42,7 +41,7 @@ class FactCheck:
         return self._standing(self._rows)
 
     def missing(self) -> int:
-        """Count the live rows of its table that the fact lacks, less those that it has too many."""
+        """Return the live rows of its table that the fact lacks, less those in excess."""
         return self._standing(self._missing)
 
     def rollup(self, rollup: Rollup) -> FactFindings:
@@ -53,16 +52,16 @@ class FactCheck:
         """
         return self._standing(lambda low: self._groups(rollup, low))
 
-    def _standing(self, look: Callable[[Standing], T]) -> T:
-        """A look at the fact during which it was not exchanged for another table."""
+    def _standing(self, compare: Callable[[Standing], T]) -> T:
+        """Return the result of a comparison during which the fact was not exchanged."""
         for _ in range(_ATTEMPTS):
             low = self.rebuild.standing()
             if low is None:
                 raise Lagging(f"{self._fact.name} was never rebuilt")
-            found = look(low)
+            result = compare(low)
             now = self.rebuild.standing()
             if now is not None and now.storage == low.storage:
-                return found
+                return result
         raise Lagging(f"rebuilds exchanged {self._fact.name} each time it was compared")
 
     def _rows(self, low: Standing) -> FactFindings:
@@ -74,9 +73,9 @@ class FactCheck:
             self._execute(f"SELECT count(), sum({row}) FROM (\n{rows}\n) {_SETTINGS}")[0]
             for rows in (joined, stored)
         ]
-        wanted, found = (int(count) for count, _ in sums)
+        expected, actual = (int(count) for count, _ in sums)
         if sums[0] == sums[1]:
-            return FactFindings(wanted=wanted, found=found)
+            return FactFindings(expected=expected, actual=actual)
         key = _listed(self._key)
         differing = (
             f"SELECT {key} FROM (\n"
@@ -87,10 +86,10 @@ class FactCheck:
         with self._suspects(differing):
             self.rebuild.touch_since(low.last)
             keys, left = self._wrong(self._key, f"SELECT {key} FROM touched")
-        return FactFindings(wanted=wanted, found=found, keys=keys, left=left)
+        return FactFindings(expected=expected, actual=actual, keys=keys, left=left)
 
     def _missing(self, low: Standing) -> int:
-        """The counts, and where they differ the keys that are on one side alone."""
+        """Compare the counts; if they differ, count the keys that are on one side only."""
         fact, key = self._fact, _listed(self._key)
         own = [column.column.name for column in fact.key]
         table = f"cdc.{quoted(fact.table.storage)}"
@@ -131,11 +130,11 @@ class FactCheck:
                 raise Lagging(f"a rebuild is about to replace all sums of {rollup.name}")
             wrong, left = self._wrong(groups, noted_groups(rollup), **since)
         count = self.rebuild.live_rows(rollup.name)
-        return FactFindings(wanted=count, found=count, keys=wrong, left=left)
+        return FactFindings(expected=count, actual=count, keys=wrong, left=left)
 
     @contextmanager
     def _suspects(self, query: str) -> Iterator[None]:
-        """The rows of a query as the session's own table `suspects`."""
+        """Hold the rows of a query in the temporary table `suspects`."""
         drop = "DROP TEMPORARY TABLE IF EXISTS suspects, touched"
         self._execute(drop)
         self._execute(f"CREATE TEMPORARY TABLE suspects ENGINE = Memory AS\n{query}")
@@ -147,7 +146,7 @@ class FactCheck:
     def _wrong(
         self, names: Sequence[str], later: str, **parameters: Any
     ) -> tuple[tuple[str, ...], int]:
-        """Suspects that are not among what is left to the next rebuild, and how many are."""
+        """Return the suspects not left to the next rebuild, and the number of those that are."""
         listed, null = _listed(names), "SETTINGS transform_null_in = 1"
         texts = ", ".join(f"ifNull(toString({quoted(name)}), 'NULL')" for name in names)
         wrong = self._execute(

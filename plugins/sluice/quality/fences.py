@@ -1,8 +1,8 @@
-"""Fences: points of the WAL that each table's drain is brought past before it is compared.
+"""Fences: points of the WAL that the drain has to pass before tables are compared.
 
-A table is past a point when the change source has published everything up to it and the drain then
-reached the end of the table's topic. So a table that cannot be drained keeps back no other, though
-it keeps back the slot, which waits for all of them.
+A table has passed a point when the change source has published everything up to it and the drain
+then reached the end of the table's topic. So a table that cannot be drained delays no other,
+although it holds back the slot, which waits for all tables.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from sluice.clients.postgres import Fence, SlotState
 from sluice.errors import Lagging, NotReady, SluiceError
 from sluice.events.positions import format_lsn
 
-_PAUSE = 0.2
+_PAUSE = 0.2  # seconds
 
 
 class Source(Protocol):
-    """PostgreSQL."""
+    """PostgreSQL as the source of fences."""
 
     def slot(self, name: str) -> SlotState:
-        """The slot's state; NotReady when there is none."""
+        """Return the slot's state; raise NotReady when it does not exist."""
 
     def fence(self, tables: Sequence[Table]) -> Fence:
-        """A point at or after everything that was committed until now."""
+        """Return a point at or after every commit until now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaughtUp:
-    """What one look at all topics brought.
+    """The result of one drain of all topics.
 
     Attributes:
         ended: source tables that are drained to an end of their topic.
-        troubles: source table or fact -> why it could not be drained or rebuilt.
+        troubles: errors by source table or fact that could not be drained or rebuilt.
     """
 
     ended: frozenset[str]
@@ -45,15 +45,15 @@ class CaughtUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fences:
-    """Brings drain and facts past points of the WAL.
+    """Drains and rebuilds past points of the WAL.
 
     Attributes:
         slot: the replication slot's name.
-        had_slot: whether there was one, so that one that is not there is gone.
-        published: up to where the relay noted that everything is on the topics. Where the slot
-            does not wait for the drain, what it confirmed says the same.
+        had_slot: whether the slot existed earlier, so that a missing one was dropped.
+        published: returns the LSN up to which the relay has published everything. The slot's
+            confirmed LSN says the same where it does not wait for the drain.
         catch_up: drains the tables and rebuilds the facts.
-        seconds: how long a point may take to be passed.
+        seconds: the most time to pass a point.
     """
 
     source: Source
@@ -67,7 +67,7 @@ class Fences:
         """Drain until these tables are past the point.
 
         Returns:
-            Those that are not in time, as Lagging, and tables and facts in trouble; and why.
+            Errors by table or fact: Lagging for those not in time, and those of failed ones.
 
         Raises:
             NotReady: there is no replication slot yet.
@@ -78,13 +78,13 @@ class Fences:
         except NotReady:
             if not self.had_slot():
                 raise
-        try:  # it may have been made between the two looks
+        try:  # the slot may have been created in between
             return self._behind(lsn, tables)
         except NotReady:
             if self._has_slot():
                 raise  # something else is not set up
-            gone = f"replication slot {self.slot!r} is gone"
-            return {table.name: Lagging(gone, remedy="run: sluice recover") for table in tables}
+            what = f"replication slot {self.slot!r} is gone"
+            return {table.name: Lagging(what, remedy="run: sluice recover") for table in tables}
 
     def _behind(self, lsn: int, tables: Sequence[Table]) -> dict[str, SluiceError]:
         deadline, names = time.monotonic() + self.seconds, {table.name for table in tables}

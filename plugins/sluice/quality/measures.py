@@ -1,7 +1,7 @@
-"""The minute's checks beside the counts: freshness, what waits, dead letters, the slot, the schema.
+"""Checks of every minute beside row counts: freshness, backlog, dead letters, slot, schema, ahead.
 
-Cost: one query on ClickHouse for all tables, and for each table one look at its topic's end and
-one query on Postgres' catalog. Proportional to rows is one column that is read, `_version`.
+Cost: one query on ClickHouse for all tables; for each table a query of its topic's end and one on
+PostgreSQL's catalog. Only the scan of the column `_version` grows with the rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sluice.warehouse.evolution import require_same
 from sluice.warehouse.parked import Hole, Holes
 
 GIBIBYTE = 1 << 30
-# Of every server: WAL that Postgres keeps for the slot fills its disk.
+# The same for every server: WAL that PostgreSQL keeps for the slot fills its disk.
 SLOT_LAG = Limit(warn=1 * GIBIBYTE, fail=10 * GIBIBYTE)
 _WAL_STATUS = {
     "reserved": Status.PASS,
@@ -38,12 +38,13 @@ _WAL_STATUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """Measures of the pipeline, held against the limits that the models mark.
+    """Compares measures of the pipeline with the limits that the models mark.
 
     Attributes:
-        rebuilds: of the catalog's facts.
-        ahead: looks for versions ahead of their source, of tables with at most `most_rows` rows.
-        late: table -> for how many seconds checks have found that it is not caught up.
+        rebuilds: those of the catalog's facts.
+        ahead: finds versions ahead of their source.
+        most_rows: the most row versions of a table that `ahead` scans; None for no limit.
+        late: seconds for which checks have found a table not caught up, by table.
     """
 
     catalog: Catalog
@@ -58,7 +59,7 @@ class Conditions:
     late: Mapping[str, int]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
-        """The measures of these tables, their schema, and the slot.
+        """Return the checks of these tables, their facts, and the slot.
 
         Raises:
             Unreachable: a service does not answer.
@@ -82,14 +83,14 @@ class Conditions:
                 table,
                 "pending_events",
                 pending[table.name],
-                "events are not drained",
+                "undrained events",
                 f"run: sluice drain {table.name} --until-empty",
             )
             yield _measure(
                 table,
                 "dead_letters",
                 dead.get(table.name, 0),
-                "events were rejected",
+                "open dead letters",
                 f"see: sluice dead-letters list --table {table.name}",
             )
 
@@ -98,22 +99,24 @@ class Conditions:
                 yield self._rebuilt(rebuild)
 
     def _rebuilt(self, rebuild: Rebuild) -> Check:
-        """How far a fact is behind its tables."""
+        """Return the freshness of a fact."""
         outcomes, name = Outcomes(), rebuild.fact.name
         with outcomes.of(name):
             fresh = _measure(
                 rebuild.fact.table,
                 "freshness",
                 rebuild.behind(),
-                "s since the oldest change was drained that no rebuild has seen",
+                "s since the oldest change that is not in the fact was drained",
                 "run: sluice rebuild",
             )
             return replace(fresh, table=name)
         return unmade(name, "freshness", outcomes.troubles[name])
 
     def _freshness(self, table: Table, behind: int) -> Check:
-        """How old the table's state may be. Where no check has looked for long, that it could not
-        be brought up to date this once says little: it is late for as long as checks found it so.
+        """Return the freshness of a table's state.
+
+        After a pause of the checks a single late result means little. So the table counts as late
+        only for as long as checks have observed it.
         """
         check = _measure(
             table, "freshness", behind, "s behind", "see: sluice status, sluice logs relay"
@@ -125,41 +128,41 @@ class Conditions:
         return replace(check, status=observed)
 
     def _parked(self, tables: Sequence[Table]) -> Iterator[Check]:
-        """Whether the relay sends the changes of these tables, and no resync is left to do."""
+        """Yield whether the relay sends each table's changes and no resync is outstanding."""
         holes: dict[str, Hole] = {}
         for hole in Holes(clickhouse=self.clickhouse, queries=self.queries).open():
             holes.setdefault(hole.table, hole)
         for table in tables:
-            found = holes.get(table.name)
+            first = holes.get(table.name)
             yield Check(
                 table=table.name,
                 check="parked",
-                status=Status.FAIL if found else Status.PASS,
+                status=Status.FAIL if first else Status.PASS,
                 postgres=0,
-                clickhouse=int(found is not None),
-                difference=found.sentence() if found else "all its changes are sent",
-                repair=found.repair() if found else "",
+                clickhouse=int(first is not None),
+                difference=first.sentence() if first else "all its changes are sent",
+                repair=first.repair() if first else "",
             )
 
     def _ahead(self, table: Table) -> Check:
-        """Whether a version or a truncation of the table is ahead of its source."""
+        """Return whether a version or a truncation of the table is ahead of its source."""
         try:
-            found = self.ahead.find(table, self.most_rows)
+            ahead = self.ahead.find(table, self.most_rows)
         except NotReady as error:
             return unmade(table.name, "ahead", error)
         return Check(
             table=table.name,
             check="ahead",
-            status=Status.FAIL if found else Status.PASS,
+            status=Status.FAIL if ahead else Status.PASS,
             postgres=0,
-            clickhouse=found.rows + found.truncated,
-            keys=found.keys,
-            difference=found.sentence(),
-            repair=found.repair() if found else "",
+            clickhouse=ahead.rows + ahead.truncated,
+            keys=ahead.keys,
+            difference=ahead.sentence(),
+            repair=ahead.repair() if ahead else "",
         )
 
     def _schema(self, table: Table) -> Check:
-        """Whether Postgres and ClickHouse have the model's columns, and Postgres no others."""
+        """Return whether PostgreSQL and ClickHouse have the model's columns, and only those."""
         differs, more = self.source.schema_differences(table), self.source.more_columns(table)
         repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
         try:
@@ -167,13 +170,13 @@ class Conditions:
         except (TableDiffers, NotReady) as error:
             differs.append(error.what)
             repair = f"{error.remedy}" if len(differs) == 1 else repair
-        told = list(differs)
+        parts = list(differs)
         if more:
             columns = "column" if len(more) == 1 else "columns"
-            told.append(f"PostgreSQL has {columns} {', '.join(more)}, which the models lack")
+            parts.append(f"PostgreSQL has {columns} {', '.join(more)}, which the models lack")
         if more and not differs:
             repair = (
-                "rows are stored without; to have it, add it to the model, then run: sluice"
+                "rows are stored without it; to store it, add it to the model, then run: sluice"
                 f" generate, sluice init, sluice resync {table.name}"
             )
         return Check(
@@ -182,13 +185,13 @@ class Conditions:
             status=Status.FAIL if differs else Status.WARN if more else Status.PASS,
             postgres=len(table.columns) + len(more),
             clickhouse=len(table.columns) - len(differs),
-            difference="; ".join(told) or "columns are the model's",
+            difference="; ".join(parts) or "columns match the model",
             repair=repair,
         )
 
 
 def slot_checks(name: str, state: SlotState | None) -> Iterator[Check]:
-    """How much WAL is kept for the slot, and whether it can still be read."""
+    """Yield how much WAL is kept for the slot, and whether it can still be read."""
     lag, wal = (state.lag_bytes or 0, state.wal_status) if state else (0, "missing")
     yield Check(
         table=name,
@@ -196,7 +199,7 @@ def slot_checks(name: str, state: SlotState | None) -> Iterator[Check]:
         status=SLOT_LAG.status(lag),
         postgres=0,
         clickhouse=lag,
-        difference=f"{lag / GIBIBYTE:.2f} GiB of WAL are kept for the slot",
+        difference=f"PostgreSQL keeps {lag / GIBIBYTE:.2f} GiB of WAL for the slot",
         repair="see: sluice status, sluice logs relay",
     )
     status = _WAL_STATUS.get(wal, Status.FAIL)

@@ -1,4 +1,4 @@
-"""One range of a table compared: checksums of buckets, then of rows, then the columns."""
+"""Compares one range of a table: checksums of buckets, then of rows, then columns."""
 
 from __future__ import annotations
 
@@ -40,32 +40,31 @@ _MOST_BUCKETS = 32_768
 
 
 class Snapshot(Protocol):
-    """Postgres as of an exact point of the WAL, which the drain has passed."""
+    """PostgreSQL as of an exact point of the WAL, which the drain has passed."""
 
     point: int
 
     def holds(self, table: Table) -> bool:
-        """Whether the table can be read as of the point, from here on as long as this is open."""
+        """Whether the table can be read as of the point while this snapshot is open."""
 
     def source(self, table: Table) -> str:
-        """What stands behind FROM for the table's rows."""
+        """Return the FROM expression of the table's rows."""
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a query in the snapshot."""
+        """Return the rows of a query in the snapshot."""
 
     def pieces(self, table: Table) -> Sequence[str]:
-        """Conditions that divide the table's rows among queries, which have pauses between them."""
+        """Yield conditions that divide the table's rows into queries with pauses in between."""
 
     def division(self, table: Table, rows: int) -> tuple[int, Sequence[KeyText]]:
-        """The number of the table's rows, and each key that comes after another `rows` of them."""
+        """Return the number of the table's rows, and the keys that divide them by `rows`."""
 
 
 class RangeCheck:
     """Compares the rows of one range.
 
     Args:
-        known: how many differences of the table are known by now; only so many are looked for that
-            MOST_KEYS are.
+        known: the number of the table's known differences, which count against MOST_KEYS.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class RangeCheck:
         self._source = snapshot.source(table)
 
     def run(self) -> TableFindings:
-        """What differs in the range."""
+        """Return the differences in the range."""
         buckets = self._buckets()
         postgres = self._postgres_buckets(buckets)
         clickhouse = self._clickhouse_buckets(buckets)
@@ -105,20 +104,20 @@ class RangeCheck:
             if not _equal(postgres.get(bucket), clickhouse.get(bucket))
         ]
         findings.buckets = len(differing)
-        found: list[Difference] = []
+        differences: list[Difference] = []
         most = MOST_KEYS - self._known
         for bucket in differing:
-            if len(found) > most:
+            if len(differences) > most:
                 break
-            found += self._differences(buckets, bucket)
+            differences += self._differences(buckets, bucket)
         ahead = self._ahead()
-        findings.complete = len(found) <= most and len(ahead) < MOST_KEYS
-        findings.differences = found[:most] + ahead
+        findings.complete = len(differences) <= most and len(ahead) < MOST_KEYS
+        findings.differences = differences[:most] + ahead
         self._name_columns(findings.differences)
         return findings
 
     def _buckets(self) -> Buckets:
-        """Ranges of an integer key, with some rows each; buckets by hash for other keys."""
+        """Return buckets by range for an integer key, and by hash for other keys."""
         key = self._table.key
         wanted = max(1, min(self._rows // _ROWS_IN_A_BUCKET, _MOST_BUCKETS))
         if len(key) > 1 or not key[0].type.clickhouse.startswith("Int"):
@@ -134,28 +133,28 @@ class RangeCheck:
     def _postgres_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
         sums: dict[int, tuple[int, int]] = {}
         for piece in self._snapshot.pieces(self._table) if self._whole else ("true",):
-            found = self._snapshot.rows(
+            rows_by_bucket = self._snapshot.rows(
                 f"SELECT {buckets.postgres(self._table)} AS bucket, count(*),"
                 f" sum({postgres_checksum(self._table.columns)}) FROM {self._source}"
                 f" WHERE {self._within} AND {piece} GROUP BY 1"
             )
-            for bucket, count, total in found:
+            for bucket, count, total in rows_by_bucket:
                 rows, checksums = sums.get(int(bucket), (0, 0))
                 sums[int(bucket)] = (rows + int(count), checksums + int(total))
         return sums
 
     def _clickhouse_buckets(self, buckets: Buckets) -> dict[int, tuple[int, int]]:
-        found = self._clickhouse.execute(
+        rows = self._clickhouse.execute(
             f"SELECT {buckets.clickhouse(self._table)} AS bucket, count(),"
             f" sum({clickhouse_checksum(self._table.columns)})"
             f" FROM (\n{clickhouse_as_of(self._table, self._among)}\n) GROUP BY bucket",
             fence=self._fence,
             **self._bounds,
         )
-        return {int(bucket): (int(count), int(total)) for bucket, count, total in found}
+        return {int(bucket): (int(count), int(total)) for bucket, count, total in rows}
 
     def _differences(self, buckets: Buckets, bucket: int) -> list[Difference]:
-        """The keys of one bucket that differ."""
+        """Return the rows of one bucket that differ."""
         table = self._table
         key = postgres_key(table.key)
         postgres = {
@@ -173,8 +172,8 @@ class RangeCheck:
             f" FROM (\n{clickhouse_as_of(table, self._among)}\n)"
             f" WHERE {buckets.clickhouse_condition(table, bucket)}"
         )
-        # A change that comes while ClickHouse reads current state and history may hide its row or
-        # give it twice. It does so to each row in one reading at most.
+        # A change that arrives while ClickHouse reads current state and history may hide its row or
+        # return it twice, but in one of two readings at most.
         first, second = (
             _unlike(by_text, self._clickhouse.execute(query, fence=self._fence, **self._bounds))
             for _ in range(2)
@@ -182,16 +181,16 @@ class RangeCheck:
         return [difference for difference in first if difference in second]
 
     def _ahead(self) -> list[Difference]:
-        """Rows whose version is beyond any change's."""
+        """Return rows whose version is beyond that of any change."""
         texts = clickhouse_key(self._table.key)
-        found = self._clickhouse.execute(
+        rows = self._clickhouse.execute(
             f"SELECT DISTINCT {texts} FROM cdc.{quoted(self._table.storage)}"
             f" WHERE _version > {{limit:UInt128}}{self._among} LIMIT {MOST_KEYS}",
             limit=self._beyond,
             **self._bounds,
         )
         kind = "has a version that no change can have"
-        return [Difference(key=key_text(parts), kind=kind) for parts in found]
+        return [Difference(key=key_text(parts), kind=kind) for parts in rows]
 
     def _name_columns(self, differences: list[Difference]) -> None:
         for at, difference in enumerate(differences[: max(0, MOST_NAMED - self._known)]):
@@ -200,7 +199,7 @@ class RangeCheck:
                 differences[at] = replace(difference, columns=columns)
 
     def _columns_of(self, key: str) -> Iterator[str]:
-        """The columns whose texts differ in the row of this key."""
+        """Yield the columns whose texts differ in the row of this key."""
         table, parts = self._table, tuple(next(csv.reader([key])))
         same = f"({postgres_key(table.key)}) = ({', '.join(map(_literal, parts))})"
         listed = ", ".join(postgres_text(column) for column in table.columns)
@@ -212,15 +211,15 @@ class RangeCheck:
             fence=self._fence,
         )
         if postgres and clickhouse:
-            for column, one, other in zip(table.columns, postgres[0], clickhouse[0], strict=True):
-                if one != other:
+            for column, left, right in zip(table.columns, postgres[0], clickhouse[0], strict=True):
+                if left != right:
                     yield column.name
 
 
 def _unlike(
     postgres: Mapping[str, tuple[tuple[Any, ...], int]], clickhouse: Sequence[tuple[Any, ...]]
 ) -> list[Difference]:
-    """How rows of ClickHouse (the key's text, its parts, a checksum) differ from Postgres'."""
+    """Return how rows of ClickHouse (key text, key parts, checksum) differ from PostgreSQL's."""
     left, differences = dict(postgres), []
     for text, *parts, checksum in clickhouse:
         known = left.pop(text, None)
@@ -236,14 +235,14 @@ def _unlike(
     ]
 
 
-def _equal(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
-    return (
-        one is not None and other is not None and one[0] == other[0] and same_sum(one[1], other[1])
-    )
+def _equal(left: tuple[int, int] | None, right: tuple[int, int] | None) -> bool:
+    if left is None or right is None:
+        return False
+    return left[0] == right[0] and same_sum(left[1], right[1])
 
 
 def _postgres_range(table: Table, selection: Selection) -> str:
-    """The condition of a range whose keys are numbers."""
+    """Return the SQL condition of a range of keys."""
     names = ", ".join(map(postgres_name, table.key))
     bounds = [
         f"({names}) {sign} ({', '.join(map(_literal, bound))})"

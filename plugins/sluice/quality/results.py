@@ -1,4 +1,4 @@
-"""The results of checks in `cdc.quality_checks`, and what has changed since the ones before."""
+"""Stores results of checks in `cdc.quality_checks`, and alerts of changes since the last ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RANK = {Status.PASS: 0, Status.WARN: 1, Status.FAIL: 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
-    """A check whose result is news: worse than the result before, or passed after a finding."""
+    """A check whose result is worse than the previous one, or passes after a finding."""
 
     check: Check
     before: Status
@@ -32,17 +32,17 @@ class News:
         return self.check.status == Status.PASS
 
     def sentence(self) -> str:
-        """The news in one line, printable wherever it is read."""
-        told = printable(self.check.sentence())
-        return f"recovered: {told}" if self.recovered else told
+        """Return the news as one printable line."""
+        sentence = printable(self.check.sentence())
+        return f"recovered: {sentence}" if self.recovered else sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Keeps the results of checks, and tells what is new of them.
+    """Stores the results of checks, and reports what is new.
 
     Attributes:
-        tell: is given the news of each run, when there is some; it does not raise.
+        tell: called with the news of each run that has any; must not raise.
     """
 
     clickhouse: ClickHouse
@@ -50,9 +50,9 @@ class Results:
     tell: Callable[[Sequence[News]], None]
 
     def keep(self, lsn: int, checks: Sequence[Check]) -> tuple[Check, ...]:
-        """Keep results as of a point of the WAL; return them with the ages of the unsettled.
+        """Store results as of a point of the WAL; return them with the ages of unsettled ones.
 
-        Two runs at once may both tell the same news; one run after the other tells it once.
+        Consecutive runs report news once; concurrent runs may report it twice.
         """
         if not checks:
             return ()
@@ -64,18 +64,18 @@ class Results:
         return tuple(checks)
 
     def ages(self, tables: Sequence[str]) -> Ages:
-        """For how long checks of these tables have been unsettled; see quality.Ages."""
+        """Return for how long checks of these tables have been unsettled; see checks.Ages."""
         rows = self.clickhouse.execute(self.queries["unsettled_for"], tables=list(tables))
         return {(table, check): int(seconds) for table, check, seconds in rows}
 
     def _aged(self, checks: Sequence[Check]) -> list[Check]:
-        """The checks, with how long those have been unsettled that were before."""
+        """Return the checks, with the duration of those that have been unsettled before."""
         late = [check for check in checks if _late(check)]
         ages = self.ages([check.table for check in late]) if late else {}
         aged = []
         for check in checks:
             age = ages.get((check.table, check.check), 0) if _late(check) else 0
-            text = f"{check.difference}; so for {duration(age)}".removeprefix("; ")
+            text = f"{check.difference}; for {duration(age)} now".removeprefix("; ")
             aged.append(replace(check, difference=text) if age else check)
         return aged
 

@@ -1,13 +1,12 @@
-"""Data quality: do ClickHouse's rows equal Postgres' rows, as of one point of the WAL?
+"""Compares row counts of PostgreSQL and ClickHouse as of one point of the WAL.
 
-Postgres is counted in one snapshot, the fence. Then the drain is brought past the fence, and
-ClickHouse is counted as of the fence: rows whose newest version is at or below it as they are,
-the few that changed since as their history says. So writes that go on do not raise false alarms.
-A difference is counted again as of an exact fence, and is a finding where no change that may have
-come while ClickHouse was counted can explain it.
+PostgreSQL is counted in one snapshot, the fence. Then the drain passes the fence, and ClickHouse is
+counted as of the fence: rows whose newest version is at or below it as they are, rows that changed
+since by their history. So concurrent writes raise no false alarm. A difference is counted again as
+of an exact fence, and is a finding only if no change during the count can explain it.
 
-What is late is told from what is wrong: a fence that is not passed in time leaves the checks
-unsettled, which becomes a warning after a time of its own; see docs/quality.md.
+Being late is no finding: a fence that is not passed in time leaves the checks unsettled, which
+becomes a warning after its own limit; see docs/quality.md.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ _ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Compares tables and their facts.
+    """Compares row counts of tables and their facts.
 
     Attributes:
-        exact: a fence that waits for the transactions under way. Other fences are cheaper, but a
-            commit that is in the WAL already and not yet visible lies before them unseen.
-        keep: keeps the results of checks as of a point of the WAL; returns them with their ages.
-        ages: of the checks of these tables that are unsettled.
-        most_rows: tables that have more are not counted here.
-        missing: rows that a fact lacks, less those that it has too many; raises Lagging.
+        missing: returns the rows that a fact lacks, less those in excess; raises Lagging.
+        exact: returns a fence that waits for open transactions. Other fences are cheaper, but miss
+            a commit that is in the WAL and not yet visible.
+        keep: stores the results of checks as of a point of the WAL; returns them with their ages.
+        ages: returns the ages of the unsettled checks of tables.
+        most_rows: the most rows of a table that is counted.
     """
 
     source: PostgresSource
@@ -54,7 +53,7 @@ class Quality:
     most_rows: int
 
     def run(self, tables: Sequence[Table]) -> QualityReport:
-        """Compare these tables, and the facts whose own table is among them; keep the results.
+        """Compare these tables, and the facts whose own table is among them; store the results.
 
         Raises:
             NotReady: there is no replication slot yet.
@@ -82,18 +81,16 @@ class Quality:
         return QualityReport(checks=kept, fence=fence.lsn, troubles=passing(troubles))
 
     def pass_now(self) -> tuple[int, Set[str]]:
-        """Let the drain pass what was committed until now; the point, and what is behind it."""
+        """Drain past the current end of the WAL; return the point, and the tables behind it."""
         lsn = self.source.fence(()).lsn
         return lsn, self.fences.behind(lsn, self.catalog.tables).keys()
 
     def drained(self) -> dict[str, int]:
-        """Source table -> the highest `_seq` that is drained."""
+        """Return the highest drained `_seq` by source table."""
         return dict(self.clickhouse.execute(self.queries["drained"]))
 
     def version(self, table: Table, lsn: int) -> int | None:
-        """The version below which a table's rows are those of the point; None where the source
-        has positions that are no points of the WAL.
-        """
+        """Return the version below which a table's rows are as of the point; None for Connect."""
         checkpoint = self.clickhouse.execute(self.queries["source"], table=table.name)
         if not checkpoint or checkpoint[0][0] != "relay":
             return None
@@ -106,10 +103,10 @@ class Quality:
         behind: Mapping[str, SluiceError],
         drained: Mapping[str, int] | None,
     ) -> tuple[list[Check], dict[str, SluiceError]]:
-        """Compare the counts of tables and of their facts; and why some could not be.
+        """Compare the counts of tables and their facts; return checks and the errors by name.
 
         Args:
-            drained: of an exact fence, how far the tables were drained before it.
+            drained: for an exact fence, the `_seq` drained before it, by table.
         """
         outcomes, counted, facts = Outcomes(), dict[str, Check](), list[Check]()
         for table in tables:
@@ -143,11 +140,11 @@ class Quality:
     def _counted(
         self, table: Table, expected: int, version: int, *, exact: bool
     ) -> tuple[Status, int]:
-        """The status, and live rows as of the fence.
+        """Return the status, and live rows as of the fence.
 
-        A row that a change moves past the fence between two queries is counted in both of them
-        where settled rows are counted first, and in none where they are counted last. So the
-        true number is between the two, and nothing but a difference is outside.
+        A row that a change moves past the fence between two queries is counted twice if settled
+        rows are counted first, and not at all if they are counted last. So the true number is
+        between both counts, and a number outside of them is a difference.
         """
         settled, changed = self._settled_rows(table, version), self._changed_rows(table, version)
         if settled + changed == expected or not exact:
@@ -161,8 +158,8 @@ class Quality:
     def _counted_now(
         self, table: Table, expected: int, drained: Mapping[str, int] | None
     ) -> tuple[Status, int]:
-        """The status, and live rows as they are now: those of the fence where nothing was drained
-        since before it.
+        """Return the status, and current live rows, which are those of the fence if nothing was
+        drained since before it.
         """
         live = self.clickhouse.execute(self.queries["live_rows"], table=table.storage)
         rows = int(live[0][0])
@@ -192,9 +189,7 @@ class Quality:
         return int(rows[0][0])
 
     def _fact(self, fact: Fact, counted: Check) -> Check:
-        """The fact against its own table, as of what its last rebuild had seen; reported as of
-        the fence.
-        """
+        """Compare a fact with its own table as of its last rebuild; report it as of the fence."""
         missing = self.missing(fact)
         rows, status = counted.clickhouse - missing, counted.status
         if missing and status != Status.UNSETTLED:
@@ -209,7 +204,7 @@ class Quality:
         )
 
     def _uncompared(self, troubles: Mapping[str, SluiceError]) -> list[Check]:
-        """That tables or facts could not be compared."""
+        """Return checks of tables and facts that could not be compared."""
         facts = {fact.name for fact in self.catalog.facts}
         return [
             unmade(name, "fact_row_count" if name in facts else "row_count", error)
@@ -219,7 +214,7 @@ class Quality:
     def _fenced(
         self, tables: Sequence[Table], fence: Fence, behind: Mapping[str, SluiceError]
     ) -> Iterator[Check]:
-        """Whether each table is past the fence; where all are, findings of earlier runs end."""
+        """Yield whether each table is past the fence; passing checks end earlier findings."""
         for table in tables:
             error = behind.get(table.name)
             if isinstance(error, TopicGap):
@@ -240,9 +235,7 @@ class Quality:
                 yield _gap(table, None)
 
     def _lagging(self, table: Table, fence: Fence, late: Lagging) -> Check:
-        """That nothing could be compared: a warning where that lasts, and no check of the slot is
-        a finding for it.
-        """
+        """Return the check of a late table: a warning if that lasts and the slot is intact."""
         slot = self.source.find_slot(self.fences.slot)
         age = self.ages([table.name]).get((table.name, "caught_up"), 0)
         alone = slot is not None and slot.wal_status != "lost"
@@ -271,5 +264,5 @@ def _gap(table: Table, error: TopicGap | None) -> Check:
 
 
 def _because(check: Check, why: str) -> Check:
-    """An unsettled check with the reason; another as it is."""
+    """Return an unsettled check with the reason; any other unchanged."""
     return replace(check, difference=why) if check.status == Status.UNSETTLED else check

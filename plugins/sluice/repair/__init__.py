@@ -1,1 +1,1 @@
-"""What brings tables back to what PostgreSQL has."""
+"""Repairs tables that differ from PostgreSQL: resync, repair, recovery."""

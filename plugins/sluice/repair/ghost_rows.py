@@ -1,7 +1,7 @@
-"""Live rows in ClickHouse behind a resync's fence: their keys, and what they sum up to.
+"""Reads live rows in ClickHouse below a resync's fence: their keys, and their checksum.
 
-A key is a JSON object for an event, in the form that the relay gives its values, and beside it the
-text that both sides write of it (`comparison`).
+A key is given as the JSON object of an event, in the relay's format, and as the text that both
+sides produce for comparison (`row_text`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sluice.generate.row_text import (
     wanted,
 )
 
-_KEYS_AT_ONCE = 10_000
+_KEYS_PER_QUERY = 10_000
 
 
 def live_keys_below(
     clickhouse: ClickHouse, table: Table, selection: Selection, version: int
 ) -> dict[str, str]:
-    """Keys of live selected rows below the version: text -> JSON object."""
+    """Return the keys of live selected rows below the version: text -> JSON object."""
     values = ", ".join(
         column.type.clickhouse_json.replace("{}", quoted(column.name)) for column in table.key
     )
@@ -39,26 +39,25 @@ def live_keys_below(
     if not selection.keys:
         where, bounds = clickhouse_range(table.key, selection)
         return _objects(table, clickhouse.execute(query + where, version=version, **bounds))
-    found: dict[str, str] = {}
-    for start in range(0, len(selection.keys), _KEYS_AT_ONCE):
-        keys = wanted(table.key, selection.keys[start : start + _KEYS_AT_ONCE])
-        among_them = f"{query} AND {among(table.key)}"
-        found |= _objects(table, clickhouse.execute(among_them, version=version, external=[keys]))
-    return found
+    objects: dict[str, str] = {}
+    for start in range(0, len(selection.keys), _KEYS_PER_QUERY):
+        keys = wanted(table.key, selection.keys[start : start + _KEYS_PER_QUERY])
+        selected = f"{query} AND {among(table.key)}"
+        objects |= _objects(table, clickhouse.execute(selected, version=version, external=[keys]))
+    return objects
 
 
 def checksum_below(
     clickhouse: ClickHouse, table: Table, selection: Selection, version: int
 ) -> tuple[int, int]:
-    """How many rows of a range are live as of the version, and the sum of their checksums."""
+    """Return the number of live rows of a range as of the version, and their checksum."""
     where, bounds = clickhouse_range(table.key, selection)
-    found = clickhouse.execute(
+    ((count, total),) = clickhouse.execute(
         f"SELECT count(), sum({clickhouse_checksum(table.columns)})\n"
         f"FROM (\n{clickhouse_as_of(table, where)}\n)",
         fence=version,
         **bounds,
     )
-    count, total = found[0]
     return int(count), int(total)
 
 

@@ -1,9 +1,9 @@
-"""Recovery: a new slot where the old one is of no use, and everything as it is at its point.
+"""Recovers from a lost slot: creates a new one and repairs all tables as of its start.
 
-What was lost between the two nobody knows. So each table is compared with PostgreSQL as of the
-point where the new slot begins, and what differs is read again in the same snapshot. When all of it
-is drained, the slot is there. Killed before, recovery starts again with another slot; what it
-brought is equal by then and is not read twice. Redpanda Connect goes on from such a slot as well.
+The changes between the two slots are unknown. So each table is compared with PostgreSQL as of the
+new slot's start, and rows that differ are read again in the same snapshot. The permanent slot is
+created when all of them are drained. An interrupted recovery starts again with another slot, and
+skips what is equal by then. Redpanda Connect resumes from such a slot as well.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from sluice.execution.outcomes import Outcomes
 from sluice.quality.deep_check import DeepCheck
 from sluice.repair.repair import DIFF, Repair, forecast
 
-# Errors of a relay's preparation that a new slot mends.
+# Errors of a relay's preparation that a new slot fixes.
 MENDED = (SlotMissing, SlotLost, SlotRecreated, SourceChanged, PublicationIncomplete)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """Brings tables back after changes were lost.
+    """Repairs tables after changes were lost.
 
     Attributes:
-        drained: drains a table to its topic's end, whatever the topic lacks.
-        raise_epoch: of a table's positions.
-        by_offset: whether positions are Redpanda Connect's, which begin anew with a topic.
-        replacing: opens a new slot's snapshot; the slot is there when the context ends.
-        compare, repair: in a snapshot.
+        drained: drains a table to its topic's end, skipping gaps.
+        raise_epoch: begins a new epoch of a table's positions.
+        by_offset: whether positions are Redpanda Connect's offsets, which restart with a topic.
+        replacing: opens a new slot's snapshot; creates the permanent slot when the context ends.
+        compare, repair: return the deep check and the repair in a snapshot.
     """
 
     drained: Callable[[Table], None]
@@ -49,23 +49,23 @@ class Recovery:
     repair: Callable[[ExactSnapshot], Repair]
 
     def run(self, tables: Sequence[Table], fault: Exception, outcomes: Outcomes) -> Iterator[str]:
-        """Recover from what the relay's preparation raised; what was done, a line each.
+        """Recover from an error of the relay's preparation; yield a line about each table.
 
-        A table that cannot be brought back is left to `outcomes`, and what to do for it later: the
-        slot that it shares with the others begins all the same.
+        Errors of single tables go to `outcomes`, with a remedy: the slot, which all tables share,
+        is created nevertheless.
 
         Raises:
-            SluiceError: positions begin anew, and a table is not drained up to where they do. With
-                a new slot its older events would win over newer ones.
+            SluiceError: positions restart, and a table could not be drained before. With the new
+                slot its older events would override newer ones.
         """
-        # LSNs of another server, or offsets of another topic, do not go on where they were.
-        anew = self.by_offset or isinstance(fault, SourceChanged)
+        # LSNs of another server, and offsets of a recreated topic, start over.
+        restarts = self.by_offset or isinstance(fault, SourceChanged)
         for table in tables:
             with outcomes.of(table.name):
                 self.drained(table)
-                if anew:
+                if restarts:
                     self.raise_epoch(table)
-        if anew:
+        if restarts:
             outcomes.require()
         sound = outcomes.sound(tables)
         with self.replacing() as snapshot:
@@ -77,6 +77,6 @@ class Recovery:
                     if report:
                         report.require_stored()
         for name, error in outcomes.troubles.items():
-            again = f"sluice resync {name}"
-            if again not in str(error):
-                error.remedy = f"{error.remedy or 'remove the cause'}; then run: {again}"
+            resync = f"sluice resync {name}"
+            if resync not in str(error):
+                error.remedy = f"{error.remedy or 'remove the cause'}; then run: {resync}"

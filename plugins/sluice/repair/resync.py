@@ -1,17 +1,16 @@
-"""Resync: rows of a table read again from Postgres, beside the relay and the drain.
+"""Resyncs tables: reads rows again from PostgreSQL while relay and drain keep running.
 
-A range of keys is read in one exported snapshot, its fence, and goes onto the table's topic as
+A range of keys is read in one exported snapshot, its fence, and published on the table's topic as
 `read` events at (fence, 1). So the rows win over everything older and lose to every change after
-the fence, however the two arrive. When they are drained, live rows of the range below the fence are
-rows that Postgres does not have, or rows that could not be stored. Postgres is asked in the same
-snapshot which of their keys it has (ADR 22): those keep their last good version, the others get a
-`delete` at (fence, 0). Then the range is done. Killed anywhere, the next run goes on with the
-ranges that are not, and with those of which a row could not be stored; see ranges.py. A repair of
-many rows does not remember but look: it leaves out ranges whose rows are those of Postgres already.
+the fence, in whatever order both arrive. Once they are drained, live rows of the range below the
+fence are rows that PostgreSQL does not have, or rows that could not be stored. The same snapshot
+tells which of their keys PostgreSQL has (ADR 22): those keep their last good version, the others
+get a `delete` at (fence, 0). Then the range is done. An interrupted run resumes with the other
+ranges, and with those of which a row could not be stored; see key_ranges.py. A repair of many rows
+skips the ranges that are equal instead.
 
-Where changes come from Redpanda Connect, whose order is that of the topic, the fence is the topic's
-end, taken before the snapshot. What comes after it the snapshot may have seen as well; coming again
-it leads to the same state.
+Redpanda Connect orders changes by their offset, so its fence is the topic's end, taken before the
+snapshot. The snapshot may contain later changes as well; applying them again is harmless.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from sluice.warehouse.key_ranges import KeyRange, Plan, Plans, Progress, RangeDo
 
 log = logging.getLogger(__name__)
 
-# What `Resync.reached` is told, in the order of the effects before them.
+# Failpoints passed to `Resync.reached`, each after the effect it names, in order.
 POINTS = (
     "planned",
     "fence taken",
@@ -48,26 +47,25 @@ POINTS = (
     "range noted",
     "run recorded",
 )
-# Some seconds of reading: little is lost with a run that is killed, and a fence costs a few
-# hundredths of one.
+# A range takes seconds to read, so an interrupted run loses little; a fence is much cheaper.
 _ROWS_IN_A_RANGE = 200_000
-_REASONS = 3  # so many are told
+_REASONS = 3  # reasons named in a sentence
 _HIDDEN = "a version or truncation ahead of the source hides the row; run it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResyncReport:
-    """What a resync of one table did.
+    """The result of a resync of one table.
 
     Attributes:
-        fence: the point of the WAL as of which the last rows were read.
-        rows: how many were read.
-        deleted: how many rows ClickHouse had that Postgres has not.
-        before: ranges that a run before had done, of how many.
-        equal: ranges that were not read, because nothing differed in them.
-        unstored: rows that could not be stored, and keep their last good version: reason -> how
-            many.
-        parked: the holes of the table that stay, and what closes them; see wiring/parked.py.
+        fence: the LSN as of which the last rows were read; 0 where none were.
+        rows: the number of rows read.
+        deleted: the number of rows deleted, which PostgreSQL does not have.
+        seconds: the duration.
+        before: the ranges done by an earlier run, and the number of all ranges.
+        equal: ranges skipped because nothing differed in them.
+        unstored: the number of rows that could not be stored, by reason.
+        parked: the table's remaining holes and their remedy; see wiring/parked.py.
     """
 
     table: str
@@ -83,11 +81,11 @@ class ResyncReport:
 
     @property
     def rejected(self) -> int:
-        """How many rows could not be stored."""
+        """Return the number of rows that could not be stored."""
         return sum(self.unstored.values())
 
     def sentence(self) -> str:
-        """The resync in one line."""
+        """Return the result as one line."""
         text = f"{self.table}: {self._done()}"
         if self.unstored:
             text += f"; {self._rejections()}"
@@ -119,10 +117,10 @@ class ResyncReport:
     def _rejections(self) -> str:
         named = [f"{reason} ({count})" for reason, count in self.unstored.items()]
         more = f"; and {len(named) - _REASONS} other reasons" if len(named) > _REASONS else ""
-        told = "; ".join(named[:_REASONS])
+        reasons = "; ".join(named[:_REASONS])
         return (
             f"{self.rejected} rows could not be stored and keep their last good version:"
-            f" {told}{more}"
+            f" {reasons}{more}"
         )
 
 
@@ -132,16 +130,16 @@ class Division(Protocol):
     def __call__(
         self, table: Table, selection: Selection, rows: int
     ) -> tuple[int, Sequence[KeyText]]:
-        """The number of selected rows, and each key that comes after another `rows` of them."""
+        """Return the number of selected rows, and the keys that divide them by `rows`."""
 
 
 class Reading(Protocol):
     """Rows of a table as of a fence, on their way to the topic.
 
     Attributes:
-        fence: the point of the WAL.
-        offset: where offsets order the changes, the one that the rows stand before.
-        begins: the offset on the topic at which the rows begin, or before.
+        fence: the LSN.
+        offset: the fence where offsets order the changes; otherwise None.
+        begins: an offset on the topic at or before the first row.
     """
 
     fence: int
@@ -149,19 +147,19 @@ class Reading(Protocol):
     begins: int
 
     def checksum(self, selection: Selection) -> tuple[int, int]:
-        """How many rows are selected, and the sum of their checksums."""
+        """Return the number of selected rows, and their checksum."""
 
     def read(self, selection: Selection) -> int:
-        """Publish the selected rows; how many."""
+        """Publish the selected rows; return their number."""
 
     def present(self, selection: Selection, texts: Sequence[str]) -> Collection[str]:
-        """Which of these keys Postgres has as of the fence; see live_keys."""
+        """Return those of the keys that PostgreSQL has as of the fence; see live_keys_below."""
 
     def delete(self, key: str) -> None:
-        """Publish a delete of the row with this key, a JSON object, below the rows."""
+        """Publish a delete of a key, a JSON object, at a version just below the rows."""
 
     def wait(self) -> None:
-        """Return when the drain has gone past everything published."""
+        """Wait until the drain has passed everything published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +167,10 @@ class Resync:
     """Reads tables again.
 
     Attributes:
-        reading: opens a fence for a table; by offset where that is said.
-        clickhouse: a session.
-        rows: of one range.
-        hidden: counts the rows of a selection, written at a version, that something ahead of the
+        reading: opens a fence for a table, by offset if the flag is set.
+        hidden: returns the rows of a selection, written at a version, that a version ahead of the
             source hides.
+        rows: the rows of one range; 200,000 by default.
         reached: called with each of POINTS as it is passed.
     """
 
@@ -193,26 +190,26 @@ class Resync:
         restart: bool = False,
         differing: bool = False,
     ) -> ResyncReport:
-        """Read the selected rows again, and delete what Postgres does not have.
+        """Read the selected rows again, and delete those that PostgreSQL does not have.
 
         Args:
-            restart: read all of them, also where a killed run of the same selection left some.
-            differing: leave out ranges whose rows are equal.
+            restart: whether to read all of them instead of resuming an interrupted run.
+            differing: whether to skip ranges whose rows are equal.
 
         Raises:
-            NotReady: a transaction that was open did not end in time, or set-up is not finished.
+            NotReady: an open transaction did not end in time, or set-up is not finished.
         """
         plan = self.plan(table, selection, restart=restart)
         self.reached("planned")
         return self.read(plan, differing=differing)
 
     def plan(self, table: Table, selection: Selection, *, restart: bool = False) -> Plan:
-        """What the last run of the selection left, or new ranges; see `run`."""
+        """Return the plan of an interrupted run of the selection, or a new one; see `run`."""
         _, epoch = self._source(table)
         unfinished = self.plans.unfinished(table, selection, epoch)
         if unfinished is not None and not restart:
             log.info(
-                "resync: %s goes on where a run stopped: %d of %d ranges are done",
+                "resync: %s: resuming an interrupted run: %d of %d ranges are done",
                 table.name,
                 len(unfinished.done),
                 len(unfinished.ranges),
@@ -226,7 +223,7 @@ class Resync:
     def read(
         self, plan: Plan, share: int = 0, shares: int = 1, *, differing: bool = False
     ) -> ResyncReport:
-        """Read the ranges of a plan that are left, or one of several shares of them; see `run`."""
+        """Read the open ranges of a plan, or one of several shares of them; see `run`."""
         started, table = time.monotonic(), plan.table
         parts = [part for part in plan.open if part.number % shares == share]
         source, epoch = self._source(table)
@@ -265,47 +262,47 @@ class Resync:
         return report
 
     def _same(self, table: Table, selection: Selection, reading: Reading, version: int) -> bool:
-        """Whether ClickHouse's rows of a range are those of the fence already.
+        """Whether ClickHouse's rows of a range equal those of the fence.
 
-        What is drained later and is older than the fence leads to the same rows.
+        Changes older than the fence that are drained later lead to the same rows.
         """
         count, total = reading.checksum(selection)
         present = checksum_below(self.clickhouse, table, selection, version)
         return count == present[0] and same_sum(total, present[1])
 
     def _read(self, table: Table, part: KeyRange, reading: Reading, version: int) -> RangeDone:
-        """Read one range and bring it to ClickHouse."""
+        """Read one range, and wait until it is in ClickHouse."""
         rows = reading.read(part.selection)
         self.reached("rows published")
         reading.wait()
         self.reached("rows drained")
         older = live_keys_below(self.clickhouse, table, part.selection, version)
         present = reading.present(part.selection, list(older)) if older else ()
-        gone = older.keys() - set(present)
-        for text in gone:
+        ghosts = older.keys() - set(present)
+        for text in ghosts:
             reading.delete(older[text])
-        if gone:
+        if ghosts:
             reading.wait()
         self.reached("deletes drained")
         unstored = self._unstored(table, reading)
         if hidden := self.hidden(table, part.selection, version + 1):
             unstored[_HIDDEN] = hidden
-        return RangeDone(fence=reading.fence, rows=rows, deleted=len(gone), unstored=unstored)
+        return RangeDone(fence=reading.fence, rows=rows, deleted=len(ghosts), unstored=unstored)
 
     def _unstored(self, table: Table, reading: Reading) -> dict[str, int]:
-        """The rows of a reading that could not be stored: reason -> how many."""
+        """Return the number of rows of a reading that could not be stored, by reason."""
         place = place_of(reading.fence, reading.offset)
         store = ClickHouseStore(self.clickhouse)
         return dict(store.unstored(table.name, place, reading.begins))
 
     def _source(self, table: Table) -> tuple[str, int]:
-        """The table's change source and epoch."""
-        found = self.clickhouse.execute(
+        """Return the table's change source and epoch."""
+        rows = self.clickhouse.execute(
             "SELECT argMax(source, generation), max(epoch) FROM cdc.checkpoints"
             " WHERE source_table = {table:String} GROUP BY source_table",
             table=table.name,
         )
-        source, epoch = found[0] if found else ("", 0)
+        source, epoch = rows[0] if rows else ("", 0)
         return str(source), int(epoch)
 
     def _keep(self, report: ResyncReport) -> None:
@@ -325,12 +322,12 @@ class Resync:
 
 
 def _fence(table: Table, reading: Reading, epoch: int) -> int:
-    """The version of the deletes; the rows are just above it."""
+    """Return the version of the deletes; that of the rows is just above it."""
     if reading.offset is None:
         return pack(epoch, reading.fence, 0)
     try:
         return before(epoch, reading.offset, 0)
     except ValueError:
         raise NotReady(
-            f"{table.topic} is empty: Redpanda Connect has not begun its snapshot"
+            f"{table.topic} is empty: Redpanda Connect has not started its snapshot"
         ) from None

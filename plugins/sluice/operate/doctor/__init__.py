@@ -1,4 +1,4 @@
-"""What is wrong with the services, seen from outside: every check, in the order to fix things."""
+"""Examines the services from outside; lists its checks in the order in which to fix them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from sluice.operate.doctor.gathering import SILENCE_S, Part, gathered
 from sluice.settings import Settings
 
 __all__ = ["Diagnosis", "Part", "airflow_part", "examine", "failed", "gathered", "judged"]
-_LOADING_S = 60.0  # Airflow's code has to be loaded first, which waits for nobody
+_LOADING_S = 60.0  # Airflow's code has to be loaded first
 
 
 def examine(settings: Settings, catalog: Catalog, others: Sequence[Part] = ()) -> list[Diagnosis]:
-    """Every check on PostgreSQL, the broker, ClickHouse and of other parts, all at once.
-
-    Changes nothing.
-    """
+    """Check PostgreSQL, the broker, ClickHouse and other parts concurrently; read-only."""
     parts = [
         Part(
             service=name,
             checks=lambda of=module: of.checks(settings, catalog),  # type: ignore[misc]
-            remedy=f"is it overloaded or stopped? see: sluice status, sluice logs {name}",
+            remedy=f"it may be overloaded or stopped; see: sluice status, sluice logs {name}",
         )
         for name, module in _SERVICES.items()
     ]
@@ -34,10 +31,10 @@ def examine(settings: Settings, catalog: Catalog, others: Sequence[Part] = ()) -
 
 
 def airflow_part(environment: Callable[[], Mapping[str, str] | None]) -> Part:
-    """Airflow's checks.
+    """Return the checks of Airflow.
 
     Args:
-        environment: gives the variables of Airflow's processes; None where there are none.
+        environment: returns the environment of Airflow's processes; None without Airflow.
     """
     return Part(
         service="airflow",

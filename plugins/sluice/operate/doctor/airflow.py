@@ -1,4 +1,4 @@
-"""Airflow's part, asked of a program of its own: this library does not import Airflow."""
+"""Checks Airflow in a separate process, since this library does not import Airflow."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ REMEDY = f"run, where Airflow runs: python -m {_PROGRAM}"
 
 
 def checks(environment: Mapping[str, str], until: float | None = None) -> Iterator[Diagnosis]:
-    """Every check on the Airflow that is configured by these variables.
+    """Yield every check of the Airflow configured by these variables.
 
     Args:
-        until: when services that are silent are given up, seconds since 1970; None for some
-            seconds after Airflow's code is loaded.
+        until: deadline for services that do not answer, seconds since 1970; None for some seconds
+            after Airflow's code is loaded.
     """
-    # As Airflow's servers do, so that connections are looked up in its database, too.
+    # Set as in Airflow's servers, so that connections are looked up in its database as well.
     variables = {**environment, "_AIRFLOW_PROCESS_CONTEXT": "server"}
     command = [sys.executable, "-m", _PROGRAM, *([] if until is None else [str(until)])]
     try:
         done = subprocess.run(
             command, env=variables, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
-        found = json.loads(done.stdout.splitlines()[-1])
+        diagnoses = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         yield Diagnosis(
             service="airflow",
@@ -39,5 +39,5 @@ def checks(environment: Mapping[str, str], until: float | None = None) -> Iterat
             reached=False,
         )
         return
-    for diagnosis in found:
+    for diagnosis in diagnoses:
         yield Diagnosis(**diagnosis)

@@ -1,4 +1,4 @@
-"""The broker's part: a partition for each topic, and messages that stay long enough."""
+"""Checks the broker: one partition per topic, and retention that is long enough."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sluice.generate.files import topics
 from sluice.operate.doctor.diagnosis import Diagnosis, judged
 from sluice.settings import Settings
 
-# A drain that stops on a Friday evening is mended on Monday.
+# A drain that stops on a Friday evening is fixed on Monday.
 _SHORTEST = timedelta(days=3)
-_PATIENCE_S = 5.0  # less than the doctor's, so that the broker's reason is told
+_PATIENCE_S = 5.0  # less than the doctor's, so that the broker's reason is reported
 
 
 def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
-    """Every check on the broker, topic by topic."""
+    """Yield every check of the broker, topic by topic."""
     reader = Topics(settings.kafka, _PATIENCE_S)
     partitions = reader.partitions()
     wanted = topics(catalog)
@@ -32,10 +32,10 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
 
 
 def _retention(name: str, options: Mapping[str, str]) -> Diagnosis:
-    """Whether messages stay until they are drained; those of the broker's epoch stay for ever."""
+    """Check that messages are kept until they are drained, and the broker's epoch for ever."""
     check = f"retention of {name}"
     if "retention.ms" not in options and "cleanup.policy" not in options:
-        return judged("broker", check, True, "cannot be read: the broker does not tell it", "")
+        return judged("broker", check, True, "unknown: the broker does not report it", "")
     policy = options.get("cleanup.policy", "delete")
     if "compact" in policy:
         remedy = f"set cleanup.policy=delete on {name}: compaction removes changes"

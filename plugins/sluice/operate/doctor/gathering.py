@@ -1,4 +1,4 @@
-"""Checks of several services at once, each given up where its service is silent for too long."""
+"""Runs the checks of several services concurrently, each with a limit on its silence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from sluice.errors import Retryable, SluiceError
 from sluice.operate.doctor.diagnosis import Diagnosis, failed
 
-# What a service may take for one check. A machine that is busy takes seconds; ten are all that
-# somebody in trouble should wait for, and loading the code takes some of them.
+# Seconds that a service may take for one check. A busy machine takes several. A person in trouble
+# should not wait more than ten in all, and loading the code takes some of them.
 SILENCE_S = 8.0
 
 
@@ -21,9 +21,9 @@ class Part:
     """The checks of one service.
 
     Attributes:
-        check: what the diagnosis that it does not answer is a check of.
-        silence: how long it may take for each of its checks, seconds.
-        remedy: what to do where it takes longer.
+        remedy: what to do where the service does not answer in time.
+        check: the name of the check that then fails.
+        silence: the time limit of each check in seconds; 8 by default.
     """
 
     service: str
@@ -36,7 +36,7 @@ class Part:
     )
 
     def run(self) -> None:
-        """Make the checks, up to the first that the service did not answer."""
+        """Run the checks, up to the first that the service does not answer."""
         last: Exception | None = None
         try:
             for diagnosis in self.checks():
@@ -50,12 +50,12 @@ class Part:
         self.found.put((time.monotonic(), last))
 
     def wait(self, began: float) -> list[Diagnosis]:
-        """What was found, until the end or a silence that is too long."""
+        """Return the diagnoses, up to the end or to a silence that is too long."""
         done: list[Diagnosis] = []
         while True:
             try:
                 left = began + self.silence - time.monotonic()
-                began, one = self.found.get(timeout=max(0.0, left))
+                began, item = self.found.get(timeout=max(0.0, left))
             except queue.Empty:
                 after = f" after the check {done[-1].check!r}" if done else ""
                 silent = Diagnosis(
@@ -67,17 +67,17 @@ class Part:
                     reached=False,
                 )
                 return [*done, silent]
-            if isinstance(one, Exception):
-                raise one
-            if one is None:
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
                 return done
-            done.append(one)
+            done.append(item)
 
 
 def gathered(parts: Sequence[Part]) -> list[Diagnosis]:
-    """All diagnoses in the parts' order; the parts are examined at once.
+    """Run all parts concurrently; return their diagnoses in the parts' order.
 
-    A thread that waits for a silent service is left behind; it ends with the process.
+    A thread that waits for a silent service is abandoned; it ends with the process.
     """
     began = time.monotonic()
     for part in parts:

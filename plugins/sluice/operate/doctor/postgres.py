@@ -1,4 +1,4 @@
-"""PostgreSQL's part: what logical replication needs, and what the models say."""
+"""Checks PostgreSQL: the requirements of logical replication and of the models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sluice.errors import SluiceError
 from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.settings import RelaySettings, Settings
 
-_MAJOR = 14  # pg_logical_emit_message's form
-# Tables that are not there are another check's.
+_MAJOR = 14  # pgoutput sends messages of pg_logical_emit_message from this release on
+# Missing tables belong to another check.
 _UNREADABLE = """
 SELECT format('%%I.%%I', n.nspname, c.relname)
 FROM unnest(%s::text[], %s::text[]) AS wanted (schema, relation)
@@ -34,7 +34,7 @@ FROM pg_replication_slots s
 
 
 def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
-    """Every check on PostgreSQL."""
+    """Yield every check of PostgreSQL."""
     with slots.session(settings.postgres) as cursor:
         version, level, now = _row(
             cursor,
@@ -71,13 +71,13 @@ def _role(cursor: Any) -> Diagnosis:
 
 
 def _privileges(cursor: Any, catalog: Catalog) -> Diagnosis:
-    """Whether the role may read every table: snapshots, checks and resyncs do."""
+    """Check that the role may read every table, as snapshots, checks and resyncs do."""
     schemas = [table.schema for table in catalog.tables]
     relations = [table.relation for table in catalog.tables]
     cursor.execute(_UNREADABLE, [schemas, relations])
     unreadable = [name for (name,) in cursor.fetchall()]
     remedy = f"as their owner: GRANT SELECT ON {', '.join(unreadable)} TO the role; and USAGE"
-    found = f"it may not read {', '.join(unreadable)}" if unreadable else "it may read all tables"
+    found = f"it cannot read {', '.join(unreadable)}" if unreadable else "it can read all tables"
     return judged("postgres", "privileges", not unreadable, found, f"{remedy} on their schemas")
 
 
@@ -86,13 +86,13 @@ def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
     if invalidation:
         found = f"it was invalidated: {cause(invalidation)}"
         return judged("postgres", "slot", False, found, remedy(invalidation))
-    # A snapshot needs a temporary slot, too; one for an existing relay, two for a new one.
+    # A snapshot needs a temporary slot as well: one for an existing relay, two for a new one.
     more = "raise max_replication_slots or drop unused slots"
     return judged("postgres", "slots", free + ours >= 2, f"{free} left", more)
 
 
 def _keys(cursor: Any, catalog: Catalog, faults: Mapping[str, SluiceError]) -> Iterator[Diagnosis]:
-    """Every table whose changes cannot be sent, or that all of them can."""
+    """Yield each table whose changes cannot be sent, or one check that all can."""
     for error in faults.values():
         yield failed("postgres", "tables and keys", error)
     if not faults:
@@ -104,23 +104,22 @@ def _keys(cursor: Any, catalog: Catalog, faults: Mapping[str, SluiceError]) -> I
 def _publication(
     cursor: Any, relay: RelaySettings, catalog: Catalog, faults: Mapping[str, SluiceError]
 ) -> Iterator[Diagnosis]:
-    """Whether it is there and sends all operations, and each table of which it leaves something
-    out.
+    """Yield whether the publication exists and sends every operation of every table.
 
     Args:
-        faults: of tables themselves; see `_keys`.
+        faults: faults of the tables themselves, which `_keys` reports.
     """
-    check, found = f"publication {relay.publication}", publications.find(cursor, relay, catalog)
-    if found is None:
-        yield judged("postgres", check, False, "it is not there", "sluice init")
+    check, present = f"publication {relay.publication}", publications.find(cursor, relay, catalog)
+    if present is None:
+        yield judged("postgres", check, False, "it does not exist", "sluice init")
         return
-    errors: list[SluiceError] = [e for name, e in found.faults.items() if name not in faults]
-    if not found.complete:
-        errors.append(publications.incomplete(relay, found))
+    errors: list[SluiceError] = [e for name, e in present.faults.items() if name not in faults]
+    if not present.complete:
+        errors.append(publications.incomplete(relay, present))
     for error in errors:
         yield failed("postgres", check, error)
     if not errors:
-        yield judged("postgres", check, True, "whole", "")
+        yield judged("postgres", check, True, "complete", "")
 
 
 def _row(cursor: Any, query: str, values: list[Any] | None = None) -> tuple[Any, ...]:
