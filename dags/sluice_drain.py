@@ -1,4 +1,4 @@
-"""Every minute: the topics' changes into ClickHouse."""
+"""Drains the topics' changes into ClickHouse, every minute."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ with DAG(
     tags=["sluice", "cdc"],
     doc_md="""
 ### Drain
-One task a table reads its topic from the checkpoint to the end, validates each event, writes the
-row versions and then the checkpoint. A table that fails does not hold up the others. Two runs at
-once are harmless: rows carry the version of their change.
+One task per table reads its topic from the checkpoint to the end, validates each event, and writes
+the row versions, then the checkpoint. A table that fails does not delay the others. Concurrent runs
+are harmless: rows carry the version of their change.
 
-`sluice_rebuild` follows each run. By hand: `sluice drain [TABLE...]`.
+`sluice_rebuild` follows each run. On the command line: `sluice drain [TABLE...]`.
 """,
 ) as dag:
     drains = [tasks.drain_task(table) for table in tasks.catalog().tables]

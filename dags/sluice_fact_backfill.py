@@ -1,4 +1,4 @@
-"""Each day's facts anew, for Airflow's own backfill."""
+"""Recomputes the facts of one day, for Airflow's backfills."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sluice_airflow import tasks
 with DAG(
     dag_id="sluice_fact_backfill",
     dag_display_name="Sluice: backfill of the facts by day",
-    description="Recomputes the facts of one day from the current state; made for backfills.",
+    description="Recomputes the facts of one day from the current state.",
     schedule=CronTriggerTimetable("0 0 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
@@ -22,17 +22,17 @@ with DAG(
     doc_md="""
 ### Backfill by day
 A run recomputes the facts of the day (UTC) of its logical date, from the current state of the
-source tables, and writes delete markers for those that are gone. Every night it redoes the day
-that ended. Runs can be repeated, in any order and several at once, beside the minute loop.
+source tables, and writes delete markers for facts that no longer exist. A scheduled run, every
+night, takes the previous day. Runs can be repeated, in any order and concurrently.
 
 A range of days: *Trigger → Backfill* in the UI, or
 
     airflow backfill create --dag-id sluice_fact_backfill \\
         --from-date 2026-03-01 --to-date 2026-03-31
 
-Both ends are included. Days that ran before are left out unless `--reprocess-behavior completed`
-(all of them) or `failed` is chosen; *Reprocess* in the UI. Without Airflow:
-`sluice rebuild --from 2026-03-01 --to 2026-03-31`, which takes any range in one go.
+Both ends are included. Days that ran before are skipped unless `--reprocess-behavior completed`
+(all of them) or `failed` is chosen; *Reprocess* in the UI. Without Airflow, for any range in one
+run: `sluice rebuild --from 2026-03-01 --to 2026-03-31`.
 """,
 ) as dag:
     for fact in tasks.catalog().facts:

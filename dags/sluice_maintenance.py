@@ -1,4 +1,4 @@
-"""Every night: what grows, and what has to be watched."""
+"""Removes what is no longer needed and checks parts and disks, every night."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sluice_airflow import tasks
 with DAG(
     dag_id="sluice_maintenance",
     dag_display_name="Sluice: maintenance",
-    description="Removes old delete markers, old history and killed shadow tables; merges.",
+    description="Removes old delete markers, history and leftover shadow tables; merges parts.",
     schedule=CronTriggerTimetable("40 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
@@ -23,17 +23,17 @@ with DAG(
             30,
             type="integer",
             minimum=1,
-            description="Delete markers younger than this stay. Longer than a replication slot may"
-            " be behind and a topic keeps its events.",
+            description="Keep delete markers younger than this, in days. It must exceed the lag of"
+            " the replication slot and the retention of the topics.",
         )
     },
     tags=["sluice", "maintenance"],
     doc_md="""
 ### Maintenance
-Removes delete markers that nothing can need any more, history past its TTL, and the shadow tables
-of full rebuilds that were killed. Merges what `olap.*` reads into one part a table, so that by day
-FINAL merges only what the minutes since have written. Fails when a table has half the parts at
-which ClickHouse refuses inserts, or a disk is nine tenths full. By hand: `sluice maintain`.
+Removes delete markers that are no longer needed, history past its TTL, and shadow tables of
+interrupted full rebuilds. Merges the tables below `olap.*` into one part each, so that FINAL has
+only the rows written since to merge. Fails when a table has half the parts at which ClickHouse
+refuses inserts, or a disk is 90 % full. On the command line: `sluice maintain`.
 """,
 ) as dag:
     tasks.maintain()

@@ -1,4 +1,4 @@
-"""After each rebuild: does ClickHouse equal Postgres?"""
+"""Compares ClickHouse with PostgreSQL after each rebuild."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ with DAG(
     tags=["sluice", "quality"],
     doc_md="""
 ### Quality
-Counts every table in one Postgres snapshot, brings the drain past that point, and counts
-ClickHouse as of the same point, so that writes which go on raise no false alarm. A difference
-that a second look confirms fails the task. Results are kept in `cdc.quality_checks`.
+Counts every table in one PostgreSQL snapshot, drains past that point, and counts ClickHouse as of
+the same point, so that concurrent writes raise no false alarm. A difference that a second count
+confirms fails the task. Results are stored in `cdc.quality_checks`.
 
-By hand: `sluice quality [TABLE...]`.
+On the command line: `sluice quality [TABLE...]`.
 """,
 ) as dag:
     tasks.compare()

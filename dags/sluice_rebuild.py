@@ -1,4 +1,4 @@
-"""After each drain: the facts."""
+"""Rebuilds the facts after each drain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sluice_airflow import assets, deadlines, tasks
 with DAG(
     dag_id="sluice_rebuild",
     dag_display_name="Sluice 2: rebuild",
-    description="Brings the facts up to date with the drained changes.",
+    description="Updates the facts with the drained changes.",
     schedule=[assets.DRAINED],
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
@@ -22,10 +22,11 @@ with DAG(
     tags=["sluice", "star"],
     doc_md="""
 ### Rebuild
-Finds the facts that changes since the last rebuild can have altered, recomputes those and writes
-delete markers for those that are gone. The cost follows the change, not the table.
+Recomputes the facts that changes since the last rebuild may have altered, and writes delete markers
+for those that no longer exist. The cost grows with the changes, not with the table.
 
-`sluice_quality` follows each run. By hand: `sluice rebuild`, all rows: `sluice rebuild --full`.
+`sluice_quality` follows each run. On the command line: `sluice rebuild`; all rows:
+`sluice rebuild --full`.
 """,
 ) as dag:
     [tasks.rebuild_task(fact) for fact in tasks.catalog().facts] >> tasks.publish_rebuilt()

@@ -1,4 +1,4 @@
-"""By hand: rejected events of a table, put in once the models take them."""
+"""Replays rejected events of a table once the models accept them; started by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sluice_airflow import dead_letters, tasks
 with DAG(
     dag_id="sluice_replay",
     dag_display_name="Sluice: replay",
-    description="Puts dead letters of a table in, at the places they had.",
+    description="Stores dead letters of a table at their original positions.",
     **tasks.BY_HAND,
     params={
         **dead_letters.FORM,
@@ -17,20 +17,19 @@ with DAG(
             False,
             type="boolean",
             title="Let them pass",
-            description="For a topic that the drain refuses because too many of its events are"
-            " invalid: drain it to its end; all that is invalid becomes a dead letter. Nothing is"
-            " replayed.",
+            description="For a topic that the drain refuses because too many events are invalid:"
+            " drain it to its end, and make every invalid event a dead letter. Replays nothing.",
         ),
     },
     doc_md="""
 ### Replay
-Validates the rejected events of a table again. Those that the models take now go in at their
-original positions, so what is newer stays, and are marked as replayed; the run fails when others
-are still invalid, and names the first. Running it again changes nothing. The next minute rebuilds
-the facts.
+Validates the rejected events of a table again. Those that the models accept now are stored at their
+original positions, so newer changes win, and are marked as replayed. The run fails if others are
+still invalid, and names the first. Running it again changes nothing. The next minute rebuilds the
+facts.
 
-By hand: `sluice dead-letters replay --table TABLE [--where CONDITION]`; a topic with too many
-invalid events: `sluice drain TABLE --pass-rejects --until-empty`.
+On the command line: `sluice dead-letters replay --table TABLE [--where CONDITION]`; for a topic
+with too many invalid events: `sluice drain TABLE --pass-rejects --until-empty`.
 """,
 ) as dag:
     dead_letters.replay()

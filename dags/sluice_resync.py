@@ -1,4 +1,4 @@
-"""By hand: tables, or some of their keys, read again from Postgres."""
+"""Reads tables, or some of their keys, again from PostgreSQL; started by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sluice_airflow import resync, tasks
 with DAG(
     dag_id="sluice_resync",
     dag_display_name="Sluice: resync",
-    description="Reads tables again from PostgreSQL behind a fence, beside the minute loop.",
+    description="Reads tables again from PostgreSQL while the minute loop keeps running.",
     **tasks.BY_HAND,
     params={
         "tables": Param(
@@ -20,23 +20,23 @@ with DAG(
             uniqueItems=True,
             examples=tasks.TABLES,
             title="Tables",
-            description="Compared, and read again.",
+            description="The tables to compare and read again.",
         ),
         "diff": Param(
             True,
             type="boolean",
             title="Only what differs",
-            description="Compare every column first, read again the rows that differ, and a whole"
-            " table only where it has more than 1,000 of them. Off: read all rows.",
+            description="Compare every column first, and read again only rows that differ; the"
+            " ranges that differ, if they are more than 1,000. Off: read all rows.",
         ),
         "recover": Param(
             False,
             type="boolean",
             title="Recover",
-            description="After changes were lost for good: a lost slot, a failover, a restored"
-            " server, a wiped broker. All tables, whatever else is chosen; what differs is read"
-            " again. The last line of the log says which change source to start then. Redpanda"
-            " Connect is to be stopped before.",
+            description="After changes were lost: a lost slot, a failover, a restored server, a"
+            " wiped broker. Compares all tables, whatever else is chosen, and reads again what"
+            " differs. Stop Redpanda Connect before. The last line of the log names the change"
+            " source to start afterwards.",
         ),
         "readers": Param(
             2,
@@ -44,26 +44,26 @@ with DAG(
             minimum=1,
             maximum=8,
             title="Readers",
-            description="Of all rows: into how many tasks the key ranges of a table are shared.",
+            description="For all rows: the number of tasks that share a table's key ranges.",
         ),
         "dry_run": Param(
             False,
             type="boolean",
             title="Dry run",
-            description="Compare, and say in the log which rows would change. Nothing is changed.",
+            description="Compare, and log which rows would change. Changes nothing.",
         ),
         "from_key": Param(
             None,
             type=["null", "string"],
             title="From key",
-            description="The first key, included; parts of a composite key by commas. One table.",
+            description="First key, included; separate parts of a key by commas. One table only.",
             section="Only some rows",
         ),
         "to_key": Param(
             None,
             type=["null", "string"],
             title="To key",
-            description="The last key, included.",
+            description="Last key, included.",
             section="Only some rows",
         ),
         "keys": Param(
@@ -71,19 +71,19 @@ with DAG(
             type=["null", "array"],
             items={"type": "string"},
             title="Keys",
-            description="Exactly these, one a line.",
+            description="Exactly these keys, one per line.",
             section="Only some rows",
         ),
     },
     doc_md="""
 ### Resync
-Compares the tables and reads rows that differ again, or all rows, or a range of keys, or some keys.
-Rows are read in a snapshot of PostgreSQL and put onto the table's topic, as of that point of the
-WAL. Older rows give way to them, newer changes win over them, and rows that PostgreSQL does not
-have are deleted. The minute loop goes on meanwhile, and rebuilds the facts. A run that was killed
-is gone on with, range by range.
+Compares the tables and reads again the rows that differ, or all rows, or a range of keys, or some
+keys. Rows are read in a snapshot of PostgreSQL and published on the table's topic as of that point
+of the WAL. They win over older rows and lose to newer changes; rows that PostgreSQL does not have
+are deleted. The minute loop keeps running, and rebuilds the facts. An interrupted run resumes.
 
-By hand: `sluice resync --diff`, `sluice resync TABLE [--from-key K --to-key K]`, `sluice recover`.
+On the command line: `sluice resync --diff`, `sluice resync TABLE [--from-key K --to-key K]`,
+`sluice recover`.
 """,
 ) as dag:
     resync.resync_part.expand(part=resync.plan_parts())

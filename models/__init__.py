@@ -1,13 +1,13 @@
-"""The models: the one place where tables, columns and relationships are declared.
+"""The models, which alone declare tables, columns and relationships.
 
-Every module of this folder is imported, so a new table is a new file and `make generate`.
-Marks that Sluice reads from `info`:
+Every module of this folder is imported; to add a table, add a file and run `make generate`.
+Marks that Sluice reads from `info`, among others (docs/models.md):
 
-- table `{"star": "fact"}`: the grain of a fact; its dimensions are what its many-to-one
+- table `{"star": "fact"}`: the grain of a fact; its dimensions are all tables that its many-to-one
   relationships reach.
 - column `{"low_cardinality": True}`: few distinct values, stored as a dictionary in ClickHouse.
-- table `{"quality": {...}}` and column `{"expect": {...}}`: what is checked; docs/quality.md.
-- column `{"clickhouse_type": "..."}`: the ClickHouse type, where the default is not wanted.
+- table `{"quality": {...}}` and column `{"expect": {...}}`: limits and expectations of checks.
+- column `{"clickhouse_type": "..."}`: the ClickHouse type, instead of the default.
 """
 
 from __future__ import annotations

@@ -6,4 +6,4 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """Models derive from this class; `sluice generate` reads what is registered on it."""
+    """The base class of all models; `sluice generate` reads its registry."""

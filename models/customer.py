@@ -1,4 +1,4 @@
-"""Who buys."""
+"""The customers of the store."""
 
 from __future__ import annotations
 

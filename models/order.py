@@ -1,4 +1,4 @@
-"""Who bought when."""
+"""The orders of customers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was bought: the grain of the star."""
+"""The items of orders: the grain of the star."""
 
 from __future__ import annotations
 

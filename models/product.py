@@ -1,4 +1,4 @@
-"""What is sold."""
+"""The products of the store."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Airflow's side: connections become settings, tasks call the library."""
+"""Integrates Sluice in Airflow: settings from connections, tasks, the CDC page."""

@@ -1,4 +1,4 @@
-"""Where people look, below the address that Airflow has for itself."""
+"""Addresses of the CDC page below Airflow's own address."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ PREFIX = "/sluice"
 
 
 def cdc_page() -> str:
-    """The CDC page, from `[api] base_url`; empty where that is not set."""
+    """Return the address of the CDC page, from `[api] base_url`; empty where that is not set."""
     base = conf.get("api", "base_url", fallback="") or ""
     return f"{base.rstrip('/')}{PREFIX}/" if base else ""

@@ -1,4 +1,4 @@
-"""Airflow connections as Sluice's settings."""
+"""Builds Sluice's settings from Airflow connections."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sluice.settings import (
 from sluice_airflow.addresses import cdc_page
 
 POSTGRES, REDPANDA, CLICKHOUSE = "sluice_postgres", "sluice_redpanda", "sluice_clickhouse"
-PLAY = "play"  # in ClickHouse's extra: where browsers find its play UI
+PLAY = "play"  # key in ClickHouse's extra: the address of its play UI for browsers
 
 
 def settings_from_connections() -> Settings:
-    """Settings whose services are the three connections; the rest is the environment's.
+    """Return settings with the services of the three connections and the rest of the environment.
 
     Raises:
         WrongUsage: a connection is missing.
@@ -64,7 +64,7 @@ def settings_from_connections() -> Settings:
 
 
 def person() -> str:
-    """Who started the run of the present task, or what did; empty outside of a task."""
+    """Return the user or the kind of trigger that started the current run; empty outside a task."""
     try:
         run = get_current_context()["dag_run"]
     except RuntimeError:
@@ -74,7 +74,7 @@ def person() -> str:
 
 
 def play_address() -> str:
-    """ClickHouse's play UI, at the connection's host where its extra does not say `play`.
+    """Return the address of ClickHouse's play UI: `play` of the connection's extra, or its host.
 
     Raises:
         WrongUsage: the connection is missing.
@@ -87,16 +87,16 @@ def play_address() -> str:
 
 
 def connection(name: str) -> Connection:
-    """One connection of Airflow's.
+    """Return an Airflow connection.
 
     Raises:
         WrongUsage: it is missing.
     """
     try:
-        found: Connection = Connection.get(name)
+        present: Connection = Connection.get(name)
     except AirflowNotFoundException as error:
         raise WrongUsage(
             f"Airflow connection {name!r} is missing",
             remedy=f"add it under Admin > Connections, or set AIRFLOW_CONN_{name.upper()}",
         ) from error
-    return found
+    return present

@@ -1,4 +1,4 @@
-"""The tasks of `sluice_replay` and `sluice_dismiss`, and the form by which both choose events."""
+"""Defines the tasks of `sluice_replay` and `sluice_dismiss`, and the form that selects events."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FORM: dict[str, Param] = {
         type=["null", "array"],
         items={"type": "string"},
         title="Conditions",
-        description="Which dead letters, one condition a line, such as reason~price (contains)"
-        " or offset>=100. None: all of the table.",
+        description="Which dead letters: one condition per line, such as reason~price (contains)"
+        " or offset>=100. Empty: all of the table.",
     ),
 }
 
 
 @task(
     retries=0,
-    task_display_name="put rejected events in",
-    doc_md="Replays the dead letters that the form chooses. Fails with the reason of the first that"
-    " is still invalid, after the others went in. With *Let them pass*, drains the table's topic to"
-    " its end, however many events become dead letters, and replays nothing.",
+    task_display_name="replay rejected events",
+    doc_md="Replays the dead letters selected in the form. If some are still invalid, replays the"
+    " others and fails with the first reason. With *Let them pass*, only drains the table's topic"
+    " to its end, and makes any number of invalid events dead letters.",
 )
 def replay(*, params: Any = None) -> None:
-    """One replay of a table's dead letters, or a drain that lets events become some."""
+    """Replay a table's dead letters, or drain its topic whatever is invalid."""
     from sluice import wiring
     from sluice.drain.dead_letters import parse_condition
 
@@ -53,11 +53,11 @@ def replay(*, params: Any = None) -> None:
 
 @task(
     retries=0,
-    task_display_name="close rejected events",
-    doc_md="Dismisses the dead letters that the form chooses, in the name of who started the run.",
+    task_display_name="dismiss rejected events",
+    doc_md="Dismisses the dead letters selected in the form, in the name of the run's user.",
 )
 def dismiss(*, params: Any = None) -> None:
-    """One dismissal of a table's dead letters."""
+    """Dismiss a table's dead letters."""
     from sluice import wiring
     from sluice.drain.dead_letters import parse_condition
 

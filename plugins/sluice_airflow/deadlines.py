@@ -1,7 +1,7 @@
-"""Deadlines: a run of the minute that is not done in time is told to where checks tell findings.
+"""Alerts when a drain, rebuild or quality run misses its deadline.
 
-Airflow's scheduler looks for missed deadlines and its executor runs the callback, in a slot of its
-own: no triggerer is needed, and with all slots taken the news waits for one.
+Airflow's scheduler detects missed deadlines and its executor runs the callback in one of its
+slots. So no triggerer is needed, but the alert waits while all slots are taken.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from sluice.catalog.quality_options import MEASURES
 from sluice_airflow.addresses import cdc_page
 
 PLACES = ("SLUICE_ALERT_WEBHOOK", "SLUICE_ALERT_SLACK", "SLUICE_ALERT_SMTP")
-MINUTE = timedelta(seconds=MEASURES["freshness"].warn or 0)  # by then its tables are late, too
+MINUTE = timedelta(seconds=MEASURES["freshness"].warn or 0)  # its tables are late by then as well
 
 
 def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:
-    """For a DAG whose runs are to be done so long after they were queued; none without a place
-    that alerts go to, so that nobody pays for what nobody is told.
+    """Return the deadline of a DAG's runs; None if no alerts are configured, to save its cost.
+
+    Args:
+        after: the time limit from queueing to the end of a run.
     """
     if not any(os.environ.get(place) for place in PLACES):
         return None
@@ -34,7 +36,7 @@ def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:
 
 
 def tell_late(seconds: int, context: Mapping[str, Any]) -> None:
-    """Tell of a run that goes on; one that has failed is not late, and Airflow shows it."""
+    """Alert of a late run; a failed run is not late, and Airflow shows it."""
     from sluice import wiring
     from sluice.catalog.quality_options import Status
     from sluice.quality.checks import Check

@@ -1,7 +1,7 @@
-"""Airflow's part of `sluice doctor`: connections, plugin, pool and DAGs.
+"""Checks Airflow for `sluice doctor`: connections, plugin, pool and DAGs.
 
-Run in Airflow's own environment, where connections and metadata are read as its servers read
-them; prints the diagnoses as JSON, on one line, the last.
+Runs in Airflow's environment, and so reads connections and metadata as its servers do. The last
+line that it prints holds the diagnoses as JSON.
 """
 
 from __future__ import annotations
@@ -44,27 +44,28 @@ from sluice_airflow.connections import (
 
 _MAJOR = 3
 _LEAST_S = 2.0
-_SILENT = "is its service overloaded or stopped? run: sluice doctor"
+_SILENT = "its service may be overloaded or stopped; run: sluice doctor"
 _MINUTE = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 
 
 def examine(until: float | None = None) -> Iterator[Diagnosis]:
-    """Every check, in the order to mend things. Changes nothing.
+    """Yield every check, in the order in which to fix things; read-only.
 
     Args:
-        until: when services that are silent are given up, seconds since 1970; those that
-            answer have two seconds to do so in any case.
+        until: deadline for services that do not answer, seconds since 1970; every service has at
+            least two seconds.
     """
     version = airflow.__version__
     yield judged("airflow", "version", int(version.split(".")[0]) == _MAJOR, version, "Airflow 3")
-    plugin = _plugin()  # it and the mappers take time that is no service's
+    plugin = _plugin()  # the time of loading it and the mappers must not count as a service's
     configure_mappers()
     parts: dict[str, tuple[Callable[[], Iterable[Diagnosis]], str]] = {
         f"connection {name}": (partial(_connection, name, ask), _SILENT)
         for name, ask in _ASKED.items()
     }
     parts["plugin"] = (lambda: [plugin], "")
-    parts["database"] = (_metadata, "mend AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or start its server")
+    remedy = "correct AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or start its server"
+    parts["database"] = (_metadata, remedy)
     silence = SILENCE_S if until is None else max(_LEAST_S, until - time())
     yield from gathered(
         [
@@ -75,7 +76,7 @@ def examine(until: float | None = None) -> Iterator[Diagnosis]:
 
 
 def _connection(name: str, ask: Callable[[Settings], str]) -> Iterator[Diagnosis]:
-    """Whether the connection is there, and its service answers; the others are another's."""
+    """Yield whether a connection exists and its service answers."""
     connection(name)
     try:
         settings = settings_from_connections()
@@ -108,7 +109,7 @@ _ASKED = {POSTGRES: _ask_postgres, REDPANDA: _ask_broker, CLICKHOUSE: _ask_click
 
 
 def _plugin() -> Diagnosis:
-    """Whether the CDC page is served, and nothing below plugins/ was run as a plugin."""
+    """Check that the CDC page is served, and that nothing else below plugins/ runs as a plugin."""
     folder = conf.get("core", "plugins_folder")
     apps = {app["url_prefix"]: app["app"] for app in plugins_manager.get_fastapi_plugins()[0]}
     errors = plugins_manager.get_import_errors()
@@ -116,15 +117,15 @@ def _plugin() -> Diagnosis:
         remedy = f"set [core] plugins_folder to {PROJECT / 'plugins'}, or link its files there"
         return judged("airflow", "plugin", False, f"it is not in {folder}", remedy)
     if errors:
-        remedy = "copy plugins/.airflowignore along, or mend what it names"
+        remedy = "copy plugins/.airflowignore as well, or fix the named errors"
         return judged("airflow", "plugin", False, "; ".join(sorted(errors)), remedy)
     is_open = isinstance(apps[PREFIX], FastAPI)
-    remedy = "see the api-server's log for why its app did not load"
+    remedy = "its app did not load; see the api-server's log"
     return judged("airflow", "plugin", is_open, "loaded" if is_open else "closed", remedy)
 
 
 def _metadata() -> Iterator[Diagnosis]:
-    """What Airflow's database must hold before a task can run."""
+    """Yield checks of Airflow's database: the pool and the DAGs that runs need."""
     try:
         with create_session() as session:
             pool = session.scalar(select(Pool.slots).where(Pool.pool == WAREHOUSE_POOL))
@@ -132,7 +133,7 @@ def _metadata() -> Iterator[Diagnosis]:
             dags = {dag_id: paused for dag_id, paused, stale in rows if not stale}
     except SQLAlchemyError as error:
         found = f"Airflow's database does not answer ({type(error).__name__})"
-        remedy = "mend AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or run: airflow db migrate"
+        remedy = "correct AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, or run: airflow db migrate"
         yield Diagnosis(
             service="airflow", check="database", ok=False, found=found, remedy=remedy, reached=False
         )
@@ -141,7 +142,7 @@ def _metadata() -> Iterator[Diagnosis]:
     yield judged("airflow", f"pool {WAREHOUSE_POOL}", bool(pool), f"{pool or 0} slots", remedy)
     missing = [name for name in _MINUTE if name not in dags]
     remedy = f"set [core] dags_folder to {PROJECT / 'dags'}, start the dag-processor"
-    found = f"missing: {', '.join(missing)}" if missing else f"{len(dags)} there"
+    found = f"missing: {', '.join(missing)}" if missing else f"{len(dags)} DAGs"
     yield judged("airflow", "DAGs", not missing, found, remedy)
     paused = [name for name in _MINUTE if dags.get(name)]
     remedy = "; ".join(f"airflow dags unpause {name}" for name in paused)
@@ -153,4 +154,4 @@ if __name__ == "__main__":
         json.dumps([asdict(diagnosis) for diagnosis in examine(*map(float, sys.argv[1:]))]),
         flush=True,
     )
-    os._exit(0)  # a thread may still wait for a service that is silent
+    os._exit(0)  # a thread may still be waiting for a service

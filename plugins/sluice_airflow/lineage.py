@@ -1,8 +1,8 @@
-"""What tasks read and write, told to OpenLineage where Airflow's provider for it is installed.
+"""Reports what tasks read and write to OpenLineage, if Airflow's provider for it is installed.
 
-The provider sees of a Python task that it ran, not what it touched, and an asset's address holds no
-server. So each task tells it, with the names that OpenLineage gives servers and tables: there they
-meet what other tools tell of the same ones. Telling never fails a task.
+The provider sees that a Python task ran, but not which data it used, and an asset's address has no
+server. So each task reports its datasets by OpenLineage's naming rules, under which they match the
+reports of other tools. Reporting never fails a task.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from sluice.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A table or topic: its server, its name there, and its columns as (name, type)."""
+    """A table or topic.
+
+    Attributes:
+        namespace: its server.
+        columns: (name, type) of each column.
+    """
 
     namespace: str
     name: str
@@ -24,7 +29,7 @@ class Dataset:
 
 
 def source(settings: Settings, table: Table) -> Dataset:
-    """The table in PostgreSQL."""
+    """Return the dataset of a table in PostgreSQL."""
     server = settings.postgres
     return Dataset(
         namespace=f"postgres://{server.host}:{server.port}",
@@ -34,13 +39,13 @@ def source(settings: Settings, table: Table) -> Dataset:
 
 
 def topic(settings: Settings, table: Table) -> Dataset:
-    """The topic of its changes, at the first of the brokers."""
+    """Return the dataset of a table's topic, on the first of the brokers."""
     server = settings.kafka.bootstrap.partition(",")[0]
     return Dataset(namespace=f"kafka://{server}", name=table.topic, columns=())
 
 
 def stored(settings: Settings, name: str, columns: Iterable[tuple[str, Column]]) -> Dataset:
-    """A table in ClickHouse, with its columns by their names there."""
+    """Return the dataset of a table in ClickHouse, whose columns may have other names there."""
     server = settings.clickhouse
     return Dataset(
         namespace=f"clickhouse://{server.host}:{server.port}",
@@ -50,38 +55,38 @@ def stored(settings: Settings, name: str, columns: Iterable[tuple[str, Column]])
 
 
 def current_state(settings: Settings, table: Table) -> Dataset:
-    """The table's current state."""
+    """Return the dataset of a table's current state."""
     columns = ((column.name, column) for column in table.columns)
     return stored(settings, f"cdc.{table.storage}", columns)
 
 
 def drained(settings: Settings, table: Table) -> None:
-    """Tell that changes of the table went from PostgreSQL by its topic into ClickHouse."""
-    _tell([source(settings, table), topic(settings, table)], [current_state(settings, table)])
+    """Report that changes of the table went from PostgreSQL through its topic into ClickHouse."""
+    _report([source(settings, table), topic(settings, table)], [current_state(settings, table)])
 
 
 def rebuilt(settings: Settings, fact: Fact) -> None:
-    """Tell that the fact was made of its tables."""
+    """Report that the fact was computed from its tables."""
     columns = ((column.name, column.column) for column in fact.columns)
-    of = [current_state(settings, table) for table in fact.tables]
-    _tell(of, [stored(settings, f"olap.{fact.name}", columns)])
+    inputs = [current_state(settings, table) for table in fact.tables]
+    _report(inputs, [stored(settings, f"olap.{fact.name}", columns)])
 
 
-def _tell(inputs: Sequence[Dataset], outputs: Sequence[Dataset]) -> None:
-    """An event of the task that runs, beside those that the provider sends of its start and end."""
+def _report(inputs: Sequence[Dataset], outputs: Sequence[Dataset]) -> None:
+    """Emit an event of the running task, beside the provider's own of its start and end."""
     try:
         from airflow.providers.openlineage.api import emit_dataset_lineage
-        from openlineage.client.event_v2 import Dataset as Told
+        from openlineage.client.event_v2 import Dataset as Emitted
         from openlineage.client.facet_v2 import schema_dataset
     except ImportError:
         return
 
-    def told(of: Dataset) -> Told:
+    def emitted(dataset: Dataset) -> Emitted:
         fields = [
             schema_dataset.SchemaDatasetFacetFields(name=name, type=kind)
-            for name, kind in of.columns
+            for name, kind in dataset.columns
         ]
         facets = {"schema": schema_dataset.SchemaDatasetFacet(fields=fields)} if fields else {}
-        return Told(namespace=of.namespace, name=of.name, facets=facets)
+        return Emitted(namespace=dataset.namespace, name=dataset.name, facets=facets)
 
-    emit_dataset_lineage(inputs=[*map(told, inputs)], outputs=[*map(told, outputs)])
+    emit_dataset_lineage(inputs=[*map(emitted, inputs)], outputs=[*map(emitted, outputs)])

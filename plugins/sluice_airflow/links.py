@@ -1,7 +1,7 @@
-"""Links on the pages of Sluice's tasks: to the CDC page, and to ClickHouse's own query page.
+"""Adds links to the pages of Sluice's tasks: the CDC page, and ClickHouse's play UI.
 
-The api-server makes them when somebody looks, so they are there before a task has run and cost a
-minute's run nothing. Tasks of other DAGs get an empty link, which Airflow does not show.
+The api-server computes links on demand, so they exist before a task has run and cost a run
+nothing. Tasks of other DAGs get an empty link, which Airflow does not show.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DAGS = "sluice_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a task works on.
+    """The subject of a task.
 
     Attributes:
-        page: below the CDC page's address.
-        relation: what people query in ClickHouse; empty where it is no single one.
+        page: its path below the CDC page.
+        relation: its table or view in ClickHouse; empty where there are several.
     """
 
     page: str = ""
@@ -34,24 +34,24 @@ class Subject:
 
 
 class CdcPageLink(BaseOperatorLink):
-    """The CDC page; of a task that drains a table, the table's."""
+    """Link to the CDC page, or to a table's page for the task that drains it."""
 
     name = "CDC page"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The address, of another DAG's task empty; a path where Airflow knows not its own."""
+        """Return the address; a path if Airflow has no base URL; empty for other DAGs' tasks."""
         if not ti_key.dag_id.startswith(DAGS):
             return ""
         return (cdc_page() or f"{PREFIX}/") + subject(ti_key.task_id).page
 
 
 class PlayLink(BaseOperatorLink):
-    """ClickHouse's play UI, with a query on what the task writes; it asks for the password."""
+    """Link to ClickHouse's play UI, with a query of what the task writes; asks for a password."""
 
     name = "ClickHouse play"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The address, of another DAG's task or without the connection empty."""
+        """Return the address; empty for other DAGs' tasks and without the connection."""
         if not ti_key.dag_id.startswith(DAGS):
             return ""
         try:
@@ -64,14 +64,14 @@ class PlayLink(BaseOperatorLink):
 
 
 def subject(task_id: str) -> Subject:
-    """What the task of this id works on."""
+    """Return the subject of a task."""
     from sluice_airflow.tasks import catalog
 
     return subjects(catalog()).get(task_id, Subject())
 
 
 def subjects(of: Catalog) -> dict[str, Subject]:
-    """Task id -> what it works on, of tasks that are those of one table or fact."""
+    """Return the subjects of tasks of one table or fact, by task id."""
     drains = {
         f"drain_{table.name}": Subject(
             page=f"tables/{table.name}",

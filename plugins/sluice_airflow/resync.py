@@ -1,4 +1,4 @@
-"""The tasks of `sluice_resync`: what the form asks for, and a mapped task for each part of it."""
+"""Defines the tasks of `sluice_resync`: the plan from the form, and a mapped task for each part."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from sluice_airflow.tasks import understood
 log = logging.getLogger("sluice.tasks")
 
 RECOVER, FORECAST, DIFF, KEYS, RANGES = "recover", "forecast", "diff", "keys", "ranges"
-ALL = "all"  # the rows of a table that could not be divided
+ALL = "all"  # all rows of a table that could not be divided into ranges
 
 
 @task(
-    task_display_name="what is to be read?",
-    doc_md="What the form asks for, a part each: the recovery, a dry run or the keys of a table,"
-    " all tables that are compared, or a share of a table's key ranges. A table that a killed run"
-    " left unfinished is gone on with.",
+    task_display_name="plan",
+    doc_md="Divides the run by the form into parts: the recovery, a dry run or the keys of a table,"
+    " all tables to compare, or a share of a table's key ranges. An interrupted run of a table is"
+    " resumed.",
 )
 def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
-    """The parts of the run; the form's keys go with one table alone."""
+    """Return the parts of the run; keys in the form need exactly one table."""
     if params["recover"]:
         return [{"do": RECOVER, "name": "recover all tables"}]
     tables = list(params["tables"])
     bounded = bool(params["from_key"] or params["to_key"])
     if len(tables) > 1 and (bounded or params["keys"]):
-        raise AirflowFailException("keys are those of one table: choose one table")
+        raise AirflowFailException("keys need exactly one table: choose one table")
     if params["dry_run"]:
         return [{"do": FORECAST, "name": name, "table": name} for name in tables]
     if params["keys"]:
@@ -48,7 +48,7 @@ def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
             outcomes = Outcomes()
             with outcomes.of(name):
                 parts += _shares(settings, name, params)
-            for error in outcomes.troubles.values():  # its own task fails with it, or it has passed
+            for error in outcomes.troubles.values():  # the table's own task meets it, if it lasts
                 log.warning("%s: %s", name, error)
                 parts.append({"do": ALL, "name": name, "table": name})
     return parts
@@ -76,16 +76,16 @@ def _shares(settings: Settings, name: str, params: Mapping[str, Any]) -> list[di
 
 
 @task(
-    max_active_tis_per_dagrun=2,  # the minute loop keeps half of the pool
+    max_active_tis_per_dagrun=2,  # leaves half of the pool to the minute loop
     execution_timeout=timedelta(hours=6),
     map_index_template="{{ part_name }}",
     task_display_name="read again",
-    doc_md="Reads rows again, each range of keys behind a fence of its own, and waits until they"
-    " are drained; tells after every range how far it is and how long it will take. Killed or"
-    " cleared, it goes on with the ranges that are left.",
+    doc_md="Reads rows again, each range of keys behind its own fence, and waits until they are"
+    " drained. Logs progress and the remaining time after every range. Resumes with the open"
+    " ranges after it was killed or cleared.",
 )
 def resync_part(part: dict[str, Any], *, params: Any = None) -> None:
-    """One part of the run."""
+    """Run one part."""
     from airflow.sdk import get_current_context
 
     get_current_context()["part_name"] = part["name"]  # type: ignore[typeddict-unknown-key]
@@ -97,7 +97,7 @@ def resync_part(part: dict[str, Any], *, params: Any = None) -> None:
 def _resynced(
     settings: Settings, part: Mapping[str, Any], params: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Do a part; what was done, a line each."""
+    """Run a part; yield a line about each result."""
     from sluice import wiring
 
     chosen: dict[str, Any] = {

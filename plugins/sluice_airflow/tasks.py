@@ -1,4 +1,4 @@
-"""What the tasks do: one call of the library, one line in the log, errors Airflow understands."""
+"""Defines the tasks: each calls the library, logs its result, and translates its errors."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def catalog() -> Catalog:
-    """The models' catalog; reads no file but the models and opens no connection."""
+    """Return the models' catalog; read no file but the models, and open no connection."""
     return load_catalog(os.environ.get("SLUICE_MODELS") or "models")
 
 
 TABLES = [table.name for table in catalog().tables]
-# The arguments of a DAG that people start, with a form.
+# The arguments of a DAG that a person starts with a form.
 BY_HAND: dict[str, Any] = {
     "schedule": None,
     "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
@@ -53,16 +53,16 @@ BY_HAND: dict[str, Any] = {
 
 
 def drain_task(table: Table) -> Any:
-    """The task that drains one table; skipped, with no asset event, when nothing came."""
+    """Return the task that drains one table; without events it is skipped, with no asset event."""
 
     @task(
         task_id=f"drain_{table.name}",
         task_display_name=f"{table.topic} → cdc.{table.storage}",
         inlets=[assets.source(table), assets.topic(table)],
         outlets=[assets.current_state(table)],
-        doc_md=f"Drains the changes of `{table.name}` from `{table.topic}` to their end into"
+        doc_md=f"Drains the changes of `{table.name}` from `{table.topic}` into"
         f" `cdc.{table.storage}`, then moves the checkpoint. Running it again is harmless."
-        " Skipped when nothing came.",
+        " Skipped when there are no events.",
     )
     def drain(*, outlet_events: Any = None) -> None:
         from sluice import wiring
@@ -72,7 +72,7 @@ def drain_task(table: Table) -> Any:
             report = wiring.drain(settings, table.name)
         log.info(report.sentence())
         if not report.events:
-            raise AirflowSkipException(f"{table.name}: nothing came")
+            raise AirflowSkipException(f"{table.name}: no events")
         lineage.drained(settings, table)
         outlet_events[assets.current_state(table)].extra = {
             "table": table.name,
@@ -88,11 +88,11 @@ def drain_task(table: Table) -> Any:
     outlets=[assets.DRAINED],
     trigger_rule="all_done",
     task_display_name="publish: drained",
-    doc_md="Starts `sluice_rebuild`, every minute: a pipeline in which nothing arrives must be"
-    " checked as well. Fails when a table's drain failed, after the event is out.",
+    doc_md="Starts `sluice_rebuild` every minute, also without events: an idle pipeline is checked"
+    " as well. Runs when the drain of a table failed, too.",
 )
 def publish_drained() -> None:
-    """The event that starts the rebuild."""
+    """Emit the asset event that starts the rebuild."""
 
 
 @task(
@@ -101,19 +101,19 @@ def publish_drained() -> None:
     doc_md="Fails the run when a drain failed.",
 )
 def require_drained() -> None:
-    """Succeeds when no drain failed."""
+    """Succeed when no drain failed."""
 
 
 def rebuild_task(fact: Fact) -> Any:
-    """The task that brings one fact up to date."""
+    """Return the task that rebuilds one fact."""
 
     @task(
         task_id=f"rebuild_{fact.name}",
         task_display_name=f"olap.{fact.name}",
         inlets=[assets.current_state(table) for table in fact.tables],
         outlets=[assets.fact(fact)],
-        doc_md=f"Recomputes the rows of `{fact.name}` that drained changes touch. Works from the"
-        " checkpoints, so a run that is left out loses nothing. Skipped when nothing had changed.",
+        doc_md=f"Recomputes the rows of `{fact.name}` that drained changes affect. Works from the"
+        " checkpoints, so a missed run loses nothing. Skipped when there are no changes.",
     )
     def rebuild(*, outlet_events: Any = None) -> None:
         from sluice import wiring
@@ -131,15 +131,15 @@ def rebuild_task(fact: Fact) -> Any:
 
 
 def backfill_task(fact: Fact) -> Any:
-    """The task that redoes one fact's day: that of the run's logical date."""
+    """Return the task that recomputes one day of a fact, by the run's logical date."""
 
     @task(
         task_id=f"backfill_{fact.name}",
         task_display_name=f"olap.{fact.name} of the day",
         inlets=[assets.current_state(table) for table in fact.tables],
         doc_md=f"Recomputes the rows of `{fact.name}` of one day (UTC) from the current state."
-        " Running it again, in any order or beside others, is harmless. A scheduled run takes the"
-        " day that ended, a backfill's the day of its date.",
+        " Running it again, in any order or concurrently, is harmless. A scheduled run takes the"
+        " previous day, a backfill's run the day of its date.",
     )
     def backfill(*, dag_run: Any = None) -> None:
         from sluice import wiring
@@ -155,7 +155,7 @@ def backfill_task(fact: Fact) -> Any:
 
 
 def _day(dag_run: Any) -> date:
-    """The day of a backfill's or a manual run's date; a scheduled one takes the day before."""
+    """Return the day of the run's date; for a scheduled run, the day before it."""
     at: datetime = (dag_run.logical_date or dag_run.run_after).astimezone(timezone.utc)
     scheduled = str(getattr(dag_run.run_type, "value", dag_run.run_type)) == "scheduled"
     return (at - timedelta(days=int(scheduled))).date()
@@ -163,19 +163,19 @@ def _day(dag_run: Any) -> date:
 
 @task(outlets=[assets.REBUILT], trigger_rule="none_failed", task_display_name="publish: rebuilt")
 def publish_rebuilt() -> None:
-    """The event that starts the checks."""
+    """Emit the asset event that starts the checks."""
 
 
 @task(
     retries=1,
     inlets=[assets.fact(fact) for fact in catalog().facts],
     task_display_name="Postgres = ClickHouse?",
-    doc_md="Counts every table and fact on both sides, as of one point of the WAL, and fails"
-    " with what differs, where, and the command that repairs it. Skipped before the relay's first"
-    " snapshot is complete.",
+    doc_md="Counts every table and fact on both sides, as of one point of the WAL. Fails with the"
+    " differences and the command that repairs them. Skipped before the relay's first snapshot is"
+    " complete.",
 )
 def compare() -> None:
-    """One run of the data-quality checks."""
+    """Run the checks of every minute."""
     _check(deep=False)
 
 
@@ -188,7 +188,7 @@ def compare() -> None:
     " Skipped before the relay's first snapshot is complete.",
 )
 def compare_deeply() -> None:
-    """One run of the deep checks."""
+    """Run the deep checks."""
     _check(deep=True)
 
 
@@ -208,16 +208,16 @@ def _check(*, deep: bool) -> None:
         page = settings.alerts.page
         raise AirflowFailException("\n".join([*failed, *([f"see: {page}"] if page else [])]))
     with understood():
-        report.require_passed()  # a table that could not be compared: tried again
+        report.require_passed()  # retried if a table could not be compared
 
 
 @task(
     task_display_name="clean up and watch",
-    doc_md="Removes what may go, one line each in the log, and fails with what a person has to"
-    " look at: parts that pile up, disks that fill.",
+    doc_md="Removes what is no longer needed, one line each in the log. Fails when a person is"
+    " needed: too many parts, or disks that are nearly full.",
 )
 def maintain(*, params: Any = None) -> None:
-    """One run of the maintenance."""
+    """Run the maintenance."""
     from sluice import wiring
 
     with understood():
@@ -229,7 +229,7 @@ def maintain(*, params: Any = None) -> None:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Retryable errors are retried; what a person has to decide fails at once."""
+    """Translate errors: Airflow retries a Retryable, and fails at once for any other."""
     try:
         yield
     except Retryable as error:

@@ -1,9 +1,9 @@
 """The store's REST API: create, read, update and delete for every model.
 
-Routes come from the models and their generated schemas; a new model is a new resource.
+Routes are created from the models and their generated schemas: a new model is a new resource.
 """
 
-# Without postponed annotations: the routes' annotations are objects made per model.
+# Without postponed annotations: the routes' annotations are objects created for each model.
 
 import os
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ from sluice.settings import Settings, read_settings
 from store_api.database import make_engine
 
 _KEY_LIMIT = 2**31 - 1
-Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many rows.")]
-Offset = Annotated[int, Query(ge=0, le=_KEY_LIMIT, description="Skip so many rows.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="The most rows to return.")]
+Offset = Annotated[int, Query(ge=0, le=_KEY_LIMIT, description="The rows to skip.")]
 
 
 def app_from_environment() -> FastAPI:
-    """The application with the settings of the process's environment."""
+    """Return the application with settings from the environment."""
     return create_app(read_settings(os.environ))
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application on the store's database."""
+    """Return the application on the store's database."""
     engine = make_engine(settings.postgres)
 
     def session() -> Iterator[Session]:
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/health", tags=["health"])
     def health(database: Annotated[Session, Depends(session)]) -> dict[str, str]:
-        """Whether the API reaches its database."""
+        """Return ok if the API reaches its database."""
         database.execute(text("SELECT 1"))
         return {"status": "ok"}
 
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _resource(mapper: Mapper[Any], session: Any) -> APIRouter:
-    """The routes of one model."""
+    """Return the routes of one model."""
     model = mapper.class_
     read: type[BaseModel] = getattr(schemas, model.__name__)
     create: type[BaseModel] = getattr(schemas, f"{model.__name__}Create")
@@ -70,7 +70,7 @@ def _resource(mapper: Mapper[Any], session: Any) -> APIRouter:
     (key,) = mapper.primary_key
     Opened = Annotated[Session, Depends(session)]  # noqa: N806
 
-    def found(database: Session, id: int) -> Any:
+    def existing(database: Session, id: int) -> Any:
         row = database.get(model, id) if abs(id) <= _KEY_LIMIT else None
         if row is None:
             raise HTTPException(404, f"{model.__name__} {id} does not exist")
@@ -93,10 +93,10 @@ def _resource(mapper: Mapper[Any], session: Any) -> APIRouter:
 
     @router.get("/{id}", response_model=read, summary=f"Read: {path}")
     def read_one(id: int, database: Opened) -> Any:
-        return found(database, id)
+        return existing(database, id)
 
     def update_one(id: int, body: update, database: Opened) -> Any:  # type: ignore[valid-type]
-        row = found(database, id)
+        row = existing(database, id)
         for name, value in _values(mapper, body, given_only=True).items():
             setattr(row, name, value)
         database.commit()
@@ -108,20 +108,20 @@ def _resource(mapper: Mapper[Any], session: Any) -> APIRouter:
             update_one,
             methods=[method],
             response_model=read,
-            summary=f"Update what is given: {path}",
+            summary=f"Update the given fields: {path}",
             operation_id=f"{method.lower()}_{model.__tablename__}",
         )
 
     @router.delete("/{id}", status_code=204, summary=f"Delete: {path}")
     def delete_one(id: int, database: Opened) -> None:
-        database.delete(found(database, id))
+        database.delete(existing(database, id))
         database.commit()
 
     return router
 
 
 def _values(mapper: Mapper[Any], body: BaseModel, *, given_only: bool) -> dict[str, Any]:
-    """Column -> value; a NULL or a NUL where the column takes none is the caller's error."""
+    """Return values by column; respond 422 to a NULL or NUL that a column cannot hold."""
     values = body.model_dump(exclude_unset=given_only, exclude_none=not given_only)
     for name, value in values.items():
         if value is None and not mapper.columns[name].nullable:

@@ -1,4 +1,4 @@
-"""The store's database: its engine, and its tables, which this module as a program makes."""
+"""The store's database: its engine, and its tables, which this module creates when run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sluice.settings import PostgresSettings, read_settings
 
 
 def make_engine(settings: PostgresSettings) -> Engine:
-    """An engine on the store's database; it connects at first use."""
+    """Return an engine on the store's database, which connects on first use."""
     url = URL.create(
         "postgresql+psycopg2",
         username=settings.user,
@@ -29,7 +29,7 @@ def make_engine(settings: PostgresSettings) -> Engine:
 
 
 def create_tables(settings: PostgresSettings) -> None:
-    """Create the store's tables where they are missing."""
+    """Create the store's tables that are missing."""
     engine = make_engine(settings)
     try:
         Base.metadata.create_all(engine)

@@ -1,4 +1,4 @@
-"""Store traffic from a seed: a first load, and a steady stream of changes."""
+"""Generates store traffic from a seed: an initial load, and a steady stream of changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STATUSES = ("pending", "paid", "shipped", "delivered")
 def load(
     settings: Settings, *, customers: int = 200, orders: int = 1500, seed: int = 42
 ) -> dict[str, int]:
-    """Fill an empty store, then change some of it; what was done, nothing where rows exist."""
+    """Fill an empty store and change some rows; return the counts, empty if rows exist already."""
     chance = random.Random(seed)  # noqa: S311
     engine = make_engine(settings.postgres)
     with engine.begin() as connection:
@@ -66,11 +66,11 @@ def run(
     seed: int,
     report: Callable[[str], None] = lambda _: None,
 ) -> Counter[str]:
-    """Change the store `rate` times a second for `seconds`; how often each operation came."""
+    """Change the store `rate` times per second for `seconds`; return counts by operation."""
     chance = random.Random(seed)  # noqa: S311
     engine = make_engine(settings.postgres)
     traffic, done = Traffic(chance), Counter[str]()
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     with engine.begin() as connection:
         if not connection.scalar(select(func.count()).select_from(Product)):
             _insert_customers(connection, chance, 20)
@@ -81,15 +81,15 @@ def run(
             continue
         with engine.begin() as connection:
             done[traffic.change(connection)] += 1
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
+        if time.monotonic() - reported > 5:
+            reported = time.monotonic()
             report(f"{elapsed:.0f} s: {sum(done.values())} changes")
     engine.dispose()
     return done
 
 
 class Traffic:
-    """One random change at a time, by weight."""
+    """Makes random changes, chosen by weight."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -104,7 +104,7 @@ class Traffic:
         }
 
     def change(self, connection: Connection) -> str:
-        """Make one change; its name."""
+        """Make one change; return its name."""
         names = list(self._operations)
         weights = [weight for weight, _ in self._operations.values()]
         (name,) = self._chance.choices(names, weights)
@@ -139,13 +139,13 @@ class Traffic:
 
 
 def _any_id(connection: Connection, chance: random.Random, model: Any) -> int | None:
-    """The id at or after a random one; None in an empty table."""
+    """Return the first id at or after a random one; None for an empty table."""
     last = connection.scalar(select(func.max(model.id)))
     if last is None:
         return None
     least = chance.randint(1, last)
-    found: int | None = connection.scalar(select(func.min(model.id)).where(model.id >= least))
-    return found
+    first: int | None = connection.scalar(select(func.min(model.id)).where(model.id >= least))
+    return first
 
 
 def _insert_customers(connection: Connection, chance: random.Random, count: int) -> None:
@@ -154,7 +154,7 @@ def _insert_customers(connection: Connection, chance: random.Random, count: int)
         name, (country, city) = chance.choice(_NAMES), _place(chance)
         email = f"{name.lower()}.{chance.getrandbits(48):012x}@example.com"
         rows.append({"email": email, "name": name, "country": country, "city": city})
-    # A seed that ran before gives the same addresses again.
+    # A seed that is used again yields the same addresses.
     connection.execute(postgresql.insert(Customer).on_conflict_do_nothing(), rows)
 
 
@@ -168,7 +168,7 @@ def _insert_products(connection: Connection, chance: random.Random) -> None:
 
 
 def _insert_order(connection: Connection, chance: random.Random) -> None:
-    """An order of one to four items; its total is their sum."""
+    """Insert an order of one to four items, its total being their sum."""
     customer = _any_id(connection, chance, Customer)
     products = [_any_id(connection, chance, Product) for _ in range(chance.randint(1, 4))]
     items = [

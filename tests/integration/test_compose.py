@@ -208,7 +208,7 @@ def test_the_init_container_prepares_real_services(services: Settings) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("topics, publication, tables and views are there\n")
+    assert done.stdout.endswith("topics, publication, tables and views match the models\n")
 
 
 @pytest.mark.services

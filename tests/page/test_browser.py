@@ -75,7 +75,10 @@ def test_a_replay_starts_from_the_page_for_those_who_may_run_it(
     kept: None, dags: None, look: Look, person: Person
 ) -> None:
     runs = "/api/v2/dags/sluice_replay/dagRuns"
-    for role, said in (("viewer", "You may not run sluice_replay"), ("admin", "Started manual")):
+    for role, said in (
+        ("viewer", "not permitted to run sluice_replay"),
+        ("admin", "Started manual"),
+    ):
         page = look(role)
         page.goto("/sluice/tables/orders")
         form = page.locator("form.run[data-dag=sluice_replay]")

@@ -1,4 +1,4 @@
-"""The command line: settings are read here, and errors become one line and an exit code."""
+"""The command line: reads settings, and turns errors into a short message and an exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="SQLAlchemy models become a ClickHouse star schema that follows PostgreSQL.",
+    help="Maintain a ClickHouse star schema of SQLAlchemy models that follows PostgreSQL.",
 )
 for _group in (stack.app, pipeline.app, doctor.app, dead_letters.app):
     app.registered_commands += _group.registered_commands
@@ -30,11 +30,11 @@ def _settings(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 a finding, 2 wrong usage, 3 not ready, 4 a person."""
+    """Run a command; exit 0 done, 1 finding, 2 wrong usage, 3 not ready, 4 needs a person."""
     logs = logging.StreamHandler()
     logs.setFormatter(OneLine("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(handlers=[logs])
-    # It logs a traceback for each refused connection; the error that follows says it in a line.
+    # It logs a traceback for each refused connection, which our error reports in one line.
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
     try:
         app()

@@ -1,4 +1,4 @@
-"""The passwords of the containers, in the `.env` that Docker Compose reads."""
+"""Generates the containers' passwords in the `.env` that Docker Compose reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from sluice.embedded import private
 from sluice.errors import WrongUsage
 
-# They differ from the names of `SLUICE_*`, so that `make`, which reads .env too, starts the
-# embedded stack with its own passwords.
+# The names differ from `SLUICE_*`: `make` reads .env as well, and the embedded stack keeps its own
+# passwords.
 SECRETS = {
     "POSTGRES_PASSWORD": "the owner of the store's database and of Airflow's metadata",
     "POSTGRES_REPLICATION_PASSWORD": "the role that the relay or Redpanda Connect connects as",
@@ -26,9 +26,9 @@ SECRETS = {
 
 
 def write_compose_secrets(path: Path) -> list[str]:
-    """Add the secrets that the file lacks; the names of those it added.
+    """Add the secrets that the file lacks; return the names of those added.
 
-    The file is readable by its owner alone afterwards. Its other lines stay as they are.
+    Afterwards only the owner can read the file. Its other lines are kept.
 
     Raises:
         WrongUsage: the file cannot be read or written.

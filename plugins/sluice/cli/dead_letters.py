@@ -1,4 +1,4 @@
-"""Rejected events on the command line: look, mend the model, replay; or dismiss them."""
+"""Lists, shows, replays and dismisses dead letters on the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sluice.drain.dead_letters import Condition, DeadLetter
 
 app = typer.Typer()
-letters = typer.Typer(help="Rejected events.", no_args_is_help=True)
+letters = typer.Typer(help="List, replay or dismiss rejected events.", no_args_is_help=True)
 app.add_typer(letters, name="dead-letters")
 
 _BEGINNING = 200
@@ -28,13 +28,13 @@ Where = Annotated[
     list[str] | None,
     typer.Option(
         "--where",
-        help="Only where this holds, for example offset>=100, reason~price (contains),"
-        " rejected_at<2026-01-31; may be given again.",
+        help="Only those that meet a condition: offset>=100, reason~price (contains),"
+        " rejected_at<2026-01-31. May be repeated.",
     ),
 ]
-Every = Annotated[bool, typer.Option("--all", help="Those that are not open any more as well.")]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest first.")]
+Every = Annotated[bool, typer.Option("--all", help="Include those that are no longer open.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="The most events, newest first.")]
 
 
 @letters.command("list")
@@ -46,9 +46,9 @@ def list_letters(
     limit: Limit = 50,
     as_json: Json = False,
 ) -> None:
-    """Show rejected events: where they were, why, and how they begin."""
-    found = _found(context.obj, table, where, every, limit)
-    rows = [{**_place(letter), "beginning": _text(letter.value)[:_BEGINNING]} for letter in found]
+    """List rejected events with their offset, reason and the beginning of their value."""
+    selected = _selected(context.obj, table, where, every, limit)
+    rows = [{**_place(d), "beginning": _text(d.value)[:_BEGINNING]} for d in selected]
     if as_json:
         say_json({"dead_letters": rows})
     elif not rows:
@@ -67,8 +67,8 @@ def show(
     limit: Limit = 10,
     as_json: Json = False,
 ) -> None:
-    """Show rejected events whole, key and value as they came."""
-    found = _found(context.obj, table, where, every, limit)
+    """Show rejected events with their complete key and value."""
+    selected = _selected(context.obj, table, where, every, limit)
     rows = [
         {
             **_place(letter),
@@ -79,7 +79,7 @@ def show(
             "key": _text(letter.key),
             "value": _text(letter.value),
         }
-        for letter in found
+        for letter in selected
     ]
     if as_json:
         say_json({"dead_letters": rows})
@@ -92,9 +92,9 @@ def show(
 
 @letters.command()
 def replay(context: typer.Context, table: Table = "", where: Where = None) -> None:
-    """Put rejected events in that the models take now; exit 1 when some are still invalid.
+    """Store rejected events that the models accept now; exit 1 when some are still invalid.
 
-    They go in at their original positions, so what is newer stays.
+    Events keep their original positions, so newer changes win.
     """
     from sluice import wiring
     from sluice.catalog import load_catalog
@@ -118,13 +118,13 @@ def replay(context: typer.Context, table: Table = "", where: Where = None) -> No
 @letters.command()
 def dismiss(
     context: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="Why they may be forgotten.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why the events are not needed.")],
     table: Table = "",
     where: Where = None,
 ) -> None:
-    """Close rejected events that nobody needs; who did it, and why, is kept.
+    """Dismiss rejected events that are not needed.
 
-    It stands in cdc.dead_letter_dismissals, a row for each.
+    Person and reason are recorded for each event in cdc.dead_letter_dismissals.
     """
     from sluice import wiring
     from sluice.catalog import load_catalog
@@ -135,7 +135,7 @@ def dismiss(
         say(wiring.dismiss_dead_letters(settings, chosen.name, conditions, reason=reason))
 
 
-def _found(
+def _selected(
     settings: Settings, table: str, where: Sequence[str] | None, every: bool, limit: int
 ) -> list[DeadLetter]:
     from sluice import wiring

@@ -1,4 +1,4 @@
-"""The doctor on the command line, with what runs on this machine."""
+"""Runs the doctor on the command line, including the services of this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the services from outside; say what to mend, in order. Changes nothing."""
+    """Examine the services from outside; print what to fix, in order. Changes nothing."""
     from sluice.catalog import load_catalog
     from sluice.operate.doctor import Part, airflow_part, examine
 
@@ -43,22 +43,22 @@ def doctor(
         for name in _ANSWERING
     ]
     airflow = airflow_part(partial(_airflow_environment, settings))
-    found = examine(settings, load_catalog(settings.models), [*parts, airflow])
-    wrong = [diagnosis for diagnosis in found if not diagnosis.ok]
+    diagnoses = examine(settings, load_catalog(settings.models), [*parts, airflow])
+    wrong = [diagnosis for diagnosis in diagnoses if not diagnosis.ok]
     if as_json:
-        checks = [asdict(diagnosis) for diagnosis in found]
+        checks = [asdict(diagnosis) for diagnosis in diagnoses]
         say_json({"checks": checks, "healthy": not wrong}, indent=2)
     else:
-        for diagnosis in found:
+        for diagnosis in diagnoses:
             say(*diagnosis.sentence().split("\n"))
     if any(not diagnosis.reached for diagnosis in wrong):
         raise NotReady("not every service could be examined")
     if wrong:
-        raise Finding(f"{len(wrong)} to mend")
+        raise Finding(f"{len(wrong)} checks failed")
 
 
 def _airflow_environment(settings: Settings) -> Mapping[str, str] | None:
-    """The variables of the Airflow that is configured here, or of the embedded one that runs."""
+    """Return the environment of the configured Airflow, or of the embedded one if it runs."""
     from sluice.embedded.stack import Stack
 
     if any(name.startswith(("AIRFLOW_HOME", "AIRFLOW__", "AIRFLOW_CONN_")) for name in os.environ):
@@ -69,12 +69,12 @@ def _airflow_environment(settings: Settings) -> Mapping[str, str] | None:
 
 
 def _answers(settings: Settings, name: str) -> Iterator[Diagnosis]:
-    """Whether a program of the embedded stack answers, where it runs."""
+    """Yield whether a program of the embedded stack answers, if it runs."""
     from sluice.embedded.stack import Stack
     from sluice.operate.doctor import Diagnosis
 
     stack = Stack(settings)
-    with suppress(SluiceError):  # the supervisor's silence is told once, with Airflow
+    with suppress(SluiceError):  # Airflow's check reports that the supervisor does not answer
         state = stack.states()[name]
         if state.state == "running":
             program = stack.programs[name]
@@ -86,7 +86,7 @@ def _answers(settings: Settings, name: str) -> Iterator[Diagnosis]:
                 found=f"{program.address} {'answers' if ok else 'does not answer'}",
                 remedy=""
                 if ok
-                else f"see: sluice logs {name}; if it hangs end process {state.pid}, which is then"
-                " started again",
+                else f"see: sluice logs {name}; if it hangs, end process {state.pid}: the"
+                " supervisor restarts it",
                 reached=ok,
             )

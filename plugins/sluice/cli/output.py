@@ -1,4 +1,4 @@
-"""Prints what commands say; what others wrote does nothing to the terminal."""
+"""Prints the output of commands; escapes foreign text so that terminals do not interpret it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sluice.printable import printable
 
 
 def say(*lines: object, err: bool = False) -> None:
-    """Print lines; a newline within one is not ours, and is written out."""
+    """Print lines; a newline within a line is foreign text, and is escaped."""
     for line in lines:
         typer.echo(printable(str(line)), err=err)
 
 
 def say_json(value: Any, indent: int | None = None) -> None:
-    """Print JSON, whose texts hold nothing that a terminal acts on."""
+    """Print JSON, which escapes control characters."""
     typer.echo(json.dumps(value, indent=indent, default=str))
 
 
 class OneLine(logging.Formatter):
-    """Writes a message on one line, and a traceback, which others' words may end, indented."""
+    """Writes a message on one line, and indents a traceback, which may contain foreign text."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """See logging.Formatter."""

@@ -1,4 +1,4 @@
-"""The steps of the pipeline on the command line; the same code as the DAGs."""
+"""Runs the pipeline's steps on the command line, by the same code as the DAGs."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _DAY = ["%Y-%m-%d"]
-TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all when none is named.")]
+TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all by default.")]
 
 
 @app.command()
 def generate(
     context: typer.Context,
-    models: Annotated[str, typer.Option(help="The module that holds the models.")] = "",
-    out: Annotated[Path | None, typer.Option(help="The folder to write below.")] = None,
+    models: Annotated[str, typer.Option(help="The module with the models.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The folder to write to.")] = None,
     profile: Annotated[
-        str, typer.Option(help="Types: lossless or compact; the one that was generated last.")
+        str, typer.Option(help="Type mapping: lossless or compact; by default the last one used.")
     ] = "",
-    check: Annotated[bool, typer.Option("--check", help="Only tell what is stale.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; print what is stale, and exit 1.")
+    ] = False,
 ) -> None:
-    """Write schemas, DDL and queries from the models."""
+    """Generate schemas, DDL and queries from the models."""
     from sluice.catalog import load_catalog
     from sluice.data_types.mapping import PROFILES
     from sluice.generate.files import difference, write_files
@@ -61,22 +63,22 @@ def generate(
 
 @app.command()
 def init(context: typer.Context) -> None:
-    """Create or bring to the models: topics, publication, ClickHouse tables and views."""
+    """Create or update topics, publication, ClickHouse tables and views to match the models."""
     from sluice.wiring import initialise
 
     for line in initialise(context.obj):
         say(line)
-    say("topics, publication, tables and views are there")
+    say("topics, publication, tables and views match the models")
 
 
 @app.command()
 def relay(
     context: typer.Context,
     snapshot: Annotated[
-        bool, typer.Option("--snapshot", help="Take a new snapshot although one was taken.")
+        bool, typer.Option("--snapshot", help="Copy all tables again first.")
     ] = False,
 ) -> None:
-    """Stream Postgres changes to the topics, in the foreground."""
+    """Run the relay in the foreground: stream PostgreSQL's changes to the topics."""
     from sluice.capture.relay import run
     from sluice.catalog import load_catalog
 
@@ -90,7 +92,7 @@ def source(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="relay or connect.")],
 ) -> None:
-    """Let another change source take over, after the present one was stopped and drained."""
+    """Switch to another change source, after the current one was stopped and drained."""
     from sluice import wiring
 
     for line in wiring.change_source(context.obj, name) or [f"{name} is the source of all tables"]:
@@ -102,7 +104,7 @@ def drain(
     context: typer.Context,
     tables: TABLES = None,
     until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="Until all that is on the topics now is drained.")
+        bool, typer.Option("--until-empty", help="Drain everything that is on the topics now.")
     ] = False,
     fail_on_reject: Annotated[
         bool, typer.Option("--fail-on-reject", help="Exit 1 when events were rejected.")
@@ -111,7 +113,7 @@ def drain(
         bool,
         typer.Option(
             "--pass-rejects",
-            help="Let invalid events go to the dead letters, however many. Name the tables.",
+            help="Accept any number of invalid events as dead letters, of the named tables.",
         ),
     ] = False,
     skip: Annotated[
@@ -120,25 +122,25 @@ def drain(
             "--skip",
             min=0,
             metavar="OFFSET",
-            help="Only pass the record at this offset, which the one named table stands at.",
+            help="Only skip the record at this offset, which must be the named table's next.",
         ),
     ] = None,
 ) -> None:
-    """Bring the topics' changes into ClickHouse, once."""
+    """Drain the topics' changes into ClickHouse, once."""
     from sluice import wiring
     from sluice.catalog import load_catalog
     from sluice.execution.outcomes import Outcomes
 
-    logging.getLogger("sluice.drain.drain").setLevel(logging.INFO)  # how far a long one is
+    logging.getLogger("sluice.drain.drain").setLevel(logging.INFO)  # progress of a long drain
     settings: Settings = context.obj
     if skip is not None:
         if not tables or len(tables) > 1 or until_empty or pass_rejects or fail_on_reject:
             raise WrongUsage("--skip takes one table, and no other option")
         say(wiring.skip(settings, tables[0], skip))
-        say(f"what it held may be missing; then run: sluice resync {tables[0]}")
+        say(f"its changes may be missing; run: sluice resync {tables[0]}")
         return
     if pass_rejects and not tables:
-        raise WrongUsage("name the tables whose invalid events are to pass")
+        raise WrongUsage("--pass-rejects: name the tables")
     outcomes = Outcomes()
     for table in load_catalog(settings.models).select(tables or []):
         with outcomes.of(table.name):
@@ -163,19 +165,19 @@ def drain(
 def rebuild(
     context: typer.Context,
     full: Annotated[
-        bool, typer.Option("--full", help="Rebuild all rows into a shadow table and exchange.")
+        bool, typer.Option("--full", help="Rebuild all rows in a shadow table, then exchange it.")
     ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Undo the last full rebuild.")
     ] = False,
     first: Annotated[
-        datetime | None, typer.Option("--from", formats=_DAY, help="Redo from this day on (UTC).")
+        datetime | None, typer.Option("--from", formats=_DAY, help="First day to recompute (UTC).")
     ] = None,
     last: Annotated[
-        datetime | None, typer.Option("--to", formats=_DAY, help="The last day to redo.")
+        datetime | None, typer.Option("--to", formats=_DAY, help="Last day to recompute.")
     ] = None,
 ) -> None:
-    """Bring the facts up to date with the drained changes."""
+    """Update the facts with the drained changes."""
     from sluice import wiring
     from sluice.catalog import load_catalog
     from sluice.execution.outcomes import each
@@ -206,15 +208,14 @@ def quality(
     context: typer.Context,
     tables: TABLES = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Compare every column of every row, too.")
+        bool, typer.Option("--deep", help="Also compare every column of every row.")
     ] = False,
     restart: Annotated[
-        bool,
-        typer.Option("--restart", help="Compare all rows, also where a killed check left some."),
+        bool, typer.Option("--restart", help="Do not resume an interrupted deep check.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare Postgres with ClickHouse behind a fence; exit 1 when a check fails."""
+    """Compare PostgreSQL with ClickHouse as of one point of the WAL; exit 1 if a check fails."""
     from sluice import wiring
     from sluice.catalog.quality_options import Status
     from sluice.quality.checks import COMPARED
@@ -236,20 +237,23 @@ def quality(
 def resync(
     context: typer.Context,
     tables: TABLES = None,
-    from_key: Annotated[str, typer.Option(help="The first key; its parts by commas.")] = "",
-    to_key: Annotated[str, typer.Option(help="The last key, included.")] = "",
+    from_key: Annotated[str, typer.Option(help="First key; parts separated by commas.")] = "",
+    to_key: Annotated[str, typer.Option(help="Last key, included.")] = "",
     key: Annotated[list[str] | None, typer.Option(help="Only this key; may be repeated.")] = None,
     diff: Annotated[
-        bool, typer.Option("--diff", help="Compare first; read only what differs. All tables too.")
+        bool,
+        typer.Option(
+            "--diff", help="Compare first, and read only what differs; all tables by default."
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Compare, and say what would change.")
+        bool, typer.Option("--dry-run", help="Compare, and print what would change.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Do not go on where a killed run stopped.")
+        bool, typer.Option("--restart", help="Do not resume an interrupted run.")
     ] = False,
 ) -> None:
-    """Read rows again from Postgres, behind a fence, while everything goes on."""
+    """Read rows again from PostgreSQL, while the pipeline keeps running."""
     from sluice import wiring
     from sluice.catalog import load_catalog
     from sluice.execution.outcomes import Outcomes
@@ -258,9 +262,9 @@ def resync(
     logging.getLogger("sluice").setLevel(logging.INFO)
     chosen = load_catalog(settings.models).select(tables or [])
     if not (tables or diff or dry_run):
-        raise WrongUsage("name tables", remedy="or run: sluice resync --diff, for all of them")
+        raise WrongUsage("no table is named", remedy="for all tables run: sluice resync --diff")
     if (from_key or to_key or key) and (diff or len(chosen) > 1):
-        raise WrongUsage("keys are those of one table, without --diff; name one table")
+        raise WrongUsage("keys need exactly one table, and exclude --diff")
     if diff and not dry_run:
         for line in wiring.repair(settings, tables or ()):
             say(line)
@@ -280,7 +284,7 @@ def resync(
 
 @app.command()
 def recover(context: typer.Context) -> None:
-    """After a lost slot, a failover or a gap: compare, and bring everything back to equality."""
+    """Recover from a lost slot, a failover or a gap: compare and repair all tables."""
     from sluice import wiring
 
     logging.getLogger("sluice").setLevel(logging.INFO)
@@ -292,10 +296,10 @@ def recover(context: typer.Context) -> None:
 def maintain(
     context: typer.Context,
     guard_days: Annotated[
-        int, typer.Option(min=1, help="Delete markers younger than this stay.")
+        int, typer.Option(min=1, help="Keep delete markers younger than this, in days.")
     ] = 30,
 ) -> None:
-    """Remove old delete markers and history, merge; exit 1 when parts or disks need a look."""
+    """Remove old delete markers and history, merge parts; exit 1 if parts or disks are critical."""
     from sluice import wiring
 
     report = wiring.maintain(context.obj, timedelta(days=guard_days))
@@ -306,7 +310,7 @@ def maintain(
 
 @app.command()
 def sql(context: typer.Context, query: str) -> None:
-    """Print the answer of a ClickHouse query as a table."""
+    """Print the result of a ClickHouse query as a table."""
     from sluice import wiring
 
     print_table(*wiring.query(context.obj, query))
@@ -315,11 +319,11 @@ def sql(context: typer.Context, query: str) -> None:
 @app.command()
 def demo(
     context: typer.Context,
-    rate: Annotated[float, typer.Option(min=0.1, help="Changes a second.")] = 20.0,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 60.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Changes per second.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration in seconds.")] = 60.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same traffic.")] = 42,
 ) -> None:
-    """Store traffic: inserts, updates and deletes on Postgres."""
+    """Generate store traffic: inserts, updates and deletes in PostgreSQL."""
     try:
         from store_api.demo import run
     except ImportError as error:

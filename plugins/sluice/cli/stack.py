@@ -1,4 +1,4 @@
-"""The embedded stack on the command line."""
+"""Starts, stops and shows the embedded stack on the command line."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ GROUP BY country, category ORDER BY revenue DESC LIMIT 10
 def up(
     context: typer.Context,
     demo: Annotated[bool, typer.Option(help="Load demo traffic into an empty store.")] = True,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when healthy.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it is healthy.")] = False,
 ) -> None:
-    """Start the whole pipeline on this machine and show its first facts."""
+    """Start the whole pipeline on this machine, and show the first facts."""
     from sluice import wiring
     from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
@@ -66,11 +66,11 @@ def up(
     migration = stack.begin("airflow-migrate", migrate_command(scripts))
     create_tables(settings.postgres)
     wiring.initialise(settings)
-    report("topics, tables and views are there")
+    report("topics, tables and views are ready")
     stack.restart(PIPELINE, report)
     if migration.wait():
         raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
-    report("Airflow's metadata database is there")
+    report("Airflow's metadata database is ready")
     if demo:
         _load_demo(settings, report)
     stack.start(AIRFLOW, report)
@@ -84,16 +84,16 @@ def up(
 @app.command()
 def down(
     context: typer.Context,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Remove all data of this home too.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also delete all data.")] = False,
 ) -> None:
-    """Stop everything that `up` started."""
+    """Stop everything that `up` started; keep the data."""
     from sluice.embedded.stack import Stack
 
     settings: Settings = context.obj
     ended = "stopped" if Stack(settings).stop() else "nothing was running"
     if wipe:
         shutil.rmtree(settings.home, ignore_errors=True)
-    kept = f"data stays in {settings.home}" if settings.home.exists() else "no data is left"
+    kept = f"data is kept in {settings.home}" if settings.home.exists() else "no data is kept"
     say(f"{ended}; {kept}")
 
 
@@ -103,20 +103,20 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show services, rows on both sides, freshness, the slot and the last DAG runs."""
-    found = read_status(context.obj)
+    state = read_status(context.obj)
     if as_json:
-        say_json(found, indent=2)
+        say_json(state, indent=2)
     else:
-        _print_status(found)
-    if not found["healthy"]:
+        _print_status(state)
+    if not state["healthy"]:
         raise NotReady("the pipeline is not healthy", remedy="see: sluice logs NAME")
 
 
 @app.command()
 def logs(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A service of `sluice status`.")],
-    follow: Annotated[bool, typer.Option("-f", help="Go on as lines come.")] = False,
+    name: Annotated[str, typer.Argument(help="A service, as `sluice status` lists it.")],
+    follow: Annotated[bool, typer.Option("-f", help="Follow the log.")] = False,
 ) -> None:
     """Print the last lines of a service's log."""
     settings: Settings = context.obj
@@ -131,10 +131,10 @@ def logs(
 def env(
     context: typer.Context,
     write: Annotated[
-        bool, typer.Option("--write", help="Write what Docker Compose needs to ./.env instead.")
+        bool, typer.Option("--write", help="Write Docker Compose's secrets to ./.env instead.")
     ] = False,
 ) -> None:
-    """Print export lines for other clients; they hold the stack's passwords."""
+    """Print export lines for other clients, with addresses and passwords."""
     if write:
         added = write_compose_secrets(Path(".env"))
         say(f".env: {', '.join(added) or 'nothing'} added")
@@ -163,30 +163,30 @@ def env(
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
-    """What `sluice status --json` prints; parts that do not answer are left empty."""
+    """Return the status that `sluice status --json` prints; parts that do not answer are empty."""
     from sluice import wiring
     from sluice.capture import metrics as telemetry
     from sluice.embedded.stack import Stack
 
-    found: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
+    state: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
     errors: list[str] = []
     try:
-        states = Stack(settings).states()
-        found["services"] = {name: asdict(state) for name, state in states.items()}
+        services = Stack(settings).states()
+        state["services"] = {name: asdict(service) for name, service in services.items()}
     except SluiceError as error:
         errors.append(str(error))
     metrics = settings.relay.metrics
-    found["relay"] = telemetry.read_status(*metrics) if metrics else {}
-    healthy = all(service["state"] == "running" for service in found["services"].values())
+    state["relay"] = telemetry.read_status(*metrics) if metrics else {}
+    healthy = all(service["state"] == "running" for service in state["services"].values())
     try:
-        found.update(wiring.status(settings))
-        found["dags"] = _dag_states(settings)
+        state.update(wiring.status(settings))
+        state["dags"] = _dag_states(settings)
     except SluiceError as error:
         errors.append(str(error))
     if errors:
-        found["error"] = "\n".join(errors)
-    failed = any(dag["last_state"] == "failed" for dag in found["dags"].values())
-    return {**found, "healthy": healthy and not failed and not errors and not found.get("troubles")}
+        state["error"] = "\n".join(errors)
+    failed = any(dag["last_state"] == "failed" for dag in state["dags"].values())
+    return {**state, "healthy": healthy and not failed and not errors and not state.get("troubles")}
 
 
 def _dag_states(settings: Settings) -> dict[str, Any]:
@@ -213,17 +213,17 @@ def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:
 
 
 def _first_facts(settings: Settings, report: Callable[[str], None]) -> None:
-    """Wait until Airflow itself has drained, rebuilt and checked."""
+    """Wait until Airflow has drained, rebuilt and checked."""
     from sluice.clients.postgres import PostgresSource
     from sluice.embedded.stack import Stack
 
-    # A busy machine may take long over the first answers; nobody is served by giving up.
+    # A busy machine may take long for the first answers, and giving up helps no one.
     api, deadline = Stack(settings).airflow(seconds=60), time.monotonic() + 480
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(_DAGS) - api.dag_ids():
         _pause(deadline, "Airflow has not parsed the DAGs")
     source = PostgresSource(settings.postgres)
-    while source.find_slot(settings.relay.slot) is None:  # checks before are skipped
+    while source.find_slot(settings.relay.slot) is None:  # earlier checks are skipped
         _pause(deadline, "the relay has not finished its snapshot", "sluice logs relay")
     before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
     started = {dag_id: (api.last_run(dag_id) or {}).get("dag_run_id") for dag_id in _DAGS}
@@ -236,7 +236,7 @@ def _first_facts(settings: Settings, report: Callable[[str], None]) -> None:
                 report("sluice_quality: ClickHouse equals Postgres")
                 return
             before = run["dag_run_id"]
-        _pause(deadline, f"Airflow did not get to a passed check (runs before: {started})")
+        _pause(deadline, f"no check of Airflow's has passed (previous runs: {started})")
 
 
 def _pause(deadline: float, what: str, log: str = "sluice logs airflow-scheduler") -> None:
@@ -248,8 +248,7 @@ def _pause(deadline: float, what: str, log: str = "sluice logs airflow-scheduler
 def _show(settings: Settings) -> None:
     from sluice import wiring
 
-    found = wiring.status(settings)
-    _print_tables(found)
+    _print_tables(wiring.status(settings))
     say("", "Revenue by country and category, from olap.fact_order_item:")
     print_table(*wiring.query(settings, _REVENUE))
     password = read_secrets(settings.home)["airflow"]
@@ -258,33 +257,33 @@ def _show(settings: Settings) -> None:
     clickhouse = settings.clickhouse
     play = f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}"
     say(f"ClickHouse  {play}  ({clickhouse.password.get_secret_value()})")
-    say('Other clients: eval "$(.venv/bin/sluice env)"; stop it all: make down')
+    say('Other clients: eval "$(.venv/bin/sluice env)"; stop the stack: make down')
 
 
-def _print_status(found: dict[str, Any]) -> None:
+def _print_status(state: dict[str, Any]) -> None:
     services = [
         (name, service["state"], service["pid"] or "", service["address"])
-        for name, service in found["services"].items()
+        for name, service in state["services"].items()
     ]
     print_table(["service", "state", "pid", "address"], services)
-    if found["tables"]:
-        _print_tables(found)
-    if found["slot"]:
-        say(_slot_line(found["slot"]))
-    if found["relay"]:
-        relay = found["relay"]
+    if state["tables"]:
+        _print_tables(state)
+    if state["slot"]:
+        say(_slot_line(state["slot"]))
+    if state["relay"]:
+        relay = state["relay"]
         snapshot = relay["snapshot"]
         say(
             f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
             f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
             f" {snapshot['ranges_done']} of {snapshot['ranges']} ranges"
         )
-    for dag_id, dag in found["dags"].items():
+    for dag_id, dag in state["dags"].items():
         say(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
-    for name, trouble in found.get("troubles", {}).items():
+    for name, trouble in state.get("troubles", {}).items():
         say(*f"{name}: {trouble}".split("\n"), err=True)
-    if "error" in found:
-        say(*found["error"].split("\n"), err=True)
+    if "error" in state:
+        say(*state["error"].split("\n"), err=True)
 
 
 def _slot_line(slot: dict[str, Any]) -> str:
@@ -292,19 +291,19 @@ def _slot_line(slot: dict[str, Any]) -> str:
     if reason:
         return f"slot {name}: invalidated, {slot_loss.cause(reason)}; {slot_loss.remedy(reason)}"
     if slot["wal_status"] is None:
-        return f"slot {name}: not there"
-    return f"slot {name}: WAL {slot['wal_status']}, {slot['lag_bytes']:,} bytes to confirm"
+        return f"slot {name}: does not exist"
+    return f"slot {name}: WAL {slot['wal_status']}, {slot['lag_bytes']:,} bytes unconfirmed"
 
 
-def _print_tables(found: dict[str, Any]) -> None:
+def _print_tables(state: dict[str, Any]) -> None:
     names = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
     rows = [
         (name, *("" if value is None else value for value in table.values()))
-        for name, table in found["tables"].items()
+        for name, table in state["tables"].items()
     ]
     rows += [
         (name, *("" if rows is None else rows for rows in (fact["expected_rows"], fact["rows"])))
-        for name, fact in found["facts"].items()
+        for name, fact in state["facts"].items()
     ]
     print_table(names, [(*row, *[""] * (len(names) - len(row))) for row in rows])
 
@@ -316,7 +315,7 @@ def _follow(folder: Path) -> None:
 
 
 def _tail(*arguments: str) -> None:
-    """Print what `tail` does; a log of a service holds what others sent it."""
+    """Print the output of `tail`, escaped: logs of services contain foreign text."""
     with subprocess.Popen(["tail", *arguments], stdout=subprocess.PIPE) as tail:  # noqa: S607
         assert tail.stdout is not None
         try:

@@ -1,4 +1,4 @@
-"""Query answers for people: a table, or one column a line where a table would not fit."""
+"""Prints query results as a table, or one column per line where a table does not fit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sluice.printable import printable, printable_lines
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows as a table, numbers to the right.
+    """Print rows as a table, numbers right-aligned.
 
-    On a terminal that is too narrow each row is printed as lines of `name value`; a pipe gets
-    the table as wide as it is.
+    A terminal that is too narrow gets each row as lines of `name value`; a pipe gets the table in
+    its full width.
     """
     table, console = _table(names, rows), Console()
     width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
@@ -52,5 +52,5 @@ def _record(names: Sequence[str], row: Sequence[Any]) -> Table:
 
 
 def _text(value: Any) -> Text:
-    """A value as it is: not read as markup, nor by the terminal; its lines stay in its cell."""
+    """Return a value without markup or control characters; its lines stay in its cell."""
     return Text("NULL" if value is None else printable_lines(str(value)))

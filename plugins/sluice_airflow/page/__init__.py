@@ -1,1 +1,1 @@
-"""The CDC page in Airflow's UI, its JSON API and its metrics."""
+"""Serves the CDC page in Airflow's UI, its JSON API and its metrics."""

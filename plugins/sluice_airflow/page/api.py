@@ -1,4 +1,4 @@
-"""`/sluice/api/v1`: what the page shows, as JSON; and `/sluice/metrics`."""
+"""Serves the page's content as JSON below `/sluice/api/v1`, and `/sluice/metrics`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sluice_airflow.page.rights import require_repair
 
 
 def refusal(why: str) -> dict[str, Any]:
-    """How the API's description tells of an answer that is none, and why it is given."""
+    """Return the OpenAPI description of an error response."""
     texts = {"detail": {"type": "string"}, "remedy": {"type": ["string", "null"]}}
     body = {"type": "object", "properties": texts, "required": ["detail"]}
     return {"description": why, "content": {"application/json": {"schema": body}}}
@@ -35,16 +35,16 @@ def refusal(why: str) -> dict[str, Any]:
 NO_TABLE: dict[int | str, Any] = {404: refusal("The models have no table of this name.")}
 router = APIRouter(
     responses={
-        401: refusal("Nobody is logged in."),
-        403: refusal("Airflow does not know the token, or the user may not see this."),
+        401: refusal("The user is not logged in."),
+        403: refusal("The token is invalid, or the user may not see this."),
         503: refusal(
-            "A service does not answer, a connection of Airflow's is missing, or too many requests"
-            " are under way; then after the seconds of Retry-After."
+            "A service does not answer, an Airflow connection is missing, or there are too many"
+            " requests; in that case retry after the seconds in Retry-After."
         ),
     }
 )
 V1 = "/api/v1"
-# Answers that hold values of rows.
+# Responses that contain values of rows.
 OF_ROWS = [Depends(require_repair)]
 Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
 DEFAULT = Range(DEFAULT_RANGE)
@@ -52,29 +52,29 @@ DEFAULT = Range(DEFAULT_RANGE)
 
 @contextmanager
 def monitor() -> Iterator[Monitor]:
-    """Readers on the services of Airflow's connections.
+    """Open a monitor on the services of Airflow's connections.
 
     Raises:
-        NotReady: a connection is missing, which is not for the caller to mend.
+        NotReady: a connection is missing, which is no error of the client.
     """
     try:
         settings = settings_from_connections()
     except WrongUsage as error:
         raise NotReady(error.what, remedy=error.remedy) from error
-    with wiring.monitor(settings) as found:
-        yield found
+    with wiring.monitor(settings) as opened:
+        yield opened
 
 
 _shared = Shared()
 
 
 def read_overview(of: Monitor) -> Overview:
-    """The overview; requests within a second share one."""
+    """Return the overview; requests within a second share it."""
     return _shared.get("overview", of.overview)
 
 
 def trends_of(of: Monitor, reach: str, table: str) -> Trends:
-    """The trends of a table or of all; requests within a second share one."""
+    """Return the trends of a table or of all; requests within a second share them."""
     return _shared.get(
         ("trends", reach, table),
         lambda: read_trends(of.clickhouse, of.queries, reach, of.slot, table),
@@ -82,7 +82,7 @@ def trends_of(of: Monitor, reach: str, table: str) -> Trends:
 
 
 def known_table(of: Monitor, name: str) -> Table:
-    """The source table of this name; 404 where the models have none."""
+    """Return the source table of this name; respond 404 where the models have none."""
     for table in of.catalog.tables:
         if table.name == name:
             return table
@@ -91,14 +91,14 @@ def known_table(of: Monitor, name: str) -> Table:
 
 @router.get(f"{V1}/overview", tags=["now"])
 def overview() -> Overview:
-    """Everything at one look: tables, facts, slot, services, concerns and findings."""
+    """Return tables, facts, slot, services, concerns and findings."""
     with monitor() as reading:
         return read_overview(reading)
 
 
 @router.get(f"{V1}/findings", tags=["now"])
 def findings() -> tuple[CheckResult, ...]:
-    """Check results that stand and did not pass, with the command that repairs."""
+    """Return current check results that did not pass, with the repair command."""
     with monitor() as reading:
         return read_overview(reading).findings
 
@@ -108,9 +108,9 @@ def trends(
     range: Range = DEFAULT,
     table: str = "",
 ) -> Trends:
-    """Freshness, events, backlog, slot lag, rebuilds and check results over time.
+    """Return freshness, events, backlog, slot lag, rebuilds and check results over time.
 
-    Of one table, or of all; the slot and the rebuilds are nobody's alone.
+    Slot lag and rebuilds are included for all tables only.
     """
     with monitor() as reading:
         if table:
@@ -120,36 +120,36 @@ def trends(
 
 @router.get(f"{V1}/tables/{{table}}/runs", tags=["history"], responses=NO_TABLE)
 def runs(table: str) -> TableRuns:
-    """The last drains, check results and resyncs of a table."""
+    """Return the last drains, check results and resyncs of a table."""
     with monitor() as reading:
-        found = known_table(reading, table)
-        return inspection.read_runs(reading.clickhouse, reading.queries, found)
+        known = known_table(reading, table)
+        return inspection.read_runs(reading.clickhouse, reading.queries, known)
 
 
 @router.get(
     f"{V1}/tables/{{table}}/versions",
     tags=["history"],
     dependencies=OF_ROWS,
-    responses={**NO_TABLE, 400: refusal("The text has not as many parts as the table's key.")},
+    responses={**NO_TABLE, 400: refusal("The key has another number of parts than the table's.")},
 )
 def versions(
     table: str,
     key: Annotated[str, Query(min_length=1, max_length=500, examples=["42"])],
 ) -> tuple[Version, ...]:
-    """The recent versions of one row, the newest first; parts of a composite key by commas.
+    """Return the recent versions of one row, newest first; separate parts of a key by commas.
 
-    For users who may run the DAG sluice_resync.
+    Requires the permission to run the DAG sluice_resync.
     """
     with monitor() as reading:
-        found = known_table(reading, table)
-        return inspection.read_versions(reading.clickhouse, found, parse_key(found, key))
+        known = known_table(reading, table)
+        return inspection.read_versions(reading.clickhouse, known, parse_key(known, key))
 
 
 @router.get(f"{V1}/dead-letters", tags=["now"], responses=NO_TABLE, dependencies=OF_ROWS)
 def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
-    """The newest rejected events of one table or of all, shortened.
+    """Return the newest rejected events of one table or of all, shortened.
 
-    For users who may run the DAG sluice_resync.
+    Requires the permission to run the DAG sluice_resync.
     """
     with monitor() as reading:
         if table:
@@ -159,7 +159,7 @@ def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
 
 @router.get("/metrics", response_class=PlainTextResponse, tags=["now"])
 def metrics() -> PlainTextResponse:
-    """The overview in Prometheus' text format."""
+    """Return the overview in Prometheus' text format."""
     with monitor() as reading:
         text = exposition(read_overview(reading))
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

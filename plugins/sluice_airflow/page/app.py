@@ -1,11 +1,10 @@
 """The FastAPI app that Airflow mounts under /sluice: page, API, metrics.
 
 A mounted app inherits none of Airflow's checks, and an app's dependencies do not cover FastAPI's
-own /docs and /openapi.json nor static mounts. So those are off, and all that is served is a route
-of `app`, whose one dependency asks Airflow for a logged-in user who may see its website. FastAPI
-resolves annotations in this module's names: Airflow's security is imported at its top, because
-a check whose types are not found here would silently become a query parameter. There is no route
-that writes.
+own /docs and /openapi.json nor static mounts. So those are off, and everything is a route of `app`,
+whose dependency requires a logged-in user who may see Airflow's website. FastAPI resolves
+annotations by this module's names: Airflow's security is imported at module level, because a check
+with unresolved types would silently become a query parameter. No route writes.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ HEADERS = {
 app = FastAPI(
     title="Sluice",
     version="1",
-    description="Is the pipeline healthy, how fresh, how far behind, does it match?",
+    description="The state of the pipeline: health, freshness, backlog, agreement of both sides.",
     dependencies=[Depends(requires_access_view(AccessView.WEBSITE))],
     docs_url=None,
     redoc_url=None,
@@ -46,7 +45,7 @@ gate = Gate()
 
 
 async def limited() -> AsyncIterator[None]:
-    """Wait until the request may run; whoever is not logged in was refused before."""
+    """Wait until the request may run; users who are not logged in were refused before."""
     async with gate.passed():
         yield
 
@@ -58,13 +57,13 @@ app.include_router(pages.files)
 
 @app.get("/openapi.json", include_in_schema=False)
 def openapi() -> dict[str, Any]:
-    """The API's description."""
+    """Return the API's OpenAPI description."""
     return app.openapi()
 
 
 @app.middleware("http")
 async def protect(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Nothing is cached, framed by strangers, or loaded from elsewhere."""
+    """Forbid caching, framing by other sites, and loading from elsewhere."""
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response
@@ -72,13 +71,13 @@ async def protect(request: Request, call_next: RequestResponseEndpoint) -> Respo
 
 @app.exception_handler(Busy)
 def postpone(_: Request, __: Busy) -> JSONResponse:
-    """More requests are under way than the page takes."""
-    body = {"detail": "too many requests of this page are under way", "remedy": "try again"}
+    """Respond 503 to a request above the limits."""
+    body = {"detail": "too many requests of this page", "remedy": "try again"}
     return JSONResponse(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 @app.exception_handler(SluiceError)
 def refuse(_: Request, error: SluiceError) -> JSONResponse:
-    """A wrong request is the caller's to mend; anything else is a service that fails."""
+    """Respond 400 to a wrong request, and 503 where a service fails."""
     status = 400 if isinstance(error, WrongUsage) else 503
     return JSONResponse({"detail": error.what, "remedy": error.remedy}, status)

@@ -1,4 +1,4 @@
-"""Trends as the numbers of an SVG drawing: the templates only write them down."""
+"""Computes the coordinates and texts of SVG charts, which the templates render."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sluice_airflow.page.figures import amount
 WIDTH, HEIGHT = 400.0, 170.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 4.0, 8.0, 22.0
 _HOUR, _DAY = 3600, 86400
-_HALF_TICK = 16.0  # of a time's text: one nearer to the end would be cut off
-_APART = (600, _HOUR, 4 * _HOUR, _DAY, 5 * _DAY)  # seconds between the marks of the time axis
+_HALF_TICK = 16.0  # half the width of a tick's text, which must not exceed the chart
+_TICK_STEPS = (600, _HOUR, 4 * _HOUR, _DAY, 5 * _DAY)  # seconds between ticks of the time axis
 BARS = frozenset({"events", "backlog", "checks"})
 
 
@@ -30,7 +30,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A line's path and its lone points, or its bars; `number` chooses its look."""
+    """A line's path and its isolated points, or its bars; `number` selects its style."""
 
     number: int
     name: str
@@ -41,7 +41,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """One stretch of time: where the pointer finds it, and what to say."""
+    """One interval of time: its place in the chart, and its readout."""
 
     x: float
     width: float
@@ -53,7 +53,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A trend, drawn; `summary` says it to those who do not see it."""
+    """The chart of a trend; `summary` describes it for screen readers."""
 
     name: str
     title: str
@@ -66,7 +66,7 @@ class Chart:
 
 
 def draw(trends: Trends) -> list[Chart]:
-    """The charts of all trends."""
+    """Return the charts of all trends."""
     return [_chart(trend, trends) for trend in trends.trends]
 
 
@@ -92,7 +92,7 @@ def _chart(trend: Trend, of: Trends) -> Chart:
 
 
 def _scale(highest: float) -> tuple[float, list[float]]:
-    """The axis' end and its ticks: steps of 1, 2 or 5 times a power of ten."""
+    """Return the end and the ticks of an axis, in steps of 1, 2 or 5 times a power of ten."""
     if highest <= 0:
         return 1.0, [0.0, 1.0]
     rough = highest / 3
@@ -118,7 +118,7 @@ def _paths(trend: Trend, top: float) -> tuple[Drawn, ...]:
 
 
 def _path(values: Sequence[float | None], top: float) -> dict[str, object]:
-    """The line through neighbours, and the points that have none."""
+    """Return the line through adjacent points, and the isolated points."""
     points = [
         None if value is None else (_x(at + 0.5, len(values)), _y(value, top))
         for at, value in enumerate(values)
@@ -154,50 +154,50 @@ def _bars(trend: Trend, top: float) -> tuple[Drawn, ...]:
 
 
 def _x_ticks(of: Trends) -> tuple[tuple[float, str], ...]:
-    """Round moments, seven at most."""
+    """Return ticks at round times, seven at most."""
     count = len(of.times)
-    apart = next(step for step in _APART if count * of.step_s <= 7 * step)
-    days = apart >= _DAY
+    tick = next(step for step in _TICK_STEPS if count * of.step_s <= 7 * step)
+    days = tick >= _DAY
     return tuple(
         (_x(at, count), f"{moment:%d %b}" if days else f"{moment:%H:%M}")
         for at, begins in enumerate(of.times)
-        if begins % apart == 0 and at > 0 and _x(at, count) < WIDTH - _HALF_TICK
+        if begins % tick == 0 and at > 0 and _x(at, count) < WIDTH - _HALF_TICK
         for moment in [datetime.fromtimestamp(begins, timezone.utc)]
     )
 
 
 def _stretches(trend: Trend, of: Trends) -> list[Stretch]:
     count, width = len(of.times), round(_x(1, len(of.times)) - _x(0, len(of.times)), 2)
-    found = []
+    stretches = []
     for at, begins in enumerate(of.times):
         values = tuple(line.values[at] for line in trend.lines)
         moment = datetime.fromtimestamp(begins, timezone.utc)
         when = f"{moment:%d %b %H:%M}"
         texts = tuple(amount(value, trend.unit) for value in values)
-        said = ", ".join(
+        readout = ", ".join(
             f"{line.name} {text}" for line, text in zip(trend.lines, texts, strict=True)
         )
-        found.append(
+        stretches.append(
             Stretch(
                 x=_x(at, count),
                 width=width,
                 when=when,
-                readout=f"{when}: {said}",
+                readout=f"{when}: {readout}",
                 values=texts,
                 empty=not any(values),
             )
         )
-    return found
+    return stretches
 
 
 def _summary(trend: Trend) -> str:
-    """What the chart shows, in words."""
-    said = []
+    """Return a description of the chart."""
+    parts = []
     for line in trend.lines:
         known = [value for value in line.values if value is not None]
         if not known:
-            said.append(f"{line.name}: nothing")
+            parts.append(f"{line.name}: no values")
             continue
         least, most, last = (amount(v, trend.unit) for v in (min(known), max(known), known[-1]))
-        said.append(f"{line.name}: {least} to {most}, last {last}")
-    return f"{trend.title}, {trend.unit}. {'; '.join(said)}."
+        parts.append(f"{line.name}: {least} to {most}, last {last}")
+    return f"{trend.title}, {trend.unit}. {'; '.join(parts)}."

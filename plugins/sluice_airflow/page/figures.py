@@ -1,4 +1,4 @@
-"""Figures as people say them: 1,234 or 0.18, 1.50 MB, 3 min ago; a dash where nothing is known."""
+"""Formats figures for people: 1,234 or 0.18, 1.50 MB, 3 min ago; a dash for unknown values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def whole(value: int | None) -> str:
-    """A count with its thousands apart."""
+    """Return a count with thousands separators."""
     return UNKNOWN if value is None else f"{value:,}"
 
 
 def number(value: float | None) -> str:
-    """A measured value, short."""
+    """Return a measured value with few digits."""
     if value is None:
         return UNKNOWN
     if value == int(value) or abs(value) >= 100:
@@ -23,7 +23,7 @@ def number(value: float | None) -> str:
 
 
 def amount(value: float | None, unit: str) -> str:
-    """A measured value; of bytes with the unit that makes it short, others have theirs beside."""
+    """Return a measured value; only bytes get a unit, scaled to few digits."""
     if value is None or unit != "bytes":
         return number(value)
     for name in ("B", "kB", "MB"):
@@ -34,7 +34,7 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time."""
+    """Return a duration in its largest fitting unit."""
     if seconds is None:
         return UNKNOWN
     for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
@@ -44,5 +44,5 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(at: datetime) -> str:
-    """How long ago that was."""
+    """Return how long ago a time was."""
     return f"{duration(max(0.0, (datetime.now(timezone.utc) - at).total_seconds()))} ago"

@@ -1,4 +1,4 @@
-"""The four answers at the top of the page: healthy, how fresh, how far behind, does it match."""
+"""Computes the four answers at the top of the page: health, freshness, backlog, agreement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sluice.operate.overview import BAD, WARN, Overview, TableState
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
 
 GOOD = "good"
-# The worst result -> what it is in a word, and how bad.
+# The worst result, its word on the page, and its status.
 _MATCHES = (
     (Status.FAIL, "differs", BAD),
     (Status.UNSETTLED, "not settled", WARN),
@@ -24,37 +24,37 @@ class Answer:
     """One answer.
 
     Attributes:
-        status: `good`, `warn` (not known, or not settled) or `bad`.
-        word: the status in a word; empty where `said` says it.
-        said: the number or the words that answer.
-        more: what they are of.
+        status: `good`, `warn` (unknown or unsettled) or `bad`.
+        word: the status as a word; empty where `figure` has it.
+        figure: the figure or words that answer the question.
+        more: an explanation of them.
     """
 
     question: str
     status: str
     word: str
-    said: str
+    figure: str
     more: str
 
 
 def answers(of: Overview) -> tuple[Answer, ...]:
-    """What one look is for."""
+    """Return the four answers."""
     return (_healthy(of), _fresh(of), _behind(of), _matches(of))
 
 
 def freshness_status(table: TableState) -> str:
-    """How good it is that ClickHouse was known to have everything so long ago."""
+    """Return the status of a table's freshness."""
     return lateness(table) or (WARN if table.freshness_s is None else GOOD)
 
 
 def _healthy(of: Overview) -> Answer:
-    bad = sum(one.severity == BAD for one in of.concerns)
+    bad = sum(concern.severity == BAD for concern in of.concerns)
     answering = sum(service.answers for service in of.services)
     return Answer(
         question="Healthy?",
         status=GOOD if of.healthy else BAD,
         word="",
-        said="Healthy" if of.healthy else f"{bad} {'problem' if bad == 1 else 'problems'}",
+        figure="Healthy" if of.healthy else f"{bad} {'problem' if bad == 1 else 'problems'}",
         more=f"{answering} of {len(of.services)} services answer",
     )
 
@@ -67,18 +67,18 @@ def _fresh(of: Overview) -> Answer:
     word = f"{late.name} is late" if late and lateness(late) else "unknown" if unknown else "fresh"
     if status == GOOD and unknown:
         status = WARN
-    more = "since ClickHouse was known to have all that Postgres had"
+    more = "since ClickHouse was last known to equal PostgreSQL"
     return Answer(
         question="How fresh?",
         status=status,
         word=word,
-        said=duration(late.freshness_s if late else None),
+        figure=duration(late.freshness_s if late else None),
         more=f"{more}; {unknown} tables unknown" if unknown else more,
     )
 
 
 def _lateness(table: TableState) -> tuple[int, float]:
-    """What makes a table the one to name: how bad it is, then how long."""
+    """Return the order in which to name tables: by status, then by freshness."""
     return ["", WARN, BAD].index(lateness(table)), table.freshness_s or 0.0
 
 
@@ -91,24 +91,24 @@ def _behind(of: Overview) -> Answer:
         question="How far behind?",
         status=status,
         word={GOOD: "following", WARN: "unknown", BAD: "stuck"}[status],
-        said=f"{whole(sum(known))} events" if known else UNKNOWN,
-        more=f"wait on the topics; {amount(of.slot.lag_bytes, 'bytes')} of WAL to confirm",
+        figure=f"{whole(sum(known))} events" if known else UNKNOWN,
+        more=f"undrained; {amount(of.slot.lag_bytes, 'bytes')} of WAL unconfirmed",
     )
 
 
 def _matches(of: Overview) -> Answer:
     last = [table.last_check for table in of.tables] + [fact.last_check for fact in of.facts]
-    found = {one.status if one else Status.UNSETTLED for one in last}
+    results = {check.status if check else Status.UNSETTLED for check in last}
     word, status = next(
         (word, status)
         for result, word, status in _MATCHES
-        if result in found or result == Status.PASS
+        if result in results or result == Status.PASS
     )
-    passed = sum(one is not None and one.status == Status.PASS for one in last)
+    passed = sum(check is not None and check.status == Status.PASS for check in last)
     return Answer(
         question="Does it match?",
         status=status,
         word=word,
-        said=f"{passed} of {len(last)}" if any(last) else UNKNOWN,
-        more="tables and facts passed their last check" if any(last) else "nothing is checked yet",
+        figure=f"{passed} of {len(last)}" if any(last) else UNKNOWN,
+        more="tables and facts passed their last check" if any(last) else "no check has run yet",
     )

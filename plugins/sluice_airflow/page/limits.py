@@ -1,8 +1,8 @@
-"""What the page may take of Airflow's API server.
+"""Limits the page's share of Airflow's API server.
 
-Airflow mounts the page in the process that serves its own API, and sync routes of both run on one
-pool of 40 threads. So a few requests of the page run at once, some wait, others are refused; and an
-answer that costs queries is made once for all who ask within a second.
+Airflow mounts the page in the process of its own API, and sync routes of both share a pool of 40
+threads. So a few requests of the page run concurrently, some wait, others are refused. Answers that
+cost queries are shared by all requests within a second.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 import anyio
 
 T = TypeVar("T")
-RUNNING = 4  # requests at once
-WAITING = 16  # requests that wait for those
+RUNNING = 4  # concurrent requests
+WAITING = 16  # requests that wait for one of those
 WAIT_S = 5.0
 RETRY_AFTER_S = 5
 KEPT_S = 1.0
 
 
 class Busy(Exception):
-    """More requests are under way than the page takes."""
+    """The page has too many requests."""
 
 
 class Gate:
-    """Lets RUNNING requests through at once, lets WAITING wait for WAIT_S, and refuses others."""
+    """Admits RUNNING concurrent requests, lets WAITING more wait for WAIT_S, refuses others."""
 
     def __init__(self) -> None:
         self._free, self._places = anyio.Semaphore(RUNNING), WAITING
@@ -38,7 +38,7 @@ class Gate:
         """Wait for a place, and hold it within the context.
 
         Raises:
-            Busy: as many wait as may, or none of those that run ended in time.
+            Busy: too many requests wait, or no running request ended in time.
         """
         if self._places == 0:
             raise Busy
@@ -57,18 +57,18 @@ class Gate:
 
 
 class Shared:
-    """Answers by name; each is made by one request at a time and kept for KEPT_S."""
+    """Caches answers by name for KEPT_S; one request at a time computes an answer."""
 
     def __init__(self) -> None:
         self._locks: dict[Hashable, Lock] = {}
         self._kept: dict[Hashable, tuple[float, Any]] = {}
 
     def get(self, name: Hashable, make: Callable[[], T]) -> T:
-        """Return the answer of this name, made again where it is older than KEPT_S."""
+        """Return the answer of this name, recomputed if it is older than KEPT_S."""
         with self._locks.setdefault(name, Lock()):
-            made_at, answer = self._kept.get(name, (float("-inf"), None))
-            if time.monotonic() - made_at >= KEPT_S:
+            computed_at, answer = self._kept.get(name, (float("-inf"), None))
+            if time.monotonic() - computed_at >= KEPT_S:
                 answer = make()
                 self._kept[name] = (time.monotonic(), answer)
-            found: T = answer
-            return found
+            current: T = answer
+            return current

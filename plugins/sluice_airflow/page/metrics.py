@@ -1,6 +1,6 @@
-"""The overview as Prometheus metrics; docs/monitoring.md lists the names.
+"""Exports the overview as Prometheus metrics; docs/monitoring.md lists the names.
 
-What is not known is left out, so that an alert on its absence can tell it from zero.
+Unknown values are absent, so that alerts can distinguish them from zero.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sample = tuple[Sequence[str], float | int | None]
 
 
 def exposition(of: Overview) -> str:
-    """The overview in Prometheus' text format."""
+    """Return the overview in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Gauges(of))
     return generate_latest(registry).decode()
@@ -36,7 +36,7 @@ class _Gauges(Collector):
             "service_up",
             "1 when the service answers",
             ["service"],
-            [((one.name.lower(),), one.answers) for one in of.services],
+            [((service.name.lower(),), service.answers) for service in of.services],
         )
         yield from _slot(of.slot)
         yield from _tables(of.tables)
@@ -72,7 +72,7 @@ def _tables(tables: Sequence[TableState]) -> Iterator[Metric]:
         ("table_postgres_rows", "rows in Postgres at the last row count", "postgres_rows"),
         ("table_clickhouse_rows", "rows in ClickHouse at the last row count", "clickhouse_rows"),
         ("table_pending_events", "events that are not drained", "pending_events"),
-        ("table_freshness_seconds", "since ClickHouse had what Postgres had", "freshness_s"),
+        ("table_freshness_seconds", "since ClickHouse last equalled PostgreSQL", "freshness_s"),
         ("table_dead_letters", "rejected events that are open", "dead_letters"),
     )
     for name, text, field in gauges:
@@ -86,14 +86,14 @@ def _tables(tables: Sequence[TableState]) -> Iterator[Metric]:
     drains = [((table.name,), table.last_drain) for table in tables if table.last_drain]
     yield _gauge(
         "drain_last_timestamp_seconds",
-        "end of the last drain that found events",
+        "end of the last drain that read events",
         ["table"],
         [(labels, run.finished_at.timestamp()) for labels, run in drains],
     )
     for field in ("events", "seconds"):
         yield _gauge(
             f"drain_last_{field}",
-            f"{field} of the last drain that found events",
+            f"{field} of the last drain that read events",
             ["table"],
             [(labels, getattr(run, field)) for labels, run in drains],
         )
@@ -102,13 +102,13 @@ def _tables(tables: Sequence[TableState]) -> Iterator[Metric]:
 def _facts(facts: Sequence[FactState]) -> Iterator[Metric]:
     yield _gauge(
         "fact_rows",
-        "rows of the fact when checked last",
+        "rows of the fact at the last check",
         ["fact"],
         [((f.name,), f.rows) for f in facts],
     )
     yield _gauge(
         "fact_expected_rows",
-        "rows it should have had",
+        "rows that the fact should have had",
         ["fact"],
         [((f.name,), f.expected_rows) for f in facts],
     )
@@ -121,7 +121,7 @@ def _facts(facts: Sequence[FactState]) -> Iterator[Metric]:
     )
     yield _gauge(
         "rebuild_last_seconds",
-        "how long it took",
+        "duration of that rebuild",
         ["fact"],
         [(labels, run.seconds) for labels, run in rebuilds],
     )
@@ -130,17 +130,17 @@ def _facts(facts: Sequence[FactState]) -> Iterator[Metric]:
 def _checks(of: Overview) -> Iterator[Metric]:
     states: list[TableState | FactState] = [*of.tables, *of.facts]
     results = [state.last_check for state in states if state.last_check]
-    findings = [one for one in of.findings if one not in results]
+    findings = [finding for finding in of.findings if finding not in results]
     every = [*results, *findings]
     yield _gauge(
         "check_passed",
-        "1 when the check passed last, 0 when it failed or did not settle",
+        "1 when the last check passed, 0 when it failed or was unsettled",
         ["table", "check"],
-        [((one.table, one.check), one.status == Status.PASS) for one in every],
+        [((check.table, check.check), check.status == Status.PASS) for check in every],
     )
     yield _gauge(
         "check_last_timestamp_seconds",
-        "when it ran last",
+        "time of the last check",
         ["table", "check"],
-        [((one.table, one.check), one.checked_at.timestamp()) for one in every],
+        [((check.table, check.check), check.checked_at.timestamp()) for check in every],
     )

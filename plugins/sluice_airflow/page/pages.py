@@ -1,4 +1,4 @@
-"""The HTML of the page: rendered here, refreshed by asking for it again."""
+"""Renders the page's HTML; the browser refreshes it by requesting it again."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 
 @router.get("/")
 def show_overview(request: Request, range: Range = DEFAULT) -> HTMLResponse:
-    """The pipeline at one look."""
+    """Return the overview page."""
     with monitor() as reading:
-        found = read_overview(reading)
-        drawn = _charts(reading, found, range.value)
+        state = read_overview(reading)
+        drawn = _charts(reading, state, range.value)
     return _page(
         request,
         "overview.html",
         range.value,
-        of=found,
-        answers=glance.answers(found),
+        of=state,
+        answers=glance.answers(state),
         charts=drawn,
     )
 
@@ -56,37 +56,36 @@ def show_overview(request: Request, range: Range = DEFAULT) -> HTMLResponse:
 def show_table(
     request: Request, table: str, trusted: MayRepair, range: Range = DEFAULT, key: str = ""
 ) -> HTMLResponse:
-    """One table: state, trends, runs; to who may repair it rejected events and a row's versions."""
+    """Return a table's page; only users who may repair the table see values of its rows."""
     with monitor() as reading:
         known = known_table(reading, table)
-        found = read_overview(reading)
-        seen: dict[str, Any] = {
-            "of": found,
+        pipeline = read_overview(reading)
+        findings = [finding for finding in pipeline.findings if finding.table == table]
+        values: dict[str, Any] = {
+            "of": pipeline,
             "table": known,
             "trusted": trusted,
-            "state": next(state for state in found.tables if state.name == table),
-            "repairs": [
-                repair(one, reading.catalog) for one in found.findings if one.table == table
-            ],
+            "state": next(state for state in pipeline.tables if state.name == table),
+            "repairs": [repair(finding, reading.catalog) for finding in findings],
             "replayed": json.dumps({"table": table, "where": None}),
             "dismissed": json.dumps({"table": table, "where": None, "reason": ""}),
-            "charts": _charts(reading, found, range.value, table),
-            **_inspected(reading, found, known),
-            **_versions(reading, found, known, key if trusted else ""),
+            "charts": _charts(reading, pipeline, range.value, table),
+            **_inspected(reading, pipeline, known),
+            **_versions(reading, pipeline, known, key if trusted else ""),
         }
-    return _page(request, "table.html", range.value, **seen)
+    return _page(request, "table.html", range.value, **values)
 
 
 @router.get("/docs")
 def show_api(request: Request) -> HTMLResponse:
-    """What the API offers."""
+    """Return the page that documents the API."""
     described = request.app.openapi()["paths"]
     return _page(request, "api.html", DEFAULT_RANGE, paths=described)
 
 
 @files.get("/static/{name}")
 def static(name: str) -> FileResponse:
-    """The page's style and script."""
+    """Return the page's style or script."""
     if name not in _STATIC:
         raise HTTPException(404)
     return FileResponse(_HERE / "static" / name, media_type=_STATIC[name])
@@ -95,13 +94,13 @@ def static(name: str) -> FileResponse:
 def _charts(
     reading: Monitor, of: Overview, reach: str, table: str = ""
 ) -> list[charts.Chart] | None:
-    """None where ClickHouse does not answer: the overview says so."""
+    """Return the charts; None if ClickHouse does not answer, which the overview reports."""
     try:
         of.require_answer(CLICKHOUSE)
-        found = trends_of(reading, reach, table)
+        trends = trends_of(reading, reach, table)
     except SluiceError:
         return None
-    return charts.draw(found)
+    return charts.draw(trends)
 
 
 def _inspected(reading: Monitor, of: Overview, table: Table) -> dict[str, Any]:
@@ -116,22 +115,22 @@ def _inspected(reading: Monitor, of: Overview, table: Table) -> dict[str, Any]:
 
 
 def _versions(reading: Monitor, of: Overview, table: Table, key: str) -> dict[str, Any]:
-    """The versions of the row that was asked for, or why there are none."""
+    """Return the versions of the requested row, or why there are none."""
     if not key:
         return {"key": "", "versions": (), "refusal": ""}
     try:
         of.require_answer(CLICKHOUSE)
-        found = inspection.read_versions(reading.clickhouse, table, parse_key(table, key))
+        history = inspection.read_versions(reading.clickhouse, table, parse_key(table, key))
     except WrongUsage as error:
         return {"key": key, "versions": (), "refusal": error.what}
     except SluiceError:
         return {"key": key, "versions": (), "refusal": "ClickHouse does not answer"}
-    refusal = "" if found else f"no change of key {key} is kept"
-    return {"key": key, "versions": found, "refusal": refusal}
+    refusal = "" if history else f"the history has no changes of key {key}"
+    return {"key": key, "versions": history, "refusal": refusal}
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """A template's text; every value is escaped."""
+    """Return a template's text, with every value escaped."""
     return _templates.get_template(template).render(**values)
 
 

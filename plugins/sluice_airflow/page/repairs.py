@@ -1,4 +1,4 @@
-"""The DAGs that the page offers, and what their forms would hold."""
+"""The DAGs that the page can run, and the configuration of their runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sluice.operate.overview import CheckResult
 from sluice.quality.checks import COMPARED
 
 RESYNC, REPLAY, DISMISS = "sluice_resync", "sluice_replay", "sluice_dismiss"
-MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # what reading rows again mends
+MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # findings that a resync repairs
 
 
 def repair(result: CheckResult, catalog: Catalog) -> dict[str, Any]:
-    """A finding with what the form of the resync DAG would hold; None where that is no help."""
+    """Return a finding with the configuration of a resync run; None where that does not help."""
     tables = {table.name for table in catalog.tables}
     conf = None
     if result.table in tables and result.check in MISSING_ROWS:

@@ -1,7 +1,7 @@
-"""Who may see the values of rows: whoever Airflow lets run the resync.
+"""Decides who may see values of rows: users whom Airflow permits to run the resync.
 
-Rows are personal data where the tables are. A viewer sees figures, states and reasons, which hold
-no values; see SECURITY.md.
+Rows may be personal data. Other viewers see figures, states and reasons, which contain no values;
+see SECURITY.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ require_repair = requires_access_dag("POST", DagAccessEntity.RUN, RESYNC)
 
 
 def _may_repair(request: Request, user: GetUserDep) -> bool:
-    """Return whether Airflow lets the user run the resync."""
+    """Whether Airflow permits the user to run the resync."""
     try:
         require_repair(request, user)
     except HTTPException:

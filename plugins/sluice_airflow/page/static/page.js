@@ -1,6 +1,6 @@
 "use strict";
-// Asks for the page again while somebody looks at it and puts the new parts in place; runs a
-// resync, a replay or a dismissal through Airflow's own API; follows Airflow's theme. Works without: reload the page.
+// Refreshes the live parts of the page while it is visible, starts DAG runs through Airflow's API, and follows
+// Airflow's theme. Without this script the page works as well, and is refreshed by reloading.
 
 const EVERY_MS = 10000;
 const within = window.parent !== window;
@@ -37,7 +37,7 @@ function put(fresh) {
     old.replaceWith(next);
     next.scrollLeft = place;
   }
-  if (paused()) return; // pressed while this was asked for
+  if (paused()) return; // paused during the request
   const verdict = document.getElementById("verdict");
   say(verdict ? verdict.textContent.trim().replace(/^\S+\s+/, "") + "; live" : "live");
 }
@@ -45,8 +45,8 @@ function put(fresh) {
 async function refresh() {
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (answer.status === 401) return say("Your session has ended: log in again.");
-    if (!answer.ok) return say(`Not refreshed: the server answers ${answer.status}.`);
+    if (answer.status === 401) return say("Your session has ended. Log in again.");
+    if (!answer.ok) return say(`Not refreshed: the server responds with ${answer.status}.`);
     put(new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch {
     say("Not refreshed: the server does not answer.");
@@ -94,17 +94,17 @@ async function run(form) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ logical_date: null, conf }),
   });
-  const said = await answer.json().catch(() => ({}));
+  const body = await answer.json().catch(() => ({}));
   if (answer.ok) {
-    outcome.textContent = `Started ${said.dag_run_id}.`;
+    outcome.textContent = `Started ${body.dag_run_id}.`;
   } else if (answer.status === 403) {
-    outcome.textContent = `You may not run ${dag}; ask somebody who may.`;
+    outcome.textContent = `You are not permitted to run ${dag}.`;
   } else {
-    outcome.textContent = `Airflow answers ${answer.status}: ${JSON.stringify(said.detail ?? "")}`;
+    outcome.textContent = `Airflow responds with ${answer.status}: ${JSON.stringify(body.detail ?? "")}`;
   }
 }
 
-// The frame that Airflow puts the page into may not navigate the window; a link of Airflow may.
+// The page runs in a frame that may not navigate the window, so Airflow's document clicks the link.
 function leave(event) {
   const link = event.target.closest("a[data-outer]");
   if (!link || !within) return;
