@@ -1,9 +1,8 @@
-"""Known weaknesses of the pinned packages, as far as the package index tells of them.
+"""Reports known vulnerabilities of the pinned packages; exits 1 if there are any.
 
-pip-audit asks the index, release by release (PyPI's JSON API), for the advisories of the Python
-Packaging Advisory Database. An index that has none, or no network, is said in one line and is no
-failure; a weakness is one, and ends with 1. With a report of pip-audit (`-f json`) as argument,
-that is judged and nothing is asked.
+pip-audit queries the package index (PyPI's JSON API) for the advisories of the Python Packaging
+Advisory Database. Without an answer the audit is skipped with a message, which is no failure. With
+a report of pip-audit (`-f json`) as argument, that report is evaluated instead.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIP_AUDIT = "pip-audit==2.10.1"
-# Advisory -> why it does not touch this project.
+# Advisory -> why it does not affect this project.
 ACCEPTED: dict[str, str] = {}
 
 
-def asked() -> str:
-    """pip-audit's report on requirements.txt; empty where it could not be made."""
+def audited() -> str:
+    """Return pip-audit's report on requirements.txt; empty where it fails."""
     uv = str(Path(sys.executable).parent / "uv")
     command = [uv, "tool", "run", "--from", PIP_AUDIT, "pip-audit"]
     options = "--no-deps --disable-pip --vulnerability-service pypi --progress-spinner off"
@@ -40,24 +39,24 @@ def asked() -> str:
 
 
 def judged(report: str) -> tuple[list[str], int]:
-    """What the report says, a line each, and the exit code."""
+    """Return lines about the report, and the exit code."""
     try:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
-        return ["audit: not done, the package index does not answer pip-audit"], 0
-    asked_of = [package for package in packages if "vulns" in package]
-    found = [
-        f"audit: {package['name']} {package['version']}: {one['id']},"
-        f" mended in {', '.join(one['fix_versions']) or 'no release'}"
-        for package in asked_of
-        for one in package["vulns"]
-        if one["id"] not in ACCEPTED
+        return ["audit: skipped, the package index does not answer pip-audit"], 0
+    known = [package for package in packages if "vulns" in package]
+    lines = [
+        f"audit: {package['name']} {package['version']}: {advisory['id']},"
+        f" fixed in {', '.join(advisory['fix_versions']) or 'no release'}"
+        for package in known
+        for advisory in package["vulns"]
+        if advisory["id"] not in ACCEPTED
     ]
-    count = f"audit: the package index told of {len(asked_of)} of {len(packages)} packages"
-    return [*found, f"{count}, {len(found)} known weaknesses"], int(bool(found))
+    count = f"audit: the package index knows {len(known)} of {len(packages)} packages"
+    return [*lines, f"{count}, {len(lines)} known vulnerabilities"], int(bool(lines))
 
 
 if __name__ == "__main__":
-    lines, code = judged(Path(sys.argv[1]).read_text() if len(sys.argv) > 1 else asked())
+    lines, code = judged(Path(sys.argv[1]).read_text() if len(sys.argv) > 1 else audited())
     print("\n".join(lines))
     sys.exit(code)

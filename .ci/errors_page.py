@@ -1,4 +1,4 @@
-"""Writes docs/errors.md from the source: every error, its exit code and remedies; make docs."""
+"""Writes docs/errors.md from the source: every error, its exit code and remedy; for `make docs`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ look up a symptom instead, see [troubleshooting](operations.md).
 
 
 def raised() -> dict[str, set[tuple[str, str]]]:
-    """Class -> (message, remedy) of each place that raises it."""
-    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    """Return the (message, remedy) of each place that raises an error, by class."""
+    messages: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for path in sorted(Path(inspect.getfile(sluice)).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -37,8 +37,8 @@ def raised() -> dict[str, set[tuple[str, str]]]:
                 remedy = _text(remedies[0]) if remedies else ""
                 if node.args or remedy:
                     message = _text(node.args[0]) if node.args else ""
-                    found[node.func.id].add((message, remedy))
-    return found
+                    messages[node.func.id].add((message, remedy))
+    return messages
 
 
 def page() -> str:
@@ -47,8 +47,8 @@ def page() -> str:
     for code, meaning in CODES.items():
         parts.append(f"\n## {code}: {meaning}\n")
         for kind in _kinds(code):
-            said = inspect.getdoc(kind) or ""
-            parts.append(f"\n**{kind.__name__}.** {said.splitlines()[0]}\n")
+            summary = inspect.getdoc(kind) or ""
+            parts.append(f"\n**{kind.__name__}.** {summary.splitlines()[0]}\n")
             rows = sorted(row for row in places[kind.__name__] if "".join(row).strip(".: "))
             if rows:
                 parts.append("\n| message | what to do |\n|---|---|\n")
@@ -65,7 +65,7 @@ def _kinds(code: int) -> Iterator[type[errors.SluiceError]]:
 
 
 def _text(node: ast.expr) -> str:
-    """A string expression, with `...` for what is put in."""
+    """Return the text of a string expression, with `...` for values."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):

@@ -1,15 +1,15 @@
-"""Measures the drain beside what else brings a topic into ClickHouse; run by `make bench`.
+"""Compares the drain with other ways to load a topic into ClickHouse; run by `make bench`.
 
     .venv/bin/python bench/drain.py [EVENTS [REPEATS [PICTURE.svg]]]
     .venv/bin/python bench/drain.py backlog [EVENTS]
 
-A broker and a ClickHouse of its own (BENCH_BROKER=host:port takes another, for tests alone; its
-topic cdc.orders is deleted); EVENTS (1,000,000) changes of orders on one topic: inserts,
-updates and deletes. Every way takes all of them, in a process of its own, in turns, REPEATS (3)
-times; medians count. `BENCH_PEERS_PYTHON` names the Python of an environment with quixstreams,
-clickhouse-connect and dlt[clickhouse]; without it those are left out.
+Starts its own broker and ClickHouse. BENCH_BROKER=host:port uses another broker, for tests only:
+its topic cdc.orders is deleted. One topic has EVENTS (1,000,000) inserts, updates and deletes of
+orders. Every way loads all of them REPEATS (3) times, alternating, each in its own process; medians
+are printed. `BENCH_PEERS_PYTHON` names the Python of an environment with quixstreams,
+clickhouse-connect and dlt[clickhouse]; without it those are skipped.
 
-`backlog` drains a topic of EVENTS (10,000,000) once and tells how its memory goes.
+`backlog` drains a topic of EVENTS (10,000,000) once and prints its memory over time.
 """
 
 from __future__ import annotations
@@ -66,12 +66,17 @@ SELECT JSONExtractInt(message, 'payload', 'id') AS id,
     JSONExtractString(message, 'metadata', 'operation') = 'delete' AS deleted
 FROM bench.queue
 """
-LIMIT = 300.0  # seconds that ClickHouse's engine is given
+LIMIT = 300.0  # timeout of ClickHouse's engine, seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One run of a way; CPU of its own process and of ClickHouse, memory in MB."""
+    """The result of one run.
+
+    Attributes:
+        cpu, server: CPU seconds of the process and of ClickHouse.
+        memory: highest memory of the process, MB.
+    """
 
     seconds: float
     cpu: float
@@ -80,7 +85,7 @@ class Measure:
 
 
 class Bench:
-    """A topic with so many events, and the ways to take them."""
+    """A topic with events, and the ways to load them."""
 
     def __init__(self, stack: Stack, environment: dict[str, str], events: int) -> None:
         self.stack, self.settings, self.events = stack, read_settings(environment), events
@@ -88,13 +93,13 @@ class Bench:
         self.peers = os.environ.get("BENCH_PEERS_PYTHON", "")
 
     def names(self) -> list[str]:
-        """Every way that can run here."""
+        """Return every way that can run here."""
         return ["consume", "insert", "drain", "engine"] + (
             ["quixstreams", "dlt"] if self.peers else []
         )
 
     def fill(self) -> None:
-        """Put the events onto the topic: 60 of 100 insert, 35 update, 5 delete."""
+        """Produce the events: 60 % inserts, 35 % updates, 5 % deletes."""
         options = {"linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
         producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, **options})
         for number in range(self.events):
@@ -113,16 +118,16 @@ class Bench:
         return Measure(**{**run, "server": self.server() - before})
 
     def way(self, name: str) -> dict[str, float]:
-        """In a process of its own."""
+        """Run a way in its own process; return what it measured."""
         with self.started(name) as process:
-            said, errors = process.communicate()
+            output, errors = process.communicate()
         if process.returncode:
             raise SystemExit(f"{name}: {errors[-2000:]}")
-        measured: dict[str, float] = json.loads(said.splitlines()[-1])
+        measured: dict[str, float] = json.loads(output.splitlines()[-1])
         return measured
 
     def started(self, name: str) -> subprocess.Popen[str]:
-        """The process of a way."""
+        """Start the process of a way."""
         python = self.peers if name in {"quixstreams", "dlt"} else sys.executable
         return subprocess.Popen(
             [python, str(WAYS), name, str(self.events)],
@@ -133,7 +138,7 @@ class Bench:
         )
 
     def backlog(self, steps: int) -> Iterator[str]:
-        """Drain all of it once: a line for each of `steps` parts, then one for all."""
+        """Drain all events once; yield a line for each of `steps` parts, then the totals."""
         self.empty()
         following = 1
         with self.started("drain") as process:
@@ -143,20 +148,20 @@ class Bench:
                 if (done := self.drained()) >= following * self.events // steps:
                     yield f"| {done:,} | {drain.memory_info().rss >> 20} |"
                     following += 1
-            said, errors = process.communicate()
+            output, errors = process.communicate()
         if process.returncode:
             raise SystemExit(f"drain: {errors[-2000:]}")
-        run = json.loads(said.splitlines()[-1])
+        run = json.loads(output.splitlines()[-1])
         yield f"| {self.drained():,} | {run['memory']:.0f} at most |"
         yield f"\n{self.events / run['seconds']:,.0f} events/s, {run['cpu']:.1f} CPU s"
 
     def drained(self) -> int:
-        """The checkpoint of the table."""
+        """Return the checkpoint of the table."""
         query = "SELECT max(next_offset) FROM cdc.checkpoints"
         return int(wiring.query(self.settings, query)[1][0][0])
 
     def environment(self) -> dict[str, str]:
-        """What a way finds the services by."""
+        """Return the environment of a way's process, with the services' addresses."""
         clickhouse = self.settings.clickhouse
         return {
             **self.stack.environment(),
@@ -169,7 +174,7 @@ class Bench:
         }
 
     def engine(self, number: int) -> dict[str, float]:
-        """ClickHouse's own Kafka table, with the settings that it has by default."""
+        """Load the topic by ClickHouse's Kafka table engine, with its default settings."""
         broker = self.settings.kafka.bootstrap
         with closing(ClickHouse(self.settings.clickhouse)) as clickhouse:
             clickhouse.execute(QUEUE.format(broker=broker, number=number))
@@ -177,7 +182,7 @@ class Bench:
             clickhouse.execute(VIEW)
             while self.committed(f"engine_{number}") < self.events:
                 if time.monotonic() - started > LIMIT:
-                    raise SystemExit(f"the engine did not take the events in {LIMIT:.0f} s")
+                    raise SystemExit(f"the engine did not load the events in {LIMIT:.0f} s")
                 time.sleep(0.1)
             seconds = time.monotonic() - started
             for name in ("queue_view", "queue"):
@@ -185,17 +190,17 @@ class Bench:
         return {"seconds": seconds, "cpu": 0.0, "memory": 0.0}
 
     def committed(self, group: str) -> int:
-        """A group's offset, which the engine commits after its rows are in the table."""
+        """Return a group's offset, which the engine commits after it has inserted the rows."""
         options = {"bootstrap.servers": self.settings.kafka.bootstrap, "group.id": group}
         consumer = Consumer(options)
         try:
-            (found,) = consumer.committed([TopicPartition("cdc.orders", 0)], timeout=10)
+            (partition,) = consumer.committed([TopicPartition("cdc.orders", 0)], timeout=10)
         finally:
             consumer.close()
-        return max(0, int(found.offset))
+        return max(0, int(partition.offset))
 
     def empty(self) -> None:
-        """Make the tables as before the first run."""
+        """Create or empty the tables."""
         orders = load_catalog("models").table("orders")
         with closing(ClickHouse(self.settings.clickhouse)) as clickhouse:
             clickhouse.execute("CREATE DATABASE IF NOT EXISTS bench")
@@ -204,12 +209,12 @@ class Bench:
                 clickhouse.execute(f"TRUNCATE TABLE cdc.{name}")
 
     def server(self) -> float:
-        """CPU seconds that ClickHouse has used."""
+        """Return the CPU seconds that ClickHouse has used."""
         times = psutil.Process(self.stack.states()["clickhouse"].pid).cpu_times()
         return float(times.user + times.system)
 
     def idle(self) -> tuple[float, int]:
-        """Seconds of a drain that finds nothing, median of ten, and parts that it made."""
+        """Return the median seconds of ten drains without events, and the parts they wrote."""
         parts = "SELECT count() FROM system.parts WHERE active OR NOT active"
         before = wiring.query(self.settings, parts)[1][0][0]
         runs = []
@@ -221,7 +226,7 @@ class Bench:
 
 
 def event(number: int) -> tuple[bytes, bytes]:
-    """Value and key of one change, as the relay writes them."""
+    """Return value and key of one change, as the relay writes them."""
     kind, lsn = number % 100, 0x1000000 + number // 5 * 0x100
     operation, key = ("insert", number + 1) if kind < 60 else ("update", number - 30)
     row = (
@@ -241,14 +246,14 @@ def event(number: int) -> tuple[bytes, bytes]:
 
 
 def open_to_peers(home: Path) -> None:
-    """Let ClickHouse's `default` do everything: peers need a database and an engine of theirs."""
+    """Grant ClickHouse's `default` everything: peers need their own database and an engine."""
     configuration = "<clickhouse><mlock_executable>false</mlock_executable></clickhouse>"
     (home / "run" / CONFIGURATION).write_text(configuration)
 
 
 @contextmanager
 def bench(events: int) -> Iterator[Bench]:
-    """Broker and ClickHouse, the topic filled."""
+    """Run broker and ClickHouse, with the topic filled."""
     with temporary_home() as home:
         environment = stack_environment(home) | {"SLUICE_CLICKHOUSE_USER": "default"}
         outside = os.environ.get("BENCH_BROKER", "")
@@ -265,39 +270,39 @@ def bench(events: int) -> Iterator[Bench]:
             Topics(settings.kafka).ensure(topics(catalog))
             with closing(ClickHouse(settings.clickhouse)) as clickhouse:
                 warehouse.create_warehouse(clickhouse, catalog)
-            made = Bench(stack, environment, events)
-            made.fill()
-            yield made
+            subject = Bench(stack, environment, events)
+            subject.fill()
+            yield subject
         finally:
             stack.stop()
 
 
 def median(runs: list[Measure]) -> Measure:
-    """Of each figure by itself."""
+    """Return the median of each figure."""
     figures = ("seconds", "cpu", "server", "memory")
     return Measure(**{f: statistics.median(getattr(run, f) for run in runs) for f in figures})
 
 
-def table(found: dict[str, Measure], events: int) -> Iterator[str]:
-    """Markdown, a line each; ratios are events per second against those of the drain."""
+def table(results: dict[str, Measure], events: int) -> Iterator[str]:
+    """Yield Markdown lines; ratios compare the drain's events per second with each way's."""
     yield "| way | events/s | the drain is | CPU s | CPU s of ClickHouse | MB |"
     yield "|---|---:|---:|---:|---:|---:|"
-    ours = found["drain"].seconds
-    for name, run in found.items():
+    ours = results["drain"].seconds
+    for name, run in results.items():
         yield (
             f"| {name} | {events / run.seconds:,.0f} | {run.seconds / ours:.2f} x |"
             f" {run.cpu:.1f} | {run.server:.1f} | {run.memory:.0f} |"
         )
 
 
-def picture(found: dict[str, Measure], events: int) -> str:
-    """Events per second as bars, SVG."""
-    most = max(events / run.seconds for run in found.values())
+def picture(results: dict[str, Measure], events: int) -> str:
+    """Return an SVG of events per second."""
+    most = max(events / run.seconds for run in results.values())
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{30 * len(found) + 10}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{30 * len(results) + 10}"'
         ' font-family="sans-serif" font-size="14">'
     ]
-    for row, (name, run) in enumerate(found.items()):
+    for row, (name, run) in enumerate(results.items()):
         rate, y = events / run.seconds, 30 * row + 5
         width, color = 400 * rate / most, "#0b7285" if name == "drain" else "#adb5bd"
         lines.append(f'<text x="4" y="{y + 17}">{name}</text>')
@@ -307,28 +312,28 @@ def picture(found: dict[str, Measure], events: int) -> str:
 
 
 def main() -> None:
-    """Print the table, and write the picture where one is asked for."""
+    """Print the table, and write the picture if it is named."""
     given = dict(enumerate(sys.argv))
     if given.get(1) == "backlog":
-        with bench(int(given.get(2, 10_000_000))) as made:
+        with bench(int(given.get(2, 10_000_000))) as subject:
             print("| events drained | MB |\n|---:|---:|")
-            for line in made.backlog(10):
+            for line in subject.backlog(10):
                 print(line, flush=True)
         return
     events, repeats = int(given.get(1, 1_000_000)), int(given.get(2, 3))
-    with bench(events) as made:
-        runs: dict[str, list[Measure]] = {name: [] for name in made.names()}
+    with bench(events) as subject:
+        runs: dict[str, list[Measure]] = {name: [] for name in subject.names()}
         for number in range(repeats):
-            for name, kept in runs.items():
-                kept.append(made.measure(name, number))
-                print(f"{number + 1}: {name}, {kept[-1].seconds:.1f} s", file=sys.stderr)
-        made.way("drain")
-        seconds, parts = made.idle()
-    found = {name: median(kept) for name, kept in runs.items()}
-    print("\n".join(table(found, events)))
-    print(f"\nA drain that finds nothing: {seconds:.2f} s, {parts} new parts in ten runs.")
+            for name, measures in runs.items():
+                measures.append(subject.measure(name, number))
+                print(f"{number + 1}: {name}, {measures[-1].seconds:.1f} s", file=sys.stderr)
+        subject.way("drain")
+        seconds, parts = subject.idle()
+    results = {name: median(measures) for name, measures in runs.items()}
+    print("\n".join(table(results, events)))
+    print(f"\nA drain without events: {seconds:.2f} s, {parts} new parts in ten runs.")
     if path := given.get(3):
-        Path(path).write_text(picture(found, events))
+        Path(path).write_text(picture(results, events))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One way of bringing a topic's events into ClickHouse, in a process of its own; see drain.py.
+"""Loads a topic's events into ClickHouse in one way, in its own process; see drain.py.
 
     python bench/drain_ways.py WAY EVENTS
 
-Prints JSON: seconds, CPU seconds, and the highest resident memory in MB. Start and imports are
-not counted. Addresses come from the environment. `quixstreams` and `dlt` run in an environment
-that has them, without Sluice.
+Prints JSON: seconds and CPU seconds without start and imports, and the highest resident memory in
+MB. Addresses come from the environment. `quixstreams` and `dlt` run in another environment, without
+Sluice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Work = Callable[[], None]
 
 
 def main() -> None:
-    """Prepare the way, then measure it."""
+    """Prepare a way, then measure it."""
     way, events = sys.argv[1], int(sys.argv[2])
     work = WAYS[way](events)
     started, used = time.monotonic(), time.process_time()
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def values(event: dict[str, Any]) -> list[Any]:
-    """An event as a row of the peers' table."""
+    """Return an event as a row of the peers' table."""
     row, metadata = event["payload"], event["metadata"]
     day = row.get("order_date") or "1970-01-01T00:00:00.000000Z"
     return [
@@ -51,7 +51,7 @@ def values(event: dict[str, Any]) -> list[Any]:
 
 
 def consumed(events: int) -> Iterator[list[Any]]:
-    """The topic's messages in lists, with nothing done to them."""
+    """Yield the topic's messages in lists."""
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(
@@ -78,7 +78,7 @@ def consume(events: int) -> Work:
 
 
 def drain(events: int) -> Work:
-    """Sluice."""
+    """Drain the topic by Sluice."""
     from sluice import wiring
     from sluice.settings import read_settings
 
@@ -92,7 +92,7 @@ def drain(events: int) -> Work:
 
 
 def insert(events: int) -> Work:
-    """The drain's own columns of one chunk, inserted again and again."""
+    """Insert the decoded columns of one chunk repeatedly."""
     from models.generated import OrderEvent
     from sluice.catalog import load_catalog
     from sluice.clients.clickhouse import ClickHouse
@@ -119,7 +119,7 @@ def insert(events: int) -> Work:
 
 
 def quixstreams(events: int) -> Work:
-    """quixstreams, whose sink writes batches through clickhouse-connect."""
+    """Load the topic by quixstreams, with a sink that writes by clickhouse-connect."""
     import clickhouse_connect
     from quixstreams import Application
     from quixstreams.sinks.base import BatchingSink, SinkBatch
@@ -147,7 +147,7 @@ def quixstreams(events: int) -> Work:
 
 
 def dlt(events: int) -> Work:
-    """dlt, which writes files of rows and loads them."""
+    """Load the topic by dlt, which writes files of rows and loads them."""
     import dlt as library
 
     os.environ["RUNTIME__LOG_LEVEL"] = "ERROR"

@@ -1,11 +1,10 @@
-"""Measures the fact on a ClickHouse of its own; run by `make bench` and alone:
+"""Measures the fact on its own ClickHouse; run by `make bench`, and alone:
 
     .venv/bin/python bench/fact.py 1000000 10000000 [PICTURE.svg]
 
-Each number is a size in order items, with 0.3 orders, 0.1 customers and 0.01 products to each.
-Prints the measures, then tables with their ratios; the picture shows the dashboards' ratios.
-Source rows are made in ClickHouse; ids follow dates, as a shop's do. Items choose their product,
-orders their customer at random.
+Each number is a size in order items, with 0.3 orders, 0.1 customers and 0.01 products per item.
+Prints the results, then tables with their ratios; the picture shows the dashboards' ratios. Source
+rows are generated in ClickHouse. Ids follow dates; products and customers are random.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tests.support.services import stack_environment, temporary_home
 Before = Callable[[int], object] | None
 DAYS = 730
 DATE = f"toDateTime64('2024-01-01', 6, 'UTC') + intDiv(number * {DAYS} * 86400, {{rows}})"
-# Table -> share of the items, and the columns of row `number`.
+# Storage -> source table, its rows per item, and the columns of row `number`.
 SOURCES = {
     "dim_customer": (
         "customers",
@@ -76,7 +75,7 @@ DASHBOARDS = {
     "best customers": "SELECT customer_id, sum(price) AS s FROM {t} GROUP BY 1 ORDER BY s DESC"
     " LIMIT 10",
 }
-# What a dashboard asks of the rollup `revenue_by_day` to get the same rows.
+# Queries on the rollup `revenue_by_day` with the same results.
 ROLLUPS = {
     "revenue by country, all": "SELECT country, sum(revenue) FROM olap.revenue_by_day GROUP BY 1",
     "revenue by category, a month": "SELECT category, sum(revenue) FROM olap.revenue_by_day"
@@ -85,7 +84,7 @@ ROLLUPS = {
 
 
 class Bench:
-    """One size."""
+    """The measurements of one size."""
 
     def __init__(self, clickhouse: ClickHouse, server: psutil.Process, items: int) -> None:
         self._execute, self._server = clickhouse.execute, server
@@ -97,7 +96,7 @@ class Bench:
         self.seen = dict(self.sizes)
 
     def fill(self) -> None:
-        """Make the source rows, as drained."""
+        """Write the source rows, as drained."""
         for (name,) in self._execute(
             "SELECT name FROM system.tables WHERE database = 'cdc' AND engine LIKE '%MergeTree'"
         ):
@@ -118,7 +117,7 @@ class Bench:
         )
 
     def change(self, storage: str, where: str, replaced: str) -> None:
-        """Give rows another value, as drained."""
+        """Change a value of rows, as drained."""
         table = SOURCES[storage][0]
         before = self.seen[table]
         self._execute(
@@ -130,9 +129,9 @@ class Bench:
         self._checkpoint(table)
 
     def cost(self, name: str, act: Callable[[], object], before: Before = None) -> dict[str, float]:
-        """What it costs, the median of three where something is done before each.
+        """Return elapsed seconds and ClickHouse's CPU seconds of a call.
 
-        Seconds of the clock, and seconds of CPU of ClickHouse, which others' work alters less.
+        With `before`, which runs before each call, the median of three calls.
         """
         seconds, cpu = [], []
         for repeat in range(3 if before else 1):
@@ -145,11 +144,11 @@ class Bench:
         return {f"{name}, s": statistics.median(seconds), f"{name}, CPU s": statistics.median(cpu)}
 
     def copy(self) -> None:
-        """A plain copy of the fact's rows."""
+        """Copy the fact's rows."""
         self._execute("INSERT INTO cdc.copy SELECT * FROM cdc.fact_order_item")
 
     def full_rebuild(self) -> dict[str, float]:
-        """What a full rebuild costs: until readers have it, and to merge its parts after that."""
+        """Return the cost of a full rebuild until readers see it, and of the merge afterwards."""
         passed: dict[str, tuple[float, float]] = {}
 
         def reached(point: str) -> None:
@@ -168,10 +167,10 @@ class Bench:
         return measures
 
     def dashboards(self, state: str) -> dict[str, float]:
-        """Each query on the view, in this state of the fact, and on the plain copy; of five."""
+        """Return the cost of each query on the view and on the plain copy, medians of five."""
         measures = {}
         while self._execute("SELECT count() FROM system.merges")[0][0]:
-            time.sleep(0.1)  # the copy's parts are merged too
+            time.sleep(0.1)  # the copy's parts are merged as well
         for name, query in DASHBOARDS.items():
             texts = {
                 f"{state}, {name}": query.format(t="olap.fact_order_item"),
@@ -190,13 +189,13 @@ class Bench:
         return measures
 
     def require_same(self) -> None:
-        """A rollup has the revenue of the fact's rows."""
+        """Assert that the rollup's sums equal those of the fact."""
         for name, query in ROLLUPS.items():
             fact = DASHBOARDS[name].format(t="olap.fact_order_item")
             assert sorted(self._execute(query)) == sorted(self._execute(fact)), name
 
     def measure(self) -> dict[str, float]:
-        """Every measure of this size."""
+        """Return every result of this size."""
         self.fill()
         with peak_memory(self._server) as peak:
             measures = self.full_rebuild()
@@ -222,18 +221,18 @@ class Bench:
         return measures
 
     def change_again(self, storage: str, where: str, replaced: str, repeat: int) -> None:
-        """The same rows, another value."""
+        """Change the same rows to another value."""
         self.change(storage, where, replaced.format(repeat=repeat))
 
 
 def cpu_seconds(server: psutil.Process) -> float:
-    """Seconds of CPU that it has used."""
+    """Return the CPU seconds that a process has used."""
     used = server.cpu_times()
     return float(used.user + used.system)
 
 
 def server_of(home: Path) -> psutil.Process:
-    """The home's ClickHouse."""
+    """Return the ClickHouse process of a home."""
     return next(
         process
         for process in psutil.process_iter(["cmdline"])
@@ -243,7 +242,7 @@ def server_of(home: Path) -> psutil.Process:
 
 @contextmanager
 def peak_memory(server: psutil.Process) -> Iterator[list[float]]:
-    """The most memory (RSS, MB) it takes meanwhile."""
+    """Record the highest memory (RSS, MB) of a process within the context."""
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
@@ -259,31 +258,31 @@ def peak_memory(server: psutil.Process) -> Iterator[list[float]]:
         watcher.join()
 
 
-def tables(found: dict[int, dict[str, float]]) -> Iterator[str]:
-    """Markdown, a line each: what rebuilds cost, and dashboards on the view beside a copy."""
-    yield "| s, and the part of the full rebuild |" + "".join(f" {n:,} items |" for n in found)
-    yield "|---|" + "---:|" * len(found)
-    rebuilds = [name for name in next(iter(found.values())) if name.startswith("incremental")]
+def tables(results: dict[int, dict[str, float]]) -> Iterator[str]:
+    """Yield Markdown lines: the cost of rebuilds, and of dashboards on the view and on a copy."""
+    yield "| s, and the part of the full rebuild |" + "".join(f" {n:,} items |" for n in results)
+    yield "|---|" + "---:|" * len(results)
+    rebuilds = [name for name in next(iter(results.values())) if name.startswith("incremental")]
     for name in ("full rebuild, s", "plain copy, s", "merge after it, s", *rebuilds):
         if name.endswith(", s"):
             cells = (
-                f" {m[name]:.2f} ({m[name] / m['full rebuild, s']:.1%}) |" for m in found.values()
+                f" {m[name]:.2f} ({m[name] / m['full rebuild, s']:.1%}) |" for m in results.values()
             )
             yield f"| {name[:-3]} |" + "".join(cells)
     memory = "peak memory of ClickHouse, MB"
-    yield f"| {memory} |" + "".join(f" {m[memory]:,.0f} |" for m in found.values())
-    for items, measures in found.items():
+    yield f"| {memory} |" + "".join(f" {m[memory]:,.0f} |" for m in results.values())
+    for items, measures in results.items():
         yield f"\n| {items:,} items | copy, ms |" + "".join(f" {state} |" for state in STATES)
         yield "|---|---:|" + "---:|" * len(STATES)
-        for query, of in asked():
+        for query, of in queried():
             copy = measures[f"plain copy, {query}, s"]
             states = (measures[f"{state}, {query}{of}, s"] for state in STATES)
             cells = (f" {seconds * 1000:.0f} ({seconds / copy:.1f} x) |" for seconds in states)
             yield f"| {query}{of} | {copy * 1000:.0f} |" + "".join(cells)
 
 
-def asked() -> Iterator[tuple[str, str]]:
-    """Each dashboard's name, and what is put behind it where a rollup is asked instead."""
+def queried() -> Iterator[tuple[str, str]]:
+    """Yield each dashboard's name, with an empty suffix, or `, rollup` for a query on a rollup."""
     for query in DASHBOARDS:
         yield query, ""
         if query in ROLLUPS:
@@ -291,8 +290,8 @@ def asked() -> Iterator[tuple[str, str]]:
 
 
 def picture(measures: dict[str, float]) -> str:
-    """How long each dashboard takes on the view, as a multiple of a plain copy; SVG."""
-    rows = list(asked())
+    """Return an SVG of each dashboard's time on the view, as a multiple of a plain copy."""
+    rows = list(queried())
     ratios = {
         (f"{query}{of}", state): measures[f"{state}, {query}{of}, s"]
         / measures[f"plain copy, {query}, s"]
@@ -325,9 +324,9 @@ def picture(measures: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Print the measures of each size, the tables, and all of it as JSON."""
+    """Print the results of each size, the tables, and JSON."""
     sizes = [int(size) for size in sys.argv[1:] if size.isdigit()] or [1_000_000, 10_000_000]
-    found = {}
+    results = {}
     with temporary_home() as home:
         environment = stack_environment(home)
         stack = Stack(read_settings(environment))
@@ -337,15 +336,15 @@ def main() -> None:
             with closing(ClickHouse(read_settings(environment).clickhouse)) as clickhouse:
                 warehouse.create_warehouse(clickhouse, load_catalog("models"))
                 for size in sizes:
-                    found[size] = Bench(clickhouse, server_of(home), size).measure()
-                    for name, value in found[size].items():
+                    results[size] = Bench(clickhouse, server_of(home), size).measure()
+                    for name, value in results[size].items():
                         print(f"{size:>10} items  {name:70} {value:12.3f}", flush=True)
         finally:
             stack.stop()
-    print("\n".join(tables(found)))
+    print("\n".join(tables(results)))
     if sys.argv[-1].endswith(".svg"):
-        Path(sys.argv[-1]).write_text(picture(found[sizes[-1]]))
-    print(json.dumps(found))
+        Path(sys.argv[-1]).write_text(picture(results[sizes[-1]]))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

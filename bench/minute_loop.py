@@ -1,7 +1,7 @@
-"""Measures the minute loop on a stack of its own; prints medians. Run by `make bench`.
+"""Measures the minute loop on its own stack; prints medians. Run by `make bench`.
 
-Warm start, memory (PSS) of the whole stack, length of the idle chain from the minute's tick to the
-end of the quality run, and seconds from a committed row to its fact row.
+Measures the warm start, the memory (PSS) of the whole stack, the time from the minute's tick to the
+end of the quality run without changes, and the time from a committed row to its fact row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLUICE = Path(sys.executable).parent / "sluice"
 
 
 def sluice(environment: dict[str, str], *arguments: str) -> float:
-    """Run a command; seconds."""
+    """Run a command; return the seconds it took."""
     started = time.monotonic()
     subprocess.run(
         [SLUICE, *arguments], env=environment, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL
@@ -44,7 +44,7 @@ def sluice(environment: dict[str, str], *arguments: str) -> float:
 
 
 def memory(home: str) -> float:
-    """PSS of all processes of the stack, MB."""
+    """Return the PSS of all processes of the stack, in MB."""
     total = 0
     for process in psutil.process_iter():
         try:
@@ -57,7 +57,7 @@ def memory(home: str) -> float:
 
 
 def chain(settings: Settings) -> float:
-    """Seconds from a minute's tick to the end of the quality run that follows it."""
+    """Return seconds from a minute's tick to the end of the quality run that follows it."""
     api = Stack(settings).airflow()
     before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
     while True:
@@ -69,7 +69,7 @@ def chain(settings: Settings) -> float:
 
 
 def commit_to_fact(settings: Settings, second: int) -> float:
-    """Seconds from a change that is committed at this second of a minute to its fact row."""
+    """Return seconds from a commit at this second of a minute to its fact row."""
     engine, name = make_engine(settings.postgres), f"bench {time.time()}"
     time.sleep((second - time.time()) % 60)
     with engine.begin() as connection:
@@ -89,7 +89,7 @@ def commit_to_fact(settings: Settings, second: int) -> float:
 
 
 def main() -> None:
-    """Print the measures as a table and as JSON."""
+    """Print the results as a table and as JSON."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as home:
         environment = stack_environment(Path(home))
         first = sluice(environment, "up", "--detach")

@@ -1,10 +1,10 @@
-"""Measures the CDC page with a long history behind it, as a viewer of a real api-server gets it.
+"""Measures the CDC page over a long history, as a viewer of a real api-server receives it.
 
     .venv/bin/python bench/page.py [ITEMS [DAYS]]
 
-Stores of its own. ITEMS (10,000,000) order items with their fact and history; in each table of
-`cdc` that the page reads, a row for every minute of DAYS (30), table and check. Prints the median
-and the worst of repeats, in milliseconds and kB, one client after the other; and as JSON.
+Starts its own stores with ITEMS (10,000,000) order items, their fact and history. Each table of
+`cdc` that the page reads has a row for every minute of DAYS (30), table and check. Prints the
+median and the worst time of repeated requests, in milliseconds, and their size; then JSON.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ PATHS = (
     "/sluice/api/v1/tables/order_items/versions?key={key}",
     "/sluice/api/v1/dead-letters",
     "/sluice/metrics",
-    "/api/v2/version",  # what Airflow itself takes for an answer
+    "/api/v2/version",  # Airflow's own API, for comparison
 )
 MINUTE = "now64(3) - toIntervalMinute(number)"
 NOISE = "(cityHash64(number, table) % 1000) / 1000"
 CHECKS = "['caught_up', 'gap', 'row_count']"
-# Table -> what its history is made of; `number` counts minutes back, `table` is a source table.
+# Table -> the query of its history; `number` counts minutes back, `table` is a source table.
 HISTORY = {
     "drains": f"SELECT table, {MINUTE}, 'e', number * 50, number * 50 + 50, 50, 0, {NOISE},"
     f" 30 + 30 * {NOISE} FROM minutes, tables",
@@ -79,7 +79,7 @@ HISTORY = {
 
 
 def fill(clickhouse: ClickHouse, home: Path, items: int, days: int) -> None:
-    """Make the data, and the pipeline's notes of `days`, a part for each day."""
+    """Write the data, and the pipeline's records of `days`, one part for each day."""
     data = Bench(clickhouse, server_of(home), items)
     data.fill()
     data.full_rebuild()
@@ -97,7 +97,7 @@ def fill(clickhouse: ClickHouse, home: Path, items: int, days: int) -> None:
 
 
 def measure(address: str, key: int) -> dict[str, dict[str, float]]:
-    """Path -> median and worst milliseconds of the repeats, and kB of the answer."""
+    """Return median and worst milliseconds, and kB of the response, by path."""
     with httpx.Client(base_url=address, timeout=60) as client:
         login = {"username": "viewer", "password": "viewer"}
         token = client.post("/auth/token", json=login).json()["access_token"]
@@ -106,7 +106,7 @@ def measure(address: str, key: int) -> dict[str, dict[str, float]]:
 
 
 def _measured(client: httpx.Client, path: str) -> dict[str, float]:
-    client.get(path).raise_for_status()  # the first one loads what the others find loaded
+    client.get(path).raise_for_status()  # the first request loads code and caches
     times, length = [], 0
     for _ in range(REPEATS):
         started = time.monotonic()
@@ -119,7 +119,7 @@ def _measured(client: httpx.Client, path: str) -> dict[str, float]:
 
 @contextmanager
 def stores() -> Iterator[Settings]:
-    """PostgreSQL, broker and ClickHouse, with changes of the store on the topics and a slot."""
+    """Run PostgreSQL, broker and ClickHouse, with a slot and changes of the store on the topics."""
     with temporary_home() as home:
         environment = stack_environment(home)
         Stack(read_settings(environment)).launch()
@@ -139,22 +139,22 @@ def stores() -> Iterator[Settings]:
 
 
 def main() -> None:
-    """Fill, measure, print."""
+    """Fill the stores, measure, and print the results."""
     items, days = [*map(int, sys.argv[1:]), *(10_000_000, 30)[len(sys.argv) - 1 :]]
     with stores() as settings, TemporaryDirectory() as home:
         with closing(ClickHouse(settings.clickhouse)) as clickhouse:
             fill(clickhouse, settings.home, items, days)
         migrate(Path(home))
         with api_server(airflow_environment(Path(home), settings)) as address:
-            found = measure(address, key=items // 2)
+            results = measure(address, key=items // 2)
     print(f"{items} order items, {days} days; {REPEATS} repeats")
-    for path, values in found.items():
+    for path, values in results.items():
         late = "" if values["median"] < AIM_MS else f"  over {AIM_MS:.0f} ms"
         print(
             f"{path:60} {values['median']:7.0f} ms, worst {values['worst']:5.0f}"
             f" {values['kB']:7.1f} kB{late}"
         )
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Measures checks of rows that are equal, of one row that is not, and a resync, side by side.
+"""Compares checks of equal rows, checks with one wrong row, and a resync.
 
-Usage: bench/quality.py [ROWS [PICTURE.svg]]. A stack of its own, `order_items` filled with ROWS
-(1,000,000) on both sides. Each way is timed, with the CPU seconds that PostgreSQL and this process
-spend on it. What it takes to pinpoint one wrong row is the check that finds it less the one before.
-reladiff takes part where RELADIFF_PYTHON names the Python of an environment that has it.
+Usage: bench/quality.py [ROWS [PICTURE.svg]]. Starts its own stack with ROWS (1,000,000)
+`order_items` on both sides. Prints the seconds of each way, and the CPU seconds of PostgreSQL and
+of this process. The cost of pinpointing a row is that of the check which finds it less that of the
+check before. reladiff is included if RELADIFF_PYTHON names the Python of an environment with it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ print(len(list(diff_tables(one, other, extra_columns=columns))), "lines of diffe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One way, how long it took, and what PostgreSQL and this process spent on it, CPU seconds."""
+    """The result of one way; `postgres` and `own` are CPU seconds of server and this process."""
 
     name: str
     seconds: float
@@ -85,7 +85,7 @@ class Measure:
 
 
 def postgres_seconds(home: Path) -> float:
-    """CPU seconds that the server's processes have used, those that have ended included."""
+    """Return the CPU seconds that the server's processes have used, including ended ones."""
     total = 0.0
     for process in psutil.process_iter():
         try:
@@ -99,23 +99,23 @@ def postgres_seconds(home: Path) -> float:
 
 
 def measured(home: Path, name: str, call: Callable[[], object]) -> Measure:
-    """Time a call and print it."""
+    """Measure a call, and print the result."""
     cpu, own, started = postgres_seconds(home), time.process_time(), time.monotonic()
     found = call()
-    made = Measure(
+    measure = Measure(
         name=name,
         seconds=time.monotonic() - started,
         postgres=postgres_seconds(home) - cpu,
         own=time.process_time() - own,
         found=found,
     )
-    spent = f"{made.seconds:.1f} | {made.postgres:.1f} | {made.own:.1f}"
+    spent = f"{measure.seconds:.1f} | {measure.postgres:.1f} | {measure.own:.1f}"
     print(f"| {name} | {spent} | {found} |", flush=True)
-    return made
+    return measure
 
 
-def _asking(settings: Settings, query: str) -> Request:
-    """A request of ClickHouse's HTTP port."""
+def _request(settings: Settings, query: str) -> Request:
+    """Return a request of ClickHouse's HTTP port."""
     clickhouse = settings.clickhouse
     return Request(
         f"http://127.0.0.1:{clickhouse.http_port}/?query={quote(query)}",
@@ -127,63 +127,63 @@ def _asking(settings: Settings, query: str) -> Request:
 
 
 class Bench:
-    """The ways, on one stack."""
+    """The ways to compare, on one stack."""
 
     def __init__(self, settings: Settings, rows: int) -> None:
         self.settings, self.rows = settings, rows
 
     def copied(self, sink: Any) -> int:
-        """COPY the table in its key's order."""
+        """COPY the table in key order; return the number of rows."""
         with self.postgres() as cursor:
             cursor.copy_expert(DUMP, sink)
             return int(cursor.rowcount)
 
     @contextmanager
     def postgres(self) -> Iterator[Any]:
-        """A cursor on PostgreSQL."""
+        """Open a cursor on PostgreSQL."""
         options = connection_options(self.settings.postgres)
         with closing(psycopg2.connect(**options)) as connection, connection.cursor() as cursor:
             yield cursor
 
     def copied_away(self) -> int:
-        """COPY to nowhere."""
+        """COPY the table to /dev/null."""
         with Path(os.devnull).open("wb") as sink:
             return self.copied(sink)
 
     def counted(self) -> str:
-        """The rows of both sides."""
+        """Return the row counts of both sides."""
         with self.postgres() as cursor:
             cursor.execute("SELECT count(*) FROM order_items")
-            (one,) = cursor.fetchone()
-        ((other,),) = wiring.query(self.settings, "SELECT count() FROM cdc.bench_items")[1]
-        return f"{one}, {other}"
+            (source,) = cursor.fetchone()
+        ((stored,),) = wiring.query(self.settings, "SELECT count() FROM cdc.bench_items")[1]
+        return f"{source}, {stored}"
 
     def checked(self) -> str:
-        """What the deep check finds in the table."""
+        """Return the findings of the deep check of the table."""
         outcomes, table = Outcomes(), load_catalog(self.settings.models).table("order_items")
-        found = wiring.differences(self.settings, [table], outcomes)
+        results = wiring.differences(self.settings, [table], outcomes)
         outcomes.require()
-        ((_, findings),) = found
-        return "; ".join(found.sentence() for found in findings.differences) or "equal"
+        ((_, findings),) = results
+        return "; ".join(difference.sentence() for difference in findings.differences) or "equal"
 
     def dumped(self) -> str:
-        """Dump both sides as text and compare the files."""
+        """Dump both sides as text and diff the files."""
         query = (
             f"SELECT {COLUMNS.replace('price', 'toDecimalString(price, 2)')}"
             " FROM cdc.bench_items ORDER BY id FORMAT TSV"
         )
         with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
-            one, other = Path(folder, "postgres"), Path(folder, "clickhouse")
-            with one.open("wb") as sink:
+            source, stored = Path(folder, "postgres"), Path(folder, "clickhouse")
+            with source.open("wb") as sink:
                 self.copied(sink)
-            with other.open("wb") as file, urlopen(_asking(self.settings, query)) as answer:
+            with stored.open("wb") as file, urlopen(_request(self.settings, query)) as answer:
                 shutil.copyfileobj(answer, file, 1 << 20)
-            command = ["diff", "--speed-large-files", str(one), str(other)]
+            command = ["diff", "--speed-large-files", str(source), str(stored)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.replace("\n", " ").replace("\t", " ") or "equal"
 
     def reladiff(self, python: str) -> str:
-        """The same tables by reladiff, its own defaults."""
+        """Compare the same tables by reladiff with its defaults."""
         postgres, clickhouse = self.settings.postgres, self.settings.clickhouse
         databases = [
             f"postgresql://{postgres.user}:{quote(postgres.password.get_secret_value())}"
@@ -200,12 +200,12 @@ class Bench:
         return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
     def resynced(self) -> int:
-        """Read the table again."""
+        """Resync the table; return the number of rows."""
         return wiring.resync(self.settings, "order_items").rows
 
 
 def compare(bench: Bench, home: Path) -> list[Measure]:
-    """Every way on equal rows, and those that look at values on one wrong row."""
+    """Measure every way on equal rows, and those that compare values on one wrong row."""
     reladiff = os.environ.get("RELADIFF_PYTHON", "")
     ways: list[tuple[str, Callable[[], object]]] = [
         ("sluice, every column", bench.checked),
@@ -215,47 +215,47 @@ def compare(bench: Bench, home: Path) -> list[Measure]:
         ways.append(("reladiff", lambda: bench.reladiff(reladiff)))
     head = "| way | seconds | PostgreSQL, CPU s | the process, CPU s | found |"
     print(f"{head}\n|---|---|---|---|---|", flush=True)
-    bench.checked()  # what the first drain left to be merged is merged by now
-    found = [measured(home, "count(*) on both sides", bench.counted)]
-    found += [measured(home, f"{name}, equal rows", call) for name, call in ways]
+    bench.checked()  # gives ClickHouse time to merge the first drain's parts
+    results = [measured(home, "count(*) on both sides", bench.counted)]
+    results += [measured(home, f"{name}, equal rows", call) for name, call in ways]
     wiring.query(bench.settings, SPOIL.format(key=bench.rows // 3))
-    found += [measured(home, f"{name}, one wrong row", call) for name, call in ways]
-    clean, wrong = found[1], found[1 + len(ways)]
+    results += [measured(home, f"{name}, one wrong row", call) for name, call in ways]
+    clean, wrong = results[1], results[1 + len(ways)]
     print(f"to pinpoint one wrong row: {wrong.seconds - clean.seconds:.1f} s more", flush=True)
-    found.append(measured(home, "COPY TO STDOUT alone", bench.copied_away))
-    found.append(measured(home, "resync of the table", bench.resynced))
-    for one in found[-2:]:
-        print(f"{one.name}: {int(str(one.found)) / one.seconds:,.0f} rows/s", flush=True)
+    results.append(measured(home, "COPY TO STDOUT alone", bench.copied_away))
+    results.append(measured(home, "resync of the table", bench.resynced))
+    for result in results[-2:]:
+        print(f"{result.name}: {int(str(result.found)) / result.seconds:,.0f} rows/s", flush=True)
     print(f"after the resync: {bench.checked()}", flush=True)
-    return found
+    return results
 
 
 def picture(measures: list[Measure], path: Path) -> None:
-    """Horizontal bars of the seconds, as SVG."""
-    longest, height = max(one.seconds for one in measures), 26
+    """Write an SVG of the seconds of each way."""
+    longest, height = max(measure.seconds for measure in measures), 26
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height * len(measures) + 8}"'
         ' font-family="system-ui, sans-serif" font-size="13" role="img"'
         ' aria-label="Seconds of each way">',
         '<rect width="100%" height="100%" fill="#fff"/>',
     ]
-    for at, one in enumerate(measures):
-        top, width = 4 + at * height, max(1, round(440 * one.seconds / longest))
-        ours = one.name.startswith(("sluice", "resync"))
+    for at, measure in enumerate(measures):
+        top, width = 4 + at * height, max(1, round(440 * measure.seconds / longest))
+        ours = measure.name.startswith(("sluice", "resync"))
         lines += [
-            f'<text x="230" y="{top + 17}" text-anchor="end" fill="#222">{one.name}</text>',
+            f'<text x="230" y="{top + 17}" text-anchor="end" fill="#222">{measure.name}</text>',
             f'<rect x="238" y="{top + 4}" width="{width}" height="18" rx="2"'
             f' fill="{"#2563eb" if ours else "#94a3b8"}"/>',
-            f'<text x="{244 + width}" y="{top + 17}" fill="#222">{one.seconds:.1f} s</text>',
+            f'<text x="{244 + width}" y="{top + 17}" fill="#222">{measure.seconds:.1f} s</text>',
         ]
     path.write_text("\n".join([*lines, "</svg>", ""]))
 
 
 @contextmanager
 def filled(rows: int) -> Iterator[tuple[Settings, Path]]:
-    """A stack whose `order_items` has so many rows on both sides, and its home."""
+    """Run a stack whose `order_items` has `rows` more rows on both sides; yield it and its home."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
-        patient = {"SLUICE_QUALITY_SECONDS": "600"}  # the relay goes past what `fill` wrote
+        patient = {"SLUICE_QUALITY_SECONDS": "600"}  # the relay has to pass what `fill` wrote
         environment = stack_environment(Path(folder)) | patient
         Stack(read_settings(environment)).launch()
         settings = read_settings(environment)
@@ -276,7 +276,7 @@ def filled(rows: int) -> Iterator[tuple[Settings, Path]]:
 
 
 def fill(settings: Settings, rows: int) -> None:
-    """Put so many rows into both sides, past the relay and the drain, which are not measured."""
+    """Insert rows on both sides without relay and drain, which are not measured."""
     bench = Bench(settings, rows)
     with make_engine(settings.postgres).begin() as connection:
         last = connection.scalar(text("SELECT coalesce(max(id), 0) FROM order_items"))
@@ -290,7 +290,7 @@ def fill(settings: Settings, rows: int) -> None:
         new = f"SELECT {COLUMNS}, {VERSION} FROM order_items WHERE id > {last}"
         cursor.copy_expert(f"COPY ({new}) TO STDOUT", file)
         file.seek(0)
-        request = _asking(settings, INSERT)
+        request = _request(settings, INSERT)
         request.data = file
         request.add_header("Content-Length", str(os.fstat(file.fileno()).st_size))
         urlopen(request).close()
@@ -305,7 +305,7 @@ def drained(settings: Settings) -> None:
 
 
 def main(rows: int, path: str) -> None:
-    """Set up, measure, take down."""
+    """Start a stack, measure, and stop it."""
     with filled(rows) as (settings, home):
         measures = compare(Bench(settings, rows), home)
     if path:

@@ -1,12 +1,11 @@
-"""Soaks the checks: an hour's changes and an hour's checks, in as little time as it takes.
+"""Soaks the checks: runs an hour's changes and an hour's checks as fast as possible.
 
 Not part of `make bench`. Usage: bench/quality_soak.py [ROWS [CHANGES [CHECKS [DEEP_EVERY
-[MINUTES]]]]]; as given without, 1,000,000 rows, 3,600,000 changes (an hour of 1,000 a second), 60
-checks of which every fifth is a deep one, two hours at most. Changes are made as fast as the relay
-and the drain follow, but not faster than MOST_A_SECOND. Every third deep check has corruptions to
-find, planted in ClickHouse beside the writes, and repairs them. In all other checks there must be
-no finding; exit 1 where there is one, where one is missed, or where the minutes were over before
-all checks were made.
+[MINUTES]]]]]. Defaults: 1,000,000 rows, 3,600,000 changes (an hour of 1,000 per second), 60 checks
+of which every fifth is deep, 120 minutes at most. Changes are made as fast as relay and drain
+follow, up to MOST_PER_SECOND. Before every third deep check, corruptions are planted in ClickHouse;
+the check has to find them, and they are repaired. All other checks must have no finding. Exits 1 if
+one has, if a corruption is missed, or if the time is over before the last check.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ from tests.support.pipeline import CATALOG, checked
 from tests.support.services import stack_environment
 
 T = TypeVar("T")
-AT_ONCE = 20  # changes of a transaction
+PER_COMMIT = 20  # changes of a transaction
 MOST_BEHIND = 64 << 20  # bytes of WAL that the writer may be ahead of what is drained
-MOST_A_SECOND = 6000  # changes; faster, and an hour's are made before an hour's checks
+MOST_PER_SECOND = 6000  # changes; faster, they would end before the checks
 LEFT_ALONE = 1000  # the last rows, which no change touches: corruptions are planted there
 FILL = """
 INSERT INTO order_items (order_id, product_id, quantity, price)
@@ -52,7 +51,7 @@ FROM generate_series(1, :rows) AS i,
     (SELECT array_agg(id) AS o FROM orders) AS orders,
     (SELECT array_agg(id) AS p FROM products) AS products
 """
-# So many changes of random rows; half of what is inserted is deleted again.
+# Changes random rows: half of the inserted rows are deleted again.
 CHANGE = """
 CREATE FUNCTION soak_change(changes int, most int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -77,7 +76,7 @@ BEGIN
 END $$
 """
 SAME = "INSERT INTO cdc.src_order_item SELECT * REPLACE ({}) FROM cdc.src_order_item FINAL"
-# Of the rows k to k + 4. They were changed in PostgreSQL before, and k + 3 was deleted.
+# Corruptions of the rows k to k + 4, which PREPARE has changed, and of which it deleted k + 3.
 PLANT = (
     "DELETE FROM cdc.src_order_item WHERE id = {k}",  # missing
     SAME.format("quantity + 1 AS quantity, _version + 1 AS _version") + " WHERE id = {k} + 1",
@@ -87,7 +86,7 @@ PLANT = (
     " WHERE id = {k} + 2 ORDER BY _version LIMIT 1",
     "DELETE FROM cdc.history_order_items WHERE id = {k} + 2 AND _version ="
     " (SELECT max(_version) FROM cdc.history_order_items WHERE id = {k} + 2)",
-    # a lost delete, and a row too many, which makes up for the missing one
+    # a lost delete, and an extra row, which compensates for the missing one
     "INSERT INTO cdc.src_order_item SELECT * REPLACE (0 AS _is_deleted, _version + 1 AS _version)"
     " FROM cdc.history_order_items WHERE id = {k} + 3 ORDER BY _version DESC LIMIT 1",
     "INSERT INTO cdc.src_order_item SELECT * REPLACE (1000000000 + id AS id, {k} AS _version)"
@@ -101,7 +100,7 @@ PREPARE = (
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What the soak saw; `seconds` of each kind of check."""
+    """The results of the soak; `seconds` are the durations of each kind of check."""
 
     checks: int = 0
     alarms: int = 0
@@ -113,7 +112,7 @@ class Tally:
 
 
 class Writer(threading.Thread):
-    """Changes rows until told to stop, as fast as the pipeline follows and as it is let."""
+    """Changes rows until stopped, as fast as the pipeline follows, up to MOST_PER_SECOND."""
 
     def __init__(self, settings: Settings, engine: Engine, most: int) -> None:
         super().__init__()
@@ -126,24 +125,24 @@ class Writer(threading.Thread):
         change = text("SELECT soak_change(:changes, :most)")
         begun = time.monotonic()
         with self._engine.connect() as connection:
-            while not self.stop.wait(begun + self.changes / MOST_A_SECOND - time.monotonic()):
+            while not self.stop.wait(begun + self.changes / MOST_PER_SECOND - time.monotonic()):
                 for _ in range(50):
-                    connection.execute(change, {"changes": AT_ONCE, "most": self._most})
+                    connection.execute(change, {"changes": PER_COMMIT, "most": self._most})
                     connection.commit()
-                    self.changes += AT_ONCE
+                    self.changes += PER_COMMIT
                 while source.slot(slot).lag_bytes > MOST_BEHIND and not self.stop.wait(0.2):
                     pass
 
 
 class Soak:
-    """Checks of one stack under writes."""
+    """Checks one stack under writes."""
 
     def __init__(self, settings: Settings, engine: Engine, rows: int) -> None:
         self.settings, self.engine, self.tally = settings, engine, Tally()
         self.changes, self._quiet = 0, rows - LEFT_ALONE
 
     def run(self, changes: int, checks: int, deep_every: int, minutes: int) -> Tally:
-        """So many checks, spread over so many changes; fewer where the minutes are over."""
+        """Run checks, distributed over the changes, up to the time limit."""
         with self.engine.begin() as connection:
             connection.execute(text(CHANGE))
         writer = Writer(self.settings, self.engine, self._quiet - 1)
@@ -176,7 +175,7 @@ class Soak:
             self._patiently(partial(wiring.drain, self.settings, table.name))
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Again where a service did not answer in time, as a task would be."""
+        """Retry a call when a service does not answer in time, as Airflow would retry a task."""
         while True:
             try:
                 return call()
@@ -199,7 +198,7 @@ class Soak:
                 print(f"check {number}: {check.sentence()}", flush=True)
 
     def _find(self, first: int) -> None:
-        """Plant corruptions from this row on; find exactly those; repair them."""
+        """Plant corruptions from this row on, require that exactly those are found, and repair."""
         with self.engine.begin() as connection:
             for statement in PREPARE:
                 connection.execute(text(statement.format(k=first)))
@@ -221,8 +220,8 @@ class Soak:
         self._patiently(repair)
 
 
-def told(tally: Tally, changes: int, seconds: float) -> None:
-    """Print what came of it."""
+def report(tally: Tally, changes: int, seconds: float) -> None:
+    """Print the results."""
     each = ", ".join(
         f"{len(spent)} {kind} checks, {sorted(spent)[len(spent) // 2]:.1f} s in the middle,"
         f" {max(spent):.1f} s at most"
@@ -231,8 +230,8 @@ def told(tally: Tally, changes: int, seconds: float) -> None:
     )
     print(
         f"soak: {seconds:.0f} s, {tally.checks} checks, {changes} changes in transactions of"
-        f" {AT_ONCE} ({changes / seconds:.0f}/s); {each}; {tally.alarms} alarms,"
-        f" {tally.unsettled} unsettled, {tally.again} tried again because a service did not answer;"
+        f" {PER_COMMIT} ({changes / seconds:.0f}/s); {each}; {tally.alarms} alarms,"
+        f" {tally.unsettled} unsettled, {tally.again} retried because a service did not answer;"
         f" {tally.found} of {tally.planted} planted corruptions found",
         flush=True,
     )
@@ -245,10 +244,10 @@ def main(
     deep_every: int = 5,
     minutes: int = 120,
 ) -> int:
-    """Set up, soak, take down."""
+    """Start a stack, soak it, and stop it."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
         os.environ.update(stack_environment(Path(folder)))  # the relay is a program of the stack
-        os.environ["SLUICE_QUALITY_SECONDS"] = "600"  # as slow as others on the machine make it
+        os.environ["SLUICE_QUALITY_SECONDS"] = "600"  # the machine may be busy
         Stack(read_settings(os.environ)).launch()
         settings = read_settings(os.environ)
         stack = Stack(settings)
@@ -272,7 +271,7 @@ def main(
             soak = Soak(settings, engine, rows + last)
             begun = time.monotonic()
             tally = soak.run(changes, checks, deep_every, minutes)
-            told(tally, soak.changes, time.monotonic() - begun)
+            report(tally, soak.changes, time.monotonic() - begun)
             missed = tally.found < tally.planted or tally.checks < checks
             return int(tally.alarms > 0 or missed)
         finally:

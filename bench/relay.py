@@ -1,13 +1,13 @@
-"""Measures the relay beside its limits, on servers of its own; by `make bench`, and alone:
+"""Measures the relay and its limits on its own servers; run by `make bench`, and alone:
 
     .venv/bin/python bench/relay.py [REPEATS [ROWS [PICTURE.svg]]]
 
 Stream: from WAL that is already written to the last change acknowledged by the broker and confirmed
-to Postgres; its limit is pg_recvlogical, which writes the same slot plugin's output to /dev/null.
-Snapshot: to the last row acknowledged; its limit is `COPY ... TO STDOUT` to /dev/null.
+to PostgreSQL. Its limit is pg_recvlogical, which writes the output of the same plugin to /dev/null.
+Snapshot: to the last acknowledged row. Its limit is `COPY ... TO STDOUT` to /dev/null.
 
-Beside them the broker's own limit: the same messages, prepared, produced by the relay's producer to
-the last acknowledgement. And of a snapshot, its rows read as JSON and parted, but not produced.
+The broker's limit is measured as well: prepared messages, sent by the relay's producer, to the last
+acknowledgement. For a snapshot, so is reading rows as JSON messages without producing them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.faults.source import CATALOG, Source
 from tests.support.services import stack_environment, temporary_home
 from tests.support.waiting import until
 
-# Name -> SQL that changes {rows} rows, in transactions of 100 where it commits.
+# SQL that changes {rows} rows in transactions of 100.
 LOOP = "DO $$ BEGIN FOR i IN 1..{rows}/100 LOOP {body}; COMMIT; END LOOP; END $$"
 INSERT = "INSERT INTO things SELECT i * 100 + j, {name} FROM generate_series(1, 100) j"
 KILOBYTE = "(SELECT string_agg(md5((i * k)::text), '') FROM generate_series(1, 32) k)"
@@ -46,7 +46,7 @@ KILOBYTE = "(SELECT string_agg(md5((i * k)::text), '') FROM generate_series(1, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Changes to write, and how many of `rows` they are."""
+    """Changes to write; `share` is their number relative to `rows`."""
 
     name: str
     statement: str
@@ -74,7 +74,7 @@ WORKLOADS = (
         share=5,
     ),
 )
-# Name, SQL of a row's text, and how many of `rows` there are.
+# Name, SQL of a row's text, and the number of rows relative to `rows`.
 SNAPSHOTS = (
     ("snapshot of small rows", "'row ' || i", 1.0),
     ("snapshot of rows of 1 kB", KILOBYTE.replace("i * k", "i::int8 * k"), 0.2),
@@ -83,7 +83,7 @@ SNAPSHOTS = (
 
 @contextmanager
 def own_source() -> Iterator[Source]:
-    """PostgreSQL and broker, set for a benchmark."""
+    """Run PostgreSQL and broker with settings for a benchmark."""
     with temporary_home() as home:
         environment = stack_environment(home)
         Stack(read_settings(environment)).launch()
@@ -94,7 +94,7 @@ def own_source() -> Iterator[Source]:
             ensure_database(settings.postgres, settings.postgres.database)
             source = Source(settings, stack)
             source.sql(
-                "ALTER SYSTEM SET wal_sender_timeout = 0",  # processes are held while WAL is made
+                "ALTER SYSTEM SET wal_sender_timeout = 0",  # the relay is stopped meanwhile
                 "ALTER SYSTEM SET max_wal_size = '20GB'",
                 "SELECT pg_reload_conf()",
             )
@@ -104,7 +104,7 @@ def own_source() -> Iterator[Source]:
 
 
 def fresh(source: Source) -> Source:
-    """A slot of its own, empty tables, and a broker without memory of what was before."""
+    """Return a source with a new slot, empty tables and an empty broker."""
     source.stack.restart(("broker",), lambda _: None)
     source.sql(
         "DROP TABLE IF EXISTS parts, things",
@@ -115,7 +115,7 @@ def fresh(source: Source) -> Source:
 
 
 def forget(source: Source) -> None:
-    """Drop what `fresh` will make anew."""
+    """Drop the slots and the publication, which `fresh` recreates."""
     until(lambda: not source.active(), "no session reads from the slot")
     source.sql(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
@@ -126,11 +126,12 @@ def forget(source: Source) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run came to, in rows a second, and the relay's most memory in bytes.
+    """The results of one run, in rows per second.
 
     Attributes:
-        limit: PostgreSQL's own client, to /dev/null.
-        produced: prepared messages, to the broker.
+        limit: by PostgreSQL's client, to /dev/null.
+        produced: by the producer alone, with prepared messages.
+        memory: the relay's highest memory, in bytes.
     """
 
     limit: float
@@ -140,7 +141,7 @@ class Run:
 
 
 def produced(source: Source, count: int) -> float:
-    """Messages a second when nothing but producing them is to be done."""
+    """Return messages per second of producing prepared messages."""
     with closing(KafkaLog(source.settings.kafka)) as changes:
         records = list(islice(chain(*changes.read("cdc.things", 0, Chunk(events=5000), 60)), 5000))
     publisher, batch = Publisher(source.settings.kafka, lambda: None), Batch()
@@ -154,20 +155,20 @@ def produced(source: Source, count: int) -> float:
 
 
 class Nowhere:
-    """Takes a snapshot's messages and drops them."""
+    """A publisher that drops a snapshot's messages."""
 
     def publish(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         """Drop it."""
 
     def flush(self, batch: Batch) -> None:
-        """Nothing is under way."""
+        """Do nothing."""
 
     def reject(self, topic: str, key: bytes | None, value: bytes, batch: Batch) -> None:
         """Drop it."""
 
 
 def read_alone(source: Source, rows: int) -> float:
-    """A snapshot's rows a second when its messages are made and dropped."""
+    """Return a snapshot's rows per second when its messages are dropped."""
     (table,) = (table for table in CATALOG.tables if table.name == "things")
     with slots.session(source.settings.postgres) as cursor:
         reader = RowReader(cursor, table, Nowhere(), Batch(end_lsn=1), lambda: None)
@@ -177,7 +178,7 @@ def read_alone(source: Source, rows: int) -> float:
 
 
 def stream(source: Source, workload: Workload, rows: int) -> Run:
-    """Changes that are pending in the WAL, to the last one confirmed."""
+    """Measure changes that are pending in the WAL, to the last one confirmed."""
     count = max(100, int(rows * workload.share))
     source = fresh(source)
     with source.process() as relay:
@@ -200,7 +201,7 @@ def stream(source: Source, workload: Workload, rows: int) -> Run:
 
 
 def seconds(source: Source, end: int) -> float:
-    """How long pg_recvlogical takes to the end."""
+    """Return the seconds that pg_recvlogical takes to the end."""
     postgres = source.settings.postgres
     options = {
         "--slot": "limit",
@@ -219,7 +220,7 @@ def seconds(source: Source, end: int) -> float:
 
 
 def timed(command: list[str], source: Source) -> float:
-    """Seconds that a client of PostgreSQL takes, its output thrown away."""
+    """Return the seconds that a client of PostgreSQL takes, discarding its output."""
     password = source.settings.postgres.password.get_secret_value()
     started = time.monotonic()
     subprocess.run(
@@ -233,7 +234,7 @@ def timed(command: list[str], source: Source) -> float:
 
 
 def snapshot(source: Source, name: str, rows: int) -> Run:
-    """Rows of the table, from the snapshot's start to the last one acknowledged."""
+    """Measure rows of the table, from the snapshot's start to the last one acknowledged."""
     source = fresh(source)
     source.sql(f"INSERT INTO things SELECT i, {name} FROM generate_series(1, {rows}) i")
     postgres = source.settings.postgres
@@ -258,7 +259,7 @@ def snapshot(source: Source, name: str, rows: int) -> Run:
 
 
 def report(name: str, runs: list[Run]) -> tuple[str, float, float, float]:
-    """A line of the table, medians but for the memory; the line's name and rates."""
+    """Print a line of the table: medians, and the highest memory; return its name and rates."""
     limit, relay, alone = (
         statistics.median(getattr(run, rate) for run in runs)
         for rate in ("limit", "relay", "produced")
@@ -274,7 +275,7 @@ def report(name: str, runs: list[Run]) -> tuple[str, float, float, float]:
 
 
 def picture(lines: list[tuple[str, float, float, float]]) -> str:
-    """Each line's relay and broker as shares of PostgreSQL's own client, as bars, SVG."""
+    """Return an SVG of each line's relay and broker as shares of PostgreSQL's client."""
     height = 46 * len(lines) + 24
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}"'

@@ -23,10 +23,10 @@ WEAK = {
 @pytest.mark.parametrize(
     ("packages", "code", "last"),
     [
-        ([SAFE, UNKNOWN], 0, "told of 1 of 2 packages, 0 known weaknesses"),
-        ([UNKNOWN], 0, "told of 0 of 1 packages, 0 known weaknesses"),
-        ([SAFE, WEAK], 1, "told of 2 of 2 packages, 1 known weaknesses"),
-        (None, 0, "not done, the package index does not answer pip-audit"),
+        ([SAFE, UNKNOWN], 0, "knows 1 of 2 packages, 0 known vulnerabilities"),
+        ([UNKNOWN], 0, "knows 0 of 1 packages, 0 known vulnerabilities"),
+        ([SAFE, WEAK], 1, "knows 2 of 2 packages, 1 known vulnerabilities"),
+        (None, 0, "skipped, the package index does not answer pip-audit"),
     ],
 )
 def test_a_known_weakness_fails_the_audit_and_a_silent_index_does_not(
@@ -38,5 +38,5 @@ def test_a_known_weakness_fails_the_audit_and_a_silent_index_does_not(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stdout.splitlines()[-1].endswith(last)
-    named = "audit: requests 2.19.0: PYSEC-2018-28, mended in 2.20.0"
+    named = "audit: requests 2.19.0: PYSEC-2018-28, fixed in 2.20.0"
     assert (named in done.stdout) == bool(code)
