@@ -11,7 +11,7 @@ from sluice_airflow import tasks
 with DAG(
     dag_id="sluice_maintenance",
     dag_display_name="Sluice: maintenance",
-    description="Removes old delete markers, history and leftover shadow tables; merges parts.",
+    description="Removes old delete markers, history, dead letters and shadow tables; merges.",
     schedule=CronTriggerTimetable("40 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
@@ -30,10 +30,11 @@ with DAG(
     tags=["sluice", "maintenance"],
     doc_md="""
 ### Maintenance
-Removes delete markers that are no longer needed, history past its TTL, and shadow tables of
-interrupted full rebuilds. Merges the tables below `olap.*` into one part each, so that FINAL has
-only the rows written since to merge. Fails when a table has half the parts at which ClickHouse
-refuses inserts, or a disk is 90 % full. On the command line: `sluice maintain`.
+Removes delete markers that are no longer needed, history past its TTL, dead letters older than
+`SLUICE_DEAD_LETTER_DAYS`, and shadow tables of interrupted full rebuilds. Merges the tables below
+`olap.*` into one part each, so that FINAL has only the rows written since to merge. Fails when a
+table has half the parts at which ClickHouse refuses inserts, or a disk is 90 % full. On the command
+line: `sluice maintain`.
 """,
 ) as dag:
     tasks.maintain()

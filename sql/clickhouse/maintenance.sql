@@ -40,9 +40,44 @@ FROM system.tables WHERE database = 'cdc' AND name = {table:String};
 SELECT min(_ingested_at), count() FROM cdc.{table:Identifier};
 
 -- name: rejected_since
--- When the oldest rejected event of a table came; replaying it may bring an old row.
+-- When the oldest event of a table came that can be replayed, which may bring an old row.
 SELECT min(rejected_at), count() FROM cdc.dead_letters FINAL
-WHERE source_table = {table:String} AND state = 'open';
+WHERE source_table = {table:String} AND state = 'open' AND size <= length(value);
+
+-- name: closed_letters
+-- Rejected events that are closed and older than they are kept.
+SELECT count() FROM cdc.dead_letters FINAL
+WHERE state != 'open' AND rejected_at < fromUnixTimestamp64Milli({before:Int64});
+
+-- name: delete_closed_letters
+-- All their versions: an older one that stayed would be open again. On replicas, which look at
+-- different moments, one that is closed meanwhile goes the next night.
+ALTER TABLE cdc.dead_letters DELETE WHERE (source_table, broker_epoch, offset) IN (
+    SELECT source_table, broker_epoch, offset FROM cdc.dead_letters FINAL
+    WHERE state != 'open' AND rejected_at < fromUnixTimestamp64Milli({before:Int64})
+)
+SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1;
+
+-- name: aged_letters
+-- Open ones of which more is there than what `blank_letters` leaves.
+SELECT uniqExact(source_table, broker_epoch, offset) FROM cdc.dead_letters
+WHERE rejected_at < fromUnixTimestamp64Milli({before:Int64}) AND (key != '' OR value != concat(
+    extract(value, '"operation":"read"'),
+    extract(value, '(?:"commit_lsn":"[0-9A-F]{1,8}/[0-9A-F]{1,8}"|"fence":[0-9]{1,20}),"ordinal":1,')
+));
+
+-- name: blank_letters
+-- Leaves of a row of a snapshot or a resync by what it is known as one (`events.row_marks`), or rows
+-- that could not be stored would be taken for gone; ADR 22.
+ALTER TABLE cdc.dead_letters UPDATE
+    key = '',
+    size = greatest(size, length(value)),
+    value = concat(
+        extract(value, '"operation":"read"'),
+        extract(value, '(?:"commit_lsn":"[0-9A-F]{1,8}/[0-9A-F]{1,8}"|"fence":[0-9]{1,20}),"ordinal":1,')
+    )
+WHERE rejected_at < fromUnixTimestamp64Milli({before:Int64})
+SETTINGS mutations_sync = 1;
 
 -- name: seen_by_all
 -- The lowest _seq of a table that some storage of a fact has yet to see, less one.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,9 +14,12 @@ from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from sluice import wiring
+from sluice.catalog import load_catalog
 from sluice.cli import app
 from sluice.drain.dead_letters import parse_condition
 from sluice.errors import RowsRejected, WrongUsage
+from sluice.events.event import DEAD_LETTER_TOPIC
+from sluice.operate.doctor import examine
 from sluice.person import system_person
 from sluice.settings import Settings
 from tests.support.harbour import NAME, WIDE, Harbour
@@ -28,6 +33,11 @@ CARS = "SELECT id, cars FROM cdc.src_crossing FINAL ORDER BY id"
 
 def run(harbour: Harbour, *arguments: str) -> Any:
     """A `sluice dead-letters` command's result."""
+    return sluice(harbour, "dead-letters", *arguments)
+
+
+def sluice(harbour: Harbour, *arguments: str) -> Any:
+    """A command's result."""
     settings = harbour.settings
     environment = {
         **os.environ,
@@ -36,8 +46,11 @@ def run(harbour: Harbour, *arguments: str) -> Any:
         "SLUICE_OUT": str(settings.out),
         "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
         "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
+        "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
+        "SLUICE_POSTGRES_DATABASE": settings.postgres.database,
+        "SLUICE_SLOT": settings.relay.slot,
     }
-    return CliRunner().invoke(app, ["dead-letters", *arguments], env=environment)
+    return CliRunner().invoke(app, list(arguments), env=environment)
 
 
 def listed(harbour: Harbour, *arguments: str) -> list[dict[str, Any]]:
@@ -172,6 +185,52 @@ def test_the_command_shows_letters_whole_and_fails_while_some_are_invalid(
     assert harbour.rows(f"{audit} cdc.dead_letter_dismissals WHERE source_table = 'ferries'") == [
         (dismissed["offset"], system_person(), "a test's own", 1)
     ]
+
+
+def told(harbour: Harbour, days: str) -> list[str]:
+    """What a doctor finds of the dead-letter topic's retention."""
+    settings = replace(harbour.settings, letters_kept=timedelta(days=int(days)))
+    found = examine(settings, load_catalog(settings.models))
+    return [one.sentence() for one in found if one.check == f"retention of {DEAD_LETTER_TOPIC}"]
+
+
+def test_letters_go_when_they_are_as_old_as_the_setting_says(
+    harbour: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = f"{DEAD_LETTER_TOPIC} keeps messages for"
+    for days, other in (("2", "40"), ("40", "2")):
+        assert "MEND" in told(harbour, days)[0]
+        assert "run: sluice init" in told(harbour, days)[0]
+        monkeypatch.setenv("SLUICE_DEAD_LETTER_DAYS", days)
+        assert f"{kept} {days} days" in sluice(harbour, "init").stdout
+        assert kept not in sluice(harbour, "init").stdout
+        assert "MEND" not in told(harbour, days)[0]
+        assert "MEND" in told(harbour, other)[0]
+    producer = Producer({"bootstrap.servers": harbour.settings.kafka.bootstrap})
+    for value in (b"closed jo@example.com", b"open jo@example.com"):
+        producer.produce("cdc.ferries", value=value, key=b"jo")
+    assert producer.flush(10) == 0
+    wiring.drain(harbour.settings, "ferries")
+    where = ("--table", "ferries", "--where")
+    run(harbour, "dismiss", *where, "value~closed", "--reason", "a test's own")
+    assert "letters" not in sluice(harbour, "maintain").stdout
+    wiring.query(
+        harbour.settings,
+        "ALTER TABLE cdc.dead_letters UPDATE rejected_at = now64(3) - INTERVAL 41 DAY"
+        " WHERE position(value, 'jo@') > 0 SETTINGS mutations_sync = 1",
+    )
+    monkeypatch.setenv("SLUICE_DEAD_LETTER_DAYS", "40")
+    assert "1 dead letters: key and value deleted" in sluice(harbour, "maintain").stdout
+    assert harbour.rows(
+        "SELECT count() FROM cdc.dead_letters WHERE position(value, 'jo@') > 0"
+    ) == [(0,)]
+    ((letter),) = listed(harbour, *where, "reason~JSON")
+    assert (letter["state"], letter["beginning"]) == ("open", "")
+    done = run(harbour, "replay", "--table", "ferries")
+    assert isinstance(done.exception, RowsRejected)
+    assert "none are kept" in done.stdout
+    assert "sluice resync ferries" in done.stdout
+    run(harbour, "dismiss", "--table", "ferries", "--reason", "a test's own")
 
 
 @pytest.mark.parametrize(

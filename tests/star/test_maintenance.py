@@ -9,7 +9,11 @@ from datetime import timedelta
 
 import pytest
 
+from sluice.drain.clickhouse_store import ClickHouseStore
+from sluice.drain.dead_letters import DeadLetter, DeadLetters
+from sluice.drain.ports import Checkpoint, OpenReject
 from sluice.errors import QualityFailed, WrongUsage
+from sluice.events.event import Record, Reject, place_of
 from sluice.generate.sql_files import read_statements
 from sluice.settings import PROJECT, ClickHouseSettings
 from sluice.warehouse.maintenance import Maintenance
@@ -121,6 +125,111 @@ def test_markers_stay_while_a_rejected_event_from_before_them_can_be_replayed(
     age(pipeline)
     maintenance(pipeline).run()
     assert markers(pipeline, "src_order_item") == 3
+
+
+PERSON = "jo@example.com"
+ROW = (
+    '{"metadata":{"source":"relay","table":"customers","operation":"read",'
+    f'{place_of(17)},"ordinal":1,"commit_ts_ms":1}},"payload":{{"email":"{PERSON}"}}}}'
+)
+# Offset -> the state that the letter is brought to.
+STATES = ["replayed", "dismissed", "resolved", "open", "open", "open", "open"]
+VALUES = [f'{{"email":"{PERSON}"}}'] * 4 + [ROW, PERSON * 100_000, ""]
+
+
+def reject(pipeline: Pipeline) -> None:
+    """Letters in every state, as the drain keeps and a person closes them."""
+    store = ClickHouseStore(pipeline.clickhouse)
+    rejects = [
+        Reject(record=Record(offset, PERSON.encode(), value.encode()), reason="x")
+        for offset, value in enumerate(VALUES)
+    ]
+    store.reject(Checkpoint(source_table="customers", broker_epoch="b"), "1", rejects)
+
+
+def close(pipeline: Pipeline) -> None:
+    letters = {letter.offset: letter for letter in every(pipeline)}
+    for offset, state in enumerate(STATES):
+        if state == "resolved":
+            resolved = OpenReject(broker_epoch="b", epoch=0, offset=offset, key=b"", metadata=b"")
+            ClickHouseStore(pipeline.clickhouse).resolve("customers", [resolved])
+        elif state != "open":
+            DeadLetters(clickhouse=pipeline.clickhouse).mark([letters[offset]], state)
+
+
+def every(pipeline: Pipeline) -> list[DeadLetter]:
+    letters = DeadLetters(clickhouse=pipeline.clickhouse)
+    return letters.newest("customers", [], every=True, limit=100)
+
+
+def rejected_long_ago(pipeline: Pipeline) -> None:
+    pipeline.clickhouse.execute(
+        f"ALTER TABLE cdc.dead_letters UPDATE rejected_at = now64(3) - INTERVAL {AGED}"
+        " WHERE source_table = 'customers' SETTINGS mutations_sync = 1"
+    )
+
+
+def rows(pipeline: Pipeline) -> int:
+    ((count,),) = pipeline.clickhouse.execute("SELECT count() FROM cdc.dead_letters")
+    return int(count)
+
+
+def with_person(pipeline: Pipeline) -> int:
+    """Rows in any part, older versions among them, that hold what is personal."""
+    query = (
+        "SELECT count() FROM cdc.dead_letters WHERE position(concat(key, value), {person:String})"
+    )
+    ((count,),) = pipeline.clickhouse.execute(query, person=PERSON)
+    return int(count)
+
+
+def test_letters_older_than_they_are_kept_go_and_of_open_ones_what_is_personal(
+    pipeline: Pipeline,
+) -> None:
+    execute = pipeline.clickhouse.execute
+    execute("TRUNCATE TABLE cdc.dead_letters")
+    tiny = "max_bytes_to_merge_at_max_space_in_pool"
+    execute(f"ALTER TABLE cdc.dead_letters MODIFY SETTING {tiny} = 1")  # older versions stay
+    try:
+        reject(pipeline)
+        close(pipeline)
+        letters = every(pipeline)
+        assert len(letters) < rows(pipeline)
+        kept = replace(maintenance(pipeline), letters_kept=timedelta(days=30))
+        assert [line for line in kept.run().done if "letters" in line] == []
+        rejected_long_ago(pipeline)
+        assert [line for line in maintenance(pipeline).run().done if "letters" in line] == []
+        assert {letter.value for letter in every(pipeline)} == {one.value for one in letters}
+        done = [line for line in kept.run().done if "letters" in line]
+        assert done == [
+            "3 closed dead letters deleted, older than 30 days",
+            "4 dead letters: key and value deleted, older than 30 days",
+        ]
+        left = {letter.offset: letter for letter in every(pipeline)}
+        assert {letter.state for letter in left.values()} == {"open"}
+        assert sorted(left) == [3, 4, 5, 6]
+        assert with_person(pipeline) == 0
+        assert len(left) == rows(pipeline)
+        assert [left[at].size for at in sorted(left)] == [len(value) for value in VALUES[3:]]
+        assert [left[at].whole for at in sorted(left)] == [False, False, False, True]
+        store = ClickHouseStore(pipeline.clickhouse)
+        assert store.unstored("customers", place_of(17)) == {"x": 1}
+        assert store.unstored("customers", place_of(18)) == {}
+        assert [line for line in kept.run().done if "letters" in line] == []
+    finally:
+        execute(f"ALTER TABLE cdc.dead_letters RESET SETTING {tiny}")
+        execute("TRUNCATE TABLE cdc.dead_letters")
+
+
+def test_a_rejected_event_that_cannot_be_replayed_keeps_no_marker(pipeline: Pipeline) -> None:
+    pipeline.clickhouse.execute(
+        "INSERT INTO cdc.dead_letters (source_table, offset, reason, size, rejected_at)"
+        " VALUES ('order_items', 1, 'x', 100, now64(3) - INTERVAL 50 DAY)"
+    )
+    delete_some(pipeline, merged=True)
+    age(pipeline)
+    maintenance(pipeline).run()
+    assert markers(pipeline, "src_order_item") == 0
 
 
 def test_what_the_views_read_is_one_part_after_the_night(pipeline: Pipeline) -> None:

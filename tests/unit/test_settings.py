@@ -20,6 +20,8 @@ def test_the_example_file_lists_every_variable_with_its_default() -> None:
         ("SLUICE_API_PORT", "70000"),
         ("SLUICE_DRAIN_CHUNK", "0"),
         ("SLUICE_REJECT_RATIO", "2"),
+        ("SLUICE_DEAD_LETTER_DAYS", "0"),
+        ("SLUICE_DEAD_LETTER_DAYS", "36501"),
         ("SLUICE_RELAY_ACK", "never"),
         ("SLUICE_RELAY_METRICS", "4195"),
         ("SLUICE_QUALITY_LOAD", "0"),

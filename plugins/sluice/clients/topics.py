@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -24,7 +25,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 from sluice.clients.broker import Broker
@@ -50,6 +51,7 @@ _SNAPSHOT = frozenset({"slot", "system_identifier", "consistent_point"})
 # The epoch is a message; if it expired, the broker would seem to be another one.
 _REPLICAS = -1  # the broker's default
 _FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+_DAY_MS = 86_400_000
 # Topics whose committed offsets hold a slot's mark; its group reads none of them.
 _MARK_TOPICS = (EPOCH_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC)
 
@@ -121,6 +123,12 @@ def described(admin: AdminClient, names: Iterable[str], seconds: float) -> dict[
     return states
 
 
+def retention(period: timedelta) -> dict[str, str]:
+    """The options of a topic whose messages are kept for so long."""
+    milliseconds = int(period.total_seconds() * 1000)
+    return {"retention.ms": str(milliseconds), "segment.ms": str(_DAY_MS)}
+
+
 class Topics:
     """The topics of one broker; every call opens and closes what it needs.
 
@@ -174,6 +182,30 @@ class Topics:
                         if entry.value is not None
                     }
         return configurations
+
+    def keep_for(self, name: str, period: timedelta) -> bool:
+        """Let the broker delete a topic's messages when they are older than this.
+
+        It deletes whole segments, so a segment ends after a day.
+
+        Returns:
+            False when the topic was configured so already.
+
+        Raises:
+            Unreachable: the broker does not do it.
+        """
+        wanted = retention(period)
+        if self.configured([name])[name].items() >= wanted.items():
+            return False
+        entries = [
+            ConfigEntry(option, value, incremental_operation=AlterConfigOpType.SET)
+            for option, value in wanted.items()
+        ]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
+        with self._broker.asked(AdminClient) as admin:
+            altered = admin.incremental_alter_configs([resource], request_timeout=self._seconds)
+            altered[resource].result(self._seconds)
+        return True
 
     def epoch(self) -> str | None:
         """Return the id of the broker's incarnation; None where its topics are not set up."""

@@ -17,6 +17,7 @@ from typing import Any
 from sluice.clients.clickhouse import ClickHouse
 from sluice.drain.decoder import Decoder
 from sluice.drain.drain import Drain
+from sluice.drain.letters import is_cut
 from sluice.errors import WrongUsage
 from sluice.events.event import Record
 from sluice.execution.contention import until_done
@@ -62,6 +63,13 @@ class DeadLetter:
     def whole(self) -> bool:
         """Whether the complete value is kept."""
         return self.size <= len(self.value)
+
+    @property
+    def left(self) -> str:
+        """What is left of a value that is not whole."""
+        if is_cut(self.value):
+            return "head and tail alone are kept"
+        return "none are kept, as it was older than SLUICE_DEAD_LETTER_DAYS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +297,7 @@ def _replay_group(
     ]
     rejects = until_done(lambda: drain.replay(decoder, records, epoch)) if records else []
     cut = {
-        letter.offset: f"only head and tail of its {letter.size} bytes are kept;"
+        letter.offset: f"of its {letter.size} bytes {letter.left};"
         f" run: sluice resync {decoder.table.name}"
         for letter in letters
         if not letter.whole

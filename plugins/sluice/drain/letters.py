@@ -43,5 +43,10 @@ def kept(record: Record) -> Kept:
     )
 
 
+def is_cut(value: bytes) -> bool:
+    """Whether it is the head and tail of a large value."""
+    return len(value) == 2 * _END_BYTES + len(_CUT)
+
+
 def _cut(text: bytes, most: int) -> bytes:
     return text if len(text) <= most else text[:_END_BYTES] + _CUT + text[-_END_BYTES:]

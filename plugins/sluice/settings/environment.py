@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ from sluice.settings.values import (
     Settings,
 )
 from sluice.settings.variables import VARIABLES
+
+_MOST_DAYS = 36_500
 
 
 def secrets_file(home: Path) -> Path:
@@ -80,6 +83,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
         replica=_address(values, "SLUICE_QUALITY_REPLICA"),
         count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
+        letters_kept=_period(values, "SLUICE_DEAD_LETTER_DAYS"),
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
     )
@@ -257,6 +261,15 @@ def _number(values: Mapping[str, str], name: str) -> int:
     if number <= 0 or (name.endswith("_PORT") and number > 65535):
         raise WrongUsage(f"{name} is out of range: {number}")
     return number
+
+
+def _period(values: Mapping[str, str], name: str) -> timedelta | None:
+    if not values[name]:
+        return None
+    days = _number(values, name)
+    if days > _MOST_DAYS:
+        raise WrongUsage(f"{name} is out of range: {days}; at most {_MOST_DAYS}, or empty")
+    return timedelta(days=days)
 
 
 def _ratio(values: Mapping[str, str], name: str) -> float:

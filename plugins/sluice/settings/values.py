@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ class Settings:
         quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
         replica: host and port of a hot standby for the deep check; None for the primary.
         count_rows: larger tables are counted by the deep check alone.
+        letters_kept: how long dead letters are kept; None for ever.
         repair: `off`, `suggest` or `auto`.
     """
 
@@ -168,6 +170,7 @@ class Settings:
     quality_load: float
     replica: tuple[str, int] | None
     count_rows: int
+    letters_kept: timedelta | None
     repair: str
     alerts: AlertSettings
 

@@ -53,6 +53,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a chunk that stops the drain"),
     "SLUICE_REJECT_RUN": ("1000", "most consecutive invalid events; one more stops the drain"),
+    "SLUICE_DEAD_LETTER_DAYS": (
+        "",
+        "days after which rejected events are deleted, of open ones key and value; empty: never",
+    ),
     "SLUICE_QUALITY_SECONDS": ("30", "how long a check waits for the drain to pass its fence"),
     "SLUICE_QUALITY_STATEMENT_SECONDS": (
         "900",

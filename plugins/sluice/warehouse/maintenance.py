@@ -62,12 +62,14 @@ class Maintenance:
     Attributes:
         queries: the statements of sql/clickhouse/maintenance.sql.
         guard: least age of a removed delete marker. Default: 30 days.
+        letters_kept: how long dead letters are kept; None for ever.
     """
 
     clickhouse: ClickHouse
     catalog: Catalog
     queries: Mapping[str, str]
     guard: timedelta = GUARD
+    letters_kept: timedelta | None = None
 
     def run(self) -> MaintenanceReport:
         """Clean up tables, facts and shadows, merge, then check parts and disks.
@@ -86,6 +88,8 @@ class Maintenance:
             with outcomes.of(fact.name):
                 done += self._clean_fact(fact)
         done += self._drop_shadows()
+        with outcomes.of("dead letters"):
+            done += self._expire_letters()
         # After the markers: a marker that is merged with its older row now goes the next night.
         for table in self.catalog.tables:
             with outcomes.of(table.name):
@@ -173,6 +177,21 @@ class Maintenance:
                 f"ALTER TABLE cdc.{quoted(local)} MATERIALIZE TTL SETTINGS mutations_sync = 1"
             )
             yield f"cdc.{table.history}: rows older than its TTL removed"
+
+    def _expire_letters(self) -> Iterator[str]:
+        """Delete closed dead letters that were kept long enough; of open ones key and value."""
+        if self.letters_kept is None:
+            return
+        oldest = datetime.now(timezone.utc) - self.letters_kept
+        before = int(oldest.timestamp() * 1000)
+        for counted, statement, done in (
+            ("closed_letters", "delete_closed_letters", "closed dead letters deleted"),
+            ("aged_letters", "blank_letters", "dead letters: key and value deleted"),
+        ):
+            ((count,),) = self.clickhouse.execute(self.queries[counted], before=before)
+            if count:
+                self.clickhouse.execute(self.queries[statement], before=before)
+                yield f"{count} {done}, older than {self.letters_kept.days} days"
 
     def _merge(self, table: str) -> Iterator[str]:
         """Merge a table into one part, so that FINAL merges only later rows."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from sluice.catalog import Catalog
-from sluice.clients.topics import EPOCH_TOPIC, Topics, partitioned
+from sluice.clients.topics import EPOCH_TOPIC, Topics, partitioned, retention
+from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.generate.files import topics
 from sluice.operate.doctor.diagnosis import Diagnosis, judged
 from sluice.settings import Settings
@@ -28,7 +29,21 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield judged("broker", name, count == 1, found, remedy if count else "sluice init")
     configured = reader.configured([name for name in (*wanted, EPOCH_TOPIC) if name in partitions])
     for name, options in configured.items():
-        yield _retention(name, options)
+        kept = settings.letters_kept
+        if name == DEAD_LETTER_TOPIC and kept is not None:
+            yield _letters_kept(options, kept)
+        else:
+            yield _retention(name, options)
+
+
+def _letters_kept(options: Mapping[str, str], kept: timedelta) -> Diagnosis:
+    """Whether the broker deletes dead letters when the settings say so."""
+    ok = options.items() >= retention(kept).items()
+    found = options.get("retention.ms", "the broker's own")
+    remedy = f"run: sluice init, which sets the {kept.days} days of SLUICE_DEAD_LETTER_DAYS"
+    return judged(
+        "broker", f"retention of {DEAD_LETTER_TOPIC}", ok, f"retention.ms={found}", remedy
+    )
 
 
 def _retention(name: str, options: Mapping[str, str]) -> Diagnosis:
