@@ -311,3 +311,15 @@ ALTER TABLE cdc.repairs
 ALTER TABLE cdc.resyncs
     ADD COLUMN IF NOT EXISTS done_by String
         COMMENT 'the user of the operating system, or Airflow''s';
+
+-- name: parked_done_by
+-- The same of parked tables: who parked one, skipped a record, or read all rows again.
+ALTER TABLE cdc.parked
+    ADD COLUMN IF NOT EXISTS done_by String
+        COMMENT 'the user of the operating system, or Airflow''s';
+
+-- name: dead_letters_replayed_by
+-- Who put letters in, since that is kept.
+ALTER TABLE cdc.dead_letters
+    ADD COLUMN IF NOT EXISTS replayed_by String
+        COMMENT 'the user of the operating system, or Airflow''s';

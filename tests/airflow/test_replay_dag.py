@@ -115,6 +115,8 @@ def test_what_the_models_take_goes_in_and_the_run_names_what_is_still_invalid(
     assert "state: success" in log, log[-3000:]
     assert "customers: 1 dead letters replayed" in log
     assert wiring.query(services, CAME)[1] == [(990002,)]
+    kept = "SELECT offset, replayed_by FROM cdc.dead_letters FINAL WHERE replayed_at IS NOT NULL"
+    assert wiring.query(services, kept)[1] == [(2, STARTED_BY)]
     log = run(table="customers", where=None)
     assert "state: failed" in log, log[-3000:]
     assert "1 dead letters replayed, 1 still invalid, first at offset 3: " in log

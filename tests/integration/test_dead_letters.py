@@ -114,6 +114,7 @@ def rejected(harbour: Harbour) -> None:
 def nothing_goes_in_before_the_model_is_mended(harbour: Harbour) -> None:
     report = wiring.replay_dead_letters(harbour.settings, "crossings")
     assert (report.replayed, len(report.rejected)) == (0, 2)
+    assert {letter["replayed_by"] for letter in shown(harbour, "--all")} == {""}
     assert "cars" in report.sentence()
 
 
@@ -126,6 +127,8 @@ def letters_are_chosen_by_offset_and_reason_and_stay_marked(
     assert [letter["offset"] for letter in listed(harbour, "--table", "crossings")] == [second]
     whole = listed(harbour, "--all", "--table", "crossings")
     state = {letter["offset"]: letter["replayed_at"] is not None for letter in whole}
+    person = {letter["offset"]: letter["replayed_by"] for letter in shown(harbour, "--all")}
+    assert {offset for offset, name in person.items() if name == system_person()} == {first}
     assert state[first]
     assert not state[second]
     assert len(state) == 3

@@ -53,6 +53,7 @@ TABLE, TOPIC = "products", "cdc.products"
 ROWS = "SELECT id, name, category, price::text FROM products ORDER BY id"
 STORED = "SELECT id, name, category, toDecimalString(price, 2) FROM olap.dim_product ORDER BY id"
 LAST = "FFFFFFFF/FFFFFFF0"
+PERSON = getpass.getuser()
 
 
 # Of its own: tables end in other epochs than they begin.
@@ -277,12 +278,16 @@ def test_one_readable_record_is_skipped_with_who_and_what_it_was(
     assert done.exit_code == 0, (done.output, done.exception)
     assert standing(services) == at + 1
     digest = sha256(forged).hexdigest()
-    told = f"skipped by {getpass.getuser()}: {len(forged)} bytes, sha256 {digest}"
+    told = f"skipped by {PERSON}: {len(forged)} bytes, sha256 {digest}"
     assert told in done.output
     assert told in letters(services)[0].reason
     assert told in check(services, "parked").difference
+    noted = "SELECT DISTINCT state, done_by FROM cdc.parked WHERE source_table = 'products'"
+    who = f"{noted} AND position(reason, '{digest}') > 0 ORDER BY state"
+    assert wiring.query(services, who)[1] == [("parked", PERSON), ("sent", PERSON)]
     advised(services, check(services, "parked"))
     assert check(services, "parked").status == "pass"
+    assert wiring.query(services, who)[1][-1] == ("whole", PERSON)
     honest(services, engine)
 
 

@@ -76,6 +76,7 @@ def show(
             "schema_version": letter.schema_version,
             "size": letter.size or len(letter.value),
             "sha256": letter.sha256,
+            "replayed_by": letter.replayed_by,
             "key": _text(letter.key),
             "value": _text(letter.value),
         }

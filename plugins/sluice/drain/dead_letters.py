@@ -41,6 +41,7 @@ class DeadLetter:
         epoch: the epoch of positions at the time of rejection.
         schema_version: the version of the schema that rejected the event.
         size, sha256: bytes and hash of the whole value; only head and tail of a large one are kept.
+        replayed_by: who replayed it.
     """
 
     source_table: str
@@ -58,6 +59,7 @@ class DeadLetter:
     dismissed_at: datetime | None
     size: int = 0
     sha256: str = ""
+    replayed_by: str = ""
 
     @property
     def whole(self) -> bool:
@@ -176,15 +178,20 @@ class DeadLetters:
             last = batch[-1]
 
     def mark(self, letters: Sequence[DeadLetter], state: str = "replayed") -> None:
-        """Mark dead letters of one table and one broker epoch as replayed or dismissed."""
+        """Mark dead letters of one table and one broker epoch as replayed or dismissed.
+
+        A replay is stored with its person; `cdc.dead_letter_dismissals` has that of a dismissal.
+        """
+        person = ", {person:String} AS replayed_by" if state == "replayed" else ""
         if letters:
             self.clickhouse.execute(
-                f"INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS {state}_at)"
+                f"INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS {state}_at{person})"
                 " FROM cdc.dead_letters FINAL WHERE source_table = {table:String}"
                 " AND broker_epoch = {broker_epoch:String} AND offset IN {offsets:Array(UInt64)}",
                 table=letters[0].source_table,
                 broker_epoch=letters[0].broker_epoch,
                 offsets=[letter.offset for letter in letters],
+                person=self.clickhouse.person,
             )
 
     def dismiss(self, table: str, conditions: Sequence[Condition], *, reason: str) -> int:
@@ -229,7 +236,7 @@ class DeadLetters:
         rows = self.clickhouse.execute(
             "SELECT source_table, broker_epoch, epoch, offset, hex(key), hex(value), reason,"
             " schema_version, rejected_at, state, replayed_at, resolved_at, dismissed_at, size,"
-            " sha256"
+            " sha256, replayed_by"
             " FROM cdc.dead_letters FINAL"
             f" WHERE {' AND '.join(texts)} ORDER BY {order} LIMIT {{limit:UInt32}}",
             **values,
@@ -247,7 +254,7 @@ def _after(letter: DeadLetter) -> Condition:
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
     table, broker_epoch, epoch, offset, key, value, reason, schema, rejected, state, *ended = row
-    replayed, resolved, dismissed, size, sha256 = ended
+    replayed, resolved, dismissed, size, sha256, replayed_by = ended
     return DeadLetter(
         source_table=table,
         broker_epoch=broker_epoch,
@@ -264,6 +271,7 @@ def _letter(row: tuple[Any, ...]) -> DeadLetter:
         dismissed_at=dismissed,
         size=size,
         sha256=sha256,
+        replayed_by=replayed_by,
     )
 
 

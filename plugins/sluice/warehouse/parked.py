@@ -97,6 +97,7 @@ class Holes:
             "state": [_PARKED, _SENT],
             "lsn": [format_lsn(end)] * 2,
             "reason": [reason] * 2,
+            "done_by": [self.clickhouse.person] * 2,
         }
         self.clickhouse.insert("cdc.parked", list(columns), list(columns.values()))
 
@@ -118,5 +119,6 @@ class Holes:
                 "lsn": format_lsn(lsn),
                 "reason": hole.reason,
                 "remedy": hole.remedy,
+                "done_by": self.clickhouse.person,
             },
         )
