@@ -10,12 +10,22 @@ from sluice.clients.clickhouse import ClickHouse
 FAKED = "<script>alert(1)</script>"
 LONG = FAKED + "x" * 1000
 CUSTOMER = 900_000_001
+PERSON = "jo@example.com"  # a key, and a value
 CHECKS: tuple[tuple[Any, ...], ...] = (
     ("customers", "row_count", "pass", 41, 41, [], ""),
     ("orders", "caught_up", "fail", 9, 8, [], "see: sluice status"),
     ("orders", "row_count", "pass", 7, 7, [], ""),
-    ("orders", "rows", "fail", 7, 7, ["5", FAKED], "run: sluice resync orders --key 5"),
+    (
+        "orders",
+        "rows",
+        "fail",
+        7,
+        7,
+        ["5", FAKED, PERSON],
+        f"run: sluice resync orders --key 5 --key {PERSON}",
+    ),
     ("fact_order_item", "fact_row_count", "pass", 12, 12, [], ""),
+    ("fact_order_item", "fact_rows", "warn", 12, 12, [PERSON], "run: sluice rebuild --full"),
     ("sluice", "slot_lag", "pass", 0, 1_500_000, [], ""),
 )
 
@@ -37,15 +47,18 @@ def fill(clickhouse: ClickHouse) -> None:
             **dict(zip(names, values, strict=True)),
         }
         clickhouse.insert_row("cdc.quality_checks", check)
-    rejected = {"source_table": "orders", "broker_epoch": "e", "offset": 77, "key": "{}"}
-    rejected |= {"value": LONG, "reason": FAKED, "schema_version": "s"}
+    rejected = {"source_table": "orders", "broker_epoch": "e", "offset": 77, "key": PERSON}
+    rejected |= {"value": PERSON + LONG, "reason": FAKED, "schema_version": "s"}
     clickhouse.insert_row("cdc.dead_letters", rejected)
-    version = {"id": CUSTOMER, "name": LONG, "_version": 1}
+    for selection in (f"keys from {PERSON} to the last", f"keys from 1 to before {PERSON}"):
+        resync = {"source_table": "orders", "selection": selection, "fence": "0/1", "rows": 1}
+        clickhouse.insert_row("cdc.resyncs", resync)
+    version = {"id": CUSTOMER, "name": LONG, "email": PERSON, "_version": 1}
     clickhouse.insert_row("cdc.history_customers", version)
 
 
 def forget(clickhouse: ClickHouse) -> None:
     """Empty the summaries, whichever tests wrote to them."""
-    for summary in ("drains", "rebuilds", "quality_checks", "dead_letters"):
+    for summary in ("drains", "rebuilds", "quality_checks", "dead_letters", "resyncs"):
         clickhouse.execute(f"TRUNCATE TABLE cdc.{summary}")
     clickhouse.execute(f"DELETE FROM cdc.history_customers WHERE id = {CUSTOMER}")

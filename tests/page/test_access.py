@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
+from tests.page.history import CUSTOMER, PERSON
 from tests.page.routes import OF_ROWS
 from tests.support.airflow import ROLES, airflow_environment
 
@@ -67,6 +69,38 @@ def test_whoever_is_logged_in_may_read_and_rows_who_may_repair_them(
         refused = role == "viewer" and path in OF_ROWS
         assert answer.status_code == (403 if refused else 200), (method, path, answer.text)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def everything(client: httpx.Client, routes: list[tuple[str, str]]) -> dict[str, str]:
+    """What every route answers, of every table and with every parameter that takes one."""
+    answers = {}
+    for method, path in routes:
+        for table in ("orders", "customers"):
+            address = path.replace("{table}", table).replace("{name}", "page.css")
+            asked = {"table": table, "key": str(CUSTOMER), "range": "24h"}
+            answer = client.request(method, address, params=asked)
+            answers[f"{method} {address} {table}"] = f"{answer.text} {answer.headers}"
+    return answers
+
+
+def test_a_viewer_gets_no_value_and_no_key_of_a_row_from_any_route(
+    kept: None, routes: list[tuple[str, str]], person: Person
+) -> None:
+    shown = everything(person("user"), routes)
+    telling = {path for path, text in shown.items() if PERSON in text}
+    assert {path.split("/sluice")[1] for path in telling} >= {
+        "/ orders",
+        "/tables/orders orders",
+        "/tables/customers customers",
+        "/api/v1/overview orders",
+        "/api/v1/findings orders",
+        "/api/v1/dead-letters orders",
+        "/api/v1/tables/orders/runs orders",
+        "/api/v1/tables/customers/versions customers",
+    }
+    for path, text in everything(person("viewer"), routes).items():
+        for personal in (PERSON, quote(PERSON), "--key", "x" * 50):
+            assert personal not in text, path
 
 
 def test_a_forged_token_is_refused(routes: list[tuple[str, str]], server: str) -> None:

@@ -17,7 +17,7 @@ from sluice.catalog import load_catalog
 from sluice.catalog.quality_options import Status
 from sluice.operate.overview import CheckResult
 from sluice_airflow.page.repairs import repair
-from tests.page.history import CUSTOMER, FAKED
+from tests.page.history import CUSTOMER, FAKED, PERSON
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
@@ -98,13 +98,21 @@ def test_a_count_answers_an_older_delay_and_a_failed_comparison_stands(
     kept: None, person: Person
 ) -> None:
     overview = person("viewer").get("/sluice/api/v1/overview").json()
-    assert [(one["table"], one["check"]) for one in overview["findings"]] == [("orders", "rows")]
+    assert [(one["table"], one["check"]) for one in overview["findings"]] == [
+        ("orders", "rows"),
+        ("fact_order_item", "fact_rows"),
+    ]
     assert overview["healthy"] is False
-    assert "sluice resync orders --key 5" in [one["remedy"] for one in overview["concerns"]]
+    remedies = [one["remedy"] for one in overview["concerns"]]
+    assert "sluice resync orders --diff" in remedies
+    trusted = person("user").get("/sluice/api/v1/overview").json()
+    assert f"sluice resync orders --key 5 --key {PERSON}" in [
+        one["remedy"] for one in trusted["concerns"]
+    ]
 
 
 def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> None:
-    page = person("viewer").get("/sluice/tables/orders").text
+    page = person("user").get("/sluice/tables/orders").text
     assert page.index('<form class="run" data-dag="sluice_resync">') < page.index("<textarea")
     form = page[page.index("<textarea") : page.index("</textarea>")]
     conf = (
@@ -112,7 +120,7 @@ def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> 
     )
     assert json.loads(conf) == {
         "tables": ["orders"],
-        "keys": ["5", FAKED],
+        "keys": ["5", FAKED, PERSON],
         "from_key": None,
         "to_key": None,
     }
@@ -142,7 +150,7 @@ def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Pers
     assert "x" * 250 not in page.text
     (rejected,) = person("user").get("/sluice/api/v1/dead-letters?table=orders").json()
     assert len(rejected["value"]) == 200
-    assert rejected["value_bytes"] == len(FAKED) + 1000
+    assert rejected["value_bytes"] == len(PERSON) + len(FAKED) + 1000
 
 
 def test_the_versions_of_a_row_are_shortened_and_never_markup(kept: None, person: Person) -> None:

@@ -14,6 +14,7 @@ from sluice.data_types.mapping import OUTPUT
 from sluice.errors import WrongUsage
 from sluice.events.event import KeyText
 
+_RANGE = "keys from "
 _COMPARED = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
@@ -57,9 +58,14 @@ class Selection:
             return f"{len(self.keys)} keys"
         lower = "the first" if self.lower is None else key_text(self.lower)
         if self.below is not None:
-            return f"keys from {lower} to before {key_text(self.below)}"
+            return f"{_RANGE}{lower} to before {key_text(self.below)}"
         upper = "the last" if self.upper is None else key_text(self.upper)
-        return f"keys from {lower} to {upper}"
+        return f"{_RANGE}{lower} to {upper}"
+
+
+def without_bounds(sentence: str) -> str:
+    """A selection in words, without the keys that bound it."""
+    return "a range of keys" if sentence.startswith(_RANGE) else sentence
 
 
 def ordered_as_text(column: Column) -> bool:

@@ -202,7 +202,7 @@ class Topics:
             for option, value in wanted.items()
         ]
         resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
-        with self._broker.asked(AdminClient) as admin:
+        with self._broker.opened(AdminClient) as admin:
             altered = admin.incremental_alter_configs([resource], request_timeout=self._seconds)
             altered[resource].result(self._seconds)
         return True

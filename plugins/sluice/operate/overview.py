@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 from sluice.catalog.quality_options import MEASURES, Limit, Status
 from sluice.errors import Unreachable
 
 BAD, WARN = "bad", "warn"
 POSTGRESQL, BROKER, CLICKHOUSE = "PostgreSQL", "broker", "ClickHouse"
+_BY_KEY = " --key "
+S = TypeVar("S", "TableState", "FactState")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,16 @@ class CheckResult:
     fence: str
     keys: tuple[str, ...]
     repair: str
+
+    def without_keys(self) -> CheckResult:
+        """The result for those who may not see rows: a key may be an e-mail address."""
+        return replace(self, keys=(), repair=without_keys(self.repair))
+
+
+def without_keys(command: str) -> str:
+    """A command that finds rows by comparing, in place of one that names their keys."""
+    head, named, _ = command.partition(_BY_KEY)
+    return f"{head} --diff" if named else command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +154,23 @@ class Overview:
     concerns: tuple[Concern, ...]
     findings: tuple[CheckResult, ...]
 
+    def without_keys(self) -> Overview:
+        """The overview for those who may not see rows."""
+        return replace(
+            self,
+            tables=tuple(_without_keys(one) for one in self.tables),
+            facts=tuple(_without_keys(one) for one in self.facts),
+            concerns=tuple(replace(one, remedy=without_keys(one.remedy)) for one in self.concerns),
+            findings=tuple(one.without_keys() for one in self.findings),
+        )
+
     def require_answer(self, service: str) -> None:
         """Raise Unreachable if the service did not answer, to save waiting for it again."""
         for known in self.services:
             if known.name == service and not known.answers:
                 raise Unreachable(known.error)
+
+
+def _without_keys(state: S) -> S:
+    last = state.last_check
+    return replace(state, last_check=last and last.without_keys())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sluice.catalog import Table
+from sluice.catalog.key_selection import without_bounds
 from sluice.clients.clickhouse import ClickHouse
 from sluice.events.event import KeyText
 from sluice.events.positions import format_lsn, unpack
@@ -74,6 +75,16 @@ class TableRuns:
     drains: tuple[DrainRun, ...]
     checks: tuple[CheckResult, ...]
     resyncs: tuple[ResyncRun, ...]
+
+    def without_keys(self) -> TableRuns:
+        """The runs for those who may not see rows."""
+        return replace(
+            self,
+            checks=tuple(one.without_keys() for one in self.checks),
+            resyncs=tuple(
+                replace(one, selection=without_bounds(one.selection)) for one in self.resyncs
+            ),
+        )
 
 
 def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) -> TableRuns:

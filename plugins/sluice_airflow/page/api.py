@@ -22,7 +22,7 @@ from sluice.operate.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.limits import Shared
 from sluice_airflow.page.metrics import CONTENT_TYPE, exposition
-from sluice_airflow.page.rights import require_repair
+from sluice_airflow.page.rights import MayRepair, require_repair
 
 
 def refusal(why: str) -> dict[str, Any]:
@@ -68,9 +68,16 @@ def monitor() -> Iterator[Monitor]:
 _shared = Shared()
 
 
-def read_overview(of: Monitor) -> Overview:
-    """Return the overview; requests within a second share it."""
-    return _shared.get("overview", of.overview)
+def read_overview(of: Monitor, *, trusted: bool) -> Overview:
+    """Return the overview, with keys of rows if trusted; requests within a second share it."""
+    overview = _shared.get("overview", of.overview)
+    return overview if trusted else overview.without_keys()
+
+
+def read_runs(of: Monitor, table: Table, *, trusted: bool) -> TableRuns:
+    """Return a table's last runs, with keys of rows if trusted."""
+    runs = inspection.read_runs(of.clickhouse, of.queries, table)
+    return runs if trusted else runs.without_keys()
 
 
 def trends_of(of: Monitor, reach: str, table: str) -> Trends:
@@ -90,17 +97,23 @@ def known_table(of: Monitor, name: str) -> Table:
 
 
 @router.get(f"{V1}/overview", tags=["now"])
-def overview() -> Overview:
-    """Return tables, facts, slot, services, concerns and findings."""
+def overview(trusted: MayRepair) -> Overview:
+    """Return tables, facts, slot, services, concerns and findings.
+
+    Keys of rows are left out for users who may not run the DAG sluice_resync.
+    """
     with monitor() as reading:
-        return read_overview(reading)
+        return read_overview(reading, trusted=trusted)
 
 
 @router.get(f"{V1}/findings", tags=["now"])
-def findings() -> tuple[CheckResult, ...]:
-    """Return current check results that did not pass, with the repair command."""
+def findings(trusted: MayRepair) -> tuple[CheckResult, ...]:
+    """Return current check results that did not pass, with the repair command.
+
+    Keys of rows are left out for users who may not run the DAG sluice_resync.
+    """
     with monitor() as reading:
-        return read_overview(reading).findings
+        return read_overview(reading, trusted=trusted).findings
 
 
 @router.get(f"{V1}/trends", tags=["history"], responses=NO_TABLE)
@@ -119,11 +132,13 @@ def trends(
 
 
 @router.get(f"{V1}/tables/{{table}}/runs", tags=["history"], responses=NO_TABLE)
-def runs(table: str) -> TableRuns:
-    """Return the last drains, check results and resyncs of a table."""
+def runs(table: str, trusted: MayRepair) -> TableRuns:
+    """Return the last drains, check results and resyncs of a table.
+
+    Keys of rows are left out for users who may not run the DAG sluice_resync.
+    """
     with monitor() as reading:
-        known = known_table(reading, table)
-        return inspection.read_runs(reading.clickhouse, reading.queries, known)
+        return read_runs(reading, known_table(reading, table), trusted=trusted)
 
 
 @router.get(
@@ -161,5 +176,5 @@ def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
 def metrics() -> PlainTextResponse:
     """Return the overview in Prometheus' text format."""
     with monitor() as reading:
-        text = exposition(read_overview(reading))
+        text = exposition(read_overview(reading, trusted=False))
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

@@ -25,6 +25,7 @@ from sluice_airflow.page.api import (
     known_table,
     monitor,
     read_overview,
+    read_runs,
     trends_of,
 )
 from sluice_airflow.page.repairs import DISMISS, REPLAY, RESYNC, repair
@@ -37,10 +38,10 @@ _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 
 
 @router.get("/")
-def show_overview(request: Request, range: Range = DEFAULT) -> HTMLResponse:
+def show_overview(request: Request, trusted: MayRepair, range: Range = DEFAULT) -> HTMLResponse:
     """Return the overview page."""
     with monitor() as reading:
-        state = read_overview(reading)
+        state = read_overview(reading, trusted=trusted)
         drawn = _charts(reading, state, range.value)
     return _page(
         request,
@@ -59,7 +60,7 @@ def show_table(
     """Return a table's page; only users who may repair the table see values of its rows."""
     with monitor() as reading:
         known = known_table(reading, table)
-        pipeline = read_overview(reading)
+        pipeline = read_overview(reading, trusted=trusted)
         findings = [finding for finding in pipeline.findings if finding.table == table]
         values: dict[str, Any] = {
             "of": pipeline,
@@ -70,7 +71,7 @@ def show_table(
             "replayed": json.dumps({"table": table, "where": None}),
             "dismissed": json.dumps({"table": table, "where": None, "reason": ""}),
             "charts": _charts(reading, pipeline, range.value, table),
-            **_inspected(reading, pipeline, known),
+            **_inspected(reading, pipeline, known, trusted),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
     return _page(request, "table.html", range.value, **values)
@@ -103,11 +104,11 @@ def _charts(
     return charts.draw(trends)
 
 
-def _inspected(reading: Monitor, of: Overview, table: Table) -> dict[str, Any]:
+def _inspected(reading: Monitor, of: Overview, table: Table, trusted: bool) -> dict[str, Any]:
     try:
         of.require_answer(CLICKHOUSE)
         return {
-            "runs": inspection.read_runs(reading.clickhouse, reading.queries, table),
+            "runs": read_runs(reading, table, trusted=trusted),
             "rejected": inspection.read_rejected(reading.clickhouse, reading.queries, table.name),
         }
     except SluiceError:

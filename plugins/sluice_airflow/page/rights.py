@@ -1,7 +1,7 @@
 """Decides who may see values of rows: users whom Airflow permits to run the resync.
 
-Rows may be personal data. Other viewers see figures, states and reasons, which contain no values;
-see SECURITY.md.
+Rows may be personal data, and so may their keys. Other viewers see figures, states and reasons,
+which contain neither; see SECURITY.md.
 """
 
 from __future__ import annotations
