@@ -1,5 +1,5 @@
--- The role that the change source connects as: the relay, or Redpanda Connect. It may read the
--- published tables and a replication slot, and change nothing.
+-- The role that the change source connects as, the relay or Redpanda Connect, and so may Airflow's
+-- tasks. It may read the published tables and a replication slot, and change nothing.
 --
 --   1. As the tables' owner:  psql -d store -f sql/generated/publication.sql
 --   2. As a superuser:        psql -d store -f sql/postgres/role.sql
@@ -25,9 +25,10 @@ BEGIN
 END
 $$;
 
--- A session each: the stream, the snapshot's two, the heartbeat's, a resync's two; some to spare.
+-- A session each: the stream, the snapshot's two, the heartbeat's, four tasks' two or three, the CDC
+-- page's; some to spare.
 ALTER ROLE sluice_replication
-    LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOINHERIT CONNECTION LIMIT 16;
+    LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOINHERIT CONNECTION LIMIT 32;
 
 DO $$
 DECLARE

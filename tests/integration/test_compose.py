@@ -25,12 +25,26 @@ from cryptography.fernet import Fernet
 from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 
+from sluice import wiring
 from sluice.capture import slot as slots
+from sluice.catalog import load_catalog
 from sluice.cli.compose import SECRETS, write_compose_secrets
+from sluice.clients.broker_options import require_allowed
 from sluice.clients.postgres import connection_options, opened
 from sluice.embedded.airflow_service import environment as embedded_airflow
 from sluice.embedded.postgres import BINARIES, create_cluster, identity
-from sluice.settings import PROJECT, VARIABLES, WAREHOUSE_POOL, Settings, read_settings
+from sluice.operate.doctor import examine
+from sluice.settings import (
+    PROJECT,
+    VARIABLES,
+    WAREHOUSE_POOL,
+    PostgresSettings,
+    Settings,
+    read_settings,
+)
+from store_api.database import make_engine
+from store_api.demo import load
+from tests.integration.test_loop import assert_fact_equals_join, relaying
 from tests.support.processes import stop
 from tests.support.services import drop_slot, free_ports, temporary_home
 from tests.support.waiting import until
@@ -78,13 +92,59 @@ def test_every_secret_comes_from_env_and_has_no_default() -> None:
     assert {m[1] for m in VARIABLE.finditer(TEXT) if m[2] == "-"}.isdisjoint(SECRETS)
     required = {m[1] for m in VARIABLE.finditer(TEXT) if m[2] == "?"}
     assert required == set(SECRETS)
-    secret = re.compile("PASSWORD(_REPLICATION|_STORE_API)?$|SECRET(_KEY)?$|FERNET_KEY$")
+    secret = re.compile(
+        "PASSWORD(_REPLICATION|_STORE_API|_AIRFLOW)?$|^RPK_PASS$|SECRET(_KEY)?$|FERNET_KEY$"
+    )
     for name in SERVICES:
         given = filled(name)
         assert {given[v] for v in given if secret.search(v)} <= {"canary"}
         for variable in given:
             if variable.startswith("AIRFLOW_CONN_"):
                 assert json.loads(given[variable]).get("password", "canary") == "canary"
+
+
+BROKER = {"init", "relay", "console", "connect", *(n for n in SERVICES if n.startswith("airflow"))}
+OWNER = {"postgres", "init", "role"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_owners_password_is_where_tables_and_roles_are_made_and_nowhere_else(name: str) -> None:
+    """And whoever talks to the broker logs in."""
+    written = json.dumps(SERVICES[name].get("environment", {}))
+    assert ("${POSTGRES_PASSWORD" in written) == (name in OWNER)
+    assert ("${REDPANDA_PASSWORD" in written) == (name in BROKER | {"redpanda"})
+
+
+def test_the_broker_begins_with_a_login_and_every_client_uses_it() -> None:
+    """Redpanda's own program is not here: this compares the file with its documentation."""
+    begun = yaml.safe_load((PROJECT / "docker/redpanda/bootstrap.yaml").read_text())
+    assert begun["enable_sasl"] is begun["admin_api_require_auth"] is True
+    given = filled("redpanda")
+    user, password, mechanism = given["RP_BOOTSTRAP_USER"].split(":")
+    assert begun["superusers"] == [user]
+    assert (given["RPK_USER"], given["RPK_PASS"]) == (user, password)
+    mounted = "./docker/redpanda/bootstrap.yaml:/etc/redpanda/.bootstrap.yaml:ro"
+    assert mounted in SERVICES["redpanda"]["volumes"]
+    wanted = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanisms": mechanism,
+        "sasl.username": user,
+        "sasl.password": password,
+    }
+    for name in ("init", "relay", "airflow-scheduler"):
+        assert read_settings(filled(name)).kafka.options == wanted
+    extra = json.loads(filled("airflow-scheduler")["AIRFLOW_CONN_SLUICE_REDPANDA"])["extra"]
+    assert extra == {"bootstrap.servers": "redpanda:9092", **wanted}
+    require_allowed(wanted)
+    for name in ("console", "connect"):
+        given = filled(name)
+        assert [given[f"KAFKA_SASL_{part}"] for part in ("MECHANISM", "USERNAME", "PASSWORD")] == [
+            mechanism,
+            user,
+            password,
+        ]
+    assert filled("console")["KAFKA_SASL_ENABLED"] == "true"
+    assert SERVICES["console"]["profiles"] == ["console"]  # it asks nobody for a login
 
 
 def test_every_port_is_on_loopback_and_the_one_of_the_settings() -> None:
@@ -188,8 +248,10 @@ def local(name: str, settings: Settings) -> dict[str, str]:
         "SLUICE_HOME": str(settings.home),
         "SLUICE_POSTGRES_HOST": postgres.host,
         "SLUICE_POSTGRES_PORT": str(postgres.port),
+        "SLUICE_POSTGRES_USER": postgres.user,
         "SLUICE_POSTGRES_PASSWORD": postgres.password.get_secret_value(),
         "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        "SLUICE_KAFKA_OPTIONS": "",  # the embedded broker knows no login
         "SLUICE_CLICKHOUSE_HOST": clickhouse.host,
         "SLUICE_CLICKHOUSE_PORT": str(clickhouse.port),
         "SLUICE_CLICKHOUSE_USER": clickhouse.user,
@@ -209,30 +271,6 @@ def test_the_init_container_prepares_real_services(services: Settings) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("topics, publication, tables and views match the models\n")
-
-
-@pytest.mark.services
-def test_the_change_source_gets_the_password_of_the_environment(services: Settings) -> None:
-    options = connection_options(services.postgres)
-    with psycopg2.connect(**options) as connection, connection.cursor() as cursor:
-        cursor.execute("DROP ROLE IF EXISTS sluice_replication")
-        cursor.execute("CREATE ROLE sluice_replication LOGIN")
-    connection.close()
-    environment = {
-        "PGHOST": options["host"],
-        "PGPORT": str(options["port"]),
-        "PGUSER": options["user"],
-        "PGDATABASE": options["dbname"],
-        "PGPASSWORD": options["password"],
-        "PGPASSWORD_REPLICATION": "it's a canary",
-    }
-    file = str(PROJECT / "docker/postgres/password.sql")
-    psql = [str(BINARIES / "psql"), *SERVICES["role"]["command"][1:3], "-f", file]
-    subprocess.run(psql, env=environment, check=True, capture_output=True)
-    role = {**options, "user": "sluice_replication", "password": "it's a canary"}
-    psycopg2.connect(**role).close()
-    with pytest.raises(psycopg2.OperationalError):
-        psycopg2.connect(**{**role, "password": "canary"})
 
 
 @pytest.mark.services
@@ -260,17 +298,135 @@ DENIED = (
 )
 
 
+FOREIGN = "SELECT id FROM orders"  # to a role that is not the store's
+SECRET = "it's a canary"
+
+
+def as_role(services: Settings, user: str) -> Settings:
+    """These services, with PostgreSQL by one of the containers' roles."""
+    return replace(
+        services, postgres=replace(services.postgres, user=user, password=SecretStr(SECRET))
+    )
+
+
+@pytest.fixture(scope="module")
+def roles(services: Settings) -> Iterator[None]:
+    """What the container `role` makes, by its command, where Airflow's data is the owner's."""
+    in_postgres(services, "-c", "CREATE DATABASE airflow")
+    former = replace(services, postgres=replace(services.postgres, database="airflow"))
+    in_postgres(
+        former,
+        *("-c", "CREATE TYPE state AS ENUM ('a', 'b')"),
+        *("-c", "CREATE TABLE run (id serial PRIMARY KEY, state state)"),
+        *("-c", "CREATE TABLE task (id int GENERATED ALWAYS AS IDENTITY, run int REFERENCES run)"),
+        *("-c", "CREATE SEQUENCE alone; CREATE VIEW seen AS SELECT * FROM run"),
+    )
+    program, *arguments = SERVICES["role"]["command"]
+    folders = {"/sql": "sql/postgres", "/docker": "docker/postgres"}
+    ours = [
+        str(PROJECT / folders[str(Path(a).parent)] / Path(a).name) if a[0] == "/" else a
+        for a in arguments
+    ]
+    options = connection_options(services.postgres)
+    there = {
+        "PGHOST": options["host"],
+        "PGPORT": str(options["port"]),
+        "PGPASSWORD": options["password"],
+        **dict.fromkeys(PASSWORDS, SECRET),
+    }
+    for _ in range(2):  # it can be run again
+        done = subprocess.run(
+            [str(BINARIES / program), *ours],
+            env={**filled("role"), **there},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    yield
+    in_postgres(services, "-c", "DROP DATABASE airflow WITH (FORCE)")
+
+
+PASSWORDS = ("PGPASSWORD_REPLICATION", "PGPASSWORD_STORE_API", "PGPASSWORD_AIRFLOW")
+
+
+@pytest.mark.services
+def test_every_step_runs_as_the_role_of_the_tasks(services: Settings, roles: None) -> None:
+    """The relay, then all that Airflow's tasks do, each in the state that those before it left."""
+    user = filled("airflow-scheduler")["SLUICE_POSTGRES_USER"]
+    connection = json.loads(filled("airflow-scheduler")["AIRFLOW_CONN_SLUICE_POSTGRES"])
+    assert connection["login"] == user == filled("relay")["SLUICE_POSTGRES_USER"]
+    tasks = as_role(services, user)
+    wrong = replace(tasks.postgres, password=SecretStr("canary"))
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(**connection_options(wrong))
+    engine = make_engine(services.postgres)
+    try:
+        with relaying(tasks):
+            load(services, customers=10, orders=20, seed=3)
+            assert_fact_equals_join(tasks, engine)
+            assert wiring.quality(tasks, deep=True).passed
+            wiring.query(services, "DELETE FROM cdc.dim_order WHERE 1")
+            assert not wiring.quality(tasks, ["orders"], deep=True).passed
+            assert list(wiring.repair(tasks, ["orders"]))
+            wiring.resync(tasks, "customers")
+            wiring.rebuild(tasks, "fact_order_item", full=True)
+            assert_fact_equals_join(tasks, engine)
+            wiring.replay_dead_letters(tasks, "orders")
+            with wiring.monitor(tasks) as reading:
+                assert reading.overview().slot.active
+            wiring.maintain(tasks)
+            found = examine(tasks, load_catalog(tasks.models))
+            assert [one.sentence() for one in found if not one.ok] == []
+        drop_slot(services)  # the slot is lost
+        assert list(wiring.recover(tasks))
+        with relaying(tasks):
+            load(services, customers=2, orders=4, seed=4)
+            assert_fact_equals_join(tasks, engine)
+    finally:
+        engine.dispose()
+        drop_slot(services)
+
+
+@pytest.mark.services
+def test_airflows_role_owns_its_own_database_and_does_nothing_elsewhere(
+    services: Settings, roles: None
+) -> None:
+    airflow = as_role(services, "airflow").postgres
+    with opened(replace(airflow, database="airflow")) as connection:
+        cursor = connection.cursor()
+        cursor.execute("ALTER TABLE run ADD COLUMN noted text")
+        cursor.execute("INSERT INTO run (state) VALUES ('a')")
+        cursor.execute("INSERT INTO task (run) VALUES (1)")
+        cursor.execute("ALTER TYPE state ADD VALUE 'c'")
+        cursor.execute("ALTER SEQUENCE alone RESTART")
+        cursor.execute("DROP VIEW seen")
+        cursor.execute("DROP TABLE task, run")
+    elsewhere = replace(as_role(services, "store_api").postgres, database="airflow")
+    for other in (elsewhere, replace(elsewhere, user="sluice_replication")):
+        with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+            psycopg2.connect(**connection_options(other))
+    refused(airflow, *DENIED, FOREIGN)
+
+
+def refused(role: PostgresSettings, *statements: str) -> None:
+    for statement in statements:
+        with (
+            opened(role) as connection,
+            connection.cursor() as cursor,
+            pytest.raises(psycopg2.errors.InsufficientPrivilege),
+        ):
+            cursor.execute(statement)
+
+
 @pytest.mark.services
 def test_the_api_container_serves_as_a_role_that_changes_rows_and_nothing_else(
-    services: Settings, monkeypatch: pytest.MonkeyPatch
+    services: Settings, roles: None
 ) -> None:
-    monkeypatch.setenv("PGPASSWORD_STORE_API", "it's a canary")
-    for _ in range(2):  # it can be run again
-        in_postgres(services, "-f", str(PROJECT / "docker/postgres/store_api.sql"))
     there = {
         **local("api", services),
         "SLUICE_POSTGRES_USER": SERVICES["api"]["environment"]["SLUICE_POSTGRES_USER"],
-        "SLUICE_POSTGRES_PASSWORD": "it's a canary",
+        "SLUICE_POSTGRES_PASSWORD": SECRET,
     }
     for name in ("KAFKA", "CLICKHOUSE"):
         assert not any(name in variable for variable in SERVICES["api"]["environment"])
@@ -282,14 +438,7 @@ def test_the_api_container_serves_as_a_role_that_changes_rows_and_nothing_else(
         place = f"{products}/{made.json()['id']}"
         assert httpx.put(place, json={"price": 2}).is_success
         assert httpx.delete(place).is_success
-    role = replace(services.postgres, user="store_api", password=SecretStr("it's a canary"))
-    for statement in DENIED:
-        with (
-            opened(role) as connection,
-            connection.cursor() as cursor,
-            pytest.raises(psycopg2.errors.InsufficientPrivilege),
-        ):
-            cursor.execute(statement)
+    refused(as_role(services, "store_api").postgres, *DENIED)
 
 
 @pytest.mark.services
@@ -299,7 +448,6 @@ def test_the_relay_container_becomes_healthy(services: Settings) -> None:
     relay = replace(services.relay, slot=slot)
     there = {
         **local("relay", services),
-        "SLUICE_POSTGRES_USER": services.postgres.user,
         "SLUICE_SLOT": slot,
         "SLUICE_RELAY_ACK": "broker",
         "SLUICE_RELAY_METRICS": f"127.0.0.1:{port}",
@@ -355,25 +503,17 @@ def in_postgres(services: Settings, *arguments: str) -> None:
     subprocess.run([*psql, *where, *arguments], env=environment, check=True, capture_output=True)
 
 
-@pytest.fixture(scope="module")
-def airflow(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """The database that PostgreSQL's image makes at its first start, for Airflow's containers."""
-    in_postgres(services, "-f", str(PROJECT / "docker/postgres/airflow.sql"))
-    yield services
-    in_postgres(services, "-c", "DROP DATABASE airflow WITH (FORCE)")
-
-
 @pytest.mark.airflow
 @pytest.mark.services
 def test_airflows_containers_become_healthy_one_after_the_other(
-    airflow: Settings, tmp_path: Path
+    services: Settings, roles: None, tmp_path: Path
 ) -> None:
     """As in the file: init to its end, then the API server, then scheduler and DAG processor."""
     api, scheduler = free_ports(2)
-    postgres = airflow.postgres
-    password = postgres.password.get_secret_value()
+    postgres = services.postgres
+    assert "//airflow:canary@" in filled("airflow-init")["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     there = {
-        **local("airflow-init", airflow),
+        **local("airflow-init", services),
         "HOME": str(tmp_path),
         "AIRFLOW_HOME": str(tmp_path),
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
@@ -382,7 +522,7 @@ def test_airflows_containers_become_healthy_one_after_the_other(
         "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
-            f"postgresql+psycopg2://postgres:{quote(password)}@{postgres.host}:{postgres.port}/airflow"
+            f"postgresql+psycopg2://airflow:{quote(SECRET)}@{postgres.host}:{postgres.port}/airflow"
         ),
         # A container's own address; here nobody else is to reach it.
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST": "127.0.0.1",

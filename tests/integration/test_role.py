@@ -142,7 +142,7 @@ def test_the_role_has_no_other_attribute_and_a_bounded_number_of_sessions(
 ) -> None:
     attributes = "rolsuper, rolcreatedb, rolcreaterole, rolbypassrls, rolinherit, rolconnlimit"
     found = execute(least, f"SELECT {attributes} FROM pg_roles WHERE rolname = current_user")
-    assert found == [(False, False, False, False, False, 16)]
+    assert found == [(False, False, False, False, False, 32)]
 
 
 def test_a_publication_that_this_role_may_not_make_is_named_with_the_owners_statement(

@@ -13,9 +13,11 @@ from sluice.errors import WrongUsage
 # The names differ from `SLUICE_*`: `make` reads .env as well, and the embedded stack keeps its own
 # passwords.
 SECRETS = {
-    "POSTGRES_PASSWORD": "the owner of the store's database and of Airflow's metadata",
-    "POSTGRES_REPLICATION_PASSWORD": "the role that the relay or Redpanda Connect connects as",
+    "POSTGRES_PASSWORD": "the owner of the store's database",
+    "POSTGRES_REPLICATION_PASSWORD": "the role of the relay or Redpanda Connect, and of the tasks",
     "POSTGRES_STORE_API_PASSWORD": "the role that the store API connects as",
+    "POSTGRES_AIRFLOW_PASSWORD": "the role that owns Airflow's metadata",
+    "REDPANDA_PASSWORD": "the broker's user sluice",
     "CLICKHOUSE_PASSWORD": "the user sluice, which writes",
     "CLICKHOUSE_OLAP_PASSWORD": "the user olap, which reads",
     "AIRFLOW_PASSWORD": "the user admin of Airflow's UI",
