@@ -8,13 +8,15 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import queue
 import re
 import shlex
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import hypothesis
 import pytest
@@ -53,6 +55,7 @@ TABLE, TOPIC = "products", "cdc.products"
 ROWS = "SELECT id, name, category, price::text FROM products ORDER BY id"
 STORED = "SELECT id, name, category, toDecimalString(price, 2) FROM olap.dim_product ORDER BY id"
 LAST = "FFFFFFFF/FFFFFFF0"
+T = TypeVar("T")
 PERSON = getpass.getuser()
 
 
@@ -408,6 +411,85 @@ def test_garbage_among_the_notes_of_the_broker_is_no_note(
     honest(services, engine)
     assert wiring.quality(services, [TABLE]).passed
     assert slots.snapshot_taken(Topics(services.kafka), services.relay)
+
+
+def note(settings: Settings, *values: bytes, **options: Any) -> None:
+    """Send to the topic of the broker's epoch."""
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap, **options})
+    for value in values:
+        producer.produce(EPOCH_TOPIC, value=value)
+    assert producer.flush(30) == 0
+
+
+def in_time(call: Callable[[], T]) -> T:
+    """The result of a call that might never end."""
+    results: queue.SimpleQueue[T] = queue.SimpleQueue()
+    threading.Thread(target=lambda: results.put(call()), daemon=True).start()
+    return results.get(timeout=60)
+
+
+TEXTS = ("", "x", "0/0/0")
+WRONG: list[Any] = [7, -1.5, True, *TEXTS, [], ["a"], {}, {"oid": 1}, {"tables": []}, None]
+
+
+def test_notes_of_another_shape_are_none(services: Settings, engine: Engine) -> None:
+    """Each field of a true note with each of these values, and without it."""
+    topics = Topics(services.kafka)
+    true = topics.slot_note(services.relay.slot)
+    assert true is not None
+    kinds: dict[str, type] = {"epoch": str, "slot": str, "system_identifier": str}
+    kinds |= {"consistent_point": str, "timeline": int, "publication": dict}
+    forged = [
+        {**true, name: value}
+        for name, kind in kinds.items()
+        for value in WRONG
+        if type(value) is not kind or (value in TEXTS and name in {"epoch", "consistent_point"})
+        if value is not None or name not in {"timeline", "consistent_point"}
+    ]
+    parts: list[Any] = [{"oid": 1}, {"tables": []}, {"oid": []}]
+    forged += [{**true, "publication": one} for one in parts]
+    forged += [
+        {**true, "publication": {"oid": 1, "tables": one}}
+        for one in WRONG
+        if one not in ({}, {"oid": 1})
+    ]
+    note(services, *(json.dumps(one).encode() for one in forged))
+    assert topics.slot_note() == true
+    assert topics.slot_note(services.relay.slot) == true
+    honest(services, engine)
+
+
+@pytest.mark.parametrize("sizes", [[72_000_000], [10_000_000] * 15], ids=["large", "unreadable"])
+def test_what_unpacks_to_very_much_hides_no_note(
+    services: Settings, engine: Engine, sizes: list[int]
+) -> None:
+    topics = Topics(services.kafka)
+    epoch, noted = topics.epoch(), topics.slot_note()
+    options = {"compression.type": "zstd", "message.max.bytes": 400_000_000}
+    options |= {"batch.size": 400_000_000, "linger.ms": 30_000}
+    note(services, *map(bytes, sizes), **options)
+    assert in_time(topics.epoch) == epoch
+    assert in_time(topics.slot_note) == noted
+    with slots.session(services.postgres) as cursor:
+        slots.note(cursor, services.relay, load_catalog("models"), topics, "0/1")
+    assert (in_time(topics.slot_note) or {})["consistent_point"] == "0/1"
+    honest(services, engine)
+
+
+def test_very_many_messages_cost_no_more_than_the_last_of_them(
+    services: Settings, engine: Engine
+) -> None:
+    """Then nothing is noted, as if the broker had lost it: the relay notes it when it starts."""
+    topics = Topics(services.kafka)
+    epoch = topics.epoch()
+    note(services, *[b"{}"] * 25_000)
+    assert topics.epoch() == epoch
+    assert topics.slot_note() is None
+    honest(services, engine)
+    with slots.session(services.postgres) as cursor:
+        slots.note(cursor, services.relay, load_catalog("models"), topics, "0/1")
+    assert slots.snapshot_taken(topics, services.relay)
+    assert wiring.quality(services, [TABLE]).passed
 
 
 class Base(DeclarativeBase):

@@ -31,6 +31,7 @@ from confluent_kafka.cimpl import NewTopic
 from sluice.clients.broker import Broker
 from sluice.errors import TopicPartitioned, Unreachable
 from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
+from sluice.events.positions import is_lsn
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
@@ -45,6 +46,8 @@ _SILENT = 1.0
 _WATERMARK_S = 0.5  # between reads of a topic's watermark while its end is not reached
 # librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
+# Of notes the newest count. A producer can send any number of messages to their topic.
+_MOST_NOTES = 1000
 _NO_TOPIC_ID = "A" * 22  # zeros, of brokers without topic ids
 # The least fields of a snapshot's note.
 _SNAPSHOT = frozenset({"slot", "system_identifier", "consistent_point"})
@@ -94,6 +97,10 @@ class MovingEnd:
             watermark = self._watermark()
             self._end = watermark - 1 if watermark > self._beginning else None
         return self._end
+
+
+class _Unreadable(Exception):
+    """What comes next on the topic cannot be unpacked."""
 
 
 class _Silent(Exception):
@@ -209,7 +216,7 @@ class Topics:
 
     def epoch(self) -> str | None:
         """Return the id of the broker's incarnation; None where its topics are not set up."""
-        notes = self._notes()
+        notes = _patiently(partial(self._notes, first=True))
         return str(notes[0]["epoch"]) if notes else None
 
     def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -221,9 +228,15 @@ class Topics:
     def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
         """Return the last note of the slot, or of any slot, on this broker; None without one.
 
-        Its `consistent_point` is None while a new snapshot is due.
+        Its `consistent_point` is None while a new snapshot is due. A note without the broker's
+        epoch was written by someone who cannot read it, and is ignored.
         """
-        notes = (note for note in reversed(self._notes()) if note.keys() >= _SNAPSHOT)
+        epoch = self.epoch()
+        notes = (
+            note
+            for note in reversed(_patiently(self._notes))
+            if note["epoch"] == epoch and _is_of_slot(note)
+        )
         return next((note for note in notes if slot in (None, note["slot"])), None)
 
     def note_slot(self, note: dict[str, Any]) -> None:
@@ -328,21 +341,36 @@ class Topics:
             if failures:
                 raise self._broker.failure(failures[0])
 
-    def _notes(self) -> list[dict[str, Any]]:
-        messages = self._read(EPOCH_TOPIC, 0)
-        return [note for _, value in messages or [] if (note := _note(value)) is not None]
+    def _notes(self, wait: Mapping[str, int], *, first: bool = False) -> list[dict[str, Any]]:
+        """The notes among the newest messages; with `first` the first note alone."""
+        notes: list[dict[str, Any]] = []
+        with self._consumer("sluice-notes", wait) as consumer:
+            if EPOCH_TOPIC not in consumer.list_topics(timeout=self._seconds).topics:
+                return notes
+            at = 0 if first else max(0, self._high(consumer, EPOCH_TOPIC) - _MOST_NOTES)
+            while True:
+                consumer.assign([TopicPartition(EPOCH_TOPIC, 0, at)])
+                try:
+                    for _, offset, value in self._until_end(consumer, {EPOCH_TOPIC}, wait):
+                        at = offset + 1
+                        if (note := _note(value)) is not None:
+                            notes.append(note)
+                            if first:
+                                return notes
+                    return notes
+                except _Unreadable:
+                    at = first_after(at, self._readable)
 
-    def _read(self, name: str, offset: int) -> list[tuple[int, bytes]] | None:
-        """Read (offset, value) from `offset` to the end; None where there is no such topic."""
-
-        def read(wait: Mapping[str, int]) -> list[tuple[int, bytes]] | None:
-            with self._consumer("sluice-notes", wait) as consumer:
-                if name not in consumer.list_topics(timeout=self._seconds).topics:
-                    return None
-                consumer.assign([TopicPartition(name, 0, offset)])
-                return [(at, value) for _, at, value in self._until_end(consumer, {name}, wait)]
-
-        return _patiently(read)
+    def _readable(self, offset: int) -> bool:
+        """Whether a note's message can be read there, or the topic ends before."""
+        deadline = time.monotonic() + _SILENT
+        options: dict[str, Any] = {**LONG_WAIT, "auto.offset.reset": "error"}
+        with self._consumer("sluice-notes", options) as consumer:
+            consumer.assign([TopicPartition(EPOCH_TOPIC, 0, offset)])
+            while (message := consumer.poll(0.2)) is None and time.monotonic() < deadline:
+                pass
+        error = message and message.error()
+        return not error or error.code() not in UNREADABLE
 
     def _until_end(
         self, consumer: Consumer, unread: set[str], wait: Mapping[str, int], *, strict: bool = True
@@ -350,7 +378,11 @@ class Topics:
         """Yield (topic, offset, value) of the assigned topics' messages up to each topic's end.
 
         Args:
-            strict: whether to continue at a message that cannot be read. Default: true.
+            strict: whether to raise at a message that cannot be read, not to end there. Default:
+                true.
+
+        Raises:
+            _Unreadable: with `strict`, a message cannot be read.
         """
         deadline = time.monotonic() + self._seconds
         while unread:
@@ -368,11 +400,13 @@ class Topics:
                 yield message.topic() or "", message.offset() or 0, message.value() or b""
             elif error.code() == KafkaError._PARTITION_EOF:
                 unread.discard(message.topic() or "")
-            elif error.code() in UNREADABLE and not strict:
+            elif error.code() in UNREADABLE and strict:
+                raise _Unreadable
+            elif error.code() in UNREADABLE:
                 unread.discard(message.topic() or "")  # its end is the watermark
 
     def _consumer(
-        self, group: str, wait: Mapping[str, int] = _WAIT
+        self, group: str, wait: Mapping[str, Any] = _WAIT
     ) -> AbstractContextManager[Consumer]:
         return self._broker.opened(
             Consumer,
@@ -395,6 +429,21 @@ def _patiently(read: Callable[[Mapping[str, int]], T]) -> T:
         return read(LONG_WAIT)
 
 
+def first_after(offset: int, readable: Callable[[int], bool]) -> int:
+    """The offset after a batch that cannot be read: all of it, or nothing, can be."""
+    low, step = offset, 1
+    while not readable(low + step):
+        low, step = low + step, 2 * step
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        if readable(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
 def partitioned(name: str, count: int) -> TopicPartitioned:
     """Return the error of a topic with too many partitions."""
     table = name.partition(".")[2]
@@ -411,6 +460,30 @@ def _note(value: bytes) -> dict[str, Any] | None:
         if isinstance(note, dict) and isinstance(note.get("epoch"), str):
             return note
     return None
+
+
+def _is_of_slot(note: Mapping[str, Any]) -> bool:
+    """Whether a note is of a slot, with each part of its kind."""
+    if not note.keys() >= _SNAPSHOT:
+        return False
+    point, timeline, known = note["consistent_point"], note.get("timeline"), note.get("publication")
+    return (
+        isinstance(note["slot"], str)
+        and isinstance(note["system_identifier"], str)
+        and (point is None or is_lsn(point))
+        and (timeline is None or type(timeline) is int)
+        and ("publication" not in note or known == {} or _is_publication(known))
+    )
+
+
+def _is_publication(known: Any) -> bool:
+    """Whether a note of a publication has its object id, and its tables' places."""
+    return (
+        isinstance(known, dict)
+        and type(known.get("oid")) is int
+        and isinstance(known.get("tables"), dict)
+        and all(type(place) in (int, type(None)) for place in known["tables"].values())
+    )
 
 
 def _created(future: Any) -> None:

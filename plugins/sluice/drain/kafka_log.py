@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from confluent_kafka import (
     Consumer,
@@ -22,6 +23,7 @@ from sluice.clients.topics import (
     MovingEnd,
     Topics,
     described,
+    first_after,
     partitioned,
 )
 from sluice.drain.letters import kept
@@ -176,23 +178,9 @@ class KafkaLog:
                 return record and Passed(record=record, next_offset=record.offset + 1)
         except RecordUnreadable as error:
             record = Record(offset, None, None)
-            end = self._readable_after(topic, offset)
+            end = first_after(offset, partial(self._readable, topic))
             return Passed(record=record, next_offset=end, unreadable=error.what)
         raise self._broker.silent(self._consumer, f"does not answer for {topic}")
-
-    def _readable_after(self, topic: str, offset: int) -> int:
-        """Return the offset after an unreadable batch; a batch is readable as a whole or not."""
-        low, step = offset, 1
-        while not self._readable(topic, low + step):
-            low, step = low + step, 2 * step
-        high = low + step
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._readable(topic, middle):
-                high = middle
-            else:
-                low = middle
-        return high
 
     def _readable(self, topic: str, offset: int) -> bool:
         """Whether the record at the offset can be read, or the topic ends before it."""

@@ -39,6 +39,11 @@ class Position:
         return pack(self.epoch, self.major, self.minor)
 
 
+def is_lsn(value: object) -> bool:
+    """Whether it is a position of the WAL as PostgreSQL writes it."""
+    return isinstance(value, str) and _LSN.fullmatch(value) is not None
+
+
 def pack(epoch: int, major: int, minor: int) -> int:
     """Return `epoch << 112 | major << 48 | minor`; the parts must be in range (see Position)."""
     return epoch << _EPOCH_SHIFT | major << _MAJOR_SHIFT | minor
