@@ -44,7 +44,7 @@ from sluice.settings import (
 )
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.integration.test_loop import assert_fact_equals_join, relaying
+from tests.support.pipeline import assert_fact_equals_join, relaying
 from tests.support.processes import stop
 from tests.support.services import drop_slot, free_ports, temporary_home
 from tests.support.waiting import until

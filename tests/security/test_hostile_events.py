@@ -425,7 +425,7 @@ def in_time(call: Callable[[], T]) -> T:
     """The result of a call that might never end."""
     results: queue.SimpleQueue[T] = queue.SimpleQueue()
     threading.Thread(target=lambda: results.put(call()), daemon=True).start()
-    return results.get(timeout=60)
+    return results.get(timeout=240)
 
 
 TEXTS = ("", "x", "0/0/0")

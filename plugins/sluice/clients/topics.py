@@ -146,6 +146,7 @@ class Topics:
     def __init__(self, settings: KafkaSettings, seconds: float = _SECONDS) -> None:
         self._broker = Broker(settings)
         self._seconds = seconds
+        self._passed: dict[int, int] = {}  # the offset of an unreadable batch -> the next one
 
     def ensure(self, names: Iterable[str]) -> str:
         """Create missing topics, with one partition each; return the broker's epoch.
@@ -359,7 +360,9 @@ class Topics:
                                 return notes
                     return notes
                 except _Unreadable:
-                    at = first_after(at, self._readable)
+                    if at not in self._passed:  # to find it costs several attempts to decompress
+                        self._passed[at] = first_after(at, self._readable)
+                    at = self._passed[at]
 
     def _readable(self, offset: int) -> bool:
         """Whether a note's message can be read there, or the topic ends before."""
