@@ -1,107 +1,28 @@
-"""A random database: its tables, its traffic, and changes of its structure beside the traffic."""
+"""A random database: its tables, its models, and changes of its structure beside its traffic."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import psycopg2
-from psycopg2 import sql
-
-from tests.differential.variety import KINDS, TYPES, Kind, dropped_types
+from tests.differential import traffic
+from tests.differential.relations import Drawing, Field, Relation, literal, quoted
+from tests.differential.variety import KINDS, TYPES, dropped_types
 
 _MODELS = """
 from sqlalchemy import (
-    ARRAY, BigInteger, Boolean, CHAR, Column, Computed, Date, DateTime, Enum, Float, Integer,
-    Interval, JSON, LargeBinary, Numeric, REAL, SmallInteger, String, Text, Time, Uuid,
+    ARRAY, BigInteger, Boolean, CHAR, Column, Computed, Date, DateTime, Enum, Float, Identity,
+    Integer, Interval, JSON, LargeBinary, Numeric, REAL, SmallInteger, String, Text, Time, Uuid,
 )
-from sqlalchemy.dialects.postgresql import BIT, INET, INT4RANGE, JSONB
+from sqlalchemy.dialects.postgresql import (
+    BIT, CIDR, INET, INT4MULTIRANGE, INT4RANGE, JSONB, MACADDR, TSTZRANGE, TSVECTOR,
+)
 from sqlalchemy.orm import DeclarativeBase
 
 class Base(DeclarativeBase): ...
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
-    """A column: of the models, of PostgreSQL alone, or both.
-
-    Attributes:
-        postgres: its type in PostgreSQL.
-        computed: its expression, where PostgreSQL computes it.
-    """
-
-    name: str
-    kind: str
-    postgres: str
-    nullable: bool = True
-    default: str | None = None
-    computed: str = ""
-    modelled: bool = True
-
-    @property
-    def variety(self) -> Kind:
-        return KINDS[self.kind]
-
-    def ddl(self) -> str:
-        """The column as CREATE TABLE and ADD COLUMN take it."""
-        parts = [f'"{self.name}" {self.postgres}']
-        if self.computed:
-            parts.append(f"GENERATED ALWAYS AS ({self.computed}) STORED")
-        elif self.default is not None:
-            parts.append(f"DEFAULT '{self.default}'")
-        if not self.nullable:
-            parts.append("NOT NULL")
-        return " ".join(parts)
-
-    def model(self, seed: str, key: bool) -> str:
-        """The column as a model has it."""
-        options = [f'"{self.name}"', self.variety.model.replace("{seed}", seed)]
-        if self.computed:
-            options.append(f"Computed({self.computed!r}, persisted=True)")
-        if key:
-            options.append("primary_key=True, autoincrement=False")
-        else:
-            options.append(f"nullable={self.nullable}")
-        if self.default is not None:
-            options.append(f"server_default={self.default!r}")
-        return f"Column({', '.join(options)})"
-
-
-@dataclass(slots=True, kw_only=True)
-class Relation:
-    """A table.
-
-    Attributes:
-        key: fields of the primary key, in its order; they are among `fields`.
-        partitioned: the clause that partitions it, or empty.
-    """
-
-    name: str
-    fields: list[Field]
-    key: list[str]
-    partitioned: str = ""
-    added: int = 0
-
-    def of_key(self) -> list[Field]:
-        named = {each.name: each for each in self.fields}
-        return [named[name] for name in self.key]
-
-    def written(self) -> list[Field]:
-        """The fields that an application gives values."""
-        return [each for each in self.fields if not each.computed]
-
-    def others(self) -> list[Field]:
-        return [each for each in self.written() if each.name not in self.key]
-
-    def modelled(self) -> list[Field]:
-        return [each for each in self.fields if each.modelled]
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 class Database:
@@ -110,63 +31,20 @@ class Database:
     def __init__(self, connect: Callable[[], Any], seed: int) -> None:
         self.seed, self.connect = f"d{seed}", connect
         self.chance = random.Random(seed)
-        self.relations = [self._relation(number) for number in range(4)]
+        self._drawing = Drawing(self.chance, self.seed)
+        self.relations = [self._drawing.relation(number) for number in range(4)]
         self.said: list[str] = []
-
-    # The tables
-
-    def _relation(self, number: int) -> Relation:
-        chance, name = self.chance, f"{self.seed}_t{number}"
-        keyed = [kind for kind, variety in KINDS.items() if variety.key]
-        parts = chance.sample(keyed, chance.choice([1, 1, 1, 2, 2, 3]))
-        if all(kind in {"yes", "choice"} for kind in parts):
-            parts.append("whole")
-        key = [self._field(f"k{at}", kind, nullable=False) for at, kind in enumerate(parts)]
-        others = [
-            self._field(f"c{at}", chance.choice(list(KINDS))) for at in range(chance.randint(1, 7))
-        ]
-        numbers = [each for each in others if each.kind in {"small", "whole"}]
-        if numbers and chance.random() < 0.6:
-            others.append(
-                Field(
-                    name="computed",
-                    kind="big",
-                    postgres="bigint",
-                    computed=f'coalesce("{numbers[0].name}", 0)::bigint * 2',
-                )
-            )
-        fields = [*key, *others]
-        chance.shuffle(fields)
-        order = [each.name for each in key]
-        chance.shuffle(order)
-        partitioned = f'PARTITION BY HASH ("{order[0]}")' if chance.random() < 0.3 else ""
-        return Relation(name=name, fields=fields, key=order, partitioned=partitioned)
-
-    def _field(self, name: str, kind: str, nullable: bool | None = None) -> Field:
-        variety = KINDS[kind]
-        if nullable is None:
-            nullable = variety.nullable and (kind == "words" or self.chance.random() < 0.7)
-        chosen = self.chance.choice(variety.types).replace("{seed}", self.seed)
-        return Field(name=name, kind=kind, postgres=chosen, nullable=nullable)
 
     def create(self) -> None:
         self.execute(TYPES.replace("{seed}", self.seed))
         for relation in self.relations:
-            columns = ", ".join(each.ddl() for each in relation.fields)
-            key = ", ".join(map(_quoted, relation.key))
-            self.execute(
-                f"CREATE TABLE {relation.name} ({columns}, PRIMARY KEY ({key}))"
-                f" {relation.partitioned}"
-            )
-            for part in range(3 if relation.partitioned else 0):
-                self.execute(
-                    f"CREATE TABLE {relation.name}_p{part} PARTITION OF {relation.name}"
-                    f" FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
-                )
+            for statement in relation.ddl():
+                self.execute(statement)
 
     def drop(self) -> None:
         for relation in self.relations:
-            self.execute(f"DROP TABLE IF EXISTS {relation.name} CASCADE")
+            if not relation.schema:
+                self.execute(f"DROP TABLE IF EXISTS {relation.place} CASCADE")
         self.execute(dropped_types(self.seed))
 
     def models(self) -> str:
@@ -175,12 +53,15 @@ class Database:
         for number, relation in enumerate(self.relations):
             lines = [
                 f"class {self.seed.upper()}T{number}(Base):",
-                f'    __tablename__ = "{relation.name}"',
+                f'    __tablename__ = "{relation.relation}"',
             ]
+            if relation.schema:
+                lines.append(f'    __table_args__ = {{"schema": "{relation.schema}"}}')
             fields = {each.name: each for each in relation.modelled()}
             ordered = [*relation.key, *(name for name in fields if name not in relation.key)]
-            for name in ordered:
-                lines.append(f"    {name} = {fields[name].model(self.seed, name in relation.key)}")
+            for at, name in enumerate(ordered):
+                column = fields[name].model(self.seed, name in relation.key)
+                lines.append(f"    a{at} = {column}")
             classes.append("\n".join(lines))
         return _MODELS + "\n\n" + "\n\n".join(classes) + "\n"
 
@@ -193,114 +74,13 @@ class Database:
         finally:
             connection.close()
 
-    # The traffic
-
     def write(self, chance: random.Random, transactions: int) -> None:
-        """Random transactions, some of them rolled back, some parts to a savepoint."""
+        """Random transactions; see traffic.py."""
         connection = self.connect()
         try:
-            with connection.cursor() as cursor:
-                for _ in range(transactions):
-                    self._transaction(connection, cursor, chance)
+            traffic.write(connection, self.relations, chance, transactions)
         finally:
             connection.close()
-
-    def _transaction(self, connection: Any, cursor: Any, chance: random.Random) -> None:
-        try:
-            for _ in range(chance.choice([1, 1, 2, 8])):
-                cursor.execute("SAVEPOINT step")
-                try:
-                    chance.choice(self._steps())(cursor, chance, chance.choice(self.relations))
-                except (psycopg2.IntegrityError, psycopg2.DataError):
-                    cursor.execute("ROLLBACK TO SAVEPOINT step")
-                if chance.random() < 0.1:
-                    cursor.execute("ROLLBACK TO SAVEPOINT step")
-            if chance.random() < 0.1:
-                connection.rollback()
-            else:
-                connection.commit()
-        except psycopg2.extensions.TransactionRollbackError:  # a deadlock
-            connection.rollback()
-
-    def _steps(self) -> list[Callable[[Any, random.Random, Relation], None]]:
-        return [
-            *[self._insert] * 8,
-            *[self._update] * 6,
-            *[self._upsert] * 2,
-            *[self._delete] * 3,
-            *[self._move] * 2,
-            *[self._many] * 2,
-            self._truncate,
-        ]
-
-    def _values(self, chance: random.Random, fields: list[Field]) -> Iterator[str | None]:
-        for each in fields:
-            if each.nullable and chance.random() < 0.25:
-                yield None
-            elif each.default is not None and chance.random() < 0.5:
-                yield each.default
-            else:
-                yield each.variety.value(chance)
-
-    def _insert(
-        self, cursor: Any, chance: random.Random, relation: Relation, conflict: str = ""
-    ) -> None:
-        fields = relation.written()
-        names = ", ".join(_quoted(each.name) for each in fields)
-        places = ", ".join(f"%s::{each.postgres}" for each in fields)
-        cursor.execute(
-            f"INSERT INTO {relation.name} ({names}) VALUES ({places}) {conflict}",
-            list(self._values(chance, fields)),
-        )
-
-    def _upsert(self, cursor: Any, chance: random.Random, relation: Relation) -> None:
-        key = ", ".join(map(_quoted, relation.key))
-        others = [_quoted(each.name) for each in relation.others()]
-        changes = ", ".join(f"{name} = excluded.{name}" for name in others)
-        action = f"UPDATE SET {changes}" if changes else "NOTHING"
-        self._insert(cursor, chance, relation, f"ON CONFLICT ({key}) DO {action}")
-
-    def _one(self, chance: random.Random, relation: Relation, rows: int = 1) -> str:
-        # By place, not by key: a domain over an enum has no operator for IN.
-        text = " || ".join(f'"{name}"::text' for name in relation.key)
-        return (
-            f"(tableoid, ctid) IN (SELECT tableoid, ctid FROM {relation.name}"
-            f" ORDER BY md5({text} || '{chance.random()}') LIMIT {rows})"
-        )
-
-    def _set(
-        self, cursor: Any, chance: random.Random, relation: Relation, fields: list[Field], rows: int
-    ) -> None:
-        changes = ", ".join(f'"{each.name}" = %s::{each.postgres}' for each in fields)
-        cursor.execute(
-            f"UPDATE {relation.name} SET {changes} WHERE"
-            f" {self._one(chance, relation, rows).replace('%', '%%')}",
-            list(self._values(chance, fields)),
-        )
-
-    def _update(self, cursor: Any, chance: random.Random, relation: Relation) -> None:
-        others = relation.others()
-        if others:
-            chosen = chance.sample(others, chance.randint(1, len(others)))
-            self._set(cursor, chance, relation, chosen, chance.choice([1, 1, 1, 20]))
-
-    def _move(self, cursor: Any, chance: random.Random, relation: Relation) -> None:
-        """A change of the key, alone or with other columns."""
-        others = relation.others()
-        more = chance.sample(others, chance.randint(0, len(others)))
-        self._set(cursor, chance, relation, [chance.choice(relation.of_key()), *more], 1)
-
-    def _delete(self, cursor: Any, chance: random.Random, relation: Relation) -> None:
-        condition = self._one(chance, relation, chance.choice([1, 1, 5]))
-        cursor.execute(f"DELETE FROM {relation.name} WHERE {condition}")
-
-    def _many(self, cursor: Any, chance: random.Random, relation: Relation) -> None:
-        for _ in range(chance.randrange(5, 30)):
-            self._upsert(cursor, chance, relation)
-
-    def _truncate(self, cursor: Any, chance: random.Random, relation: Relation) -> None:
-        if chance.random() < 0.15:
-            cursor.execute(f"TRUNCATE {relation.name}")
 
     # Changes of the structure that need no other models
 
@@ -308,63 +88,141 @@ class Database:
         """One change of a table's structure in PostgreSQL alone."""
         relation = self.chance.choice(self.relations)
         actions = [
-            self._add_foreign_column,
-            self._add_foreign_column,
+            *[self._add_foreign_column] * 2,
             self._drop_foreign_column,
-            self._change_identity,
-            self._change_identity,
+            self._rename_foreign_column,
+            self._retype_foreign_column,
+            *[self._change_identity] * 2,
             self._rewrite,
             self._keep_out_of_line,
             self._index,
+            self._constrain,
+            self._add_default,
+            self._secure,
+            self._trigger,
+            *[self._inherit] * 2,
+            self._partition_more,
             self._add_label,
         ]
         said = self.chance.choice(actions)(relation)
         if said:
             self.said.append(said)
-            self.execute(said)
+            for statement in said.split(";;"):
+                self.execute(statement)
 
     def _add_foreign_column(self, relation: Relation) -> str:
-        kind = self.chance.choice(
-            ["whole", "name", "document", "money", "raw", "numbers", "double"]
-        )
         relation.added += 1
-        made = self._field(f"x{relation.added}", kind)
-        default = made.variety.value(self.chance) if not made.nullable else None
+        made = self._drawing.field(f"x{relation.added}", self.chance.choice(list(KINDS)))
+        default = None if made.nullable else made.variety.value(self.chance)
         if default is not None and self.chance.random() < 0.5:
-            default = None
-            made = replace(made, nullable=True)
-        made = replace(made, default=default and default.replace("'", ""), modelled=False)
+            default, made = None, replace(made, nullable=True)
+        made = replace(made, default=default, modelled=False)
         relation.fields = [*relation.fields, made]
-        return f"ALTER TABLE {relation.name} ADD COLUMN {made.ddl()}"
+        return f"ALTER TABLE {relation.place} ADD COLUMN {made.ddl()}"
+
+    def _foreign(self, relation: Relation) -> Field | None:
+        of_postgres = [each for each in relation.fields if not each.modelled]
+        return self.chance.choice(of_postgres) if of_postgres else None
 
     def _drop_foreign_column(self, relation: Relation) -> str:
-        foreign = [each for each in relation.fields if not each.modelled]
-        if not foreign:
+        gone = self._foreign(relation)
+        if gone is None:
             return ""
-        gone = self.chance.choice(foreign)
         relation.fields = [each for each in relation.fields if each is not gone]
-        return f"ALTER TABLE {relation.name} DROP COLUMN {_quoted(gone.name)}"
+        return f"ALTER TABLE {relation.place} DROP COLUMN {gone.quoted}"
+
+    def _rename_foreign_column(self, relation: Relation) -> str:
+        found = self._foreign(relation)
+        if found is None:
+            return ""
+        relation.added += 1
+        named = replace(found, name=f"r{relation.added}")
+        relation.fields = [named if each is found else each for each in relation.fields]
+        return f"ALTER TABLE {relation.place} RENAME COLUMN {found.quoted} TO {named.quoted}"
+
+    def _retype_foreign_column(self, relation: Relation) -> str:
+        found = self._foreign(relation)
+        if found is None or found.computed or found.default is not None:
+            return ""
+        typed = replace(found, kind="long", postgres="text")
+        relation.fields = [typed if each is found else each for each in relation.fields]
+        name = found.quoted
+        return f"ALTER TABLE {relation.place} ALTER {name} TYPE text USING {name}::text"
 
     def _change_identity(self, relation: Relation) -> str:
-        wanted = self.chance.choice(["FULL", "DEFAULT", f"USING INDEX {relation.name}_pkey"])
-        names = [relation.name]
-        if relation.partitioned:
-            if "USING" in wanted:
-                wanted = "FULL"
-            names += [f"{relation.name}_p{part}" for part in range(3)]
-        return "; ".join(f"ALTER TABLE {name} REPLICA IDENTITY {wanted}" for name in names)
+        wanted = self.chance.choice(["FULL", "DEFAULT", "USING INDEX"])
+        if wanted == "USING INDEX":
+            wanted = (
+                "FULL"
+                if relation.partitioned
+                else f"USING INDEX {quoted(relation.relation + '_pkey')}"
+            )
+        names = [relation.relation, *relation.parts]
+        return ";;".join(
+            f"ALTER TABLE {relation.beside(n)} REPLICA IDENTITY {wanted}" for n in names
+        )
 
     def _rewrite(self, relation: Relation) -> str:
-        return f"VACUUM FULL {relation.name}"
+        if relation.partitioned or self.chance.random() < 0.5:
+            return f"VACUUM FULL {relation.place}"
+        return f"CLUSTER {relation.place} USING {quoted(relation.relation + '_pkey')}"
 
     def _keep_out_of_line(self, relation: Relation) -> str:
-        long = [each for each in relation.fields if each.kind == "long"]
+        long = [each for each in relation.fields if each.kind == "long" and not each.virtual]
         if not long:
             return ""
-        return f'ALTER TABLE {relation.name} ALTER "{long[0].name}" SET STORAGE EXTERNAL'
+        change = self.chance.choice(["STORAGE EXTERNAL", "STORAGE MAIN", "COMPRESSION pglz"])
+        return f"ALTER TABLE {relation.place} ALTER {long[0].quoted} SET {change}"
 
     def _index(self, relation: Relation) -> str:
-        return f"CREATE INDEX ON {relation.name} ({_quoted(relation.key[-1])})"
+        return f"CREATE INDEX ON {relation.place} ({quoted(relation.key[-1])})"
+
+    def _constrain(self, relation: Relation) -> str:
+        relation.added += 1
+        return f"ALTER TABLE {relation.place} ADD CONSTRAINT check{relation.added} CHECK (true)"
+
+    def _add_default(self, relation: Relation) -> str:
+        """A default that the model does not have."""
+        plain = [each for each in relation.others() if not each.identity and not each.default]
+        if not plain:
+            return ""
+        chosen = self.chance.choice(plain)
+        value = literal(chosen.variety.value(self.chance))
+        return f"ALTER TABLE {relation.place} ALTER {chosen.quoted} SET DEFAULT {value}"
+
+    def _secure(self, relation: Relation) -> str:
+        return f"ALTER TABLE {relation.place} ENABLE ROW LEVEL SECURITY"  # the role bypasses it
+
+    def _trigger(self, relation: Relation) -> str:
+        relation.added += 1
+        return (
+            f"CREATE OR REPLACE FUNCTION {self.seed}_touch() RETURNS trigger LANGUAGE plpgsql"
+            f" AS 'BEGIN RETURN NEW; END';; CREATE TRIGGER touch{relation.added} BEFORE UPDATE ON"
+            f" {relation.place} FOR EACH ROW EXECUTE FUNCTION {self.seed}_touch()"
+        )
+
+    def _inherit(self, relation: Relation) -> str:
+        """A child whose rows are not the table's."""
+        if relation.partitioned or any(each.identity for each in relation.fields):
+            return ""
+        relation.children += 1
+        child = relation.beside(f"{relation.relation}_child{relation.children}")
+        names = ", ".join(each.quoted for each in relation.written())
+        return (
+            f"CREATE TABLE {child} () INHERITS ({relation.place});;"
+            f"INSERT INTO {child} ({names}) SELECT {names} FROM {relation.own} LIMIT 3"
+        )
+
+    def _partition_more(self, relation: Relation) -> str:
+        ranges = relation.partitioned.startswith("PARTITION BY RANGE")
+        if not ranges or f"{relation.relation}_top" in relation.parts:
+            return ""
+        name, root = f"{relation.relation}_top", f"{relation.relation}_rest"
+        relation.parts[name] = f"{root} FOR VALUES FROM (1000) TO (2000)"
+        return (
+            f"CREATE TABLE {relation.beside(name)} PARTITION OF {relation.beside(root)}"
+            " FOR VALUES FROM (1000) TO (2000)"
+        )
 
     def _add_label(self, relation: Relation) -> str:
         return f"ALTER TYPE {self.seed}_choice ADD VALUE IF NOT EXISTS 'new{self.chance.random()}'"
@@ -383,15 +241,15 @@ class Database:
 
     def _add_column(self, relation: Relation) -> tuple[str, str, str]:
         relation.added += 1
-        made = self._field(f"n{relation.added}", self.chance.choice(list(KINDS)))
+        made = self._drawing.field(f"n{relation.added}", self.chance.choice(list(KINDS)))
         if not made.nullable:
-            made = replace(made, default=made.variety.value(self.chance).replace("'", ""))
+            made = replace(made, default=made.variety.value(self.chance))
         relation.fields = [*relation.fields, made]
         again = "" if made.nullable and made.variety.nullable else relation.name
-        return "", f"ALTER TABLE {relation.name} ADD COLUMN {made.ddl()}", again
+        return "", f"ALTER TABLE {relation.place} ADD COLUMN {made.ddl()}", again
 
     def _drop_column(self, relation: Relation) -> tuple[str, str, str]:
-        used = {each.computed.split('"')[1] for each in relation.fields if each.computed}
+        used = {each.of for each in relation.fields}
         gone = [
             each
             for each in relation.others()
@@ -401,15 +259,18 @@ class Database:
             return "", "", ""
         chosen = self.chance.choice(gone)
         relation.fields = [each for each in relation.fields if each is not chosen]
-        statement = f"ALTER TABLE {relation.name} DROP COLUMN {_quoted(chosen.name)}"
+        statement = f"ALTER TABLE {relation.place} DROP COLUMN {chosen.quoted}"
         return (statement, "", "") if self.chance.random() < 0.5 else ("", statement, "")
 
     def _widen(self, relation: Relation) -> tuple[str, str, str]:
-        computed = any(each.computed for each in relation.fields)
+        used = {each.of for each in relation.fields}
         wide = [
             each
             for each in relation.others()
-            if each.modelled and each.variety.wider and not computed and each.default is None
+            if each.modelled
+            and each.variety.wider
+            and each.name not in used
+            and each.default is None
         ]
         if not wide:
             return "", "", ""
@@ -418,55 +279,8 @@ class Database:
         wider = replace(chosen, kind=kind, postgres=KINDS[kind].types[0])
         relation.fields = [wider if each is chosen else each for each in relation.fields]
         statement = (
-            f'ALTER TABLE {relation.name} ALTER "{wider.name}" TYPE {wider.postgres}'
-            f' USING "{wider.name}"::{wider.postgres}'
+            f"ALTER TABLE {relation.place} ALTER {wider.quoted} TYPE {wider.postgres}"
+            f" USING {wider.quoted}::{wider.postgres}"
         )
-        return "", statement, ""
-
-
-def printed(cursor: Any, relation: Relation) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """PostgreSQL's rows by key, read from what COPY prints."""
-    from io import StringIO
-
-    fields = relation.modelled()
-    names = sql.SQL(", ").join(sql.Identifier(each.name) for each in fields)
-    table = sql.Identifier(relation.name)
-    output = StringIO()
-    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(names, table)
-    cursor.copy_expert(query.as_string(cursor.connection), output)
-    rows = {}
-    for line in output.getvalue().split("\n")[:-1]:
-        texts = [None if part == r"\N" else _unescaped(part) for part in line.split("\t")]
-        row = {
-            each.name: None if text is None else each.variety.postgres_value(text)
-            for each, text in zip(fields, texts, strict=True)
-        }
-        rows[tuple(str(row[name]) for name in relation.key)] = tuple(row.values())
-    return rows
-
-
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "\\": "\\"}
-
-
-def _unescaped(text: str) -> str:
-    parts = iter(text)
-    return "".join(_ESCAPES[next(parts)] if part == "\\" else part for part in parts)
-
-
-def stored(
-    query: Callable[[str], list[tuple[Any, ...]]], storage: str, relation: Relation
-) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """ClickHouse's rows by key, read from what its functions print."""
-    fields = relation.modelled()
-    listed = ", ".join(each.variety.clickhouse.replace("{}", f"`{each.name}`") for each in fields)
-    nothing = ", ".join(f"isNull(`{each.name}`)" for each in fields)
-    rows = {}
-    for found in query(f"SELECT {listed}, {nothing} FROM cdc.`{storage}` FINAL"):
-        row = {
-            each.name: None if absent else each.variety.clickhouse_value(text)
-            for each, text, absent in zip(
-                fields, found[: len(fields)], found[len(fields) :], strict=True
-            )
-        }
-        rows[tuple(str(row[name]) for name in relation.key)] = tuple(row.values())
-    return rows
+        # Blanks that a char(n) ends with go without an event.
+        return "", statement, relation.name if chosen.postgres.startswith("char") else ""

@@ -23,7 +23,8 @@ from sluice.errors import Retryable
 from sluice.generate.files import write_files
 from sluice.quality.checks import QualityReport
 from sluice.settings import RelaySettings, Settings
-from tests.differential.database import Database, printed, stored
+from tests.differential.comparison import printed, quoted, stored
+from tests.differential.database import Database
 from tests.support.services import drop_slot
 from tests.support.waiting import until
 
@@ -146,7 +147,7 @@ class Pipeline:
         for name, differing in self.differences().items():
             relation = next(each for each in self.database.relations if each.name == name)
             listed = ", ".join(
-                each.variety.clickhouse.replace("{}", f"`{each.name}`")
+                each.variety.clickhouse.replace("{}", quoted(each.name))
                 for each in relation.of_key()
             )
             query = f"SELECT {listed}, * FROM cdc.`{catalog.table(name).history}` ORDER BY _version"

@@ -15,6 +15,7 @@ import pytest
 from sluice import wiring
 from sluice.catalog import load_catalog
 from sluice.settings import Settings
+from tests.differential.comparison import quoted
 from tests.differential.pipeline import Pipeline, following
 
 pytestmark = pytest.mark.services
@@ -58,7 +59,7 @@ def require_found(pipeline: Pipeline, chance: random.Random) -> None:
     """A row that is taken away in ClickHouse is found by both, and read again."""
     relation = chance.choice(pipeline.database.relations)
     storage = load_catalog(pipeline.settings.models).table(relation.name).storage
-    key = ", ".join(f"`{name}`" for name in relation.key)
+    key = ", ".join(map(quoted, relation.key))
     gone = f"({key}) IN (SELECT {key} FROM cdc.`{storage}` FINAL ORDER BY {key} LIMIT 1)"
     (count,) = wiring.query(pipeline.settings, f"SELECT count() FROM cdc.`{storage}` FINAL")[1][0]
     if not count:

@@ -31,7 +31,7 @@ class Kind:
         clickhouse: SQL that prints a stored value `{}`.
         postgres_value, clickhouse_value: read what each side printed as the same Python value.
         key: whether a primary key may be made of it.
-        nullable: whether the column may be NULL.
+        nullable: whether the column may be NULL; `always` where only such a column is of this kind.
         wider: a kind to which a column may be widened in place.
     """
 
@@ -43,6 +43,7 @@ class Kind:
     clickhouse_value: Callable[[str], Any] = str
     key: bool = False
     nullable: bool = True
+    always: bool = False
     wider: str = ""
 
 
@@ -114,7 +115,7 @@ def _day(chance: random.Random) -> str:
 
 
 def _double(chance: random.Random) -> str:
-    edges = ["NaN", "Infinity", "-Infinity", "-0", "5e-324", "1.7976931348623157e308"]
+    edges = ["NaN", "Infinity", "-Infinity", "-0", "0", "5e-324", "1.7976931348623157e308"]
     return chance.choice(edges) if chance.random() < 0.3 else repr(chance.uniform(-1e9, 1e9))
 
 
@@ -141,12 +142,6 @@ def _document(chance: random.Random) -> str:
     return json.dumps(chance.choice(choices))
 
 
-def _integers(chance: random.Random) -> str:
-    return (
-        "{" + ",".join(chance.choice(["NULL", "1", "-7"]) for _ in range(chance.randrange(4))) + "}"
-    )
-
-
 def _words(chance: random.Random) -> str:
     items = [
         json.dumps(_string(0, 3)(chance), ensure_ascii=False) for _ in range(chance.randrange(3))
@@ -154,10 +149,34 @@ def _words(chance: random.Random) -> str:
     return "{" + ",".join(item.replace("\\n", "\n").replace("\\t", "\t") for item in items) + "}"
 
 
-def _listed(text: str) -> list[int | None]:
-    inner = text.strip("{}[]")
-    return [None if item == "NULL" else int(item) for item in inner.split(",")] if inner else []
+def _array(item: str, postgres: str, *values: str, read: Callable[[str], Any] = str) -> Kind:
+    """An array of one dimension whose items have no comma, backslash or double quote.
 
+    Args:
+        item: the items' SQLAlchemy type.
+        read: an item as either side prints it, as the same Python value.
+    """
+
+    def value(chance: random.Random) -> str:
+        chosen = chance.choices(["NULL", *values], k=chance.randrange(4))
+        return "{" + ",".join(f'"{one}"' if one != "NULL" else one for one in chosen) + "}"
+
+    def items(text: str) -> list[Any]:
+        parts = [part.strip('"') for part in text.split(",")] if text else []
+        return [None if part == "NULL" else read(part) for part in parts]
+
+    return Kind(
+        model=f"ARRAY({item})",
+        types=(postgres,),
+        value=value,
+        clickhouse="arrayStringConcat(arrayMap(e -> ifNull(toString(e), 'NULL'), {}), ',')",
+        postgres_value=lambda text: items(text[1:-1]),
+        clickhouse_value=items,
+        nullable=False,
+    )
+
+
+_CHOICE = 'Enum("a", "b\'", "ü", name="{seed}_choice", create_type=False)'
 
 KINDS: dict[str, Kind] = {
     "small": _number("SmallInteger", "smallint", "{seed}_small", bits=16, key=True, wider="whole"),
@@ -180,7 +199,10 @@ KINDS: dict[str, Kind] = {
         clickhouse_value=_amount,
     ),
     "free": _text(
-        "Numeric", "numeric", value=lambda c: c.choice(["NaN", "1.50", "-0.000", "1e50"])
+        "Numeric",
+        "numeric",
+        value=lambda c: c.choice(["NaN", "1.50", "1.5", "-0.000", "1e50", str(c.randrange(99))]),
+        key=True,
     ),
     "double": Kind(
         model="Float",
@@ -188,13 +210,15 @@ KINDS: dict[str, Kind] = {
         value=_double,
         postgres_value=_whole,
         clickhouse_value=_whole,
+        key=True,
     ),
     "single": Kind(
         model="REAL",
         types=("real",),
-        value=lambda c: c.choice(["NaN", "Infinity", "0.1", "-1e-30", "3.4e38", "-0"]),
+        value=lambda c: c.choice(["NaN", "Infinity", "0.1", "-1e-30", "3.4e38", "-0", "0"]),
         postgres_value=_single,
         clickhouse_value=_single,
+        key=True,
     ),
     "yes": Kind(
         model="Boolean",
@@ -209,6 +233,7 @@ KINDS: dict[str, Kind] = {
         "text",
         "{seed}_name",
         "char(20)",
+        "name",
         value=_string(0, 5),
         key=True,
         wider="long",
@@ -217,7 +242,18 @@ KINDS: dict[str, Kind] = {
     "long": _text("Text", "text", "varchar", "{seed}_text", value=_long),
     "fixed": _text("CHAR(6)", "char(6)", value=_string(0, 5, "ab é"), key=True),
     "day": Kind(model="Date", types=("date", "{seed}_day"), value=_day, key=True),
-    "clock": _text("Time", "time", value=lambda c: c.choice(["24:00:00", "07:30:00.000001"])),
+    "clock": _text(
+        "Time",
+        "time",
+        value=lambda c: c.choice(["24:00:00", f"07:{c.randrange(60)}:00.000001"]),
+        key=True,
+    ),
+    "zoned": _text(
+        "Time(timezone=True)",
+        "timetz",
+        value=lambda c: c.choice(["24:00:00-05", "07:30:00.5+05:30", "02:00:00+00"]),
+        key=True,
+    ),
     "moment": Kind(
         model="DateTime",
         types=("timestamp", "{seed}_moment"),
@@ -232,7 +268,14 @@ KINDS: dict[str, Kind] = {
         postgres_value=_at,
         key=True,
     ),
-    "length": _text("Interval", "interval", value=lambda c: f"{c.randrange(99)} days 1.5 seconds"),
+    "length": _text(
+        "Interval",
+        "interval",
+        value=lambda c: c.choice(
+            ["1 day", "24:00:00", "-1 mon", f"{c.randrange(99)} days 1.5 sec"]
+        ),
+        key=True,
+    ),
     "identity": Kind(
         model="Uuid",
         types=("uuid", "{seed}_uuid"),
@@ -240,7 +283,7 @@ KINDS: dict[str, Kind] = {
         key=True,
     ),
     "choice": _text(
-        'Enum("a", "b\'", "ü", name="{seed}_choice", create_type=False)',
+        _CHOICE,
         "{seed}_choice",
         "{seed}_chosen",
         value=lambda c: c.choice(["a", "b'", "ü"]),
@@ -252,21 +295,62 @@ KINDS: dict[str, Kind] = {
         value=lambda c: "\\x" + c.randbytes(c.randrange(9)).hex(),
         clickhouse="lower(hex({}))",
         postgres_value=lambda text: text.removeprefix("\\x"),
+        key=True,
     ),
-    "document": _text("JSONB", "jsonb", value=_document),
+    "document": _text("JSONB", "jsonb", value=_document, key=True),
     "kept": _text("JSON", "json", "{seed}_json", value=lambda c: c.choice(["1e400", _document(c)])),
     "numbers": Kind(
         model="ARRAY(Integer)",
         types=("int[]", "{seed}_numbers"),
-        value=_integers,
-        postgres_value=_listed,
-        clickhouse_value=_listed,
+        value=_array("", "", "1", "-7").value,
+        clickhouse=_array("", "").clickhouse,
+        postgres_value=_array("", "", read=int).postgres_value,
+        clickhouse_value=_array("", "", read=int).clickhouse_value,
         nullable=False,
     ),
-    "words": _text("ARRAY(Text)", "text[]", value=_words),
-    "address": _text("INET", "inet", value=lambda c: c.choice(["10.0.0.1", "10.0.0.0/8", "::1"])),
-    "bits": _text("BIT(4)", "bit(4)", value=lambda c: c.choice(["1010", "0000"])),
-    "span": _text("INT4RANGE", "int4range", value=lambda c: c.choice(["[1,5)", "empty", "(,3)"])),
+    "flags": _array("Boolean", "boolean[]", "t", "f", read=lambda text: text[0]),
+    "sums": _array("Numeric(8, 2)", "numeric(8,2)[]", "0", "-1.50", "999999.99", read=_amount),
+    "moments": _array(
+        "DateTime(timezone=True)",
+        "timestamptz[]",
+        "1900-01-01 00:00:00+00",
+        "2024-02-29 23:59:59.999999+00",
+        read=_at,
+    ),
+    "identities": _array("Uuid", "uuid[]", str(UUID(int=0)), str(UUID(int=1 << 127))),
+    "choices": _array(_CHOICE, "{seed}_choice[]", "a", "b'", "ü"),
+    "words": _text("ARRAY(Text)", "text[]", value=_words, always=True),
+    "grid": _text(
+        "ARRAY(Integer, dimensions=2)",
+        "int[]",
+        value=lambda c: c.choice(["{}", "{{1,2},{3,NULL}}", "{{7}}", "[0:1]={1,2}"]),
+        always=True,
+    ),
+    "address": _text(
+        "INET", "inet", value=lambda c: c.choice(["10.0.0.1", "10.0.0.0/8", "::1"]), key=True
+    ),
+    "network": _text("CIDR", "cidr", value=lambda c: f"10.{c.randrange(99)}.0.0/16", key=True),
+    "card": _text(
+        "MACADDR", "macaddr", value=lambda c: f"08:00:2b:01:02:{c.randrange(99):02}", key=True
+    ),
+    "bits": _text("BIT(4)", "bit(4)", value=lambda c: f"{c.randrange(16):04b}", key=True),
+    "some_bits": _text(
+        "BIT(8, varying=True)", "varbit(8)", value=lambda c: f"{c.randrange(99):b}", key=True
+    ),
+    "span": _text(
+        "INT4RANGE", "int4range", value=lambda c: c.choice(["[1,5)", "empty", "(,3)"]), key=True
+    ),
+    "period": _text(
+        "TSTZRANGE",
+        "tstzrange",
+        value=lambda c: c.choice(
+            ["[2024-01-01 00:00+00,)", "(,)", "[2020-01-01 00:00+02,2021-01-01 00:00+00)"]
+        ),
+    ),
+    "spans": _text(
+        "INT4MULTIRANGE", "int4multirange", value=lambda c: c.choice(["{}", "{[1,3),[5,9)}"])
+    ),
+    "search": _text("TSVECTOR", "tsvector", value=lambda c: c.choice(["'a':1 'b':2", "", "x y"])),
 }
 
 # Types of one run, below its schema's prefix.
@@ -289,6 +373,7 @@ CREATE DOMAIN {seed}_chosen AS {seed}_choice;
 CREATE DOMAIN {seed}_raw AS bytea;
 CREATE DOMAIN {seed}_json AS json;
 CREATE DOMAIN {seed}_numbers AS int[];
+CREATE SCHEMA {seed}_s;
 """
 NAMES = (
     "small whole big nested money double yes name text day moment instant uuid chosen raw json"
@@ -299,4 +384,7 @@ NAMES = (
 def dropped_types(seed: str) -> str:
     """Statements that drop the types of a run."""
     domains = ", ".join(f"{seed}_{name}" for name in reversed(NAMES.split()))
-    return f"DROP DOMAIN IF EXISTS {domains} CASCADE; DROP TYPE IF EXISTS {seed}_choice CASCADE"
+    return (
+        f"DROP SCHEMA IF EXISTS {seed}_s CASCADE; DROP DOMAIN IF EXISTS {domains} CASCADE;"
+        f" DROP TYPE IF EXISTS {seed}_choice CASCADE"
+    )
