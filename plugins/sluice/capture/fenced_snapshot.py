@@ -26,21 +26,24 @@ from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, divisible, numbered
 from sluice.clients.postgres import HEARTBEAT_PREFIX, apart, limit_statements, own_rows, translated
 from sluice.clients.topics import Topics
-from sluice.errors import SluiceError, Unreachable
+from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText
 from sluice.events.positions import parse_lsn
 from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
+_ATTEMPTS = 4
 _KEYS_AT_ONCE = 50_000
 # 64 MB, which is some seconds of checksums.
 _PAGES_IN_A_PIECE = 8192
-# Whether the table, or a partition, was rewritten since the snapshot: pg_class is read in the
-# snapshot, while the function returns the present file.
+# Whether another table has the name since the snapshot, or the table or a partition was rewritten:
+# pg_class is read in the snapshot, while names and the function give the present.
 _REWRITTEN = """
-SELECT coalesce(bool_or(relfilenode IS DISTINCT FROM pg_relation_filenode(oid)), false)
-FROM pg_class WHERE relkind = 'r' AND oid IN (
-    SELECT relid FROM pg_partition_tree(%(place)s) UNION SELECT %(place)s::regclass
+SELECT NOT EXISTS (SELECT FROM pg_class WHERE oid = %(place)s::regclass) OR EXISTS (
+    SELECT FROM pg_class WHERE relkind = 'r' AND relfilenode IS DISTINCT FROM
+        pg_relation_filenode(oid) AND oid IN (
+        SELECT relid FROM pg_partition_tree(%(place)s) UNION SELECT %(place)s::regclass
+    )
 )
 """
 
@@ -133,17 +136,37 @@ def fenced_reading(
             then read before the snapshot, which includes all events before it. Default: false.
 
     Raises:
-        NotReady: an open transaction did not end within a minute.
+        NotReady: an open transaction did not end within a minute, or the table was rewritten before
+            each attempt to read it.
     """
     end = log_end(topics, table) if by_offset else None
-    with (
-        slots.replication(settings.postgres) as holder,
-        slots.session(settings.postgres) as cursor,
-    ):
-        _, point = export_snapshot(holder, cursor, settings.relay)
-        snapshot = ExactSnapshot(settings.postgres, cursor, point)
-        with snapshot.reading(settings, table, topics, drain, end) as reading:
-            yield reading
+    for _ in range(_ATTEMPTS):
+        with (
+            slots.replication(settings.postgres) as holder,
+            slots.session(settings.postgres) as cursor,
+        ):
+            _, point = export_snapshot(holder, cursor, settings.relay)
+            snapshot = ExactSnapshot(settings.postgres, cursor, point)
+            if snapshot.holds(table):
+                with snapshot.reading(settings, table, topics, drain, end) as reading:
+                    yield reading
+                return
+    raise NotReady(
+        f"PostgreSQL rewrote table {table.name} before each attempt to read it",
+        remedy="run it again when no migration is running",
+    )
+
+
+def hold(cursor: Any, table: Table) -> bool:
+    """Lock a table against rewriting for the transaction; return whether its snapshot has the rows.
+
+    A table that was truncated, rewritten by ALTER TABLE or swapped under its name is empty in every
+    older snapshot.
+    """
+    place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
+    cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(own_rows(cursor, table)))
+    cursor.execute(_REWRITTEN, {"place": place})
+    return not cursor.fetchone()[0]
 
 
 def log_end(topics: Topics, table: Table) -> int:
@@ -246,7 +269,13 @@ class ExactSnapshot:
             publisher.abandon()
 
     def count(self, table: Table) -> int:
-        """Return the table's row count."""
+        """Return the table's row count.
+
+        Raises:
+            NotReady: the table was rewritten since and is empty in the snapshot.
+        """
+        if not self.holds(table):
+            raise NotReady(f"PostgreSQL rewrote table {table.name} before it was counted")
         with self._apart(table):
             rows = own_rows(self._cursor, table)
             self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(rows))
@@ -264,15 +293,11 @@ class ExactSnapshot:
         return rows
 
     def holds(self, table: Table) -> bool:
-        """See range_check.Snapshot; a table truncated since then is empty in every snapshot."""
+        """See range_check.Snapshot."""
         if table.name in self._behind:
             raise self._behind[table.name]
-        place = sql.Identifier(table.schema, table.relation)
         with self._apart(table):
-            rows = own_rows(self._cursor, table)
-            self._cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(rows))
-            self._cursor.execute(_REWRITTEN, {"place": place.as_string(self._cursor.connection)})
-            return not self._cursor.fetchone()[0]
+            return hold(self._cursor, table)
 
     def pieces(self, table: Table) -> Sequence[str]:
         """See range_check.Snapshot; without pauses one piece, for parallel workers."""

@@ -19,7 +19,7 @@ from typing import Any
 from sluice.capture import publication as publications
 from sluice.capture import slot as slots
 from sluice.capture.exported_snapshot import export_snapshot
-from sluice.capture.fenced_snapshot import ExactSnapshot
+from sluice.capture.fenced_snapshot import ExactSnapshot, hold
 from sluice.capture.interruption import interrupted
 from sluice.capture.metrics import Progress
 from sluice.capture.publisher import Batch, Publisher
@@ -184,6 +184,7 @@ def _copy(
     """
     with interrupted(check, holder, cursor):
         temporary, point = export_snapshot(holder, cursor, relay)
+        _hold_all(cursor, tables)
         batch = Batch(end_lsn=point)
         parts = [(table, _ranges(pages(cursor, table))) for table in tables]
         progress.begin_snapshot(len(tables), sum(len(ranges) for _, ranges in parts))
@@ -193,6 +194,17 @@ def _copy(
         publisher.flush(batch)
         cursor.execute("COMMIT")
     return temporary, batch
+
+
+def _hold_all(cursor: Any, tables: Sequence[Table]) -> None:
+    """Lock the tables against rewriting until all are read, as pg_dump does.
+
+    Raises:
+        NotReady: one was rewritten since the snapshot, which would read it as empty.
+    """
+    for table in tables:
+        if not hold(cursor, table):
+            raise NotReady(f"PostgreSQL rewrote table {table.name} as the snapshot began")
 
 
 def _ranges(pages: int) -> list[tuple[int, int | None]]:
