@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psycopg2
 import pytest
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 
 from sluice import wiring
 from sluice.capture import publication as publications
-from sluice.capture.relay import run
+from sluice.capture.relay import DUTIES, PUBLICATION, run
 from sluice.catalog import Catalog, load_catalog
 from sluice.clients.postgres import connection_options
 from sluice.embedded.postgres import ensure_database
@@ -139,9 +140,10 @@ def followed(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
         stop = threading.Event()
         arguments = (made.settings, made.catalog)
         thread = threading.Thread(target=run, args=arguments, kwargs={"stop": stop})
-        thread.start()
         try:
-            yield made
+            with patch.dict(DUTIES, {PUBLICATION: 0.5}):
+                thread.start()
+                yield made
         finally:
             stop.set()
             thread.join(60)
@@ -205,6 +207,69 @@ def test_all_kinds_are_equal_when_they_are_read_in_pieces(
     assert {table: {check.status for check in found[table]} for table in found} == {
         table_of(kind): {"pass"} for kind in FOLLOWED
     }
+
+
+NO_OPTION = "ALTER PUBLICATION {p} SET (publish_generated_columns = none)"
+LISTED = "ALTER PUBLICATION {p} DROP TABLE stored; ALTER PUBLICATION {p} ADD TABLE stored "
+# How a publication sends a table without the column that PostgreSQL computes.
+LEFT_OUT = {
+    "by its option": NO_OPTION,
+    "by its list of columns": f"{LISTED} (id, note)",
+    "by both": f"{NO_OPTION}; {LISTED} (id, note)",
+}
+
+
+@pytest.mark.parametrize("way", LEFT_OUT)
+def test_a_computed_column_that_is_not_sent_is_named_and_comes_back(
+    changed: Pipeline, way: str
+) -> None:
+    settings, number = changed.settings, 1000 + list(LEFT_OUT).index(way)
+    changed.sql(LEFT_OUT[way].replace("{p}", settings.relay.publication))
+    until(lambda: "doubled" in parked(changed), "the table is parked for its computed column")
+    changed.sql(f"INSERT INTO stored VALUES ({number}, 'not sent')")
+    with pytest.raises(NeedsPerson, match=r"sends table stored without .*doubled"):
+        wiring.initialise(settings)
+    (named,) = (one for one in doctor.checks(settings, changed.catalog) if not one.ok)
+    assert "sends table stored without" in named.found
+    while remedies := followed_by(changed):
+        changed.sql(*remedies)
+    wiring.resync(settings, "stored")
+    assert parked(changed) == ""
+    changed.sql(f"INSERT INTO stored VALUES ({number + 100}, 'sent')")
+    until(lambda: changed.equal("stored"), "stored is equal on both sides")
+
+
+def test_a_computed_column_that_is_sent_by_a_list_alone_is_no_fault(changed: Pipeline) -> None:
+    publication = changed.settings.relay.publication
+    statements = f"{NO_OPTION}; {LISTED} (id, note, doubled)"
+    connection = psycopg2.connect(**connection_options(changed.superuser.postgres))
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statements.replace("{p}", publication))
+            found = publications.find(cursor, changed.settings.relay, changed.catalog)
+    finally:
+        connection.close()  # which takes all of it back
+    assert found is not None
+    assert found.faults == {}
+
+
+def parked(of: Pipeline) -> str:
+    """Why the table is parked; empty where it is not."""
+    query = "SELECT argMax((state, reason), noted_at) AS last FROM cdc.parked"
+    query += " WHERE source_table = 'stored' GROUP BY hole HAVING last.1 != 'whole'"
+    return "; ".join(reason for ((_, reason),) in wiring.query(of.settings, query)[1])
+
+
+def followed_by(of: Pipeline) -> list[str]:
+    """What the fault of the table says to run in PostgreSQL; nothing where it has none."""
+    connection = psycopg2.connect(**connection_options(of.superuser.postgres))
+    try:
+        with connection.cursor() as cursor:
+            found = publications.find(cursor, of.settings.relay, of.catalog)
+    finally:
+        connection.close()
+    fault = found.faults.get("stored") if found else None
+    return str(fault.remedy).removeprefix("run in PostgreSQL: ").split("; ") if fault else []
 
 
 def by_table(report: QualityReport) -> dict[str, list[Check]]:

@@ -31,7 +31,8 @@ LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation::
 LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 ORDER BY wanted.place
 """
-# Only PostgreSQL 18 and newer send computed columns and have pubgencols.
+# Only PostgreSQL 18 and newer have pubgencols; they send computed columns if it or a list of
+# columns includes them.
 _PUBLICATION = """
 SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
     coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot, quote_ident(pubname)
@@ -44,7 +45,7 @@ _TABLES = """
 SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
     coalesce(r.oid, c.oid)::int8,
     array(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
-        AND NOT attisdropped AND attgenerated = ''
+        AND NOT attisdropped
         AND NOT coalesce(to_jsonb(p) -> 'attnames', to_jsonb(array[attname])) ? attname::text)
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname
@@ -141,27 +142,22 @@ class _Place:
             )
         if member is None:
             return self._absence(alter)
-        names = {column.name for column in self._table.columns}
-        if lacking := sorted(names & {*member.left_out}):
-            left_out = f"without its columns {', '.join(lacking)}"
-        elif member.filtered:
-            left_out = "with a row filter"
-        else:
-            left_out = ""
-        if left_out:
-            return NeedsPerson(
-                f"publication {name} sends table {table} {left_out}",
-                remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self._quoted};"
-                f" {alter} ADD TABLE ONLY {self._quoted}",
-            )
-        computed = [column.name for column in self._table.columns if column.generated]
-        if computed and not sends_computed:
+        computed = {column.name: column.generated for column in self._table.columns}
+        lacking = [name for name in sorted(member.left_out) if name in computed]
+        if lacking and not sends_computed and all(computed[name] for name in lacking):
             return NeedsPerson(
                 f"publication {name} sends table {table} without the columns that PostgreSQL"
-                f" computes: {', '.join(computed)}",
+                f" computes: {', '.join(lacking)}",
                 remedy=f"run in PostgreSQL: {alter} SET (publish_generated_columns = stored)",
             )
-        return None
+        if not lacking and not member.filtered:
+            return None
+        left_out = f"without its columns {', '.join(lacking)}" if lacking else "with a row filter"
+        return NeedsPerson(
+            f"publication {name} sends table {table} {left_out}",
+            remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self._quoted};"
+            f" {alter} ADD TABLE ONLY {self._quoted}",
+        )
 
     def _absence(self, alter: str) -> NeedsPerson:
         """Return the fault of a table that the publication does not list."""
