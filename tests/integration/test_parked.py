@@ -392,6 +392,33 @@ def test_a_repair_of_what_differs_closes_the_hole_and_of_less_says_that_it_stays
         assert facts(services) == joined(engine)
 
 
+def test_operations_that_the_publication_left_out_between_two_looks_are_found_and_brought(
+    services: Settings, engine: Engine
+) -> None:
+    with relaying(services):
+        customers_arrive(services, engine, "options_before")
+        run(
+            engine,
+            services,
+            "ALTER PUBLICATION {} SET (publish = 'insert')",
+            "UPDATE order_items SET quantity = quantity + 1 WHERE id < 6",
+            "DELETE FROM order_items WHERE id = 6",
+            "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')",
+        )
+        customers_arrive(services, engine, "options_after")
+        assert open_holes(services) == []
+        (rows,) = (
+            check
+            for check in wiring.quality(services, deep=True).checks
+            if (check.table, check.check) == (TABLE, "rows")
+        )
+        assert rows.status == "fail"
+        assert rows.repair.startswith(f"run: sluice resync {TABLE}")
+        list(wiring.repair(services))
+        assert wiring.quality(services, deep=True, restart=True).passed
+        assert facts(services) == joined(engine)
+
+
 def parked_meanwhile(settings: Settings, *arguments: Any) -> Any:
     """The table is parked once more, and sent again, while it is compared."""
     found = compared(*arguments)
