@@ -9,15 +9,17 @@ from datetime import timedelta
 
 import pytest
 
+from sluice.clients.clickhouse import ClickHouse
 from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.drain.dead_letters import DeadLetter, DeadLetters
 from sluice.drain.ports import Checkpoint, OpenReject
-from sluice.errors import QualityFailed, WrongUsage
+from sluice.errors import NeedsPerson, QualityFailed, WrongUsage
 from sluice.events.event import Record, Reject, place_of
 from sluice.generate.sql_files import read_statements
 from sluice.settings import PROJECT, ClickHouseSettings
+from sluice.star.create import make_rebuild
 from sluice.warehouse.maintenance import Maintenance
-from tests.star.store import CATALOG, Pipeline, seeded
+from tests.star.store import CATALOG, FACT, Pipeline, seeded
 
 pytestmark = pytest.mark.services
 
@@ -230,6 +232,23 @@ def test_a_rejected_event_that_cannot_be_replayed_keeps_no_marker(pipeline: Pipe
     age(pipeline)
     maintenance(pipeline).run()
     assert markers(pipeline, "src_order_item") == 0
+
+
+def test_tables_over_the_servers_limit_are_dropped(
+    pipeline: Pipeline, warehouse: ClickHouseSettings
+) -> None:
+    pipeline.clickhouse.execute(
+        "CREATE TABLE cdc.large ENGINE = MergeTree ORDER BY n AS SELECT number AS n FROM numbers(9)"
+    )
+    careful = replace(warehouse, options={"settings": {"max_table_size_to_drop": 1}})  # byte
+    with closing(ClickHouse(careful)) as clickhouse:
+        with pytest.raises(NeedsPerson, match="was not dropped"):
+            clickhouse.execute("DROP TABLE cdc.large SYNC")
+        for _ in range(2):
+            make_rebuild(clickhouse, FACT).run(full=True)
+        clickhouse.drop("large")
+        assert clickhouse.execute("EXISTS cdc.large") == [(0,)]
+    pipeline.require_equal()
 
 
 def test_what_the_views_read_is_one_part_after_the_night(pipeline: Pipeline) -> None:

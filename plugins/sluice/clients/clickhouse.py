@@ -136,6 +136,14 @@ class ClickHouse:
             self.elsewhere(statement, **parameters)
         self.execute(on_cluster(statement, self.cluster), **parameters)
 
+    def drop(self, table: str, /) -> None:
+        """Drop a table of `cdc` on each server, if it is there and however large it is.
+
+        By default ClickHouse drops none of over 50 GB.
+        """
+        unlimited = "SETTINGS max_table_size_to_drop = 0"
+        self.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC {unlimited}")
+
     def elsewhere(self, statement: str, /, **parameters: Any) -> None:
         """Run a statement on the cluster's other servers, one after the other."""
         for server in self.others():

@@ -140,4 +140,4 @@ def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
 def _drop_rollup(clickhouse: ClickHouse, name: str) -> None:
     """Drop a rollup's tables, the rows last: their table marks that the rollup exists."""
     for table in (noted(name), clickhouse.cluster.local(name), name):
-        clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")
+        clickhouse.drop(table)

@@ -60,7 +60,7 @@ class FactStorage:
     def drop(self, name: str) -> None:
         """Drop a table and its rows if it exists."""
         for table in dict.fromkeys((name, self.local(name))):
-            self.clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(table)} SYNC")
+            self.clickhouse.drop(table)
 
     def follow(self) -> None:
         """Point the fact of the cluster's other servers at the rows that this server reads."""

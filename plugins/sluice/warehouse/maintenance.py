@@ -200,7 +200,7 @@ class Maintenance:
 
     def _drop_shadows(self) -> Iterator[str]:
         for (name,) in self.clickhouse.execute(self.queries["shadows"]):
-            self.clickhouse.everywhere(f"DROP TABLE IF EXISTS cdc.{quoted(name)} SYNC")
+            self.clickhouse.drop(name)
             yield f"cdc.{name}: dropped, as its full rebuild was interrupted"
 
     def _watch(self, server: ClickHouse) -> Iterator[str]:
