@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from functools import partialmethod
 from itertools import count
 from unittest.mock import patch
 
 import pytest
+from psycopg2.extras import ReplicationCursor
 
 from sluice.capture import relay as relay_run
+from sluice.capture import stream as streams
 from sluice.capture.relay import DUTIES, HEARTBEAT, MARK, PUBLICATION, TOPICS, Relay
+from sluice.capture.stream import Stream
 from sluice.clients.topics import SlotMark, Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import PublicationIncomplete, SluiceError
@@ -22,8 +25,13 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
-NUMBERS = count(1_000_000)
+NUMBERS = count(100_000)
 OFTEN = dict.fromkeys(DUTIES, 0.1)
+RARELY = 3600.0
+# Between two looks of the stream at what is to be done: longer than between two confirmations, so
+# that a clock which these set back would never be due.
+LOOKS = 2.0
+ACKS = ("broker", "drained")
 
 
 class Watched:
@@ -68,7 +76,7 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def often() -> Iterator[None]:
-    with patch.dict(relay_run.DUTIES, OFTEN):
+    with patch.dict(relay_run.DUTIES, OFTEN), patch.object(streams, "_FEEDBACK_SECONDS", LOOKS):
         yield
 
 
@@ -89,6 +97,30 @@ def traffic(source: Source, every: float = 0.01) -> Iterator[None]:
     finally:
         done.set()
         writer.join(30)
+
+
+@contextmanager
+def flood(source: Source) -> Iterator[None]:
+    """Small transactions, faster than the relay reads them."""
+    done = threading.Event()
+
+    def write() -> None:
+        with closing(source.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("SET synchronous_commit = off")
+            while not done.is_set():
+                numbers = f"{next(NUMBERS)}000 + i"
+                cursor.execute(
+                    "DO 'BEGIN FOR i IN 1..500 LOOP"
+                    f" INSERT INTO things VALUES ({numbers}, NULL); COMMIT; END LOOP; END'"
+                )
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join(60)
 
 
 @contextmanager
@@ -151,27 +183,26 @@ def never_sent(self: object, topic: str, messages: list[dict[str, object]]) -> N
         self.wait()  # type: ignore[attr-defined]
 
 
-LOADS: dict[str, tuple[str, Callable[[Source], AbstractContextManager[None]]]] = {
-    "steady traffic, confirmed by the broker": ("broker", traffic),
-    "steady traffic, confirmed by the drain": ("drained", traffic),
-    "a huge transaction": ("broker", huge_transaction),
-    "a broker that takes nothing": ("broker", silent_broker),
+LOADS: dict[str, Callable[[Source], AbstractContextManager[None]]] = {
+    "steady traffic": traffic,
+    "a huge transaction": huge_transaction,
+    "a broker that takes nothing": silent_broker,
 }
 
 
+@pytest.mark.parametrize("ack", ACKS)
 @pytest.mark.parametrize("load", LOADS)
-def test_every_duty_is_done_under_load(source: Source, load: str) -> None:
+def test_every_duty_is_done_under_load(source: Source, load: str, ack: str) -> None:
     with source.relaying():
         source.arrives()
-    ack, begun = LOADS[load]
     source.ack(ack)
-    with Watched(source) as relay, begun(source), drained(source):
+    with Watched(source) as relay, LOADS[load](source), drained(source):
         relay.does_them_all()
         relay.stop()
     assert relay.error is None
 
 
-@pytest.mark.parametrize("ack", ["broker", "drained"])
+@pytest.mark.parametrize("ack", ACKS)
 def test_every_duty_is_done_while_a_snapshot_waits(source: Source, ack: str) -> None:
     with source.relaying():
         source.arrives()
@@ -228,41 +259,91 @@ EFFECTS = {
 }
 
 
+@pytest.mark.parametrize("ack", ACKS)
 @pytest.mark.parametrize("duty", DUTIES)
 def test_each_duty_has_its_effect_under_traffic(
-    source: Source, duty: str, caplog: pytest.LogCaptureFixture
+    source: Source, duty: str, ack: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The other duties are done once, so the effect is this one's."""
     effect, error = EFFECTS[duty]
-    with Watched(source) as relay, traffic(source):
-        until(lambda: source.confirmed() > 0, "the relay has its slot")
+    with source.relaying():
+        source.arrives()
+    source.ack(ack)
+    others = {name: RARELY for name in DUTIES if name != duty}
+    rare = patch.dict(relay_run.DUTIES, others)
+    with rare, Watched(source) as relay, traffic(source), drained(source):
+        until(source.active, "the relay reads from its slot")
         effect(source, caplog)
         if error is not None:
             until(lambda: isinstance(relay.error, error), f"the relay ends with {error}")
     assert error is not None or relay.error is None
 
 
-def test_a_position_is_on_the_broker_before_postgres_is_told(source: Source) -> None:
-    note = Topics.note_mark
+class Gate:
+    """Lets notes of the slot's mark pass, or holds them back.
 
-    def slow(self: Topics, slot: str, mark: SlotMark) -> None:
-        time.sleep(0.3)
-        note(self, slot, mark)
+    Attributes:
+        passed: the highest position that was let pass.
+        looks: how often the stream looked at what is to be done.
+    """
 
-    source.sql("CREATE TABLE other (id int)")
-    with patch.object(Topics, "note_mark", slow), source.relaying():
-        begun = source.confirmed()
-        with traffic(source):
-            for _ in range(30):
+    def __init__(self) -> None:
+        self.passed = self.looks = 0
+        self.open = threading.Event()
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        note, attend, start = Topics.note_mark, Stream._attend, ReplicationCursor.start_replication
+
+        def held(topics: Topics, slot: str, mark: SlotMark) -> None:
+            self.open.wait()
+            self.passed = max(self.passed, mark.wal)
+            note(topics, slot, mark)
+
+        def looked(stream: Stream) -> None:
+            self.looks += 1
+            attend(stream)
+
+        with ExitStack() as stack:
+            for change in (
+                patch.object(Topics, "note_mark", held),
+                patch.object(Stream, "_attend", looked),
+                patch.object(streams, "_FEEDBACK_SECONDS", 0.1),
+                # psycopg2 tells PostgreSQL by itself so often, in seconds.
+                patch.object(
+                    ReplicationCursor, "start_replication", partialmethod(start, status_interval=1)
+                ),
+            ):
+                stack.enter_context(change)
+            stack.callback(self.open.set)
+            self.open.set()
+            yield
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["a flood", "traffic of other tables"])
+@pytest.mark.parametrize("ack", ACKS)
+def test_a_position_is_on_the_broker_before_postgres_is_told(
+    source: Source, ack: str, busy: bool
+) -> None:
+    gate = Gate()
+    with source.relaying():
+        source.arrives()
+    source.ack(ack)
+    source.sql("CREATE TABLE IF NOT EXISTS other (id int)")
+    with gate.placed(), source.relaying(), drained(source):
+        is_confirmed(source)
+        with flood(source) if busy else nullcontext():
+            looks = gate.looks
+            until(lambda: gate.looks > looks + 3, "the stream is attended to")
+            gate.open.clear()
+            end, looks = source.lsn(), gate.looks
+            while gate.looks < looks + 30:
                 # Without traffic of the models' tables psycopg2 moves on by itself.
-                source.sql("INSERT INTO other VALUES (1)")
-                told = source.confirmed()
-                assert told <= max(begun, Topics(source.settings.kafka).mark(source.slot).wal)
-            assert source.confirmed() > begun
-        for _ in range(30):
-            source.sql("INSERT INTO other VALUES (1)", "SELECT pg_log_standby_snapshot()")
-            told = source.confirmed()
-            assert told <= Topics(source.settings.kafka).mark(source.slot).wal
-    source.sql("DROP TABLE other")
+                source.sql("INSERT INTO other VALUES (1)", "SELECT pg_log_standby_snapshot()")
+                assert source.confirmed() <= gate.passed
+            assert gate.passed <= source.lsn()
+            gate.open.set()
+            until(lambda: source.confirmed() > end, "PostgreSQL is told what was held back")
 
 
 def test_a_crash_of_the_server_under_traffic_is_no_other_slot(source: Source) -> None:

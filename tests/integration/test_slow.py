@@ -185,6 +185,7 @@ def settled(report: QualityReport, name: str) -> bool:
     return bool(statuses) and Status.UNSETTLED not in statuses
 
 
+@pytest.mark.timeout(900 + 240 * ROUNDS)
 def test_an_hour_of_slowness_raises_no_alarm_and_hides_nothing(
     services: Settings, engine: Engine, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_an_hour_of_slowness_raises_no_alarm_and_hides_nothing(
             rounds = 0
             while rounds < ROUNDS or (seen != names and rounds < ROUNDS + TRIES):
                 rounds += 1
+                print(f"round {rounds}", flush=True)
                 with ThreadPoolExecutor(3) as threads:
                     runs = [threads.submit(run) for run in (deep, deep, quick)]
                     for report in (run.result() for run in runs):
