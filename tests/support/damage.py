@@ -15,7 +15,8 @@ def corrupt(settings: Settings) -> None:
         "DELETE FROM cdc.src_order_item WHERE id IN"
         " (SELECT id FROM cdc.src_order_item FINAL ORDER BY id LIMIT 3)",
         "INSERT INTO cdc.src_order_item (id, order_id, product_id, quantity, price, _version)"
-        " SELECT 900000, order_id, product_id, 1, 1, 5 FROM cdc.src_order_item FINAL LIMIT 1",
+        " SELECT 900000, order_id, product_id, 1, 1, _version + 1"  # newer than a truncation
+        " FROM cdc.src_order_item FINAL LIMIT 1",
         "INSERT INTO cdc.src_order_item SELECT * REPLACE (quantity + 1 AS quantity,"
         " _version + 1 AS _version) FROM cdc.src_order_item FINAL ORDER BY id DESC LIMIT 2",
     ]
