@@ -234,11 +234,14 @@ def test_a_transaction_of_a_million_rows_is_read_in_little_memory(source: Source
     with source.process() as relay:
         until(lambda: source.confirmed() > 0, "the relay has its slot")
         source.sql("INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, 1000000) i")
-        end, highest = source.lsn(), 0
-        while source.confirmed() < end:
-            highest = max(highest, relay.memory_info().rss)
-            time.sleep(0.2)
-    assert highest < 400_000_000
+        end, used = source.lsn(), [0]
+
+        def read() -> bool:
+            used.append(relay.memory_info().rss)
+            return source.confirmed() >= end
+
+        until(read, "the slot has confirmed the end", 600, pause=0.2)
+    assert max(used) < 400_000_000
     assert len(source.keys()) == 1_000_000
 
 
