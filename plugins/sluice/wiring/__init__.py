@@ -1,4 +1,4 @@
-"""The one place that builds the pipeline from settings: adapters, queries, schemas.
+"""Build the pipeline's steps from settings; nothing else connects adapters, queries, schemas.
 
 Each function is one run of a step; the command line and the Airflow tasks call the same ones.
 """

@@ -1,4 +1,4 @@
-"""Bringing tables right in which something is ahead of its source; see ahead.py."""
+"""Repair tables with versions ahead of their source; see quality/ahead.py."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 
 def ahead_in(run: Run) -> Ahead:
-    """Looks for what is ahead in ClickHouse."""
+    """Make the search for versions that are ahead of the WAL's end."""
     return Ahead(clickhouse=run.clickhouse, wal_end=partial(wal_end, run.settings.postgres))
 
 
 def put_below(run: Run, table: Table) -> str:
-    """Begin a new epoch where something of a table is ahead, so that what comes wins over it.
+    """Begin a new epoch if versions of a table are ahead, so that later changes replace them.
 
     Returns:
-        What was ahead, in one line; empty where nothing was, or PostgreSQL cannot say.
+        What was ahead, in one line; empty if nothing was, or PostgreSQL's WAL end is unknown.
     """
     step, found = ahead_in(run), None
     with suppress(NotReady):
@@ -42,7 +42,7 @@ def put_below(run: Run, table: Table) -> str:
 
 
 def hidden(run: Run, table: Table, selection: Selection, version: int) -> int:
-    """See resync.Resync; none where PostgreSQL cannot say."""
+    """See resync.Resync; 0 if PostgreSQL's WAL end is unknown."""
     with suppress(NotReady):
         return ahead_in(run).hidden(table, selection, version)
     return 0

@@ -1,4 +1,4 @@
-"""What compares both sides: the checks of a minute, the conditions and the deep check."""
+"""Run the checks: the minute's comparison, the conditions and the deep check."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _NOT_PASSED = Lagging("the drain did not pass the fence of this run", remedy="se
 
 
 def check(run: Run, tables: Sequence[str], *, deep: bool, restart: bool = False) -> QualityReport:
-    """One run of the checks, of all tables when none is named; nothing is repaired.
+    """Run the checks once, for all tables if none is named; repair nothing.
 
     Args:
-        restart: compare all rows, also where a deep check that was killed left some.
+        restart: compare all rows, including those that an interrupted deep check has compared.
     """
     chosen = run.catalog.select(tuple(tables))
     checks = make_quality(run)
@@ -63,7 +63,7 @@ def check(run: Run, tables: Sequence[str], *, deep: bool, restart: bool = False)
 def differences(
     settings: Settings, tables: Sequence[Table], outcomes: Outcomes
 ) -> list[tuple[Table, TableFindings]]:
-    """What a deep check finds in tables now; nothing is kept or repaired."""
+    """Return what a deep check of tables finds now; store and repair nothing."""
     with opened(settings) as run:
         return compared(run, tables, outcomes)
 
@@ -83,7 +83,7 @@ def make_deep_check(
     restart: bool = True,
     claim: Callable[[str], bool] = lambda _: True,
 ) -> DeepCheck:
-    """The comparison of every row, as of points at which `snapshot` opens PostgreSQL."""
+    """Make the comparison of all rows, as of the LSNs at which `snapshot` opens PostgreSQL."""
 
     def checkpoint(table: Table) -> Checkpoint:
         return run.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
@@ -101,12 +101,12 @@ def make_deep_check(
 def _drained_snapshot(
     run: Run, checks: Quality, tables: Sequence[Table]
 ) -> Callable[[], AbstractContextManager[ExactSnapshot]]:
-    """Opens PostgreSQL at a point that the drain has passed with these tables."""
+    """Return what opens PostgreSQL at an LSN that the drain of these tables has passed."""
     return lambda: exact_snapshot(run.settings, lambda point: checks.fences.behind(point, tables))
 
 
 def _suggested(settings: Settings, checks: Sequence[Check]) -> tuple[Check, ...]:
-    """The checks with the commands that repair rows, or without where they are not wanted."""
+    """Return the checks, without the commands that repair rows if those are switched off."""
     bare = settings.repair == "off"
     return tuple(
         replace(check, repair="") if bare and check.check in ROWS else check for check in checks
@@ -140,7 +140,7 @@ def _exact_fence(settings: Settings, tables: Sequence[Table]) -> Fence:
 
 
 def make_quality(run: Run) -> Quality:
-    """The checks of a minute; they bring the drain and the facts past what they compare."""
+    """Make the minute's checks, which first bring the drain and the facts past their fence."""
     settings, topics, slot = run.settings, run.topics, run.settings.relay.slot
     rebuilds = {fact.name: make_rebuild(run.clickhouse, fact) for fact in run.catalog.facts}
     results = Results(
@@ -168,14 +168,14 @@ def make_quality(run: Run) -> Quality:
 
 
 def _caught_up(run: Run, rebuilds: Mapping[str, Rebuild], decoders: dict[str, Decoder]) -> CaughtUp:
-    """Drain every table and bring every fact up to date, as far as each can be.
+    """Drain all tables and rebuild all facts, each as far as possible.
 
     Args:
-        decoders: those that were made before.
+        decoders: decoders of earlier calls, by table.
     """
     outcomes, ended, drain = Outcomes(), set[str](), make_drain(run)
     for table in run.catalog.tables:
-        with outcomes.of(table.name), suppress(StaleCheckpoint):  # another drain is at work
+        with outcomes.of(table.name), suppress(StaleCheckpoint):  # another drain is running
             if table.name not in decoders:
                 decoders[table.name] = make_decoder(run, table.name)
             if drain.run(decoders[table.name]).caught_up:
@@ -189,7 +189,7 @@ def _caught_up(run: Run, rebuilds: Mapping[str, Rebuild], decoders: dict[str, De
 def _held(
     run: Run, checks: Quality, tables: Sequence[Table], report: QualityReport
 ) -> tuple[Check, ...]:
-    """What the models expect of the tables' rows."""
+    """Check what the models expect of the rows of tables."""
     step = Expectations(
         clickhouse=run.clickhouse,
         catalog=run.catalog,
@@ -204,8 +204,10 @@ def _held(
 def _deep(
     run: Run, checks: Quality, tables: Sequence[Table], report: QualityReport, *, restart: bool
 ) -> tuple[tuple[Check, ...], dict[str, SluiceError]]:
-    """The deep checks of tables, of the facts whose own table is among them and of their rollups;
-    and why some could not be made this time.
+    """Compare all rows of tables, of the facts of these tables and of their rollups.
+
+    Returns:
+        The checks, and by table the errors of those that were not possible this time.
     """
     ready, late = _parted(tables, report)
     snapshot, outcomes = _drained_snapshot(run, checks, ready), Outcomes()
@@ -224,7 +226,7 @@ def _deep(
 
 
 def _derived(step: FactCheck, fact: Fact, outcomes: Outcomes) -> Iterator[Check]:
-    """The checks of a fact and its rollups, which need no fence of their own."""
+    """Check a fact and its rollups against ClickHouse's own tables; this needs no fence."""
     with outcomes.of(fact.name):
         yield fact_check(fact, step.rows())
     if fact.name in outcomes.troubles:
@@ -237,7 +239,7 @@ def _derived(step: FactCheck, fact: Fact, outcomes: Outcomes) -> Iterator[Check]
 
 
 def _parted(tables: Sequence[Table], report: QualityReport) -> tuple[list[Table], list[Table]]:
-    """The tables that can be compared, and those that are late; a check names others' trouble."""
+    """Divide tables into those that can be compared and those that are late."""
     waiting = {c.table for c in report.checks if c.check == "caught_up" and c.status in _WAITING}
     ready = [table for table in tables if table.name not in report.behind]
     return ready, [table for table in tables if table.name in waiting]

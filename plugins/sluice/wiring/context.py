@@ -1,4 +1,4 @@
-"""What one run of a step works with: opened once, handed down to every part of it."""
+"""The models and services of one run, opened once and handed down to all its parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Run:
     """The models and services of one run, each opened when it is first used.
 
     A session on ClickHouse takes one query at a time, so one thread at a time uses a run. What
-    queries ClickHouse beside it opens a session of its own.
+    queries ClickHouse concurrently opens its own session.
 
     Attributes:
         limits: `seconds`, where ClickHouse and the broker have less time for an answer than their

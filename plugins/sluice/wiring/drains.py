@@ -1,4 +1,4 @@
-"""From topics to ClickHouse: the drain, its dead letters, and who sends the changes."""
+"""Drain topics into ClickHouse; list, replay and dismiss dead letters; change the source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sluice.wiring.context import Run, opened
 
 
 def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:
-    """One run of a table's drain; see Drain."""
+    """Run a table's drain once; see Drain."""
     with opened(settings) as run:
         decoder = make_decoder(run, table)
         return until_done(partial(make_drain(run, pass_rejects=pass_rejects).run, decoder))
@@ -33,10 +33,10 @@ def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> Drai
 def drain_until_empty(
     settings: Settings, table: str, *, pass_rejects: bool = False
 ) -> Iterator[DrainReport]:
-    """Drain until the topic is drained to the end that it has now, by this or by other drains.
+    """Drain until the topic is drained to its present end, by this or by another drain.
 
     Returns:
-        A report of each run.
+        A report for each run.
     """
     with opened(settings) as run:
         decoder = make_decoder(run, table)
@@ -50,9 +50,9 @@ def drain_until_empty(
 
 
 def skip(settings: Settings, table: str, offset: int) -> str:
-    """Let a table's drain go on behind the record that it stands at; see Drain.skip.
+    """Let a table's drain skip the record at which it stopped; see Drain.skip.
 
-    Until all rows of the table are read again the check `parked` says so.
+    The check `parked` reports the skipped record until all rows of the table are reread.
     """
     with opened(settings) as run:
         decoder = make_decoder(run, table)
@@ -71,10 +71,10 @@ def skip(settings: Settings, table: str, offset: int) -> str:
 
 
 def change_source(settings: Settings, source: str) -> list[str]:
-    """Let another change source take over all tables; what was changed, a line each.
+    """Let another change source take over all tables; return a line for each table changed.
 
     Raises:
-        NotReady: the present source still reads from the slot, or left undrained events.
+        NotReady: the present source still reads from the slot, or events are undrained.
         WrongUsage: there is no such source.
     """
     with slots.session(settings.postgres) as cursor:
@@ -102,7 +102,7 @@ def dead_letters(
     *,
     every: bool = False,
 ) -> list[DeadLetter]:
-    """The newest rejected events; see DeadLetters.newest."""
+    """Return the newest rejected events; see DeadLetters.newest."""
     with opened(settings) as run:
         letters = DeadLetters(clickhouse=run.clickhouse)
         return letters.newest(table, conditions, every=every, limit=limit)
@@ -115,7 +115,7 @@ def dismiss_dead_letters(
     *,
     reason: str,
 ) -> str:
-    """Close a table's open dead letters, with a row of who and why; what was done, in one line."""
+    """Close open dead letters of a table, with an audit row; return one line about it."""
     if not reason.strip():
         raise WrongUsage(
             "a dead letter is dismissed for a reason", remedy="give one: --reason TEXT"
@@ -130,14 +130,14 @@ def dismiss_dead_letters(
 def replay_dead_letters(
     settings: Settings, table: str, conditions: Sequence[Condition] = ()
 ) -> ReplayReport:
-    """Put a table's open dead letters in; see dead_letters.replay."""
+    """Replay open dead letters of a table; see dead_letters.replay."""
     with opened(settings) as run:
         letters = DeadLetters(clickhouse=run.clickhouse)
         return replay(letters, make_drain(run), make_decoder(run, table), conditions)
 
 
 def make_drain(run: Run, *, pass_rejects: bool = False) -> Drain:
-    """What drains topics."""
+    """Make the drain of topics."""
     settings = run.settings
     return Drain(
         changes=run.changes,
@@ -151,8 +151,9 @@ def make_drain(run: Run, *, pass_rejects: bool = False) -> Drain:
 
 
 def named_source(run: Run) -> str:
-    """The change source of all tables, by a checkpoint that names it, else by who reads from the
-    slot; empty where nothing says it.
+    """Return the change source of all tables: from a checkpoint, else from the slot's reader.
+
+    Empty if neither is known.
     """
     for table in run.catalog.tables:
         checkpoint = run.store.checkpoint(table.name)
@@ -163,11 +164,11 @@ def named_source(run: Run) -> str:
 
 
 def make_decoder(run: Run, name: str) -> Decoder:
-    """What turns a table's messages into rows, by its generated schema.
+    """Make the decoder of a table's messages from its generated schema.
 
     Raises:
-        TableDiffers: ClickHouse's table is not the model's; rows would lose values.
-        NotReady: it is not there.
+        TableDiffers: ClickHouse's table differs from the model; rows would lose values.
+        NotReady: ClickHouse lacks the table.
     """
     table = run.catalog.table(name)
     require_same(run.clickhouse, table)

@@ -1,7 +1,7 @@
-"""What repairs do of a parked table: wait until the relay sends it, then close its holes.
+"""Repair a parked table: wait until the relay sends it again, then close its holes.
 
-Only rows of the whole table that were read or compared after that close them. Whatever reads less
-says that they stay.
+Only a reading or comparison of all rows that began after that closes them. A command that reads
+fewer rows reports that they stay open.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ _PAUSE = 0.5
 
 
 def plan_whole(run: Run, step: Resync, table: Table, *, restart: bool) -> Plan:
-    """Plan to read all rows of a table; of a parked one after the relay sends its changes again.
+    """Plan to read all rows of a table; wait first until the relay sends a parked table again.
 
-    So every change between is in the rows that are read, and every later one is sent. Ranges that
-    were read before that are read again.
+    The rows read then contain all changes that were not sent. Ranges read earlier are reread.
 
     Raises:
         NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
@@ -42,7 +41,7 @@ def plan_whole(run: Run, step: Resync, table: Table, *, restart: bool) -> Plan:
 
 
 def close_holes(run: Run, plan: Plan) -> None:
-    """Close the table's holes where all ranges of a plan of all rows are read behind them."""
+    """Close the table's holes if all ranges of a plan of all rows were read after them."""
     found = run.plans.find(plan.table, plan.run)
     if not plan.whole or found is None or found.open:
         return
@@ -53,7 +52,7 @@ def close_holes(run: Run, plan: Plan) -> None:
 
 
 def holes_left(run: Run, table: Table) -> str:
-    """The table's holes, and what closes them; empty where there is none."""
+    """Return the table's open holes and what closes them; empty if there are none."""
     return "; ".join(
         f"it stays parked: {hole.sentence()}; {hole.repair()}"
         for hole in run.holes.open(table.name)
@@ -61,9 +60,9 @@ def holes_left(run: Run, table: Table) -> str:
 
 
 def await_sent(run: Run, table: Table) -> list[Hole]:
-    """Wait until the relay sends a parked table's changes again; its holes, which then have ended.
+    """Wait until the relay sends a parked table's changes again; return its holes, now ended.
 
-    Rows read from here on hold what was not sent.
+    Rows read afterwards contain the changes that were not sent.
 
     Raises:
         NeedsPerson, NotReady: the table is parked, and why; or the relay does not run.
@@ -90,6 +89,6 @@ def await_sent(run: Run, table: Table) -> list[Hole]:
 
 
 def _first_fence(run: Run, plan: Plan) -> int:
-    """The fence of the range of a plan that was read first; 0 where none was."""
+    """Return the fence of the range that was read first; 0 if none was."""
     rows = run.clickhouse.execute(run.queries["fences"], table=plan.table.name, run=plan.run)
     return min((parse_lsn(fence) for (fence,) in rows), default=0)

@@ -1,4 +1,4 @@
-"""The checks and what brings both sides back to equality: by what differs, or after a loss."""
+"""Repair tables: by their differences, or after changes were lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def quality(
     settings: Settings, tables: Sequence[str] = (), *, deep: bool = False, restart: bool = False
 ) -> QualityReport:
-    """One run of the checks, of all tables when none is named; see Quality.run and DeepCheck."""
+    """Run the checks once, for all tables if none is named; see Quality.run and DeepCheck."""
     with opened(settings) as run:
         report = check(run, tables, deep=deep, restart=restart)
         wrong = {c.table for c in report.checks if c.check in ROWS and c.status == Status.FAIL}
@@ -53,10 +53,10 @@ def quality(
 
 
 def _rejecting(run: Run, names: Collection[str]) -> set[str]:
-    """Of these tables those that have open dead letters.
+    """Return the tables among these that have open dead letters.
 
-    What differs there may be what cannot be stored: it would be read again at every check and
-    rejected each time, and only a person can correct it.
+    Their differences may be rows that cannot be stored. An automatic repair would reread them at
+    each check and reject them each time; only a person can correct them.
     """
     counts = dict(run.clickhouse.execute(run.queries["dead_letters"]))
     rejecting = set(names) & counts.keys()
@@ -74,7 +74,7 @@ def _rejecting(run: Run, names: Collection[str]) -> set[str]:
 def forecast(
     settings: Settings, name: str, *, lower: str = "", upper: str = "", keys: Sequence[str] = ()
 ) -> str:
-    """What a resync of these rows would change, in one line; nothing is changed."""
+    """Return in one line what a resync of these rows would change; change nothing."""
     with opened(settings) as run:
         table, outcomes = run.catalog.table(name), Outcomes()
         selection = make_selection(table, lower, upper, keys)
@@ -85,17 +85,17 @@ def forecast(
 
 
 def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -> Iterator[str]:
-    """Bring tables back to equality by their differences, all of them when none is named.
+    """Reread what differs in tables, in all if none is named.
 
-    Unless `mode` is auto, a gap in a table's topic is passed first, as what is missing will differ,
-    and a parked table is waited for until the relay sends it again. Its holes are closed by a
-    comparison that began after that.
+    Unless `mode` is auto, the drain first passes a gap in a table's topic, because the missing
+    changes show as differences, and a parked table is awaited until the relay sends it again. A
+    comparison that began after that closes its holes.
 
     Returns:
-        What is done, a line each, as it is done.
+        A line for each step, when it is done.
 
     Raises:
-        SluiceError: at the end, of the tables that could not be brought back.
+        SluiceError: at the end, for the tables that could not be repaired.
     """
     with opened(settings) as run:
         yield from _repair(run, names, mode)
@@ -108,7 +108,7 @@ def _repair(run: Run, names: Sequence[str], mode: str) -> Iterator[str]:
 
 
 def _repaired(run: Run, tables: Sequence[Table], mode: str, outcomes: Outcomes) -> Iterator[str]:
-    """See `repair`; without the tables that `outcomes` has trouble with."""
+    """See `repair`; skip the tables for which `outcomes` holds an error."""
     tables = outcomes.sound(tables)
     if mode == DIFF:
         yield from _pass_gaps(run, tables, outcomes)
@@ -139,7 +139,7 @@ def _repaired(run: Run, tables: Sequence[Table], mode: str, outcomes: Outcomes) 
 
 
 def _put_below(run: Run, tables: Sequence[Table], outcomes: Outcomes) -> Iterator[str]:
-    """Put what is ahead of its source below what comes; comparisons do not see it before."""
+    """Begin a new epoch for tables with versions ahead, which would hide what a repair writes."""
     for table in tables:
         with outcomes.of(table.name):
             if line := put_below(run, table):
@@ -153,17 +153,17 @@ def _rebuilt(run: Run, outcomes: Outcomes) -> Iterator[str]:
 
 
 def recover(settings: Settings) -> Iterator[str]:
-    """Bring everything back to equality after changes were lost, without dropping a table.
+    """Repair all tables after changes were lost, without dropping one.
 
-    Where the slot is of no use, or the server is another one, a new slot is made first; see
-    Recovery. Where the change source can go on, what differs is read again; see `repair`.
+    If the slot cannot be used, or PostgreSQL is another server, a new slot is created first; see
+    Recovery. If the change source can resume, what differs is reread; see `repair`.
 
     Returns:
-        What is done, a line each, as it is done.
+        A line for each step, when it is done.
 
     Raises:
         NotReady: the change source is needed and does not run, or set-up is not finished.
-        SluiceError: at the end, of the tables that could not be brought back.
+        SluiceError: at the end, for the tables that could not be repaired.
     """
     with opened(settings) as run:
         yield from _recovered(run)
@@ -213,8 +213,8 @@ def _recovery(run: Run, by_offset: bool) -> Recovery:
 
 
 def _fault(run: Run) -> tuple[SluiceError | None, dict[str, SluiceError]]:
-    """Why the relay cannot go on from its slot, None where it can; and the tables that cannot be
-    sent from a new one either.
+    """Return why the relay cannot resume from its slot, None if it can, and the tables that it
+    could not send from a new slot either.
     """
     try:
         settings = run.settings
@@ -233,8 +233,8 @@ def _fault(run: Run) -> tuple[SluiceError | None, dict[str, SluiceError]]:
 
 
 def _drain_all(run: Run, table: Table) -> None:
-    """Drain to the topic's end; what is missing from the topic is found by comparing."""
-    run.plans.drop(table)  # changes were lost since the ranges that are done
+    """Drain to the topic's end; a comparison finds what the topic lacks."""
+    run.plans.drop(table)  # changes were lost after the finished ranges were read
     drain, decoder, caught_up = make_drain(run), make_decoder(run, table.name), False
     while not caught_up:
         try:
@@ -249,13 +249,13 @@ def _raise_epoch(run: Run, table: Table) -> None:
 
 
 def _pass_gaps(run: Run, tables: Sequence[Table], outcomes: Outcomes) -> Iterator[str]:
-    """Let the drain go on where topics lost messages; what was lost, a line each."""
+    """Let the drain pass gaps in topics; return a line for each gap."""
     drain = make_drain(run)
     for table in tables:
         with outcomes.of(table.name):
             try:
                 until_done(partial(drain.run, make_decoder(run, table.name)))
             except TopicGap as error:
-                run.plans.drop(table)  # the gap came after the ranges that are done
+                run.plans.drop(table)  # the gap came after the finished ranges were read
                 until_done(partial(drain.skip_gap, table))
                 yield f"{table.name}: {error.what}"

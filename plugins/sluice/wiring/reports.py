@@ -1,4 +1,4 @@
-"""What is shown and told: status, the CDC page's reading, queries, alerts."""
+"""Read the pipeline's state for `sluice status` and the CDC page; run queries; send alerts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sluice.settings import PROJECT, AlertSettings, Settings
 from sluice.wiring.context import Run, opened
 
 _MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
-_LOOK_S = 5  # nobody looks at a page that waits longer for a service
+_LOOK_S = 5  # seconds; a page that waits longer is of no use
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """The pipeline's part of `sluice status --json`: tables, fact, slot."""
+    """Return the pipeline's part of `sluice status --json`: tables, fact, slot."""
     with opened(settings) as run:
         return read_status(_monitor(run))
 
 
 @contextmanager
 def monitor(settings: Settings) -> Iterator[Monitor]:
-    """What the CDC page reads with; its sessions end with the context."""
+    """Open the monitor that the CDC page reads; its sessions end with the context."""
     with opened(settings, seconds=_LOOK_S) as run:
         yield _monitor(run)
 
@@ -45,11 +45,11 @@ def _monitor(run: Run) -> Monitor:
 
 
 def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and rows of a query on ClickHouse."""
+    """Return column names and rows of a query on ClickHouse."""
     with opened(settings) as run:
         return run.clickhouse.table(text)
 
 
 def tell(alerts: AlertSettings, found: Check) -> None:
-    """Tell what no check has found to where checks tell their findings."""
+    """Send an alert about something that no check found."""
     Alerts(alerts).tell([News(check=found, before=Status.PASS)])

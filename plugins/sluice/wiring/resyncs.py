@@ -1,4 +1,4 @@
-"""Reading tables again from Postgres, whole or by ranges and shares."""
+"""Resync tables from PostgreSQL: all rows, ranges of keys, keys, or shares of a plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def resync(
     keys: Sequence[str] = (),
     restart: bool = False,
 ) -> ResyncReport:
-    """Read a table, or some of its keys, again from Postgres; see Resync.run and plan_whole."""
+    """Reread a table, or some of its keys, from PostgreSQL; see Resync.run and plan_whole."""
     with opened(settings) as run:
         table = run.catalog.table(name)
         selection = make_selection(table, lower, upper, keys)
@@ -53,7 +53,7 @@ def resync(
 
 
 def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = "") -> Plan:
-    """Divide a table, or a range of its keys, so that several can read it; see Resync.plan."""
+    """Divide a table, or a range of its keys, for several readers; see Resync.plan."""
     with opened(settings) as run:
         table = run.catalog.table(name)
         selection = make_selection(table, lower, upper, ())
@@ -66,13 +66,13 @@ def plan_resync(settings: Settings, name: str, *, lower: str = "", upper: str = 
 def resync_share(
     settings: Settings, name: str, planned: str, share: int, shares: int
 ) -> ResyncReport:
-    """Read one share of the ranges of a plan that are left; see Resync.read.
+    """Read one share of the remaining ranges of a plan; see Resync.read.
 
     Args:
         planned: the plan's run.
 
     Raises:
-        NeedsPerson: changes were lost since it was planned.
+        NeedsPerson: changes were lost after it was planned.
     """
     with opened(settings) as run:
         table = run.catalog.table(name)
@@ -91,28 +91,28 @@ def resync_share(
 
 @contextmanager
 def resyncing(settings: Settings, table: Table) -> Iterator[Resync]:
-    """What reads a table again, in a run of its own; see make_resync."""
+    """Open a run and make the resync of a table; see make_resync."""
     with opened(settings) as run:
         yield make_resync(run, table)
 
 
 def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> Resync:
-    """What reads a table again; a gap in its topic is passed first, as its rows are read anew.
+    """Make the resync of a table; the drain passes a gap in its topic first.
 
     Args:
-        within: where rows are read, for all ranges; without it each has a fence of its own.
+        within: the snapshot for all ranges; without it each range has its own fence.
     """
     settings, topics = run.settings, run.topics
     decoder, drain = make_decoder(run, table.name), make_drain(run)
 
     def drain_once() -> None:
-        with suppress(StaleCheckpoint):  # another drain is at work
+        with suppress(StaleCheckpoint):  # another drain is running
             drain.run(decoder)
 
     try:  # a gap shows only until the topic is as long again as it was
         until_done(partial(drain.run, decoder))
     except TopicGap:
-        run.plans.drop(table)  # before the gap is forgotten: it came after the ranges that are done
+        run.plans.drop(table)  # first, because the gap came after the finished ranges were read
         until_done(partial(drain.skip_gap, table))
     _name_source(run, table)
     put_below(run, table)
@@ -133,12 +133,12 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
 
 
 def _name_source(run: Run, table: Table) -> None:
-    """See that a table's checkpoint names its change source before rows are read for it.
+    """Ensure that a table's checkpoint names its change source before rows are read.
 
-    It names none where no event is on the topic and ClickHouse was emptied; see named_source.
+    It names none if the topic has no event and ClickHouse was emptied; see named_source.
 
     Raises:
-        NotReady: nothing says which one it is.
+        NotReady: the source is not known.
     """
     checkpoint = run.store.checkpoint(table.name)
     if checkpoint and checkpoint.source:
@@ -157,13 +157,13 @@ def _name_source(run: Run, table: Table) -> None:
 def read_again(
     run: Run, table: Table, selection: Selection, within: ExactSnapshot | None = None
 ) -> ResyncReport:
-    """Read rows that differ: those of these keys, or ranges of all that do."""
+    """Reread rows that differ: these keys, or the ranges that hold differences."""
     step = make_resync(run, table, within)
     return step.run(table, selection, restart=True, differing=not selection.keys)
 
 
 def make_selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:
-    """The rows that a command names by keys or by a range of them; all of them by neither."""
+    """Return the rows that a command names by keys or a range of keys; all rows if by neither."""
     if keys and (lower or upper):
         raise WrongUsage("give keys or a range of keys, not both")
     return Selection(

@@ -1,4 +1,4 @@
-"""Set-up, and the steps inside ClickHouse: rebuild, backfill, maintenance."""
+"""Set up the pipeline; rebuild, backfill and roll back facts; maintain ClickHouse."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 
 
 def initialise(settings: Settings) -> list[str]:
-    """Create what is missing: topics, ClickHouse tables and views, publication; bring tables to
-    their models. Idempotent.
+    """Create or update topics, ClickHouse tables and views and the publication to match the models.
+
+    Idempotent.
 
     Returns:
-        What was changed, and what is left to do, a line each.
+        A line for each change, and for each step that is left to a person.
 
     Raises:
-        StaleGenerated: generated files are not what the models give.
+        StaleGenerated: generated files do not match the models.
         TableDiffers, NeedsPerson: a table needs a person; all others are done.
         NotReady: PostgreSQL lacks a table; all others are done.
-        TopicPartitioned, PublicationIncomplete: a topic, or the publication there is, needs one.
+        TopicPartitioned, PublicationIncomplete: a topic or the existing publication needs a person.
     """
     with opened(settings) as run:
         catalog, outcomes = run.catalog, Outcomes()
@@ -57,7 +58,7 @@ def initialise(settings: Settings) -> list[str]:
 
 
 def _ensure_topics(run: Run, outcomes: Outcomes) -> None:
-    """Create the topics that are missing; none may have more than one partition."""
+    """Create missing topics; report those with more than one partition."""
     wanted = topic_names(run.catalog)
     run.topics.ensure(wanted)
     for name, count in run.topics.partitions().items():
@@ -67,14 +68,14 @@ def _ensure_topics(run: Run, outcomes: Outcomes) -> None:
 
 
 def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildReport:
-    """One run of a fact's rebuild; see Rebuild.run."""
+    """Run a fact's rebuild once; see Rebuild.run."""
     with opened(settings) as run:
         step = make_rebuild(run.clickhouse, _fact(run.catalog, fact))
         return until_done(lambda: step.run(full=full))
 
 
 def backfill(settings: Settings, fact: str, first: date, last: date) -> RebuildReport:
-    """Redo a fact's days, both ends included; see Rebuild.backfill."""
+    """Recompute a fact's days, both ends included; see Rebuild.backfill."""
     with opened(settings) as run:
         step = make_rebuild(run.clickhouse, _fact(run.catalog, fact))
         return until_done(lambda: step.backfill(first, last))
@@ -87,7 +88,7 @@ def rollback(settings: Settings, fact: str) -> RebuildReport:
 
 
 def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
-    """One run of the maintenance; see Maintenance.run."""
+    """Run the maintenance once; see Maintenance.run."""
     with opened(settings) as run:
         return Maintenance(
             clickhouse=run.clickhouse,
@@ -98,7 +99,7 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
 
 
 def _unlike_postgres(run: Run, tables: Sequence[Table]) -> list[str]:
-    """Tables whose columns in PostgreSQL are not their model's, a line each."""
+    """Return a line for each table whose columns in PostgreSQL differ from its model."""
     differences = {table.name: run.source.schema_differences(table) for table in tables}
     return [
         f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
