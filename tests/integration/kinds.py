@@ -278,6 +278,14 @@ REFUSED = {
             "ALTER TABLE {t} DROP doubled, ADD doubled int GENERATED ALWAYS AS (id * 2) STORED",
         ),
     ),
+    "full_identity_virtual": Refused(
+        made=(
+            "CREATE TABLE {t} (id int PRIMARY KEY, note text,"
+            " doubled int GENERATED ALWAYS AS (id * 2) VIRTUAL)",
+            "ALTER TABLE {t} REPLICA IDENTITY FULL",
+        ),
+        says="refuses its updates and deletes once it is published: doubled",
+    ),
     "computed_unsaid": Refused(
         made=(
             "CREATE TABLE {t} (id int PRIMARY KEY, note text,"

@@ -12,11 +12,13 @@ from typing import Any
 
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson
+from sluice.generate.publication import computed
 
 # Each wanted table that exists, with quoted names.
 _RELATIONS = """
 WITH wanted AS (
-    SELECT place, c.oid, relkind, relpersistence, format('%%I.%%I', nspname, relname) AS quoted
+    SELECT place, c.oid, relkind, relpersistence, relreplident,
+        format('%%I.%%I', nspname, relname) AS quoted
     FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS w (schema, relation, place)
     JOIN pg_namespace n ON nspname = schema::name
     JOIN pg_class c ON relnamespace = n.oid AND relname = relation::name
@@ -38,7 +40,8 @@ SELECT w.place::int, w.quoted, w.relkind::text, w.relpersistence::text,
     array(SELECT attname::text FROM pg_attribute
         WHERE attrelid = w.oid AND attgenerated = 'v' AND NOT attisdropped),
     array(SELECT attname::text FROM pg_attribute
-        WHERE attrelid = w.oid AND attgenerated = 's' AND NOT attisdropped)
+        WHERE attrelid = w.oid AND attgenerated = 's' AND NOT attisdropped),
+    w.relreplident = 'f'
 FROM wanted w ORDER BY w.place
 """
 _KINDS = {
@@ -64,6 +67,7 @@ class Relation:
         unsent: its partitions whose changes are not in the WAL.
         children: tables that inherit from it by INHERITS and are not in the models.
         virtual, stored: columns that PostgreSQL computes when they are read, or written.
+        full: whether its replica identity is all columns.
     """
 
     table: Table
@@ -78,6 +82,7 @@ class Relation:
     children: list[str]
     virtual: list[str]
     stored: list[str]
+    full: bool
 
 
 def relations(cursor: Any, tables: Sequence[Table]) -> list[Relation]:
@@ -99,7 +104,7 @@ def faults(cursor: Any, catalog: Catalog) -> dict[str, NeedsPerson]:
     """
     errors = {}
     for relation in relations(cursor, catalog.tables):
-        for what, remedy in _faults(relation):
+        for what, remedy in _faults(relation, sends_computed=computed(catalog)):
             name = relation.table.name
             errors[name] = NeedsPerson(f"table {name} {what}", remedy=remedy)
             break
@@ -116,8 +121,12 @@ def uncovered(cursor: Any, catalog: Catalog) -> dict[str, str]:
     }
 
 
-def _faults(relation: Relation) -> Iterator[tuple[str, str]]:
-    """Yield (fault, remedy) of a table, the most severe first."""
+def _faults(relation: Relation, *, sends_computed: bool) -> Iterator[tuple[str, str]]:
+    """Yield (fault, remedy) of a table, the most severe first.
+
+    Args:
+        sends_computed: whether the publication sends columns that are computed when written.
+    """
     quoted, user = relation.quoted, relation.user
     if relation.kind not in _TABLES:
         kind = _KINDS.get(relation.kind, "no table")
@@ -149,6 +158,13 @@ def _faults(relation: Relation) -> Iterator[tuple[str, str]]:
             " without FORCE ROW LEVEL SECURITY",
         )
     yield from _column_faults(relation)
+    unsent = [*relation.virtual, *([] if sends_computed else relation.stored)]
+    if unsent and relation.full and relation.server >= _SENDS_COMPUTED:
+        yield (
+            "has REPLICA IDENTITY FULL and computed columns that are not sent, so that PostgreSQL"
+            f" refuses its updates and deletes once it is published: {', '.join(sorted(unsent))}",
+            f"run in PostgreSQL: ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT; then: sluice init",
+        )
 
 
 def _column_faults(relation: Relation) -> Iterator[tuple[str, str]]:
