@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
@@ -20,10 +15,11 @@ from sluice import wiring
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.errors import PoisonedTopic
-from sluice.settings import PROJECT, Settings
-from tests.support.airflow import airflow_environment
+from sluice.settings import Settings
+from tests.support.services import own_services
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
+services = own_services  # customers are emptied
 
 Run = Callable[..., str]
 # Which customers came, and whether their letters are marked.
@@ -83,29 +79,10 @@ def empty(clickhouse: ClickHouse) -> None:
     clickhouse.execute("DELETE FROM cdc.checkpoints WHERE source_table = 'customers'")
 
 
-@pytest.fixture(scope="module")
-def run(services: Settings, tmp_path_factory: pytest.TempPathFactory, metadata: Path) -> Run:
-    """Runs the DAG with values of the form; its log."""
-    home = tmp_path_factory.mktemp("airflow")
-    shutil.copy(metadata, home / "airflow.db")
-    environment = {
-        **os.environ,
-        **airflow_environment(home, services),
-        "SLUICE_HOME": str(services.home),
-    }
-    script = Path(__file__).with_name("run_dag.py")
-
-    def run(dag: str = "sluice_replay", **form: object) -> str:
-        done = subprocess.run(
-            [sys.executable, script, PROJECT / "dags", dag, json.dumps(form)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
-
-    return run
+@pytest.fixture
+def run(run_dag: Run) -> Run:
+    """Run a DAG, the replay by default, with values of its form; return its log."""
+    return lambda dag="sluice_replay", **form: run_dag(dag, **form)
 
 
 def test_what_the_models_take_goes_in_and_the_run_names_what_is_still_invalid(

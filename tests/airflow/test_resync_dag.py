@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
-from sluice.settings import PROJECT, Settings
+from sluice.settings import Settings
 from store_api.database import make_engine
 from store_api.demo import load
-from tests.support.airflow import airflow_environment
 from tests.support.pipeline import assert_fact_equals_join, checked, relaying
 from tests.support.services import drop_slot
 
@@ -43,31 +36,14 @@ def engine(services: Settings, relay: threading.Event) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture(scope="module")
-def run(
-    services: Settings, engine: Engine, tmp_path_factory: pytest.TempPathFactory, metadata: Path
-) -> Run:
-    """Runs the DAG, which ends so, with values of the form; its log."""
-    home = tmp_path_factory.mktemp("airflow")
-    shutil.copy(metadata, home / "airflow.db")
-    environment = {
-        **os.environ,
-        **airflow_environment(home, services),
-        "SLUICE_HOME": str(services.home),
-    }
-    script = Path(__file__).with_name("run_dag.py")
+@pytest.fixture
+def run(run_dag: Run, engine: Engine) -> Run:
+    """Run the DAG, which ends so, with values of the form; return its log."""
 
     def run(ends: str = "success", **form: object) -> str:
-        done = subprocess.run(
-            [sys.executable, script, PROJECT / "dags", "sluice_resync", json.dumps(form)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        log = done.stdout + done.stderr
+        log = run_dag("sluice_resync", **form)
         assert f"state: {ends}" in log, log[-3000:]
-        return re.sub(r"\x1b\[[0-9;]*m", "", log)
+        return log
 
     return run
 
