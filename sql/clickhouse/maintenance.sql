@@ -45,18 +45,17 @@ SELECT min(rejected_at), count() FROM cdc.dead_letters FINAL
 WHERE source_table = {table:String} AND state = 'open' AND size <= length(value);
 
 -- name: closed_letters
--- Rejected events that are closed and older than they are kept.
-SELECT count() FROM cdc.dead_letters FINAL
-WHERE state != 'open' AND rejected_at < fromUnixTimestamp64Milli({before:Int64});
+-- Offsets of rejected events that are closed and older than they are kept, some thousands at a time.
+SELECT source_table, broker_epoch, groupArray(5000)(offset) FROM cdc.dead_letters FINAL
+WHERE state != 'open' AND rejected_at < fromUnixTimestamp64Milli({before:Int64})
+GROUP BY source_table, broker_epoch;
 
 -- name: delete_closed_letters
--- All their versions: an older one that stayed would be open again. On replicas, which look at
--- different moments, one that is closed meanwhile goes the next night.
-ALTER TABLE cdc.dead_letters DELETE WHERE (source_table, broker_epoch, offset) IN (
-    SELECT source_table, broker_epoch, offset FROM cdc.dead_letters FINAL
-    WHERE state != 'open' AND rejected_at < fromUnixTimestamp64Milli({before:Int64})
-)
-SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1;
+-- All their versions: an older one that stayed would be open again. So the offsets are listed: a
+-- subquery is run anew for each part, when a part with the newest version may be without it.
+ALTER TABLE cdc.dead_letters DELETE WHERE source_table = {table:String}
+    AND broker_epoch = {broker_epoch:String} AND offset IN {offsets:Array(UInt64)}
+SETTINGS mutations_sync = 1;
 
 -- name: aged_letters
 -- Open ones of which more is there than what `blank_letters` leaves.

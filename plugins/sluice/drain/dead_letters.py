@@ -68,10 +68,10 @@ class DeadLetter:
 
     @property
     def left(self) -> str:
-        """What is left of a value that is not whole."""
+        """Say what is kept of a value that is not whole."""
         if is_cut(self.value):
-            return "head and tail alone are kept"
-        return "none are kept, as it was older than SLUICE_DEAD_LETTER_DAYS"
+            return f"only head and tail of its {self.size} bytes are kept"
+        return f"its {self.size} bytes are older than SLUICE_DEAD_LETTER_DAYS and were deleted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,8 +305,7 @@ def _replay_group(
     ]
     rejects = until_done(lambda: drain.replay(decoder, records, epoch)) if records else []
     cut = {
-        letter.offset: f"of its {letter.size} bytes {letter.left};"
-        f" run: sluice resync {decoder.table.name}"
+        letter.offset: f"{letter.left}; run: sluice resync {decoder.table.name}"
         for letter in letters
         if not letter.whole
     }

@@ -184,14 +184,26 @@ class Maintenance:
             return
         oldest = datetime.now(timezone.utc) - self.letters_kept
         before = int(oldest.timestamp() * 1000)
-        for counted, statement, done in (
-            ("closed_letters", "delete_closed_letters", "closed dead letters deleted"),
-            ("aged_letters", "blank_letters", "dead letters: key and value deleted"),
-        ):
-            ((count,),) = self.clickhouse.execute(self.queries[counted], before=before)
-            if count:
-                self.clickhouse.execute(self.queries[statement], before=before)
-                yield f"{count} {done}, older than {self.letters_kept.days} days"
+        older = f"older than {self.letters_kept.days} days"
+        if count := self._delete_closed_letters(before):
+            yield f"{count} closed dead letters deleted, {older}"
+        ((count,),) = self.clickhouse.execute(self.queries["aged_letters"], before=before)
+        if count:
+            self.clickhouse.execute(self.queries["blank_letters"], before=before)
+            yield f"{count} dead letters: key and value deleted, {older}"
+
+    def _delete_closed_letters(self, before: int) -> int:
+        count = 0
+        while groups := self.clickhouse.execute(self.queries["closed_letters"], before=before):
+            for table, epoch, offsets in groups:
+                self.clickhouse.execute(
+                    self.queries["delete_closed_letters"],
+                    table=table,
+                    broker_epoch=epoch,
+                    offsets=offsets,
+                )
+                count += len(offsets)
+        return count
 
     def _merge(self, table: str) -> Iterator[str]:
         """Merge a table into one part, so that FINAL merges only later rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from sluice.capture import publication as publications
@@ -11,6 +11,7 @@ from sluice.capture import slot as slots
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.topics import partitioned
 from sluice.errors import SluiceError, WrongUsage
+from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import require_current
@@ -45,6 +46,8 @@ def initialise(settings: Settings) -> list[str]:
         with outcomes.of("broker"):
             _ensure_topics(run, outcomes)
         done, stopped = create_warehouse(run.clickhouse, catalog)
+        with outcomes.of("dead letters"):
+            done += _keep_letters(run)
         outcomes.troubles.update(stopped)
         faulty: dict[str, SluiceError] = {}
         with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
@@ -65,6 +68,13 @@ def _ensure_topics(run: Run, outcomes: Outcomes) -> None:
         if count > 1 and name in wanted:
             with outcomes.of(name):
                 raise partitioned(name, count)
+
+
+def _keep_letters(run: Run) -> Iterator[str]:
+    """Apply the retention of dead letters to their topic, if the settings have one."""
+    kept = run.settings.letters_kept
+    if kept is not None and run.topics.keep_for(DEAD_LETTER_TOPIC, kept):
+        yield f"{DEAD_LETTER_TOPIC} keeps messages for {kept.days} days"
 
 
 def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildReport:
@@ -95,6 +105,7 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
             catalog=run.catalog,
             queries=read_statements(_MAINTENANCE),
             guard=guard,
+            letters_kept=settings.letters_kept,
         ).run()
 
 
