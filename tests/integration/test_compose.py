@@ -46,9 +46,10 @@ from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.pipeline import assert_fact_equals_join, relaying
 from tests.support.processes import stop
-from tests.support.services import drop_slot, free_ports, temporary_home
+from tests.support.services import drop_slot, free_ports, own_services, temporary_home
 from tests.support.waiting import until
 
+services = own_services
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 ONCE = {"init", "role", "airflow-init"}

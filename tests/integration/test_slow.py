@@ -101,6 +101,7 @@ FOLLOW = {("fact_rows", f"{OWN + n}") for n in (1, 2, 100)} | {("rollup_rows", "
 @pytest.fixture(scope="module")
 def engine(services: Settings) -> Iterator[Engine]:
     made = make_engine(services.postgres)
+    wiring.query(services, "TRUNCATE TABLE cdc.dead_letters")  # of other modules
     load(services, customers=30, orders=60, seed=4)
     with made.begin() as connection:
         for statement in RESERVED.split(";"):
