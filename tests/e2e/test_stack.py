@@ -232,13 +232,15 @@ def test_the_doctor_names_what_hangs_whatever_it_is(stack: Running, name: str) -
         program = psutil.Process(stack.status()["services"][name]["pid"])
         held = [program, *program.children(recursive=True)]
     for process in held:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):  # a task's process that has just ended
+            process.suspend()
     try:
         doctor = stack.sluice("doctor", "--json")
         status = stack.sluice("status")
     finally:
         for process in held:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
     found = json.loads(doctor.stdout)["checks"]
     silent = {check["service"] for check in found if not check["reached"]}
     assert name in silent
