@@ -33,15 +33,12 @@ from sqlalchemy import text
 from sluice import wiring
 from sluice.catalog import load_catalog
 from sluice.clients.postgres import PostgresSource, connection_options
-from sluice.embedded.postgres import ensure_database
-from sluice.embedded.programs import STORES
-from sluice.embedded.stack import Stack
 from sluice.execution.outcomes import Outcomes
-from sluice.settings import Settings, read_settings
-from store_api.database import create_tables, make_engine
+from sluice.settings import Settings
+from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.pipeline import CATALOG, relaying
-from tests.support.services import stack_environment
+from tests.support.services import initialise, stack_environment, started
 
 FILL = """
 INSERT INTO order_items (order_id, product_id, quantity, price)
@@ -256,23 +253,14 @@ def filled(rows: int) -> Iterator[tuple[Settings, Path]]:
     """Run a stack whose `order_items` has `rows` more rows on both sides; yield it and its home."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
         patient = {"SLUICE_QUALITY_SECONDS": "600"}  # the relay has to pass what `fill` wrote
-        environment = stack_environment(Path(folder)) | patient
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
-        stack = Stack(settings)
-        try:
-            stack.start(STORES, lambda _: None)
-            ensure_database(settings.postgres, settings.postgres.database)
-            create_tables(settings.postgres)
-            wiring.initialise(settings)
+        with started(stack_environment(Path(folder)) | patient) as (settings, _):
+            initialise(settings)
             load(settings, customers=100, orders=500, seed=1)
             with relaying(settings):
                 drained(settings)
             fill(settings, rows)
             with relaying(settings):
                 yield settings, Path(folder)
-        finally:
-            stack.stop()
 
 
 def fill(settings: Settings, rows: int) -> None:

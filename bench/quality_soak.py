@@ -28,16 +28,13 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.catalog.quality_options import Status
 from sluice.clients.postgres import PostgresSource
-from sluice.embedded.postgres import ensure_database
-from sluice.embedded.programs import STORES
-from sluice.embedded.stack import Stack
 from sluice.errors import Retryable
 from sluice.quality.checks import QualityReport
-from sluice.settings import Settings, read_settings
-from store_api.database import create_tables, make_engine
+from sluice.settings import Settings
+from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.pipeline import CATALOG, checked
-from tests.support.services import stack_environment
+from tests.support.services import initialise, stack_environment, started
 
 T = TypeVar("T")
 PER_COMMIT = 20  # changes of a transaction
@@ -248,14 +245,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", ignore_cleanup_errors=True) as folder:
         os.environ.update(stack_environment(Path(folder)))  # the relay is a program of the stack
         os.environ["SLUICE_QUALITY_SECONDS"] = "600"  # the machine may be busy
-        Stack(read_settings(os.environ)).launch()
-        settings = read_settings(os.environ)
-        stack = Stack(settings)
-        try:
-            stack.start(STORES, lambda _: None)
-            ensure_database(settings.postgres, settings.postgres.database)
-            create_tables(settings.postgres)
-            wiring.initialise(settings)
+        with started(os.environ) as (settings, stack):
+            initialise(settings)
             load(settings, customers=100, orders=500, seed=1)
             engine = make_engine(settings.postgres)
             with engine.begin() as connection:
@@ -274,8 +265,6 @@ def main(
             report(tally, soak.changes, time.monotonic() - begun)
             missed = tally.found < tally.planted or tally.checks < checks
             return int(tally.alarms > 0 or missed)
-        finally:
-            stack.stop()
 
 
 if __name__ == "__main__":

@@ -31,11 +31,9 @@ from sluice.capture.publisher import Batch, Publisher
 from sluice.capture.row_reader import RowReader
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import Chunk
-from sluice.embedded.postgres import BINARIES, ensure_database
-from sluice.embedded.stack import Stack
-from sluice.settings import read_settings
+from sluice.embedded.postgres import BINARIES
 from tests.faults.source import CATALOG, Source
-from tests.support.services import stack_environment, temporary_home
+from tests.support.services import stack_environment, started, temporary_home
 from tests.support.waiting import until
 
 # SQL that changes {rows} rows in transactions of 100.
@@ -84,23 +82,17 @@ SNAPSHOTS = (
 @contextmanager
 def own_source() -> Iterator[Source]:
     """Run PostgreSQL and broker with settings for a benchmark."""
-    with temporary_home() as home:
-        environment = stack_environment(home)
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
-        stack = Stack(settings)
-        try:
-            stack.start(("postgres", "broker"), lambda _: None)
-            ensure_database(settings.postgres, settings.postgres.database)
-            source = Source(settings, stack)
-            source.sql(
-                "ALTER SYSTEM SET wal_sender_timeout = 0",  # the relay is stopped meanwhile
-                "ALTER SYSTEM SET max_wal_size = '20GB'",
-                "SELECT pg_reload_conf()",
-            )
-            yield source
-        finally:
-            stack.stop()
+    with (
+        temporary_home() as home,
+        started(stack_environment(home), ("postgres", "broker")) as (settings, stack),
+    ):
+        source = Source(settings, stack)
+        source.sql(
+            "ALTER SYSTEM SET wal_sender_timeout = 0",  # the relay is stopped meanwhile
+            "ALTER SYSTEM SET max_wal_size = '20GB'",
+            "SELECT pg_reload_conf()",
+        )
+        yield source
 
 
 def fresh(source: Source) -> Source:

@@ -7,18 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from sluice import wiring
 from sluice.clients.topics import EPOCH_TOPIC
-from sluice.embedded.postgres import ensure_database
-from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings, read_settings
-from store_api.database import create_tables
 from store_api.demo import load
 from tests.faults.pipeline import Pipeline
 from tests.faults.source import TABLES, Source
 from tests.support.pipeline import checked, relaying
-from tests.support.services import delete_topics, stack_environment, temporary_home
+from tests.support.services import (
+    delete_topics,
+    initialise,
+    stack_environment,
+    started,
+    temporary_home,
+)
 from tests.support.waiting import until
 
 
@@ -29,21 +31,16 @@ def server() -> Iterator[tuple[Settings, Stack]]:
     `SLUICE_TEST_BROKER` puts another broker in the embedded one's place. It must be for tests
     alone: its notes of other servers are deleted.
     """
-    with temporary_home() as home:
-        environment = stack_environment(home)
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
-        stack = Stack(settings)
-        try:
-            stack.start(("postgres", "broker"), lambda _: None)
-            ensure_database(settings.postgres, settings.postgres.database)
-            if outside := os.environ.get("SLUICE_TEST_BROKER"):
-                kafka = replace(read_settings(os.environ).kafka, bootstrap=outside)
-                settings = replace(settings, kafka=kafka)
-                delete_topics(settings, {EPOCH_TOPIC})
-            yield settings, stack
-        finally:
-            stack.stop()
+    with (
+        temporary_home() as home,
+        started(stack_environment(home), ("postgres", "broker")) as (embedded, stack),
+    ):
+        settings = embedded
+        if outside := os.environ.get("SLUICE_TEST_BROKER"):
+            kafka = replace(read_settings(os.environ).kafka, bootstrap=outside)
+            settings = replace(settings, kafka=kafka)
+            delete_topics(settings, {EPOCH_TOPIC})
+        yield settings, stack
 
 
 @pytest.fixture
@@ -71,20 +68,11 @@ def source(server: tuple[Settings, Stack]) -> Iterator[Source]:
 def pipeline() -> Iterator[Pipeline]:
     with temporary_home() as home:
         environment = stack_environment(home)
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
-        stack = Stack(settings)
-        made = Pipeline(
-            settings=settings, stack=stack, environment=environment, changes=random.Random(4)
-        )
-        try:
-            stack.start(STORES, lambda _: None)
-            ensure_database(settings.postgres, settings.postgres.database)
-            create_tables(settings.postgres)
-            wiring.initialise(settings)
+        with started(environment) as (settings, stack):
+            initialise(settings)
             load(settings, customers=40, orders=200, seed=6)
             with relaying(settings):
                 checked(settings)
-            yield made
-        finally:
-            stack.stop()
+            yield Pipeline(
+                settings=settings, stack=stack, environment=environment, changes=random.Random(4)
+            )

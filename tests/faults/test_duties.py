@@ -20,6 +20,7 @@ from sluice.clients.topics import SlotMark, Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import PublicationIncomplete, SluiceError
 from tests.faults.source import CATALOG, Source
+from tests.support.background import repeating
 from tests.support.services import delete_topics
 from tests.support.waiting import until
 
@@ -83,65 +84,44 @@ def often() -> Iterator[None]:
 @contextmanager
 def traffic(source: Source, every: float = 0.01) -> Iterator[None]:
     """Small transactions, one after the other."""
-    done = threading.Event()
+    with closing(source.connect()) as connection, connection.cursor() as cursor:
 
-    def write() -> None:
-        with closing(source.connect()) as connection, connection.cursor() as cursor:
-            while not done.wait(every):
-                cursor.execute("INSERT INTO things VALUES (%s, 'n')", [next(NUMBERS)])
+        def write() -> None:
+            cursor.execute("INSERT INTO things VALUES (%s, 'n')", [next(NUMBERS)])
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield
-    finally:
-        done.set()
-        writer.join(30)
+        with repeating(write, every):
+            yield
 
 
 @contextmanager
 def flood(source: Source) -> Iterator[None]:
     """Small transactions, faster than the relay reads them."""
-    done = threading.Event()
+    with closing(source.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = off")
 
-    def write() -> None:
-        with closing(source.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute("SET synchronous_commit = off")
-            while not done.is_set():
-                numbers = f"{next(NUMBERS)}000 + i"
-                cursor.execute(
-                    "DO 'BEGIN FOR i IN 1..500 LOOP"
-                    f" INSERT INTO things VALUES ({numbers}, NULL); COMMIT; END LOOP; END'"
-                )
+        def write() -> None:
+            numbers = f"{next(NUMBERS)}000 + i"
+            cursor.execute(
+                "DO 'BEGIN FOR i IN 1..500 LOOP"
+                f" INSERT INTO things VALUES ({numbers}, NULL); COMMIT; END LOOP; END'"
+            )
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield
-    finally:
-        done.set()
-        writer.join(60)
+        with repeating(write):
+            yield
 
 
 @contextmanager
 def drained(source: Source) -> Iterator[None]:
     """The drain's group goes to the end of the topic that gets traffic, over and over."""
-    done = threading.Event()
+    topics = Topics(source.settings.kafka)
+    with closing(KafkaLog(source.settings.kafka)) as changes:
 
-    def drain() -> None:
-        topics = Topics(source.settings.kafka)
-        with closing(KafkaLog(source.settings.kafka)) as changes:
-            while not done.wait(0.2):
-                for name, end in topics.ends(["cdc.things"]).items():
-                    changes.commit(name, end)
+        def drain() -> None:
+            for name, end in topics.ends(["cdc.things"]).items():
+                changes.commit(name, end)
 
-    drainer = threading.Thread(target=drain)
-    drainer.start()
-    try:
-        yield
-    finally:
-        done.set()
-        drainer.join(30)
+        with repeating(drain, 0.2):
+            yield
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,20 +76,33 @@ def temporary_home() -> Iterator[Path]:
 
 
 @contextmanager
-def running_services(home: Path) -> Iterator[Settings]:
-    """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
-    environment = stack_environment(home)
+def started(
+    environment: Mapping[str, str], programs: Sequence[str] = STORES
+) -> Iterator[tuple[Settings, Stack]]:
+    """A stack with these of its programs, and its settings, which have the passwords it made."""
     Stack(read_settings(environment)).launch()
     settings = read_settings(environment)
     stack = Stack(settings)
     try:
-        stack.start(STORES, lambda _: None)
+        stack.start(programs, lambda _: None)
         ensure_database(settings.postgres, settings.postgres.database)
-        create_tables(settings.postgres)
-        wiring.initialise(settings)
-        yield settings
+        yield settings, stack
     finally:
         stack.stop()
+
+
+def initialise(settings: Settings) -> None:
+    """Create the store's tables, and everything that `sluice init` makes."""
+    create_tables(settings.postgres)
+    wiring.initialise(settings)
+
+
+@contextmanager
+def running_services(home: Path) -> Iterator[Settings]:
+    """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
+    with started(stack_environment(home)) as (settings, _):
+        initialise(settings)
+        yield settings
 
 
 @pytest.fixture(scope="module")
