@@ -87,10 +87,10 @@ def test_the_row_that_is_true_at_the_end_wins_although_its_record_lsn_is_smaller
     services: Settings, engine: Engine, relay: threading.Event
 ) -> None:
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO products VALUES (900, 'first', 'x', 1, now())"))
+        connection.execute(text("INSERT INTO products VALUES (2000000900, 'first', 'x', 1, now())"))
     one, two = engine.connect(), engine.connect()
-    one.execute(text("DELETE FROM products WHERE id = 900"))
-    insert = text("INSERT INTO products VALUES (900, 'second', 'x', 2, now())")
+    one.execute(text("DELETE FROM products WHERE id = 2000000900"))
+    insert = text("INSERT INTO products VALUES (2000000900, 'second', 'x', 2, now())")
 
     def insert_and_commit() -> None:
         two.execute(insert)
@@ -101,13 +101,13 @@ def test_the_row_that_is_true_at_the_end_wins_although_its_record_lsn_is_smaller
     with engine.connect() as watcher:
         blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         until(lambda: watcher.scalar(blocked), "the insert waits for the delete")
-    one.execute(text("INSERT INTO products VALUES (901, 'other', 'x', 3, now())"))
+    one.execute(text("INSERT INTO products VALUES (2000000901, 'other', 'x', 3, now())"))
     one.commit()
     waiting.join()
     one.close()
     two.close()
     checked(services)
-    _, rows = wiring.query(services, "SELECT name FROM olap.dim_product WHERE id = 900")
+    _, rows = wiring.query(services, "SELECT name FROM olap.dim_product WHERE id = 2000000900")
     assert rows == [("second",)]
 
 

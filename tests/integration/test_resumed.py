@@ -89,7 +89,7 @@ def write_everywhere(engine: Engine, number: int) -> None:
         for statement in (
             "UPDATE order_items SET quantity = 70 + :n WHERE id % 7 = :n % 7",
             "DELETE FROM order_items WHERE id % 29 = :n % 29",
-            "UPDATE order_items SET id = id + 1000 * (:n + 1) WHERE id % 31 = :n % 31",
+            "UPDATE order_items SET id = id + 1000000 * (:n + 1) WHERE id % 31 = :n % 31",
             "INSERT INTO order_items (id, order_id, product_id, quantity, price)"
             " SELECT -:n - 1, order_id, product_id, 1, 1 FROM order_items LIMIT 1",
         ):
