@@ -26,10 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
-from sluice.embedded.stack import Stack
-from sluice.settings import read_settings
 from sluice.star import create as warehouse
-from tests.support.services import stack_environment, temporary_home
+from tests.support.services import stack_environment, started, temporary_home
 
 Before = Callable[[int], object] | None
 DAYS = 730
@@ -327,20 +325,16 @@ def main() -> None:
     """Print the results of each size, the tables, and JSON."""
     sizes = [int(size) for size in sys.argv[1:] if size.isdigit()] or [1_000_000, 10_000_000]
     results = {}
-    with temporary_home() as home:
-        environment = stack_environment(home)
-        stack = Stack(read_settings(environment))
-        stack.launch()
-        try:
-            stack.start(("clickhouse",), lambda _: None)
-            with closing(ClickHouse(read_settings(environment).clickhouse)) as clickhouse:
-                warehouse.create_warehouse(clickhouse, load_catalog("models"))
-                for size in sizes:
-                    results[size] = Bench(clickhouse, server_of(home), size).measure()
-                    for name, value in results[size].items():
-                        print(f"{size:>10} items  {name:70} {value:12.3f}", flush=True)
-        finally:
-            stack.stop()
+    with (
+        temporary_home() as home,
+        started(stack_environment(home), ("clickhouse",)) as (settings, _),
+        closing(ClickHouse(settings.clickhouse)) as clickhouse,
+    ):
+        warehouse.create_warehouse(clickhouse, load_catalog("models"))
+        for size in sizes:
+            results[size] = Bench(clickhouse, server_of(home), size).measure()
+            for name, value in results[size].items():
+                print(f"{size:>10} items  {name:70} {value:12.3f}", flush=True)
     print("\n".join(tables(results)))
     if sys.argv[-1].endswith(".svg"):
         Path(sys.argv[-1]).write_text(picture(results[sizes[-1]]))

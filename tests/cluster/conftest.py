@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,39 +10,19 @@ import pytest
 from sqlalchemy import Engine
 
 from sluice import wiring
-from sluice.capture.relay import run
-from sluice.embedded.postgres import ensure_database
-from sluice.embedded.programs import STORES
-from sluice.embedded.stack import Stack
 from sluice.generate.files import write_files
-from sluice.settings import Settings, read_settings
-from store_api.database import create_tables, make_engine
+from sluice.settings import Settings
+from store_api.database import make_engine
 from tests.cluster.servers import Servers
-from tests.support.pipeline import CATALOG
-from tests.support.services import stack_environment, temporary_home
+from tests.support.pipeline import CATALOG, relaying
+from tests.support.services import running_services, temporary_home
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The services with one ClickHouse server, and a relay."""
-    with temporary_home() as home:
-        environment = stack_environment(home)
-        Stack(read_settings(environment)).launch()
-        settings = read_settings(environment)
-        stack, stop = Stack(settings), threading.Event()
-        relay = threading.Thread(target=run, args=(settings, CATALOG), kwargs={"stop": stop})
-        try:
-            stack.start(STORES, lambda _: None)
-            ensure_database(settings.postgres, settings.postgres.database)
-            create_tables(settings.postgres)
-            wiring.initialise(settings)
-            relay.start()
-            yield settings
-        finally:
-            stop.set()
-            if relay.ident:
-                relay.join(60)
-            stack.stop()
+    with temporary_home() as home, running_services(home) as settings, relaying(settings):
+        yield settings
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,37 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.drain.drain import Drain
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import DrainReport
+from sluice.generate.files import topics
 from sluice.settings import Settings, read_settings
+from sluice.star.create import create_warehouse
 from tests.support.products import DECODER, LIMITS, TABLE, Step, history
+from tests.support.services import stack_environment, started
 
 CHUNK = 20
+
+
+@contextmanager
+def running(home: Path) -> Iterator[dict[str, str]]:
+    """Broker and ClickHouse with everything that the drain needs; yield their variables."""
+    catalog, environment = load_catalog("models"), stack_environment(home)
+    with started(environment, ("broker", "clickhouse")) as (settings, _):
+        Topics(settings.kafka).ensure(topics(catalog))
+        with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+            create_warehouse(clickhouse, catalog)
+        yield environment
 
 
 class DrainedTable:

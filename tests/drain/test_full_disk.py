@@ -11,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sluice.catalog import load_catalog
-from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.topics import Topics
 from sluice.drain import drain as draining
-from sluice.embedded.stack import Stack
 from sluice.errors import Refused
-from sluice.generate.files import topics
-from sluice.settings import read_settings
-from sluice.star import create as warehouse
-from tests.drain.table import DrainedTable
-from tests.support.services import stack_environment, temporary_home
+from tests.drain.table import DrainedTable, running
+from tests.support.services import temporary_home
 
 pytestmark = [
     pytest.mark.services,
@@ -52,22 +45,14 @@ def small_disk(folder: Path) -> Iterator[None]:
 @pytest.fixture
 def table() -> Iterator[DrainedTable]:
     """A table whose ClickHouse has a small disk."""
-    catalog = load_catalog("models")
-    with temporary_home() as home, small_disk(home / "clickhouse"):
-        variables = stack_environment(home)
-        stack = Stack(read_settings(variables))
-        stack.launch()
-        try:
-            stack.start(("broker", "clickhouse"), lambda _: None)
-            settings = read_settings(variables)
-            Topics(settings.kafka).ensure(topics(catalog))
-            with closing(ClickHouse(settings.clickhouse)) as clickhouse:
-                warehouse.create_warehouse(clickhouse, catalog)
-            made = DrainedTable(variables)
-            with closing(made.clickhouse):
-                yield made
-        finally:
-            stack.stop()
+    with (
+        temporary_home() as home,
+        small_disk(home / "clickhouse"),
+        running(home) as variables,
+    ):
+        made = DrainedTable(variables)
+        with closing(made.clickhouse):
+            yield made
 
 
 def test_a_full_disk_stops_the_drain_until_there_is_room(

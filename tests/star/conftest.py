@@ -9,24 +9,18 @@ import pytest
 
 from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
-from sluice.embedded.stack import Stack
-from sluice.settings import ClickHouseSettings, read_settings
+from sluice.settings import ClickHouseSettings
 from sluice.star.create import create_warehouse
-from tests.support.services import stack_environment, temporary_home
+from tests.support.services import stack_environment, started, temporary_home
 
 
 @pytest.fixture(scope="session")
 def warehouse() -> Iterator[ClickHouseSettings]:
     """ClickHouse with the tables of the example's models."""
-    with temporary_home() as home:
-        environment = stack_environment(home)
-        stack = Stack(read_settings(environment))
-        stack.launch()
-        try:
-            stack.start(("clickhouse",), lambda _: None)
-            settings = read_settings(environment).clickhouse
-            with closing(ClickHouse(settings)) as clickhouse:
-                create_warehouse(clickhouse, load_catalog("models"))
-            yield settings
-        finally:
-            stack.stop()
+    with (
+        temporary_home() as home,
+        started(stack_environment(home), ("clickhouse",)) as (settings, _),
+    ):
+        with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+            create_warehouse(clickhouse, load_catalog("models"))
+        yield settings.clickhouse

@@ -85,7 +85,8 @@ def started(
     stack = Stack(settings)
     try:
         stack.start(programs, lambda _: None)
-        ensure_database(settings.postgres, settings.postgres.database)
+        if "postgres" in programs:
+            ensure_database(settings.postgres, settings.postgres.database)
         yield settings, stack
     finally:
         stack.stop()
