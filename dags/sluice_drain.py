@@ -22,13 +22,14 @@ with DAG(
     tags=["sluice", "cdc"],
     doc_md="""
 ### Drain
-One task per table reads its topic from the checkpoint to the end, validates each event, and writes
-the row versions, then the checkpoint. A table that fails does not delay the others. Concurrent runs
-are harmless: rows carry the version of their change.
+Reads the topics of all tables with undrained events from their checkpoints to their ends, several
+at a time, validates each event, and writes the row versions, then the checkpoint. A table without
+events costs nothing; one that fails does not delay the others and is drained again in a task of its
+own, which names it. Concurrent runs are harmless: rows carry the version of their change.
 
 `sluice_rebuild` follows each run. On the command line: `sluice drain [TABLE...]`.
 """,
 ) as dag:
-    drains = [tasks.drain_task(table) for table in tasks.catalog().tables]
-    drains >> tasks.publish_drained()
-    drains >> tasks.require_drained()
+    drained = tasks.drain()
+    drained >> tasks.publish_drained()
+    tasks.drain_apart.expand(tables=drained)

@@ -1,13 +1,13 @@
 """Defines the pipeline's assets, from the source tables to the facts.
 
-Each asset has one producing task and at most one consuming DAG: with PostgreSQL as Airflow's
+Each asset has at most one consuming DAG: with PostgreSQL as Airflow's
 database, tasks that concurrently emit an asset with several consumers can deadlock in Airflow's
 queue (apache/airflow #70128).
 """
 
 from __future__ import annotations
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetAlias
 
 from sluice.catalog import Fact, Table
 
@@ -34,5 +34,8 @@ def fact(of: Fact) -> Asset:
     return Asset(name=f"clickhouse {of.name}", uri=f"sluice://clickhouse/olap/{of.name}")
 
 
+# The outlets of tasks that emit events of the tables, or facts, which they found changed.
+CURRENT_STATES = AssetAlias("sluice current states")
+FACTS = AssetAlias("sluice facts")
 DRAINED = Asset(name="sluice drained", uri="sluice://minute/drained")
 REBUILT = Asset(name="sluice rebuilt", uri="sluice://minute/rebuilt")

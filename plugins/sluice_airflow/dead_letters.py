@@ -42,8 +42,10 @@ def replay(*, params: Any = None) -> None:
         conditions = [parse_condition(text) for text in params["where"] or ()]
         settings = settings_from_connections()
         if params["pass_rejects"]:
-            for drained in wiring.drain_until_empty(settings, params["table"], pass_rejects=True):
-                log.info(drained.sentence())
+            for done in wiring.drain_until_empty(settings, [params["table"]], pass_rejects=True):
+                for drained in done.reports:
+                    log.info(drained.sentence())
+                done.require()
             return
         report = wiring.replay_dead_letters(settings, params["table"], conditions)
     if report.rejected:

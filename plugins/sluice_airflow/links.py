@@ -7,12 +7,10 @@ nothing. Tasks of other DAGs get an empty link, which Airflow does not show.
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import BaseOperatorLink
 
-from sluice.catalog import Catalog
 from sluice.errors import WrongUsage
 from sluice_airflow.addresses import PREFIX, cdc_page
 from sluice_airflow.connections import play_address
@@ -20,21 +18,8 @@ from sluice_airflow.connections import play_address
 DAGS = "sluice_"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """The subject of a task.
-
-    Attributes:
-        page: its path below the CDC page.
-        relation: its table or view in ClickHouse; empty where there are several.
-    """
-
-    page: str = ""
-    relation: str = ""
-
-
 class CdcPageLink(BaseOperatorLink):
-    """Link to the CDC page, or to a table's page for the task that drains it."""
+    """Link to the CDC page."""
 
     name = "CDC page"
 
@@ -42,7 +27,7 @@ class CdcPageLink(BaseOperatorLink):
         """Return the address; a path if Airflow has no base URL; empty for other DAGs' tasks."""
         if not ti_key.dag_id.startswith(DAGS):
             return ""
-        return (cdc_page() or f"{PREFIX}/") + subject(ti_key.task_id).page
+        return cdc_page() or f"{PREFIX}/"
 
 
 class PlayLink(BaseOperatorLink):
@@ -58,29 +43,13 @@ class PlayLink(BaseOperatorLink):
             address = play_address()
         except WrongUsage:
             return ""
-        relation = subject(ti_key.task_id).relation
+        relation = _written(ti_key.task_id)
         query = f"SELECT * FROM {relation} LIMIT 100" if relation else ""
         return f"{address}#{b64encode(query.encode()).decode()}" if query else address
 
 
-def subject(task_id: str) -> Subject:
-    """Return the subject of a task."""
+def _written(task_id: str) -> str:
+    """Return the view that a task writes; empty where there are several."""
     from sluice_airflow.tasks import catalog
 
-    return subjects(catalog()).get(task_id, Subject())
-
-
-def subjects(of: Catalog) -> dict[str, Subject]:
-    """Return the subjects of tasks of one table or fact, by task id."""
-    drains = {
-        f"drain_{table.name}": Subject(
-            page=f"tables/{table.name}",
-            relation=f"{'cdc' if table.is_fact else 'olap'}.{table.storage}",
-        )
-        for table in of.tables
-    }
-    return drains | {
-        f"{task}_{fact.name}": Subject(relation=f"olap.{fact.name}")
-        for fact in of.facts
-        for task in ("rebuild", "backfill")
-    }
+    return next((f"olap.{f.name}" for f in catalog().facts if task_id == f"backfill_{f.name}"), "")

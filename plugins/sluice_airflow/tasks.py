@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import task
 from airflow.sdk.exceptions import (
@@ -19,9 +19,15 @@ from airflow.sdk.exceptions import (
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.catalog.quality_options import Status
 from sluice.errors import Retryable, SlotAwaited, SluiceError
-from sluice.settings import WAREHOUSE_POOL
+from sluice.settings import WAREHOUSE_POOL, Settings
 from sluice_airflow import assets, lineage
+from sluice_airflow.addresses import cdc_page
 from sluice_airflow.connections import settings_from_connections
+
+if TYPE_CHECKING:
+    from sluice.execution.side_by_side import Results
+    from sluice.star.rebuild import RebuildReport
+    from sluice.wiring import Drained
 
 log = logging.getLogger("sluice.tasks")
 
@@ -52,36 +58,67 @@ BY_HAND: dict[str, Any] = {
 }
 
 
-def drain_task(table: Table) -> Any:
-    """Return the task that drains one table; without events it is skipped, with no asset event."""
+@task(
+    task_display_name="topics → cdc.*",
+    inlets=[of(table) for table in catalog().tables for of in (assets.source, assets.topic)],
+    outlets=[assets.CURRENT_STATES],
+    doc_md="Drains the tables with undrained events from their topics into `cdc`, several at a"
+    " time. Each drained table has a line in the log and an asset event. Tables that failed, and"
+    " the shares of a large backlog, are left to `drain_apart`. Running it again is harmless.",
+)
+def drain(*, outlet_events: Any = None) -> list[list[str]]:
+    """Drain all tables; return lists of tables that each need a task of their own."""
+    from sluice import wiring
 
-    @task(
-        task_id=f"drain_{table.name}",
-        task_display_name=f"{table.topic} → cdc.{table.storage}",
-        inlets=[assets.source(table), assets.topic(table)],
-        outlets=[assets.current_state(table)],
-        doc_md=f"Drains the changes of `{table.name}` from `{table.topic}` into"
-        f" `cdc.{table.storage}`, then moves the checkpoint. Running it again is harmless."
-        " Skipped when there are no events.",
-    )
-    def drain(*, outlet_events: Any = None) -> None:
-        from sluice import wiring
+    with understood():
+        settings = settings_from_connections()
+        done = wiring.drain_all(settings, processes=settings.drain.processes)
+    _note_drained(settings, done, outlet_events)
+    return [*map(list, done.shares), *([name] for name in done.troubles)]
 
-        with understood():
-            settings = settings_from_connections()
-            report = wiring.drain(settings, table.name)
-        log.info(report.sentence())
+
+@task(
+    task_display_name="one table's topic → cdc",
+    map_index_template="{{ task.op_kwargs['tables'] | join(', ') }}",
+    outlets=[assets.CURRENT_STATES],
+    doc_md="Drains tables whose drain failed, a task for each table, and the shares of a large"
+    " backlog. Fails with each table's reason and remedy. Running it again drains what is left.",
+)
+def drain_apart(tables: list[str], *, outlet_events: Any = None) -> None:
+    """Drain these tables; fail with the reasons of those that cannot be drained."""
+    from sluice import wiring
+
+    with understood():
+        settings = settings_from_connections()
+        done = wiring.drain_all(settings, tables)
+        _note_drained(settings, done, outlet_events)
+        done.require()
+
+
+def _note_drained(settings: Settings, done: Drained, outlet_events: Any) -> None:
+    """Log each table's result, and emit the asset events of those with events."""
+    for report in done.reports:
+        table = catalog().table(report.table)
+        log.info("%s%s", report.sentence(), _seen_at(table))
         if not report.events:
-            raise AirflowSkipException(f"{table.name}: no events")
+            continue
         lineage.drained(settings, table)
-        outlet_events[assets.current_state(table)].extra = {
+        extra = {
             "table": table.name,
             "events": report.events,
             "next_offset": report.next_offset,
             "freshness_s": report.freshness_s,
         }
+        outlet_events[assets.CURRENT_STATES].add(assets.current_state(table), extra=extra)
+    for name, error in done.troubles.items():
+        log.warning("%s: %s%s", name, error, _seen_at(catalog().table(name)))
+    log.info("%d tables drained, %d in trouble", len(done.reports), len(done.troubles))
 
-    return drain()
+
+def _seen_at(table: Table) -> str:
+    """Return the address of the table's page, for the end of a line; empty without one."""
+    page = cdc_page()
+    return f"; see: {page}tables/{table.name}" if page else ""
 
 
 @task(
@@ -89,45 +126,61 @@ def drain_task(table: Table) -> Any:
     trigger_rule="all_done",
     task_display_name="publish: drained",
     doc_md="Starts `sluice_rebuild` every minute, also without events: an idle pipeline is checked"
-    " as well. Runs when the drain of a table failed, too.",
+    " as well. Runs when the drain failed, too.",
 )
 def publish_drained() -> None:
     """Emit the asset event that starts the rebuild."""
 
 
 @task(
-    trigger_rule="none_failed",
-    task_display_name="every table drained?",
-    doc_md="Fails the run when a drain failed.",
+    task_display_name="cdc.* → facts",
+    inlets=[assets.current_state(table) for fact in catalog().facts for table in fact.tables],
+    outlets=[assets.FACTS],
+    doc_md="Recomputes the rows of facts that drained changes affect; a fact without changes costs"
+    " nothing. Works from the checkpoints, so a missed run loses nothing. Facts that failed are"
+    " left to `rebuild_apart`.",
 )
-def require_drained() -> None:
-    """Succeed when no drain failed."""
+def rebuild(*, outlet_events: Any = None) -> list[str]:
+    """Rebuild the facts with changes; return those that failed."""
+    from sluice import wiring
+
+    with understood():
+        settings = settings_from_connections()
+        done = wiring.rebuild_all(settings)
+    _note_rebuilt(settings, done, outlet_events)
+    return list(done.troubles)
 
 
-def rebuild_task(fact: Fact) -> Any:
-    """Return the task that rebuilds one fact."""
+@task(
+    task_display_name="cdc.* → one fact",
+    map_index_template="{{ task.op_kwargs['fact'] }}",
+    outlets=[assets.FACTS],
+    doc_md="Rebuilds a fact whose rebuild failed. Fails with the reason and the remedy.",
+)
+def rebuild_apart(fact: str, *, outlet_events: Any = None) -> None:
+    """Rebuild one fact; fail with the reason if it cannot be rebuilt."""
+    from sluice import wiring
 
-    @task(
-        task_id=f"rebuild_{fact.name}",
-        task_display_name=f"olap.{fact.name}",
-        inlets=[assets.current_state(table) for table in fact.tables],
-        outlets=[assets.fact(fact)],
-        doc_md=f"Recomputes the rows of `{fact.name}` that drained changes affect. Works from the"
-        " checkpoints, so a missed run loses nothing. Skipped when there are no changes.",
-    )
-    def rebuild(*, outlet_events: Any = None) -> None:
-        from sluice import wiring
+    with understood():
+        settings = settings_from_connections()
+        done = wiring.rebuild_all(settings, [fact])
+        _note_rebuilt(settings, done, outlet_events)
+        done.require()
 
-        with understood():
-            settings = settings_from_connections()
-            report = wiring.rebuild(settings, fact.name)
+
+def _note_rebuilt(settings: Settings, done: Results[RebuildReport], outlet_events: Any) -> None:
+    """Log each fact's result, and emit the asset events of those that changed."""
+    facts = {fact.name: fact for fact in catalog().facts}
+    for report in done.results:
         log.info(report.sentence())
-        if report.mode == "none":
-            raise AirflowSkipException(report.sentence())
-        lineage.rebuilt(settings, fact)
-        outlet_events[assets.fact(fact)].extra = {"mode": report.mode, "rows": report.rows}
-
-    return rebuild()
+        if report.mode != "none":
+            fact = facts[report.fact]
+            lineage.rebuilt(settings, fact)
+            extra = {"mode": report.mode, "rows": report.rows}
+            outlet_events[assets.FACTS].add(assets.fact(fact), extra=extra)
+    for name, error in done.troubles.items():
+        log.warning("%s: %s", name, error)
+    log.info("%d facts rebuilt, %d in trouble", len(done.results), len(done.troubles))
 
 
 def backfill_task(fact: Fact) -> Any:

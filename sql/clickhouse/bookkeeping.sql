@@ -11,8 +11,8 @@ CREATE DATABASE IF NOT EXISTS olap;
 CREATE TABLE IF NOT EXISTS cdc.checkpoints
 (
     source_table String,
-    generation UInt64,
-    writer String COMMENT 'who wrote it; tells two drains apart that raced for one generation',
+    generation UInt64 COMMENT 'rises with each checkpoint; its lower 20 bits are random',
+    writer String COMMENT 'who wrote it',
     source LowCardinality(String) COMMENT 'the change source: relay or connect',
     epoch UInt16 COMMENT 'the epoch of positions',
     broker_epoch String COMMENT 'the broker incarnation that offsets belong to',
@@ -101,6 +101,18 @@ ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS latest
 -- name: rebuilds_latest_of_before
 -- For parts that were written before.
 ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION latest;
+
+-- name: rebuilds_seen
+-- A few rows a part from which it is read what the last rebuild of each fact had seen.
+ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS seen
+(
+    SELECT fact, storage, argMaxIf(seen, (version, finished_at), mode != 'backfill')
+    GROUP BY fact, storage
+);
+
+-- name: rebuilds_seen_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION seen;
 
 -- name: dead_letters
 -- Events that were rejected, raw; of large values head and tail. Reading a range twice adds nothing.

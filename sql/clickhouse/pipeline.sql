@@ -40,6 +40,23 @@ SETTINGS skip_unavailable_shards = 1;
 SELECT source_table, argMax(base_seq + next_offset, generation)
 FROM cdc.checkpoints GROUP BY source_table;
 
+-- name: seen_by_all
+-- Fact and storage -> what its last rebuild had seen; empty after backfills alone. Read from a projection.
+SELECT fact, storage, argMaxIf(seen, (version, finished_at), mode != 'backfill')
+FROM cdc.rebuilds GROUP BY fact, storage;
+
+-- name: storages
+-- Tables of cdc: name, identity, and rows where the server knows them without counting.
+SELECT name, uuid, total_rows FROM system.tables
+WHERE database = 'cdc' AND name IN {names:Array(String)};
+
+-- name: straying
+-- Facts of which the servers of a cluster, of those that answer, read different rows.
+SELECT name FROM clusterAllReplicas({cluster:String}, system.tables)
+WHERE database = 'cdc' AND name IN {names:Array(String)} AND engine = 'Distributed'
+GROUP BY name HAVING uniqExact(extract(engine_full, '\'cdc\', \'([^\']+)\'')) > 1
+SETTINGS skip_unavailable_shards = 1;
+
 -- name: live_rows
 -- Rows that are live now.
 SELECT count() FROM cdc.{table:Identifier} FINAL;

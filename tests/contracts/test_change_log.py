@@ -158,10 +158,22 @@ def test_a_topic_that_is_made_again_has_another_id(subject: Subject) -> None:
 def test_the_group_remembers_what_was_committed(subject: Subject) -> None:
     for number in range(3):
         subject.produce(b"%d" % number, None)
-    subject.log.commit(subject.topic, 2)
+    subject.log.commit({subject.topic: 2})
     assert subject.committed() == 2
-    subject.log.commit(subject.topic, 3)
+    subject.log.commit({subject.topic: 3})
     assert subject.committed() == 3
+
+
+def test_the_positions_of_several_topics_are_read_at_once(subject: Subject) -> None:
+    for number in range(3):
+        subject.produce(b"%d" % number, None)
+    subject.log.commit({subject.topic: 2})
+    found = subject.log.positions([subject.topic, subject.wide_topic, "cdc.nowhere"])
+    assert found.keys() == {subject.topic, subject.wide_topic}
+    one = found[subject.topic]
+    assert (one.partitions, one.end, one.committed) == (1, 3, 2)
+    assert one.id == subject.log.topic_id(subject.topic)
+    assert found[subject.wide_topic].partitions == 2
 
 
 def test_dead_letters_keep_the_raw_message(subject: Subject) -> None:

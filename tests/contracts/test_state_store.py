@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -107,17 +106,27 @@ def test_rejected_rows_of_a_snapshot_are_counted_by_reason(store: StateStore) ->
     assert not store.unstored("others", place_of(17))
 
 
-def test_a_checkpoint_moves_one_generation_at_a_time(store: StateStore) -> None:
+def test_a_checkpoint_follows_the_current_one(store: StateStore) -> None:
     assert store.checkpoint("contract") is None
-    first = Checkpoint(source_table="contract", generation=1, writer="a", next_offset=5)
+    first = Checkpoint(source_table="contract").following(next_offset=5)
     store.advance(first)
     assert store.checkpoint("contract") == first
-    for generation in (1, 3):
+    second = first.following(truncated=1 << 120)
+    for other in (Checkpoint(source_table="contract").following(), second.following()):
         with pytest.raises(StaleCheckpoint):
-            store.advance(replace(first, generation=generation, writer="b"))
-    second = replace(first, generation=2, truncated=1 << 120)
+            store.advance(other)
     store.advance(second)
-    assert store.checkpoint("contract") == second
+    assert store.checkpoint("contract") == store.checkpoints()["contract"] == second
+    assert second.generation > first.generation
+
+
+def test_tables_with_open_rejects_are_named(store: StateStore) -> None:
+    assert "contract" not in store.rejecting()
+    bad = Reject(record=Record(offset=0, key=b"k", value=b"{}"), reason="odd")
+    store.reject(Checkpoint(source_table="contract", broker_epoch="e"), "s", [bad])
+    assert "contract" in store.rejecting()
+    store.resolve("contract", store.open_rejects("contract"))
+    assert "contract" not in store.rejecting()
 
 
 def test_a_reject_is_open_with_its_key_and_what_it_says_of_itself_until_it_is_resolved(

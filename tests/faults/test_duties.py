@@ -118,7 +118,7 @@ def drained(source: Source) -> Iterator[None]:
 
         def drain() -> None:
             for name, end in topics.ends(["cdc.things"]).items():
-                changes.commit(name, end)
+                changes.commit({name: end})
 
         with repeating(drain, 0.2):
             yield

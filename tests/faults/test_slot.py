@@ -49,7 +49,7 @@ def test_of_two_commits_side_by_side_the_one_that_is_not_drained_is_sent_again(
         source.sql("INSERT INTO things VALUES (2, 'b')")
         until(lambda: len(source.events()) == 3, "there are 3 events")
         one, two = (version(event)[0] for event in source.events()[1:])
-        changes.commit("cdc.things", 2)  # the snapshot's end and the first
+        changes.commit({"cdc.things": 2})  # the snapshot's end and the first
         until(lambda: source.confirmed() > one, "the slot has confirmed the first change")
         assert source.confirmed() <= two
     with source.relaying():

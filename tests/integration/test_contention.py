@@ -100,8 +100,8 @@ def sent(services: Settings, engine: Engine) -> None:
 
 
 DRAINS: dict[str, Callable[[Settings], Any]] = {
-    "drain": lambda s: wiring.drain(s, "order_items"),
-    "drain --until-empty": lambda s: list(wiring.drain_until_empty(s, "order_items")),
+    "drain": lambda s: wiring.drain_all(s).require(),
+    "drain --until-empty": lambda s: list(wiring.drain_until_empty(s, ["order_items"])),
     "resync": lambda s: wiring.resync(s, "order_items", restart=True),
     "resync --diff": lambda s: list(wiring.repair(s, ["order_items"])),
     "quality": wiring.quality,
@@ -197,8 +197,8 @@ def test_until_empty_ends_at_what_was_there_though_more_keeps_coming(
     more("checkpoint written")
     monkeypatch.setattr(wiring.drains, "Drain", partial(Drain, reached=more))
     single = replace(services, drain=replace(services.drain, events=1, chunk=1))
-    reports = wiring.drain_until_empty(single, "products")
-    assert sum(report.events for report in reports) <= 2
+    rounds = wiring.drain_until_empty(single, ["products"])
+    assert sum(report.events for done in rounds for report in done.reports) <= 2
     monkeypatch.undo()
     while not wiring.drain(services, "products").caught_up:
         pass

@@ -233,5 +233,5 @@ def test_a_resync_of_very_many_rows_that_cannot_be_stored_reports_them(
 def tell_poisoned(house: House) -> None:
     with pytest.raises(PoisonedTopic):
         house.settle()
-    for _ in wiring.drain_until_empty(house.settings, "gauges", pass_rejects=True):
-        pass
+    for done in wiring.drain_until_empty(house.settings, ["gauges"], pass_rejects=True):
+        done.require()

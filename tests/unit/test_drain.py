@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from sluice.catalog import Table
 from sluice.drain import drain as draining
 from sluice.drain.drain import Drain
 from sluice.drain.in_memory import MemoryLog, MemoryStore
+from sluice.drain.ports import Checkpoint
 from sluice.errors import PoisonedTopic, Refused, StaleCheckpoint, TopicGap
 from sluice.events.event import TOO_LARGE, UNCHANGED, Record
 from sluice.execution import progress as pace
@@ -109,6 +110,33 @@ def test_a_topic_that_was_made_again_is_a_gap_however_far_it_has_grown() -> None
     assert caught.value.remedy == f"read the table again: sluice resync {TABLE.name}"
     drain.skip_gap(TABLE)
     assert drain.run(DECODER).events == 6
+
+
+@pytest.mark.parametrize("moved", ["raise_epoch", "change_source"])
+def test_a_move_that_a_drain_which_began_before_wins_over_is_refused(moved: str) -> None:
+    class Overtaken(MemoryStore):
+        """Where a drain's checkpoint of before comes after the next one that is written."""
+
+        def advance(self, checkpoint: Checkpoint) -> None:
+            super().advance(checkpoint)
+            if late:
+                self._checkpoints[TABLE.name] = replace(
+                    late.pop(), generation=checkpoint.generation + 1
+                )
+
+    late: list[Checkpoint] = []
+    store = Overtaken()
+    drain = Drain(changes=filled([]), store=store, limits=LIMITS)
+    store.advance(Checkpoint(source_table=TABLE.name).following(broker_epoch="1"))
+    late.append(replace(store.checkpoints()[TABLE.name], committed_at=1))
+    move: dict[str, Callable[[], object]] = {
+        "raise_epoch": lambda: drain.raise_epoch(TABLE),
+        "change_source": lambda: drain.change_source(TABLE, "connect"),
+    }
+    with pytest.raises(StaleCheckpoint):
+        move[moved]()
+    move[moved]()
+    assert store.checkpoints()[TABLE.name].epoch == 1
 
 
 WHOLE = STEPS.map(lambda steps: [step for step in steps if step.kind != "partial"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -128,7 +129,6 @@ def drain(
 ) -> None:
     """Drain the topics' changes into ClickHouse, once."""
     from sluice import wiring
-    from sluice.catalog import load_catalog
     from sluice.execution.outcomes import Outcomes
 
     logging.getLogger("sluice.drain.drain").setLevel(logging.INFO)  # progress of a long drain
@@ -141,22 +141,25 @@ def drain(
         return
     if pass_rejects and not tables:
         raise WrongUsage("--pass-rejects: name the tables")
-    outcomes = Outcomes()
-    for table in load_catalog(settings.models).select(tables or []):
-        with outcomes.of(table.name):
-            rejected = 0
-            runs = (
-                wiring.drain_until_empty(settings, table.name, pass_rejects=pass_rejects)
-                if until_empty
-                else [wiring.drain(settings, table.name, pass_rejects=pass_rejects)]
-            )
-            for report in runs:
-                rejected += report.rejected
-                say(report.sentence())
-            if rejected and fail_on_reject:
+    rounds = (
+        wiring.drain_until_empty(settings, tables or (), pass_rejects=pass_rejects)
+        if until_empty
+        else [wiring.drain_all(settings, tables or (), pass_rejects=pass_rejects)]
+    )
+    rejected, outcomes = Counter[str](), Outcomes()
+    for done in rounds:
+        outcomes.troubles.update(done.troubles)
+        for report in done.reports:
+            say(report.sentence())
+            rejected[report.table] += report.rejected
+    if not rejected and not outcomes.troubles:
+        say("no events")
+    for table, count in rejected.items():
+        if count and fail_on_reject:
+            with outcomes.of(table):
                 raise RowsRejected(
-                    f"{table.name}: {rejected} events were rejected",
-                    remedy=f"see: sluice dead-letters list --table {table.name}",
+                    f"{table}: {count} events were rejected",
+                    remedy=f"see: sluice dead-letters list --table {table}",
                 )
     outcomes.require()
 
@@ -188,6 +191,14 @@ def rebuild(
     if (first is None) != (last is None):
         raise WrongUsage("--from and --to go together")
     logging.getLogger("sluice.star.rebuild").setLevel(logging.INFO)
+    if not (full or rollback or first):
+        done = wiring.rebuild_all(settings)
+        for report in done.results:
+            say(report.sentence())
+        if not done.results and not done.troubles:
+            say("no changes")
+        done.require()
+        return
     facts = load_catalog(settings.models).facts
     if first is not None:
         facts = tuple(fact for fact in facts if fact.date) or facts
@@ -197,7 +208,7 @@ def rebuild(
             return wiring.backfill(settings, fact.name, first.date(), last.date())
         if rollback:
             return wiring.rollback(settings, fact.name)
-        return wiring.rebuild(settings, fact.name, full=full)
+        return wiring.rebuild(settings, fact.name, full=True)
 
     for report in each(step, facts):
         say(report.sentence())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -15,24 +15,31 @@ from sluice.events.event import Change, Key, Reject, row_marks
 from sluice.generate.clickhouse import MACHINE_COLUMNS, external_table, key_expression, quoted
 from sluice.warehouse.key_ranges import DEEP_CHECK, RESUMED_SECONDS
 
-_FIELDS = tuple(field.name for field in fields(Checkpoint))
+_TYPES = {"str": "String", "int": "UInt64"}
+_OTHER_TYPES = {"epoch": "UInt16", "truncated": "UInt128", "committed_at": "Int64"}
+_STRUCTURE = [
+    (field.name, _OTHER_TYPES.get(field.name, _TYPES[str(field.type)]))
+    for field in fields(Checkpoint)
+]
+_FIELDS = tuple(name for name, _ in _STRUCTURE if name != "previous")
 _LISTED = ", ".join(_FIELDS)
 
-# Inserts only if the generation follows the current one. Together with the read afterwards this is
-# ClickHouse's closest to compare-and-swap: two concurrent writers may both insert, and the read
-# then names the same winner to both.
+# Inserts each checkpoint that follows the current one. With the read afterwards this is nearly
+# compare-and-swap: a writer that inserts after another has read may win over it. Both have stored
+# what their checkpoints say, so drains lose nothing; other moves are confirmed, see resume.py.
 _ADVANCE = f"""
 INSERT INTO cdc.checkpoints ({_LISTED})
-SELECT {{source_table:String}}, {{generation:UInt64}}, {{writer:String}}, {{source:String}},
-    {{epoch:UInt16}}, {{broker_epoch:String}}, {{next_offset:UInt64}}, {{base_seq:UInt64}},
-    {{truncated:UInt128}}, {{committed_at:Int64}}, {{topic_id:String}}, {{server:String}}
-WHERE (
-    SELECT max(generation) FROM cdc.checkpoints WHERE source_table = {{source_table:String}}
-) = {{generation:UInt64}} - 1
+SELECT {_LISTED} FROM following LEFT JOIN (
+    SELECT source_table, max(generation) AS last FROM cdc.checkpoints GROUP BY source_table
+) AS present USING (source_table)
+WHERE previous = coalesce(last, 0)
 """
 _PRESENT = f"""
-SELECT {_LISTED} FROM cdc.checkpoints WHERE source_table = {{table:String}}
-ORDER BY generation DESC, writer LIMIT 1
+SELECT {_LISTED} FROM cdc.checkpoints WHERE {{table:String}} IN ('', source_table)
+ORDER BY generation DESC LIMIT 1 BY source_table
+"""
+_REJECTING = """
+SELECT DISTINCT source_table FROM cdc.dead_letters FINAL WHERE state = 'open'
 """
 _UNSTORED = """
 SELECT reason, count() FROM cdc.dead_letters FINAL
@@ -64,6 +71,17 @@ FROM cdc.dead_letters FINAL WHERE source_table = {table:String} AND state = 'ope
 ORDER BY rejected_at DESC LIMIT {limit:UInt32}
 """
 _MOST_REJECTS = 10_000
+# The fields of a report that cdc.drains keeps.
+_RUN = (
+    "table",
+    "broker_epoch",
+    "first_offset",
+    "next_offset",
+    "events",
+    "rejected",
+    "seconds",
+    "freshness_s",
+)
 _RESOLVE = """
 INSERT INTO cdc.dead_letters SELECT * REPLACE (now64(3) AS resolved_at)
 FROM cdc.dead_letters FINAL
@@ -80,18 +98,29 @@ class ClickHouseStore:
 
     def checkpoint(self, table: str) -> Checkpoint | None:
         """See ports.StateStore."""
+        return self._present(table).get(table)
+
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """See ports.StateStore."""
+        return self._present("")
+
+    def _present(self, table: str) -> dict[str, Checkpoint]:
         rows = self._clickhouse.execute(_PRESENT, table=table)
-        return Checkpoint(**dict(zip(_FIELDS, rows[0], strict=True))) if rows else None
+        found = (Checkpoint(**dict(zip(_FIELDS, row, strict=True))) for row in rows)
+        return {checkpoint.source_table: checkpoint for checkpoint in found}
 
     def advance(self, checkpoint: Checkpoint) -> None:
         """See ports.StateStore."""
-        self._clickhouse.execute(_ADVANCE, **asdict(checkpoint))
-        present = self.checkpoint(checkpoint.source_table)
-        if present != checkpoint:
-            raise StaleCheckpoint(
-                f"{checkpoint.source_table}: another drain advanced the checkpoint first;"
-                " its rows are the same, nothing is lost"
-            )
+        if self.advance_all([checkpoint]):
+            raise stale(checkpoint)
+
+    def advance_all(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Write checkpoints of different tables by one insert; return those that are stale."""
+        rows = [tuple(asdict(checkpoint).values()) for checkpoint in checkpoints]
+        self._clickhouse.execute(_ADVANCE, external=[external_table("following", _STRUCTURE, rows)])
+        alone = checkpoints[0].source_table if len(checkpoints) == 1 else ""
+        present = self._present(alone)
+        return [c for c in checkpoints if present.get(c.source_table) != c]
 
     def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
         """See ports.StateStore."""
@@ -174,6 +203,10 @@ class ClickHouseStore:
             for broker_epoch, epoch, offset, key, metadata in rows
         ]
 
+    def rejecting(self) -> Collection[str]:
+        """See ports.StateStore."""
+        return {table for (table,) in self._clickhouse.execute(_REJECTING)}
+
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """See ports.StateStore."""
         places = [(reject.broker_epoch, reject.offset) for reject in rejects]
@@ -197,21 +230,20 @@ class ClickHouseStore:
         )
         return bool(runs)
 
-    def record(self, report: DrainReport, broker_epoch: str) -> None:
+    def record(self, reports: Sequence[DrainReport]) -> None:
         """See ports.StateStore."""
-        self._clickhouse.insert_row(
-            "cdc.drains",
-            {
-                "source_table": report.table,
-                "broker_epoch": broker_epoch,
-                "first_offset": report.first_offset,
-                "next_offset": report.next_offset,
-                "events": report.events,
-                "rejected": report.rejected,
-                "seconds": report.seconds,
-                "freshness_s": report.freshness_s,
-            },
-        )
+        if reports:
+            rows = [[getattr(report, name) for name in _RUN] for report in reports]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            self._clickhouse.insert("cdc.drains", ["source_table", *_RUN[1:]], columns)
+
+
+def stale(checkpoint: Checkpoint) -> StaleCheckpoint:
+    """Return the error of a checkpoint that does not follow the current one."""
+    return StaleCheckpoint(
+        f"{checkpoint.source_table}: another drain advanced the checkpoint first;"
+        " its rows are the same, nothing is lost"
+    )
 
 
 def _key_of(table: Table, values: Sequence[Any]) -> Key:

@@ -24,7 +24,7 @@ from sluice.drain.fast_decoder import Columns
 from sluice.drain.letters import kept
 from sluice.drain.origin import UNBOUNDED, AskEnd, Horizon
 from sluice.drain.partial_rows import Reread, completed
-from sluice.drain.ports import Checkpoint, DrainReport, Passed
+from sluice.drain.ports import Checkpoint, DrainReport, Passed, Standing
 from sluice.drain.resolution import resolve
 from sluice.drain.resume import Resumption
 from sluice.drain.row_form import RowForm
@@ -98,8 +98,11 @@ class Drain(Resumption):
     announced: Callable[[], str] = lambda: RELAY
     reached: Reached = go_on
 
-    def run(self, decoder: Decoder) -> DrainReport:
+    def run(self, decoder: Decoder, standing: Standing | None = None) -> DrainReport:
         """Drain one table until its topic's end or a limit is reached.
+
+        Args:
+            standing: the state of the drain, if it was read before. Default: read it now.
 
         Raises:
             StaleCheckpoint: another drain advanced this table; nothing is lost.
@@ -107,7 +110,7 @@ class Drain(Resumption):
             Unreachable, NotReady: the same call may succeed later.
         """
         table, started = decoder.table, time.monotonic()
-        first = checkpoint = self._resume(table)
+        first = checkpoint = self._resume(table, standing)
         horizon = Horizon(self.wal_end, checkpoint.server)
         events = rejected = 0
         caught_up = False
@@ -146,6 +149,7 @@ class Drain(Resumption):
                 rejected += rejects
         report = DrainReport(
             table=table.name,
+            broker_epoch=checkpoint.broker_epoch,
             events=events,
             rejected=rejected,
             first_offset=first.next_offset,
@@ -156,10 +160,10 @@ class Drain(Resumption):
             waiting=0 if caught_up else self.changes.end(table.topic) - checkpoint.next_offset,
         )
         if events:
-            self.store.record(report, checkpoint.broker_epoch)
+            self.store.record([report])
             self.reached("run recorded")
         elif checkpoint.next_offset:  # a drain may have been killed before it committed the offset
-            self.changes.commit(table.topic, checkpoint.next_offset)
+            self.changes.commit({table.topic: checkpoint.next_offset})
         resolve(self.store, decoder, checkpoint.truncated)
         return report
 
@@ -224,7 +228,7 @@ class Drain(Resumption):
         self._keep_rejects(decoder, present, [Reject(record=passed.record, reason=line)])
         noted(line)
         self.store.advance(present.following(next_offset=passed.next_offset))
-        self.changes.commit(table.topic, passed.next_offset)
+        self.changes.commit({table.topic: passed.next_offset})
         return f"{table.name}: {line}"
 
     def _advance(
@@ -249,7 +253,7 @@ class Drain(Resumption):
         )
         self.store.advance(following)
         self.reached("checkpoint written")
-        self.changes.commit(table.topic, following.next_offset)
+        self.changes.commit({table.topic: following.next_offset})
         self.reached("offset committed")
         return following, len(rejects)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sluice.catalog import Table
 from sluice.drain.letters import kept
-from sluice.drain.ports import Checkpoint, Chunk, DrainReport, OpenReject, Passed
+from sluice.drain.ports import Checkpoint, Chunk, DrainReport, OpenReject, Passed, TopicPosition
 from sluice.errors import NotReady, StaleCheckpoint, TopicGap, TopicPartitioned
 from sluice.events.event import Change, Key, Record, Reject, is_row_of
 
@@ -83,6 +83,19 @@ class MemoryLog:
             raise NotReady(f"topic {topic} does not exist", remedy="run: sluice init")
         return self._topics[topic]
 
+    def positions(self, topics: Sequence[str]) -> Mapping[str, TopicPosition]:
+        """See ports.ChangeLog."""
+        return {
+            topic: TopicPosition(
+                id=f"{self._epoch}-{self._incarnations[topic]}",
+                partitions=self._partitions.get(topic, 1),
+                end=self.end(topic),
+                committed=self.committed.get(topic, 0),
+            )
+            for topic in topics
+            if topic in self._topics
+        }
+
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""
         records = self._topics[topic]
@@ -93,9 +106,9 @@ class MemoryLog:
         records = self._topics[topic]
         return records[-1].offset + 1 if records else 0
 
-    def commit(self, topic: str, next_offset: int) -> None:
+    def commit(self, offsets: Mapping[str, int]) -> None:
         """See ports.ChangeLog."""
-        self.committed[topic] = next_offset
+        self.committed.update(offsets)
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """See ports.ChangeLog."""
@@ -124,10 +137,14 @@ class MemoryStore:
         """See ports.StateStore."""
         return self._checkpoints.get(table)
 
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """See ports.StateStore."""
+        return dict(self._checkpoints)
+
     def advance(self, checkpoint: Checkpoint) -> None:
         """See ports.StateStore."""
         present = self._checkpoints.get(checkpoint.source_table)
-        if checkpoint.generation != (present.generation if present else 0) + 1:
+        if checkpoint.previous != (present.generation if present else 0):
             raise StaleCheckpoint()
         self._checkpoints[checkpoint.source_table] = checkpoint
 
@@ -174,6 +191,10 @@ class MemoryStore:
             if name == table and (name, broker_epoch, offset) not in self.resolved
         ]
 
+    def rejecting(self) -> Collection[str]:
+        """See ports.StateStore."""
+        return {table for table, *_ in self.rejected.keys() - self.resolved}
+
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """See ports.StateStore."""
         self.resolved |= {(table, reject.broker_epoch, reject.offset) for reject in rejects}
@@ -193,9 +214,9 @@ class MemoryStore:
         """See ports.StateStore."""
         return table in self.resyncs
 
-    def record(self, report: DrainReport, broker_epoch: str) -> None:
+    def record(self, reports: Sequence[DrainReport]) -> None:
         """See ports.StateStore."""
-        self.reports.append(report)
+        self.reports += reports
 
     def _put(self, table: Table, row: tuple[Any, ...]) -> None:
         width = len(table.columns)

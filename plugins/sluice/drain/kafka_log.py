@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -27,7 +27,7 @@ from sluice.clients.topics import (
     partitioned,
 )
 from sluice.drain.letters import kept
-from sluice.drain.ports import Chunk, Passed
+from sluice.drain.ports import Chunk, Passed, TopicPosition
 from sluice.errors import NotReady, RecordUnreadable, TopicGap, Unreachable
 from sluice.events.event import DEAD_LETTER_TOPIC, DRAIN_GROUP, Record, Reject
 from sluice.settings import KafkaSettings
@@ -42,7 +42,6 @@ _CONSUMER_OPTIONS = {
     "enable.partition.eof": True,
     "auto.offset.reset": "error",
     "queued.min.messages": 100_000,
-    "queued.max.messages.kbytes": 32_768,
     "fetch.queue.backoff.ms": 5,
     "fetch.wait.max.ms": 20,  # the topic's end is reported only after a fetch that waited
     "fetch.message.max.bytes": 8_388_608,  # a larger message still arrives, alone
@@ -50,13 +49,18 @@ _CONSUMER_OPTIONS = {
 
 
 class KafkaLog:
-    """A ChangeLog on Kafka; the caller closes it."""
+    """A ChangeLog on Kafka; the caller closes it.
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    Args:
+        ahead: the most bytes read ahead. Default: 32 MiB.
+    """
+
+    def __init__(self, settings: KafkaSettings, ahead: int = 32 << 20) -> None:
+        self._options = {**_CONSUMER_OPTIONS, "queued.max.messages.kbytes": max(1, ahead >> 10)}
         self._broker = Broker(settings)
         self._topics = Topics(settings)
         self._admin = self._broker.client(AdminClient)
-        self._consumer = self._broker.client(Consumer, _CONSUMER_OPTIONS)
+        self._consumer = self._broker.client(Consumer, self._options)
         self._patient = False
 
     def close(self) -> None:
@@ -66,7 +70,7 @@ class KafkaLog:
     def _wait_longer(self, topic: str, offset: int) -> None:
         """Resume at this offset with fetches that wait longer; see topics.py."""
         self._consumer.close()
-        self._consumer = self._broker.client(Consumer, {**_CONSUMER_OPTIONS, **LONG_WAIT})
+        self._consumer = self._broker.client(Consumer, {**self._options, **LONG_WAIT})
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         self._patient = True
 
@@ -202,6 +206,22 @@ class KafkaLog:
             raise partitioned(topic, description.partitions)
         return description.id
 
+    def positions(self, topics: Sequence[str]) -> Mapping[str, TopicPosition]:
+        """See ports.ChangeLog."""
+        with self._broker.translated(self._admin):
+            states = described(self._admin, topics, _PATIENCE)
+        committed, ends = self._topics.committed(states), self._topics.ends(states)
+        return {
+            topic: TopicPosition(
+                id=state.id,
+                partitions=state.partitions,
+                end=ends[topic],
+                committed=committed[topic],
+            )
+            for topic, state in states.items()
+            if topic in ends
+        }
+
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""
         return self._watermarks(topic)[0]
@@ -215,11 +235,12 @@ class KafkaLog:
         """See ports.ChangeLog."""
         return self._topics.ends([topic]).get(topic, 0)
 
-    def commit(self, topic: str, next_offset: int) -> None:
+    def commit(self, offsets: Mapping[str, int]) -> None:
         """See ports.ChangeLog."""
-        with self._translated():
-            position = TopicPartition(topic, 0, next_offset)
-            self._consumer.commit(offsets=[position], asynchronous=False)
+        positions = [TopicPartition(topic, 0, offset) for topic, offset in offsets.items()]
+        if positions:
+            with self._translated():
+                self._consumer.commit(offsets=positions, asynchronous=False)
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """See ports.ChangeLog."""

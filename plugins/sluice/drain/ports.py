@@ -5,18 +5,27 @@ Each has a real and an in-memory implementation, and one contract suite runs on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
 from sluice.catalog import Table
 from sluice.events.event import Change, Key, Record, Reject
 
+# Random bits of a generation, so that two concurrent writers never have the same.
+_RANDOM_BITS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The progress of a table's drain; see the column comments of cdc.checkpoints."""
+    """The progress of a table's drain; see the column comments of cdc.checkpoints.
+
+    Attributes:
+        generation: higher than that of every earlier checkpoint; the highest counts.
+        previous: generation of the checkpoint that it follows; not stored.
+    """
 
     source_table: str
     generation: int = 0
@@ -30,6 +39,7 @@ class Checkpoint:
     committed_at: int = 0
     topic_id: str = ""
     server: str = ""
+    previous: int = field(default=0, compare=False)
 
     @property
     def last_seq(self) -> int:
@@ -37,8 +47,57 @@ class Checkpoint:
         return self.base_seq + self.next_offset
 
     def following(self, **changed: Any) -> Checkpoint:
-        """Return the next generation of this checkpoint, by a new writer, with fields replaced."""
-        return replace(self, generation=self.generation + 1, writer=uuid4().hex, **changed)
+        """Return the next checkpoint, by a new writer, with fields replaced."""
+        number = (self.generation >> _RANDOM_BITS) + 1
+        return replace(
+            self,
+            generation=number << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS),
+            previous=self.generation,
+            writer=uuid4().hex,
+            **changed,
+        )
+
+    def precedes(self, present: Checkpoint | None) -> bool:
+        """Whether the present checkpoint is this one, or one of drains that resumed from it."""
+        return (
+            present is not None
+            and present.generation >= self.generation
+            and present.next_offset >= self.next_offset
+            and (present.source, present.epoch, present.topic_id)
+            == (self.source, self.epoch, self.topic_id)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicPosition:
+    """A topic and how far it is drained.
+
+    Attributes:
+        id: changes when the topic is recreated; empty where the broker has none.
+        partitions: number of partitions.
+        end: offset after the last message.
+        committed: the drain group's offset; 0 without one.
+    """
+
+    id: str
+    partitions: int
+    end: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The state of a table's drain when it begins.
+
+    Attributes:
+        checkpoint: the current one; None before the first drain.
+        broker_epoch: the broker's incarnation.
+        topic_id: id of the topic's incarnation; empty where the broker has none.
+    """
+
+    checkpoint: Checkpoint | None
+    broker_epoch: str
+    topic_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +118,7 @@ class DrainReport:
     """The result of one run of a table's drain.
 
     Attributes:
+        broker_epoch: the broker's incarnation that the offsets belong to.
         seconds: the duration.
         freshness_s: age in seconds of the newest stored change; None when no newer one was stored.
         caught_up: whether the run reached an end that the topic had after the drain began.
@@ -66,6 +126,7 @@ class DrainReport:
     """
 
     table: str
+    broker_epoch: str
     events: int
     rejected: int
     first_offset: int
@@ -149,14 +210,17 @@ class ChangeLog(Protocol):
             TopicPartitioned: it has more than one partition.
         """
 
+    def positions(self, topics: Sequence[str]) -> Mapping[str, TopicPosition]:
+        """Return the position of each topic that exists, by a few requests for all of them."""
+
     def first(self, topic: str) -> int:
         """Return the earliest offset on the topic."""
 
     def end(self, topic: str) -> int:
         """Return the offset after the topic's last message."""
 
-    def commit(self, topic: str, next_offset: int) -> None:
-        """Commit the drain group's offset, for the relay and for tools that watch the lag."""
+    def commit(self, offsets: Mapping[str, int]) -> None:
+        """Commit the drain group's next offsets, for the relay and tools that watch the lag."""
 
     def publish_dead_letters(self, table: str, rejects: Sequence[Reject]) -> None:
         """Publish rejected records to the dead-letter topic, large ones cut; see letters.kept."""
@@ -168,11 +232,14 @@ class StateStore(Protocol):
     def checkpoint(self, table: str) -> Checkpoint | None:
         """Return the current checkpoint; None before the first drain."""
 
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """Return the current checkpoints of all tables by one query."""
+
     def advance(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint.
 
         Raises:
-            StaleCheckpoint: its generation does not follow the current one.
+            StaleCheckpoint: the current checkpoint is not the previous one, or is newer by now.
         """
 
     def append(self, table: Table, columns: Sequence[Sequence[Any]]) -> None:
@@ -195,6 +262,9 @@ class StateStore(Protocol):
     def open_rejects(self, table: str) -> Sequence[OpenReject]:
         """Return the newest open rejects of a table, 10,000 at most."""
 
+    def rejecting(self) -> Collection[str]:
+        """Return the tables that have open rejects, by one query."""
+
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """Mark rejects of a table as resolved."""
 
@@ -209,5 +279,5 @@ class StateStore(Protocol):
     def resyncing(self, table: str) -> bool:
         """Whether a resync of the table is running, or was interrupted and may be resumed."""
 
-    def record(self, report: DrainReport, broker_epoch: str) -> None:
-        """Record the result of a drain."""
+    def record(self, reports: Sequence[DrainReport]) -> None:
+        """Record the results of drains."""

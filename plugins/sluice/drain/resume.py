@@ -8,12 +8,13 @@ An epoch separates the positions of two sources, or of before and after a failov
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sluice.catalog import Table
-from sluice.drain.ports import ChangeLog, Checkpoint, Chunk, StateStore
-from sluice.errors import NeedsPerson, NotReady, TopicGap, WrongUsage
+from sluice.drain.ports import ChangeLog, Checkpoint, Chunk, Standing, StateStore
+from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.events.event import CONNECT, SOURCES, Record
 from sluice.events.positions import MOST_EPOCH, pack
 from sluice.settings import DrainSettings
@@ -23,11 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """Moves checkpoints without draining."""
+    """Moves checkpoints without draining.
+
+    Attributes:
+        settle: seconds after which a move is confirmed; see `_move`. Default: 0.
+    """
 
     changes: ChangeLog
     store: StateStore
     limits: DrainSettings
+    settle: float = 0.0
 
     def skip_gap(self, table: Table) -> None:
         """Move the checkpoint to the topic's first message; the caller resyncs what was lost.
@@ -44,8 +50,8 @@ class Resumption:
             next_offset=first,
             base_seq=max(0, present.last_seq - first),
         )
-        self.store.advance(following)
-        self.changes.commit(table.topic, first)
+        self._move(following)
+        self.changes.commit({table.topic: first})
 
     def change_source(self, table: Table, source: str) -> bool:
         """Accept events of another source from now on, in a new epoch.
@@ -68,9 +74,7 @@ class Resumption:
                 f"{table.topic} has undrained events, or its source is still running",
                 remedy=f"stop it, run: sluice drain --until-empty, then: sluice source {source}",
             )
-        self.store.advance(
-            present.following(source=source, epoch=_epoch(table, present), server="")
-        )
+        self._move(present.following(source=source, epoch=_epoch(table, present), server=""))
         return True
 
     def raise_epoch(self, table: Table, *, truncated: bool = True) -> None:
@@ -85,12 +89,28 @@ class Resumption:
         present = self._resume(table)
         epoch = _epoch(table, present)
         kept = present.truncated if truncated and present.truncated < pack(epoch, 0, 0) else 0
-        self.store.advance(present.following(epoch=epoch, server="", truncated=kept))
+        self._move(present.following(epoch=epoch, server="", truncated=kept))
 
-    def _resume(self, table: Table) -> Checkpoint:
-        """Return the checkpoint, moved to the topic's start for another broker incarnation."""
-        checkpoint = self.store.checkpoint(table.name) or Checkpoint(source_table=table.name)
-        epoch, topic_id = self.changes.epoch(), self.changes.topic_id(table.topic)
+    def _move(self, checkpoint: Checkpoint) -> None:
+        """Advance, and confirm that no drain that began before has won over it meanwhile.
+
+        Raises:
+            StaleCheckpoint: a drain has.
+        """
+        self.store.advance(checkpoint)
+        time.sleep(self.settle)
+        if not checkpoint.precedes(self.store.checkpoint(checkpoint.source_table)):
+            raise StaleCheckpoint
+
+    def _resume(self, table: Table, standing: Standing | None = None) -> Checkpoint:
+        """Return the checkpoint, moved to the topic's start for another broker incarnation.
+
+        Args:
+            standing: the state of the drain, if it was read before. Default: read it now.
+        """
+        standing = standing or self._standing(table)
+        checkpoint = standing.checkpoint or Checkpoint(source_table=table.name)
+        epoch, topic_id = standing.broker_epoch, standing.topic_id
         if checkpoint.broker_epoch != epoch:
             if checkpoint.broker_epoch:
                 log.warning("%s: the broker is new; reading its topic from the start", table.name)
@@ -112,6 +132,13 @@ class Resumption:
                 remedy=f"read the table again: sluice resync {table.name}",
             )
         return replace(checkpoint, topic_id=topic_id)
+
+    def _standing(self, table: Table) -> Standing:
+        return Standing(
+            checkpoint=self.store.checkpoint(table.name),
+            broker_epoch=self.changes.epoch(),
+            topic_id=self.changes.topic_id(table.topic),
+        )
 
     def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
         return self.changes.read(

@@ -18,13 +18,16 @@ PATIENCE = 600.0
 _SHORTEST, _LONGEST = 0.05, 2.0
 
 
-def until_done(step: Callable[[], T]) -> T:
+def until_done(step: Callable[[], T], patience: float | None = None) -> T:
     """Run a step; retry it, after a pause, while another run of it comes first.
 
+    Args:
+        patience: seconds. Default: PATIENCE.
+
     Raises:
-        StaleCheckpoint, StaleRebuild: another run came first for PATIENCE.
+        StaleCheckpoint, StaleRebuild: another run came first for as long.
     """
-    deadline, pause = time.monotonic() + PATIENCE, _SHORTEST
+    deadline, pause = time.monotonic() + (PATIENCE if patience is None else patience), _SHORTEST
     while True:
         try:
             return step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -143,9 +144,17 @@ def _drain(values: Mapping[str, str]) -> DrainSettings:
         seconds=_number(values, "SLUICE_DRAIN_SECONDS"),
         chunk=_number(values, "SLUICE_DRAIN_CHUNK"),
         chunk_bytes=_number(values, "SLUICE_DRAIN_CHUNK_BYTES"),
+        threads=_number(values, "SLUICE_DRAIN_THREADS"),
+        processes=_processes(values),
         reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
         reject_run=_number(values, "SLUICE_REJECT_RUN"),
     )
+
+
+def _processes(values: Mapping[str, str]) -> int:
+    if not values["SLUICE_DRAIN_PROCESSES"]:
+        return max(1, (os.cpu_count() or 1) // 2)
+    return _number(values, "SLUICE_DRAIN_PROCESSES")
 
 
 def _is_own_postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> bool:

@@ -106,13 +106,15 @@ class RelaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainSettings:
-    """Limits of one run of a table's drain.
+    """Limits of a run of drains.
 
     Attributes:
-        events, seconds: most events read, and most seconds spent reading.
+        events, seconds: most events read of a table, and most seconds spent reading.
         chunk, chunk_bytes: events and bytes validated and inserted at a time; they bound memory.
         reject_ratio: share of invalid events in a chunk that stops the drain, 0 to 1.
         reject_run: most consecutive invalid events.
+        threads: most tables drained at a time by a process, which share the bytes. Default: 1.
+        processes: most tasks of Airflow that share a large backlog. Default: 1.
     """
 
     events: int
@@ -121,6 +123,8 @@ class DrainSettings:
     chunk_bytes: int
     reject_ratio: float
     reject_run: int
+    threads: int = 1
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,11 +45,16 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "SLUICE_RELAY_METRICS": ("", "host:port where the relay serves /metrics and /ready"),
     "SLUICE_DRAIN_EVENTS": ("5000000", "most events that a table's drain reads in one run"),
-    "SLUICE_DRAIN_SECONDS": ("45", "most seconds that a table's drain reads in one run"),
+    "SLUICE_DRAIN_SECONDS": ("45", "most seconds that drains read in one run"),
     "SLUICE_DRAIN_CHUNK": ("50000", "events that are validated and inserted at a time"),
     "SLUICE_DRAIN_CHUNK_BYTES": (
         "33554432",
-        "most bytes of them at a time, but at least one event",
+        "most bytes of them at a time in a process, but at least one event of a table",
+    ),
+    "SLUICE_DRAIN_THREADS": ("4", "tables that are drained at a time by one process"),
+    "SLUICE_DRAIN_PROCESSES": (
+        "",
+        "tasks of Airflow that share a large backlog; empty is one for two cores",
     ),
     "SLUICE_REJECT_RATIO": ("0.5", "share of invalid events in a chunk that stops the drain"),
     "SLUICE_REJECT_RUN": ("1000", "most consecutive invalid events; one more stops the drain"),

@@ -5,28 +5,30 @@ Each function is one run of a step; the command line and the Airflow tasks call 
 
 from __future__ import annotations
 
+from sluice.wiring.backlog import Drained, drain_all, drain_until_empty
 from sluice.wiring.checks import differences
 from sluice.wiring.drains import (
     change_source,
     dead_letters,
     dismiss_dead_letters,
     drain,
-    drain_until_empty,
     replay_dead_letters,
     skip,
 )
 from sluice.wiring.repairs import forecast, quality, recover, repair
 from sluice.wiring.reports import monitor, query, status, tell
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
-from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rollback
+from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rebuild_all, rollback
 
 __all__ = [
+    "Drained",
     "backfill",
     "change_source",
     "dead_letters",
     "differences",
     "dismiss_dead_letters",
     "drain",
+    "drain_all",
     "drain_until_empty",
     "forecast",
     "initialise",
@@ -36,6 +38,7 @@ __all__ = [
     "quality",
     "query",
     "rebuild",
+    "rebuild_all",
     "recover",
     "repair",
     "replay_dead_letters",

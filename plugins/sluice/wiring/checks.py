@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -13,10 +13,8 @@ from sluice.capture.fenced_snapshot import ExactSnapshot, exact_snapshot
 from sluice.catalog import Fact, Table
 from sluice.catalog.quality_options import Status
 from sluice.clients.postgres import Fence
-from sluice.drain.decoder import Decoder
 from sluice.drain.ports import Checkpoint
 from sluice.errors import Lagging, SluiceError, StaleCheckpoint
-from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check, QualityReport, graded, passing, unmade
@@ -30,10 +28,10 @@ from sluice.quality.results import Results
 from sluice.quality.row_counts import Quality
 from sluice.settings import Settings
 from sluice.star.create import make_rebuild
-from sluice.star.rebuild import Rebuild
 from sluice.wiring.ahead import ahead_in
+from sluice.wiring.backlog import drain_backlog
 from sluice.wiring.context import Run, opened
-from sluice.wiring.drains import make_decoder, make_drain
+from sluice.wiring.steps import rebuild_changed
 
 ROWS = frozenset({"row_count", "rows"})
 _WAITING = frozenset({Status.UNSETTLED, Status.WARN})
@@ -157,7 +155,7 @@ def make_quality(run: Run) -> Quality:
             slot=slot,
             had_slot=lambda: slots.snapshot_taken(topics, settings.relay),
             published=lambda: topics.published(slot),
-            catch_up=partial(_caught_up, run, rebuilds, {}),
+            catch_up=partial(_caught_up, run),
             seconds=settings.quality_seconds,
         ),
         exact=lambda tables: _exact_fence(settings, tables),
@@ -167,23 +165,19 @@ def make_quality(run: Run) -> Quality:
     )
 
 
-def _caught_up(run: Run, rebuilds: Mapping[str, Rebuild], decoders: dict[str, Decoder]) -> CaughtUp:
+def _caught_up(run: Run) -> CaughtUp:
     """Drain all tables and rebuild all facts, each as far as possible.
 
-    Args:
-        decoders: decoders of earlier calls, by table.
+    A table that another drain advances is neither at its end nor in trouble.
     """
-    outcomes, ended, drain = Outcomes(), set[str](), make_drain(run)
-    for table in run.catalog.tables:
-        with outcomes.of(table.name), suppress(StaleCheckpoint):  # another drain is running
-            if table.name not in decoders:
-                decoders[table.name] = make_decoder(run, table.name)
-            if drain.run(decoders[table.name]).caught_up:
-                ended.add(table.name)
-    for name, step in rebuilds.items():
-        with outcomes.of(name):
-            until_done(step.run)
-    return CaughtUp(ended=frozenset(ended), troubles=outcomes.troubles)
+    drained = drain_backlog(run, run.catalog.tables, patience=0)
+    rebuilt = rebuild_changed(run, run.catalog.facts)
+    troubles = {
+        name: error
+        for name, error in {**drained.troubles, **rebuilt.troubles}.items()
+        if not isinstance(error, StaleCheckpoint)
+    }
+    return CaughtUp(ended=drained.at_end, troubles=troubles)
 
 
 def _held(

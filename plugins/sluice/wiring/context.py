@@ -50,7 +50,8 @@ class Run:
     @cached_property
     def changes(self) -> KafkaLog:
         """The change log that drains read."""
-        return self.resources.enter_context(closing(KafkaLog(self.settings.kafka)))
+        changes = KafkaLog(self.settings.kafka, self.settings.drain.chunk_bytes)
+        return self.resources.enter_context(closing(changes))
 
     @cached_property
     def topics(self) -> Topics:

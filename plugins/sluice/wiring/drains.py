@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from sluice.capture import slot as slots
@@ -22,31 +22,15 @@ from sluice.settings import Settings
 from sluice.warehouse.evolution import require_same
 from sluice.wiring.context import Run, opened
 
+# Seconds within which a concurrent drain, once its insert has begun, has written its checkpoint.
+_SETTLE = 0.3
+
 
 def drain(settings: Settings, table: str, *, pass_rejects: bool = False) -> DrainReport:
     """Run a table's drain once; see Drain."""
     with opened(settings) as run:
         decoder = make_decoder(run, table)
         return until_done(partial(make_drain(run, pass_rejects=pass_rejects).run, decoder))
-
-
-def drain_until_empty(
-    settings: Settings, table: str, *, pass_rejects: bool = False
-) -> Iterator[DrainReport]:
-    """Drain until the topic is drained to its present end, by this or by another drain.
-
-    Returns:
-        A report for each run.
-    """
-    with opened(settings) as run:
-        decoder = make_decoder(run, table)
-        step = make_drain(run, pass_rejects=pass_rejects)
-        end = run.changes.end(decoder.table.topic)
-        while True:
-            report = until_done(partial(step.run, decoder))
-            yield report
-            if report.caught_up or report.next_offset >= end:
-                return
 
 
 def skip(settings: Settings, table: str, offset: int) -> str:
@@ -143,6 +127,7 @@ def make_drain(run: Run, *, pass_rejects: bool = False) -> Drain:
         changes=run.changes,
         store=run.store,
         limits=settings.drain,
+        settle=_SETTLE,
         reread=lambda table, keys: _present_rows(settings, table, keys),
         pass_rejects=pass_rejects,
         wal_end=partial(wal_end, settings.postgres),
@@ -155,10 +140,9 @@ def named_source(run: Run) -> str:
 
     Empty if neither is known.
     """
-    for table in run.catalog.tables:
-        checkpoint = run.store.checkpoint(table.name)
-        if checkpoint and checkpoint.source:
-            return checkpoint.source
+    named = {checkpoint.source for checkpoint in run.store.checkpoints().values()} - {""}
+    if named:
+        return min(named)
     with slots.session(run.settings.postgres) as cursor:
         return slots.change_source(cursor, run.settings.relay.slot)
 

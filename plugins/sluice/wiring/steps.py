@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
+from functools import partial
 
 from sluice.capture import publication as publications
 from sluice.capture import relations
@@ -14,15 +15,19 @@ from sluice.errors import SluiceError, WrongUsage
 from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
+from sluice.execution.side_by_side import Results, side_by_side
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.generate.sql_files import read_statements
 from sluice.settings import PROJECT, Settings
+from sluice.star.changed_facts import changed_facts
 from sluice.star.create import create_warehouse, make_rebuild
 from sluice.star.rebuild import RebuildReport
 from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.wiring.context import Run, opened
 
+# Facts that are rebuilt at a time; each rebuild holds the rows of a range in memory.
+_REBUILDS = 2
 _MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
 
 
@@ -82,6 +87,27 @@ def rebuild(settings: Settings, fact: str, *, full: bool = False) -> RebuildRepo
     with opened(settings) as run:
         step = make_rebuild(run.clickhouse, _fact(run.catalog, fact))
         return until_done(lambda: step.run(full=full))
+
+
+def rebuild_all(settings: Settings, names: Sequence[str] = ()) -> Results[RebuildReport]:
+    """Rebuild facts, by default all; one without changes costs nothing and has no report.
+
+    Raises:
+        Unreachable, WrongUsage: no fact can be rebuilt.
+    """
+    with opened(settings) as run:
+        facts = [_fact(run.catalog, name) for name in names] or run.catalog.facts
+        return rebuild_changed(run, facts)
+
+
+def rebuild_changed(run: Run, facts: Sequence[Fact]) -> Results[RebuildReport]:
+    """See rebuild_all."""
+
+    def step(own: Run, fact: Fact) -> RebuildReport:
+        return until_done(make_rebuild(own.clickhouse, fact).run)
+
+    changed = changed_facts(run.clickhouse, facts, run.queries)
+    return side_by_side(step, changed, partial(opened, run.settings), _REBUILDS)
 
 
 def backfill(settings: Settings, fact: str, first: date, last: date) -> RebuildReport:

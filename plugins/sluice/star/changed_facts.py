@@ -1,0 +1,51 @@
+"""Tells which facts a rebuild would change, by a few queries for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sluice.catalog import Fact
+from sluice.clients.clickhouse import ClickHouse
+
+
+def changed_facts(
+    clickhouse: ClickHouse, facts: Sequence[Fact], queries: Mapping[str, str]
+) -> list[Fact]:
+    """Return the facts for which a rebuild has something to do.
+
+    These are facts whose tables have changes that their last rebuild had not seen, which were never
+    rebuilt, which have a rollup without sums, or whose servers read different rows.
+
+    Args:
+        queries: the statements of sql/clickhouse/pipeline.sql.
+    """
+    cluster, names = clickhouse.cluster, [fact.name for fact in facts]
+    rollups = [r.name for fact in facts for r in fact.table.rollups]
+    listed = [*names, *rollups, *map(cluster.local, rollups)]
+    storages, rows = dict[str, UUID](), dict[str, int | None]()
+    for name, storage, count in clickhouse.execute(queries["storages"], names=listed):
+        storages[name], rows[name] = storage, count
+    seen = {
+        (fact, storage): changes
+        for fact, storage, changes in clickhouse.execute(queries["seen_by_all"])
+    }
+    drained = dict(clickhouse.execute(queries["drained"]))
+    straying = {
+        name
+        for query in (["straying"] if cluster.name else [])
+        for (name,) in clickhouse.execute(queries[query], cluster=cluster.name, names=names)
+    }
+
+    def changed(fact: Fact) -> bool:
+        now = {table.name: drained.get(table.name, 0) for table in fact.tables}
+        unsummed = rows.get(fact.name) != 0 and any(
+            rows.get(cluster.local(rollup.name)) == 0 for rollup in fact.table.rollups
+        )
+        return (
+            seen.get((fact.name, storages.get(fact.name))) != now
+            or unsummed
+            or fact.name in straying
+        )
+
+    return [fact for fact in facts if changed(fact)]
