@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
-from sluice.errors import WrongUsage
+from sluice.errors import NotReady, WrongUsage
 from sluice.generate.clickhouse import table_statements
 from sluice.generate.connect import CONFIGURATION, configuration
 from sluice.generate.files import difference, generated_files, write_files
@@ -21,7 +21,8 @@ from sluice.generate.joins import select_all
 from sluice.generate.star import star_statements
 from sluice.settings import Settings
 from sluice.star.create import make_rebuild
-from sluice.warehouse.evolution import Plan, fact_differs, plan_of
+from sluice.warehouse.evolution import differing
+from sluice.warehouse.star_form import fact_differs
 from store_api.database import make_engine
 from tests.generate.badges import Base
 
@@ -69,11 +70,13 @@ def test_a_changed_block_of_connects_configuration_is_stale_and_is_written_again
 @pytest.mark.services
 def test_the_text_runs_on_clickhouse_and_gives_what_it_says(services: Settings) -> None:
     with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        missing = differing(clickhouse, CATALOG.tables)
+        assert set(missing) == {table.name for table in CATALOG.tables}
+        assert {type(error) for error in missing.values()} == {NotReady}
         for table in CATALOG.tables:
-            assert plan_of(clickhouse, table) == Plan()
             for statement in table_statements(table).values():
                 clickhouse.execute(statement)
-            assert plan_of(clickhouse, table) == Plan()
+        assert differing(clickhouse, CATALOG.tables) == {}
         (fact,) = CATALOG.facts
         star = star_statements(fact)
         clickhouse.execute(star.fact)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sluice.catalog import load_catalog
-from sluice.warehouse.evolution import plan, widens
+from sluice.warehouse.evolution import plan
+from sluice.warehouse.widening import widens
 
 CUSTOMERS = load_catalog("models").table("customers")
 

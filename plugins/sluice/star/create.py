@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.clickhouse import ClickHouse
@@ -16,7 +16,9 @@ from sluice.generate.star import star_statements
 from sluice.settings import PROJECT, Cluster
 from sluice.star.fact_tables import FactStorage
 from sluice.star.rebuild import Rebuild
-from sluice.warehouse.evolution import evolve, fact_differs, former_rollups, rollup_is_made
+from sluice.warehouse.evolution import evolve
+from sluice.warehouse.present import Present, kinds_of, read_present
+from sluice.warehouse.star_form import fact_differs, former_rollups, rollups_made
 
 _CREATED = re.compile(
     r"^CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE) (?:IF NOT EXISTS )?"
@@ -37,18 +39,21 @@ def create_warehouse(
             clickhouse.everywhere(statement)
         else:
             clickhouse.execute(on_cluster(statement, clickhouse.cluster))
-    done = _tables(clickhouse, catalog, outcomes)
+    kinds = kinds_of(column for table in catalog.tables for column in table.columns)
+    present = read_present(clickhouse, kinds)
+    made = rollups_made(clickhouse, catalog.facts, present)
+    done = _tables(clickhouse, catalog, outcomes, present)
     names = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
     names |= {name for table in catalog.tables for name in (table.storage, table.history)}
     for fact in catalog.facts:
         if {table.name for table in fact.tables} & outcomes.troubles.keys():
             continue
         with outcomes.of(fact.name):
-            for former in sorted(former_rollups(clickhouse, fact.name) - names):
+            for former in sorted(former_rollups(present, fact.name) - names):
                 clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(former)}")
                 _drop_rollup(clickhouse, former)
                 done.append(f"olap.{former}: dropped, it is no longer in the models")
-            done += _star(clickhouse, fact)
+            done += _star(clickhouse, fact, made)
     return done, outcomes.troubles
 
 
@@ -93,12 +98,14 @@ def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
     )
 
 
-def _tables(clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes) -> list[str]:
+def _tables(
+    clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes, present: Present
+) -> list[str]:
     """Create or update the source tables; return what was done."""
     done: list[str] = []
     for table in catalog.tables:
         with outcomes.of(table.name):
-            plan = evolve(clickhouse, table)
+            plan = evolve(clickhouse, table, present)
             done += plan.safe
             if plan.resync:
                 done.append(
@@ -109,14 +116,17 @@ def _tables(clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes) -> lis
     return done
 
 
-def _star(clickhouse: ClickHouse, fact: Fact) -> list[str]:
+def _star(clickhouse: ClickHouse, fact: Fact, made: Mapping[str, bool | SluiceError]) -> list[str]:
     """Create the fact, its rollups and views, or rebuild them to match; return what was done."""
     star, done, recreated = star_statements(fact, clickhouse.cluster), [], False
     tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(PIPELINE))
     tables.create(fact.name)
     tables.follow()
     for rollup in fact.table.rollups:
-        if not rollup_is_made(clickhouse, fact, rollup):
+        is_made = made[rollup.name]
+        if isinstance(is_made, SluiceError):
+            raise is_made
+        if not is_made:
             _drop_rollup(clickhouse, rollup.name)
             recreated = True
         statements = star.rollups[rollup.name]

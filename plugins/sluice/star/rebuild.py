@@ -40,8 +40,8 @@ from sluice.generate.statements import FactStatements
 from sluice.star.fact_rows import FactRows
 from sluice.star.fact_tables import FactStorage
 from sluice.star.rollups import Recorded, RollupSums, Seen
-from sluice.warehouse.evolution import fact_differs, outdated
 from sluice.warehouse.merges import merge
+from sluice.warehouse.star_form import fact_differs, outdated
 
 log = logging.getLogger(__name__)
 

@@ -1,66 +1,23 @@
-"""Evolution of ClickHouse's tables: their differences from the models, and the statements to apply.
+"""Evolution of the source tables in ClickHouse: their differences from the models, and statements.
 
 Safe changes are applied: a column added, widened, or dropped unless another is added. Any other
 change leaves its table as it is and suggests statements to a person (TableDiffers); other tables
-continue. A fact is derived from the source tables, so one that differs is rebuilt.
+continue.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sluice.catalog import Column, Fact, Rollup, Table
+from sluice.catalog import Column, Table
 from sluice.clients.clickhouse import ClickHouse
-from sluice.errors import TableDiffers
-from sluice.generate.clickhouse import MACHINE_COLUMNS, column_line, literal, quoted
-from sluice.generate.rollups import made_of, rollup_rows
-from sluice.generate.star import date_range, ranged
+from sluice.errors import NotReady, SluiceError, TableDiffers
+from sluice.generate.clickhouse import column_line, quoted
 from sluice.settings import ONE_SERVER, Cluster
-
-_MACHINE = frozenset([*(name for name, _ in MACHINE_COLUMNS), "_ingested_at"])
-_PRESENT = """
-SELECT name, type FROM system.columns WHERE database = 'cdc' AND table = {table:String}
-ORDER BY position
-"""
-_LOCAL = """(
-    SELECT if(engine = 'Distributed', extract(engine_full, '\\'cdc\\', \\'([^\\']+)\\''), name)
-    FROM system.tables WHERE database = 'cdc' AND name = {table:String}
-)"""
-_ORDER = f"""
-SELECT name FROM system.columns
-WHERE database = 'cdc' AND is_in_sorting_key AND table = {_LOCAL}
-"""
-_COMMENT = f"SELECT comment FROM system.tables WHERE database = 'cdc' AND name = {_LOCAL}"
-_INDEXED = f"""
-SELECT expr FROM system.data_skipping_indices
-WHERE database = 'cdc' AND table = {_LOCAL} AND name = {{index:String}}
-"""
-# A drop narrows the feed and widens it again; an interrupted drop left it narrowed.
-_NARROWED = """
-SELECT count() FROM system.tables
-WHERE database = 'cdc' AND table = {table:String}
-    AND positionCaseInsensitive(as_select, 'EXCEPT') > 0
-"""
-# The table that a history's feed reads.
-_FED_BY = """
-SELECT extract(as_select, 'FROM cdc\\.`?([^`\\s]+)') FROM system.tables
-WHERE database = 'cdc' AND name = {table:String}
-"""
-# The views and tables of a fact and of rollups; views first, so that none reads a dropped table.
-_OF_FACT = """
-SELECT database, name FROM system.tables
-WHERE database IN ('olap', 'cdc')
-    AND (has({names:Array(String)}, name) OR database = 'cdc'
-        AND arrayExists(base -> startsWith(name, concat(base, '__')), {names:Array(String)}))
-ORDER BY database DESC, name
-"""
-_WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)", re.DOTALL)
-_INTEGER = re.compile(r"(U?Int)(\d+)")
-_DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
-_ENUM = re.compile(r"Enum(?:8|16)\((.*)\)", re.DOTALL)
+from sluice.warehouse.present import Present, kinds_of, read_present
+from sluice.warehouse.star_form import former_rollups
+from sluice.warehouse.widening import widens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +37,59 @@ class Plan:
     resync: bool = False
 
 
-def evolve(clickhouse: ClickHouse, table: Table) -> Plan:
+def differing(clickhouse: ClickHouse, tables: Sequence[Table]) -> dict[str, SluiceError]:
+    """Return table name -> error, of the tables that ClickHouse lacks or that differ from models.
+
+    The number of queries does not grow with the tables.
+    """
+    present, errors = present_of(clickhouse, tables), {}
+    for table in tables:
+        if (error := _difference(present, table, clickhouse.cluster)) is not None:
+            errors[table.name] = error
+    return errors
+
+
+def _difference(present: Present, table: Table, cluster: Cluster) -> SluiceError | None:
+    try:
+        same = plan_of(present, table, cluster) == Plan()
+    except SluiceError as error:  # ClickHouse does not know a type
+        return error
+    if not same:
+        return TableDiffers(
+            f"cdc.{table.storage} differs from the model of {table.name}", remedy="run: sluice init"
+        )
+    if not present.columns(cluster.local(table.storage)):
+        return NotReady(
+            f"ClickHouse has no table cdc.{table.storage} of {table.name}",
+            remedy="run: sluice init",
+        )
+    return None
+
+
+def require_same(clickhouse: ClickHouse, table: Table) -> None:
+    """Raise the table's error of `differing`, if it has one."""
+    for error in differing(clickhouse, [table]).values():
+        raise error
+
+
+def present_of(clickhouse: ClickHouse, tables: Iterable[Table]) -> Present:
+    """Read the present state of source tables."""
+    listed = list(tables)
+    names = [name for table in listed for name in _stored(table, clickhouse.cluster)]
+    kinds = kinds_of(column for table in listed for column in table.columns)
+    return read_present(clickhouse, kinds, names)
+
+
+def evolve(clickhouse: ClickHouse, table: Table, present: Present) -> Plan:
     """Apply the safe statements to the table, if it exists; return the plan.
 
     Raises:
         TableDiffers: a person has to choose; nothing was changed.
     """
-    plan, cluster = plan_of(clickhouse, table), clickhouse.cluster
+    cluster = clickhouse.cluster
+    plan = plan_of(present, table, cluster)
+    if plan.safe:  # another `sluice init` may have changed the table since the state was read
+        plan = plan_of(present_of(clickhouse, [table]), table, cluster)
     if plan.differs:
         where = f", on each server of {cluster.name}" if cluster.name else ""
         raise TableDiffers(
@@ -104,30 +107,40 @@ def evolve(clickhouse: ClickHouse, table: Table) -> Plan:
     return plan
 
 
-def plan_of(clickhouse: ClickHouse, table: Table) -> Plan:
-    """Return the plan of `evolve`; an empty one where the table does not exist yet."""
-    cluster = clickhouse.cluster
-    present = _columns(clickhouse, cluster.local(table.storage))
-    if not present:
-        return _moved(clickhouse, table)
-    wanted = _wanted(clickhouse, table.columns)
-    storage = cluster.local(table.storage)
-    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=storage)}
-    history = _columns(clickhouse, cluster.local(table.history))
-    ((narrowed,),) = clickhouse.execute(_NARROWED, table=f"{table.history}_feed")
-    return plan(table, wanted, present, history, ordered, narrowed=bool(narrowed), cluster=cluster)
+def plan_of(present: Present, table: Table, cluster: Cluster = ONE_SERVER) -> Plan:
+    """Return the plan of `evolve`; an empty one where the table does not exist yet.
+
+    Raises:
+        SluiceError: ClickHouse does not know a type of the model.
+    """
+    feed, history, storage = _stored(table, cluster)
+    columns = present.columns(storage)
+    if not columns:
+        return _moved(present, table, cluster)
+    wanted = present.spelled((column.name, column.clickhouse_type) for column in table.columns)
+    reading = present.relations.get(f"cdc.{feed}")
+    return plan(
+        table,
+        wanted,
+        columns,
+        present.columns(history),
+        present.relations[f"cdc.{storage}"].ordered,
+        # A drop narrows the feed and widens it again; an interrupted drop left it narrowed.
+        narrowed=reading is not None and "EXCEPT" in reading.query.upper(),
+        cluster=cluster,
+    )
 
 
-def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
+def _moved(present: Present, table: Table, cluster: Cluster) -> Plan:
     """Return a plan where the rows are in a table of another name, else an empty one.
 
     A model was renamed, or became a fact or ceased to be one. A new table would stay empty.
     """
-    feed, storage = f"{table.history}_feed", clickhouse.cluster.local(table.storage)
-    rows = clickhouse.execute(_FED_BY, table=feed)
-    former = rows[0][0] if rows else ""
+    feed, _, storage = _stored(table, cluster)
+    reading = present.relations.get(f"cdc.{feed}")
+    former = reading.over if reading else ""
     # A table from before the cluster has the name without `__local`: see docs/scale.md.
-    if former in ("", storage, table.storage) or not _columns(clickhouse, former):
+    if former in ("", storage, table.storage) or not present.columns(former):
         return Plan()
     name = former.removesuffix(storage.removeprefix(table.storage))
     over = [f"DROP TABLE IF EXISTS cdc.{quoted(name)}"] if name != former else []
@@ -138,20 +151,26 @@ def _moved(clickhouse: ClickHouse, table: Table) -> Plan:
             f"DROP VIEW IF EXISTS olap.{quoted(name)}",
             *over,
             f"RENAME TABLE cdc.{quoted(former)} TO cdc.{quoted(storage)}",
-            *_drops_of_fact(clickhouse, name),
+            *_drops_of_fact(present, name),
         ),
     )
 
 
-def _drops_of_fact(clickhouse: ClickHouse, source: str) -> list[str]:
-    """Return the drops of the former fact of a table, and of its rollups."""
+def _drops_of_fact(present: Present, source: str) -> list[str]:
+    """Return the drops of the former fact of a table, and of its rollups.
+
+    Views first, so that none reads a dropped table.
+    """
     if not source.startswith("src_"):
         return []
     fact = f"fact_{source.removeprefix('src_')}"
-    rows = clickhouse.execute(_OF_FACT, names=[fact, *former_rollups(clickhouse, fact)])
+    bases = [fact, *former_rollups(present, fact)]
+    places = [place.partition(".")[::2] for place in present.relations]
     return [
-        f"DROP {'VIEW' if database == 'olap' else 'TABLE'} IF EXISTS {database}.{quoted(name)} SYNC"
-        for database, name in rows
+        f"DROP {kind} IF EXISTS {database}.{quoted(name)} SYNC"
+        for database, kind in (("olap", "VIEW"), ("cdc", "TABLE"))
+        for name in sorted(name for of, name in places if of == database)
+        if name in bases or (kind == "TABLE" and name.startswith(tuple(f"{b}__" for b in bases)))
     ]
 
 
@@ -203,90 +222,6 @@ def plan(
         safe=tuple(_statements(table, added, dropped, widened, cluster, narrowed=narrowed)),
         resync=any(column.has_default or not column.nullable for column in new),
     )
-
-
-def require_same(clickhouse: ClickHouse, table: Table) -> None:
-    """Raise TableDiffers unless the current state has the model's columns and types."""
-    if plan_of(clickhouse, table) != Plan():
-        raise TableDiffers(
-            f"cdc.{table.storage} differs from the model of {table.name}", remedy="run: sluice init"
-        )
-
-
-def fact_differs(clickhouse: ClickHouse, fact: Fact, table: str = "") -> bool:
-    """Whether the fact's table, or the named one, differs from the models or the release."""
-    table = table or fact.name
-    present = _columns(clickhouse, table)
-    ordered = {name for (name,) in clickhouse.execute(_ORDER, table=table)}
-    wanted = [(column.name, column.clickhouse_type) for column in fact.columns]
-    return bool(present) and (
-        present != _normal(clickhouse, wanted)
-        or ordered != {column.name for column in fact.key}
-        or _comment(clickhouse, table) != made_of(fact, fact.table.rollups)
-        or _date_index_differs(clickhouse, fact, table)
-    )
-
-
-def _date_index_differs(clickhouse: ClickHouse, fact: Fact, table: str) -> bool:
-    """Whether the date's index is for another release of ClickHouse: it may hide rows."""
-    if fact.date is None:
-        return False
-    rows = clickhouse.execute(_INDEXED, table=table, index=date_range(fact.date))
-    expressions = [str(expression).replace("`", "") for (expression,) in rows]
-    return expressions != [ranged(fact.date, clickhouse.newest()).replace("`", "")]
-
-
-def rollup_is_made(clickhouse: ClickHouse, fact: Fact, rollup: Rollup) -> bool:
-    """Whether the rollup exists with the models' sums, groups, types and facts."""
-    wanted = _described(clickhouse, f"({rollup_rows(fact, rollup)})")
-    return _columns(clickhouse, rollup.name) == wanted and (
-        _comment(clickhouse, rollup.name) == made_of(fact, [rollup])
-    )
-
-
-def outdated(clickhouse: ClickHouse, fact: Fact) -> list[str]:
-    """Return which of the fact and its rollups differ from the models, by their comments."""
-    rollups = fact.table.rollups
-    comments = {fact.name: made_of(fact, rollups)}
-    comments |= {rollup.name: made_of(fact, [rollup]) for rollup in rollups}
-    return [name for name, comment in comments.items() if _comment(clickhouse, name) != comment]
-
-
-def former_rollups(clickhouse: ClickHouse, fact: str) -> set[str]:
-    """Return the fact's rollups at its last full rebuild."""
-    try:
-        return set(json.loads(_comment(clickhouse, fact) or "{}").get("rollups", ()))
-    except ValueError:  # a comment of an earlier version
-        return set()
-
-
-def widens(present: str, wanted: str) -> bool:
-    """Whether the wanted ClickHouse type holds every value of the present one."""
-    if present == wanted:
-        return True
-    old, nullable = _bare(present)
-    new, accepts_null = _bare(wanted)
-    return (accepts_null or not nullable) and (old == new or _holds(new, old))
-
-
-def _holds(new: str, old: str) -> bool:
-    if (a := _INTEGER.fullmatch(old)) and (b := _INTEGER.fullmatch(new)):
-        grows = int(a[2]) < int(b[2])
-        return grows and (a[1] == b[1] or a[1] == "UInt")
-    if (a := _DECIMAL.fullmatch(old)) and (b := _DECIMAL.fullmatch(new)):
-        whole = int(a[1]) - int(a[2]) <= int(b[1]) - int(b[2])
-        return whole and int(a[2]) <= int(b[2])
-    if (a := _ENUM.fullmatch(old)) and (b := _ENUM.fullmatch(new)):
-        return b[1].startswith(f"{a[1]}, ")
-    return (old, new) == ("Float32", "Float64")
-
-
-def _bare(kind: str) -> tuple[str, bool]:
-    """Return the type without LowCardinality and Nullable, and whether it is nullable."""
-    nullable = False
-    while match := _WRAPPED.fullmatch(kind):
-        nullable, kind = nullable or match[1] == "Nullable", match[2]
-    return kind, nullable
 
 
 def _statements(
@@ -359,30 +294,3 @@ def _stored(table: Table, cluster: Cluster) -> tuple[str, str, str]:
 
 def _listed(names: Sequence[str] | set[str]) -> str:
     return ", ".join(sorted(names))
-
-
-def _columns(clickhouse: ClickHouse, table: str) -> dict[str, str]:
-    """Return column -> ClickHouse type, without machine columns; empty without a table."""
-    rows = clickhouse.execute(_PRESENT, table=table)
-    return {name: kind for name, kind in rows if name not in _MACHINE}
-
-
-def _comment(clickhouse: ClickHouse, table: str) -> str | None:
-    rows = clickhouse.execute(_COMMENT, table=table)
-    return str(rows[0][0]) if rows else None
-
-
-def _wanted(clickhouse: ClickHouse, columns: Sequence[Column]) -> dict[str, str]:
-    return _normal(clickhouse, [(column.name, column.clickhouse_type) for column in columns])
-
-
-def _normal(clickhouse: ClickHouse, structure: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return column -> type in ClickHouse's spelling."""
-    lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in structure)
-    return _described(clickhouse, f"null({literal(lines)})")
-
-
-def _described(clickhouse: ClickHouse, rows: str) -> dict[str, str]:
-    """Return column -> type of a query or table function, without machine columns."""
-    described = clickhouse.execute(f"DESCRIBE TABLE {rows}")
-    return {row[0]: row[1] for row in described if row[0] not in _MACHINE}

@@ -14,7 +14,8 @@ from sluice.generate.row_text import clickhouse_checksum
 from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
 from sluice.settings import ClickHouseSettings, Settings
 from sluice.star.create import relations_of_fact, relations_of_table, state_tables
-from sluice.warehouse.evolution import Plan, fact_differs, plan_of
+from sluice.warehouse.evolution import differing
+from sluice.warehouse.star_form import fact_differs
 
 _LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
 _INIT = "run: sluice init"
@@ -165,7 +166,7 @@ def _state_tables(session: ClickHouse, present: Set[str]) -> Diagnosis:
 
 
 def _differs(session: ClickHouse, table: Table) -> bool:
-    return plan_of(session, table) != Plan()
+    return bool(differing(session, [table]))
 
 
 def _relations(name: str, missing: Set[str], differs: Callable[[], bool]) -> Diagnosis:
