@@ -24,7 +24,8 @@ from sluice.capture.row_reader import (
 )
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, divisible, numbered
-from sluice.clients.postgres import HEARTBEAT_PREFIX, apart, limit_statements, own_rows, translated
+from sluice.clients.postgres import HEARTBEAT_PREFIX, apart, limit_statements, translated
+from sluice.clients.source_tables import own_rows
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText

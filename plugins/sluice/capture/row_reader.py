@@ -19,7 +19,7 @@ from sluice.capture.pgoutput import RelationColumn
 from sluice.capture.publisher import Batch
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, ordered_as_text
-from sluice.clients.postgres import own_rows
+from sluice.clients.source_tables import own_rows
 from sluice.events.event import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText, Record
 from sluice.generate.row_text import postgres_checksum, postgres_row
 

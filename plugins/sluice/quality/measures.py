@@ -66,7 +66,7 @@ class Conditions:
         """
         checks = [*self._measures(tables)]
         checks += slot_checks(self.slot, self.source.find_slot(self.slot))
-        checks += graded(self.catalog, [self._schema(table) for table in tables])
+        checks += graded(self.catalog, list(self._schemas(tables)))
         checks += graded(self.catalog, list(self._parked(tables)))
         checks += graded(self.catalog, [self._ahead(table) for table in tables])
         return tuple(checks)
@@ -161,9 +161,13 @@ class Conditions:
             repair=ahead.repair() if ahead else "",
         )
 
-    def _schema(self, table: Table) -> Check:
-        """Return whether PostgreSQL and ClickHouse have the model's columns, and only those."""
-        differs, more = self.source.schema_differences(table), self.source.more_columns(table)
+    def _schemas(self, tables: Sequence[Table]) -> Iterator[Check]:
+        """Yield whether PostgreSQL and ClickHouse have the models' columns, and only those."""
+        differs, more = self.source.schema_differences(tables), self.source.more_columns(tables)
+        for table in tables:
+            yield self._schema(table, differs[table.name], more[table.name])
+
+    def _schema(self, table: Table, differs: list[str], more: Sequence[str]) -> Check:
         repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
         try:
             require_same(self.clickhouse, table)

@@ -137,7 +137,7 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
 
 def _unlike_postgres(run: Run, tables: Sequence[Table]) -> list[str]:
     """Return a line for each table whose columns in PostgreSQL differ from its model."""
-    differences = {table.name: run.source.schema_differences(table) for table in tables}
+    differences = run.source.schema_differences(tables)
     return [
         f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
         for name, lines in differences.items()
