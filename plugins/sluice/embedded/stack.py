@@ -265,11 +265,12 @@ class Stack:
         """Return the programs' environment: settings, Airflow's own, and the secrets."""
         secrets = read_secrets(self._home)
         settings = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        paths = (str(PROJECT), str(PROJECT / "plugins"), os.environ.get("PYTHONPATH", ""))
         return {
             **os.environ,
             **settings,
             "SLUICE_HOME": str(self._home),
-            "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",
             **airflow_service.environment(self._settings, secrets),
         }
