@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
+from sluice.clients.clickhouse import ClickHouse
+from sluice.errors import SluiceError, Unreachable
 from sluice.execution.outcomes import Outcomes
+from sluice.generate.clickhouse import literal, quoted
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import FactState, Slot
 
+_AT_ONCE = 50  # tables that one query counts
+
 
 def read_status(monitor: Monitor) -> dict[str, Any]:
-    """Return the tables, facts and slot of `sluice status --json`; `fact` is the sum of all facts.
+    """Return the tables, facts, slot and concerns of `sluice status --json`.
+
+    `fact` is the sum of all facts.
 
     The count of a side is None where it fails; `troubles` has the error by table.
 
@@ -20,15 +29,13 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
         NotReady: `sluice init` has not run.
     """
     catalog, outcomes = monitor.catalog, Outcomes()
-    fence, live = monitor.source.fence(catalog.tables), dict[str, int]()
+    fence = monitor.source.fence(catalog.tables)
     outcomes.troubles.update(fence.troubles)
-    for name, storage in [
-        *((table.name, table.storage) for table in catalog.tables),
-        *((fact.name, fact.name) for fact in catalog.facts),
-    ]:
-        with outcomes.of(name):
-            query = monitor.queries["live_rows"]
-            ((live[name],),) = monitor.clickhouse.execute(query, table=storage)
+    storages = {
+        **{table.name: table.storage for table in catalog.tables},
+        **{fact.name: fact.name for fact in catalog.facts},
+    }
+    live = live_rows(monitor.clickhouse, storages, outcomes)
     state = monitor.answered()
     tables = {
         table.name: {
@@ -53,8 +60,42 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
         "fact": _together(facts),
         "facts": facts,
         "slot": _slot(state.slot),
+        "concerns": [asdict(concern) for concern in state.concerns],
         "troubles": {name: str(error) for name, error in outcomes.troubles.items()},
     }
+
+
+def live_rows(
+    clickhouse: ClickHouse, storages: Mapping[str, str], outcomes: Outcomes
+) -> dict[str, int]:
+    """Return the live rows of each table that can be counted, _AT_ONCE tables in a query.
+
+    Args:
+        storages: name of a source table or fact -> its table in `cdc`.
+        outcomes: gets the errors of the others.
+
+    Raises:
+        Unreachable: ClickHouse does not answer.
+    """
+    rows, left = dict[str, int](), iter(storages.items())
+    while some := dict(islice(left, _AT_ONCE)):
+        try:
+            rows |= _counted(clickhouse, some)
+        except Unreachable:
+            raise
+        except SluiceError:  # of one of them: the others are counted alone
+            for name, storage in some.items():
+                with outcomes.of(name):
+                    rows |= _counted(clickhouse, {name: storage})
+    return rows
+
+
+def _counted(clickhouse: ClickHouse, storages: Mapping[str, str]) -> dict[str, int]:
+    counts = (
+        f"SELECT {literal(name)}, count() FROM cdc.{quoted(storage)} FINAL"
+        for name, storage in storages.items()
+    )
+    return dict(clickhouse.execute(" UNION ALL ".join(counts)))
 
 
 def _rebuilt(fact: FactState) -> str | None:
