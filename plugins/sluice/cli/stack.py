@@ -8,28 +8,21 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sluice.cli.compose import write_compose_secrets
 from sluice.cli.output import say, say_json
+from sluice.cli.status import print_status, print_tables, read_status
 from sluice.cli.tables import print_table
-from sluice.clients import slot_loss
-from sluice.errors import NotReady, QualityFailed, SluiceError, WrongUsage
-from sluice.settings import (
-    WAREHOUSE_POOL,
-    WAREHOUSE_SLOTS,
-    Settings,
-    read_secrets,
-    read_settings,
-)
+from sluice.errors import NotReady, WrongUsage
+from sluice.settings import Settings, read_secrets, read_settings
 
 app = typer.Typer()
 
-_DAGS = ("sluice_drain", "sluice_rebuild", "sluice_quality")
+_EXAMPLE = "fact_order_item"
 _REVENUE = """
 SELECT customer_country AS country, product_category AS category,
     sum(quantity * price) AS revenue, count() AS items
@@ -46,6 +39,7 @@ def up(
 ) -> None:
     """Start the whole pipeline on this machine, and show the first facts."""
     from sluice import wiring
+    from sluice.cli import first_facts
     from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
     from sluice.embedded.postgres import ensure_database
@@ -74,7 +68,8 @@ def up(
     if demo:
         _load_demo(settings, report)
     stack.start(AIRFLOW, report)
-    _first_facts(settings, report)
+    # A busy machine may take long for the first answers.
+    first_facts.wait(settings, stack.airflow(seconds=60), report)
     _show(settings)
     if not detach:
         _follow(stack.logs)
@@ -101,13 +96,16 @@ def down(
 def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print every table, also of more than 20.")
+    ] = False,
 ) -> None:
     """Show services, rows on both sides, freshness, the slot and the last DAG runs."""
     state = read_status(context.obj)
     if as_json:
         say_json(state, indent=2)
     else:
-        _print_status(state)
+        print_status(state, every=every)
     if not state["healthy"]:
         raise NotReady("the pipeline is not healthy", remedy="see: sluice logs NAME")
 
@@ -162,48 +160,6 @@ def env(
         typer.echo(f"export {name}='{text}'")  # as it is: a shell reads it
 
 
-def read_status(settings: Settings) -> dict[str, Any]:
-    """Return the status that `sluice status --json` prints; parts that do not answer are empty."""
-    from sluice import wiring
-    from sluice.capture import metrics as telemetry
-    from sluice.embedded.stack import Stack
-
-    state: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
-    errors: list[str] = []
-    try:
-        services = Stack(settings).states()
-        state["services"] = {name: asdict(service) for name, service in services.items()}
-    except SluiceError as error:
-        errors.append(str(error))
-    metrics = settings.relay.metrics
-    state["relay"] = telemetry.read_status(*metrics) if metrics else {}
-    healthy = all(service["state"] == "running" for service in state["services"].values())
-    try:
-        state.update(wiring.status(settings))
-        state["dags"] = _dag_states(settings)
-    except SluiceError as error:
-        errors.append(str(error))
-    if errors:
-        state["error"] = "\n".join(errors)
-    failed = any(dag["last_state"] == "failed" for dag in state["dags"].values())
-    return {**state, "healthy": healthy and not failed and not errors and not state.get("troubles")}
-
-
-def _dag_states(settings: Settings) -> dict[str, Any]:
-    from sluice.embedded.stack import Stack
-
-    api = Stack(settings).airflow()
-    states = {}
-    for dag_id in sorted(api.dag_ids()):
-        run = api.last_run(dag_id) or {}
-        states[dag_id] = {
-            "last_state": run.get("state"),
-            "last_end": run.get("end_date"),
-            "last_duration_s": run.get("duration"),
-        }
-    return states
-
-
 def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:
     from store_api.demo import load
 
@@ -212,45 +168,14 @@ def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:
         report("demo traffic: " + ", ".join(f"{count} {name}" for name, count in loaded.items()))
 
 
-def _first_facts(settings: Settings, report: Callable[[str], None]) -> None:
-    """Wait until Airflow has drained, rebuilt and checked."""
-    from sluice.clients.postgres import PostgresSource
-    from sluice.embedded.stack import Stack
-
-    # A busy machine may take long for the first answers, and giving up helps no one.
-    api, deadline = Stack(settings).airflow(seconds=60), time.monotonic() + 480
-    api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
-    while set(_DAGS) - api.dag_ids():
-        _pause(deadline, "Airflow has not parsed the DAGs")
-    source = PostgresSource(settings.postgres)
-    while source.find_slot(settings.relay.slot) is None:  # earlier checks are skipped
-        _pause(deadline, "the relay has not finished its snapshot", "sluice logs relay")
-    before = (api.last_run("sluice_quality") or {}).get("dag_run_id")
-    started = {dag_id: (api.last_run(dag_id) or {}).get("dag_run_id") for dag_id in _DAGS}
-    api.trigger("sluice_drain")
-    report("Airflow drains, rebuilds and checks")
-    while True:
-        run = api.last_run("sluice_quality")
-        if run and run["dag_run_id"] != before and run["state"] in {"success", "failed"}:
-            if run["state"] == "success":
-                report("sluice_quality: ClickHouse equals Postgres")
-                return
-            before = run["dag_run_id"]
-        _pause(deadline, f"no check of Airflow's has passed (previous runs: {started})")
-
-
-def _pause(deadline: float, what: str, log: str = "sluice logs airflow-scheduler") -> None:
-    if time.monotonic() > deadline:
-        raise QualityFailed(what, remedy=f"see: sluice status, {log}")
-    time.sleep(0.5)
-
-
 def _show(settings: Settings) -> None:
     from sluice import wiring
 
-    _print_tables(wiring.status(settings))
-    say("", "Revenue by country and category, from olap.fact_order_item:")
-    print_table(*wiring.query(settings, _REVENUE))
+    state = wiring.status(settings)
+    print_tables(state)
+    if _EXAMPLE in state["facts"]:
+        say("", f"Revenue by country and category, from olap.{_EXAMPLE}:")
+        print_table(*wiring.query(settings, _REVENUE))
     password = read_secrets(settings.home)["airflow"]
     say("", f"Airflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
     say(f"Store API   http://127.0.0.1:{settings.api_port}/docs")
@@ -258,54 +183,6 @@ def _show(settings: Settings) -> None:
     play = f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}"
     say(f"ClickHouse  {play}  ({clickhouse.password.get_secret_value()})")
     say('Other clients: eval "$(.venv/bin/sluice env)"; stop the stack: make down')
-
-
-def _print_status(state: dict[str, Any]) -> None:
-    services = [
-        (name, service["state"], service["pid"] or "", service["address"])
-        for name, service in state["services"].items()
-    ]
-    print_table(["service", "state", "pid", "address"], services)
-    if state["tables"]:
-        _print_tables(state)
-    if state["slot"]:
-        say(_slot_line(state["slot"]))
-    if state["relay"]:
-        relay = state["relay"]
-        snapshot = relay["snapshot"]
-        say(
-            f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
-            f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
-            f" {snapshot['ranges_done']} of {snapshot['ranges']} ranges"
-        )
-    for dag_id, dag in state["dags"].items():
-        say(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
-    for name, trouble in state.get("troubles", {}).items():
-        say(*f"{name}: {trouble}".split("\n"), err=True)
-    if "error" in state:
-        say(*state["error"].split("\n"), err=True)
-
-
-def _slot_line(slot: dict[str, Any]) -> str:
-    name, reason = slot["name"], slot["invalidation"]
-    if reason:
-        return f"slot {name}: invalidated, {slot_loss.cause(reason)}; {slot_loss.remedy(reason)}"
-    if slot["wal_status"] is None:
-        return f"slot {name}: does not exist"
-    return f"slot {name}: WAL {slot['wal_status']}, {slot['lag_bytes']:,} bytes unconfirmed"
-
-
-def _print_tables(state: dict[str, Any]) -> None:
-    names = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
-    rows = [
-        (name, *("" if value is None else value for value in table.values()))
-        for name, table in state["tables"].items()
-    ]
-    rows += [
-        (name, *("" if rows is None else rows for rows in (fact["expected_rows"], fact["rows"])))
-        for name, fact in state["facts"].items()
-    ]
-    print_table(names, [(*row, *[""] * (len(names) - len(row))) for row in rows])
 
 
 def _follow(folder: Path) -> None:
