@@ -12,7 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sluice.clients.clickhouse import ClickHouse
-from sluice.settings import Settings
+from sluice.settings import PROJECT, Settings
+from sluice_airflow.page.listing import CONCERNS, SIZE, Choice
+from tests.page.test_listing import many
 from tests.support.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in, too_wide
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
@@ -99,6 +101,30 @@ def test_nothing_of_the_page_is_refused_by_its_own_policy(kept: None, look: Look
         page.goto(path)
         page.locator("main").wait_for()
     assert not [text for text in complaints if re.search("refused|violat|error", text, re.I)]
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with")  # Airflow's security imports it
+@pytest.mark.parametrize("size", [{"width": 1280, "height": 900}, PHONE], ids=["desk", "phone"])
+def test_of_many_tables_it_shows_some_and_finds_all(browser: Browser, size: Any) -> None:
+    from sluice_airflow.page.pages import overview_values, render
+
+    of, choice = many(1), Choice(range="1h", q="order")
+    shared = {"root": "/sluice", "airflow": "", "range": "1h", "ranges": ["1h"]}
+    html = render("overview.html", {**shared, **overview_values(of, choice, None)})
+    assert len(html) < 150_000
+    page = browser.new_context(viewport=size).new_page()
+    page.set_content(html)
+    page.add_style_tag(path=PROJECT / "plugins/sluice_airflow/page/static/page.css")
+    assert page.locator("#tables tbody tr").count() == SIZE
+    assert page.locator("#concerns li").count() == CONCERNS
+    expect(page.locator("#tables-shown")).to_have_text(re.compile(r"^1 to 50 of \d+$"))
+    expect(page.get_by_role("searchbox", name="Name contains")).to_have_value("order")
+    expect(page.get_by_role("columnheader", name="Last check").first).to_have_attribute(
+        "aria-sort", "descending"
+    )
+    assert barriers(page) == []
+    assert too_wide(page) <= 0
+    page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

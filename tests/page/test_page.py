@@ -215,6 +215,28 @@ def test_the_slots_lag_is_drawn_as_the_minutes_checks_found_it(kept: None, perso
     assert "Slot lag" not in person("viewer").get("/sluice/tables/orders").text
 
 
+def test_the_address_chooses_tables_and_keeps_what_it_chose(kept: None, person: Person) -> None:
+    viewer = person("viewer")
+
+    def chosen(query: str) -> list[str]:
+        page = viewer.get(f"/sluice/?{query}").raise_for_status().text
+        numbers = Shown(page).numbers
+        return [name.split(".")[1] for name in numbers if name.endswith(".postgres_rows")]
+
+    assert chosen("q=ORDER&sort=name&page=7") == ["order_items", "orders"]
+    assert chosen("only=1") == ["orders"]
+    assert chosen("sort=problems")[0] == "orders"
+    assert chosen("q=nothing") == []
+    text = viewer.get("/sluice/?q=%3Cscript%3E&range=6h&sort=pending").text
+    assert "<script>" not in text.replace('<script src="', "")
+    assert "/sluice/?range=24h&amp;q=%3Cscript%3E&amp;sort=pending" in text
+    for wrong in ("sort=size", "page=0", "page=x", "only=maybe"):
+        assert viewer.get(f"/sluice/?{wrong}").status_code == 422
+    none = viewer.get("/sluice/metrics?tables=0").text
+    assert "sluice_tables 4.0" in none
+    assert 'table="orders"' not in none
+
+
 def test_what_is_not_there_is_said(kept: None, person: Person) -> None:
     user = person("user")
     assert user.get("/sluice/tables/nothing").status_code == 404

@@ -25,11 +25,10 @@ def concerns(state: Overview) -> Iterator[Concern]:
             yield Concern(severity=severity, what=what, remedy=result.repair, table=result.table)
     if state.services[0].answers:
         yield from slot_concerns(state.slot)
+    severities = {(result.table, result.check): _severity(result) for result in state.findings}
     for table in state.tables:
-        findings = [finding for finding in state.findings if finding.table == table.name]
-        severities = {finding.check: _severity(finding) for finding in findings}
         for check, concern in _measured(table):
-            graver = BAD in {concern.severity, severities.get(check)}
+            graver = BAD in {concern.severity, severities.get((table.name, check))}
             yield replace(concern, severity=BAD) if graver else concern
 
 

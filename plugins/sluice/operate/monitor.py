@@ -96,7 +96,7 @@ class Monitor:
             concerns=(),
             findings=_findings(kept),
         )
-        listed = tuple(concerns(state))
+        listed = tuple(sorted(concerns(state), key=lambda concern: concern.severity != BAD))
         healthy = all(concern.severity != BAD for concern in listed)
         return replace(state, concerns=listed, healthy=healthy)
 

@@ -171,6 +171,16 @@ class Overview:
                 raise Unreachable(known.error)
 
 
+def severities(of: Overview) -> dict[str, int]:
+    """Return table or fact -> 0 if one of its concerns is `bad`, 1 if it has others only."""
+    grave: dict[str, int] = {}
+    for concern in of.concerns:
+        if concern.table is not None:
+            rank = int(concern.severity != BAD)
+            grave[concern.table] = min(grave.get(concern.table, rank), rank)
+    return grave
+
+
 def _without_keys(state: S) -> S:
     last = state.last_check
     return replace(state, last_check=last and last.without_keys())

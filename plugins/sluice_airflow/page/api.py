@@ -21,7 +21,7 @@ from sluice.operate.table_history import RejectedEvent, TableRuns, Version
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.limits import Shared
-from sluice_airflow.page.metrics import CONTENT_TYPE, exposition
+from sluice_airflow.page.metrics import CONTENT_TYPE, SERIES_OF, exposition
 from sluice_airflow.page.rights import MayRepair, require_repair
 
 
@@ -173,8 +173,14 @@ def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
 
 
 @router.get("/metrics", response_class=PlainTextResponse, tags=["now"])
-def metrics() -> PlainTextResponse:
-    """Return the overview in Prometheus' text format."""
+def metrics(
+    tables: Annotated[int, Query(ge=0, le=100_000)] = SERIES_OF,
+) -> PlainTextResponse:
+    """Return the overview in Prometheus' text format.
+
+    At most `tables` tables and as many facts have series of their own: those with problems, then
+    the largest. The sums are over all.
+    """
     with monitor() as reading:
-        text = exposition(read_overview(reading, trusted=False))
+        text = exposition(read_overview(reading, trusted=False), tables)
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

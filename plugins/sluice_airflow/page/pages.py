@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -18,7 +18,7 @@ from sluice.operate import table_history as inspection
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CLICKHOUSE, Overview
 from sluice.operate.trends import DEFAULT_RANGE, RANGES
-from sluice_airflow.page import charts, figures, glance
+from sluice_airflow.page import charts, figures, glance, listing
 from sluice_airflow.page.api import (
     DEFAULT,
     Range,
@@ -28,6 +28,7 @@ from sluice_airflow.page.api import (
     read_runs,
     trends_of,
 )
+from sluice_airflow.page.listing import Choice, Sort
 from sluice_airflow.page.repairs import DISMISS, REPLAY, RESYNC, repair
 from sluice_airflow.page.rights import MayRepair
 
@@ -38,19 +39,38 @@ _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 
 
 @router.get("/")
-def show_overview(request: Request, trusted: MayRepair, range: Range = DEFAULT) -> HTMLResponse:
-    """Return the overview page."""
+def show_overview(
+    request: Request,
+    trusted: MayRepair,
+    range: Range = DEFAULT,
+    q: str = "",
+    only: bool = False,
+    sort: Sort = listing.FIRST,
+    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+) -> HTMLResponse:
+    """Return the overview page with the chosen tables and facts; see listing.Choice."""
+    choice = Choice(range=range.value, q=q.strip()[:100], only=only, sort=sort.value, page=page)
     with monitor() as reading:
         state = read_overview(reading, trusted=trusted)
         drawn = _charts(reading, state, range.value)
-    return _page(
-        request,
-        "overview.html",
-        range.value,
-        of=state,
-        answers=glance.answers(state),
-        charts=drawn,
-    )
+    return _page(request, "overview.html", range.value, **overview_values(state, choice, drawn))
+
+
+def overview_values(
+    of: Overview, choice: Choice, drawn: list[charts.Chart] | None
+) -> dict[str, Any]:
+    """Return the values of the overview page's template."""
+    return {
+        "of": of,
+        "choice": choice,
+        "tables": listing.listed(of.tables, of, choice),
+        "facts": listing.listed(of.facts, of, choice),
+        "known": {table.name for table in of.tables},
+        "few": len(of.tables) + len(of.facts) <= listing.FEW,
+        "most": listing.CONCERNS,
+        "answers": glance.answers(of),
+        "charts": drawn,
+    }
 
 
 @router.get("/tables/{table}")

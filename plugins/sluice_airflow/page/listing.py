@@ -1,0 +1,105 @@
+"""Selects the tables and facts that the page lists: some of them, sorted, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlencode
+
+from sluice.operate.overview import FactState, Overview, TableState, severities
+
+S = TypeVar("S", TableState, FactState)
+SIZE = 50  # rows on a page
+FEW = 12  # up to so many tables and facts need no search
+CONCERNS = 10  # listed problems
+
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "rows": lambda state: getattr(state, "clickhouse_rows", getattr(state, "rows", None)),
+    "pending": lambda state: getattr(state, "pending_events", None),
+    "freshness": lambda state: getattr(state, "freshness_s", None),
+    "dead_letters": lambda state: getattr(state, "dead_letters", None),
+}
+PROBLEMS, NAME = "problems", "name"
+Sort = Enum("Sort", {name: name for name in (PROBLEMS, NAME, *_FIELDS)}, type=str)  # type: ignore[misc]
+FIRST = Sort(PROBLEMS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a user has chosen by the parameters of the address.
+
+    Attributes:
+        range: of the charts.
+        q: part of the names to list. Default: empty, for all.
+        only: whether to list only what has problems. Default: false.
+        sort: a value of Sort. Default: problems first.
+        page: number of the page, from 1.
+    """
+
+    range: str
+    q: str = ""
+    only: bool = False
+    sort: str = PROBLEMS
+    page: int = 1
+
+    def address(self, **changes: Any) -> str:
+        """Return the query of an address with these changes; a new list begins at page 1."""
+        again = {} if changes.keys() <= {"range"} else {"page": 1}
+        to = replace(self, **{**again, **changes})
+        values = {"range": to.range, "q": to.q, "only": int(to.only), "sort": to.sort}
+        values["page"] = to.page
+        plain = {"q": "", "only": 0, "sort": PROBLEMS, "page": 1}
+        return urlencode({name: v for name, v in values.items() if v != plain.get(name)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing(Generic[S]):
+    """One page of the tables or facts that match a choice.
+
+    Attributes:
+        matching: their number on all pages.
+        total: the number that there are.
+        first: the number of the first one on the page, from 1; 0 without any.
+    """
+
+    states: Sequence[S]
+    matching: int
+    total: int
+    first: int
+    page: int
+    pages: int
+
+
+def listed(states: Sequence[S], of: Overview, choice: Choice) -> Listing[S]:
+    """Return the page of a choice; a page beyond the last is the last."""
+    grave = severities(of)
+    wanted = choice.q.casefold()
+    matching = [
+        state
+        for state in states
+        if wanted in state.name.casefold() and (not choice.only or state.name in grave)
+    ]
+    matching.sort(key=_order(choice.sort, grave))
+    pages = max(1, -(-len(matching) // SIZE))
+    page = min(choice.page, pages)
+    begin = (page - 1) * SIZE
+    return Listing(
+        states=matching[begin : begin + SIZE],
+        matching=len(matching),
+        total=len(states),
+        first=begin + 1 if matching else 0,
+        page=page,
+        pages=pages,
+    )
+
+
+def _order(sort: str, grave: dict[str, int]) -> Callable[[Any], Any]:
+    """Return the key that sorts states: by name, the largest first, or problems first."""
+    if sort == NAME:
+        return lambda state: state.name
+    if sort == PROBLEMS:
+        return lambda state: grave.get(state.name, 2)
+    field = _FIELDS[sort]
+    return lambda state: (field(state) is None, -(field(state) or 0))

@@ -1,0 +1,179 @@
+"""Many tables: which of them page, metrics and status list, and in which order."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from sluice.cli.status import print_tables
+from sluice.operate.health import concerns
+from sluice.operate.overview import BAD, CheckResult, FactState, Overview, TableState, severities
+from sluice_airflow.page.listing import PROBLEMS, SIZE, Choice, Listing, Sort, listed
+from sluice_airflow.page.metrics import SERIES_OF, exposition
+from tests.page.test_glance import pipeline, result, table
+
+COUNT = 300
+
+
+def many(seed: int) -> Overview:
+    """An overview of COUNT tables in random states, some of them with problems."""
+    chance = random.Random(seed)
+    states, findings = [], list[CheckResult]()
+    for number in range(COUNT):
+        name = f"{chance.choice(('Order', 'item', 'crm.person'))}_{number}"
+        status = chance.choices(("pass", "warn", "fail"), (20, 1, 1))[0]
+        check = replace(result(status), table=name)
+        findings += [check] if status != "pass" else []
+        state = table(
+            name=name,
+            postgres_rows=chance.randrange(1000),
+            pending_events=chance.choice((None, 0, chance.randrange(100))),
+            freshness_s=chance.choice((None, 1.0, 2.0, 3.0, 400.0)),
+            dead_letters=chance.choice((0, 0, 0, 7)),
+            last_check=check,
+        )
+        states.append(replace(state, clickhouse_rows=state.postgres_rows))
+    fact = FactState(
+        name="fact_order",
+        rows=5,
+        expected_rows=5,
+        counted_at=None,
+        last_rebuild=None,
+        last_check=None,
+    )
+    of = pipeline(*states, facts=(fact,), findings=tuple(findings))
+    return replace(of, concerns=tuple(concerns(of)))
+
+
+def pages(of: Overview, choice: Choice) -> Iterator[Listing[TableState]]:
+    for page in range(1, listed(of.tables, of, choice).pages + 1):
+        yield listed(of.tables, of, replace(choice, page=page))
+
+
+@pytest.mark.parametrize("only", [False, True])
+@pytest.mark.parametrize("q", ["", "order", "NOTHING"])
+@pytest.mark.parametrize("sort", [one.value for one in Sort])
+def test_all_pages_together_are_what_matches_each_once_in_order(
+    sort: str, q: str, only: bool
+) -> None:
+    of = many(1)
+    shown = list(pages(of, Choice(range="1h", q=q, only=only, sort=sort)))
+    names = [state.name for page in shown for state in page.states]
+    grave = severities(of)
+    wanted = [
+        state
+        for state in of.tables
+        if q.lower() in state.name.lower() and (not only or state.name in grave)
+    ]
+    assert sorted(names) == sorted(state.name for state in wanted)
+    assert all(len(page.states) <= SIZE for page in shown)
+    assert {page.matching for page in shown} == {len(wanted)}
+    by_name = {state.name: state for state in wanted}
+    if sort == PROBLEMS:
+        ranks = [grave.get(name, 2) for name in names]
+        assert ranks == sorted(ranks)
+    elif sort == "name":
+        assert names == sorted(names)
+    else:
+        field = {"rows": "clickhouse_rows", "pending": "pending_events"}.get(sort, sort)
+        field = {"freshness": "freshness_s"}.get(field, field)
+        values = [getattr(by_name[name], field) for name in names]
+        known = [value for value in values if value is not None]
+        assert values == [*sorted(known, reverse=True), *[None] * (len(values) - len(known))]
+
+
+def test_a_page_beyond_the_last_is_the_last() -> None:
+    of = many(1)
+    last = listed(of.tables, of, Choice(range="1h", page=6))
+    assert (last.page, last.pages, last.first, len(last.states)) == (6, 6, 251, 50)
+    assert listed(of.tables, of, Choice(range="1h", page=99)) == last
+    assert listed((), of, Choice(range="1h")).first == 0
+
+
+def test_an_address_keeps_the_choice_and_a_new_list_begins_at_its_first_page() -> None:
+    choice = Choice(range="6h", q="a&b", only=True, sort="pending", page=3)
+    kept = {"range": ["6h"], "q": ["a&b"], "only": ["1"], "sort": ["pending"], "page": ["3"]}
+    assert parse_qs(choice.address()) == kept
+    assert parse_qs(choice.address(range="1h")) == {**kept, "range": ["1h"]}
+    kept.pop("page")
+    assert parse_qs(choice.address(sort="name")) == {**kept, "sort": ["name"]}
+    assert Choice(range="1h").address() == "range=1h"
+
+
+@pytest.mark.parametrize("most", [0, 7, SERIES_OF, COUNT])
+def test_metrics_have_series_of_so_many_tables_first_those_with_problems(most: int) -> None:
+    of = many(2)
+    text = exposition(of, most)
+    grave = severities(of)
+    order = sorted(of.tables, key=lambda one: (grave.get(one.name, 2), -(one.clickhouse_rows or 0)))
+    exported = set(re.findall(r'\{table="([^"]+)"\}', text))
+    assert exported == {state.name for state in order[:most]}
+    checked = set(re.findall(r'check_passed\{check="\w+",table="([^"]+)"\}', text))
+    assert checked <= exported
+    found = dict(re.findall(r"^(sluice_\w+) (\S+)$", text, flags=re.MULTILINE))
+    assert float(found["sluice_tables"]) == COUNT
+    known = [state.pending_events or 0 for state in of.tables]
+    assert float(found["sluice_pending_events"]) == sum(known)
+    assert float(found["sluice_freshness_seconds"]) == 400.0
+    late = [state for state in of.tables if state.freshness_s == 400.0]
+    assert float(found["sluice_tables_late"]) == len(late)
+    assert float(found["sluice_checks_not_passed"]) == len(of.findings)
+
+
+def status_of(of: Overview) -> dict[str, Any]:
+    """What read_status makes of an overview, without services."""
+    tables = {
+        state.name: {
+            "postgres_rows": state.postgres_rows,
+            "clickhouse_rows": state.clickhouse_rows,
+            "pending_events": state.pending_events,
+            "dead_letters": state.dead_letters,
+            "freshness_s": state.freshness_s,
+        }
+        for state in of.tables
+    }
+    facts = {"fact_order": {"rows": 5, "expected_rows": 5, "last_rebuild_at": None}}
+    told = [{"severity": one.severity, "table": one.table} for one in of.concerns]
+    return {"tables": tables, "facts": facts, "concerns": told, "troubles": {}}
+
+
+def test_status_prints_of_many_tables_the_gravest_and_the_sums(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    of = many(3)
+    state = status_of(of)
+    tables = list(state["tables"])
+    state["troubles"] = {tables[-1]: "cannot be counted"}
+    state["tables"][tables[-2]]["clickhouse_rows"] += 1
+    print_tables(state)
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    bad = [one.table for one in of.concerns if one.severity == BAD and one.table != tables[-1]]
+    wanted = list(dict.fromkeys([tables[-1], *bad, tables[-2]]))[:20]
+    assert listed[: len(wanted)] == wanted
+    assert len(listed) == 22
+    assert listed[20:] == ["all 300 tables", "all 1 facts"]
+    assert f"with problems: {len(severities(of) | dict.fromkeys(tables[-2:], 0))}" in "\n".join(
+        lines
+    )
+    rows = sum(one["postgres_rows"] for one in state["tables"].values())
+    assert re.search(rf"all 300 tables +│ +{rows} │", "\n".join(lines))
+
+
+def test_status_prints_every_table_of_few_or_when_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = status_of(many(4))
+    print_tables(state, every=True)
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert len(listed) == COUNT + 1
+    state["tables"] = dict(list(state["tables"].items())[:19])
+    print_tables(state)
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [line.split("│")[1].strip() for line in listed] == [*state["tables"], "fact_order"]
