@@ -15,7 +15,7 @@ from sluice.capture import slot as slots
 from sluice.capture.json_rows import RowEncoder
 from sluice.capture.json_sql import escaped, key_expression, row_expression
 from sluice.capture.pgoutput import RelationColumn
-from sluice.capture.row_reader import published_columns
+from sluice.capture.shapes import shapes
 from sluice.settings import Settings
 
 pytestmark = pytest.mark.services
@@ -120,8 +120,8 @@ def copied(cursor: Any, *expressions: sql.Composable) -> list[bytes]:
 
 def columns_and_rows(cursor: Any) -> tuple[list[RelationColumn], list[tuple[Any, ...]]]:
     """The columns, and each row's texts as the types' output functions give them."""
-    table: Any = SimpleNamespace(schema="public", relation="copied", columns=())
-    columns = published_columns(cursor, table)
+    table: Any = SimpleNamespace(name="copied", schema="public", relation="copied", columns=())
+    columns = list(shapes(cursor, [table])["copied"].columns)
     cursor.execute("SELECT * FROM copied ORDER BY id LIMIT 0")
     oids = tuple({field.type_code for field in cursor.description})  # a domain is sent as its base
     as_it_is = psycopg2.extensions.new_type(oids, "AS_IT_IS", lambda value, _: value)

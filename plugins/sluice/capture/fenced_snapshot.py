@@ -18,14 +18,14 @@ from sluice.capture.row_reader import (
     checksum_rows,
     count_rows,
     keys_between,
-    pages,
     present_keys,
     readable_keys,
 )
+from sluice.capture.shapes import named, shapes
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, divisible, numbered
 from sluice.clients.postgres import HEARTBEAT_PREFIX, apart, limit_statements, translated
-from sluice.clients.source_tables import own_rows
+from sluice.clients.source_tables import from_rows, own_rows, relations
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText
@@ -37,15 +37,14 @@ _ATTEMPTS = 4
 _KEYS_AT_ONCE = 50_000
 # 64 MB, which is some seconds of checksums.
 _PAGES_IN_A_PIECE = 8192
-# Whether another table has the name since the snapshot, or the table or a partition was rewritten:
-# pg_class is read in the snapshot, while names and the function give the present.
+# The places whose name another table has since the snapshot, or whose table or a partition of it
+# was rewritten: pg_class is read in the snapshot, while names and functions give the present.
 _REWRITTEN = """
-SELECT NOT EXISTS (SELECT FROM pg_class WHERE oid = %(place)s::regclass) OR EXISTS (
-    SELECT FROM pg_class WHERE relkind = 'r' AND relfilenode IS DISTINCT FROM
-        pg_relation_filenode(oid) AND oid IN (
-        SELECT relid FROM pg_partition_tree(%(place)s) UNION SELECT %(place)s::regclass
-    )
-)
+SELECT DISTINCT place FROM unnest(%s::text[]) AS place CROSS JOIN LATERAL (
+    SELECT place::regclass::oid AS oid UNION SELECT relid FROM pg_partition_tree(place::regclass)
+) AS parts LEFT JOIN pg_class c ON c.oid = parts.oid
+WHERE (c.oid IS NULL AND parts.oid = place::regclass)
+    OR (c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid))
 """
 
 Passed = Callable[[int], Mapping[str, SluiceError]]
@@ -158,16 +157,18 @@ def fenced_reading(
     )
 
 
-def hold(cursor: Any, table: Table) -> bool:
-    """Lock a table against rewriting for the transaction; return whether its snapshot has the rows.
+def hold(cursor: Any, tables: Sequence[Table]) -> set[str]:
+    """Lock tables against rewriting for the transaction; return those that its snapshot lacks.
 
     A table that was truncated, rewritten by ALTER TABLE or swapped under its name is empty in every
     older snapshot.
     """
-    place = sql.Identifier(table.schema, table.relation).as_string(cursor.connection)
-    cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(own_rows(cursor, table)))
-    cursor.execute(_REWRITTEN, {"place": place})
-    return not cursor.fetchone()[0]
+    known = relations(cursor, tables)
+    listed = sql.SQL(", ").join(from_rows(table, known) for table in tables)
+    cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(listed))
+    places = {named(cursor, table): table.name for table in tables}
+    cursor.execute(_REWRITTEN, [list(places)])
+    return {places[place] for (place,) in cursor.fetchall()}
 
 
 def log_end(topics: Topics, table: Table) -> int:
@@ -298,14 +299,15 @@ class ExactSnapshot:
         if table.name in self._behind:
             raise self._behind[table.name]
         with self._apart(table):
-            return hold(self._cursor, table)
+            return not hold(self._cursor, [table])
 
     def pieces(self, table: Table) -> Sequence[str]:
         """See range_check.Snapshot; without pauses one piece, for parallel workers."""
         if self._load == 1:
             return ("true",)
         with self._apart(table):
-            starts = range(0, pages(self._cursor, table) + 1, _PAGES_IN_A_PIECE)
+            pages = shapes(self._cursor, [table])[table.name].pages
+            starts = range(0, pages + 1, _PAGES_IN_A_PIECE)
         return [
             f"ctid >= '({first},0)'::tid AND ctid < '({first + _PAGES_IN_A_PIECE},0)'::tid"
             for first in starts

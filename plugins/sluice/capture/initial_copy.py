@@ -23,7 +23,8 @@ from sluice.capture.fenced_snapshot import ExactSnapshot, hold
 from sluice.capture.interruption import interrupted
 from sluice.capture.metrics import Progress
 from sluice.capture.publisher import Batch, Publisher
-from sluice.capture.row_reader import RowReader, pages
+from sluice.capture.row_reader import RowReader
+from sluice.capture.shapes import Shape, shapes
 from sluice.capture.standing import require_standing
 from sluice.catalog import Catalog, Table
 from sluice.clients.topics import SlotMark, Topics
@@ -186,10 +187,11 @@ def _copy(
         temporary, point = export_snapshot(holder, cursor, relay)
         _hold_all(cursor, tables)
         batch = Batch(end_lsn=point)
-        parts = [(table, _ranges(pages(cursor, table))) for table in tables]
-        progress.begin_snapshot(len(tables), sum(len(ranges) for _, ranges in parts))
-        for table, ranges in parts:
-            _read(cursor, table, ranges, publisher, batch, check, progress)
+        known = shapes(cursor, tables)
+        ranges = sum(len(_ranges(shape.pages)) for shape in known.values())
+        progress.begin_snapshot(len(tables), ranges)
+        for table in tables:
+            _read(cursor, table, known[table.name], publisher, batch, check, progress)
             progress.snapshot_done += 1
         publisher.flush(batch)
         cursor.execute("COMMIT")
@@ -202,9 +204,8 @@ def _hold_all(cursor: Any, tables: Sequence[Table]) -> None:
     Raises:
         NotReady: one was rewritten since the snapshot, which would read it as empty.
     """
-    for table in tables:
-        if not hold(cursor, table):
-            raise NotReady(f"PostgreSQL rewrote table {table.name} as the snapshot began")
+    for name in sorted(hold(cursor, tables)):
+        raise NotReady(f"PostgreSQL rewrote table {name} as the snapshot began")
 
 
 def _ranges(pages: int) -> list[tuple[int, int | None]]:
@@ -216,21 +217,21 @@ def _ranges(pages: int) -> list[tuple[int, int | None]]:
 def _read(
     cursor: Any,
     table: Table,
-    ranges: Sequence[tuple[int, int | None]],
+    shape: Shape,
     publisher: Publisher,
     batch: Batch,
     check: Callable[[], None],
     progress: Progress,
 ) -> None:
     """Publish one table's rows, and log the progress every few seconds."""
-    before = progress.snapshot_rows
+    before, ranges = progress.snapshot_rows, _ranges(shape.pages)
     pace = Pace(log, f"snapshot: {table.name}, {{}} rows")
 
     def report() -> None:
         check()
         progress.snapshot_rows = before + reader.rows
 
-    reader = RowReader(cursor, table, publisher, batch, report)
+    reader = RowReader(cursor, table, publisher, batch, report, shape=shape)
     for number, (first, below) in enumerate(ranges, 1):
         reader.read_pages(first, below)
         progress.snapshot_ranges_done += 1

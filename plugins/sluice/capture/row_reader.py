@@ -15,8 +15,8 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from sluice.capture.json_rows import RowEncoder, Transaction
 from sluice.capture.json_sql import escaped, key_expression, row_expression, size_expression
-from sluice.capture.pgoutput import RelationColumn
 from sluice.capture.publisher import Batch
+from sluice.capture.shapes import Shape, columns_of, named, shapes
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, ordered_as_text
 from sluice.clients.source_tables import own_rows
@@ -30,23 +30,6 @@ _MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; brokers accept less
 _TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
 _ALL = Selection()
 _READ, _DELETE, _TRUNCATE = READ.encode(), DELETE.encode(), TRUNCATE.encode()
-_PAGES = """
-SELECT max(pg_relation_size(oid) / current_setting('block_size')::int) FROM (
-    SELECT %s::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(%s::regclass)
-) AS parts
-"""
-# Columns with their types; a domain, however deep, has its base type.
-_COLUMNS = """
-WITH RECURSIVE resolved AS (
-    SELECT attname, attnum, attgenerated <> '' AS generated, atttypid AS type
-    FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
-    UNION ALL
-    SELECT r.attname, r.attnum, r.generated, t.typbasetype
-    FROM resolved r JOIN pg_type t ON t.oid = r.type AND t.typtype = 'd'
-)
-SELECT attname, type::int8, generated, format_type(type, -1) FROM resolved
-WHERE type NOT IN (SELECT oid FROM pg_type WHERE typtype = 'd') ORDER BY attnum
-"""
 
 
 class Destination(Protocol):
@@ -76,6 +59,7 @@ class RowReader:
         cursor: a session whose snapshot is as of the batch's end.
         check: called often; ends the reading by raising.
         offset: with Redpanda Connect, the offset that the rows precede. Default: None.
+        shape: the table's shape. Default: None, to be read.
 
     Attributes:
         rows: number of rows read.
@@ -89,6 +73,7 @@ class RowReader:
         batch: Batch,
         check: Callable[[], None],
         offset: int | None = None,
+        shape: Shape | None = None,
     ) -> None:
         self.rows = 0
         self._lines: list[bytes] = []
@@ -96,8 +81,8 @@ class RowReader:
         self._cursor, self._table = cursor, table
         self._publisher, self._batch, self._check = publisher, batch, check
         self._transaction = Transaction(batch.end_lsn, int(time.time() * 1000), offset)
-        self._source = own_rows(cursor, table)
-        self._columns = published_columns(cursor, table)
+        shape = shape or shapes(cursor, [table])[table.name]
+        self._source, self._columns = shape.source, shape.columns
         self._key = [column.name for column in table.key]
         named = {column.name: column for column in self._columns}
         self._key_expression = key_expression([named[name] for name in self._key])
@@ -215,13 +200,6 @@ def _place(page: int) -> sql.Composable:
     return sql.SQL("{}::tid").format(sql.Literal(f"({page},0)"))
 
 
-def pages(cursor: Any, table: Table) -> int:
-    """Return the table's number of pages; for a partitioned one, of its longest partition."""
-    place = _named(cursor, table)
-    cursor.execute(_PAGES, [place, place])
-    return int(cursor.fetchone()[0])
-
-
 def present_rows(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Record]:
     """Return the present rows of these keys; see completion.Reread."""
     events = _Collected()
@@ -253,8 +231,8 @@ def _condition(cursor: Any, table: Table, selection: Selection) -> sql.Composabl
     A domain over an enum or a range has no operators; the cast is free, and allows index scans.
     """
     if selection.keys:
-        cursor.execute(_COLUMNS, [_named(cursor, table)])
-        types = {name: sql.SQL(base) for name, _, _, base in cursor.fetchall()}
+        columns = columns_of(cursor, [named(cursor, table)])
+        types = {name: sql.SQL(base) for _, name, _, _, base in columns}
         names = sql.SQL(", ").join(
             sql.SQL("{}::{}").format(sql.Identifier(column.name), types[column.name])
             for column in table.key
@@ -370,18 +348,3 @@ def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> 
 
 def _literals(parts: Sequence[str]) -> sql.Composable:
     return sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, parts)))
-
-
-def published_columns(cursor: Any, table: Table) -> list[RelationColumn]:
-    """Return the columns that pgoutput publishes: computed ones only if they are in the models."""
-    cursor.execute(_COLUMNS, [_named(cursor, table)])
-    wanted = {column.name for column in table.columns if column.generated}
-    return [
-        RelationColumn(name=column, type_oid=oid, in_key=False)
-        for column, oid, generated, _ in cursor.fetchall()
-        if not generated or column in wanted
-    ]
-
-
-def _named(cursor: Any, table: Table) -> str:
-    return str(sql.Identifier(table.schema, table.relation).as_string(cursor.connection))
