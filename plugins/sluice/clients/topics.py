@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -43,6 +45,7 @@ _SECONDS = 10.0
 _WAIT = {"fetch.wait.max.ms": 20}
 LONG_WAIT = {"fetch.wait.max.ms": 2000}
 _SILENT = 1.0
+_TOPICS_AT_ONCE = 100  # of one read; the embedded broker may scan no more in time
 _WATERMARK_S = 0.5  # between reads of a topic's watermark while its end is not reached
 # librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
@@ -284,17 +287,16 @@ class Topics:
         Reads to the end, because the embedded broker's watermark counts the last batch as one
         message. A topic that grows all the time ends where its watermark has moved; see MovingEnd.
         """
-        wanted = list(names)
-        return _patiently(lambda wait: self._ends(wanted, wait))
+        wanted, ends = list(names), dict[str, int]()
+        for begin in range(0, len(wanted), _TOPICS_AT_ONCE):
+            some = wanted[begin : begin + _TOPICS_AT_ONCE]
+            ends |= _patiently(partial(self._ends, some))
+        return ends
 
     def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
         with self._consumer("sluice-ends", wait) as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
-            marks = {
-                name: consumer.get_watermark_offsets(TopicPartition(name, 0), timeout=self._seconds)
-                for name in names
-                if name in present
-            }
+            marks = self._watermarks(consumer, [name for name in names if name in present])
             starts = [
                 TopicPartition(name, 0, max(low, high - 1, 0))
                 for name, (low, high) in marks.items()
@@ -312,6 +314,22 @@ class Topics:
                 if end is not None:
                     unread.discard(name)
         return ends
+
+    def _watermarks(self, consumer: Consumer, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return topic -> its watermarks, low and high, by one request for each of the two."""
+        if not names:
+            return {}
+        lows, highs = (
+            consumer.offsets_for_times(
+                [TopicPartition(name, 0, special) for name in names], timeout=self._seconds
+            )
+            for special in (OFFSET_BEGINNING, OFFSET_END)
+        )
+        for place in (*lows, *highs):
+            if place.error is not None:
+                raise KafkaException(place.error)
+        high = {place.topic: place.offset for place in highs}
+        return {place.topic: (place.offset, high[place.topic]) for place in lows}
 
     def _high(self, consumer: Consumer, name: str) -> int:
         """Return the topic's watermark."""
