@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import PROJECT, Settings
 from sluice_airflow.page.listing import CONCERNS, SIZE, Choice
-from tests.page.test_listing import many
+from tests.page.overviews import many
 from tests.support.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in, too_wide
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]

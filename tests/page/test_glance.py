@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import datetime, timezone
-from typing import Any
 
 import pytest
 
-from sluice.catalog.quality_options import MEASURES, Limit, Status
+from sluice.catalog.quality_options import MEASURES, Limit
 from sluice.operate.health import concerns
-from sluice.operate.overview import BAD, CheckResult, Concern, Overview, Service, Slot, TableState
+from sluice.operate.overview import BAD, Concern, Overview, Slot
 from sluice_airflow.page.figures import UNKNOWN, amount, duration
 from sluice_airflow.page.glance import answers
 from sluice_airflow.page.metrics import exposition
-
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
-
-
-def result(status: str) -> CheckResult:
-    return CheckResult(
-        table="orders",
-        check="row_count",
-        status=Status(status),
-        checked_at=NOW,
-        postgres=1,
-        clickhouse=1,
-        fence="0/1",
-        keys=(),
-        repair="",
-    )
-
-
-def table(**changes: Any) -> TableState:
-    state = TableState(
-        name="orders",
-        topic="cdc.orders",
-        storage="cdc.dim_order",
-        postgres_rows=1,
-        clickhouse_rows=1,
-        counted_at=NOW,
-        pending_events=2,
-        freshness_s=5.0,
-        dead_letters=0,
-        last_drain=None,
-        last_check=result("pass"),
-    )
-    return replace(state, **changes)
-
-
-def pipeline(*tables: TableState, **changes: Any) -> Overview:
-    state = Overview(
-        at=NOW,
-        healthy=True,
-        tables=tables or (table(),),
-        facts=(),
-        slot=Slot(name="sluice", wal_status="reserved", active=True, lag_bytes=1_500_000),
-        services=(Service(name="PostgreSQL", answers=True, error=""),),
-        concerns=(),
-        findings=(),
-    )
-    return replace(state, **changes)
+from tests.page.overviews import pipeline, result, table
 
 
 def looks(of: Overview) -> list[tuple[str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,43 +11,10 @@ from urllib.parse import parse_qs
 import pytest
 
 from sluice.cli.status import print_tables
-from sluice.operate.health import concerns
-from sluice.operate.overview import BAD, CheckResult, FactState, Overview, TableState, severities
+from sluice.operate.overview import BAD, Overview, TableState, severities
 from sluice_airflow.page.listing import PROBLEMS, SIZE, Choice, Listing, Sort, listed
 from sluice_airflow.page.metrics import SERIES_OF, exposition
-from tests.page.test_glance import pipeline, result, table
-
-COUNT = 300
-
-
-def many(seed: int) -> Overview:
-    """An overview of COUNT tables in random states, some of them with problems."""
-    chance = random.Random(seed)
-    states, findings = [], list[CheckResult]()
-    for number in range(COUNT):
-        name = f"{chance.choice(('Order', 'item', 'crm.person'))}_{number}"
-        status = chance.choices(("pass", "warn", "fail"), (20, 1, 1))[0]
-        check = replace(result(status), table=name)
-        findings += [check] if status != "pass" else []
-        state = table(
-            name=name,
-            postgres_rows=chance.randrange(1000),
-            pending_events=chance.choice((None, 0, chance.randrange(100))),
-            freshness_s=chance.choice((None, 1.0, 2.0, 3.0, 400.0)),
-            dead_letters=chance.choice((0, 0, 0, 7)),
-            last_check=check,
-        )
-        states.append(replace(state, clickhouse_rows=state.postgres_rows))
-    fact = FactState(
-        name="fact_order",
-        rows=5,
-        expected_rows=5,
-        counted_at=None,
-        last_rebuild=None,
-        last_check=None,
-    )
-    of = pipeline(*states, facts=(fact,), findings=tuple(findings))
-    return replace(of, concerns=tuple(concerns(of)))
+from tests.page.overviews import COUNT, many
 
 
 def pages(of: Overview, choice: Choice) -> Iterator[Listing[TableState]]:
