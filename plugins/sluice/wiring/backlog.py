@@ -17,8 +17,9 @@ from sluice.execution.contention import until_done
 from sluice.execution.outcomes import together
 from sluice.execution.side_by_side import side_by_side
 from sluice.settings import Settings
+from sluice.warehouse.evolution import differing
 from sluice.wiring.context import Run, opened
-from sluice.wiring.drains import make_decoder, make_drain
+from sluice.wiring.drains import decoder_of, make_drain
 
 # Seconds that the last tables have where the others took all the time of the run.
 _LEAST = 5.0
@@ -109,19 +110,21 @@ def drain_backlog(
     shares = _shares(backlog, due, processes)
     if shares or not due:
         return Drained(at_end=frozenset(table.name for table in idle), shares=shares)
-    threads = min(run.settings.drain.threads, len(due))
+    unlike = differing(run.clickhouse, due)
+    ready = [table for table in due if table.name not in unlike]
+    threads = max(1, min(run.settings.drain.threads, len(ready)))
     with closing(ClickHouse(run.settings.clickhouse)) as session:
         books = Books(session)
         step = _step(backlog, books, pass_rejects=pass_rejects, patience=patience)
         try:
-            done = side_by_side(step, due, _opened_apart(run.settings, threads), threads)
+            done = side_by_side(step, ready, _opened_apart(run.settings, threads), threads)
         finally:
             books.flush()
     ended = {report.table for report in done.results if report.caught_up}
     return Drained(
         reports=done.results,
         at_end=frozenset({table.name for table in idle} | ended),
-        troubles=done.troubles,
+        troubles={**unlike, **done.troubles},
     )
 
 
@@ -138,7 +141,7 @@ def _step(
             store=SideBySideStore(own.clickhouse, books),
             limits=replace(own.settings.drain, seconds=max(left, _LEAST)),
         )
-        decoder, standing = make_decoder(own, table.name), iter([backlog.standing(table)])
+        decoder, standing = decoder_of(own.catalog, table), iter([backlog.standing(table)])
         return until_done(lambda: drain.run(decoder, next(standing, None)), patience)
 
     return step

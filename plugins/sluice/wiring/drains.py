@@ -8,7 +8,7 @@ from functools import partial
 
 from sluice.capture import slot as slots
 from sluice.capture.row_reader import present_rows
-from sluice.catalog import Table
+from sluice.catalog import Catalog, Table
 from sluice.drain.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.drain.decoder import Decoder
 from sluice.drain.drain import Drain
@@ -19,7 +19,7 @@ from sluice.events.event import RELAY, KeyText, Record
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import each
 from sluice.settings import Settings
-from sluice.warehouse.evolution import require_same
+from sluice.warehouse.evolution import differing
 from sluice.wiring.context import Run, opened
 
 # Seconds within which a concurrent drain, once its insert has begun, has written its checkpoint.
@@ -140,9 +140,10 @@ def named_source(run: Run) -> str:
 
     Empty if neither is known.
     """
-    named = {checkpoint.source for checkpoint in run.store.checkpoints().values()} - {""}
-    if named:
-        return min(named)
+    checkpoints = run.store.checkpoints()
+    for table in run.catalog.tables:
+        if table.name in checkpoints and checkpoints[table.name].source:
+            return checkpoints[table.name].source
     with slots.session(run.settings.postgres) as cursor:
         return slots.change_source(cursor, run.settings.relay.slot)
 
@@ -155,13 +156,19 @@ def make_decoder(run: Run, name: str) -> Decoder:
         NotReady: ClickHouse lacks the table.
     """
     table = run.catalog.table(name)
-    require_same(run.clickhouse, table)
+    for error in differing(run.clickhouse, [table]).values():
+        raise error
+    return decoder_of(run.catalog, table)
+
+
+def decoder_of(catalog: Catalog, table: Table) -> Decoder:
+    """Make the decoder of a table that ClickHouse has as the model says."""
     try:
-        schemas = importlib.import_module(run.catalog.schemas)
+        schemas = importlib.import_module(catalog.schemas)
         event_type = getattr(schemas, f"{table.model}Event")
     except (ImportError, AttributeError) as error:
         raise WrongUsage(
-            f"{run.catalog.schemas} has no schema of {name}", remedy="run: make generate"
+            f"{catalog.schemas} has no schema of {table.name}", remedy="run: make generate"
         ) from error
     return Decoder(table, event_type)
 
