@@ -38,12 +38,11 @@ SELECT oid::int8, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
     coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false), pubviaroot, quote_ident(pubname)
 FROM pg_publication p WHERE pubname = %s
 """
-_PARTITIONED = "SELECT 1 FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
 # In a publication FOR ALL TABLES a table has no pg_publication_rel. PostgreSQL 15 and newer have
 # row filters and column lists. Joined by name, as to_regclass fails without USAGE on the schema.
 _TABLES = """
-SELECT p.schemaname, p.tablename, to_jsonb(p) ->> 'rowfilter' IS NOT NULL,
-    coalesce(r.oid, c.oid)::int8,
+SELECT p.schemaname, p.tablename, c.oid::int8, format('%%I.%%I', p.schemaname, p.tablename),
+    to_jsonb(p) ->> 'rowfilter' IS NOT NULL, coalesce(r.oid, c.oid)::int8,
     array(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
         AND NOT attisdropped
         AND NOT coalesce(to_jsonb(p) -> 'attnames', to_jsonb(array[attname])) ? attname::text)
@@ -53,12 +52,13 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 LEFT JOIN pg_publication_rel r ON r.prpubid = %s AND r.prrelid = c.oid
 WHERE p.pubname = %s
 """
-# Published ancestors of a partition, in whose names its changes are sent.
-_ROOTS = """
-SELECT format('%%I.%%I', p.schemaname, p.tablename) FROM pg_publication_tables p
-JOIN pg_namespace n ON n.nspname = p.schemaname
-JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-WHERE p.pubname = %s AND c.oid IN (SELECT relid FROM pg_partition_ancestors(to_regclass(%s)))
+# Of each wanted table that exists, whether it is partitioned, and the ancestors of a partition.
+_PARTITIONS = """
+SELECT wanted.schema, wanted.relation, c.relkind = 'p',
+    array(SELECT relid::oid::int8 FROM pg_partition_ancestors(c.oid))
+FROM unnest(%s::text[], %s::text[]) AS wanted (schema, relation)
+JOIN pg_namespace n ON n.nspname = wanted.schema::name
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relation::name
 """
 
 
@@ -90,13 +90,19 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
     oid, complete, sends_computed, via_root, quoted = row
     cursor.execute(_TABLES, [oid, relay.publication])
     members = {(schema, name): _Member(*member) for schema, name, *member in cursor}
+    partitions = _partitions(cursor, catalog, members.values())
     tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
     faults: dict[str, NeedsPerson] = {}
     missing = []
     for table, member in tables:
-        fault = _Place(cursor, relay, quoted, table).fault(
-            member, sends_computed=sends_computed, via_root=via_root
+        place = _Place(
+            name=relay.publication,
+            alter=f"ALTER PUBLICATION {quoted}",
+            table=table,
+            quoted=_quoted(cursor, table.schema, table.relation),
+            partition=partitions.get((table.schema, table.relation), _Partition()),
         )
+        fault = place.fault(member, sends_computed=sends_computed, via_root=via_root)
         if fault is not None:
             faults[table.name] = fault
         if isinstance(fault, PublicationIncomplete):
@@ -114,35 +120,74 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
 
 
 class _Member(NamedTuple):
-    """A table's membership: whether it has a row filter, its id, and the omitted columns."""
+    """A table's membership.
 
+    Attributes:
+        oid, quoted: the table's id and quoted name.
+        filtered: whether it has a row filter.
+        identity: the membership's id.
+        left_out: the columns that are not sent.
+    """
+
+    oid: int
+    quoted: str
     filtered: bool
     identity: int
     left_out: list[str]
 
 
-class _Place:
-    """A table's place in the publication."""
+class _Partition(NamedTuple):
+    """Whether a table is partitioned, and in whose names a partition's changes are sent."""
 
-    def __init__(self, cursor: Any, relay: RelaySettings, quoted: str, table: Table) -> None:
-        self._cursor, self._table, self._publication = cursor, table, quoted
-        self._name = relay.publication
-        self._quoted = _quoted(cursor, table.schema, table.relation)
+    partitioned: bool = False
+    roots: tuple[str, ...] = ()
+
+
+def _partitions(
+    cursor: Any, catalog: Catalog, members: Iterable[_Member]
+) -> dict[tuple[str, str], _Partition]:
+    """Read by one query, by schema and name, how the existing tables are partitioned."""
+    published = {member.oid: member.quoted for member in members}
+    schemas = [table.schema for table in catalog.tables]
+    cursor.execute(_PARTITIONS, [schemas, [table.relation for table in catalog.tables]])
+    return {
+        (schema, name): _Partition(
+            partitioned, tuple(published[oid] for oid in ancestors if oid in published)
+        )
+        for schema, name, partitioned, ancestors in cursor
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A table's place in the publication.
+
+    Attributes:
+        name: the publication's name.
+        alter: the beginning of the statement that changes it.
+        quoted: the table's quoted name.
+    """
+
+    name: str
+    alter: str
+    table: Table
+    quoted: str
+    partition: _Partition
 
     def fault(
         self, member: _Member | None, *, sends_computed: bool, via_root: bool
     ) -> NeedsPerson | None:
         """Return the table's fault, if it is not sent in full; PublicationIncomplete if missing."""
-        name, table, alter = self._name, self._table.name, f"ALTER PUBLICATION {self._publication}"
-        if not via_root and self._rows(_PARTITIONED):
+        name, table, alter = self.name, self.table.name, self.alter
+        if not via_root and self.partition.partitioned:
             return NeedsPerson(
                 f"publication {name} sends the partitions of table {table} in their own names",
                 remedy=f"run in PostgreSQL: {alter} SET (publish_via_partition_root = true);"
                 " then: sluice init",
             )
         if member is None:
-            return self._absence(alter)
-        computed = {column.name: column.generated for column in self._table.columns}
+            return self._absence()
+        computed = {column.name: column.generated for column in self.table.columns}
         lacking = [name for name in sorted(member.left_out) if name in computed]
         if lacking and not sends_computed and all(computed[name] for name in lacking):
             return NeedsPerson(
@@ -155,30 +200,24 @@ class _Place:
         left_out = f"without its columns {', '.join(lacking)}" if lacking else "with a row filter"
         return NeedsPerson(
             f"publication {name} sends table {table} {left_out}",
-            remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self._quoted};"
-            f" {alter} ADD TABLE ONLY {self._quoted}",
+            remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self.quoted};"
+            f" {alter} ADD TABLE ONLY {self.quoted}",
         )
 
-    def _absence(self, alter: str) -> NeedsPerson:
+    def _absence(self) -> NeedsPerson:
         """Return the fault of a table that the publication does not list."""
-        roots = [root for (root,) in self._rows(_ROOTS, self._name)]
-        if roots:
-            listed = ", ".join(roots)
+        if self.partition.roots:
+            listed = ", ".join(self.partition.roots)
             return NeedsPerson(
-                f"publication {self._name} sends partition {self._quoted} in the name of {listed}",
+                f"publication {self.name} sends partition {self.quoted} in the name of {listed}",
                 remedy="model the partitioned table, or remove it in PostgreSQL:"
-                f" {alter} DROP TABLE {listed}; then: sluice init",
+                f" {self.alter} DROP TABLE {listed}; then: sluice init",
             )
         return PublicationIncomplete(
-            f"publication {self._name} lacks {self._quoted}",
+            f"publication {self.name} lacks {self.quoted}",
             remedy="run: sluice init, or in PostgreSQL as the tables' owner:"
-            f" {alter} ADD TABLE ONLY {self._quoted}",
+            f" {self.alter} ADD TABLE ONLY {self.quoted}",
         )
-
-    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        self._cursor.execute(query, [*values, self._quoted])
-        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
-        return rows
 
 
 def ensure(
