@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from threading import Barrier, Event
 
+import pytest
+
 from sluice.errors import NotReady
-from sluice.operate.doctor import Diagnosis, Part, gathered
+from sluice.operate.doctor import Diagnosis, Part, gathered, judged, sentences
 
 SERVICES = ("postgres", "broker", "clickhouse")
 FOR_EVER = 300.0  # seconds that no check here may take
@@ -61,3 +63,25 @@ def test_what_a_service_found_before_it_went_away_is_kept() -> None:
     first, second = gathered([part])
     assert first == found("postgres")
     assert (second.ok, second.reached, second.found) == (False, False, "it went away")
+
+
+@pytest.mark.parametrize("count", [10, 11, 1000])
+def test_of_many_checks_alike_five_are_printed_and_the_others_counted(count: int) -> None:
+    alike = [judged("broker", f"cdc.t{at}", True, "1 partitions", "") for at in range(count)]
+    wrong = [
+        judged("clickhouse", f"t{at}", False, f"missing: cdc.t{at}", "run: sluice init")
+        for at in range(count)
+    ]
+    other = judged("clickhouse", "t_more", False, "differs from the models", "run: sluice source")
+    lines = list(sentences([*alike, *wrong, other]))
+    if count == 10:
+        assert lines == [one.sentence() for one in [*alike, *wrong, other]]
+        return
+    more = f"{count - 5:,} more; sluice doctor --json lists them"
+    assert lines == [
+        *(one.sentence() for one in alike[:5]),
+        f"ok   broker: checks like these: {more}",
+        *(one.sentence() for one in wrong[:5]),
+        f"FAIL clickhouse: checks like these: {more}\n     run: sluice init",
+        other.sentence(),
+    ]

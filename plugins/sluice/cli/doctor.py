@@ -31,7 +31,7 @@ def doctor(
 ) -> None:
     """Examine the services from outside; print what to fix, in order. Changes nothing."""
     from sluice.catalog import load_catalog
-    from sluice.operate.doctor import Part, airflow_part, examine
+    from sluice.operate.doctor import Part, airflow_part, examine, sentences
 
     settings: Settings = context.obj
     parts = [
@@ -49,8 +49,8 @@ def doctor(
         checks = [asdict(diagnosis) for diagnosis in diagnoses]
         say_json({"checks": checks, "healthy": not wrong}, indent=2)
     else:
-        for diagnosis in diagnoses:
-            say(*diagnosis.sentence().split("\n"))
+        for sentence in sentences(diagnoses):
+            say(*sentence.split("\n"))
     if any(not diagnosis.reached for diagnosis in wrong):
         raise NotReady("not every service could be examined")
     if wrong:

@@ -9,11 +9,20 @@ from time import time
 from sluice.catalog import Catalog
 from sluice.errors import SluiceError
 from sluice.operate.doctor import airflow, broker, clickhouse, postgres
-from sluice.operate.doctor.diagnosis import Diagnosis, failed, judged
+from sluice.operate.doctor.diagnosis import Diagnosis, failed, judged, sentences
 from sluice.operate.doctor.gathering import SILENCE_S, Part, gathered
 from sluice.settings import Settings
 
-__all__ = ["Diagnosis", "Part", "airflow_part", "examine", "failed", "gathered", "judged"]
+__all__ = [
+    "Diagnosis",
+    "Part",
+    "airflow_part",
+    "examine",
+    "failed",
+    "gathered",
+    "judged",
+    "sentences",
+]
 _LOADING_S = 60.0  # Airflow's code has to be loaded first
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from sluice.errors import SluiceError
 from sluice.printable import printable
 
 _SKEW_SECONDS = 5.0
+_MANY, _SHOWN = 10, 5  # checks alike, and those of many that are printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,24 @@ class Diagnosis:
         """Return the result as one line, and the remedy as a second."""
         line = f"{'ok  ' if self.ok else 'FAIL'} {self.service}: {self.check}: {self.found}"
         return f"{printable(line)}\n     {self.remedy}" if self.remedy else printable(line)
+
+
+def sentences(diagnoses: Iterable[Diagnosis]) -> Iterator[str]:
+    """Yield what to print of the checks: of more than ten alike five and the number of the others.
+
+    Checks of a service are alike if they passed with the same result, or failed with one remedy.
+    """
+    groups: dict[tuple[str, bool, str], list[Diagnosis]] = {}
+    for one in diagnoses:
+        groups.setdefault((one.service, one.ok, one.found if one.ok else one.remedy), []).append(
+            one
+        )
+    for group in groups.values():
+        shown = group if len(group) <= _MANY else group[:_SHOWN]
+        yield from (one.sentence() for one in shown)
+        if len(group) > len(shown):
+            rest = f"{len(group) - len(shown):,} more; sluice doctor --json lists them"
+            yield replace(group[0], check="checks like these", found=rest).sentence()
 
 
 def failed(service: str, check: str, error: SluiceError, *, reached: bool = True) -> Diagnosis:
