@@ -67,6 +67,7 @@ def init(context: typer.Context) -> None:
     """Create or update topics, publication, ClickHouse tables and views to match the models."""
     from sluice.wiring import initialise
 
+    logging.getLogger("sluice.star").setLevel(logging.INFO)  # progress with many tables
     for line in initialise(context.obj):
         say(line)
     say("topics, publication, tables and views match the models")

@@ -77,7 +77,7 @@ class ClickHouse:
 
     def __init__(self, settings: ClickHouseSettings, seconds: float | None = None) -> None:
         self._settings = settings
-        self._limits = {} if seconds is None else {"send_receive_timeout": seconds}
+        self._seconds = seconds
 
     @property
     def cluster(self) -> Cluster:
@@ -94,6 +94,7 @@ class ClickHouse:
         settings = self._settings
         options = {"connect_timeout": 5, **settings.options}
         chosen = options.pop("settings", {})
+        limits = {} if self._seconds is None else {"send_receive_timeout": self._seconds}
         defaults = {"server_side_params": True, "strings_as_bytes": False}
         try:
             return Client(
@@ -103,7 +104,7 @@ class ClickHouse:
                 password=settings.password.get_secret_value(),
                 database="default",
                 client_name="sluice",
-                **{**options, **self._limits},
+                **{**options, **limits},
                 settings={**defaults, **chosen, **_cluster_settings(self.cluster)},
             )
         except (TypeError, ValueError) as error:
@@ -111,6 +112,10 @@ class ClickHouse:
                 f"the options of {self.where} are not clickhouse-driver's: {error}",
                 remedy="fix SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
             ) from None
+
+    def another(self) -> ClickHouse:
+        """Return another session with the same settings, as one takes a query at a time."""
+        return ClickHouse(self._settings, self._seconds)
 
     def close(self) -> None:
         """End the session."""

@@ -1,59 +1,76 @@
-"""Creates or updates the ClickHouse tables and views to match the models."""
+"""Creates or updates the ClickHouse tables and views to match the models.
+
+The present state is read once for all tables; a table that matches its model costs no statement.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from itertools import count
+from typing import TypeVar
 
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import SluiceError
-from sluice.execution.outcomes import Outcomes
+from sluice.execution.outcomes import Named, Outcomes
+from sluice.execution.progress import Pace
+from sluice.execution.side_by_side import side_by_side
 from sluice.generate.clickhouse import on_cluster, quoted, table_statements
-from sluice.generate.rollups import noted
 from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.generate.star import star_statements
 from sluice.settings import PROJECT, Cluster
-from sluice.star.fact_tables import FactStorage
+from sluice.star.creation import Star, drop_rollup
 from sluice.star.rebuild import Rebuild
-from sluice.warehouse.evolution import evolve
-from sluice.warehouse.present import Present, kinds_of, read_present
-from sluice.warehouse.star_form import fact_differs, former_rollups, rollups_made
-
-_CREATED = re.compile(
-    r"^CREATE (?:OR REPLACE )?(?:(?:MATERIALIZED )?VIEW|TABLE) (?:IF NOT EXISTS )?"
-    r"((?:cdc|olap)\.(?:`(?:\\.|[^`\\])+`|\w+))"
+from sluice.warehouse.creation import Creation, created, make_creation
+from sluice.warehouse.evolution import Plan, evolve, plan_of
+from sluice.warehouse.present import kinds_of, read_present
+from sluice.warehouse.star_form import (
+    differs,
+    fact_differs,
+    former_rollups,
+    kinds_of_facts,
+    rollups_made,
 )
+
+log = logging.getLogger(__name__)
+
 _ALTERED = re.compile(r"ALTER TABLE cdc\.(\w+)")
 _ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
+# A statement that creates a table mostly waits for the disk (docs/benchmarks/tables.md).
+_SESSIONS = 4
+
+N = TypeVar("N", bound=Named)
+T = TypeVar("T")
 
 
 def create_warehouse(
     clickhouse: ClickHouse, catalog: Catalog
 ) -> tuple[list[str], dict[str, SluiceError]]:
     """Create or update everything in ClickHouse; return what was done, and the errors by table."""
-    outcomes = Outcomes()
     for name, statement in read_statements(_BOOKKEEPING).items():
         if name.startswith("database_"):
             clickhouse.everywhere(statement)
         else:
             clickhouse.execute(on_cluster(statement, clickhouse.cluster))
     kinds = kinds_of(column for table in catalog.tables for column in table.columns)
-    present = read_present(clickhouse, kinds)
-    made = rollups_made(clickhouse, catalog.facts, present)
-    done = _tables(clickhouse, catalog, outcomes, present)
-    names = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
-    names |= {name for table in catalog.tables for name in (table.storage, table.history)}
-    for fact in catalog.facts:
-        if {table.name for table in fact.tables} & outcomes.troubles.keys():
-            continue
+    present = read_present(clickhouse, kinds | kinds_of_facts(catalog.facts))
+    outcomes, creation = Outcomes(), make_creation(clickhouse, present)
+    done = _create_tables(clickhouse, catalog.tables, creation, outcomes)
+    facts = [
+        fact
+        for fact in catalog.facts
+        if not {table.name for table in fact.tables} & outcomes.troubles.keys()
+    ]
+    kept = {rollup.name for fact in catalog.facts for rollup in fact.table.rollups}
+    kept |= {name for table in catalog.tables for name in (table.storage, table.history)}
+    for fact in facts:
         with outcomes.of(fact.name):
-            for former in sorted(former_rollups(present, fact.name) - names):
-                clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(former)}")
-                _drop_rollup(clickhouse, former)
-                done.append(f"olap.{former}: dropped, it is no longer in the models")
-            done += _star(clickhouse, fact, made)
+            done += _drop_former(clickhouse, former_rollups(present, fact.name) - kept)
+    done += _create_facts(clickhouse, outcomes.sound(facts), creation, outcomes)
     return done, outcomes.troubles
 
 
@@ -61,7 +78,7 @@ def state_tables() -> dict[str, list[str]]:
     """Return the tables of the pipeline's own state, each with the columns added by upgrades."""
     tables: dict[str, list[str]] = {}
     for statement in read_statements(_BOOKKEEPING).values():
-        for place in _relations([statement]):
+        for place in created([statement]):
             tables[place.partition(".")[2]] = []
         if altered := _ALTERED.match(statement):
             tables[altered[1]] += _ADDED.findall(statement)
@@ -70,7 +87,7 @@ def state_tables() -> dict[str, list[str]]:
 
 def relations_of_table(table: Table, cluster: Cluster) -> set[str]:
     """Return the `database.name` of each table and view of a source table on every server."""
-    return _relations(table_statements(table, cluster).values())
+    return created(table_statements(table, cluster).values())
 
 
 def relations_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
@@ -78,14 +95,8 @@ def relations_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
 
     On a cluster the tables that hold rows on each server are left out: their names vary.
     """
-    names = _relations(star_statements(fact, cluster).texts())
+    names = created(star_statements(fact, cluster).texts())
     return {name for name in names if not (cluster.name and name.endswith(cluster.local("")))}
-
-
-def _relations(statements: Iterable[str]) -> set[str]:
-    """Return the names that the statements create."""
-    matches = filter(None, map(_CREATED.match, statements))
-    return {match[1].replace("`", "") for match in matches}
 
 
 def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
@@ -98,56 +109,111 @@ def make_rebuild(clickhouse: ClickHouse, fact: Fact) -> Rebuild:
     )
 
 
-def _tables(
-    clickhouse: ClickHouse, catalog: Catalog, outcomes: Outcomes, present: Present
+def _create_tables(
+    clickhouse: ClickHouse, tables: Sequence[Table], creation: Creation, outcomes: Outcomes
 ) -> list[str]:
     """Create or update the source tables; return what was done."""
-    done: list[str] = []
-    for table in catalog.tables:
+    cluster, present = clickhouse.cluster, creation.present
+
+    def lacking(table: Table) -> list[str]:
+        return creation.needed(table_statements(table, cluster).values())
+
+    def create(session: ClickHouse, table: Table) -> Plan:
+        statements = lacking(table)
+        plan = evolve(session, table, present)
+        for statement in table_statements(table, cluster).values() if plan.safe else statements:
+            session.everywhere(statement)
+        return plan
+
+    unlike = []
+    for table in tables:
         with outcomes.of(table.name):
-            plan = evolve(clickhouse, table, present)
-            done += plan.safe
-            if plan.resync:
-                done.append(
-                    f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
-                )
-            for statement in table_statements(table, clickhouse.cluster).values():
-                clickhouse.everywhere(statement)
+            if lacking(table) or plan_of(present, table, cluster) != Plan():
+                unlike.append(table)
+    done: list[str] = []
+    for table, plan in _at_once(clickhouse, create, unlike, outcomes, "tables"):
+        done += plan.safe
+        if plan.resync:
+            done.append(
+                f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
+            )
     return done
 
 
-def _star(clickhouse: ClickHouse, fact: Fact, made: Mapping[str, bool | SluiceError]) -> list[str]:
-    """Create the fact, its rollups and views, or rebuild them to match; return what was done."""
-    star, done, recreated = star_statements(fact, clickhouse.cluster), [], False
-    tables = FactStorage(clickhouse=clickhouse, fact=fact, queries=read_statements(PIPELINE))
-    tables.create(fact.name)
-    tables.follow()
-    for rollup in fact.table.rollups:
-        is_made = made[rollup.name]
-        if isinstance(is_made, SluiceError):
-            raise is_made
-        if not is_made:
-            _drop_rollup(clickhouse, rollup.name)
-            recreated = True
-        statements = star.rollups[rollup.name]
-        clickhouse.everywhere(statements.table)
-        if statements.distributed:
-            clickhouse.everywhere(statements.distributed)
-        clickhouse.execute(statements.noted)
-        clickhouse.execute(statements.noted_by)
-        clickhouse.everywhere(statements.view)
-    rebuild = make_rebuild(clickhouse, fact)
-    renewed = fact_differs(clickhouse, fact) or (recreated and rebuild.seen() is not None)
-    if renewed:
-        done.append(rebuild.renew().sentence())
+def _drop_former(clickhouse: ClickHouse, rollups: Iterable[str]) -> list[str]:
+    """Drop rollups that left the models; return what was done."""
+    done = []
+    for former in sorted(rollups):
+        clickhouse.everywhere(f"DROP VIEW IF EXISTS olap.{quoted(former)}")
+        drop_rollup(clickhouse, former)
+        done.append(f"olap.{former}: dropped, it is no longer in the models")
+    return done
+
+
+def _create_facts(
+    clickhouse: ClickHouse, facts: Sequence[Fact], creation: Creation, outcomes: Outcomes
+) -> list[str]:
+    """Create the facts, their rollups and views, or rebuild them to match; return what was done."""
+    made = rollups_made(clickhouse, facts, creation.present)
+    newest = clickhouse.newest() if facts else ()
+    stars: list[Star] = []
+    for fact in facts:
+        with outcomes.of(fact.name):
+            star = Star(
+                fact=fact,
+                statements=star_statements(fact, clickhouse.cluster),
+                creation=creation,
+                made=made,
+                differs=differs(creation.present, fact, newest),
+            )
+            if star.is_unlike():
+                stars.append(star)
+
+    def create(session: ClickHouse, star: Star) -> bool:
+        return (star.read_again(session) if star.existed else star).create(session)
+
+    done: list[str] = []
+    for star, recreated in _at_once(clickhouse, create, stars, outcomes, "facts"):
+        with outcomes.of(star.name):
+            if star.differs or recreated:
+                done += _renew(clickhouse, star, recreated=recreated)
+    return done
+
+
+def _renew(clickhouse: ClickHouse, star: Star, *, recreated: bool) -> list[str]:
+    """Rebuild a fact that differs from the models, or whose rollups were recreated."""
+    rebuild = make_rebuild(clickhouse, star.fact)
+    renewed = fact_differs(clickhouse, star.fact) or (recreated and rebuild.seen() is not None)
+    done = [rebuild.renew().sentence()] if renewed else []
     # Before the merge, which may take long: the former view truncates values to its types.
-    clickhouse.everywhere(star.view)
+    clickhouse.everywhere(star.statements.view)
     if renewed:
         rebuild.merge()
     return done
 
 
-def _drop_rollup(clickhouse: ClickHouse, name: str) -> None:
-    """Drop a rollup's tables, the rows last: their table marks that the rollup exists."""
-    for table in (noted(name), clickhouse.cluster.local(name), name):
-        clickhouse.drop(table)
+def _at_once(
+    clickhouse: ClickHouse,
+    step: Callable[[ClickHouse, N], T],
+    items: Sequence[N],
+    outcomes: Outcomes,
+    what: str,
+) -> list[tuple[N, T]]:
+    """Run a step for several tables or facts at a time; return its results in their order.
+
+    Args:
+        outcomes: receives the errors.
+        what: the plural of the items, for the log of the progress.
+    """
+    pace, number = Pace(log, f"{{}} of {len(items):,} {what}"), count(1)
+
+    def counted(session: ClickHouse, item: N) -> tuple[N, T]:
+        try:
+            return item, step(session, item)
+        finally:
+            pace.at(next(number), len(items))
+
+    steps = side_by_side(counted, items, lambda: closing(clickhouse.another()), _SESSIONS)
+    outcomes.troubles.update(steps.troubles)
+    places = {item.name: place for place, item in enumerate(items)}
+    return sorted(steps.results, key=lambda result: places[result[0].name])

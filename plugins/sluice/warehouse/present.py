@@ -29,8 +29,8 @@ _INDEXES = f"""
 SELECT concat(database, '.', table), name, expr
 FROM system.data_skipping_indices WHERE {_NAMED % "table"}
 """
-_OVER = re.compile(r"'cdc', '([^']+)'")
-_FROM = re.compile(r"FROM cdc\.`?([^`\s]+)")
+_OVER = re.compile(r"'cdc', '((?:\\.|[^'\\])+)'")
+_FROM = re.compile(r"FROM cdc\.(`(?:\\.|[^`\\])+`|\w+)")
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Relation:
             if self.engine == "Distributed"
             else _FROM.search(self.query)
         )
-        return match[1] if match else ""
+        return unquoted(match[1]) if match else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,11 @@ class Present:
         return spelled
 
 
+def unquoted(name: str) -> str:
+    """Return a name as it is, from its form in a statement."""
+    return re.sub(r"\\(.)", r"\1", name.strip("`"))
+
+
 def read_present(
     clickhouse: ClickHouse, kinds: Iterable[str], names: Collection[str] | None = None
 ) -> Present:
@@ -134,11 +139,7 @@ def kinds_of(columns: Iterable[Column]) -> set[str]:
 
 
 def _relations(clickhouse: ClickHouse, names: Collection[str] | None) -> dict[str, Relation]:
-    chosen: dict[str, Any] = {"all": int(names is None), "names": sorted(names or ())}
-    relations = {
-        place: Relation(engine=engine, full_engine=full_engine, query=query, comment=comment)
-        for place, engine, full_engine, query, comment in clickhouse.execute(_TABLES, **chosen)
-    }
+    relations, chosen = listed(clickhouse, names), _chosen(names)
     # A table that was created or dropped between two queries is left out.
     for place, name, kind, is_key in clickhouse.execute(_COLUMNS, **chosen):
         if relation := relations.get(place):
@@ -149,6 +150,20 @@ def _relations(clickhouse: ClickHouse, names: Collection[str] | None) -> dict[st
         if relation := relations.get(place):
             relation.indexes[name] = expression
     return relations
+
+
+def listed(clickhouse: ClickHouse, names: Collection[str] | None = None) -> dict[str, Relation]:
+    """Read the server's tables and views, without their columns and indexes."""
+    return {
+        place: Relation(engine=engine, full_engine=full_engine, query=query, comment=comment)
+        for place, engine, full_engine, query, comment in clickhouse.execute(
+            _TABLES, **_chosen(names)
+        )
+    }
+
+
+def _chosen(names: Collection[str] | None) -> dict[str, Any]:
+    return {"all": int(names is None), "names": sorted(names or ())}
 
 
 def _spelled(clickhouse: ClickHouse, kinds: Iterable[str]) -> dict[str, str | SluiceError]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import closing
 from functools import partial
 from time import time
 
-from sluice.catalog import Catalog, Table
+from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.clickhouse import LONG_LIMITS, LONG_STATEMENT, ClickHouse, release
 from sluice.errors import Retryable, SluiceError
+from sluice.generate.clickhouse import table_statements, view
 from sluice.generate.row_text import clickhouse_checksum
 from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
-from sluice.settings import ClickHouseSettings, Settings
-from sluice.star.create import relations_of_fact, relations_of_table, state_tables
-from sluice.warehouse.evolution import differing
-from sluice.warehouse.star_form import fact_differs
+from sluice.settings import ClickHouseSettings, Cluster, Settings
+from sluice.star.create import relations_of_fact, state_tables
+from sluice.warehouse.creation import Creation, created
+from sluice.warehouse.evolution import Plan, plan_of
+from sluice.warehouse.present import Present, kinds_of, read_present
+from sluice.warehouse.star_form import Version, differs, kinds_of_facts
 
 _LEAST = (25, 6)  # use_skip_indexes_if_final_exact_mode, which the views set
 _INIT = "run: sluice init"
-_PRESENT = "SELECT concat(database, '.', name) FROM system.tables WHERE database IN ('cdc', 'olap')"
-_COLUMNS = "SELECT concat(table, '.', name) FROM system.columns WHERE database = 'cdc'"
 # CREATE and DROP by parts: the whole includes rights that cannot be granted on a database.
 _DDL = tuple(f"{verb} {what}" for verb in ("CREATE", "DROP") for what in ("TABLE", "VIEW"))
 _GRANTS = {
@@ -54,14 +55,18 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield _settings(session)
         yield _long_statements(session, catalog)
         yield from _cluster(session)
-        present = {place for (place,) in session.execute(_PRESENT)}
-        yield _state_tables(session, present)
+        kinds = kinds_of(column for table in catalog.tables for column in table.columns)
+        present = read_present(session, kinds | kinds_of_facts(catalog.facts))
+        yield _state_tables(present)
+        creation, newest = Creation(present=present), _newest(session)
         for table in catalog.tables:
-            wanted = relations_of_table(table, session.cluster)
-            yield _relations(table.name, wanted - present, partial(_differs, session, table))
+            statements = table_statements(table, session.cluster).values()
+            missing = created(statements) - present.relations.keys()
+            unlike = partial(_table_differs, creation, table, statements, session.cluster)
+            yield _relations(table.name, missing, unlike)
         for fact in catalog.facts:
-            wanted = relations_of_fact(fact, session.cluster)
-            yield _relations(fact.name, wanted - present, partial(fact_differs, session, fact))
+            missing = relations_of_fact(fact, session.cluster) - present.relations.keys()
+            yield _relations(fact.name, missing, partial(_fact_differs, creation, fact, newest))
 
 
 def _server(session: ClickHouse, service: str) -> Iterator[Diagnosis]:
@@ -150,23 +155,44 @@ def _keeper(session: ClickHouse) -> Diagnosis:
     return judged("clickhouse", "replication", not missing, found, remedy)
 
 
-def _state_tables(session: ClickHouse, present: Set[str]) -> Diagnosis:
+def _state_tables(present: Present) -> Diagnosis:
     """Check that the pipeline's state tables exist, with all columns of this version."""
     wanted = state_tables()
-    missing = sorted(name for name in wanted if f"cdc.{name}" not in present)
-    columns = {place for (place,) in session.execute(_COLUMNS)}
+    missing = sorted(name for name in wanted if f"cdc.{name}" not in present.relations)
     missing += sorted(
         f"{name}.{column}"
         for name, added in wanted.items()
         for column in added
-        if name not in missing and f"{name}.{column}" not in columns
+        if name not in missing and column not in present.relations[f"cdc.{name}"].columns
     )
     found = f"missing: {', '.join(missing)}" if missing else "complete"
     return judged("clickhouse", "state tables", not missing, found, _INIT)
 
 
-def _differs(session: ClickHouse, table: Table) -> bool:
-    return bool(differing(session, [table]))
+def _newest(session: ClickHouse) -> Version | SluiceError:
+    """Return the newest release among the servers, or the error of one that does not answer."""
+    try:
+        return session.newest()
+    except SluiceError as error:
+        return error
+
+
+def _table_differs(
+    creation: Creation, table: Table, statements: Iterable[str], cluster: Cluster
+) -> bool:
+    """Whether `sluice init` would change the table, or leave it to a person."""
+    plan = plan_of(creation.present, table, cluster)
+    return plan != Plan() or bool(creation.needed(statements))
+
+
+def _fact_differs(creation: Creation, fact: Fact, newest: Version | SluiceError) -> bool:
+    """Whether `sluice init` would rebuild the fact or replace its view."""
+    if isinstance(newest, SluiceError):
+        raise newest
+    columns = [column.name for column in fact.columns]
+    return differs(creation.present, fact, newest) or bool(
+        creation.needed([view(fact.name, columns)])
+    )
 
 
 def _relations(name: str, missing: Set[str], differs: Callable[[], bool]) -> Diagnosis:
