@@ -17,7 +17,7 @@ from sluice.generate.publication import computed
 # Each wanted table that exists, with quoted names.
 _RELATIONS = """
 WITH wanted AS (
-    SELECT place, c.oid, relkind, relpersistence, relreplident,
+    SELECT place, c.oid, relkind, relpersistence, relreplident, relispartition,
         format('%%I.%%I', nspname, relname) AS quoted
     FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS w (schema, relation, place)
     JOIN pg_namespace n ON nspname = schema::name
@@ -27,7 +27,8 @@ SELECT w.place::int, w.quoted, w.relkind::text, w.relpersistence::text,
     row_security_active(w.oid), quote_ident(current_user),
     current_setting('server_version_num')::int / 10000,
     array(SELECT quoted FROM wanted WHERE oid <> w.oid
-        AND oid IN (SELECT relid FROM pg_partition_ancestors(w.oid)) ORDER BY 1),
+        AND w.relispartition AND oid IN (SELECT relid FROM pg_partition_ancestors(w.oid))
+        ORDER BY 1),
     array(SELECT format('%%I.%%I', nspname, relname)
         FROM pg_partition_tree(w.oid) JOIN pg_class p ON p.oid = relid
         JOIN pg_namespace n ON n.oid = relnamespace
@@ -102,9 +103,9 @@ def faults(cursor: Any, catalog: Catalog) -> dict[str, NeedsPerson]:
     Returns:
         Table name -> error.
     """
-    errors = {}
+    errors, sends_computed = {}, computed(catalog)
     for relation in relations(cursor, catalog.tables):
-        for what, remedy in _faults(relation, sends_computed=computed(catalog)):
+        for what, remedy in _faults(relation, sends_computed=sends_computed):
             name = relation.table.name
             errors[name] = NeedsPerson(f"table {name} {what}", remedy=remedy)
             break
