@@ -106,11 +106,14 @@ def measure(address: str, key: int) -> dict[str, dict[str, float]]:
         return {path: measured(client, path.format(key=key)) for path in PATHS}
 
 
-def measured(client: httpx.Client, path: str) -> dict[str, float]:
-    """Return median and worst milliseconds, and kB of the response, of repeated requests."""
+def measured(client: httpx.Client, path: str, repeats: int = REPEATS) -> dict[str, float]:
+    """Return median and worst milliseconds, and kB of the response, of repeated requests.
+
+    They are so far apart that they share no answers.
+    """
     client.get(path).raise_for_status()  # the first request loads code and caches
     times, length = [], 0
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         time.sleep(KEPT_S)
         started = time.monotonic()
         answer = client.get(path)

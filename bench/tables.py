@@ -52,6 +52,7 @@ runpy.run_path({file!r})
 print(time.process_time() - begun)
 """
 PAGES = ("/sluice/", "/sluice/api/v1/overview", "/sluice/metrics", "/sluice/tables/{table}")
+REPEATS = 7  # of a page's request
 STEPS = ("generate", "imports", "init", "snapshot", "drain", "quality", "status", "page")
 
 
@@ -154,7 +155,7 @@ class Bench:
             environment["PYTHONPATH"] += f"{os.pathsep}{self.folder}"
             with api_server(environment) as address, logged_in(address) as client:
                 for path in PAGES:
-                    answer = measured(client, path.format(table=table))
+                    answer = measured(client, path.format(table=table), REPEATS)
                     self.note(path, answer["median"] / 1000, kilobytes=answer["kB"])
 
 

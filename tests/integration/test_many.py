@@ -36,7 +36,7 @@ def test_tables_are_counted_fifty_in_a_query(clickhouse: ClickHouse) -> None:
     outcomes, before = Outcomes(), asked(clickhouse)
     rows = live_rows(clickhouse, MANY, outcomes)
     assert asked(clickhouse) - before - 1 <= 7
-    assert list(rows) == list(MANY)
+    assert rows.keys() == MANY.keys()
     assert outcomes.troubles == {}
     for name, storage in list(MANY.items())[: len(STORAGES)]:
         count = f"SELECT count() FROM cdc.{storage} FINAL"
