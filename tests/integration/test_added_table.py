@@ -17,7 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sluice.capture import publication, slot
 from sluice.capture.relay import run
-from sluice.catalog import Catalog, Table, describe
+from sluice.catalog import Catalog, Table
+from sluice.catalog.models import describe
 from sluice.clients.topics import Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import Chunk

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import ForeignKey, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from sluice.catalog import Catalog, describe
+from sluice.catalog import Catalog
+from sluice.catalog.models import describe
 from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
 from sluice.generate.clickhouse import table_statements

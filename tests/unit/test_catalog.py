@@ -12,9 +12,11 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
-from sluice.catalog import Fact, describe, load_catalog
+from sluice.catalog import Fact, load_catalog, read_models
 from sluice.catalog.model_set import BOOKKEEPING
-from sluice.data_types.mapping import map_type, postgres_type
+from sluice.catalog.models import describe
+from sluice.data_types.mapping import column_type
+from sluice.data_types.sqlalchemy_types import declared_type, postgres_type
 from sluice.errors import WrongUsage
 from sluice.generate.files import difference
 from sluice.generate.rollups import made_of, rollup_indexes
@@ -36,7 +38,7 @@ def test_the_fact_has_the_columns_that_users_rely_on() -> None:
 
 
 def test_the_generated_files_are_what_the_models_give() -> None:
-    assert difference(load_catalog("models"), PROJECT) == ""
+    assert difference(read_models("models"), PROJECT) == ""
 
 
 def test_two_ways_to_one_dimension_get_prefixes_of_their_relationships() -> None:
@@ -186,7 +188,7 @@ def test_a_key_that_is_an_array_and_a_domain_over_one_in_an_array_are_refused() 
 
     with pytest.raises(WrongUsage, match=r"boards\.place is an array; a key cannot be one"):
         describe("boards", [Board.__mapper__])
-    assert map_type(ARRAY(DOMAIN("row", ARRAY(Integer)))) is None
+    assert declared_type(ARRAY(DOMAIN("row", ARRAY(Integer)))) is None
 
 
 @pytest.mark.parametrize(
@@ -208,9 +210,9 @@ def test_a_key_that_is_an_array_and_a_domain_over_one_in_an_array_are_refused() 
 def test_a_type_is_named_and_stored_as_postgresql_has_it(
     kind: TypeEngine[Any], named: str, stored: str
 ) -> None:
-    mapped = map_type(kind)
-    assert mapped is not None
-    assert (postgres_type(kind), mapped.clickhouse) == (named, stored)
+    declared = declared_type(kind)
+    assert declared is not None
+    assert (postgres_type(kind), column_type(declared).clickhouse) == (named, stored)
 
 
 def test_a_catalog_that_is_made_from_another_leaves_that_as_it_is() -> None:

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import ARRAY, Boolean, Date, DateTime, Float, Integer, Numeric, Uuid
 from sqlalchemy.types import TypeEngine
 
-from sluice.data_types.mapping import map_type
+from sluice.data_types.mapping import column_type
+from sluice.data_types.sqlalchemy_types import declared_type
 from sluice.events.event import (
     UNCHANGED,
     FullRow,
@@ -205,8 +206,9 @@ def test_a_reason_is_cut_where_its_columns_fill_it() -> None:
     "column", [Integer(), Float(), Numeric(9, 2), Boolean(), Date(), DateTime(), Uuid()], ids=repr
 )
 def test_a_reason_does_not_repeat_an_arrays_element(column: TypeEngine[Any], secret: str) -> None:
-    kind = map_type(ARRAY(column))
-    assert kind is not None
+    declared = declared_type(ARRAY(column))
+    assert declared is not None
+    kind = column_type(declared)
     assert kind.to_driver is not None
     with pytest.raises(ValueError, match=r"element|number|boolean") as caught:
         kind.to_driver(f"{{{json.dumps(secret)}}}")

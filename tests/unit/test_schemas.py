@@ -16,7 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models import generated
 from models.customer import Customer
 from models.order_item import OrderItem
-from sluice.catalog import describe, load_catalog
+from sluice.catalog import load_catalog
+from sluice.catalog.models import describe
 from sluice.errors import WrongUsage
 from sluice.generate.files import write_files
 from sluice.generate.runtime_schemas import sqlalchemy_to_pydantic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from inspect import cleandoc
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +13,8 @@ from sqlalchemy.orm.interfaces import MANYTOONE
 
 from sluice.catalog.quality_options import expectations, quality_marks
 from sluice.catalog.tables import Column, Reference, Rollup, Table, ordered_by
-from sluice.data_types.mapping import column_type, postgres_type
+from sluice.data_types.mapping import column_type
+from sluice.data_types.sqlalchemy_types import column_declared, postgres_type
 from sluice.errors import WrongUsage
 
 # Keys of a table's `info` about its ClickHouse tables.
@@ -35,7 +37,7 @@ def read_table(mapper: Mapper[Any], profile: str) -> Table:
         model=mapper.class_.__name__,
         module=mapper.class_.__module__,
         entity=_snake_case(mapper.class_.__name__),
-        doc=(mapper.class_.__doc__ or "").strip(),
+        doc=cleandoc(mapper.class_.__doc__ or ""),
         columns=tuple(_columns(mapper, source, profile)),
         references=tuple(_references(mapper)),
         is_fact=source.info.get("star") == "fact",
@@ -76,7 +78,8 @@ def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Co
     for column in source.columns:
         serial = column.primary_key and column is source.autoincrement_column
         given = column.default is not None or column.server_default is not None
-        mapped = column_type(column, profile)
+        declared = column_declared(column, profile)
+        mapped = column_type(declared, nullable=bool(column.nullable))
         always = column.identity is not None and bool(column.identity.always)
         if column.computed is not None and column.computed.persisted is not True:
             raise WrongUsage(
@@ -92,7 +95,7 @@ def _columns(mapper: Mapper[Any], source: sa.Table, profile: str) -> Iterator[Co
         yield Column(
             name=str(column.name),
             attribute=mapper.get_property_by_column(column).key,
-            type=mapped,
+            declared=declared,
             nullable=bool(column.nullable),
             primary_key=column.primary_key,
             has_default=serial or given or column.identity is not None,

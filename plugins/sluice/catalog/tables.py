@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sluice.catalog.quality_options import Expectation, QualityMarks
-from sluice.data_types.mapping import ColumnType
+from sluice.data_types.mapping import ColumnType, DeclaredType, column_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,7 @@ class Column:
 
     Attributes:
         attribute: its attribute in the model.
+        declared: its type in the model, from which `type` is derived.
         computed: whether only PostgreSQL sets it: a GENERATED ALWAYS key or an expression.
         generated: whether it is an expression, which a publication sends only by an option.
         in_star: whether facts contain it.
@@ -27,7 +28,7 @@ class Column:
 
     name: str
     attribute: str
-    type: ColumnType
+    declared: DeclaredType
     nullable: bool
     primary_key: bool
     has_default: bool
@@ -39,6 +40,11 @@ class Column:
     codec: str
     postgres_type: str
     expectations: tuple[Expectation, ...] = ()
+
+    @property
+    def type(self) -> ColumnType:
+        """Return its type at each stage of the pipeline."""
+        return column_type(self.declared, nullable=self.nullable)
 
     @property
     def filled_with_null(self) -> bool:

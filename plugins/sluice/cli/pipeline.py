@@ -40,7 +40,7 @@ def generate(
     ] = False,
 ) -> None:
     """Generate schemas, DDL and queries from the models."""
-    from sluice.catalog import load_catalog
+    from sluice.catalog import read_models
     from sluice.data_types.mapping import PROFILES
     from sluice.generate.files import difference, write_files
 
@@ -48,7 +48,8 @@ def generate(
     if profile not in {"", *PROFILES}:
         raise WrongUsage(f"no profile {profile!r} (known: {', '.join(PROFILES)})")
     sys.path.insert(0, str(Path.cwd()))
-    catalog, out = load_catalog(models or settings.models, profile), out or settings.out
+    logging.getLogger("sluice.catalog").setLevel(logging.INFO)  # why there is no catalog's file
+    catalog, out = read_models(models or settings.models, profile), out or settings.out
     cluster = settings.clickhouse.cluster
     if check:
         stale = difference(catalog, out, cluster)

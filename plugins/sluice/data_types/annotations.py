@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ class Annotation:
     text: str
     imports: tuple[tuple[str, str], ...] = ()
 
-    def renamed(self, hidden: Collection[str]) -> Annotation:
+    def renamed(self, hidden: Set[str]) -> Annotation:
         """Return the annotation with each type in `hidden` renamed: `date` as `date_`."""
+        if hidden.isdisjoint(_BUILTINS) and hidden.isdisjoint(name for _, name in self.imports):
+            return self
         text, imports = self.text, list(self.imports)
         imports += [("builtins", name) for name in _BUILTINS if re.search(rf"\b{name}\b", text)]
         kept = []

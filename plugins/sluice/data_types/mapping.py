@@ -1,4 +1,4 @@
-"""SQLAlchemy column types mapped to ClickHouse, to events and to the API.
+"""Declared column types mapped to ClickHouse, to events and to the API.
 
 Two profiles. `lossless`: every value of a PostgreSQL column arrives unaltered or is rejected.
 `compact`: fewer and smaller types, where the exact value is not needed. A type that is not in the
@@ -24,28 +24,48 @@ table is an error of `sluice generate`, never a silent String.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql.ranges import AbstractRange
-from sqlalchemy.types import TypeEngine
 
 from sluice.data_types import columns, values
 from sluice.data_types.annotations import Annotation, plain
-from sluice.errors import WrongUsage
 
 LOSSLESS, COMPACT = "lossless", "compact"
 PROFILES = (LOSSLESS, COMPACT)
 _DECIMALS = ((32, 9), (64, 18), (128, 38), (256, 76))  # bits and digits of ClickHouse's Decimals
 _MOST_DIGITS = 76
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredType:
+    """A column's type as the models declare it: all that its ColumnType is derived from.
+
+    Attributes:
+        kind: a key of `_FIXED`, or `numeric`, `text`, `enum` or `array`.
+        profile: `lossless` or `compact`.
+        precision, scale: digits of a numeric. Default: None and 0, for any number of them.
+        length: most characters of a text. Default: None, for no limit.
+        api: annotation of an enum's values.
+        element, dimensions: element type and dimensions of an array.
+        clickhouse: ClickHouse type by the column's mark. Default: empty, for the mapped one.
+    """
+
+    kind: str
+    profile: str = LOSSLESS
+    precision: int | None = None
+    scale: int = 0
+    length: int | None = None
+    api: Annotation | None = None
+    element: DeclaredType | None = None
+    dimensions: int = 1
+    clickhouse: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +216,8 @@ def _text(length: int | None = None, api: type = str) -> ColumnType:
     )
 
 
-def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
-    digits = _digits(column_type)
+def _numeric(declared: DeclaredType) -> ColumnType:
+    digits = _digits(declared)
     if digits is None:
         return replace(_text(), api=plain(Decimal))
     precision, scale = digits
@@ -218,9 +238,9 @@ def _numeric(column_type: sa.Numeric[Any]) -> ColumnType:
     return _reinterpreted(mapped, f"Int{bits}")
 
 
-def _digits(column_type: sa.Numeric[Any]) -> tuple[int, int] | None:
+def _digits(declared: DeclaredType) -> tuple[int, int] | None:
     """Return precision and scale; None where ClickHouse has no such Decimal."""
-    precision, scale = column_type.precision, column_type.scale or 0
+    precision, scale = declared.precision, declared.scale
     if precision is not None and scale < 0:  # numeric(2, -3) holds 99,000
         precision, scale = precision - scale, 0
     elif precision is not None:  # numeric(2, 4) holds 0.0099
@@ -228,23 +248,13 @@ def _digits(column_type: sa.Numeric[Any]) -> tuple[int, int] | None:
     return None if precision is None or precision > _MOST_DIGITS else (precision, scale)
 
 
-def _enum(column_type: sa.Enum) -> ColumnType:
+def _enum(api: Annotation) -> ColumnType:
     """Map an enum to text, so that a value added in PostgreSQL does not stop the pipeline."""
-    if column_type.enum_class is None:
-        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in column_type.enums)
-        api = Annotation(text=f"Literal[{names}]", imports=(("typing", "Literal"),))
-    else:
-        api = plain(column_type.enum_class)
     return replace(_text(), api=api, dictionary=True)
 
 
-def _array(column_type: sa.ARRAY[Any], profile: str) -> ColumnType | None:
-    element = map_type(column_type.item_type, profile)
-    if element is None or not element.nullable:  # of a domain over an array
-        return None
-    dimensions = column_type.dimensions or 1
-    form = "Nullable({})" if element.nullable else "{}"
-    api = element.api.optional()
+def _array(element: ColumnType, dimensions: int) -> ColumnType:
+    form, api = "Nullable({})", element.api.optional()
     for _ in range(dimensions):
         form, api = f"Array({form})", api.listed()
     return ColumnType(
@@ -329,107 +339,67 @@ _BYTES = replace(
     clickhouse_json="""concat('"', base64Encode({}), '"')""",
 )
 
-_FIXED: tuple[tuple[type[TypeEngine[Any]], ColumnType], ...] = (
-    # Subclasses before the classes they derive from.
-    (sa.SmallInteger, _integer(16)),
-    (sa.BigInteger, _integer(64)),
-    (sa.Integer, _integer(32)),
-    (sa.REAL, _floating(32)),
-    (sa.Float, _floating(64)),  # of more than 24 bits; see _on_postgres
-    (
-        sa.Boolean,
-        _type(
-            bool,
-            "Bool",
-            False,
-            from_text=values.boolean,
-            clickhouse_literal="if({}, 't', 'f')",
-            clickhouse_json="toString({})",
-        ),
+_FIXED: dict[str, ColumnType] = {
+    "smallint": _integer(16),
+    "integer": _integer(32),
+    "bigint": _integer(64),
+    "real": _floating(32),
+    "float": _floating(64),
+    "boolean": _type(
+        bool,
+        "Bool",
+        False,
+        from_text=values.boolean,
+        clickhouse_literal="if({}, 't', 'f')",
+        clickhouse_json="toString({})",
     ),
-    (sa.DateTime, _TIMESTAMP),
-    (
-        sa.Date,
-        _type(
-            date,
-            "Date32",
-            date(1970, 1, 1),
-            to_driver=values.date_in_range,
-            from_text=values.date_of,
-            limits=values.DATES,
-        ),
+    "timestamp": _TIMESTAMP,
+    "date": _type(
+        date,
+        "Date32",
+        date(1970, 1, 1),
+        to_driver=values.date_in_range,
+        from_text=values.date_of,
+        limits=values.DATES,
     ),
-    (sa.Time, _text(api=time)),
-    (sa.Interval, _text(api=timedelta)),
-    (postgresql.INTERVAL, _text(api=timedelta)),
-    (sa.Uuid, _type(UUID, "UUID", UUID(int=0), from_text=UUID)),
-    (sa.LargeBinary, _BYTES),
-    (sa.JSON, _JSON),
-    *(
-        (kind, _text())
-        for kind in (
-            postgresql.INET,
-            postgresql.CIDR,
-            postgresql.MACADDR,
-            postgresql.MACADDR8,
-            postgresql.BIT,
-            postgresql.HSTORE,
-            postgresql.TSVECTOR,
-            AbstractRange,
-        )
-    ),
-)
+    "time": _text(api=time),
+    "interval": _text(api=timedelta),
+    "uuid": _type(UUID, "UUID", UUID(int=0), from_text=UUID),
+    "uuid as text": _text(api=UUID),
+    "bytes": _BYTES,
+    "json": _JSON,
+}
+_INTEGERS = frozenset(["smallint", "integer", "bigint"])
 
 
-def map_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> ColumnType | None:
-    """Return the mapping of a SQLAlchemy type; None without one."""
-    kind = _on_postgres(column_type)
-    if isinstance(kind, sa.ARRAY):
-        return _array(kind, profile)
-    if isinstance(kind, sa.Enum):
-        return _enum(kind)
-    if isinstance(kind, sa.Uuid) and not kind.native_uuid:  # char(32)
-        return _text(api=UUID)
-    mapped = next((mapped for base, mapped in _FIXED if isinstance(kind, base)), None)
-    if mapped is None and isinstance(kind, sa.Numeric):
-        mapped = _numeric(kind)
-    if mapped is None and isinstance(kind, sa.String):
-        mapped = _text(kind.length)
-    return _compacted(kind, mapped) if profile == COMPACT and mapped else mapped
+@cache
+def column_type(declared: DeclaredType, *, nullable: bool = False) -> ColumnType:
+    """Return the mapping of a column's declared type."""
+    mapped = _compacted(declared) if declared.profile == COMPACT else _lossless(declared)
+    if nullable and not mapped.nullable:  # ClickHouse allows NULL in a text, not in an array
+        mapped = replace(_text(), api=mapped.api)
+    if declared.clickhouse:
+        mapped = _overridden(mapped, declared.clickhouse, nullable=nullable)
+    return mapped
 
 
-def _on_postgres(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return the type in PostgreSQL; of a decorator or domain its base type."""
-    kind = column_type._variant_mapping.get("postgresql", column_type)
-    while True:
-        if isinstance(kind, sa.TypeDecorator) and not isinstance(kind, sa.Interval):
-            kind = kind.load_dialect_impl(_DIALECT)
-        elif isinstance(kind, postgresql.DOMAIN):
-            kind = kind.data_type
-        else:
-            break
-    if isinstance(kind, sa.Interval) and not kind.native:
-        return sa.DateTime()
-    if isinstance(kind, sa.Float) and kind.precision is not None and kind.precision <= _REAL_BITS:
-        return sa.REAL()
-    if isinstance(kind, sa.ARRAY):
-        item = _on_postgres(kind.item_type)
-        nested = isinstance(item, sa.ARRAY)  # of a domain over an array, which has no mapping
-        return kind if nested else postgresql.ARRAY(item, dimensions=kind.dimensions)
-    return kind
+def _lossless(declared: DeclaredType) -> ColumnType:
+    if declared.kind == "array":
+        assert declared.element is not None
+        return _array(column_type(declared.element), declared.dimensions)
+    if declared.kind == "enum":
+        assert declared.api is not None
+        return _enum(declared.api)
+    if declared.kind == "numeric":
+        return _numeric(declared)
+    if declared.kind == "text":
+        return _text(declared.length)
+    return _FIXED[declared.kind]
 
 
-def postgres_type(column_type: TypeEngine[Any]) -> str:
-    """Return the type's name in PostgreSQL, with its modifier and without domains."""
-    return str(_on_postgres(column_type).compile(dialect=_DIALECT))
-
-
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-_REAL_BITS = 24  # FLOAT(24) and less is a real
-
-
-def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
-    if isinstance(kind, sa.Integer):
+def _compacted(declared: DeclaredType) -> ColumnType:
+    mapped = _lossless(declared)
+    if declared.kind in _INTEGERS:
         never_negative = plain(int).constrained(ge=0, le=2**64 - 1)
         return replace(
             mapped,
@@ -440,9 +410,9 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
             from_text=values.integer_between(0, 2**64 - 1),
             limits=f"0 to {2**64 - 1}",
         )
-    if isinstance(kind, sa.Numeric):
+    if declared.kind == "numeric":
         postgres, clickhouse = _bits(64)
-        digits = None if isinstance(kind, sa.Float) else _digits(kind)
+        digits = _digits(declared)
         return replace(
             mapped,
             clickhouse="Float64",
@@ -460,7 +430,7 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
             clickhouse_literal="toString({})",
             clickhouse_json=_floating(64).clickhouse_json,
         )
-    if isinstance(kind, sa.DateTime):
+    if declared.kind == "timestamp":
         compacted = replace(
             mapped,
             clickhouse="DateTime('UTC')",
@@ -473,18 +443,3 @@ def _compacted(kind: TypeEngine[Any], mapped: ColumnType) -> ColumnType:
         )
         return _reinterpreted(compacted, "UInt32")
     return mapped
-
-
-def column_type(column: sa.Column[Any], profile: str = LOSSLESS) -> ColumnType:
-    """Return the mapping of a column; WrongUsage without one."""
-    mapped = map_type(column.type, profile)
-    if mapped is None:
-        raise WrongUsage(
-            f"column {column.table.fullname}.{column.name}: no lossless mapping for"
-            f" {column.type!r}",
-            remedy="give the column another type, or leave it out of the models",
-        )
-    if column.nullable and not mapped.nullable:  # ClickHouse allows NULL in a text, not in an array
-        mapped = replace(_text(), api=mapped.api)
-    override = column.info.get("clickhouse_type")
-    return _overridden(mapped, override, nullable=bool(column.nullable)) if override else mapped

@@ -49,7 +49,7 @@ def _input(catalog: Catalog) -> list[str]:
     lines = [f"schema: {_name(captured[0].schema)}", "tables:"]
     lines += [f"  - {_name(table.relation)}" for table in captured]
     for table in catalog.tables:
-        if table not in captured:
+        if table.schema != captured[0].schema:
             lines.append(f"# not {table.schema}.{table.relation}: postgres_cdc reads one schema")
     return lines
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
-from sluice.catalog import Catalog
+from sluice.catalog import Catalog, read_models
+from sluice.catalog.stored import CATALOG, same_catalog, stored_text
 from sluice.errors import StaleGenerated, WrongUsage
 from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC
 from sluice.generate.clickhouse import table_statements
@@ -22,8 +24,11 @@ _HEADING = "Written by `sluice generate`; do not edit."
 
 
 def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Path, str]:
-    """Return path below the project -> text of every file generated from the models."""
-    package = Path(*catalog.schemas.split("."))
+    """Return path below the project -> text of every file generated from a catalog.
+
+    The catalog's own file is not among them, as it depends on the sources of the models as well.
+    """
+    package = schemas_folder(catalog)
     files = {package / name: text for name, text in schema_modules(catalog).items()}
     for table in catalog.tables:
         heading = f"{table.storage} and its history, from {table.module}. {_HEADING}"
@@ -40,9 +45,17 @@ def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Pat
     return files
 
 
+def schemas_folder(catalog: Catalog) -> Path:
+    """Return the folder of the generated schemas, below the project."""
+    return Path(*catalog.schemas.split("."))
+
+
 def _files(catalog: Catalog, out: Path, cluster: Cluster) -> dict[Path, str]:
-    """Return all generated files, and Connect's configuration where there is one."""
+    """Return all generated files, the catalog's own, and Connect's configuration if it exists."""
     files = generated_files(catalog, cluster)
+    stored = stored_text(catalog)
+    if stored is not None:  # written last: until then the models are imported
+        files[schemas_folder(catalog) / CATALOG] = stored
     if (out / CONFIGURATION).exists():
         files[CONFIGURATION] = configuration(catalog, (out / CONFIGURATION).read_text())
     return files
@@ -54,15 +67,11 @@ def write_files(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> l
     files = _files(catalog, out, cluster)
     for relative, text in files.items():
         path = out / relative
-        if not path.exists() or path.read_text() != text:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
-            except OSError as error:
-                raise WrongUsage(f"cannot write {path}: {error.strerror}") from error
+        if _present(path) != text:
+            _write(path, text)
             changed.append(relative)
     for relative in orphans(files, out):
-        (out / relative).unlink()
+        (out / relative).unlink(missing_ok=True)  # perhaps another run removed it
         changed.append(relative)
     return changed
 
@@ -74,7 +83,7 @@ def orphans(files: dict[Path, str], out: Path) -> list[Path]:
         path.relative_to(out)
         for folder in folders
         for path in (out / folder).glob("*")
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".")  # as what another run is writing
     }
     return sorted(present - set(files))
 
@@ -84,21 +93,23 @@ def difference(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> st
     files = _files(catalog, out, cluster)
     parts: list[str] = []
     for relative, text in files.items():
-        path = out / relative
-        present = path.read_text() if path.exists() else ""
-        parts += _diff(relative, present, text)
+        parts += _diff(relative, _present(out / relative) or "", text)
     for relative in orphans(files, out):
         parts += _diff(relative, (out / relative).read_text(), "")
     return "".join(parts)
 
 
 def require_current(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> None:
-    """Raise StaleGenerated where a file differs from the generated one."""
-    files = _files(catalog, out, cluster)
+    """Raise StaleGenerated where a file differs from that of the models as they are now.
+
+    A catalog's file of other versions of Sluice or of libraries may stay: it is not read.
+    """
+    files = _files(read_models(catalog.models, catalog.profile), out, cluster)
     stale = [
         str(relative)
         for relative, text in files.items()
-        if not (out / relative).exists() or (out / relative).read_text() != text
+        if (present := _present(out / relative)) != text
+        and not (relative.name == CATALOG and present and same_catalog(present, text))
     ]
     if stale:
         raise StaleGenerated(
@@ -106,7 +117,28 @@ def require_current(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) 
         )
 
 
+def _present(path: Path) -> str | None:
+    """Return a file's text; None without the file, or if it is no text."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all, as a task may be reading it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text)
+        beside.replace(path)
+    except OSError as error:
+        raise WrongUsage(f"cannot write {path}: {error.strerror}") from error
+
+
 def _diff(path: Path, present: str, wanted: str) -> list[str]:
+    if present == wanted:  # to compare equal texts line by line takes longer than to generate them
+        return []
     old, new = present.splitlines(keepends=True), wanted.splitlines(keepends=True)
     return list(difflib.unified_diff(old, new, f"present/{path}", f"generated/{path}"))
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, create_model
 from sqlalchemy.orm import Mapper
 
-from sluice.catalog import describe
+from sluice.catalog.models import describe
 from sluice.data_types.mapping import LOSSLESS
 from sluice.generate.schemas import read_fields
 

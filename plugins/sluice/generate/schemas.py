@@ -7,8 +7,8 @@ instance of a model for each event would double the cost.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
 from keyword import iskeyword
 
 from sluice.catalog import Catalog, Column, Table
@@ -62,7 +62,6 @@ def _package(catalog: Catalog) -> str:
 
 
 def _module(catalog: Catalog, table: Table) -> str:
-    table = _without_hidden_types(table)
     classes = [_read(table), _create(table), _update(table), _row(table)]
     body = "\n\n\n".join([*classes, _event(table)])
     return (
@@ -73,25 +72,12 @@ def _module(catalog: Catalog, table: Table) -> str:
     )
 
 
-def _without_hidden_types(table: Table) -> Table:
-    """Return the table with annotations renamed where a column's name hides a type's.
+def _hidden(table: Table) -> set[str]:
+    """Return the names that hide a type's of the same name, which is renamed then.
 
     In a class body `date: date | None = None` binds `date` to the field, not the type.
     """
-    hidden = {column.attribute for column in table.columns}
-    hidden |= {column.name for column in table.columns}
-    columns = tuple(
-        replace(
-            column,
-            type=replace(
-                column.type,
-                api=column.type.api.renamed(hidden),
-                event=column.type.event.renamed(hidden),
-            ),
-        )
-        for column in table.columns
-    )
-    return replace(table, columns=columns)
+    return {name for column in table.columns for name in (column.attribute, column.name)}
 
 
 def _imports(catalog: Catalog, table: Table) -> str:
@@ -99,8 +85,10 @@ def _imports(catalog: Catalog, table: Table) -> str:
     wanted = {("pydantic", "BaseModel"), ("pydantic", "ConfigDict")}
     wanted |= {("typing_extensions", "Required"), ("typing_extensions", "TypedDict")}
     wanted |= {(f"{catalog.schemas}.envelope", "EventMetadata")}
+    hidden = _hidden(table)
     for column in table.columns:
-        wanted |= {*column.type.api.imports, *column.type.event.imports}
+        for annotation in (column.type.api, column.type.event):
+            wanted.update(annotation.renamed(hidden).imports)
     own = catalog.schemas.partition(".")[0]
     groups: dict[int, list[str]] = {0: [], 1: [], 2: []}
     for module in sorted({module for module, _ in wanted}):
@@ -117,19 +105,19 @@ def _read(table: Table) -> str:
     return _class(
         f"class {table.model}(BaseModel):",
         doc,
-        ["model_config = ConfigDict(from_attributes=True)", "", *_lines(fields)],
+        ["model_config = ConfigDict(from_attributes=True)", "", *_lines(table, fields)],
     )
 
 
 def _create(table: Table) -> str:
     doc = f"A new row of {table.name}; the database fills in omitted columns."
-    lines = [_FORBID, "", *_lines(create_fields(table))]
+    lines = [_FORBID, "", *_lines(table, create_fields(table))]
     return _class(f"class {table.model}Create(BaseModel):", doc, lines)
 
 
 def _update(table: Table) -> str:
     doc = f"Changes to a row of {table.name}; omitted columns keep their values."
-    lines = [_FORBID, "", *_lines(update_fields(table))]
+    lines = [_FORBID, "", *_lines(table, update_fields(table))]
     return _class(f"class {table.model}Update(BaseModel):", doc, lines)
 
 
@@ -175,10 +163,11 @@ def _nullable(column: Column) -> Annotation:
     return column.type.api.optional() if column.nullable else column.type.api
 
 
-def _lines(fields: Iterable[SchemaField]) -> Iterator[str]:
+def _lines(table: Table, fields: Iterable[SchemaField]) -> Iterator[str]:
+    hidden = _hidden(table)
     for field in fields:
         default = "" if field.required else " = None"
-        yield f"{field.name}: {field.annotation.text}{default}"
+        yield f"{field.name}: {field.annotation.renamed(hidden).text}{default}"
 
 
 _FORBID = 'model_config = ConfigDict(extra="forbid")'
@@ -188,15 +177,17 @@ _STRICT = '__pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type
 def _row(table: Table) -> str:
     if any(not column.name.isidentifier() or iskeyword(column.name) for column in table.columns):
         return _row_by_call(table)
-    fields = [f"{column.name}: {_row_field(column)}" for column in table.columns]
+    hidden = _hidden(table)
+    fields = [f"{column.name}: {_row_field(column, hidden)}" for column in table.columns]
     doc = f"A row of {table.name} in an event; a delete carries the key alone."
     return _class(f"class {table.model}Row(TypedDict, total=False):", doc, [_STRICT, "", *fields])
 
 
 def _row_by_call(table: Table) -> str:
     """Return a row with column names that are invalid in a class body."""
+    hidden = _hidden(table)
     fields = "\n".join(
-        f"        {column.name!r}: {_row_field(column)}," for column in table.columns
+        f"        {column.name!r}: {_row_field(column, hidden)}," for column in table.columns
     )
     name = f"{table.model}Row"
     return (
@@ -206,8 +197,8 @@ def _row_by_call(table: Table) -> str:
     )
 
 
-def _row_field(column: Column) -> str:
-    event = column.type.event
+def _row_field(column: Column, hidden: Set[str]) -> str:
+    event = column.type.event.renamed(hidden)
     text = (event.optional() if column.nullable else event).text
     return f"Required[{text}]" if column.primary_key else text
 

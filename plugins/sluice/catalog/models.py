@@ -1,0 +1,158 @@
+"""The catalog of a module of models, from the imported models."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapper, configure_mappers
+from sqlalchemy.schema import sort_tables
+
+from sluice.catalog.mappers import read_table
+from sluice.catalog.mentions import Doubt
+from sluice.catalog.model_set import BOOKKEEPING, Catalog
+from sluice.catalog.sources import Sources, read_sources
+from sluice.catalog.stars import Fact, make_fact
+from sluice.catalog.stored import generated_profile
+from sluice.catalog.tables import Table
+from sluice.data_types.mapping import LOSSLESS
+from sluice.errors import WrongUsage
+
+log = logging.getLogger(__name__)
+
+_POSTGRES_BYTES = 63  # PostgreSQL truncates longer names without an error
+# The limit of a table's name in `cdc` as a file name, in which a byte that is no letter, digit or _
+# takes three.
+_CLICKHOUSE_BYTES = 210
+_PLAIN_BYTES = re.compile(rb"[A-Za-z0-9_]")
+# The longest suffixes that a full rebuild and a cluster append to a name.
+_FACT_SUFFIX, _ROLLUP_SUFFIX, _SUFFIX = (
+    "__shadow_0123456789ab__local",
+    "__touched__local",
+    "__local",
+)
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
+
+
+def read_models(models: str, profile: str = "") -> Catalog:
+    """Import the models of a module and describe them, whatever is stored; see load_catalog."""
+    sources = _sources(models)  # before the import: a file that changes now has another hash
+    try:
+        module = importlib.import_module(models)
+    except ImportError as error:
+        raise WrongUsage(f"cannot import models {models!r}: {error}") from error
+    bases = {
+        value.registry
+        for value in vars(module).values()
+        if isinstance(value, type) and hasattr(value, "registry") and hasattr(value, "metadata")
+    }
+    configure_mappers()
+    mappers = [mapper for registry in bases for mapper in registry.mappers]
+    if not mappers:
+        raise WrongUsage(f"module {models!r} has no declarative SQLAlchemy models")
+    catalog = describe(models, mappers, profile or generated_profile(models))
+    for table in catalog.tables:
+        if not _TOPIC.fullmatch(table.topic):
+            raise WrongUsage(
+                f"table {table.name!r} has no topic: its name takes letters, digits and _ . -"
+            )
+    beyond = [
+        table.module for table in catalog.tables if sources and not sources.hold(table.module)
+    ]
+    if beyond:
+        log.info("the catalog of %s is not stored: %s was imported, too", models, beyond[0])
+    return catalog.read_from(None if beyond else sources)
+
+
+def _sources(models: str) -> Sources | None:
+    """Return the sources of models; None, with a line in the log, where they are not enough."""
+    try:
+        return read_sources(models)
+    except Doubt as doubt:
+        log.info("the catalog of %s is not stored: %s", models, doubt)
+        return None
+
+
+def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLESS) -> Catalog:
+    """Describe these mappers as a catalog; see read_models."""
+    by_table: dict[sa.Table, Mapper[Any]] = {}
+    for mapper in mappers:  # with single-table inheritance the base class
+        if isinstance(mapper.local_table, sa.Table) and not mapper.single:
+            by_table[mapper.local_table] = mapper
+    by_name: list[sa.Table] = sorted(by_table, key=lambda table: table.fullname)
+    listed = sort_tables(by_name)
+    tables = tuple(read_table(by_table[table], profile) for table in listed)
+    for what in ("name", "storage", "model"):
+        _require_distinct(what, [str(getattr(table, what)) for table in tables])
+    by_place = {(table.schema, table.relation): table for table in tables}
+    facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
+    _require_own_names(tables, facts)
+    for table in tables:
+        _require_short_names(table)
+    catalog = Catalog(models=models, profile=profile, tables=tables, facts=facts)
+    for table in tables:
+        for column in table.columns:
+            for expectation in column.expectations:
+                if expectation.kind == "relationship":
+                    catalog.expected_target(table, column, expectation)
+    return catalog
+
+
+def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:
+    """Require that no rollup has the name of another table in ClickHouse.
+
+    Reserved as well are the histories' feeds, and a table's name followed by `__`.
+    """
+    taken = {table.storage for table in tables} | {table.history for table in tables}
+    taken |= {fact.name for fact in facts} | BOOKKEEPING
+    taken |= {f"{table.history}_feed" for table in tables}
+    names = taken | {rollup.name for fact in facts for rollup in fact.table.rollups}
+    for fact in facts:
+        for rollup in fact.table.rollups:
+            if rollup.name in taken or any(rollup.name.startswith(f"{n}__") for n in names):
+                raise WrongUsage(
+                    f"rollup {rollup.name!r} of {fact.table.name}: the name is taken in ClickHouse",
+                    remedy="give the rollup another name",
+                )
+            taken.add(rollup.name)
+
+
+def _require_short_names(table: Table) -> None:
+    """Require names that PostgreSQL does not truncate and that ClickHouse's limit allows."""
+    for name in (table.schema, table.relation, *(column.name for column in table.columns)):
+        length = len(name.encode())
+        if length > _POSTGRES_BYTES:
+            raise WrongUsage(
+                f"table {table.name}: the name {name!r} has {length} bytes; PostgreSQL truncates it"
+                f" to {_POSTGRES_BYTES}",
+                remedy="write the truncated name in the model",
+            )
+    entity = f"fact_{table.entity}{_FACT_SUFFIX}" if table.is_fact else table.storage + _SUFFIX
+    names = {
+        f"class {table.model}": entity,
+        f"table {table.name}": table.history + _SUFFIX,
+        **{f"rollup {rollup.name}": rollup.name + _ROLLUP_SUFFIX for rollup in table.rollups},
+    }
+    for of, name in names.items():
+        length = sum(1 if _PLAIN_BYTES.match(bytes([byte])) else 3 for byte in name.encode())
+        if length > _CLICKHOUSE_BYTES:
+            raise WrongUsage(
+                f"the name of {of} is too long: ClickHouse's {name} would have {length} bytes,"
+                f" counting three for each byte that is no letter, digit or _; at most"
+                f" {_CLICKHOUSE_BYTES} are possible",
+                remedy="choose a shorter name",
+            )
+
+
+def _require_distinct(what: str, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise WrongUsage(
+            f"two tables of the models have the {what} {twice[0]!r}",
+            remedy="rename one of the models or tables",
+        )
