@@ -28,14 +28,15 @@ def first_run(timetable: Any, minute: int) -> str:
 
 
 bag = DagBag(sys.argv[1])
-drivers = sorted({"clickhouse_driver", "confluent_kafka"} & set(sys.modules))
+rare = {"clickhouse_driver", "confluent_kafka", "psycopg2", "models", "models.generated"}
+heavy = sorted(rare & set(sys.modules))
 plugins_manager.ensure_plugins_loaded() if hasattr(
     plugins_manager, "ensure_plugins_loaded"
 ) else plugins_manager.get_plugin_info()
 json.dump(
     {
         "errors": bag.import_errors,
-        "drivers": drivers,
+        "heavy": heavy,
         "overrun": "drain" in sys.modules or "errors" in sys.modules,
         "dags": {
             dag_id: {

@@ -22,6 +22,7 @@ from sluice.catalog.sources import Sources, read_sources
 from sluice.catalog.stored import CATALOG, catalog_text, generated_profile, stored_catalog
 from sluice.data_types.mapping import PROFILES, column_type
 from sluice.errors import StaleGenerated, WrongUsage
+from sluice.generate.event_schemas import event_schema
 from sluice.generate.files import difference, require_current, write_files
 from sluice.settings import PROJECT
 
@@ -276,6 +277,60 @@ def test_marks_that_json_lacks_are_not_stored(fleet: Fleet, mark: str) -> None:
     assert fleet.generate().sources is not None
     assert not fleet.file.exists()
     assert load_catalog(fleet.name).table("ferries").column("cars").expectations
+
+
+LAYOUTS = {
+    "a module": ("{0}", "{0}.py", "{0}_generated"),
+    "a module in a package": ("{0}_app.models", "{0}_app/models.py", "{0}_app/models_generated"),
+    "a package in a package": (
+        "{0}_app.models",
+        "{0}_app/models/__init__.py",
+        "{0}_app/models/generated",
+    ),
+    "a module in a folder": ("{0}_app.models", "{0}_app/models.py", "{0}_app/models_generated"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_models_and_schemas_are_found_in_every_layout(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"layout_{list(LAYOUTS).index(layout)}"
+    models, source, schemas = (text.format(name) for text in LAYOUTS[layout])
+    path, package = tmp_path / source, tmp_path / f"{name}_app" / "__init__.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "package" in layout:
+        package.write_text("")
+    path.write_text(
+        "from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column\n"
+        "class Base(DeclarativeBase): ...\n"
+        "class Ferry(Base):\n"
+        "    __tablename__ = 'ferries'\n"
+        "    id: Mapped[int] = mapped_column(primary_key=True)\n"
+    )
+    catalog = read_models(models, "compact")
+    write_files(catalog, tmp_path)
+    assert catalog.schemas == schemas.replace("/", ".")
+    assert (tmp_path / schemas / CATALOG).exists()
+    assert stored_catalog(models) == catalog
+    event = event_schema(catalog, catalog.table("ferries"))
+    assert event is importlib.import_module(f"{catalog.schemas}.ferry").FerryEvent
+    changed = package if package.parent.exists() else path  # a folder becomes a package
+    changed.write_text(f"{changed.read_text() if changed.exists() else ''}x = 1\n")
+    assert stored_catalog(models) is None
+
+
+def test_a_missing_or_broken_schema_names_the_command_that_writes_it(fleet: Fleet) -> None:
+    catalog = fleet.generate()
+    path = fleet.file.with_name("ferry.py")
+    for break_it in (lambda: path.write_text("class FerryEvent("), path.unlink):
+        break_it()
+        with pytest.raises(WrongUsage, match="has no schema of ferries") as caught:
+            event_schema(catalog, catalog.table("ferries"))
+        assert caught.value.remedy == "run: make generate"
+    fleet.generate()
+    assert event_schema(catalog, catalog.table("ferries")).__name__ == "FerryEvent"
 
 
 ALONE = [

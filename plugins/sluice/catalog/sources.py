@@ -73,9 +73,16 @@ def same_sources(models: str, known: Sources) -> bool:
     if start is None:
         return False
     present = {disk.key(path, top) for path in [start, *disk.tree(start)]}
+    present |= {key for key in _packages(known) if (path := disk.path(key)) and path.is_file()}
     if not present <= known.files.keys():
         return False
     return all(_digest(disk, key) == digest for key, digest in known.files.items())
+
+
+def _packages(known: Sources) -> set[str]:
+    """Return where the files of the packages are, or could be, that the sources are in."""
+    folders = {folder for key in known.files for folder in Path(key).parents if folder.parts}
+    return {f"{folder.as_posix()}/{INIT}" for folder in folders}
 
 
 def _digest(disk: Disk, key: str) -> str:
