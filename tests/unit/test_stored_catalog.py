@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import FunctionType
 
@@ -195,6 +195,9 @@ CHANGES: dict[str, Callable[[Fleet], object]] = {
     "file JSON of something else": lambda f: f.file.write_text("[1]"),
     "file of other models": lambda f: f.file.write_text(
         catalog_text(read_models("models"), NO_SOURCES)
+    ),
+    "file of the same sources by another name": lambda f: f.file.write_text(
+        catalog_text(replace(read_models(f.name), models="other"), read_sources(f.name))
     ),
     "file edited": lambda f: f.file.write_text(f.file.read_text().replace("INTEGER", "BIGINT")),
     "schemas of the other profile": lambda f: f.append(
@@ -420,7 +423,8 @@ def test_a_file_that_cannot_be_written_leaves_the_present_one(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet.generate()
-    before = {path: path.read_text() for path in fleet.root.rglob("*.*") if path.is_file()}
+    paths = [path for kind in ("*.py", "*.json", "*.sql") for path in fleet.root.rglob(kind)]
+    before = {path: path.read_text() for path in paths}
 
     def full(path: Path, text: str) -> None:
         with path.open("w") as file:
