@@ -245,7 +245,7 @@ def test_tables_that_differ_are_missing_or_refused_are_told_apart(
 def with_type(table: Table, kind: str) -> Table:
     """The table with another type of its amount."""
     columns = [
-        replace(column, type=replace(column.type, clickhouse=kind))
+        replace(column, declared=replace(column.declared, clickhouse=kind))
         if column.name == "amount"
         else column
         for column in table.columns

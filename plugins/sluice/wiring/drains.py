@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -18,6 +17,7 @@ from sluice.errors import NotReady, WrongUsage
 from sluice.events.event import RELAY, KeyText, Record
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import each
+from sluice.generate.event_schemas import event_schema
 from sluice.settings import Settings
 from sluice.warehouse.evolution import differing
 from sluice.wiring.context import Run, opened
@@ -163,14 +163,7 @@ def make_decoder(run: Run, name: str) -> Decoder:
 
 def decoder_of(catalog: Catalog, table: Table) -> Decoder:
     """Make the decoder of a table that ClickHouse has as the model says."""
-    try:
-        schemas = importlib.import_module(catalog.schemas)
-        event_type = getattr(schemas, f"{table.model}Event")
-    except (ImportError, AttributeError) as error:
-        raise WrongUsage(
-            f"{catalog.schemas} has no schema of {table.name}", remedy="run: make generate"
-        ) from error
-    return Decoder(table, event_type)
+    return Decoder(table, event_schema(catalog, table))
 
 
 def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[Record]:
