@@ -8,6 +8,14 @@ FROM cdc.rebuilds
 WHERE fact = {fact:String} AND storage = {storage:UUID} AND mode != 'backfill'
 ORDER BY version DESC, finished_at DESC LIMIT 1;
 
+-- name: standings
+-- Fact -> the identity of its table, and what the last rebuild into it had seen.
+SELECT fact, storage, argMax(seen, (version, finished_at)) FROM cdc.rebuilds
+WHERE mode != 'backfill' AND (fact, storage) IN (
+    SELECT name, uuid FROM system.tables WHERE database = 'cdc'
+)
+GROUP BY fact, storage;
+
 -- name: settled_notes
 -- Rebuilds into this storage that have seen as much as the last one, and those into others that it
 -- came after: what they noted is in the sums of rollups, and in no other rows than the fact's.
@@ -61,24 +69,10 @@ SETTINGS skip_unavailable_shards = 1;
 -- Rows that are live now.
 SELECT count() FROM cdc.{table:Identifier} FINAL;
 
--- name: settled_rows
--- Live rows whose newest version is at or below the fence.
-SELECT count() FROM cdc.{table:Identifier} FINAL WHERE _version <= {fence:UInt128};
-
--- name: source
--- The change source of a table and the epoch of its positions.
-SELECT argMax(source, generation), max(epoch) FROM cdc.checkpoints
-WHERE source_table = {table:String} GROUP BY source_table;
-
 -- name: dead_letters
 -- Source table -> rejected events that are open.
 SELECT source_table, count() FROM cdc.dead_letters FINAL
 WHERE state = 'open' GROUP BY source_table;
-
--- name: oldest_unseen
--- When the oldest of the changes came that a rebuild has not seen, seconds ago; 0 where none.
-SELECT if(count() = 0, 0, dateDiff('second', min(_ingested_at), now64(3)))
-FROM cdc.{table:Identifier} WHERE _seq > {seen:UInt64};
 
 -- name: freshness
 -- Source table -> the last moment of which ClickHouse is known to have everything, ms since 1970.

@@ -23,6 +23,7 @@ from sluice.clients.source_tables import (
 )
 from sluice.errors import NeedsPerson, NotReady, SlotAwaited, SluiceError, Unreachable
 from sluice.events.positions import parse_lsn
+from sluice.execution.batches import batches
 from sluice.execution.outcomes import Outcomes
 from sluice.settings import PostgresSettings
 
@@ -49,9 +50,6 @@ _SIGNS = (
         "fix SLUICE_POSTGRES_HOST, or the host of the connection sluice_postgres",
     ),
 )
-# Tables counted by one statement, and the rows that it counts by PostgreSQL's estimate. A statement
-# costs about as much as counting a thousand rows; counting a million takes 0.1 s.
-_TABLES_AT_ONCE, _ROWS_AT_ONCE = 50, 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +242,7 @@ def counted(
         Source table -> count, and source table -> error of those that cannot be counted.
     """
     known, rows, outcomes = relations(cursor, tables), dict[str, int](), Outcomes()
-    for batch in _batches(tables, known):
+    for batch in batches(tables, lambda table: _estimate(table, known)):
         if len(batch) > 1:
             # A table that fails, or is locked by a migration, must not hold up the others.
             with suppress(SluiceError), apart(settings, cursor):
@@ -259,18 +257,8 @@ def counted(
     return rows, outcomes.troubles
 
 
-def _batches(tables: Sequence[Table], known: Mapping[str, Relation]) -> Iterator[list[Table]]:
-    """Divide tables into those that one statement counts."""
-    batch, total = list[Table](), 0.0
-    for table in tables:
-        rows = max(0.0, known[table.name].rows) if table.name in known else 0.0
-        if batch and (len(batch) == _TABLES_AT_ONCE or total + rows > _ROWS_AT_ONCE):
-            yield batch
-            batch, total = [], 0.0
-        batch.append(table)
-        total += rows
-    if batch:
-        yield batch
+def _estimate(table: Table, known: Mapping[str, Relation]) -> float:
+    return known[table.name].rows if table.name in known else 0.0
 
 
 def _counts(cursor: Any, tables: Sequence[Table], known: Mapping[str, Relation]) -> dict[str, int]:

@@ -10,9 +10,9 @@ from typing import Any
 from psycopg2 import sql
 
 from sluice.catalog import Table
+from sluice.execution.batches import batches
 
 _NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(-?\d+))?\)")
-# Bounds the text of a query and its result.
 _COLUMNS_AT_ONCE = 20_000
 # The wanted tables that exist. Names are compared as they are: to_regclass would raise for all
 # tables where the role may not use the schema of one.
@@ -162,16 +162,8 @@ def _differences(
 
 
 def _batches(tables: Sequence[Table]) -> Iterator[list[Table]]:
-    """Divide tables so that no batch but of one table has more than _COLUMNS_AT_ONCE columns."""
-    batch, columns = list[Table](), 0
-    for table in tables:
-        if batch and columns + len(table.columns) > _COLUMNS_AT_ONCE:
-            yield batch
-            batch, columns = [], 0
-        batch.append(table)
-        columns += len(table.columns)
-    if batch:
-        yield batch
+    """Divide tables by their columns, which bound the text of a query and its result."""
+    return batches(tables, lambda table: len(table.columns), len(tables), _COLUMNS_AT_ONCE)
 
 
 def _places(tables: Sequence[Table]) -> dict[str, list[Any]]:

@@ -21,6 +21,7 @@ from sluice.generate.joins import select_all
 from sluice.generate.rollups import differing_groups, noted_groups, replaces_all
 from sluice.quality.differences import MOST_KEYS, FactFindings
 from sluice.star.rebuild import Rebuild, Standing
+from sluice.star.rollups import Seen
 
 T = TypeVar("T")
 _ATTEMPTS = 4
@@ -93,14 +94,8 @@ class FactCheck:
         fact, key = self._fact, _listed(self._key)
         own = [column.column.name for column in fact.key]
         table = f"cdc.{quoted(fact.table.storage)}"
-        seen = low.last.seen.get(fact.table.name, 0)
         settled, kept = (
-            self._execute(query, seen=seen)[0][0]
-            for query in (
-                f"SELECT count() FROM {table} FINAL WHERE _seq <= {{seen:UInt64}}",
-                f"SELECT count() FROM cdc.{quoted(fact.name)} FINAL WHERE ({key}) NOT IN (\n"
-                f"    SELECT {_listed(own)} FROM {table} WHERE _seq > {{seen:UInt64}}\n)",
-            )
+            self._execute(text(fact, low.last.seen))[0][0] for text in (settled_rows, kept_rows)
         )
         if settled == kept:
             return 0
@@ -169,6 +164,25 @@ class FactCheck:
 
     def _execute(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         return self.rebuild.clickhouse.execute(query, **parameters)
+
+
+def settled_rows(fact: Fact, seen: Seen) -> str:
+    """Return SQL of the number of live rows of a fact's own table that a rebuild had seen."""
+    return (
+        f"SELECT count() FROM cdc.{quoted(fact.table.storage)} FINAL"
+        f" WHERE _seq <= {seen.get(fact.table.name, 0)}"
+    )
+
+
+def kept_rows(fact: Fact, seen: Seen) -> str:
+    """Return SQL of the number of a fact's live rows without changes since such a rebuild."""
+    own = _listed([column.column.name for column in fact.key])
+    return (
+        f"SELECT count() FROM cdc.{quoted(fact.name)} FINAL"
+        f" WHERE ({_listed([column.name for column in fact.key])}) NOT IN (\n"
+        f"    SELECT {own} FROM cdc.{quoted(fact.table.storage)}"
+        f" WHERE _seq > {seen.get(fact.table.name, 0)}\n)"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Checks of every minute beside row counts: freshness, backlog, dead letters, slot, schema, ahead.
 
-Cost: one query on ClickHouse for all tables; for each table a query of its topic's end and one on
-PostgreSQL's catalog. Only the scan of the column `_version` grows with the rows.
+Cost: a few queries for all tables on each side, and for each table a query of its topic's end. Only
+the scan of the column `_version` grows with the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sluice.errors import NotReady, TableDiffers
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.ahead import Ahead
 from sluice.quality.checks import Check, graded, unmade
-from sluice.star.rebuild import Rebuild
+from sluice.quality.fact_counts import FactCounts
 from sluice.warehouse.evolution import require_same
 from sluice.warehouse.parked import Hole, Holes
 
@@ -41,7 +41,7 @@ class Conditions:
     """Compares measures of the pipeline with the limits that the models mark.
 
     Attributes:
-        rebuilds: those of the catalog's facts.
+        facts: measures the catalog's facts.
         ahead: finds versions ahead of their source.
         most_rows: the most row versions of a table that `ahead` scans; None for no limit.
         late: seconds for which checks have found a table not caught up, by table.
@@ -53,7 +53,7 @@ class Conditions:
     topics: Topics
     queries: Mapping[str, str]
     slot: str
-    rebuilds: Sequence[Rebuild]
+    facts: FactCounts
     ahead: Ahead
     most_rows: int | None
     late: Mapping[str, int]
@@ -64,11 +64,11 @@ class Conditions:
         Raises:
             Unreachable: a service does not answer.
         """
-        checks = [*self._measures(tables)]
+        checks = [*self._measures(tables), *self._facts(tables)]
         checks += slot_checks(self.slot, self.source.find_slot(self.slot))
         checks += graded(self.catalog, list(self._schemas(tables)))
         checks += graded(self.catalog, list(self._parked(tables)))
-        checks += graded(self.catalog, [self._ahead(table) for table in tables])
+        checks += graded(self.catalog, list(self._ahead(tables)))
         return tuple(checks)
 
     def _measures(self, tables: Sequence[Table]) -> Iterator[Check]:
@@ -94,23 +94,23 @@ class Conditions:
                 f"see: sluice dead-letters list --table {table.name}",
             )
 
-        for rebuild in self.rebuilds:
-            if rebuild.fact.table in tables:
-                yield self._rebuilt(rebuild)
-
-    def _rebuilt(self, rebuild: Rebuild) -> Check:
-        """Return the freshness of a fact."""
-        outcomes, name = Outcomes(), rebuild.fact.name
-        with outcomes.of(name):
+    def _facts(self, tables: Sequence[Table]) -> Iterator[Check]:
+        """Yield the freshness of the facts of these tables."""
+        names = {table.name for table in tables}
+        facts = [fact for fact in self.catalog.facts if fact.table.name in names]
+        ages, troubles = self.facts.behind(facts)
+        for fact in facts:
+            if fact.name in troubles:
+                yield unmade(fact.name, "freshness", troubles[fact.name])
+                continue
             fresh = _measure(
-                rebuild.fact.table,
+                fact.table,
                 "freshness",
-                rebuild.behind(),
+                ages[fact.name],
                 "s since the oldest change that is not in the fact was drained",
                 "run: sluice rebuild",
             )
-            return replace(fresh, table=name)
-        return unmade(name, "freshness", outcomes.troubles[name])
+            yield replace(fresh, table=fact.name)
 
     def _freshness(self, table: Table, behind: int) -> Check:
         """Return the freshness of a table's state.
@@ -144,22 +144,25 @@ class Conditions:
                 repair=first.repair() if first else "",
             )
 
-    def _ahead(self, table: Table) -> Check:
-        """Return whether a version or a truncation of the table is ahead of its source."""
-        try:
-            ahead = self.ahead.find(table, self.most_rows)
-        except NotReady as error:
-            return unmade(table.name, "ahead", error)
-        return Check(
-            table=table.name,
-            check="ahead",
-            status=Status.FAIL if ahead else Status.PASS,
-            postgres=0,
-            clickhouse=ahead.rows + ahead.truncated,
-            keys=ahead.keys,
-            difference=ahead.sentence(),
-            repair=ahead.repair() if ahead else "",
-        )
+    def _ahead(self, tables: Sequence[Table]) -> Iterator[Check]:
+        """Yield whether a version or a truncation of each table is ahead of its source."""
+        outcomes = Outcomes()
+        findings = self.ahead.find_each(tables, outcomes, self.most_rows)
+        for table in tables:
+            if table.name in outcomes.troubles:
+                yield unmade(table.name, "ahead", outcomes.troubles[table.name])
+                continue
+            ahead = findings[table.name]
+            yield Check(
+                table=table.name,
+                check="ahead",
+                status=Status.FAIL if ahead else Status.PASS,
+                postgres=0,
+                clickhouse=ahead.rows + ahead.truncated,
+                keys=ahead.keys,
+                difference=ahead.sentence(),
+                repair=ahead.repair() if ahead else "",
+            )
 
     def _schemas(self, tables: Sequence[Table]) -> Iterator[Check]:
         """Yield whether PostgreSQL and ClickHouse have the models' columns, and only those."""

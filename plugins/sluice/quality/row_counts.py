@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from sluice.catalog import Catalog, Fact, Table
 from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.postgres import Fence, PostgresSource
+from sluice.clients.postgres import Fence, PostgresSource, SlotState
+from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.errors import Lagging, NotReady, SluiceError, TopicGap
-from sluice.events.positions import format_lsn, pack
+from sluice.events.positions import format_lsn
 from sluice.execution.outcomes import Outcomes
-from sluice.generate.clickhouse import key_expression, quoted
 from sluice.quality.checks import Ages, Check, QualityReport, graded, passing, unmade
 from sluice.quality.fences import Fences
+from sluice.quality.table_counts import TableCounts, version_at
 
 _ATTEMPTS = 4
 
@@ -33,7 +34,7 @@ class Quality:
     """Compares row counts of tables and their facts.
 
     Attributes:
-        missing: returns the rows that a fact lacks, less those in excess; raises Lagging.
+        missing: see FactCounts.missing_rows.
         exact: returns a fence that waits for open transactions. Other fences are cheaper, but miss
             a commit that is in the WAL and not yet visible.
         keep: stores the results of checks as of a point of the WAL; returns them with their ages.
@@ -45,7 +46,7 @@ class Quality:
     clickhouse: ClickHouse
     catalog: Catalog
     queries: Mapping[str, str]
-    missing: Callable[[Fact], int]
+    missing: Callable[[Sequence[Fact], Mapping[str, int], Outcomes], Mapping[str, int]]
     fences: Fences
     exact: Callable[[Sequence[Table]], Fence]
     keep: Callable[[int, Sequence[Check]], tuple[Check, ...]]
@@ -59,26 +60,37 @@ class Quality:
             NotReady: there is no replication slot yet.
             Unreachable: a service does not answer.
         """
-        counted, uncounted = self.source.at_most(tables, self.most_rows), dict[str, SluiceError]()
-        fence, drained = self.source.fence(counted), None
+        counted, errors = self.source.at_most(tables, self.most_rows), dict[str, SluiceError]()
+        fence, drained, compared = self.source.fence(counted), None, dict[str, Check]()
         for _ in range(_ATTEMPTS):
-            uncounted.update(fence.troubles)
-            counted = tuple(table for table in counted if table.name in fence.rows)
             behind = self.fences.behind(fence.lsn, tables)
-            compared, troubles = self._compare(counted, fence, behind, drained)
-            troubles |= {n: e for n, e in uncounted.items() if n not in behind}
-            checks = [*self._fenced(tables, fence, behind), *compared, *self._uncompared(troubles)]
-            if all(check.status != Status.UNSETTLED for check in compared):
+            present = [table for table in counted if table.name in fence.rows]
+            checks, troubles = self._compare(present, fence, behind, drained)
+            latest = {check.table: check for check in checks}
+            together = {**errors, **fence.troubles, **troubles}.items()
+            errors = {name: error for name, error in together if name not in latest}
+            compared = {n: c for n, c in {**compared, **latest}.items() if n not in errors}
+            counted = self._unsettled(counted, checks)
+            if not counted:
                 break
             drained = self.drained()
             try:
                 fence = self.exact(counted)
             except NotReady as error:
-                checks = [_because(check, error.what) for check in checks]
+                compared = {name: _because(check, error.what) for name, check in compared.items()}
                 break
+        errors = {name: error for name, error in errors.items() if name not in behind}
+        settled = [check for name, check in compared.items() if name not in behind]
+        checks = [*self._fenced(tables, fence, behind), *settled, *self._uncompared(errors)]
         kept = self.keep(fence.lsn, graded(self.catalog, checks))
-        troubles |= {table.name: behind[table.name] for table in tables if table.name in behind}
-        return QualityReport(checks=kept, fence=fence.lsn, troubles=passing(troubles))
+        errors |= {table.name: behind[table.name] for table in tables if table.name in behind}
+        return QualityReport(checks=kept, fence=fence.lsn, troubles=passing(errors))
+
+    def _unsettled(self, tables: Sequence[Table], checks: Sequence[Check]) -> tuple[Table, ...]:
+        """Return the tables to compare again: their own check, or their fact's, is unsettled."""
+        names = {check.table for check in checks if check.status == Status.UNSETTLED}
+        names |= {fact.table.name for fact in self.catalog.facts if fact.name in names}
+        return tuple(table for table in tables if table.name in names)
 
     def pass_now(self) -> tuple[int, Set[str]]:
         """Drain past the current end of the WAL; return the point, and the tables behind it."""
@@ -91,10 +103,7 @@ class Quality:
 
     def version(self, table: Table, lsn: int) -> int | None:
         """Return the version below which a table's rows are as of the point; None for Connect."""
-        checkpoint = self.clickhouse.execute(self.queries["source"], table=table.name)
-        if not checkpoint or checkpoint[0][0] != "relay":
-            return None
-        return pack(checkpoint[0][1], lsn, 0)
+        return version_at(ClickHouseStore(self.clickhouse).checkpoint(table.name), lsn)
 
     def _compare(
         self,
@@ -108,100 +117,37 @@ class Quality:
         Args:
             drained: for an exact fence, the `_seq` drained before it, by table.
         """
-        outcomes, counted, facts = Outcomes(), dict[str, Check](), list[Check]()
-        for table in tables:
-            if table.name not in behind:
-                with outcomes.of(table.name):
-                    counted[table.name] = self._row_count(table, fence, drained)
-        for fact in self.catalog.facts:
-            if fact.table.name in counted:
-                with outcomes.of(fact.name):
-                    if fact.name in behind:
-                        raise behind[fact.name]
-                    facts.append(self._fact(fact, counted[fact.table.name]))
-        return [*counted.values(), *facts], outcomes.troubles
+        outcomes = Outcomes()
+        compared = [table for table in tables if table.name not in behind]
+        results = self._counts(outcomes).run(compared, fence, drained)
+        counted = {
+            table.name: Check(
+                table=table.name,
+                check="row_count",
+                status=results[table.name][0],
+                postgres=fence.rows[table.name],
+                clickhouse=results[table.name][1],
+                repair=f"run: sluice resync {table.name}",
+            )
+            for table in compared
+            if table.name in results
+        }
+        facts = [fact for fact in self.catalog.facts if fact.table.name in counted]
+        for fact in facts:
+            with outcomes.of(fact.name):
+                if fact.name in behind:
+                    raise behind[fact.name]
+        rows = {fact.name: counted[fact.table.name].clickhouse for fact in facts}
+        missing = self.missing(outcomes.sound(facts), rows, outcomes)
+        checks = [
+            _fact(fact, counted[fact.table.name], missing[fact.name])
+            for fact in facts
+            if fact.name in missing
+        ]
+        return [*counted.values(), *checks], outcomes.troubles
 
-    def _row_count(self, table: Table, fence: Fence, drained: Mapping[str, int] | None) -> Check:
-        expected = fence.rows[table.name]
-        version = self.version(table, fence.lsn)
-        if version is None:
-            status, rows = self._counted_now(table, expected, drained)
-        else:
-            status, rows = self._counted(table, expected, version, exact=drained is not None)
-        return Check(
-            table=table.name,
-            check="row_count",
-            status=status,
-            postgres=expected,
-            clickhouse=rows,
-            repair=f"run: sluice resync {table.name}",
-        )
-
-    def _counted(
-        self, table: Table, expected: int, version: int, *, exact: bool
-    ) -> tuple[Status, int]:
-        """Return the status, and live rows as of the fence.
-
-        A row that a change moves past the fence between two queries is counted twice if settled
-        rows are counted first, and not at all if they are counted last. So the true number is
-        between both counts, and a number outside of them is a difference.
-        """
-        settled, changed = self._settled_rows(table, version), self._changed_rows(table, version)
-        if settled + changed == expected or not exact:
-            status = Status.PASS if settled + changed == expected else Status.UNSETTLED
-            return status, settled + changed
-        most, least = settled + changed, self._settled_rows(table, version) + changed
-        if least <= expected <= most:
-            return (Status.PASS if least == expected else Status.UNSETTLED), least
-        return Status.FAIL, most if expected > most else least
-
-    def _counted_now(
-        self, table: Table, expected: int, drained: Mapping[str, int] | None
-    ) -> tuple[Status, int]:
-        """Return the status, and current live rows, which are those of the fence if nothing was
-        drained since before it.
-        """
-        live = self.clickhouse.execute(self.queries["live_rows"], table=table.storage)
-        rows = int(live[0][0])
-        if rows == expected:
-            return Status.PASS, rows
-        at_rest = drained is not None and self.drained().get(table.name) == drained.get(table.name)
-        return (Status.FAIL if at_rest else Status.UNSETTLED), rows
-
-    def _settled_rows(self, table: Table, version: int) -> int:
-        rows = self.clickhouse.execute(
-            self.queries["settled_rows"], table=table.storage, fence=version
-        )
-        return int(rows[0][0])
-
-    def _changed_rows(self, table: Table, version: int) -> int:
-        key = key_expression([column.name for column in table.key])
-        rows = self.clickhouse.execute(
-            "SELECT countIf(deleted = 0) FROM (\n"
-            "    SELECT argMax(_is_deleted, _version) AS deleted\n"
-            f"    FROM cdc.{quoted(table.history)}\n"
-            f"    WHERE _version <= {{fence:UInt128}} AND {key} IN (\n"
-            f"        SELECT {key} FROM cdc.{quoted(table.storage)}\n"
-            "        WHERE _version > {fence:UInt128}\n"
-            f"    )\n    GROUP BY {key}\n)",
-            fence=version,
-        )
-        return int(rows[0][0])
-
-    def _fact(self, fact: Fact, counted: Check) -> Check:
-        """Compare a fact with its own table as of its last rebuild; report it as of the fence."""
-        missing = self.missing(fact)
-        rows, status = counted.clickhouse - missing, counted.status
-        if missing and status != Status.UNSETTLED:
-            status = Status.PASS if rows == counted.postgres else Status.FAIL
-        return Check(
-            table=fact.name,
-            check="fact_row_count",
-            status=status,
-            postgres=counted.postgres,
-            clickhouse=rows,
-            repair="run: sluice rebuild --full",
-        )
+    def _counts(self, outcomes: Outcomes) -> TableCounts:
+        return TableCounts(clickhouse=self.clickhouse, drained=self.drained, outcomes=outcomes)
 
     def _uncompared(self, troubles: Mapping[str, SluiceError]) -> list[Check]:
         """Return checks of tables and facts that could not be compared."""
@@ -215,12 +161,16 @@ class Quality:
         self, tables: Sequence[Table], fence: Fence, behind: Mapping[str, SluiceError]
     ) -> Iterator[Check]:
         """Yield whether each table is past the fence; passing checks end earlier findings."""
+        late = [name for name, error in behind.items() if isinstance(error, Lagging)]
+        slot = self.source.find_slot(self.fences.slot) if late else None
+        ages = self.ages(late) if late else {}
         for table in tables:
             error = behind.get(table.name)
             if isinstance(error, TopicGap):
                 yield _gap(table, error)
             elif isinstance(error, Lagging):
-                yield self._lagging(table, fence, error)
+                age = ages.get((table.name, "caught_up"), 0)
+                yield _lagging(table, fence, error, slot, age)
             elif error is not None:
                 yield unmade(table.name, "caught_up", error)
             else:
@@ -234,21 +184,39 @@ class Quality:
                 )
                 yield _gap(table, None)
 
-    def _lagging(self, table: Table, fence: Fence, late: Lagging) -> Check:
-        """Return the check of a late table: a warning if that lasts and the slot is intact."""
-        slot = self.source.find_slot(self.fences.slot)
-        age = self.ages([table.name]).get((table.name, "caught_up"), 0)
-        alone = slot is not None and slot.wal_status != "lost"
-        status = table.quality.limit("caught_up").status(age) if alone else Status.PASS
-        return Check(
-            table=table.name,
-            check="caught_up",
-            status=Status.UNSETTLED if status == Status.PASS else status,
-            postgres=fence.lsn,
-            clickhouse=slot.confirmed_lsn if slot else 0,
-            difference=late.what,
-            repair=late.remedy or "",
-        )
+
+def _lagging(table: Table, fence: Fence, late: Lagging, slot: SlotState | None, age: int) -> Check:
+    """Return the check of a late table: a warning if that lasts and the slot is intact."""
+    alone = slot is not None and slot.wal_status != "lost"
+    status = table.quality.limit("caught_up").status(age) if alone else Status.PASS
+    return Check(
+        table=table.name,
+        check="caught_up",
+        status=Status.UNSETTLED if status == Status.PASS else status,
+        postgres=fence.lsn,
+        clickhouse=slot.confirmed_lsn if slot else 0,
+        difference=late.what,
+        repair=late.remedy or "",
+    )
+
+
+def _fact(fact: Fact, counted: Check, missing: int) -> Check:
+    """Compare a fact with its own table as of its last rebuild; report it as of the fence.
+
+    Args:
+        missing: the rows that the fact lacks, less those in excess.
+    """
+    rows, status = counted.clickhouse - missing, counted.status
+    if missing and status != Status.UNSETTLED:
+        status = Status.PASS if rows == counted.postgres else Status.FAIL
+    return Check(
+        table=fact.name,
+        check="fact_row_count",
+        status=status,
+        postgres=counted.postgres,
+        clickhouse=rows,
+        repair="run: sluice rebuild --full",
+    )
 
 
 def _gap(table: Table, error: TopicGap | None) -> Check:

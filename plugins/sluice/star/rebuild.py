@@ -261,16 +261,6 @@ class Rebuild:
         last = self._last_seen(storage)
         return Standing(storage=storage, last=last) if last else None
 
-    def behind(self) -> int:
-        """Return how many seconds ago the oldest change that the fact lacks was drained."""
-        seen = self.seen() or {}
-        query = self.queries["oldest_unseen"]
-        rows = [
-            self.clickhouse.execute(query, table=table.storage, seen=seen.get(table.name, 0))
-            for table in self.fact.tables
-        ]
-        return max(int(age[0][0]) for age in rows)
-
     def touch_since(self, last: Recorded, target: str = "") -> None:
         """Collect the keys that changes since a rebuild may have altered; see FactRows."""
         latest = dict.fromkeys((table.name for table in self.fact.tables), _LATEST)

@@ -22,6 +22,7 @@ from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
 from sluice.quality.expectations import Expectations
 from sluice.quality.fact_check import FactCheck
+from sluice.quality.fact_counts import FactCounts
 from sluice.quality.fences import CaughtUp, Fences
 from sluice.quality.measures import Conditions
 from sluice.quality.results import Results
@@ -121,10 +122,18 @@ def _conditions(run: Run, checks: Quality, report: QualityReport, *, deep: bool)
         topics=run.topics,
         queries=run.queries,
         slot=run.settings.relay.slot,
-        rebuilds=[make_rebuild(run.clickhouse, fact) for fact in run.catalog.facts],
+        facts=_fact_counts(run),
         ahead=ahead_in(run),
         most_rows=None if deep else run.settings.count_rows,
         late={table: ages.get((table, "caught_up"), 0) for table in late},
+    )
+
+
+def _fact_counts(run: Run) -> FactCounts:
+    return FactCounts(
+        clickhouse=run.clickhouse,
+        queries=run.queries,
+        missing=lambda fact: FactCheck(rebuild=make_rebuild(run.clickhouse, fact)).missing(),
     )
 
 
@@ -149,7 +158,7 @@ def make_quality(run: Run) -> Quality:
         clickhouse=run.clickhouse,
         catalog=run.catalog,
         queries=run.queries,
-        missing=lambda fact: FactCheck(rebuild=rebuilds[fact.name]).missing(),
+        missing=_fact_counts(run).missing_rows,
         fences=Fences(
             source=run.source,
             slot=slot,
