@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 
 # Control characters, direction marks, line separators, invisible characters, lone surrogates.
 _ACTIVE = re.compile(
@@ -25,6 +26,23 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return a text whose newlines are trusted, with each line made `printable`."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def named(names: Iterable[str], most: int = 5) -> str:
+    """List names on one line: the first of them, and the number of the rest."""
+    listed = list(names)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return f"{', '.join(listed[:most])}{more}"
+
+
+def first_lines(lines: Sequence[str], rest: str, most: int = 20) -> list[str]:
+    """Return the first lines; where there are more, their number and what they are follow.
+
+    Args:
+        rest: what the other lines are, such as `more findings`.
+    """
+    more = [f"and {len(lines) - most:,} {rest}"] if len(lines) > most else []
+    return [*lines[:most], *more]
 
 
 def shell_quoted(text: str) -> str:

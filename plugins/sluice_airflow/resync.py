@@ -11,6 +11,7 @@ from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowFailException
 
 from sluice.execution.outcomes import Outcomes
+from sluice.printable import named
 from sluice.settings import Settings
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.tasks import understood
@@ -40,7 +41,7 @@ def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
     if params["keys"]:
         return [{"do": KEYS, "name": tables[0], "table": tables[0]}]
     if params["diff"] and not bounded:
-        return [{"do": DIFF, "name": ", ".join(tables), "tables": tables}]
+        return [{"do": DIFF, "name": named(tables), "tables": tables}]
     parts: list[dict[str, Any]] = []
     with understood():
         settings = settings_from_connections()

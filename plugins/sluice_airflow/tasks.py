@@ -17,8 +17,8 @@ from airflow.sdk.exceptions import (
 )
 
 from sluice.catalog import Catalog, Fact, Table, load_catalog
-from sluice.catalog.quality_options import Status
 from sluice.errors import Retryable, SlotAwaited, SluiceError
+from sluice.printable import first_lines
 from sluice.settings import WAREHOUSE_POOL, Settings
 from sluice_airflow import assets, lineage
 from sluice_airflow.addresses import cdc_page
@@ -254,10 +254,12 @@ def _check(*, deep: bool) -> None:
             report = wiring.quality(settings, deep=deep)
         except SlotAwaited as error:
             raise AirflowSkipException(f"nothing to compare yet: {error.what}") from None
-    for check in report.checks:
-        log.log(logging.INFO if check.status == Status.PASS else logging.WARNING, check.sentence())
+    for line in report.findings:
+        log.warning(line)
+    for line in report.sums:
+        log.info(line)
     if not report.passed:
-        failed = [check.sentence() for check in report.checks if check.status == Status.FAIL]
+        failed = first_lines(report.failures, "more failed checks")
         page = settings.alerts.page
         raise AirflowFailException("\n".join([*failed, *([f"see: {page}"] if page else [])]))
     with understood():

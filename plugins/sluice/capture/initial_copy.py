@@ -31,6 +31,7 @@ from sluice.clients.topics import SlotMark, Topics
 from sluice.errors import NotReady, SlotBusy
 from sluice.events.positions import format_lsn
 from sluice.execution.progress import Pace
+from sluice.printable import named
 from sluice.settings import RelaySettings, Settings
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def add(
             done(table.name, batch.end_lsn)
         slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
         cursor.execute("SELECT pg_drop_replication_slot(%s)", [slots.addition(relay)])
-    log.info("snapshot: %s added", ", ".join(table.name for table in tables))
+    log.info("snapshot: %s added", named(table.name for table in tables))
 
 
 def _places(

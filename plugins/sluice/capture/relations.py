@@ -13,6 +13,7 @@ from typing import Any
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson
 from sluice.generate.publication import computed
+from sluice.printable import named
 
 # Each wanted table that exists, with quoted names.
 _RELATIONS = """
@@ -115,7 +116,7 @@ def faults(cursor: Any, catalog: Catalog) -> dict[str, NeedsPerson]:
 def uncovered(cursor: Any, catalog: Catalog) -> dict[str, str]:
     """Return table name -> its INHERITS children without a model, in words."""
     return {
-        relation.table.name: f"rows of {', '.join(relation.children)}, which inherit from table"
+        relation.table.name: f"rows of {named(relation.children)}, which inherit from table"
         f" {relation.table.name}, are not its own: a child is followed by a model of its own"
         for relation in relations(cursor, catalog.tables)
         if relation.children
@@ -141,7 +142,7 @@ def _faults(relation: Relation, *, sends_computed: bool) -> Iterator[tuple[str, 
             f"run in PostgreSQL: ALTER TABLE {quoted} SET LOGGED; then: sluice init",
         )
     if relation.unsent:
-        listed = ", ".join(relation.unsent)
+        listed = named(relation.unsent)
         yield (
             f"has partitions that are foreign or unlogged, whose changes are not sent: {listed}",
             "run ALTER TABLE ... SET LOGGED for each that is unlogged, or detach it from"
@@ -149,7 +150,7 @@ def _faults(relation: Relation, *, sends_computed: bool) -> Iterator[tuple[str, 
         )
     if relation.roots:
         yield (
-            f"is a partition of {', '.join(relation.roots)}, in whose name its changes are sent",
+            f"is a partition of {named(relation.roots)}, in whose name its changes are sent",
             "model the partitioned table or its partitions, not both",
         )
     if relation.secured:

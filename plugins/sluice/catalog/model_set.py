@@ -12,6 +12,7 @@ from sluice.catalog.sources import Sources
 from sluice.catalog.stars import Fact
 from sluice.catalog.tables import Column, Table
 from sluice.errors import WrongUsage
+from sluice.printable import named
 
 # Sluice's own tables in `cdc`; see sql/clickhouse/bookkeeping.sql.
 BOOKKEEPING = frozenset(
@@ -68,7 +69,7 @@ class Catalog:
         try:
             return self._by_name[name]
         except KeyError:
-            known = ", ".join(self._by_name)
+            known = named(self._by_name)
             raise WrongUsage(f"no table {name!r} in the models (known: {known})") from None
 
     def expected_target(self, table: Table, column: Column, expectation: Expectation) -> Table:

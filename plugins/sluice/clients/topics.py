@@ -34,6 +34,7 @@ from sluice.clients.broker import Broker
 from sluice.errors import TopicPartitioned, Unreachable
 from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
 from sluice.events.positions import is_lsn
+from sluice.printable import named
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
@@ -410,7 +411,7 @@ class Topics:
             if wait is _WAIT and time.monotonic() > deadline - self._seconds + _SILENT:
                 raise _Silent
             if time.monotonic() > deadline:
-                what = f"does not answer for {', '.join(sorted(unread))}"
+                what = f"does not answer for {named(sorted(unread))}"
                 raise self._broker.silent(consumer, what)
             message = consumer.poll(0.2)
             if message is None:

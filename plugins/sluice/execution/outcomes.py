@@ -11,7 +11,7 @@ from copy import copy
 from typing import Protocol, TypeVar
 
 from sluice.errors import SluiceError, Unreachable, WrongUsage, worst
-from sluice.printable import printable
+from sluice.printable import named, printable
 
 
 class Named(Protocol):
@@ -24,6 +24,7 @@ class Named(Protocol):
 
 N = TypeVar("N", bound=Named)
 T = TypeVar("T")
+_MOST_TEXTS = 20  # different errors in one message
 
 
 class _Turn:
@@ -96,11 +97,19 @@ def each(step: Callable[[N], T], items: Iterable[N]) -> Iterator[T]:
 
 
 def together(troubles: Mapping[str, SluiceError], done: Iterable[str] = ()) -> SluiceError:
-    """Combine the errors of several tables into one of the class of the worst."""
+    """Combine the errors of several tables into one of the class of the worst.
+
+    Each error is told once, with its tables; of very many, the worst.
+    """
     names: dict[str, list[str]] = {}
     for name, error in troubles.items():
         names.setdefault(str(error), []).append(name)
-    texts = [_named(text, listed) for text, listed in names.items()]
+    told = list(names)
+    if len(told) > _MOST_TEXTS:
+        told.sort(key=lambda text: -troubles[names[text][0]].exit_code)
+    texts = [_named(text, names[text]) for text in told[:_MOST_TEXTS]]
+    if rest := [name for text in told[_MOST_TEXTS:] for name in names[text]]:
+        texts.append(f"{named(rest)}: other errors; to read them, run it for these tables")
     error = copy(worst(troubles.values()))
     error.what, error.remedy = "\n".join([*map(printable, done), *texts]), None
     return error
@@ -109,4 +118,4 @@ def together(troubles: Mapping[str, SluiceError], done: Iterable[str] = ()) -> S
 def _named(text: str, names: list[str]) -> str:
     """Prefix an error's text with its tables, unless it names its only table itself."""
     alone = len(names) == 1 and names[0] in text.splitlines()[0]
-    return text if alone else f"{', '.join(names)}: {text}"
+    return text if alone else f"{named(names)}: {text}"

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request
 
 from sluice.clients.outgoing import RefusedAddress, Smtp, SmtpByTls, post
-from sluice.printable import printable
+from sluice.printable import first_lines, printable
 from sluice.quality.results import News
 from sluice.settings import AlertSettings
 
@@ -71,7 +71,7 @@ class Alerts:
         self._post(self._settings.webhook.get_secret_value(), body)
 
     def _slack(self, news: Sequence[News]) -> None:
-        lines = [_headline(news), *(f"• {item.sentence()}" for item in news)]
+        lines = [_headline(news), *(f"• {line}" for line in _sentences(news))]
         lines += [f"see: {self._settings.page}"] if self._settings.page else []
         text = "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         self._post(self._settings.slack.get_secret_value(), {"text": text})
@@ -89,7 +89,7 @@ class Alerts:
         message["Subject"] = _headline(news)
         message["From"] = self._settings.sender
         message["To"] = ", ".join(self._settings.recipients)
-        parts = [item.sentence() for item in news]
+        parts = _sentences(news)
         parts += [f"see: {self._settings.page}"] if self._settings.page else []
         message.set_content("\n\n".join(parts) + "\n")
         server = urlsplit(self._settings.smtp.get_secret_value())
@@ -110,6 +110,11 @@ class Alerts:
                     raise smtplib.SMTPNotSupportedError("no STARTTLS: the password is not sent")
                 session.login(unquote(server.username), unquote(server.password or ""))
             session.send_message(message)
+
+
+def _sentences(news: Sequence[News]) -> list[str]:
+    """Return the news as lines for a person; a webhook gets all."""
+    return first_lines([item.sentence() for item in news], "more")
 
 
 def _headline(news: Sequence[News]) -> str:

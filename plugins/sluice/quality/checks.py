@@ -9,11 +9,13 @@ from sluice.catalog import Catalog
 from sluice.catalog.quality_options import Status
 from sluice.errors import Lagging, QualityFailed, Retryable, SluiceError
 from sluice.execution.outcomes import Outcomes
+from sluice.printable import first_lines, named
 
 # (table, check) -> seconds for which the check has been unsettled.
 Ages = Mapping[tuple[str, str], int]
 
 
+_MOST_COUNTS = 20  # lines of equal counts
 # Checks that count the same on both sides.
 COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
 
@@ -71,6 +73,30 @@ class QualityReport:
         return [check.sentence() for check in self.checks if check.status == Status.FAIL]
 
     @property
+    def findings(self) -> list[str]:
+        """Return a line for each check that did not pass; of very many, the first."""
+        lines = [check.sentence() for check in self.checks if check.status != Status.PASS]
+        return first_lines(lines, "more findings; see: sluice quality --json")
+
+    @property
+    def sums(self) -> list[str]:
+        """Return the counts that are equal, and the number of passed checks, as lines.
+
+        The counts of more than a screen of tables are one line for each kind of check.
+        """
+        equal = [c for c in self.checks if c.status == Status.PASS and c.check in COMPARED]
+        counts = [check.sentence() for check in equal]
+        if len(equal) > _MOST_COUNTS:
+            counts = [
+                f"{kind} {Status.PASS}: {len(alike):,} tables, {sum(alike):,} rows"
+                for kind in dict.fromkeys(check.check for check in equal)
+                if (alike := [check.postgres for check in equal if check.check == kind])
+            ]
+        passed = sum(check.status == Status.PASS for check in self.checks)
+        total = f"{passed:,} of {len(self.checks):,} checks passed"
+        return [*counts, total]
+
+    @property
     def passed(self) -> bool:
         """Whether no check failed."""
         return not self.failures
@@ -96,8 +122,8 @@ class QualityReport:
         outcomes = Outcomes()
         outcomes.troubles.update(self.troubles)
         if self.failures:
-            failed = ", ".join(sorted({c.table for c in self.checks if c.status == Status.FAIL}))
-            outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {failed}")
+            failed = sorted({c.table for c in self.checks if c.status == Status.FAIL})
+            outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {named(failed)}")
         outcomes.require()
 
 

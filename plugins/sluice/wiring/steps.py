@@ -19,6 +19,7 @@ from sluice.execution.side_by_side import Results, side_by_side
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.generate.sql_files import read_statements
+from sluice.printable import named
 from sluice.settings import PROJECT, Settings
 from sluice.star.changed_facts import changed_facts
 from sluice.star.create import create_warehouse, make_rebuild
@@ -149,5 +150,5 @@ def _fact(catalog: Catalog, name: str) -> Fact:
     for fact in catalog.facts:
         if fact.name == name:
             return fact
-    known = ", ".join(fact.name for fact in catalog.facts)
+    known = named(fact.name for fact in catalog.facts)
     raise WrongUsage(f"no fact {name!r} in the models (known: {known})")
