@@ -46,8 +46,10 @@ class Drains:
         self, *ended: set[str], seconds: float = 0.0, troubles: dict[str, SluiceError] | None = None
     ) -> None:
         self.ended, self.seconds, self.troubles, self.done = list(ended), seconds, troubles, 0
+        self.limits: list[float] = []
 
-    def __call__(self) -> CaughtUp:
+    def __call__(self, limit: float) -> CaughtUp:
+        self.limits.append(limit)
         time.sleep(self.seconds)
         self.done += 1
         ended = self.ended.pop(0) if len(self.ended) > 1 else self.ended[0]
@@ -90,6 +92,16 @@ def test_a_backlog_of_more_than_one_drain_is_drained_before_anything_is_compared
     assert drains.done == 3
 
 
+def test_a_catch_up_has_the_time_that_is_left_and_a_little_when_none_is() -> None:
+    drains = Drains(set(), set(), {"one"}, seconds=0.01)
+    assert fences(Source(7), drains, seconds=20).behind(7, [ONE]) == {}
+    assert len(drains.limits) == 3
+    assert 20 >= drains.limits[0] > drains.limits[1] > drains.limits[2]
+    late = Drains({"one"})
+    assert fences(Source(7), late, seconds=0).behind(7, [ONE]) == {}
+    assert late.limits == [5.0]
+
+
 def test_tables_that_are_all_in_trouble_are_not_waited_for() -> None:
     drains = Drains(set(), troubles={"one": POISONED})
     assert fences(Source(1), drains, seconds=60).behind(7, [ONE]) == {"one": POISONED}
@@ -99,8 +111,8 @@ def test_trouble_that_ended_while_others_were_waited_for_is_none() -> None:
     drains = Drains({"one", "other"})
     troubles: list[dict[str, SluiceError]] = [{"one": POISONED}, {}]
 
-    def caught_up() -> CaughtUp:
-        return CaughtUp(ended=drains().ended, troubles=troubles.pop(0))
+    def caught_up(limit: float) -> CaughtUp:
+        return CaughtUp(ended=drains(limit).ended, troubles=troubles.pop(0))
 
     step = fences(Source(6, 7), drains, seconds=60, catch_up=caught_up)
     assert step.behind(7, [ONE, OTHER]) == {}

@@ -18,6 +18,8 @@ from sluice.errors import Lagging, NotReady, SluiceError
 from sluice.events.positions import format_lsn
 
 _PAUSE = 0.2  # seconds
+# The least seconds of a catch-up: time is up, but what is published may only need to be read.
+_LEAST = 5.0
 
 
 class Source(Protocol):
@@ -52,15 +54,15 @@ class Fences:
         had_slot: whether the slot existed earlier, so that a missing one was dropped.
         published: returns the LSN up to which the relay has published everything. The slot's
             confirmed LSN says the same where it does not wait for the drain.
-        catch_up: drains the tables and rebuilds the facts.
-        seconds: the most time to pass a point.
+        catch_up: drains the tables and rebuilds the facts, for about the given seconds at most.
+        seconds: the most time to pass a point. A catch-up that begins late ends 5 s later.
     """
 
     source: Source
     slot: str
     had_slot: Callable[[], bool]
     published: Callable[[], int]
-    catch_up: Callable[[], CaughtUp]
+    catch_up: Callable[[float], CaughtUp]
     seconds: float
 
     def behind(self, lsn: int, tables: Sequence[Table]) -> dict[str, SluiceError]:
@@ -94,7 +96,7 @@ class Fences:
             published = slot.confirmed_lsn >= lsn or self.published() >= lsn
             late = slot.wal_status == "lost" or time.monotonic() > deadline
             if published or not late:
-                step = self.catch_up()
+                step = self.catch_up(max(_LEAST, deadline - time.monotonic()))
             waiting = names - step.troubles.keys() - (step.ended if published else frozenset())
             if late or (not waiting and (published or names)):
                 what = f"changes up to {format_lsn(lsn)} were not drained in {self.seconds:.0f} s"

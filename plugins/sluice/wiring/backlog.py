@@ -94,6 +94,7 @@ def drain_backlog(
     pass_rejects: bool = False,
     processes: int = 1,
     patience: float | None = None,
+    seconds: float | None = None,
 ) -> Drained:
     """Drain tables once; see drain_all.
 
@@ -102,6 +103,7 @@ def drain_backlog(
     Args:
         patience: seconds for which a table is retried while other drains of it come first; see
             until_done.
+        seconds: the most time to read. Default: None, for that of the settings.
     """
     backlog = read_backlog(run.changes, run.store, tables)
     due = sorted(filter(backlog.due, tables), key=backlog.events)
@@ -115,7 +117,8 @@ def drain_backlog(
     threads = max(1, min(run.settings.drain.threads, len(ready)))
     with closing(ClickHouse(run.settings.clickhouse)) as session:
         books = Books(session)
-        step = _step(backlog, books, pass_rejects=pass_rejects, patience=patience)
+        most = min(run.settings.drain.seconds, seconds or run.settings.drain.seconds)
+        step = _step(backlog, books, most, pass_rejects=pass_rejects, patience=patience)
         try:
             done = side_by_side(step, ready, _opened_apart(run.settings, threads), threads)
         finally:
@@ -129,13 +132,13 @@ def drain_backlog(
 
 
 def _step(
-    backlog: Backlog, books: Books, *, pass_rejects: bool, patience: float | None
+    backlog: Backlog, books: Books, seconds: float, *, pass_rejects: bool, patience: float | None
 ) -> Callable[[Run, Table], DrainReport]:
     """Return the drain of one table on a thread's own run."""
     began = time.monotonic()
 
     def step(own: Run, table: Table) -> DrainReport:
-        left = own.settings.drain.seconds - (time.monotonic() - began)
+        left = seconds - (time.monotonic() - began)
         drain = replace(
             make_drain(own, pass_rejects=pass_rejects),
             store=SideBySideStore(own.clickhouse, books),

@@ -174,12 +174,12 @@ def make_quality(run: Run) -> Quality:
     )
 
 
-def _caught_up(run: Run) -> CaughtUp:
-    """Drain all tables and rebuild all facts, each as far as possible.
+def _caught_up(run: Run, seconds: float) -> CaughtUp:
+    """Drain all tables for so many seconds, and rebuild all facts, each as far as possible.
 
     A table that another drain advances is neither at its end nor in trouble.
     """
-    drained = drain_backlog(run, run.catalog.tables, patience=0)
+    drained = drain_backlog(run, run.catalog.tables, patience=0, seconds=seconds)
     rebuilt = rebuild_changed(run, run.catalog.facts)
     troubles = {
         name: error
