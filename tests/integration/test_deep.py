@@ -16,7 +16,7 @@ from sluice import wiring
 from sluice.capture import fenced_snapshot as reading
 from sluice.capture.fenced_snapshot import exact_snapshot
 from sluice.errors import NotReady
-from sluice.quality import range_check
+from sluice.quality import range_check, small_tables
 from sluice.quality.checks import Check
 from sluice.settings import Settings
 from store_api.database import make_engine
@@ -342,7 +342,8 @@ def test_a_query_that_takes_too_long_ends_and_the_check_says_so(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = "(SELECT pg_sleep(30) IS NULL)::int"
-    monkeypatch.setattr(range_check, "postgres_checksum", lambda _: slow)
+    for module in (range_check, small_tables):
+        monkeypatch.setattr(module, "postgres_checksum", lambda _: slow)
     report = wiring.quality(replace(services, statement_seconds=1), ["orders"], deep=True)
     (check,) = (c for c in report.checks if (c.table, c.check) == ("orders", "rows"))
     assert check.status == "unsettled"

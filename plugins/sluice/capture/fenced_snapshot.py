@@ -283,6 +283,26 @@ class ExactSnapshot:
             self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(rows))
             return int(self._cursor.fetchone()[0])
 
+    def held(self, tables: Sequence[Table]) -> dict[str, str]:
+        """See range_check.Snapshot.
+
+        Raises:
+            SluiceError: one of them cannot be locked within a second.
+        """
+        tables = [table for table in tables if table.name not in self._behind]
+        if not tables:
+            return {}
+        with self._apart():
+            self._cursor.execute("SET LOCAL lock_timeout = '1s'")
+            lacking = hold(self._cursor, tables)
+            self._cursor.execute("SET LOCAL lock_timeout = 0")
+            known = relations(self._cursor, tables)
+        return {
+            table.name: str(from_rows(table, known).as_string(self._cursor.connection))
+            for table in tables
+            if table.name not in lacking
+        }
+
     def source(self, table: Table) -> str:
         """See range_check.Snapshot."""
         return str(own_rows(self._cursor, table).as_string(self._cursor.connection))

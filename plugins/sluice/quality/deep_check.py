@@ -4,6 +4,7 @@ PostgreSQL is read in an exported snapshot, whose point is exact; ClickHouse as 
 by row versions and history. So concurrent writes neither raise nor hide a finding. A table is
 compared in ranges of its key: one checksum per bucket on both sides, then one per row in buckets
 that differ, then the columns of the rows that differ. Buckets and reported keys bound the memory.
+Small tables that are equal are found first, many in a statement; see small_tables.py.
 
 Rows are compared one by one, so ranges need no common point. Snapshots are replaced regularly:
 however long the check takes, PostgreSQL retains little WAL and few dead rows for it, and holds
@@ -25,13 +26,16 @@ from dataclasses import dataclass, replace
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection
 from sluice.clients.clickhouse import ClickHouse
+from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.drain.ports import Checkpoint
-from sluice.errors import NotReady
+from sluice.errors import NotReady, SluiceError
 from sluice.events.event import CONNECT
 from sluice.execution.failpoints import Reached, go_on
 from sluice.execution.outcomes import Outcomes
+from sluice.printable import named
 from sluice.quality.differences import TableFindings, seen_twice
 from sluice.quality.range_check import RangeCheck, Snapshot
+from sluice.quality.small_tables import SmallTables
 from sluice.warehouse.key_ranges import (
     DEEP_CHECK,
     KeyRange,
@@ -48,6 +52,8 @@ log = logging.getLogger(__name__)
 POINTS = ("planned", "range compared", "range noted", "run ended")
 # A range takes seconds to read, so an interrupted check loses little.
 _ROWS_IN_A_RANGE = 1_000_000
+# A table with less than this part of a range's rows is small.
+_SMALL = 20
 # Seconds that a snapshot is held. A migration waits as long, and so do queries after it; a new
 # snapshot costs about a second, since the drain has to pass its point.
 _HELD = 30.0
@@ -83,7 +89,11 @@ class DeepCheck:
         plans = []
         with ExitStack() as stack:
             snapshots = _Snapshots(self.snapshot, stack)
+            equal = self._equal(snapshots, tables)
             for table in tables:
+                if table.name in equal:
+                    yield table, equal[table.name]
+                    continue
                 findings = None
                 snapshots.require()  # without one no table can be compared
                 with outcomes.of(table.name):
@@ -103,6 +113,26 @@ class DeepCheck:
         for plan in plans:  # all at the end: before it an interrupted check has reported nothing
             self.plans.end(plan)
         self.reached("run ended")
+
+    def _equal(self, snapshots: _Snapshots, tables: Sequence[Table]) -> dict[str, TableFindings]:
+        """Return the findings of small tables that are equal; see small_tables.py."""
+        small = SmallTables(
+            clickhouse=self.clickhouse,
+            checkpoints=ClickHouseStore(self.clickhouse).checkpoints,
+            most_rows=self.rows // _SMALL,
+        )
+        equal: dict[str, TableFindings] = {}
+        for batch in small.batches(tables):
+            snapshot = snapshots.require()
+            try:
+                equal |= small.equal(snapshot, batch)
+            except SluiceError as error:
+                log.info(
+                    "deep: %s are compared one by one: %s", named(t.name for t in batch), error
+                )
+                snapshots.renew()
+        log.info("deep: %d small tables are equal", len(equal))
+        return equal
 
     def _plan(self, snapshot: Snapshot, table: Table) -> Plan:
         """Return the plan of an interrupted check of the table, or a new one."""

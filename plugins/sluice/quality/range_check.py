@@ -47,6 +47,9 @@ class Snapshot(Protocol):
     def holds(self, table: Table) -> bool:
         """Whether the table can be read as of the point while this snapshot is open."""
 
+    def held(self, tables: Sequence[Table]) -> dict[str, str]:
+        """Return the FROM expressions of those tables that `holds` is true of, by table."""
+
     def source(self, table: Table) -> str:
         """Return the FROM expression of the table's rows."""
 
