@@ -200,7 +200,9 @@ CREATE TABLE IF NOT EXISTS cdc.quality_checks
     clickhouse Int64,
     keys Array(String),
     repair String,
-    difference String DEFAULT '' COMMENT 'what differs, in words'
+    difference String DEFAULT '' COMMENT 'what differs, in words',
+    carried_s UInt32 COMMENT 'how many seconds before it was compared; 0: in this run',
+    mark String COMMENT 'the state of both sides before they were compared'
 )
 ENGINE = MergeTree
 ORDER BY (source_table, check, checked_at)
@@ -210,7 +212,10 @@ TTL toDateTime(checked_at) + INTERVAL 90 DAY;
 -- Brings a table that an earlier version made along.
 ALTER TABLE cdc.quality_checks
     MODIFY COLUMN status Enum8('pass' = 0, 'fail' = 1, 'unsettled' = 2, 'warn' = 3),
-    ADD COLUMN IF NOT EXISTS difference String DEFAULT '' COMMENT 'what differs, in words';
+    ADD COLUMN IF NOT EXISTS difference String DEFAULT '' COMMENT 'what differs, in words',
+    ADD COLUMN IF NOT EXISTS carried_s UInt32
+        COMMENT 'how many seconds before it was compared; 0: in this run',
+    ADD COLUMN IF NOT EXISTS mark String COMMENT 'the state of both sides before they were compared';
 
 -- name: quality_checks_latest
 -- The same of check results.

@@ -86,6 +86,33 @@ SELECT source_table, max(at) FROM (
 )
 GROUP BY source_table;
 
+-- name: part_marks
+-- Table of cdc -> its identity and a mark of its parts, which inserts, mutations and dropped parts
+-- change; a merge may.
+SELECT name, concat(toString(any(uuid)), ' ', toString(cityHash64(arraySort(groupArray(part)))))
+FROM system.tables LEFT JOIN (
+    SELECT table, (partition_id, max(max_block_number), max(data_version),
+        sum(max_block_number - min_block_number + 1)) AS part
+    FROM system.parts WHERE database = 'cdc' AND active GROUP BY table, partition_id
+) AS parts ON parts.table = name
+WHERE database = 'cdc' AND name IN {names:Array(String)}
+GROUP BY name;
+
+-- name: carried
+-- The last results of these checks, of those that passed: counts, mark, and how many seconds ago the
+-- two sides were compared.
+SELECT source_table, check, last.2, last.3, last.4, last.5 FROM (
+    SELECT source_table, check, argMax((
+        status, postgres, clickhouse, mark,
+        toUInt32(greatest(0, dateDiff('second', checked_at, now64(3)))) + carried_s
+    ), checked_at) AS last
+    FROM cdc.quality_checks
+    WHERE source_table IN {tables:Array(String)} AND check IN {checks:Array(String)}
+        AND checked_at > now64(3) - toIntervalSecond({seconds:UInt32})
+    GROUP BY source_table, check
+)
+WHERE last.1 = 'pass' AND last.4 != '' AND last.5 < {seconds:UInt32};
+
 -- name: last_results
 -- The newest settled result of each check of these tables.
 SELECT source_table, check, argMax(status, checked_at)

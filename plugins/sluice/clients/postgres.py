@@ -17,6 +17,7 @@ from sluice.clients.slot_loss import INVALIDATION
 from sluice.clients.source_tables import (
     Relation,
     from_rows,
+    marks,
     more_columns,
     relations,
     schema_differences,
@@ -113,6 +114,18 @@ class PostgresSource:
             known = relations(cursor, tables)
         large = {name for name, relation in known.items() if relation.rows > rows}
         return tuple(table for table in tables if table.name not in large)
+
+    def marks(self, tables: Sequence[Table], least_rows: int) -> dict[str, str]:
+        """Return, by table, a mark of its rows' state, of tables with at least this many rows.
+
+        It differs after a change; PostgreSQL reports a change up to a minute after its commit.
+        None where the server does not count changes.
+
+        Args:
+            least_rows: by PostgreSQL's estimate.
+        """
+        with self.connect() as connection, connection.cursor() as cursor:
+            return marks(cursor, tables, least_rows)
 
     def fence(self, tables: Sequence[Table]) -> Fence:
         """Count the tables in one snapshot, and write to the WAL so that a relay passes it soon.

@@ -36,6 +36,25 @@ CROSS JOIN LATERAL (SELECT p.oid UNION SELECT relid FROM pg_partition_tree(p.oid
 JOIN pg_class c ON c.oid = t.oid
 GROUP BY p.at, p.relkind
 """
+# Table of many rows -> the state of its rows and those of its partitions: their files, and the rows
+# that were inserted, updated and deleted since the server counts them. A crash, a restart and a
+# reset begin the counters anew; a TRUNCATE, which is not counted, makes a new file.
+_MARKS = f"""
+WITH {_PLACES}, server AS (
+    SELECT concat_ws(' ', pg_postmaster_start_time(), d.stats_reset, b.stats_reset) AS since
+    FROM pg_stat_database d, pg_stat_bgwriter b
+    WHERE d.datname = current_database() AND current_setting('track_counts') = 'on'
+)
+SELECT p.at, md5(concat_ws(' ', s.since, string_agg(concat_ws(
+    ' ', c.oid, c.relfilenode, pg_stat_get_tuples_inserted(c.oid),
+    pg_stat_get_tuples_updated(c.oid), pg_stat_get_tuples_deleted(c.oid)
+), ',' ORDER BY c.oid)))
+FROM server s, place p
+CROSS JOIN LATERAL (SELECT p.oid UNION SELECT relid FROM pg_partition_tree(p.oid)) AS t (oid)
+JOIN pg_class c ON c.oid = t.oid
+GROUP BY p.at, s.since
+HAVING coalesce(sum(c.reltuples) FILTER (WHERE c.relkind = 'r'), 0) >= %(least_rows)s
+"""
 # Column -> its type in PostgreSQL, whether that is the model's, whether it is NOT NULL, and its
 # type without domains. A domain counts as its base type with its modifier; all types of text are
 # equal, enums included. `depth` counts arrays: a domain over an array adds no dimension. Each type
@@ -104,6 +123,12 @@ def relations(cursor: Any, tables: Sequence[Table]) -> dict[str, Relation]:
         tables[at - 1].name: Relation(partitioned=partitioned, rows=rows)
         for at, partitioned, rows in cursor.fetchall()
     }
+
+
+def marks(cursor: Any, tables: Sequence[Table], least_rows: int) -> dict[str, str]:
+    """See PostgresSource.marks."""
+    cursor.execute(_MARKS, {**_places(tables), "least_rows": least_rows})
+    return {tables[at - 1].name: mark for at, mark in cursor.fetchall()}
 
 
 def own_rows(cursor: Any, table: Table) -> sql.Composable:

@@ -8,7 +8,7 @@ checkpoint is at or below that end. A new epoch orders them below all later chan
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,11 @@ class Ahead:
         return findings[table.name]
 
     def find_each(
-        self, tables: Sequence[Table], outcomes: Outcomes, most_rows: int | None = None
+        self,
+        tables: Sequence[Table],
+        outcomes: Outcomes,
+        most_rows: int | None = None,
+        unchanged: Set[str] = frozenset(),
     ) -> dict[str, Found]:
         """Return, by table, the versions that are ahead; scans the column `_version`.
 
@@ -150,11 +154,14 @@ class Ahead:
             outcomes: takes the errors by table.
             most_rows: the most row versions to scan; larger tables are checked for truncations
                 only. Default: None, for no limit.
+            unchanged: tables without rows since a scan that found none ahead; their truncations
+                are checked. Default: none.
         """
         limits = self.limits(tables, outcomes)
         known = [table for table in tables if table.name in limits]
-        stored = self._count(known, {}, outcomes)
-        small = [t for t in known if most_rows is None or stored.get(t.name, 0) <= most_rows]
+        changed = [table for table in known if table.name not in unchanged]
+        stored = self._count(changed, {}, outcomes)
+        small = [t for t in changed if most_rows is None or stored.get(t.name, 0) <= most_rows]
         rows = self._count(small, limits, outcomes, stored)
         return {
             table.name: self._found(table, limits[table.name], rows.get(table.name, 0))

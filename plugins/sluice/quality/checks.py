@@ -32,6 +32,8 @@ class Check:
         keys: keys that differ, where the check knows them.
         repair: the command that repairs a failure.
         difference: the difference as a sentence.
+        carried_s: how many seconds before the run the two sides were compared; see carried.py.
+            Default: 0, in the run.
     """
 
     table: str
@@ -42,6 +44,7 @@ class Check:
     keys: tuple[str, ...] = ()
     repair: str = ""
     difference: str = ""
+    carried_s: int = 0
 
     def sentence(self) -> str:
         """Return the check as one line: what, where, both values, and what to do."""

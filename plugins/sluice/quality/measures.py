@@ -17,12 +17,13 @@ from sluice.clients.postgres import PostgresSource, SlotState
 from sluice.clients.slot_loss import cause, remedy
 from sluice.clients.topics import Topics
 from sluice.drain.backlog import pending_events
-from sluice.errors import NotReady, TableDiffers
+from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.ahead import Ahead
+from sluice.quality.carried import Carried
 from sluice.quality.checks import Check, graded, unmade
 from sluice.quality.fact_counts import FactCounts
-from sluice.warehouse.evolution import require_same
+from sluice.warehouse.evolution import differing
 from sluice.warehouse.parked import Hole, Holes
 
 GIBIBYTE = 1 << 30
@@ -44,6 +45,7 @@ class Conditions:
         facts: measures the catalog's facts.
         ahead: finds versions ahead of their source.
         most_rows: the most row versions of a table that `ahead` scans; None for no limit.
+        carried: the checks that need not be repeated.
         late: seconds for which checks have found a table not caught up, by table.
     """
 
@@ -56,6 +58,7 @@ class Conditions:
     facts: FactCounts
     ahead: Ahead
     most_rows: int | None
+    carried: Carried
     late: Mapping[str, int]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
@@ -147,7 +150,8 @@ class Conditions:
     def _ahead(self, tables: Sequence[Table]) -> Iterator[Check]:
         """Yield whether a version or a truncation of each table is ahead of its source."""
         outcomes = Outcomes()
-        findings = self.ahead.find_each(tables, outcomes, self.most_rows)
+        unchanged = self.carried.names("ahead")
+        findings = self.ahead.find_each(tables, outcomes, self.most_rows, unchanged)
         for table in tables:
             if table.name in outcomes.troubles:
                 yield unmade(table.name, "ahead", outcomes.troubles[table.name])
@@ -162,39 +166,52 @@ class Conditions:
                 keys=ahead.keys,
                 difference=ahead.sentence(),
                 repair=ahead.repair() if ahead else "",
+                carried_s=self._carried_s(table) if table.name in unchanged else 0,
             )
+
+    def _carried_s(self, table: Table) -> int:
+        return self.carried.checks[table.name, "ahead"].carried_s
 
     def _schemas(self, tables: Sequence[Table]) -> Iterator[Check]:
         """Yield whether PostgreSQL and ClickHouse have the models' columns, and only those."""
         differs, more = self.source.schema_differences(tables), self.source.more_columns(tables)
+        stored = differing(self.clickhouse, tables)
         for table in tables:
-            yield self._schema(table, differs[table.name], more[table.name])
+            yield _schema(table, differs[table.name], more[table.name], stored.get(table.name))
 
-    def _schema(self, table: Table, differs: list[str], more: Sequence[str]) -> Check:
-        repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
-        try:
-            require_same(self.clickhouse, table)
-        except (TableDiffers, NotReady) as error:
-            differs.append(error.what)
-            repair = f"{error.remedy}" if len(differs) == 1 else repair
-        parts = list(differs)
-        if more:
-            columns = "column" if len(more) == 1 else "columns"
-            parts.append(f"PostgreSQL has {columns} {', '.join(more)}, which the models lack")
-        if more and not differs:
-            repair = (
-                "rows are stored without it; to store it, add it to the model, then run: sluice"
-                f" generate, sluice init, sluice resync {table.name}"
-            )
-        return Check(
-            table=table.name,
-            check="schema",
-            status=Status.FAIL if differs else Status.WARN if more else Status.PASS,
-            postgres=len(table.columns) + len(more),
-            clickhouse=len(table.columns) - len(differs),
-            difference="; ".join(parts) or "columns match the model",
-            repair=repair,
+
+def _schema(
+    table: Table, differs: Sequence[str], more: Sequence[str], stored: SluiceError | None
+) -> Check:
+    """Return whether PostgreSQL and ClickHouse have a model's columns, and only those.
+
+    Args:
+        differs: how PostgreSQL differs.
+        more: the columns that only PostgreSQL has.
+        stored: how ClickHouse differs.
+    """
+    repair = "migrate PostgreSQL or the model; then run: sluice generate, sluice init"
+    if stored is not None:
+        differs = [*differs, stored.what]
+        repair = f"{stored.remedy}" if len(differs) == 1 else repair
+    parts = list(differs)
+    if more:
+        columns = "column" if len(more) == 1 else "columns"
+        parts.append(f"PostgreSQL has {columns} {', '.join(more)}, which the models lack")
+    if more and not differs:
+        repair = (
+            "rows are stored without it; to store it, add it to the model, then run: sluice"
+            f" generate, sluice init, sluice resync {table.name}"
         )
+    return Check(
+        table=table.name,
+        check="schema",
+        status=Status.FAIL if differs else Status.WARN if more else Status.PASS,
+        postgres=len(table.columns) + len(more),
+        clickhouse=len(table.columns) - len(differs),
+        difference="; ".join(parts) or "columns match the model",
+        repair=repair,
+    )
 
 
 def slot_checks(name: str, state: SlotState | None) -> Iterator[Check]:

@@ -12,10 +12,12 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.events.positions import format_lsn
 from sluice.execution.progress import duration
 from sluice.printable import printable
+from sluice.quality.carried import Place
 from sluice.quality.checks import Ages, Check
 
 log = logging.getLogger(__name__)
 
+_NONE: Mapping[Place, str] = {}
 _RANK = {Status.PASS: 0, Status.WARN: 1, Status.FAIL: 2}
 
 
@@ -49,16 +51,21 @@ class Results:
     queries: Mapping[str, str]
     tell: Callable[[Sequence[News]], None]
 
-    def keep(self, lsn: int, checks: Sequence[Check]) -> tuple[Check, ...]:
+    def keep(
+        self, lsn: int, checks: Sequence[Check], marks: Mapping[Place, str] = _NONE
+    ) -> tuple[Check, ...]:
         """Store results as of a point of the WAL; return them with the ages of unsettled ones.
 
         Consecutive runs report news once; concurrent runs may report it twice.
+
+        Args:
+            marks: the state of both sides before they were compared; see carried.py. Default: none.
         """
         if not checks:
             return ()
         checks = self._aged(checks)
         news = self._news(checks)
-        self._insert(lsn, checks)
+        self._insert(lsn, checks, marks)
         if news:
             self.tell(news)
         return tuple(checks)
@@ -92,10 +99,10 @@ class Results:
                 news.append(News(check=check, before=before))
         return news
 
-    def _insert(self, lsn: int, checks: Sequence[Check]) -> None:
+    def _insert(self, lsn: int, checks: Sequence[Check], marks: Mapping[Place, str]) -> None:
         run = uuid4().hex
         names = ["run", "source_table", "check", "status", "fence"]
-        names += ["postgres", "clickhouse", "keys", "repair", "difference"]
+        names += ["postgres", "clickhouse", "keys", "repair", "difference", "carried_s", "mark"]
         rows = [
             (
                 run,
@@ -108,6 +115,8 @@ class Results:
                 list(check.keys),
                 check.repair if check.status in (Status.FAIL, Status.WARN) else "",
                 check.difference,
+                check.carried_s,
+                marks.get((check.table, check.check), "") if check.status == Status.PASS else "",
             )
             for check in checks
         ]

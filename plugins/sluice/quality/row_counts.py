@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from sluice.catalog import Catalog, Fact, Table
 from sluice.catalog.quality_options import Status
@@ -22,11 +23,30 @@ from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.errors import Lagging, NotReady, SluiceError, TopicGap
 from sluice.events.positions import format_lsn
 from sluice.execution.outcomes import Outcomes
-from sluice.quality.checks import Ages, Check, QualityReport, graded, passing, unmade
+from sluice.quality.carried import Carried, Place
+from sluice.quality.checks import (
+    COMPARED,
+    Ages,
+    Check,
+    QualityReport,
+    graded,
+    passing,
+    unmade,
+)
 from sluice.quality.fences import Fences
 from sluice.quality.table_counts import TableCounts, version_at
 
 _ATTEMPTS = 4
+_NONE: Mapping[Place, str] = {}
+
+
+class Keep(Protocol):
+    """See Results.keep."""
+
+    def __call__(
+        self, lsn: int, checks: Sequence[Check], marks: Mapping[Place, str] = _NONE
+    ) -> tuple[Check, ...]:
+        """Store results; return them with the ages of unsettled ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +69,24 @@ class Quality:
     missing: Callable[[Sequence[Fact], Mapping[str, int], Outcomes], Mapping[str, int]]
     fences: Fences
     exact: Callable[[Sequence[Table]], Fence]
-    keep: Callable[[int, Sequence[Check]], tuple[Check, ...]]
+    keep: Keep
     ages: Callable[[Sequence[str]], Ages]
     most_rows: int
 
-    def run(self, tables: Sequence[Table]) -> QualityReport:
+    def run(self, tables: Sequence[Table], known: Carried) -> QualityReport:
         """Compare these tables, and the facts whose own table is among them; store the results.
+
+        Args:
+            known: the counts that need not be repeated.
 
         Raises:
             NotReady: there is no replication slot yet.
             Unreachable: a service does not answer.
         """
-        counted, errors = self.source.at_most(tables, self.most_rows), dict[str, SluiceError]()
-        fence, drained, compared = self.source.fence(counted), None, dict[str, Check]()
+        compared, errors = self._carried(known), dict[str, SluiceError]()
+        changed = [table for table in tables if table.name not in compared]
+        counted = self.source.at_most(changed, self.most_rows)
+        fence, drained = self.source.fence(counted), None
         for _ in range(_ATTEMPTS):
             behind = self.fences.behind(fence.lsn, tables)
             present = [table for table in counted if table.name in fence.rows]
@@ -82,9 +107,21 @@ class Quality:
         errors = {name: error for name, error in errors.items() if name not in behind}
         settled = [check for name, check in compared.items() if name not in behind]
         checks = [*self._fenced(tables, fence, behind), *settled, *self._uncompared(errors)]
-        kept = self.keep(fence.lsn, graded(self.catalog, checks))
+        kept = self.keep(fence.lsn, graded(self.catalog, checks), known.marks)
         errors |= {table.name: behind[table.name] for table in tables if table.name in behind}
         return QualityReport(checks=kept, fence=fence.lsn, troubles=passing(errors))
+
+    def _carried(self, known: Carried) -> dict[str, Check]:
+        """Return the carried counts of tables, and of their facts where both are carried."""
+        kind, facts = "fact_row_count", {fact.name: fact.table.name for fact in self.catalog.facts}
+        checked = {f.name for f in self.catalog.facts if f.table.quality.severity(kind) is not None}
+        wanting = {facts[name] for name in checked - known.names(kind)}
+        tables = known.names("row_count") - wanting
+        return {
+            name: check
+            for (name, kind), check in known.checks.items()
+            if kind in COMPARED and facts.get(name, name) in tables
+        }
 
     def _unsettled(self, tables: Sequence[Table], checks: Sequence[Check]) -> tuple[Table, ...]:
         """Return the tables to compare again: their own check, or their fact's, is unsettled."""

@@ -84,6 +84,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
         replica=_address(values, "SLUICE_QUALITY_REPLICA"),
         count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
+        carry_seconds=_number(values, "SLUICE_QUALITY_CARRY_SECONDS"),
         letters_kept=_period(values, "SLUICE_DEAD_LETTER_DAYS"),
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),

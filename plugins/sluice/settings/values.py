@@ -155,6 +155,7 @@ class Settings:
         quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
         replica: host and port of a hot standby for the deep check; None for the primary.
         count_rows: larger tables are counted by the deep check alone.
+        carry_seconds: how long the count of a large table without changes is carried forward.
         letters_kept: how long dead letters are kept; None for ever.
         repair: `off`, `suggest` or `auto`.
     """
@@ -174,6 +175,7 @@ class Settings:
     quality_load: float
     replica: tuple[str, int] | None
     count_rows: int
+    carry_seconds: int
     letters_kept: timedelta | None
     repair: str
     alerts: AlertSettings

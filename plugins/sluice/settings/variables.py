@@ -79,6 +79,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "20000000",
         "larger tables, by PostgreSQL's estimate, are counted by the deep check alone",
     ),
+    "SLUICE_QUALITY_CARRY_SECONDS": (
+        "3600",
+        "how long the count of a table without changes is carried forward; 0 counts every minute",
+    ),
     "SLUICE_QUALITY_REPAIR": (
         "suggest",
         "repair of rows that differ: off, suggest (show the command) or auto (run it)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from sluice.drain.ports import Checkpoint
 from sluice.errors import Lagging, SluiceError, StaleCheckpoint
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
+from sluice.quality.carried import Carried, CarriedForward, Place
 from sluice.quality.checks import Check, QualityReport, graded, passing, unmade
 from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
@@ -35,6 +36,7 @@ from sluice.wiring.context import Run, opened
 from sluice.wiring.steps import rebuild_changed
 
 ROWS = frozenset({"row_count", "rows"})
+_NONE: Mapping[Place, str] = {}
 _WAITING = frozenset({Status.UNSETTLED, Status.WARN})
 _NOT_PASSED = Lagging("the drain did not pass the fence of this run", remedy="see: sluice status")
 
@@ -43,13 +45,17 @@ def check(run: Run, tables: Sequence[str], *, deep: bool, restart: bool = False)
     """Run the checks once, for all tables if none is named; repair nothing.
 
     Args:
-        restart: compare all rows, including those that an interrupted deep check has compared.
+        restart: compare all rows, including those that an interrupted deep check has compared, and
+            count tables without changes.
     """
     chosen = run.catalog.select(tuple(tables))
-    checks = make_quality(run)
-    report = checks.run(chosen)
-    measured = _conditions(run, checks, report, deep=deep).run(chosen)
-    found, troubles = checks.keep(report.fence, measured), dict(report.troubles)
+    checks, carried = make_quality(run), _carried(run).find(chosen)
+    if deep or restart:
+        carried = replace(carried, checks={})
+    report = checks.run(chosen, carried)
+    measured = _conditions(run, checks, report, carried, deep=deep).run(chosen)
+    found = checks.keep(report.fence, measured, carried.marks)
+    troubles = dict(report.troubles)
     if deep:
         found += _held(run, checks, chosen, report)
         compared, untold = _deep(run, checks, chosen, report, restart=restart)
@@ -112,7 +118,9 @@ def _suggested(settings: Settings, checks: Sequence[Check]) -> tuple[Check, ...]
     )
 
 
-def _conditions(run: Run, checks: Quality, report: QualityReport, *, deep: bool) -> Conditions:
+def _conditions(
+    run: Run, checks: Quality, report: QualityReport, carried: Carried, *, deep: bool
+) -> Conditions:
     late = report.behind
     ages = checks.ages(sorted(late)) if late else {}
     return Conditions(
@@ -125,7 +133,18 @@ def _conditions(run: Run, checks: Quality, report: QualityReport, *, deep: bool)
         facts=_fact_counts(run),
         ahead=ahead_in(run),
         most_rows=None if deep else run.settings.count_rows,
+        carried=carried,
         late={table: ages.get((table, "caught_up"), 0) for table in late},
+    )
+
+
+def _carried(run: Run) -> CarriedForward:
+    return CarriedForward(
+        source=run.source,
+        clickhouse=run.clickhouse,
+        catalog=run.catalog,
+        queries=run.queries,
+        seconds=run.settings.carry_seconds,
     )
 
 
@@ -149,7 +168,6 @@ def _exact_fence(settings: Settings, tables: Sequence[Table]) -> Fence:
 def make_quality(run: Run) -> Quality:
     """Make the minute's checks, which first bring the drain and the facts past their fence."""
     settings, topics, slot = run.settings, run.topics, run.settings.relay.slot
-    rebuilds = {fact.name: make_rebuild(run.clickhouse, fact) for fact in run.catalog.facts}
     results = Results(
         clickhouse=run.clickhouse, queries=run.queries, tell=Alerts(settings.alerts).tell
     )
@@ -168,7 +186,9 @@ def make_quality(run: Run) -> Quality:
             seconds=settings.quality_seconds,
         ),
         exact=lambda tables: _exact_fence(settings, tables),
-        keep=lambda lsn, found: results.keep(lsn, _suggested(settings, found)),
+        keep=lambda lsn, checks, marks=_NONE: results.keep(
+            lsn, _suggested(settings, checks), marks
+        ),
         ages=results.ages,
         most_rows=settings.count_rows,
     )
