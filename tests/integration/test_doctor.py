@@ -27,11 +27,13 @@ from sluice.catalog import Catalog, load_catalog
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import EPOCH_TOPIC
 from sluice.embedded.stack import Stack
+from sluice.generate.clickhouse import table_statements
 from sluice.operate.doctor import Diagnosis, examine
 from sluice.operate.doctor.clickhouse import checks as clickhouse_checks
 from sluice.settings import Cluster, RelaySettings, Settings
 from sluice.star import create as warehouse
 from sluice.star.create import state_tables
+from sluice.warehouse.creation import created
 from tests.support.services import free_ports
 from tests.support.strangers import stranger
 
@@ -71,7 +73,7 @@ def test_a_missing_state_table_is_named(services: Settings, catalog: Catalog) ->
 def test_everything_that_init_makes_is_looked_for(services: Settings, catalog: Catalog) -> None:
     looked_for = {f"cdc.{name}" for name in warehouse.state_tables()}
     for table in catalog.tables:
-        looked_for |= warehouse.relations_of_table(table, services.clickhouse.cluster)
+        looked_for |= created(table_statements(table).values())
     for fact in catalog.facts:
         looked_for |= warehouse.relations_of_fact(fact, services.clickhouse.cluster)
     with closing(ClickHouse(services.clickhouse)) as clickhouse:

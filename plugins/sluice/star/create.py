@@ -21,6 +21,7 @@ from sluice.execution.side_by_side import side_by_side
 from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.generate.star import star_statements
+from sluice.printable import first_lines, named
 from sluice.settings import PROJECT, Cluster
 from sluice.star.creation import Star, drop_rollup
 from sluice.star.rebuild import Rebuild
@@ -42,6 +43,7 @@ _ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 # A statement that creates a table mostly waits for the disk (docs/benchmarks/tables.md).
 _SESSIONS = 4
+_NAMED = 5  # tables that a line names
 
 N = TypeVar("N", bound=Named)
 T = TypeVar("T")
@@ -85,11 +87,6 @@ def state_tables() -> dict[str, list[str]]:
     return tables
 
 
-def relations_of_table(table: Table, cluster: Cluster) -> set[str]:
-    """Return the `database.name` of each table and view of a source table on every server."""
-    return created(table_statements(table, cluster).values())
-
-
 def relations_of_fact(fact: Fact, cluster: Cluster) -> set[str]:
     """Return the `database.name` of each table and view of a fact and its rollups.
 
@@ -130,13 +127,14 @@ def _create_tables(
         with outcomes.of(table.name):
             if lacking(table) or plan_of(present, table, cluster) != Plan():
                 unlike.append(table)
-    done: list[str] = []
-    for table, plan in _at_once(clickhouse, create, unlike, outcomes, "tables"):
-        done += plan.safe
-        if plan.resync:
-            done.append(
-                f"rows of {table.name} lack the new values; run: sluice resync {table.name}"
-            )
+    plans = _at_once(clickhouse, create, unlike, outcomes, "tables")
+    statements = [statement for _, plan in plans for statement in plan.safe]
+    done = first_lines(statements, "more statements")
+    if names := [table.name for table, plan in plans if plan.resync]:
+        few = f"run: sluice resync {' '.join(names)}"
+        many = "run sluice resync for each; sluice quality --deep names them until then"
+        text = few if len(names) <= _NAMED else many
+        done.append(f"rows of {named(names, _NAMED)} lack the new values; {text}")
     return done
 
 

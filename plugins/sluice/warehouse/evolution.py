@@ -66,12 +66,6 @@ def _difference(present: Present, table: Table, cluster: Cluster) -> SluiceError
     return None
 
 
-def require_same(clickhouse: ClickHouse, table: Table) -> None:
-    """Raise the table's error of `differing`, if it has one."""
-    for error in differing(clickhouse, [table]).values():
-        raise error
-
-
 def present_of(clickhouse: ClickHouse, tables: Iterable[Table]) -> Present:
     """Read the present state of source tables."""
     listed = list(tables)

@@ -19,7 +19,7 @@ from sluice.execution.side_by_side import Results, side_by_side
 from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.generate.sql_files import read_statements
-from sluice.printable import named
+from sluice.printable import first_lines, named
 from sluice.settings import PROJECT, Settings
 from sluice.star.changed_facts import changed_facts
 from sluice.star.create import create_warehouse, make_rebuild
@@ -59,7 +59,8 @@ def initialise(settings: Settings) -> list[str]:
         with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
             faulty = publications.faults(cursor, catalog)
             faulty |= publications.ensure(cursor, settings.relay, catalog, faulty)
-            done += relations.uncovered(cursor, catalog).values()
+            children = list(relations.uncovered(cursor, catalog).values())
+            done += first_lines(children, "more tables have such children")
         outcomes.troubles.update(faulty)
         done += _unlike_postgres(run, [t for t in catalog.tables if t.name not in faulty])
         outcomes.require(done)
@@ -139,11 +140,12 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
 def _unlike_postgres(run: Run, tables: Sequence[Table]) -> list[str]:
     """Return a line for each table whose columns in PostgreSQL differ from its model."""
     differences = run.source.schema_differences(tables)
-    return [
+    lines = [
         f"PostgreSQL's table {name} is not its model's: {'; '.join(lines)}; migrate it"
         for name, lines in differences.items()
         if lines
     ]
+    return first_lines(lines, "more tables are not their models'; sluice quality names them")
 
 
 def _fact(catalog: Catalog, name: str) -> Fact:
