@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 from sluice.clients.clickhouse import ClickHouse
-from sluice.errors import SluiceError, Unreachable
 from sluice.execution.outcomes import Outcomes
-from sluice.generate.clickhouse import literal, quoted
+from sluice.generate.clickhouse import quoted
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import FactState, Slot
-
-_AT_ONCE = 50  # tables that one query counts
+from sluice.quality.bulk import read_each
 
 
 def read_status(monitor: Monitor) -> dict[str, Any]:
@@ -68,34 +65,16 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
 def live_rows(
     clickhouse: ClickHouse, storages: Mapping[str, str], outcomes: Outcomes
 ) -> dict[str, int]:
-    """Return the live rows of each table that can be counted, _AT_ONCE tables in a query.
+    """Return the live rows of each table that can be counted; see `read_each`.
 
     Args:
         storages: name of a source table or fact -> its table in `cdc`.
-        outcomes: gets the errors of the others.
-
-    Raises:
-        Unreachable: ClickHouse does not answer.
     """
-    rows, left = dict[str, int](), iter(storages.items())
-    while some := dict(islice(left, _AT_ONCE)):
-        try:
-            rows |= _counted(clickhouse, some)
-        except Unreachable:
-            raise
-        except SluiceError:  # of one of them: the others are counted alone
-            for name, storage in some.items():
-                with outcomes.of(name):
-                    rows |= _counted(clickhouse, {name: storage})
-    return rows
-
-
-def _counted(clickhouse: ClickHouse, storages: Mapping[str, str]) -> dict[str, int]:
-    counts = (
-        f"SELECT {literal(name)}, count() FROM cdc.{quoted(storage)} FINAL"
+    counts = {
+        name: f"SELECT count() FROM cdc.{quoted(storage)} FINAL"
         for name, storage in storages.items()
-    )
-    return dict(clickhouse.execute(" UNION ALL ".join(counts)))
+    }
+    return {name: rows for name, (rows,) in read_each(clickhouse, counts, outcomes).items()}
 
 
 def _rebuilt(fact: FactState) -> str | None:
