@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.clickhouse import ClickHouse
-from sluice.errors import SluiceError
+from sluice.errors import NeedsPerson, NotReady, SluiceError
 from sluice.execution.outcomes import Named, Outcomes
 from sluice.execution.progress import Pace
 from sluice.execution.side_by_side import side_by_side
@@ -43,6 +43,7 @@ _ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
 _BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
 # A statement that creates a table mostly waits for the disk (docs/benchmarks/tables.md).
 _SESSIONS = 4
+_REPEATS = 3
 _NAMED = 5  # tables that a line names
 
 N = TypeVar("N", bound=Named)
@@ -166,16 +167,32 @@ def _create_facts(
             )
             if star.is_unlike():
                 stars.append(star)
-
-    def create(session: ClickHouse, star: Star) -> bool:
-        return (star.read_again(session) if star.existed else star).create(session)
-
     done: list[str] = []
-    for star, recreated in _at_once(clickhouse, create, stars, outcomes, "facts"):
+    for star, recreated in _at_once(clickhouse, _create_fact, stars, outcomes, "facts"):
         with outcomes.of(star.name):
             if star.differs or recreated:
                 done += _renew(clickhouse, star, recreated=recreated)
     return done
+
+
+def _create_fact(clickhouse: ClickHouse, star: Star) -> bool:
+    """Create what a star lacks; return whether rollups of an existing fact were recreated.
+
+    Repeated where another `sluice init` dropped a rollup of the former models meanwhile: once it is
+    created from these models, neither drops it.
+    """
+    recreated = False
+    for repeats in range(_REPEATS, -1, -1):
+        if star.existed or repeats < _REPEATS:
+            star = star.read_again(clickhouse)
+        recreated |= star.recreates
+        try:
+            star.create(clickhouse)
+            break
+        except (NotReady, NeedsPerson):
+            if not repeats:
+                raise
+    return recreated
 
 
 def _renew(clickhouse: ClickHouse, star: Star, *, recreated: bool) -> list[str]:

@@ -63,12 +63,13 @@ class Star:
         """Return whether the fact had a table."""
         return f"cdc.{self.name}" in self.creation.present.relations
 
-    def create(self, clickhouse: ClickHouse) -> bool:
-        """Create what is missing; return whether a rollup of an existing fact was recreated.
+    @property
+    def recreates(self) -> bool:
+        """Return whether a rollup of an existing fact has to be recreated, and then summed."""
+        return self.existed and not all(self.made[name] for name in self.statements.rollups)
 
-        The view of a fact that differs is left to its rebuild.
-        """
-        recreated = False
+    def create(self, clickhouse: ClickHouse) -> None:
+        """Create what is missing; the view of a fact that differs is left to its rebuild."""
         if not self._stands():
             queries = read_statements(PIPELINE)
             tables = FactStorage(clickhouse=clickhouse, fact=self.fact, queries=queries)
@@ -77,7 +78,6 @@ class Star:
         for name in self.statements.rollups:
             everywhere, here = self._missing(name)
             if not self.made[name]:
-                recreated = self.existed
                 self._drop_former(clickhouse, name)
             for statement in everywhere:
                 clickhouse.everywhere(statement)
@@ -86,7 +86,6 @@ class Star:
         if not self.differs:
             for statement in self._missing_view():
                 clickhouse.everywhere(statement)
-        return recreated
 
     def _drop_former(self, clickhouse: ClickHouse, name: str) -> None:
         """Drop a rollup of other models, of which another server may have a part."""
