@@ -57,8 +57,10 @@ def examine(until: float | None = None) -> Iterator[Diagnosis]:
     """
     version = airflow.__version__
     yield judged("airflow", "version", int(version.split(".")[0]) == _MAJOR, version, "Airflow 3")
-    plugin = _plugin()  # the time of loading it and the mappers must not count as a service's
+    # Their time must not count as a service's. Mappers first: without .airflowignore, the loader of
+    # plugins puts files of ours under names of Airflow's.
     configure_mappers()
+    plugin = _plugin()
     parts: dict[str, tuple[Callable[[], Iterable[Diagnosis]], str]] = {
         f"connection {name}": (partial(_connection, name, ask), _SILENT)
         for name, ask in _ASKED.items()

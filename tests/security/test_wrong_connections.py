@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.airflow, pytest.mark.services, pytest.mark.clickhouse_
 CANARY = token()
 # As Airflow does: what was raised, its causes, and where.
 SCRIPT = """
-import logging, traceback
+import logging, sys, traceback
 logging.basicConfig(level=logging.DEBUG)
 from sluice_airflow import tasks
 try:
-    tasks.compare.function()
+    getattr(tasks, sys.argv[1]).function()
 except Exception:
     traceback.print_exc()
 """
@@ -34,11 +34,15 @@ SASL = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "PLAIN", "sasl
 
 
 @pytest.mark.parametrize(
-    ("name", "service"),
-    [("POSTGRES", "PostgreSQL"), ("REDPANDA", "broker"), ("CLICKHOUSE", "ClickHouse")],
+    ("name", "service", "task"),
+    [
+        ("POSTGRES", "PostgreSQL", "compare"),
+        ("REDPANDA", "broker", "drain"),
+        ("CLICKHOUSE", "ClickHouse", "rebuild"),
+    ],
 )
 def test_a_task_with_a_wrong_password_does_not_log_it(
-    services: Settings, tmp_path: Path, name: str, service: str
+    services: Settings, tmp_path: Path, name: str, service: str, task: str
 ) -> None:
     environment = {**os.environ, **airflow_environment(tmp_path, services)}
     variable = f"AIRFLOW_CONN_SLUICE_{name}"
@@ -49,7 +53,7 @@ def test_a_task_with_a_wrong_password_does_not_log_it(
         connection["password"] = CANARY
     environment |= {variable: json.dumps(connection), "SLUICE_HOME": str(services.home)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, task],
         env=environment,
         cwd=PROJECT,
         capture_output=True,
