@@ -131,7 +131,8 @@ class DeepCheck:
                     "deep: %s are compared one by one: %s", named(t.name for t in batch), error
                 )
                 snapshots.renew()
-        log.info("deep: %d small tables are equal", len(equal))
+        if equal:
+            log.info("deep: %d small tables are equal", len(equal))
         return equal
 
     def _plan(self, snapshot: Snapshot, table: Table) -> Plan:
