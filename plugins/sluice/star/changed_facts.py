@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sluice.catalog import Fact
 from sluice.clients.clickhouse import ClickHouse
+from sluice.warehouse.star_form import outdated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedFact:
+    """A fact for which a rebuild has something to do.
+
+    Attributes:
+        formed: the identity of its table, if the table and its rollups are the models'.
+    """
+
+    fact: Fact
+    formed: UUID | None
+
+    @property
+    def name(self) -> str:
+        """Return the fact's name."""
+        return self.fact.name
 
 
 def changed_facts(
     clickhouse: ClickHouse, facts: Sequence[Fact], queries: Mapping[str, str]
-) -> list[Fact]:
+) -> list[ChangedFact]:
     """Return the facts for which a rebuild has something to do.
 
     These are facts whose tables have changes that their last rebuild had not seen, which were never
@@ -48,4 +67,10 @@ def changed_facts(
             or fact.name in straying
         )
 
-    return [fact for fact in facts if changed(fact)]
+    found = [fact for fact in facts if changed(fact)]
+    # After the identities were read: a table that is exchanged meanwhile is compared again.
+    unlike = outdated(clickhouse, found) if found else {}
+    return [
+        ChangedFact(fact=fact, formed=None if fact.name in unlike else storages.get(fact.name))
+        for fact in found
+    ]

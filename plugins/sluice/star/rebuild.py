@@ -120,8 +120,12 @@ class Rebuild:
     reached: Reached = go_on
     progress: Callable[[str], None] = log.info
 
-    def run(self, *, full: bool = False) -> RebuildReport:
+    def run(self, *, full: bool = False, formed: UUID | None = None) -> RebuildReport:
         """Update the fact, incrementally where that is possible.
+
+        Args:
+            formed: the identity of a table of the fact that was found to be the models', with its
+                rollups. Default: compare them now.
 
         Raises:
             TableDiffers: the fact or a rollup differs from the models; writing would truncate
@@ -132,7 +136,8 @@ class Rebuild:
         started = time.monotonic()
         self._tables.catch_strays()
         storage = self._storage(self.fact.name)
-        self._require_form()
+        if formed is None or storage != formed:
+            self._require_form()
         low = self._last_seen(storage)
         if full or low is None:
             report = self.renew()
@@ -281,7 +286,7 @@ class Rebuild:
         return int(self.clickhouse.execute(self.queries["live_rows"], table=table)[0][0])
 
     def _require_form(self) -> None:
-        for name in outdated(self.clickhouse, self.fact):
+        for name in outdated(self.clickhouse, [self.fact]).values():
             raise TableDiffers(f"cdc.{name} differs from the models", remedy="run: sluice init")
 
     def _report(self, mode: str, started: float, rows: int, deleted: int) -> RebuildReport:

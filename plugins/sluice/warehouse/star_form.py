@@ -98,17 +98,22 @@ def _rollup_types(
     return answers(ask, {name: len(query.encode()) for name, query in rows.items()})
 
 
-def outdated(clickhouse: ClickHouse, fact: Fact) -> list[str]:
-    """Return which of the fact and its rollups differ from the models, by their comments."""
-    rollups = fact.table.rollups
-    comments = {fact.name: made_of(fact, rollups)}
-    comments |= {rollup.name: made_of(fact, [rollup]) for rollup in rollups}
-    present = read_present(clickhouse, (), comments)
-    return [
-        name
-        for name, comment in comments.items()
+def outdated(clickhouse: ClickHouse, facts: Sequence[Fact]) -> dict[str, str]:
+    """Return fact -> which of its table and rollups differs from the models, by its comment."""
+    comments = {
+        (fact.name, name): made_of(fact, rollups)
+        for fact in facts
+        for name, rollups in [
+            (fact.name, fact.table.rollups),
+            *((rollup.name, (rollup,)) for rollup in fact.table.rollups),
+        ]
+    }
+    present = read_present(clickhouse, (), [name for _, name in comments])
+    return {
+        fact: name
+        for (fact, name), comment in comments.items()
         if (stored := present.stored(name)) is None or stored.comment != comment
-    ]
+    }
 
 
 def former_rollups(present: Present, fact: str) -> set[str]:

@@ -21,7 +21,7 @@ from sluice.generate.files import topics as topic_names
 from sluice.generate.sql_files import read_statements
 from sluice.printable import first_lines, named
 from sluice.settings import PROJECT, Settings
-from sluice.star.changed_facts import changed_facts
+from sluice.star.changed_facts import ChangedFact, changed_facts
 from sluice.star.create import create_warehouse, make_rebuild
 from sluice.star.rebuild import RebuildReport
 from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
@@ -105,8 +105,9 @@ def rebuild_all(settings: Settings, names: Sequence[str] = ()) -> Results[Rebuil
 def rebuild_changed(run: Run, facts: Sequence[Fact]) -> Results[RebuildReport]:
     """See rebuild_all."""
 
-    def step(own: Run, fact: Fact) -> RebuildReport:
-        return until_done(make_rebuild(own.clickhouse, fact).run)
+    def step(own: Run, changed: ChangedFact) -> RebuildReport:
+        rebuild = make_rebuild(own.clickhouse, changed.fact)
+        return until_done(partial(rebuild.run, formed=changed.formed))
 
     changed = changed_facts(run.clickhouse, facts, run.queries)
     return side_by_side(step, changed, partial(opened, run.settings), _REBUILDS)
