@@ -19,6 +19,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource, connection_options
 from sluice.clients.topics import Topics
 from sluice.generate.sql_files import PIPELINE, read_statements
+from sluice.quality import carried as rule
 from sluice.quality.carried import CarriedForward
 from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
@@ -250,6 +251,17 @@ def test_counts_are_carried_with_their_age_and_repeated_when_that_is_over(
     assert "neither" not in count(wiring.quality(services, deep=True), "customers").difference
 
 
+def test_small_tables_are_carried_where_they_are_many(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring.checks, "CarriedForward", CarriedForward)
+    for _ in range(2):
+        assert "neither" not in count(wiring.quality(services), "customers").difference
+    monkeypatch.setattr(rule, "FEW_TABLES", len(CATALOG.tables) - 1)
+    carried(services)
+    assert "neither" not in count(wiring.quality(services, ["orders"]), "orders").difference
+
+
 def test_a_row_that_clickhouse_lost_is_found_though_it_was_carried(
     services: Settings, engine: Engine
 ) -> None:
@@ -274,8 +286,18 @@ def test_a_row_that_only_a_fact_lost_is_found(services: Settings, engine: Engine
     assert wiring.quality(services).passed
 
 
+def advance(settings: Settings, replaced: str) -> None:
+    """Write another checkpoint of the customers, with other fields."""
+    wiring.query(
+        settings,
+        f"INSERT INTO cdc.checkpoints SELECT * REPLACE ({replaced}, generation + 1 AS generation)"
+        " FROM cdc.checkpoints FINAL WHERE source_table = 'customers'",
+    )
+
+
 def test_a_change_that_got_lost_on_its_way_is_found(services: Settings, engine: Engine) -> None:
     """Only PostgreSQL's counters tell: the checkpoint keeps its `_seq`, and no part is written."""
+    advance(services, "base_seq + 1 AS base_seq")
     carried(services)
     end = wiring.query(
         services,
@@ -289,12 +311,7 @@ def test_a_change_that_got_lost_on_its_way_is_found(services: Settings, engine: 
         )
     topics = Topics(services.kafka)
     until(lambda: topics.ends(["cdc.customers"])["cdc.customers"] > end, "the event is sent")
-    wiring.query(
-        services,
-        "INSERT INTO cdc.checkpoints SELECT * REPLACE (next_offset + 1 AS next_offset,"
-        " base_seq - 1 AS base_seq, generation + 1 AS generation)"
-        " FROM cdc.checkpoints FINAL WHERE source_table = 'customers'",
-    )
+    advance(services, "next_offset + 1 AS next_offset, base_seq - 1 AS base_seq")
     until(
         lambda: count(wiring.quality(services), "customers").status == "fail",
         "the lost row is found",

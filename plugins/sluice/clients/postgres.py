@@ -115,7 +115,7 @@ class PostgresSource:
         large = {name for name, relation in known.items() if relation.rows > rows}
         return tuple(table for table in tables if table.name not in large)
 
-    def marks(self, tables: Sequence[Table], least_rows: int) -> dict[str, str]:
+    def marks(self, tables: Sequence[Table], least_rows: float) -> dict[str, str]:
         """Return, by table, a mark of its rows' state, of tables with at least this many rows.
 
         It differs after a change; PostgreSQL reports a change up to a minute after its commit.

@@ -125,7 +125,7 @@ def relations(cursor: Any, tables: Sequence[Table]) -> dict[str, Relation]:
     }
 
 
-def marks(cursor: Any, tables: Sequence[Table], least_rows: int) -> dict[str, str]:
+def marks(cursor: Any, tables: Sequence[Table], least_rows: float) -> dict[str, str]:
     """See PostgresSource.marks."""
     cursor.execute(_MARKS, {**_places(tables), "least_rows": least_rows})
     return {tables[at - 1].name: mark for at, mark in cursor.fetchall()}

@@ -1,4 +1,4 @@
-"""Carries forward passed counts of large tables that neither side has changed since.
+"""Carries forward passed counts of tables that neither side has changed since.
 
 A mark says in what state a table is on both sides. It is read before the table is counted, so that
 a change during the count alters the mark of the next check. PostgreSQL's side is its counters of
@@ -7,12 +7,13 @@ moments since when the server counts; ClickHouse's side is the parts of the tabl
 checkpoint. So a change that got lost on its way, and a row that only one side lost, alter the mark.
 
 PostgreSQL reports its counters up to a minute late, and a superuser's session may switch them off.
-So a count is carried forward for a limited time. A small table is counted each time: this costs
-less than its mark.
+So a count is carried forward for a limited time. Few small tables are counted each time: this costs
+less than their marks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ from sluice.quality.checks import Check
 Place = tuple[str, str]
 # Counting so many rows takes some hundredths of a second on each side.
 LEAST_ROWS = 100_000
+# One statement on each side counts so many small tables.
+FEW_TABLES = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Carried:
     """What is known before a run.
 
     Attributes:
-        marks: the states of large tables and their facts.
+        marks: the states of tables that can be carried, and of their facts.
         checks: passed checks that need not be repeated.
     """
 
@@ -54,7 +57,8 @@ class CarriedForward:
 
     Attributes:
         seconds: how long a result is carried forward; 0 for never.
-        least_rows: the rows of a large table, by PostgreSQL's estimate.
+        least_rows: the rows of a large table, by PostgreSQL's estimate; of few tables only large
+            ones are carried.
     """
 
     source: PostgresSource
@@ -62,7 +66,7 @@ class CarriedForward:
     catalog: Catalog
     queries: Mapping[str, str]
     seconds: int
-    least_rows: int = LEAST_ROWS
+    least_rows: float = LEAST_ROWS
 
     def find(self, tables: Sequence[Table]) -> Carried:
         """Return what is known of these tables; nothing where other servers hold parts of them."""
@@ -72,15 +76,16 @@ class CarriedForward:
         return Carried(marks=marks, checks=self._checks(marks) if marks else {})
 
     def _marks(self, tables: Sequence[Table]) -> dict[Place, str]:
-        sources, marks = self.source.marks(tables, self.least_rows), dict[Place, str]()
-        large = [table for table in tables if table.name in sources]
-        if not large:
+        least_rows = self.least_rows if len(tables) <= FEW_TABLES else -math.inf
+        sources, marks = self.source.marks(tables, least_rows), dict[Place, str]()
+        marked = [table for table in tables if table.name in sources]
+        if not marked:
             return marks
         facts = [fact for fact in self.catalog.facts if fact.table.name in sources]
-        names = [*(table.storage for table in large), *(fact.name for fact in facts)]
+        names = [*(table.storage for table in marked), *(fact.name for fact in facts)]
         parts = dict(self.clickhouse.execute(self.queries["part_marks"], names=names))
         checkpoints = ClickHouseStore(self.clickhouse).checkpoints()
-        for table in large:
+        for table in marked:
             if table.storage in parts and table.name in checkpoints:
                 stored = f"{parts[table.storage]} {_drained(checkpoints[table.name])}"
                 mark = f"{sources[table.name]} {stored}"
