@@ -31,5 +31,5 @@ own, which names it. Concurrent runs are harmless: rows carry the version of the
 """,
 ) as dag:
     drained = tasks.drain()
-    drained >> tasks.publish_drained()
+    drained >> tasks.drain_failed()
     tasks.drain_apart.expand(tables=drained)

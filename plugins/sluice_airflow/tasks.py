@@ -61,10 +61,11 @@ BY_HAND: dict[str, Any] = {
 @task(
     task_display_name="topics → cdc.*",
     inlets=[of(table) for table in catalog().tables for of in (assets.source, assets.topic)],
-    outlets=[assets.CURRENT_STATES],
+    outlets=[assets.CURRENT_STATES, assets.DRAINED],
     doc_md="Drains the tables with undrained events from their topics into `cdc`, several at a"
     " time. Each drained table has a line in the log and an asset event. Tables that failed, and"
-    " the shares of a large backlog, are left to `drain_apart`. Running it again is harmless.",
+    " the shares of a large backlog, are left to `drain_apart`. Running it again is harmless."
+    " Starts `sluice_rebuild` also without events: an idle pipeline is checked as well.",
 )
 def drain(*, outlet_events: Any = None) -> list[list[str]]:
     """Drain all tables; return lists of tables that each need a task of their own."""
@@ -123,22 +124,21 @@ def _seen_at(table: Table) -> str:
 
 @task(
     outlets=[assets.DRAINED],
-    trigger_rule="all_done",
-    task_display_name="publish: drained",
-    doc_md="Starts `sluice_rebuild` every minute, also without events: an idle pipeline is checked"
-    " as well. Runs when the drain failed, too.",
+    trigger_rule="all_failed",
+    task_display_name="check all the same",
+    doc_md="Starts `sluice_rebuild` where the drain failed: the checks then say what is missing.",
 )
-def publish_drained() -> None:
-    """Emit the asset event that starts the rebuild."""
+def drain_failed() -> None:
+    """Emit the asset event that starts the rebuild, in place of a drain that failed."""
 
 
 @task(
     task_display_name="cdc.* → facts",
     inlets=[assets.current_state(table) for fact in catalog().facts for table in fact.tables],
-    outlets=[assets.FACTS],
+    outlets=[assets.FACTS, assets.REBUILT],
     doc_md="Recomputes the rows of facts that drained changes affect; a fact without changes costs"
     " nothing. Works from the checkpoints, so a missed run loses nothing. Facts that failed are"
-    " left to `rebuild_apart`.",
+    " left to `rebuild_apart`. Starts `sluice_quality`.",
 )
 def rebuild(*, outlet_events: Any = None) -> list[str]:
     """Rebuild the facts with changes; return those that failed."""
@@ -212,11 +212,6 @@ def _day(dag_run: Any) -> date:
     at: datetime = (dag_run.logical_date or dag_run.run_after).astimezone(timezone.utc)
     scheduled = str(getattr(dag_run.run_type, "value", dag_run.run_type)) == "scheduled"
     return (at - timedelta(days=int(scheduled))).date()
-
-
-@task(outlets=[assets.REBUILT], trigger_rule="none_failed", task_display_name="publish: rebuilt")
-def publish_rebuilt() -> None:
-    """Emit the asset event that starts the checks."""
 
 
 @task(

@@ -70,3 +70,15 @@ def test_a_table_in_trouble_fails_a_task_that_names_it_and_holds_no_other(
         log = run_dag("sluice_rebuild")
         assert "state: success" in log, log[-3000:]
         assert "0 facts rebuilt, 0 in trouble" in log
+
+
+def test_a_drain_that_fails_as_a_whole_starts_the_checks_all_the_same(
+    services: Settings, run_dag: Run
+) -> None:
+    wiring.query(services, "RENAME TABLE cdc.checkpoints TO cdc.checkpoints_aside")
+    try:
+        log = run_dag("sluice_drain")
+    finally:
+        wiring.query(services, "RENAME TABLE cdc.checkpoints_aside TO cdc.checkpoints")
+    assert "state: failed" in log, log[-3000:]
+    assert "end task task_id=drain_failed" in log, log[-3000:]
