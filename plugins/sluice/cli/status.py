@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from sluice.cli.output import say
@@ -13,34 +15,46 @@ from sluice.errors import SluiceError
 from sluice.settings import Settings
 
 _NAMES = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
+_UNKNOWN = "?"
 _ROWS = 20  # so many tables are all shown; of more, at most as many with problems
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
-    """Return the status that `sluice status --json` prints; parts that do not answer are empty."""
+    """Return the status that `sluice status --json` prints.
+
+    A part that cannot be read is empty or None; `errors` has its error.
+    """
     from sluice import wiring
     from sluice.capture import metrics as telemetry
     from sluice.embedded.stack import Stack
 
     state: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
-    errors: list[str] = []
-    try:
+    errors: dict[str, str] = {}
+    with _part("supervisor", errors):
         services = Stack(settings).states()
         state["services"] = {name: asdict(service) for name, service in services.items()}
-    except SluiceError as error:
-        errors.append(str(error))
     metrics = settings.relay.metrics
     state["relay"] = telemetry.read_status(*metrics) if metrics else {}
-    healthy = all(service["state"] == "running" for service in state["services"].values())
-    try:
+    with _part("models", errors):
         state.update(wiring.status(settings))
+    errors |= state.pop("errors", {})
+    with _part("airflow", errors):
         state["dags"] = _dag_states(settings)
-    except SluiceError as error:
-        errors.append(str(error))
+    state["errors"] = errors
     if errors:
-        state["error"] = "\n".join(errors)
+        state["error"] = "\n".join(dict.fromkeys(errors.values()))
+    running = all(service["state"] == "running" for service in state["services"].values())
     failed = any(dag["last_state"] == "failed" for dag in state["dags"].values())
-    return {**state, "healthy": healthy and not failed and not errors and not state.get("troubles")}
+    return {**state, "healthy": running and not (failed or errors or state.get("troubles"))}
+
+
+@contextmanager
+def _part(name: str, errors: dict[str, str]) -> Iterator[None]:
+    """Read a part of the status; note its error if that fails."""
+    try:
+        yield
+    except SluiceError as error:
+        errors[name] = str(error)
 
 
 def _dag_states(settings: Settings) -> dict[str, Any]:
@@ -52,6 +66,7 @@ def _dag_states(settings: Settings) -> dict[str, Any]:
         run = api.last_run(dag_id) or {}
         states[dag_id] = {
             "last_state": run.get("state"),
+            "last_start": run.get("start_date"),
             "last_end": run.get("end_date"),
             "last_duration_s": run.get("duration"),
         }
@@ -59,30 +74,63 @@ def _dag_states(settings: Settings) -> dict[str, Any]:
 
 
 def print_status(state: dict[str, Any], *, every: bool = False) -> None:
-    """Print a status for people; see `print_tables`."""
-    services = [
-        (name, service["state"], service["pid"] or "", service["address"])
-        for name, service in state["services"].items()
-    ]
-    print_table(["service", "state", "pid", "address"], services)
+    """Print a status for people, with local times; see `print_tables`.
+
+    A part that could not be read says so; its error follows at the end, on stderr.
+    """
+    errors = state["errors"]
+    if state["services"]:
+        services = [
+            (name, service["state"], service["pid"] or "", service["address"])
+            for name, service in state["services"].items()
+        ]
+        print_table(["service", "state", "pid", "address"], services)
+    else:
+        say("services: not known, as the supervisor did not answer")
     if state["tables"]:
         print_tables(state, every=every)
+    elif "models" in errors:
+        say("tables: not known, as the models could not be read")
     if state["slot"]:
         say(_slot_line(state["slot"]))
+    elif "postgres" in errors:
+        say("slot: not known, as PostgreSQL did not answer")
     if state["relay"]:
-        relay = state["relay"]
-        snapshot = relay["snapshot"]
-        say(
-            f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
-            f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
-            f" {snapshot['ranges_done']} of {snapshot['ranges']} ranges"
-        )
+        say(_relay_line(state["relay"]))
     for dag_id, dag in state["dags"].items():
-        say(f"{dag_id}: {dag['last_state']} at {dag['last_end']}")
+        say(f"{dag_id}: {_run_words(dag)}")
+    if "airflow" in errors:
+        say("DAG runs: not known, as Airflow did not answer")
     for name, trouble in state.get("troubles", {}).items():
         say(*f"{name}: {trouble}".split("\n"), err=True)
-    if "error" in state:
+    if errors:
         say(*state["error"].split("\n"), err=True)
+
+
+def _relay_line(relay: dict[str, Any]) -> str:
+    snapshot = relay["snapshot"]
+    return (
+        f"relay: {relay['state']}, {relay['events_per_second']} events/s,"
+        f" {relay['seconds_behind']} s behind; snapshot: {snapshot['rows']} rows,"
+        f" {snapshot['ranges_done']} of {snapshot['ranges']} ranges"
+    )
+
+
+def _run_words(dag: dict[str, Any]) -> str:
+    """Describe the last run of a DAG."""
+    if dag["last_state"] is None:
+        return "has not run yet"
+    if dag["last_end"] is not None:
+        return f"{dag['last_state']} at {_local(dag['last_end'])}"
+    if dag["last_start"] is not None:
+        return f"{dag['last_state']} since {_local(dag['last_start'])}"
+    return str(dag["last_state"])
+
+
+def _local(moment: str) -> str:
+    """Return an ISO 8601 moment as a time of this machine's zone, with the zone's name."""
+    at = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
+    return f"{at:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _slot_line(slot: dict[str, Any]) -> str:
@@ -120,10 +168,13 @@ def print_tables(state: dict[str, Any], *, every: bool = False) -> None:
 
 def _row(name: str, tables: dict[str, Any], facts: dict[str, Any]) -> Sequence[Any]:
     if name in tables:
-        values = list(tables[name].values())
-    else:
-        values = [facts[name]["expected_rows"], facts[name]["rows"], "", "", ""]
-    return [name, *("" if value is None else value for value in values)]
+        return [name, *map(_known, tables[name].values())]
+    rows = (facts[name]["expected_rows"], facts[name]["rows"])
+    return [name, *map(_known, rows), "", "", ""]
+
+
+def _known(value: Any) -> Any:
+    return _UNKNOWN if value is None else value
 
 
 def _problems(state: dict[str, Any]) -> dict[str, None]:
@@ -133,11 +184,16 @@ def _problems(state: dict[str, Any]) -> dict[str, None]:
     names = [
         *state.get("troubles", {}),
         *(name for severity, name in concerns if severity == "bad"),
-        *(n for n, t in tables.items() if t["postgres_rows"] != t["clickhouse_rows"]),
-        *(n for n, fact in facts.items() if fact["rows"] != fact["expected_rows"]),
+        *(n for n, t in tables.items() if _differ(t["postgres_rows"], t["clickhouse_rows"])),
+        *(n for n, fact in facts.items() if _differ(fact["expected_rows"], fact["rows"])),
         *(name for _, name in concerns),
     ]
     return dict.fromkeys(name for name in names if name in tables or name in facts)
+
+
+def _differ(postgres: int | None, clickhouse: int | None) -> bool:
+    """Whether both counts are known and differ; `troubles` has the others."""
+    return None not in {postgres, clickhouse} and postgres != clickhouse
 
 
 def _sums(tables: dict[str, Any], facts: dict[str, Any]) -> list[list[Any]]:
@@ -145,11 +201,17 @@ def _sums(tables: dict[str, Any], facts: dict[str, Any]) -> list[list[Any]]:
     fresh = [table["freshness_s"] for table in tables.values()]
     known = [seconds for seconds in fresh if seconds is not None]
     sums = [
-        sum(table[field] or 0 for table in tables.values())
+        _sum(tables, field)
         for field in ("postgres_rows", "clickhouse_rows", "pending_events", "dead_letters")
     ]
-    rows = [sum(fact[field] or 0 for fact in facts.values()) for field in ("expected_rows", "rows")]
+    rows = [_sum(facts, field) for field in ("expected_rows", "rows")]
     return [
-        [f"all {len(tables)} tables", *sums, max(known, default="")],
+        [f"all {len(tables)} tables", *sums, max(known, default=_UNKNOWN)],
         [f"all {len(facts)} facts", *rows, "", "", ""],
     ]
+
+
+def _sum(rows: dict[str, Any], field: str) -> Any:
+    from sluice.operate.status import known_sum
+
+    return _known(known_sum(row[field] for row in rows.values()))

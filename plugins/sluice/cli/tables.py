@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
@@ -35,7 +36,7 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table()
     for index, name in enumerate(names):
-        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        numeric = any(isinstance(row[index], int | float | Decimal) for row in rows)
         table.add_column(
             Text(printable(name)), justify="right" if numeric else "left", no_wrap=True
         )

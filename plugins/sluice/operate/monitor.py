@@ -57,27 +57,22 @@ class Monitor:
 
     def overview(self) -> Overview:
         """Return the current overview; the three services are queried concurrently."""
-        with ThreadPoolExecutor(3) as threads:
-            queries = (
-                threads.submit(_ask, POSTGRESQL, self._slot),
-                threads.submit(_ask, BROKER, self._ends),
-                threads.submit(_ask, CLICKHOUSE, self._kept),
-            )
-            postgres, slot = queries[0].result()
-            broker, ends = queries[1].result()
-            warehouse, kept = queries[2].result()
-        return self._overview((postgres, broker, warehouse), slot, ends, kept)
+        return self.observed()[0]
 
-    def answered(self) -> Overview:
-        """Return the current overview, requiring that every service answers.
-
-        Raises:
-            Unreachable: a service does not answer.
-            NotReady: `sluice init` has not run.
-        """
-        names = (POSTGRESQL, BROKER, CLICKHOUSE)
-        services = tuple(Service(name=name, answers=True, error="") for name in names)
-        return self._overview(services, self._slot(), self._ends(), self._kept())
+    def observed(self) -> tuple[Overview, dict[str, SluiceError]]:
+        """Return the current overview, and the error of each service that does not answer."""
+        asks: tuple[tuple[str, Callable[[], Any]], ...] = (
+            (POSTGRESQL, self._slot),
+            (BROKER, self._ends),
+            (CLICKHOUSE, self._kept),
+        )
+        errors: dict[str, SluiceError] = {}
+        with ThreadPoolExecutor(len(asks)) as threads:
+            queries = [threads.submit(_ask, name, question, errors) for name, question in asks]
+            slot, ends, kept = (query.result() for query in queries)
+        services = tuple(_service(name, errors.get(name)) for name, _ in asks)
+        listed = {name: errors[name] for name, _ in asks if name in errors}
+        return self._overview(services, slot, ends, kept), listed
 
     def _overview(
         self,
@@ -191,11 +186,16 @@ def _rebuild_run(at: datetime, mode: str, rows: int, deleted: int, seconds: floa
     return RebuildRun(finished_at=at, mode=mode, rows=rows, deleted=deleted, seconds=seconds)
 
 
-def _ask(name: str, question: Callable[[], T]) -> tuple[Service, T | None]:
+def _ask(name: str, question: Callable[[], T], errors: dict[str, SluiceError]) -> T | None:
     try:
-        return Service(name=name, answers=True, error=""), question()
+        return question()
     except SluiceError as error:
-        return Service(name=name, answers=False, error=error.what), None
+        errors[name] = error
+        return None
+
+
+def _service(name: str, error: SluiceError | None) -> Service:
+    return Service(name=name, answers=error is None, error=error.what if error else "")
 
 
 def _current(results: Sequence[CheckResult]) -> dict[str, tuple[CheckResult, ...]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sluice.clients.clickhouse import ClickHouse
+from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.clickhouse import quoted
 from sluice.operate.monitor import Monitor
-from sluice.operate.overview import FactState, Slot
+from sluice.operate.overview import BROKER, CLICKHOUSE, POSTGRESQL, FactState, Slot
 from sluice.quality.bulk import read_each
+
+# Service -> its program in the embedded stack, by which `errors` and `services` name it.
+PROGRAMS = {POSTGRESQL: "postgres", BROKER: "broker", CLICKHOUSE: "clickhouse"}
 
 
 def read_status(monitor: Monitor) -> dict[str, Any]:
@@ -19,24 +23,16 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
 
     `fact` is the sum of all facts.
 
-    The count of a side is None where it fails; `troubles` has the error by table.
-
-    Raises:
-        Unreachable: a service does not answer.
-        NotReady: `sluice init` has not run.
+    What cannot be read is None, and `slot` is empty without PostgreSQL. `errors` has the error of
+    each service that does not answer, `troubles` that of each table or fact that is not counted.
     """
     catalog, outcomes = monitor.catalog, Outcomes()
-    fence = monitor.source.fence(catalog.tables)
-    outcomes.troubles.update(fence.troubles)
-    storages = {
-        **{table.name: table.storage for table in catalog.tables},
-        **{fact.name: fact.name for fact in catalog.facts},
-    }
-    live = live_rows(monitor.clickhouse, storages, outcomes)
-    state = monitor.answered()
+    state, errors = monitor.observed()
+    expected = _unless_silent(errors, POSTGRESQL, lambda: _expected_rows(monitor, outcomes))
+    live = _unless_silent(errors, CLICKHOUSE, lambda: _stored_rows(monitor, outcomes))
     tables = {
         table.name: {
-            "postgres_rows": fence.rows.get(table.name),
+            "postgres_rows": expected.get(table.name),
             "clickhouse_rows": live.get(table.name),
             "pending_events": table.pending_events,
             "dead_letters": table.dead_letters,
@@ -47,7 +43,7 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
     facts = {
         fact.name: {
             "rows": live.get(fact.name),
-            "expected_rows": fence.rows.get(of.table.name),
+            "expected_rows": expected.get(of.table.name),
             "last_rebuild_at": _rebuilt(fact),
         }
         for of, fact in zip(catalog.facts, state.facts, strict=True)
@@ -56,10 +52,39 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
         "tables": tables,
         "fact": _together(facts),
         "facts": facts,
-        "slot": _slot(state.slot),
+        "slot": {} if POSTGRESQL in errors else _slot(state.slot),
         "concerns": [asdict(concern) for concern in state.concerns],
         "troubles": {name: str(error) for name, error in outcomes.troubles.items()},
+        "errors": {PROGRAMS[name]: str(error) for name, error in errors.items()},
     }
+
+
+def _unless_silent(
+    errors: dict[str, SluiceError], service: str, read: Callable[[], dict[str, int]]
+) -> dict[str, int]:
+    """Return what a service knows; note its error, and return nothing, if it does not answer."""
+    if service not in errors:
+        try:
+            return read()
+        except SluiceError as error:
+            errors[service] = error
+    return {}
+
+
+def _expected_rows(monitor: Monitor, outcomes: Outcomes) -> dict[str, int]:
+    """Count the tables in PostgreSQL."""
+    fence = monitor.source.fence(monitor.catalog.tables)
+    outcomes.troubles.update(fence.troubles)
+    return fence.rows
+
+
+def _stored_rows(monitor: Monitor, outcomes: Outcomes) -> dict[str, int]:
+    """Count the tables and facts in ClickHouse."""
+    storages = {
+        **{table.name: table.storage for table in monitor.catalog.tables},
+        **{fact.name: fact.name for fact in monitor.catalog.facts},
+    }
+    return live_rows(monitor.clickhouse, storages, outcomes)
 
 
 def live_rows(
@@ -85,10 +110,17 @@ def _together(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the rows of all facts, and the oldest of their last rebuilds."""
     rebuilt = [fact["last_rebuild_at"] for fact in facts.values()]
     return {
-        "rows": sum(fact["rows"] or 0 for fact in facts.values()),
-        "expected_rows": sum(fact["expected_rows"] or 0 for fact in facts.values()),
+        "rows": known_sum(fact["rows"] for fact in facts.values()),
+        "expected_rows": known_sum(fact["expected_rows"] for fact in facts.values()),
         "last_rebuild_at": min(rebuilt, default=None) if None not in rebuilt else None,
     }
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of the counts that are known; None if there are some and none is known."""
+    every = list(counts)
+    known = [count for count in every if count is not None]
+    return sum(known) if known or not every else None
 
 
 def _slot(slot: Slot) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _LOOK_S = 5  # seconds; a page that waits longer is of no use
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Return the pipeline's part of `sluice status --json`: tables, fact, slot."""
+    """Return the pipeline's part of `sluice status --json`; see operate.status."""
     with opened(settings) as run:
         return read_status(_monitor(run))
 

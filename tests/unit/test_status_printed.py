@@ -1,0 +1,134 @@
+"""What `sluice status` prints: local times, no None, and all parts but those that are not read."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluice.cli.status import print_status, read_status
+from sluice.settings import read_settings
+from tests.support.services import free_ports
+
+RUN = {
+    "last_state": "success",
+    "last_start": "2026-06-30T21:59:00Z",
+    "last_end": "2026-06-30T22:00:01.500000Z",
+    "last_duration_s": 61.5,
+}
+STATE: dict[str, Any] = {
+    "services": {"postgres": {"state": "running", "pid": 7, "address": "127.0.0.1:5434"}},
+    "tables": {
+        "orders": {
+            "postgres_rows": 12,
+            "clickhouse_rows": 11,
+            "pending_events": 1,
+            "dead_letters": 0,
+            "freshness_s": 0.5,
+        }
+    },
+    "facts": {"fact_order": {"rows": 5, "expected_rows": 6, "last_rebuild_at": None}},
+    "fact": {"rows": 5, "expected_rows": 6, "last_rebuild_at": None},
+    "slot": {"name": "sluice", "wal_status": "reserved", "lag_bytes": 4321, "invalidation": None},
+    "relay": {},
+    "dags": {"sluice_drain": RUN},
+    "concerns": [],
+    "troubles": {},
+    "errors": {},
+}
+# Part that is not read -> what is empty then, and what the status says.
+PARTS: dict[str, tuple[dict[str, Any], str]] = {
+    "supervisor": ({"services": {}}, "services: not known"),
+    "models": ({"tables": {}, "facts": {}, "slot": {}}, "tables: not known"),
+    "postgres": ({"slot": {}}, "slot: not known"),
+    "broker": ({}, "?"),
+    "clickhouse": ({}, "?"),
+    "airflow": ({"dags": {}}, "DAG runs: not known"),
+}
+UNREAD = {
+    "postgres": ("postgres_rows",),
+    "broker": ("pending_events",),
+    "clickhouse": ("clickhouse_rows", "pending_events", "dead_letters", "freshness_s"),
+}
+SHOWN = ("5434", "orders", "slot sluice: WAL reserved, 4,321 bytes", "sluice_drain: success at")
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (RUN, "success at 2026-07-01 00:00:01 CEST"),
+        ({**RUN, "last_state": "failed"}, "failed at 2026-07-01 00:00:01 CEST"),
+        ({**RUN, "last_state": "running", "last_end": None}, "running since 2026-06-30 23:59:00"),
+        ({**dict.fromkeys(RUN), "last_state": "queued"}, "queued"),
+        (dict.fromkeys(RUN), "has not run yet"),
+    ],
+)
+def test_a_dag_shows_its_last_run_in_local_time(
+    run: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_status({**STATE, "dags": {"sluice_drain": run}})
+    printed = capsys.readouterr().out
+    assert f"sluice_drain: {words}" in printed
+    assert "None" not in printed
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_not_read_says_so_and_all_others_are_printed(
+    part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, words = PARTS[part]
+    state = copy.deepcopy({**STATE, **empty})
+    for table in state["tables"].values():
+        table.update(dict.fromkeys(UNREAD.get(part, ())))
+    state["errors"] = {part: f"{part} does not answer\nsee: its log"}
+    state["error"] = state["errors"][part]
+    print_status(state)
+    printed = capsys.readouterr()
+    assert words in printed.out
+    assert printed.err == f"{part} does not answer\nsee: its log\n"
+    assert "None" not in printed.out
+    gone = {"supervisor": 1, "models": 2, "postgres": 1, "airflow": 1}.get(part, 0)
+    assert sum(word in printed.out for word in SHOWN) == len(SHOWN) - gone
+
+
+def test_of_many_tables_those_of_a_side_that_is_not_read_are_no_problems(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = {**STATE["tables"]["orders"], "clickhouse_rows": None}
+    state = {**STATE, "tables": {f"table_{n}": table for n in range(30)}}
+    print_status({**state, "facts": {"fact": {"rows": None, "expected_rows": 6}}})
+    printed = capsys.readouterr().out
+    assert "with problems" not in printed
+    assert "all 30 tables" in printed
+    assert re.search(r"all 30 tables │ +360 │ \? +│ +30 │ +0 │", printed)
+
+
+def test_with_nothing_running_every_part_has_its_error_and_no_count_is_zero(
+    tmp_path: Path,
+) -> None:
+    names = ("POSTGRES", "KAFKA", "CLICKHOUSE", "CLICKHOUSE_HTTP", "API", "AIRFLOW")
+    ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
+    variables = {f"SLUICE_{name}_PORT": port for name, port in ports.items()}
+    state = read_status(read_settings({**variables, "SLUICE_HOME": str(tmp_path)}))
+    assert set(state["errors"]) == {"postgres", "broker", "clickhouse", "airflow"}
+    assert all(ports[name] in state["error"] for name in ("POSTGRES", "CLICKHOUSE", "AIRFLOW"))
+    assert {service["state"] for service in state["services"].values()} == {"stopped"}
+    assert {value for table in state["tables"].values() for value in table.values()} == {None}
+    assert state["fact"] == {"rows": None, "expected_rows": None, "last_rebuild_at": None}
+    assert state["slot"] == {}
+    assert state["healthy"] is False
