@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from uuid import UUID
 
 from sluice.catalog import Column, Table
 from sluice.data_types.mapping import OUTPUT
@@ -15,6 +17,10 @@ from sluice.errors import WrongUsage
 from sluice.events.event import KeyText
 
 _RANGE = "keys from "
+_INTEGER = re.compile(r"(U?)Int(\d+)")
+_NUMBER = re.compile("-?[0-9]{1,40}")
+# PostgreSQL's and ClickHouse's text of dates and timestamps.
+_MOMENT = re.compile("[0-9]{4,}-[0-9]{2}-[0-9]{2}|-?infinity$")
 _COMPARED = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
@@ -49,6 +55,12 @@ class Selection:
             return key in self.keys
         own = _ordered(table, key)
         return all(_COMPARED[sign](own, _ordered(table, bound)) for sign, bound in self.bounds())
+
+    def empty(self, table: Table) -> bool:
+        """Whether the bounds exclude one another; false where the keys' order is not known."""
+        if self.lower is None or self.upper is None or not numbered(table):
+            return False
+        return _ordered(table, self.lower) > _ordered(table, self.upper)
 
     def sentence(self) -> str:
         """Describe the selection in words."""
@@ -122,3 +134,37 @@ def parse_key(table: Table, text: str) -> KeyText:
         names = ", ".join(column.name for column in table.key)
         raise WrongUsage(f"{table.name}: {text!r} is not a key; a key is: {names}")
     return parts
+
+
+def typed_key(table: Table, text: str) -> KeyText:
+    """Parse a key of which each part can be a value of its column.
+
+    Raises:
+        WrongUsage: a part cannot, or see parse_key.
+    """
+    key = parse_key(table, text)
+    for column, part in zip(table.key, key, strict=True):
+        if not _is_value(column.type.clickhouse, part):
+            raise WrongUsage(
+                f"{table.name}: {text!r} is not a key: {column.name} is {column.postgres_type}"
+            )
+    return key
+
+
+def _is_value(kind: str, text: str) -> bool:
+    """Whether a text can be a value of a ClickHouse type; true where only the server knows."""
+    integer = _INTEGER.fullmatch(kind)
+    if integer:
+        unsigned, bits = bool(integer[1]), int(integer[2])
+        least = 0 if unsigned else -(1 << bits - 1)
+        return bool(_NUMBER.fullmatch(text)) and least <= int(text) < least + (1 << bits)
+    if kind.startswith(("Date", "DateTime")):
+        return bool(_MOMENT.match(text))
+    try:
+        if kind == "UUID":
+            UUID(text)
+        elif kind.startswith(("Decimal", "Float")):
+            Decimal(text)
+    except (ValueError, InvalidOperation):
+        return False
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,12 @@ def read_models(models: str, profile: str = "") -> Catalog:
         module = importlib.import_module(models)
     except ImportError as error:
         raise WrongUsage(f"cannot import models {models!r}: {error}") from error
+    except Exception as error:  # the module is a person's own and can raise anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise WrongUsage(
+            f"cannot import models {models!r}: {type(error).__name__}: {error}"
+            f" ({where.filename}, line {where.lineno})"
+        ) from error
     bases = {
         value.registry
         for value in vars(module).values()

@@ -5,27 +5,42 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from sluice.cli import dead_letters, doctor, pipeline, stack
+from sluice.cli import dead_letters, doctor, pipeline, places, stack
+from sluice.cli.help import Group, collect
 from sluice.cli.output import OneLine, say
-from sluice.errors import SluiceError
+from sluice.errors import SluiceError, WrongUsage
 from sluice.settings import read_settings
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Maintain a ClickHouse star schema of SQLAlchemy models that follows PostgreSQL.",
 )
-for _group in (stack.app, pipeline.app, doctor.app, dead_letters.app):
-    app.registered_commands += _group.registered_commands
-    app.registered_groups += _group.registered_groups
+collect(app, (stack.app, pipeline.app, places.app, doctor.app, dead_letters.app))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"sluice {version('sluice')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _settings(context: typer.Context) -> None:
+def _settings(
+    context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
     context.obj = read_settings(os.environ)
 
 
@@ -37,9 +52,19 @@ def main() -> None:
     # It logs a traceback for each refused connection, which our error reports in one line.
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
     try:
+        _require_text(sys.argv[1:])
         app()
     except SluiceError as error:
         say(*str(error).split("\n"), err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Require arguments that every service can be sent."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise WrongUsage(f"the argument {argument!r} is not UTF-8") from None

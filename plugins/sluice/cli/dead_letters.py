@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sluice.cli import completion
+from sluice.cli.help import REPAIR, Group
 from sluice.cli.output import say, say_json
 from sluice.cli.tables import print_table
 from sluice.errors import RowsRejected
@@ -17,13 +19,18 @@ if TYPE_CHECKING:
     from sluice.drain.dead_letters import Condition, DeadLetter
 
 app = typer.Typer()
-letters = typer.Typer(help="List, replay or dismiss rejected events.", no_args_is_help=True)
-app.add_typer(letters, name="dead-letters")
+letters = typer.Typer(
+    cls=Group, help="List, replay or dismiss rejected events.", no_args_is_help=True
+)
+app.add_typer(letters, name="dead-letters", rich_help_panel=REPAIR)
 
 _BEGINNING = 200
 _ENDS = ("replayed_at", "resolved_at", "dismissed_at")
 
-Table = Annotated[str, typer.Option("--table", help="Only of this source table.")]
+Table = Annotated[
+    str,
+    typer.Option("--table", help="Only of this source table.", autocompletion=completion.tables),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option(
@@ -34,7 +41,9 @@ Where = Annotated[
 ]
 Every = Annotated[bool, typer.Option("--all", help="Include those that are no longer open.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="The most events, newest first.")]
+Limit = Annotated[
+    int, typer.Option("--limit", min=1, max=1_000_000, help="The most events, newest first.")
+]
 
 
 @letters.command("list")

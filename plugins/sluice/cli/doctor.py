@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sluice.cli.help import LOOK
 from sluice.cli.output import say, say_json
 from sluice.errors import Finding, NotReady, SluiceError
 from sluice.settings import Settings
@@ -24,7 +25,7 @@ app = typer.Typer()
 _ANSWERING = ("api", "airflow-api-server", "airflow-scheduler")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

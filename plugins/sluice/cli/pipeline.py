@@ -8,10 +8,12 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sluice.cli import completion
+from sluice.cli.help import LOOK, REPAIR, RUN, SET_UP
 from sluice.cli.output import say, say_json
 from sluice.cli.tables import print_table
 from sluice.errors import RowsRejected, StaleGenerated, WrongUsage
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _DAY = ["%Y-%m-%d"]
-TABLES = Annotated[list[str] | None, typer.Argument(help="Source tables; all by default.")]
+_LAST_OFFSET = 2**63 - 1
+TABLES = Annotated[
+    list[str] | None,
+    typer.Argument(help="Source tables; all by default.", autocompletion=completion.tables),
+]
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP)
 def generate(
     context: typer.Context,
     models: Annotated[str, typer.Option(help="The module with the models.")] = "",
@@ -63,7 +69,7 @@ def generate(
     say(f"{len(changed)} files changed")
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP)
 def init(context: typer.Context) -> None:
     """Create or update topics, publication, ClickHouse tables and views to match the models."""
     from sluice.wiring import initialise
@@ -74,7 +80,7 @@ def init(context: typer.Context) -> None:
     say("topics, publication, tables and views match the models")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def relay(
     context: typer.Context,
     snapshot: Annotated[
@@ -90,10 +96,10 @@ def relay(
     run(settings, load_catalog(settings.models), snapshot=snapshot)
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP)
 def source(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="relay or connect.")],
+    name: Annotated[Literal["relay", "connect"], typer.Argument(help="The new source.")],
 ) -> None:
     """Switch to another change source, after the current one was stopped and drained."""
     from sluice import wiring
@@ -102,7 +108,7 @@ def source(
         say(line)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def drain(
     context: typer.Context,
     tables: TABLES = None,
@@ -138,6 +144,8 @@ def drain(
     if skip is not None:
         if not tables or len(tables) > 1 or until_empty or pass_rejects or fail_on_reject:
             raise WrongUsage("--skip takes one table, and no other option")
+        if skip > _LAST_OFFSET:
+            raise WrongUsage(f"--skip {skip}: no topic has such an offset")
         say(wiring.skip(settings, tables[0], skip))
         say(f"its changes may be missing; run: sluice resync {tables[0]}")
         return
@@ -166,7 +174,7 @@ def drain(
     outcomes.require()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def rebuild(
     context: typer.Context,
     full: Annotated[
@@ -216,7 +224,7 @@ def rebuild(
         say(report.sentence())
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def quality(
     context: typer.Context,
     tables: TABLES = None,
@@ -241,7 +249,7 @@ def quality(
     report.require_passed()
 
 
-@app.command()
+@app.command(rich_help_panel=REPAIR)
 def resync(
     context: typer.Context,
     tables: TABLES = None,
@@ -290,7 +298,7 @@ def resync(
     outcomes.require()
 
 
-@app.command()
+@app.command(rich_help_panel=REPAIR)
 def recover(context: typer.Context) -> None:
     """Recover from a lost slot, a failover or a gap: compare and repair all tables."""
     from sluice import wiring
@@ -300,11 +308,11 @@ def recover(context: typer.Context) -> None:
         say(line)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def maintain(
     context: typer.Context,
     guard_days: Annotated[
-        int, typer.Option(min=1, help="Keep delete markers younger than this, in days.")
+        int, typer.Option(min=1, max=36_500, help="Keep delete markers younger than this, in days.")
     ] = 30,
 ) -> None:
     """Remove old delete markers and history, merge parts; exit 1 if parts or disks are critical."""
@@ -316,7 +324,7 @@ def maintain(
     report.require_calm()
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def sql(context: typer.Context, query: str) -> None:
     """Print the result of a ClickHouse query as a table."""
     from sluice import wiring
@@ -324,7 +332,7 @@ def sql(context: typer.Context, query: str) -> None:
     print_table(*wiring.query(context.obj, query))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def demo(
     context: typer.Context,
     rate: Annotated[float, typer.Option(min=0.1, help="Changes per second.")] = 20.0,

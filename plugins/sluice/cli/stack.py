@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +13,11 @@ from typing import Annotated
 
 import typer
 
+from sluice.cli import completion
 from sluice.cli.compose import write_compose_secrets
+from sluice.cli.help import LOOK, RUN, SET_UP
 from sluice.cli.output import say, say_json
+from sluice.cli.places import addresses
 from sluice.cli.status import print_status, print_tables, read_status
 from sluice.cli.tables import print_table
 from sluice.errors import NotReady, WrongUsage
@@ -31,7 +34,7 @@ GROUP BY country, category ORDER BY revenue DESC LIMIT 10
 """
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def up(
     context: typer.Context,
     demo: Annotated[bool, typer.Option(help="Load demo traffic into an empty store.")] = True,
@@ -76,23 +79,39 @@ def up(
         stack.stop()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def down(
     context: typer.Context,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Also delete all data.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also delete all data, once asked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
 ) -> None:
     """Stop everything that `up` started; keep the data."""
     from sluice.embedded.stack import Stack
 
     settings: Settings = context.obj
-    ended = "stopped" if Stack(settings).stop() else "nothing was running"
+    stack = Stack(settings)
+    if wipe and not yes and stack.data():
+        _confirm_wipe(settings)
+    ended = "stopped" if stack.stop() else "nothing was running"
     if wipe:
-        shutil.rmtree(settings.home, ignore_errors=True)
-    kept = f"data is kept in {settings.home}" if settings.home.exists() else "no data is kept"
+        stack.wipe()
+    kept = f"data is kept in {settings.home}" if stack.data() else "no data is kept"
     say(f"{ended}; {kept}")
 
 
-@app.command()
+def _confirm_wipe(settings: Settings) -> None:
+    """Ask whether to delete the data; the answer no ends the command, and nothing is changed."""
+    if not sys.stdin.isatty():
+        raise WrongUsage(
+            f"--wipe deletes the data in {settings.home}, and nobody can be asked: stdin is no"
+            " terminal",
+            remedy="run: sluice down --wipe --yes",
+        )
+    say(f"This deletes the databases, Airflow's history, logs and passwords in {settings.home}.")
+    typer.confirm("Delete them?", abort=True)
+
+
+@app.command(rich_help_panel=LOOK)
 def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -110,22 +129,31 @@ def status(
         raise NotReady("the pipeline is not healthy", remedy="see: sluice logs NAME")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def logs(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A service, as `sluice status` lists it.")],
-    follow: Annotated[bool, typer.Option("-f", help="Follow the log.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A service, as `sluice status` lists it.", autocompletion=completion.logs
+        ),
+    ],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log.")] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=1_000_000, help="The last lines to print.")
+    ] = 100,
 ) -> None:
     """Print the last lines of a service's log."""
     settings: Settings = context.obj
-    path = settings.home / "logs" / f"{name}.log"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.log")))
+    paths = {path.stem: path for path in (settings.home / "logs").glob("*.log")}
+    if name not in paths:
+        known = ", ".join(sorted(paths))
         raise WrongUsage(f"there is no log {name!r} (known: {known or 'none yet'})")
-    _tail("-n", "100", *(["-f"] if follow else []), str(path))
+    # -F: the supervisor replaces a log that grows too large.
+    _tail("-n", str(lines), *(["-F"] if follow else []), str(paths[name]))
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP)
 def env(
     context: typer.Context,
     write: Annotated[
@@ -178,10 +206,10 @@ def _show(settings: Settings) -> None:
         print_table(*wiring.query(settings, _REVENUE))
     password = read_secrets(settings.home)["airflow"]
     say("", f"Airflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
-    say(f"Store API   http://127.0.0.1:{settings.api_port}/docs")
-    clickhouse = settings.clickhouse
-    play = f"http://127.0.0.1:{clickhouse.http_port}/play?user={clickhouse.user}"
-    say(f"ClickHouse  {play}  ({clickhouse.password.get_secret_value()})")
+    places = addresses(settings)
+    say(f"Store API   {places['store']}")
+    secret = settings.clickhouse.password.get_secret_value()
+    say(f"ClickHouse  {places['play']}  ({secret})")
     say('Other clients: eval "$(.venv/bin/sluice env)"; stop the stack: make down')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
-from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets
+from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets, secrets_file
 
+_FOLDERS = ("run", "logs", "airflow", "postgres", "clickhouse")
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
 _ANSWER_SECONDS = 5.0  # the supervisor answers every call at once
 _SOCKET_LENGTH = 100  # of a socket's path that every system accepts
@@ -217,6 +219,31 @@ class Stack:
         self._call("shutdown")
         self._wait(lambda: not _alive(pid), "supervisord")
         return True
+
+    def data(self) -> list[Path]:
+        """Return what the stack has made in its home: folders and the file of passwords."""
+        own = [self._home / name for name in _FOLDERS] + [secrets_file(self._home)]
+        return [path for path in own if path.exists() or path.is_symlink()]
+
+    def wipe(self) -> None:
+        """Delete what the stack has made; keep other files that a person has in the home.
+
+        Raises:
+            WrongUsage: something cannot be deleted.
+        """
+        try:
+            for path in self.data():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            if self._home.exists() and not any(self._home.iterdir()):
+                self._home.rmdir()
+        except OSError as error:
+            raise WrongUsage(
+                f"{error.filename} cannot be deleted: {error.strerror}",
+                remedy="run as its owner: sluice down --wipe",
+            ) from error
 
     def states(self) -> dict[str, ProgramState]:
         """Return every program's state; `stopped` without a supervisor."""

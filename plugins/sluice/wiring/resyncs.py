@@ -15,7 +15,7 @@ from sluice.capture.fenced_snapshot import (
     log_end,
 )
 from sluice.catalog import Table
-from sluice.catalog.key_selection import Selection, parse_key
+from sluice.catalog.key_selection import Selection, typed_key
 from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.events.event import CONNECT
 from sluice.execution.contention import until_done
@@ -163,11 +163,18 @@ def read_again(
 
 
 def make_selection(table: Table, lower: str, upper: str, keys: Sequence[str]) -> Selection:
-    """Return the rows that a command names by keys or a range of keys; all rows if by neither."""
+    """Return the rows that a command names by keys or a range of keys; all rows if by neither.
+
+    Raises:
+        WrongUsage: a text is not a key, or the range is empty.
+    """
     if keys and (lower or upper):
         raise WrongUsage("give keys or a range of keys, not both")
-    return Selection(
-        lower=parse_key(table, lower) if lower else None,
-        upper=parse_key(table, upper) if upper else None,
-        keys=tuple(parse_key(table, key) for key in keys),
+    selection = Selection(
+        lower=typed_key(table, lower) if lower else None,
+        upper=typed_key(table, upper) if upper else None,
+        keys=tuple(typed_key(table, key) for key in keys),
     )
+    if selection.empty(table):
+        raise WrongUsage(f"{table.name}: the last key is before the first: {lower} to {upper}")
+    return selection
