@@ -61,6 +61,6 @@ class Running:
         return answer.json()
 
     def query(self, text: str) -> str:
-        done = self.sluice("sql", text)
+        done = self.sluice("sql", "--write", text)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -57,6 +57,7 @@ def test_the_version_is_printed_whatever_the_settings() -> None:
         ("sluice dead-letters re", {"replay"}),
         ("sluice source ", {"relay", "connect"}),
         ("sluice open p", {"page", "play"}),
+        ("sluice sql --format j", {"json"}),
         ("sluice resync cust", {"customers"}),
         ("sluice quality orders order_", {"order_items"}),
         ("sluice dead-letters list --table prod", {"products"}),

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import Any
 
 import typer
 
-from sluice.printable import printable
+from sluice.printable import printable, printable_lines
 
 
 def say(*lines: object, err: bool = False) -> None:
     """Print lines; a newline within a line is foreign text, and is escaped."""
     for line in lines:
         typer.echo(printable(str(line)), err=err)
+
+
+def say_exactly(text: str) -> None:
+    """Print a text unaltered for a program that reads it; a terminal gets each line escaped."""
+    typer.echo(printable_lines(text) if sys.stdout.isatty() else text)
 
 
 def say_json(value: Any, indent: int | None = None) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sluice.cli import completion
+from sluice.cli.formats import Format, print_result
 from sluice.cli.help import LOOK, REPAIR, RUN, SET_UP
 from sluice.cli.output import say, say_json
-from sluice.cli.tables import print_table
 from sluice.errors import RowsRejected, StaleGenerated, WrongUsage
 from sluice.settings import Settings
 
@@ -325,11 +325,18 @@ def maintain(
 
 
 @app.command(rich_help_panel=LOOK)
-def sql(context: typer.Context, query: str) -> None:
-    """Print the result of a ClickHouse query as a table."""
+def sql(
+    context: typer.Context,
+    query: Annotated[str, typer.Argument(help="One statement in ClickHouse's SQL.")],
+    form: Annotated[Format, typer.Option("--format", help="How to print the result.")] = "table",
+    write: Annotated[
+        bool, typer.Option("--write", help="Permit a statement that changes something.")
+    ] = False,
+) -> None:
+    """Print the result of a ClickHouse query; read-only without --write."""
     from sluice import wiring
 
-    print_table(*wiring.query(context.obj, query))
+    print_result(form, *wiring.answer(context.obj, query, writes=write))
 
 
 @app.command(rich_help_panel=RUN)
@@ -346,5 +353,8 @@ def demo(
         raise WrongUsage("the demo needs the example's models and store_api") from error
 
     operations = run(context.obj, rate=rate, seconds=seconds, seed=seed, report=say)
+    conflicts = operations.pop("conflicts", 0)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(operations.items()))
     say(f"{sum(operations.values())} changes: {listed}")
+    if conflicts:
+        say(f"{conflicts} more were left out, as other sessions changed the same rows")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +21,14 @@ _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
 _MEMORY = 241
 _HANDSHAKE_S = 10.0
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
-_BUSY = frozenset({_MEMORY, 164, 202, 242, 252, 319})  # read-only, parts, replicas
+_READONLY = 164
+_BUSY = frozenset({_MEMORY, _READONLY, 202, 242, 252, 319})  # read-only, parts, replicas
 _NO_SPACE, _CANNOT_WRITE = 243, 75
+# Errors that do not come from the text of a query.
+_NOT_OF_THE_TEXT = frozenset(
+    {_AUTHENTICATION_FAILED, _ACCESS_DENIED, _NO_SPACE, _CANNOT_WRITE, *_SHARD_DOWN, *_BUSY}
+)
+_NO_WRITES = 2  # of the setting `readonly`: a query may still have SETTINGS
 _SERVERS = """
 SELECT host_name, port, is_local FROM system.clusters WHERE cluster = {cluster:String}
 """
@@ -191,6 +197,37 @@ class ClickHouse:
         rows, columns = self._run(query, parameters or None, with_column_types=True)
         return [name for name, _ in columns], rows
 
+    def answer(
+        self, query: str, *, writes: bool = False
+    ) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
+        """Run a person's query; return the name and type of each column, and the rows.
+
+        Args:
+            writes: whether it may change something; the server refuses that otherwise. Default:
+                false.
+
+        Raises:
+            WrongUsage: the server refuses the query for its text.
+        """
+        with self._translated(_query_error):
+            limits: dict[str, Any] = {} if writes or self._is_reader() else {"readonly": _NO_WRITES}
+            if len(query.encode()) > LONG_STATEMENT:
+                limits |= LONG_LIMITS
+            try:
+                rows, columns = self._client.execute(query, settings=limits, with_column_types=True)
+            except driver_errors.UnknownTypeError as error:
+                self._client.disconnect()
+                raise WrongUsage(
+                    f"{self.where} returns a type that clickhouse-driver cannot read:"
+                    f" {_first_line(error)}",
+                    remedy="convert the column, as in toString(column)",
+                ) from error
+        return columns, rows
+
+    def _is_reader(self) -> bool:
+        """Whether the user's profile forbids writes; it forbids changes of `readonly` too."""
+        return bool(self._client.execute("SELECT toUInt64(getSetting('readonly'))")[0][0])
+
     def written_rows(self) -> int:
         """Return the number of rows that the last INSERT ... SELECT wrote."""
         progress = self._client.last_query.progress
@@ -226,13 +263,20 @@ class ClickHouse:
             )
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(
+        self, refusal: Callable[[str, driver_errors.ServerException], Exception] | None = None
+    ) -> Iterator[None]:
+        """Translate the driver's errors.
+
+        Args:
+            refusal: translates an error that the server reports. Default: _server_error.
+        """
         where = self.where
         try:
             self._shake_hands()
             yield
         except driver_errors.ServerException as error:
-            raise _server_error(where, error) from error
+            raise (refusal or _server_error)(where, error) from error
         except (driver_errors.SocketTimeoutError, driver_errors.NetworkError, OSError) as error:
             self._client.disconnect()
             raise Unreachable(
@@ -287,9 +331,27 @@ def _cluster_settings(cluster: Cluster) -> dict[str, Any]:
     }
 
 
+def _query_error(where: str, error: driver_errors.ServerException) -> Exception:
+    """Return the error of a person's query, most of which are faults of its text."""
+    first = _reason(error)
+    if error.code == _READONLY:
+        remedy = "to change data run: sluice sql --write"
+        return WrongUsage(f"{where}: {first}", remedy=remedy)
+    if error.code in _NOT_SET_UP:
+        remedy = "fix the name; if it is one of Sluice's, run: sluice init"
+        return WrongUsage(f"{where}: {first}", remedy=remedy)
+    if error.code in _NOT_OF_THE_TEXT:
+        return _server_error(where, error)
+    return WrongUsage(f"{where}: {first}")
+
+
+def _reason(error: driver_errors.ServerException) -> str:
+    text = str(error.message).removeprefix("DB::Exception: ").partition(" Stack trace:")[0]
+    return text.splitlines()[0][:300]
+
+
 def _server_error(where: str, error: driver_errors.ServerException) -> Exception:
-    first = str(error.message).removeprefix("DB::Exception: ").partition(" Stack trace:")[0]
-    first = first.splitlines()[0][:300]
+    first = _reason(error)
     if error.code in _SHARD_DOWN:
         return Unreachable(f"{where} cannot reach a shard: {first}", remedy="see: sluice status")
     if error.code in _NOT_SET_UP:

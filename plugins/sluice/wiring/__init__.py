@@ -16,12 +16,13 @@ from sluice.wiring.drains import (
     skip,
 )
 from sluice.wiring.repairs import forecast, quality, recover, repair
-from sluice.wiring.reports import monitor, query, status, tell
+from sluice.wiring.reports import answer, monitor, query, status, tell
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
 from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rebuild_all, rollback
 
 __all__ = [
     "Drained",
+    "answer",
     "backfill",
     "change_source",
     "dead_letters",

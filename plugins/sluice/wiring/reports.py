@@ -50,6 +50,14 @@ def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...
         return run.clickhouse.table(text)
 
 
+def answer(
+    settings: Settings, text: str, *, writes: bool = False
+) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
+    """Return columns and rows of a person's query on ClickHouse; see ClickHouse.answer."""
+    with opened(settings) as run:
+        return run.clickhouse.answer(text, writes=writes)
+
+
 def tell(alerts: AlertSettings, found: Check) -> None:
     """Send an alert about something that no check found."""
     Alerts(alerts).tell([News(check=found, before=Status.PASS)])
