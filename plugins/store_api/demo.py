@@ -18,6 +18,7 @@ from models.order_item import OrderItem
 from models.product import Product
 from sluice.settings import Settings
 from store_api.database import make_engine
+from store_api.outage import Outages
 
 _CITIES = {
     "Germany": ("Berlin", "Hamburg", "Munich"),
@@ -66,25 +67,40 @@ def run(
     seed: int,
     report: Callable[[str], None] = lambda _: None,
 ) -> Counter[str]:
-    """Change the store `rate` times per second for `seconds`; return counts by operation."""
+    """Change the store `rate` times per second for `seconds`; return counts by operation.
+
+    While PostgreSQL does not answer it waits, and then continues at the same rate. Changes that
+    another session's prevented are counted as `conflicts`.
+
+    Raises:
+        Unreachable: PostgreSQL does not answer at the beginning or at the end.
+        NotReady, NeedsPerson: PostgreSQL refuses a change.
+    """
     chance = random.Random(seed)  # noqa: S311
-    engine = make_engine(settings.postgres)
+    where = f"PostgreSQL {settings.postgres.host}:{settings.postgres.port}"
+    engine, outages = make_engine(settings.postgres), Outages(where, report)
     traffic, done = Traffic(chance), Counter[str]()
-    started = reported = time.monotonic()
-    with engine.begin() as connection:
+    with outages.noted(), engine.begin() as connection:
         if not connection.scalar(select(func.count()).select_from(Product)):
             _insert_customers(connection, chance, 20)
             _insert_products(connection, chance)
+    outages.require_ended()
+    started = reported = time.monotonic()
     while (elapsed := time.monotonic() - started) < seconds:
-        if sum(done.values()) >= rate * elapsed:
+        if sum(done.values()) + outages.conflicts >= rate * (elapsed - outages.seconds()):
             time.sleep(min(0.01, 1 / rate))
             continue
-        with engine.begin() as connection:
-            done[traffic.change(connection)] += 1
+        with outages.noted():
+            with engine.begin() as connection:
+                change = traffic.change(connection)
+            done[change] += 1
         if time.monotonic() - reported > 5:
             reported = time.monotonic()
             report(f"{elapsed:.0f} s: {sum(done.values())} changes")
     engine.dispose()
+    outages.require_ended()
+    if outages.conflicts:
+        done["conflicts"] = outages.conflicts
     return done
 
 
