@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli import dead_letters, doctor, pipeline, places, stack
+from sluice.cli import dead_letters, doctor, pipeline, places, queries, stack
 from sluice.cli.help import Group, collect
 from sluice.cli.output import OneLine, say
 from sluice.errors import SluiceError, WrongUsage
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Maintain a ClickHouse star schema of SQLAlchemy models that follows PostgreSQL.",
 )
-collect(app, (stack.app, pipeline.app, places.app, doctor.app, dead_letters.app))
+collect(app, (stack.app, pipeline.app, queries.app, places.app, doctor.app, dead_letters.app))
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sluice.cli import completion
-from sluice.cli.formats import Format, print_result
 from sluice.cli.help import LOOK, REPAIR, RUN, SET_UP
 from sluice.cli.output import say, say_json
 from sluice.errors import RowsRejected, StaleGenerated, WrongUsage
@@ -322,21 +321,6 @@ def maintain(
     for line in report.done or ("nothing to clean up",):
         say(line)
     report.require_calm()
-
-
-@app.command(rich_help_panel=LOOK)
-def sql(
-    context: typer.Context,
-    query: Annotated[str, typer.Argument(help="One statement in ClickHouse's SQL.")],
-    form: Annotated[Format, typer.Option("--format", help="How to print the result.")] = "table",
-    write: Annotated[
-        bool, typer.Option("--write", help="Permit a statement that changes something.")
-    ] = False,
-) -> None:
-    """Print the result of a ClickHouse query; read-only without --write."""
-    from sluice import wiring
-
-    print_result(form, *wiring.answer(context.obj, query, writes=write))
 
 
 @app.command(rich_help_panel=RUN)
