@@ -119,3 +119,13 @@ def test_a_statement_without_a_result_is_done(
 def test_a_statement_without_a_result_is_empty_json(capsys: pytest.CaptureFixture[str]) -> None:
     print_result("json", [], [])
     assert json.loads(capsys.readouterr().out) == {"columns": [], "rows": []}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_csv_is_escaped_on_a_terminal_alone(terminal: bool) -> None:
+    out = io.StringIO(newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(out, "isatty", lambda: terminal)
+        patch.setattr("sys.stdout", out)
+        print_result("csv", [("a", "String")], [("\x1b[2J\nb",)])
+    assert out.getvalue() == ('"a"\n"\\x1b[2J\nb"\n' if terminal else '"a"\n"\x1b[2J\nb"\n')

@@ -43,8 +43,7 @@ def _print_csv(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
     Python's csv does not distinguish NULL from a text before Python 3.12.
     """
-    for row in (names, *rows):
-        say_exactly(",".join(map(_field, row)))
+    say_exactly("\n".join(",".join(map(_field, row)) for row in (names, *rows)))
 
 
 def _field(value: Any) -> str:

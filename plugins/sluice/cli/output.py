@@ -19,8 +19,12 @@ def say(*lines: object, err: bool = False) -> None:
 
 
 def say_exactly(text: str) -> None:
-    """Print a text unaltered for a program that reads it; a terminal gets each line escaped."""
-    typer.echo(printable_lines(text) if sys.stdout.isatty() else text)
+    """Print a text unaltered for a program that reads it; a terminal gets each line escaped.
+
+    Not by typer, which leaves out escape sequences.
+    """
+    sys.stdout.write(f"{printable_lines(text) if sys.stdout.isatty() else text}\n")
+    sys.stdout.flush()
 
 
 def say_json(value: Any, indent: int | None = None) -> None:
