@@ -1,10 +1,12 @@
 """Measures minutes of a whole stack with many tables; run by hand.
 
-    .venv/bin/python bench/table_minutes.py [--tables 300] [--minutes 5] [--load idle,spread,burst]
+    .venv/bin/python bench/table_minutes.py [--tables 4,300] [--minutes 5]
+        [--load idle,spread,burst] [--picture FILE.svg]
 
-Starts a stack of its own with the models of bench/table_models.py and lets it run for some minutes
-under each load: without changes, with 5 changes a second spread over 20 tables a minute, and with
-these and a burst of 20,000 rows in one table each minute. Prints what the minutes cost, then JSON.
+Starts a stack of its own for each number of tables, with the models of bench/table_models.py, and
+lets it run for some minutes under each load: without changes, with 5 changes a second spread over
+20 tables a minute, and with these and a burst of 20,000 rows in one table each minute. Prints what
+the minutes cost, then JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import itertools
 import json
 import random
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -38,6 +41,10 @@ from sluice.settings import Settings
 from store_api.database import make_engine
 from tests.support.services import started
 
+# Of the programs in the picture.
+COLORS = (
+    "#2563eb", "#0b7285", "#ca8a04", "#7c3aed", "#64748b", "#db2777", "#16a34a", "#ea580c",
+)  # fmt: skip
 IDLE, SPREAD, BURST = "idle", "spread", "burst"
 RATE, SPREAD_OVER, BURST_ROWS = 5, 20, 20_000
 COUNTERS = """
@@ -200,30 +207,90 @@ def _sleep_until_a_full_minute() -> None:
     time.sleep(60 - time.time() % 60)
 
 
-def main() -> None:
-    """Start a stack, measure it under each load, and print the results."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tables", type=int, default=300)
-    parser.add_argument("--minutes", type=int, default=5, help="minutes under each load")
-    parser.add_argument("--load", default=f"{IDLE},{SPREAD},{BURST}")
-    parser.add_argument("--rows", type=int, default=100, help="rows of each table")
-    options = parser.parse_args()
+def run(tables: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Start a stack, measure it under each load; return the results."""
     results: list[dict[str, Any]] = []
-    with model_set(options.tables) as (folder, environment):
+    with model_set(tables) as (folder, environment):
         sluice(environment, "generate")
         with started(environment) as (settings, stack):
-            engine, tables = make_engine(settings.postgres), metadata(folder).sorted_tables
+            engine, listed = make_engine(settings.postgres), metadata(folder).sorted_tables
             with engine.begin() as connection:
                 table_models.create(connection, metadata(folder), options.rows)
             seconds = sluice(environment, "up", "--detach", "--no-demo")
-            print(f"{options.tables} tables; up to the first checks: {seconds:.1f} s", flush=True)
-            traffic = Traffic(engine, tables, options.rows)
+            print(f"{tables} tables; up to the first checks: {seconds:.1f} s", flush=True)
+            traffic = Traffic(engine, listed, options.rows)
             for load in options.load.split(","):
                 results.append(measure(Gauge(settings, stack), traffic, load, options.minutes))
                 for name, value in results[-1].items():
                     print(f"{name:40} {value}", flush=True)
             engine.dispose()
-    print(json.dumps({"tables": options.tables, "up_s": seconds, "loads": results}))
+    return {"tables": tables, "up_s": seconds, "loads": results}
+
+
+def in_own_process(tables: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Run in a process of its own, as a process imports one package of models; echo its lines."""
+    command = [sys.executable, __file__, "--tables", str(tables), "--minutes", str(options.minutes)]
+    command += ["--load", options.load, "--rows", str(options.rows)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    result: dict[str, Any] = json.loads(line)
+    return result
+
+
+def picture(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return an SVG of the CPU seconds of a minute, by program, for each stack and load."""
+    bars = [
+        (f"{result['tables']} tables, {load['load']}", load["CPU s a minute, by program"])
+        for result in results
+        for load in result["loads"]
+    ]
+    programs = list(dict.fromkeys(program for _, spent in bars for program in spent))
+    unit = 520 / max(sum(spent.values()) for _, spent in bars)
+    height = 30 * len(bars) + 60
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" role="img"'
+        ' font-family="system-ui, sans-serif" font-size="13" aria-label="CPU seconds a minute">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+    ]
+    for at, (name, spent) in enumerate(bars):
+        x, y = 158.0, 30 * at + 6
+        lines.append(f'<text x="150" y="{y + 16}" text-anchor="end" fill="#222">{name}</text>')
+        for program in programs:
+            width, color = unit * spent.get(program, 0), COLORS[programs.index(program)]
+            lines.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="22" fill="{color}"/>'
+            )
+            x += width
+        lines.append(
+            f'<text x="{x + 6:.0f}" y="{y + 16}" fill="#222">{sum(spent.values()):.0f} s</text>'
+        )
+    for at, program in enumerate(programs):
+        x, y = 158 + 150 * (at % 4), 30 * len(bars) + 12 + 22 * (at // 4)
+        lines.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{COLORS[at]}"/>')
+        lines.append(f'<text x="{x + 18}" y="{y + 11}" fill="#222">{program}</text>')
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def main() -> None:
+    """Measure each number of tables, print the results, and write the picture if it is named."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tables", default="4,300", help="numbers of tables")
+    parser.add_argument("--minutes", type=int, default=5, help="minutes under each load")
+    parser.add_argument("--load", default=f"{IDLE},{SPREAD},{BURST}")
+    parser.add_argument("--rows", type=int, default=100, help="rows of each table")
+    parser.add_argument("--picture", type=Path, help="an SVG file to write")
+    options = parser.parse_args()
+    numbers = [int(number) for number in options.tables.split(",")]
+    if len(numbers) == 1:
+        print(json.dumps(run(numbers[0], options)))
+        return
+    results = [in_own_process(tables, options) for tables in numbers]
+    if options.picture:
+        options.picture.write_text(picture(results))
 
 
 if __name__ == "__main__":
