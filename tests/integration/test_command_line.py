@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from typer.testing import CliRunner, Result
 
 from sluice import wiring
@@ -17,6 +19,9 @@ from sluice.cli import app
 from sluice.embedded.clickhouse_users import READER, SECRETS
 from sluice.errors import SluiceError
 from sluice.settings import Settings, read_secrets
+from tests.support.json_schemas import require_valid, schemas
+from tests.support.pipeline import relaying
+from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
 
@@ -201,3 +206,29 @@ def test_a_wrong_argument_is_refused_with_the_reason(
 def test_a_home_without_a_stack_has_its_status(services: Settings, tmp_path: Path) -> None:
     state = json.loads(sluice(services, "status", "--json", SLUICE_HOME=str(tmp_path)).stdout)
     assert {one["state"] for one in state["services"].values()} == {"stopped"}
+
+
+@pytest.fixture(scope="module")
+def rejected(services: Settings) -> Iterator[None]:
+    """A relay, its slot, and a dead letter."""
+    with relaying(services, snapshot=True):
+        producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+        producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event \xff", partition=0)
+        assert producer.flush(20) == 0
+        wiring.drain_all(services, ("orders",), pass_rejects=True)
+        yield
+    drop_slot(services)
+
+
+@pytest.mark.usefixtures("rejected")
+@pytest.mark.parametrize("call", schemas())
+def test_the_json_of_every_command_is_what_its_schema_says(services: Settings, call: str) -> None:
+    words = call.split()
+    if words[0] == "sql":
+        words += ["SELECT 1 AS a, 'b' AS b, [1.5] AS c"]
+    document = require_valid(call, sluice(services, *words).stdout)
+    filled = {"quality": "checks", "doctor": "checks", "dead-letters": "dead_letters"}
+    assert document[filled[words[0]]] if words[0] in filled else document
+    if words[0] == "status":
+        assert document["slot"]["wal_status"] == "reserved"
+        assert document["tables"]["orders"]["dead_letters"] == 1
