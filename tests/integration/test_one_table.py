@@ -374,9 +374,8 @@ def checks_go_on(shore: Shore, settings: Settings, kind: Kind) -> None:
 def drains_go_on(shore: Shore, settings: Settings, kind: Kind, newest: int) -> None:
     said = shore.sluice("drain", "--until-empty", settings=settings)
     assert said.code == kind.drain, said
-    assert all(f"{name}: " in said.out for name in WELL)
-    assert (f"{ILL}: " in said.out) is (kind.drain == 0)
     if kind.drain:
+        assert f"{ILL}: " not in said.out
         assert re.search(kind.told, said.error)
         assert len(said.error.splitlines()) >= 2
     for name in ("dim_fish", "src_catch", "src_swarm"):
@@ -402,7 +401,6 @@ def resyncs_go_on(shore: Shore, settings: Settings, kind: Kind) -> None:
 
 def the_rest_goes_on(shore: Shore, settings: Settings, kind: Kind) -> None:
     said = shore.sluice("rebuild", settings=settings)
-    assert "fact_swarm: " in said.out
     assert said.code == kind.rebuild, said
     found = json.loads(shore.sluice("status", "--json", settings=settings).out)
     for name in WELL:
