@@ -41,9 +41,9 @@ def event_schema(catalog: Catalog, table: Table) -> Any:
 def _module(catalog: Catalog, name: str) -> ModuleType:
     full = f"{catalog.schemas}.{name}"
     start = Disk().located(catalog.models)
-    if full in sys.modules or start is None:
-        return importlib.import_module(full)
-    path = folder_of(start) / f"{name}.py"
+    path = folder_of(start) / f"{name}.py" if start else None
+    if full in sys.modules or path is None or not path.is_file():
+        return importlib.import_module(full)  # it may be in another folder of the package's path
     spec = spec_from_file_location(full, path)
     assert spec is not None
     assert spec.loader is not None
