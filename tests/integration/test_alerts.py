@@ -442,11 +442,9 @@ def test_a_run_of_the_checks_tells_of_its_findings(
         wiring.initialise(services)
         wiring.quality(told)
     items = [item for _, body in posted for item in body["checks"]]
-    # What differs is not drained either.
+    # The drain has no events of it, and so does not compare it.
     assert [(item["table"], item["check"], item["status"]) for item in items] == [
-        ("products", "caught_up", "fail"),
         ("products", "schema", "warn"),
-        ("products", "caught_up", "pass"),
         ("products", "schema", "pass"),
     ]
 
