@@ -11,7 +11,10 @@ FAKED = "<script>alert(1)</script>"
 LONG = FAKED + "x" * 1000
 CUSTOMER = 900_000_001
 PERSON = "jo@example.com"  # a key, and a value
+# Tables that did not pass a check of late are problems, whoever drained them before these tests.
+FRESH = ("products", "order_items")
 CHECKS: tuple[tuple[Any, ...], ...] = (
+    *((table, "caught_up", "pass", 9, 9, [], "") for table in FRESH),
     ("customers", "row_count", "pass", 41, 41, [], ""),
     ("orders", "caught_up", "fail", 9, 8, [], "see: sluice status"),
     ("orders", "row_count", "pass", 7, 7, [], ""),
