@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from sluice.errors import SluiceError
 from sluice.settings import Settings, read_secrets
 from tests.support.json_schemas import require_valid, schemas
 from tests.support.pipeline import relaying
+from tests.support.processes import command_environment
 from tests.support.services import drop_slot
 
 pytestmark = pytest.mark.services
@@ -58,16 +58,7 @@ WRONG_SQL = {
 
 def sluice(settings: Settings, *arguments: str, **changed: str) -> Result:
     """A command's result, with its errors as `main` reports them; some settings changed."""
-    environment = {
-        **os.environ,
-        "SLUICE_HOME": str(settings.home),
-        "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
-        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
-        "SLUICE_CLICKHOUSE_HTTP_PORT": str(settings.clickhouse.http_port),
-        "SLUICE_AIRFLOW_PORT": str(settings.airflow_port),
-        **changed,
-    }
+    environment = command_environment(settings, **changed)
     return CliRunner().invoke(app, list(arguments), env=environment)
 
 

@@ -34,6 +34,7 @@ from sluice.settings import Cluster, RelaySettings, Settings
 from sluice.star import create as warehouse
 from sluice.star.create import state_tables
 from sluice.warehouse.creation import created
+from tests.support.processes import command_environment
 from tests.support.services import free_ports
 from tests.support.strangers import stranger
 
@@ -180,14 +181,7 @@ def test_a_supervisor_that_hangs_is_named_by_each_command_that_asks_it(
     services: Settings, command: str
 ) -> None:
     pid = int((services.home / "run" / "supervisord.pid").read_text())
-    environment = {
-        **os.environ,
-        "SLUICE_HOME": str(services.home),
-        "SLUICE_POSTGRES_PORT": str(services.postgres.port),
-        "SLUICE_KAFKA_PORT": services.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_CLICKHOUSE_PORT": str(services.clickhouse.port),
-        "SLUICE_CLICKHOUSE_HTTP_PORT": str(services.clickhouse.http_port),
-    }
+    environment = command_environment(services)
     os.kill(pid, signal.SIGSTOP)
     try:
         done = subprocess.run(
@@ -393,13 +387,7 @@ def test_a_clock_that_is_wrong_is_named(
 
 def test_the_command_tells_what_does_not_answer_from_what_is_wrong(services: Settings) -> None:
     (free,) = free_ports(1)
-    there = {
-        **os.environ,
-        "SLUICE_HOME": str(services.home),
-        "SLUICE_POSTGRES_PORT": str(services.postgres.port),
-        "SLUICE_KAFKA_PORT": services.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_CLICKHOUSE_PORT": str(services.clickhouse.port),
-    }
+    there = command_environment(services)
     cases: tuple[tuple[dict[str, str], int], ...] = (
         ({}, 0),
         ({"SLUICE_SLOT": "elsewhere"}, 1),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import queue
 import re
 import shlex
@@ -46,6 +45,7 @@ from store_api.database import make_engine
 from store_api.demo import load
 from tests.support.pipeline import checked, relaying
 from tests.support.places import PLACES, placed
+from tests.support.processes import command_environment
 from tests.support.services import own_services
 from tests.support.waiting import until
 
@@ -133,14 +133,7 @@ def check(settings: Settings, name: str) -> Check:
 
 def run(settings: Settings, *arguments: str) -> Result:
     """A command of `sluice`."""
-    environment = {
-        **os.environ,
-        "SLUICE_HOME": str(settings.home),
-        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
-        "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
-    }
-    return CliRunner().invoke(app, list(arguments), env=environment)
+    return CliRunner().invoke(app, list(arguments), env=command_environment(settings))
 
 
 def advised(settings: Settings, found: Check) -> Result:

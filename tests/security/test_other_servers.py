@@ -20,7 +20,7 @@ from sluice.clients.listeners import listening_account
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
 from sluice.settings import Settings, read_secrets
-from tests.support.processes import SLUICE
+from tests.support.processes import SLUICE, command_environment
 from tests.support.services import free_ports
 
 pytestmark = pytest.mark.services
@@ -76,21 +76,6 @@ def listening(port: int, answer: bytes, user: str | None) -> Iterator[list[bytes
         lines.close()
 
 
-def environment(settings: Settings, **changed: str) -> dict[str, str]:
-    """The variables of the services, some of them changed."""
-    inherited = {name: value for name, value in os.environ.items() if name[:7] != "SLUICE_"}
-    return {
-        **inherited,
-        "SLUICE_HOME": str(settings.home),
-        "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
-        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
-        "SLUICE_CLICKHOUSE_HTTP_PORT": str(settings.clickhouse.http_port),
-        "SLUICE_AIRFLOW_PORT": str(settings.airflow_port),
-        **changed,
-    }
-
-
 # Setting -> what a server on that port says, and whose it is.
 PORTS = {
     "SLUICE_AIRFLOW_PORT": (HTTP, None),
@@ -111,7 +96,7 @@ def test_no_command_sends_a_password_to_whoever_holds_the_port(
     with listening(port, answer, user) as heard:
         done = subprocess.run(
             [SLUICE, *command],
-            env=environment(services, **{setting: str(port)}),
+            env=command_environment(services, **{setting: str(port)}),
             capture_output=True,
             text=True,
             check=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from subprocess import PIPE
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from sluice.settings import Settings
 from tests.support.canaries import token
-from tests.support.processes import SLUICE
+from tests.support.processes import SLUICE, command_environment
 from tests.support.services import clickhouse_answers, free_ports
 from tests.support.waiting import until
 
@@ -53,12 +52,7 @@ def environment(request: pytest.FixtureRequest, services: Settings) -> dict[str,
     name, value = request.param
     beside = {"SLUICE_KAFKA_OPTIONS": json.dumps({"sasl.username": "me", "sasl.password": CANARY})}
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")},
-        "SLUICE_HOME": str(services.home),
-        "SLUICE_POSTGRES_PORT": str(services.postgres.port),
-        "SLUICE_KAFKA_PORT": services.kafka.bootstrap.rpartition(":")[2],
-        "SLUICE_CLICKHOUSE_PORT": str(services.clickhouse.port),
-        "SLUICE_CLICKHOUSE_HTTP_PORT": str(services.clickhouse.http_port),
+        **command_environment(services),
         **beside,
         f"SLUICE_{name}": value if isinstance(value, str) else json.dumps(value),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,21 @@ from sluice.embedded.stack import Stack
 from sluice.settings import PROJECT, Settings
 
 SLUICE = str(Path(sys.executable).parent / "sluice")
+
+
+def command_environment(settings: Settings, **changed: str) -> dict[str, str]:
+    """The variables of a command that uses these services, some of them changed."""
+    inherited = {name: value for name, value in os.environ.items() if name[:7] != "SLUICE_"}
+    return {
+        **inherited,
+        "SLUICE_HOME": str(settings.home),
+        "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
+        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
+        "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
+        "SLUICE_CLICKHOUSE_HTTP_PORT": str(settings.clickhouse.http_port),
+        "SLUICE_AIRFLOW_PORT": str(settings.airflow_port),
+        **changed,
+    }
 
 
 def killed(settings: Settings, module: str, *arguments: object, **variables: object) -> None:
