@@ -1,7 +1,7 @@
 """Checks of every minute beside row counts: freshness, backlog, dead letters, slot, schema, ahead.
 
-Cost: a few queries for all tables on each side, and for each table a query of its topic's end. Only
-the scan of the column `_version` grows with the rows.
+Cost: a few queries for all tables on each side, and a few requests for the ends of their topics.
+Only the scan of the column `_version` grows with the rows.
 """
 
 from __future__ import annotations
