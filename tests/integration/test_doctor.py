@@ -71,18 +71,25 @@ def test_a_missing_state_table_is_named(services: Settings, catalog: Catalog) ->
     assert found.remedy == "run: sluice init"
 
 
+def relations(services: Settings, catalog: Catalog) -> set[str]:
+    """The tables and views in ClickHouse that the models have."""
+    found: set[str] = set()
+    for table in catalog.tables:
+        found |= created(table_statements(table).values())
+    for fact in catalog.facts:
+        found |= warehouse.relations_of_fact(fact, services.clickhouse.cluster)
+    return found
+
+
 def test_everything_that_init_makes_is_looked_for(services: Settings, catalog: Catalog) -> None:
     looked_for = {f"cdc.{name}" for name in warehouse.state_tables()}
-    for table in catalog.tables:
-        looked_for |= created(table_statements(table).values())
-    for fact in catalog.facts:
-        looked_for |= warehouse.relations_of_fact(fact, services.clickhouse.cluster)
+    looked_for |= relations(services, catalog)
     with closing(ClickHouse(services.clickhouse)) as clickhouse:
         warehouse.create_warehouse(clickhouse, catalog)
-        relations = "SELECT concat(database, '.', name) FROM system.tables"
+        present = "SELECT concat(database, '.', name) FROM system.tables"
         kept = "AND name NOT LIKE '%\\_\\_shadow\\_%' AND name NOT LIKE '%\\_\\_before%'"
         kept += " AND name NOT LIKE '%\\_\\_kept'"
-        made = clickhouse.execute(f"{relations} WHERE database IN ('cdc', 'olap') {kept}")
+        made = clickhouse.execute(f"{present} WHERE database IN ('cdc', 'olap') {kept}")
     named = re.compile("customer|product|order|item|revenue")
     of_models = {place for (place,) in made if named.search(place)}
     assert of_models == {place for place in looked_for if named.search(place)}
@@ -92,6 +99,9 @@ def test_everything_that_init_makes_is_looked_for(services: Settings, catalog: C
 
 def test_before_init_every_table_and_fact_of_the_models_is_missing(services: Settings) -> None:
     catalog = load_catalog("tests.generate.badges")
+    with closing(ClickHouse(services.clickhouse)) as clickhouse:
+        for place in sorted(relations(services, catalog), reverse=True):  # views first
+            clickhouse.execute(f"DROP TABLE IF EXISTS {place} SYNC")  # of other modules
     found = {one.check: one for one in clickhouse_checks(services, catalog)}
     assert "olap.fact_visit" in found["fact_visit"].found
     for name in ("crm_guests", "visits", "fact_visit"):
