@@ -101,7 +101,7 @@ def asked(
     """The queries and sessions of a check, and its report; not those of the drain before it."""
     names = frozenset(table.name for table in load_catalog("crowd").tables)
     count: Counter[str] = Counter()
-    send, connect = ClickHouse._run, PostgresSource.connect
+    send, connect, find_slot = ClickHouse._run, PostgresSource.connect, PostgresSource.find_slot
 
     def counted(self: ClickHouse, *arguments: Any, **options: Any) -> Any:
         count["queries"] += 1
@@ -111,11 +111,16 @@ def asked(
         count["sessions"] += 1
         return connect(self)
 
+    def looked(self: PostgresSource, name: str) -> Any:
+        count["sessions"] -= 1  # as many looks at the slot as the relay's pace needs
+        return find_slot(self, name)
+
     with monkeypatch.context() as patch:
         at_rest = CaughtUp(ended=names, troubles={})
         patch.setattr(wiring.checks, "_caught_up", lambda *_: at_rest)
         patch.setattr(ClickHouse, "_run", counted)
         patch.setattr(PostgresSource, "connect", connected)
+        patch.setattr(PostgresSource, "find_slot", looked)
         return count, check()
 
 

@@ -182,8 +182,9 @@ def test_the_whole_loop_is_right_for_such_a_role(services: Settings, hostile: Se
         with opened(services.postgres) as connection, connection.cursor() as cursor:
             # A transaction that takes the walsender longer than a second.
             cursor.execute(
-                "BEGIN; INSERT INTO products (name, category, price, created_at)"
-                " SELECT 'made ' || i, 'large', 1.5, now() FROM generate_series(1, 60000) i;"
+                "BEGIN; INSERT INTO products (id, name, category, price, created_at)"
+                " SELECT 1000000 + i, 'made ' || i, 'large', 1.5, now()"
+                " FROM generate_series(1, 60000) i;"
                 " DELETE FROM products WHERE category = 'large'; COMMIT"
             )
         report = checked(hostile)
