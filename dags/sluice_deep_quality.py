@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from sluice_airflow import tasks
 
@@ -19,6 +19,17 @@ with DAG(
     dagrun_timeout=timedelta(hours=3),
     default_args=tasks.DEFAULTS,
     tags=["sluice", "quality"],
+    params={
+        "tables": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": tasks.TABLES},
+            uniqueItems=True,
+            examples=tasks.TABLES,
+            title="Tables",
+            description="The tables to compare, with the facts that read them. None: all.",
+        ),
+    },
     doc_md="""
 ### Deep quality
 Row counts alone hide errors that cancel out. Once an hour every column of every row is compared as

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 
 from sluice_airflow import assets, deadlines, tasks
 
@@ -20,6 +20,18 @@ with DAG(
     deadline=deadlines.deadline(),
     default_args=tasks.DEFAULTS,
     tags=["sluice", "star"],
+    params={
+        "full": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": tasks.FACTS},
+            uniqueItems=True,
+            examples=tasks.FACTS,
+            title="In full",
+            description="Facts whose rows are all recomputed, as after a check has found wrong"
+            " ones. Readers have the present rows until the new ones replace them.",
+        ),
+    },
     doc_md="""
 ### Rebuild
 Recomputes the facts that changes since the last rebuild may have altered, and writes delete markers

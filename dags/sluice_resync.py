@@ -13,10 +13,9 @@ with DAG(
     **tasks.BY_HAND,
     params={
         "tables": Param(
-            tasks.TABLES[:1],
+            [],
             type="array",
             items={"type": "string", "enum": tasks.TABLES},
-            minItems=1,
             uniqueItems=True,
             examples=tasks.TABLES,
             title="Tables",
@@ -33,10 +32,12 @@ with DAG(
             False,
             type="boolean",
             title="Recover",
-            description="After changes were lost: a lost slot, a failover, a restored server, a"
-            " wiped broker. Compares all tables, whatever else is chosen, and reads again what"
-            " differs. Stop Redpanda Connect before. The last line of the log names the change"
-            " source to start afterwards.",
+            description="Only after changes were lost: a lost slot, a failover, a restored server,"
+            " a wiped broker. It creates a new replication slot where the old one cannot be used,"
+            " compares ALL tables, whatever else is chosen, and reads again what differs. Stop"
+            " Redpanda Connect before. The last line of the log names the change source to start"
+            " afterwards.",
+            section="After lost changes",
         ),
         "readers": Param(
             2,
@@ -45,6 +46,13 @@ with DAG(
             maximum=8,
             title="Readers",
             description="For all rows: the number of tasks that share a table's key ranges.",
+        ),
+        "check": Param(
+            True,
+            type="boolean",
+            title="Check afterwards",
+            description="Compare every column of these tables, and the facts that read them, so"
+            " that findings which the repair ended are closed.",
         ),
         "dry_run": Param(
             False,
@@ -86,4 +94,4 @@ On the command line: `sluice resync --diff`, `sluice resync TABLE [--from-key K 
 `sluice recover`.
 """,
 ) as dag:
-    resync.resync_part.expand(part=resync.plan_parts())
+    resync.resync_part.expand(part=resync.plan_parts()) >> resync.check_again()

@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from sluice.execution.outcomes import Outcomes
+from sluice.execution.outcomes import Outcomes, together
 from sluice.printable import named
 from sluice.settings import Settings
 from sluice_airflow.connections import settings_from_connections
-from sluice_airflow.tasks import understood
+from sluice_airflow.tasks import logged_check, understood
 
 log = logging.getLogger("sluice.tasks")
 
@@ -33,6 +33,8 @@ def plan_parts(*, params: Any = None) -> list[dict[str, Any]]:
     if params["recover"]:
         return [{"do": RECOVER, "name": "recover all tables"}]
     tables = list(params["tables"])
+    if not tables:
+        raise AirflowFailException("no table is chosen: choose at least one")
     bounded = bool(params["from_key"] or params["to_key"])
     if len(tables) > 1 and (bounded or params["keys"]):
         raise AirflowFailException("keys need exactly one table: choose one table")
@@ -93,6 +95,25 @@ def resync_part(part: dict[str, Any], *, params: Any = None) -> None:
     with understood():
         for line in _resynced(settings_from_connections(), part, params):
             log.info(line)
+
+
+@task(
+    retries=1,
+    execution_timeout=timedelta(hours=2),
+    task_display_name="check again",
+    doc_md="Compares every column of the tables, and the facts that read them. The results close"
+    " findings or confirm them; a finding fails `sluice_quality`, not this task.",
+)
+def check_again(*, params: Any = None) -> None:
+    """Check the tables of the form; after a recovery all."""
+    if params["dry_run"] or not params["check"]:
+        raise AirflowSkipException("nothing was read again, or no check was asked for")
+    with understood():
+        settings = settings_from_connections()
+        tables = () if params["recover"] else params["tables"]
+        report = logged_check(settings, tables, deep=True)
+        if report.troubles:
+            raise together(report.troubles)
 
 
 def _resynced(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from sluice_airflow.connections import settings_from_connections
 
 if TYPE_CHECKING:
     from sluice.execution.side_by_side import Results
+    from sluice.quality.checks import QualityReport
     from sluice.star.rebuild import RebuildReport
     from sluice.wiring import Drained
 
@@ -48,6 +49,7 @@ def catalog() -> Catalog:
 
 
 TABLES = [table.name for table in catalog().tables]
+FACTS = [fact.name for fact in catalog().facts]
 # The arguments of a DAG that a person starts with a form.
 BY_HAND: dict[str, Any] = {
     "schedule": None,
@@ -138,14 +140,17 @@ def drain_failed() -> None:
     outlets=[assets.FACTS, assets.REBUILT],
     doc_md="Recomputes the rows of facts that drained changes affect; a fact without changes costs"
     " nothing. Works from the checkpoints, so a missed run loses nothing. Facts that failed are"
-    " left to `rebuild_apart`. Starts `sluice_quality`.",
+    " left to `rebuild_apart`. Starts `sluice_quality`. With *In full*, first recomputes all rows"
+    " of the facts chosen in the form.",
 )
-def rebuild(*, outlet_events: Any = None) -> list[str]:
+def rebuild(*, outlet_events: Any = None, params: Any = None) -> list[str]:
     """Rebuild the facts with changes; return those that failed."""
     from sluice import wiring
 
     with understood():
         settings = settings_from_connections()
+        for name in params["full"]:
+            log.info(wiring.rebuild(settings, name, full=True).sentence())
         done = wiring.rebuild_all(settings)
     _note_rebuilt(settings, done, outlet_events)
     return list(done.troubles)
@@ -235,30 +240,41 @@ def compare() -> None:
     " the WAL. Fails with the keys and columns that differ, and the command that repairs them."
     " Skipped before the relay's first snapshot is complete.",
 )
-def compare_deeply() -> None:
+def compare_deeply(*, params: Any = None) -> None:
     """Run the deep checks."""
-    _check(deep=True)
+    _check(params["tables"], deep=True)
 
 
-def _check(*, deep: bool) -> None:
-    from sluice import wiring
-
+def _check(tables: Sequence[str] = (), *, deep: bool) -> None:
     with understood():
         settings = settings_from_connections()
-        try:
-            report = wiring.quality(settings, deep=deep)
-        except SlotAwaited as error:
-            raise AirflowSkipException(f"nothing to compare yet: {error.what}") from None
-    for line in report.findings:
-        log.warning(line)
-    for line in report.sums:
-        log.info(line)
+    report = logged_check(settings, tables, deep=deep)
     if not report.passed:
         failed = first_lines(report.failures, "more failed checks")
         page = settings.alerts.page
         raise AirflowFailException("\n".join([*failed, *([f"see: {page}"] if page else [])]))
     with understood():
         report.require_passed()  # retried if a table could not be compared
+
+
+def logged_check(settings: Settings, tables: Sequence[str] = (), *, deep: bool) -> QualityReport:
+    """Run the checks of tables, of all if none is named; log the results.
+
+    Raises:
+        AirflowSkipException: the relay has not completed its first snapshot.
+    """
+    from sluice import wiring
+
+    with understood():
+        try:
+            report = wiring.quality(settings, tables, deep=deep)
+        except SlotAwaited as error:
+            raise AirflowSkipException(f"nothing to compare yet: {error.what}") from None
+    for line in report.findings:
+        log.warning(line)
+    for line in report.sums:
+        log.info(line)
+    return report
 
 
 @task(

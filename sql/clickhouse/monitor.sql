@@ -74,9 +74,28 @@ ORDER BY checked_at DESC LIMIT {limit:UInt32};
 
 -- name: resyncs_of
 -- A table's resyncs, the newest first.
-SELECT finished_at, selection, fence, rows, deleted, seconds
+SELECT finished_at, selection, fence, rows, deleted, seconds, done_by
 FROM cdc.resyncs WHERE source_table = {table:String}
 ORDER BY finished_at DESC LIMIT {limit:UInt32};
+
+-- name: rebuilds_of
+-- A fact's rebuilds, the newest first.
+SELECT finished_at, toString(mode), rows, deleted, seconds
+FROM cdc.rebuilds WHERE fact = {fact:String}
+ORDER BY finished_at DESC LIMIT {limit:UInt32};
+
+-- name: closed_findings
+-- Checks that passed within a week after a failure: when they last failed, and first passed since.
+SELECT check, failed_at, min(checked_at) AS passed_at
+FROM cdc.quality_checks
+INNER JOIN (
+    SELECT check, max(checked_at) AS failed_at FROM cdc.quality_checks
+    WHERE source_table = {table:String} AND status = 'fail' AND checked_at > now() - INTERVAL 7 DAY
+    GROUP BY check
+) AS failed USING (check)
+WHERE source_table = {table:String} AND status = 'pass' AND checked_at > failed_at
+GROUP BY check, failed_at
+ORDER BY passed_at DESC, check;
 
 -- name: rejected
 -- Rejected events, the newest first, their texts shortened and made valid UTF-8.

@@ -199,6 +199,10 @@ def test_one_wrong_value_in_a_column_of_any_type_is_found_named_and_repaired(
     assert set(found.keys) == {str(key) for key in keys.values()}
     for name, key in keys.items():
         assert f"{key} differs in {name}" in found.difference, found.difference
+    compared = wiring.compare(settings, "samples", found.keys)
+    assert {row.key: [value.column for value in row.differing] for row in compared} == {
+        str(key): [name] for name, key in keys.items()
+    }
     repaired(settings, found)
     assert deep(settings, "samples").status == "pass"
 
@@ -229,8 +233,20 @@ def test_rows_of_every_type_that_are_lost_too_many_or_twice_are_found_though_the
     assert f"{missing} is not in ClickHouse" in found.difference
     assert f"{deleted} is not in Postgres" in found.difference
     assert f"{-twice} is not in Postgres" in found.difference
+    nowhere = 2**31 - 1
+    sides = {
+        row.key: (row.in_postgres, row.in_clickhouse, row.equal)
+        for row in wiring.compare(settings, "samples", [*found.keys, str(nowhere)])
+    }
+    assert sides == {
+        str(missing): (True, False, False),
+        str(deleted): (False, True, False),
+        str(-twice): (False, True, False),
+        str(nowhere): (False, False, True),
+    }
     repaired(settings, found)
     assert deep(settings, "samples").status == "pass"
+    assert all(row.equal for row in wiring.compare(settings, "samples", found.keys))
 
 
 @pytest.fixture(scope="module")

@@ -3,4 +3,8 @@
 from __future__ import annotations
 
 # What holds values of rows, however it is called: see the other routes before one is added here.
-OF_ROWS = {"/sluice/api/v1/tables/{table}/versions", "/sluice/api/v1/dead-letters"}
+OF_ROWS = {
+    "/sluice/api/v1/tables/{table}/versions",
+    "/sluice/api/v1/tables/{table}/compared",
+    "/sluice/api/v1/dead-letters",
+}

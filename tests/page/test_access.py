@@ -20,8 +20,8 @@ from tests.support.airflow import ROLES, airflow_environment
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
-VALUES = {"{table}": "orders", "{name}": "page.css"}
-PARAMETERS = {"/sluice/api/v1/tables/{table}/versions": {"key": "1"}}
+VALUES = {"{table}": "orders", "{fact}": "fact_order_item", "{name}": "page.css"}
+PARAMETERS = {path: {"key": "1"} for path in OF_ROWS}
 
 
 def run(script: str, environment: dict[str, str]) -> Any:
@@ -76,7 +76,9 @@ def everything(client: httpx.Client, routes: list[tuple[str, str]]) -> dict[str,
     answers = {}
     for method, path in routes:
         for table in ("orders", "customers"):
-            address = path.replace("{table}", table).replace("{name}", "page.css")
+            address = path.replace("{table}", table)
+            for name, value in VALUES.items():
+                address = address.replace(name, value)
             asked = {"table": table, "key": str(CUSTOMER), "range": "24h"}
             answer = client.request(method, address, params=asked)
             answers[f"{method} {address} {table}"] = f"{answer.text} {answer.headers}"
@@ -92,6 +94,7 @@ def test_a_viewer_gets_no_value_and_no_key_of_a_row_from_any_route(
         "/ orders",
         "/tables/orders orders",
         "/tables/customers customers",
+        "/facts/fact_order_item orders",
         "/api/v1/overview orders",
         "/api/v1/findings orders",
         "/api/v1/dead-letters orders",

@@ -78,8 +78,8 @@ def test_a_replay_starts_from_the_page_for_those_who_may_run_it(
 ) -> None:
     runs = "/api/v2/dags/sluice_replay/dagRuns"
     for role, said in (
-        ("viewer", "not permitted to run sluice_replay"),
-        ("admin", "Started manual"),
+        ("viewer", "not permitted to run it"),
+        ("admin", "Queued"),
     ):
         page = look(role)
         page.goto("/sluice/tables/orders")

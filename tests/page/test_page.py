@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timezone
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis.strategies import text
 
 from sluice.catalog import load_catalog
 from sluice.catalog.quality_options import Status
 from sluice.operate.overview import CheckResult
-from sluice_airflow.page.repairs import repair
+from sluice_airflow.page.figures import apart, check_value
+from sluice_airflow.page.repairs import fact_repair, table_repair
 from tests.page.history import CUSTOMER, FAKED, PERSON
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
@@ -111,36 +115,97 @@ def test_a_count_answers_an_older_delay_and_a_failed_comparison_stands(
     ]
 
 
-def test_a_finding_offers_the_resync_of_its_keys(kept: None, person: Person) -> None:
+def forms(page: str) -> list[tuple[str, Any]]:
+    """The DAG and the configuration of each form of a page."""
+    found = re.findall(r'<form class="run" data-dag="(\w+)" data-conf="([^"]*)"', page)
+    return [(dag, json.loads(unescape(conf))) for dag, conf in found]
+
+
+def test_a_finding_offers_the_resync_of_its_keys_and_another_check(
+    kept: None, person: Person
+) -> None:
+    offered = forms(person("user").get("/sluice/tables/orders").text)
+    assert offered[:2] == [
+        ("sluice_resync", {"tables": ["orders"], "diff": True, "keys": ["5", FAKED, PERSON]}),
+        ("sluice_deep_quality", {"tables": ["orders"]}),
+    ]
+    offered = forms(person("viewer").get("/sluice/tables/orders").text)
+    assert offered[0] == ("sluice_resync", {"tables": ["orders"], "diff": True})
+
+
+def test_the_rows_of_a_finding_are_read_on_both_sides(kept: None, person: Person) -> None:
+    """None of them is there, nor can two of them be: no page fails for a key."""
     page = person("user").get("/sluice/tables/orders").text
-    assert page.index('<form class="run" data-dag="sluice_resync">') < page.index("<textarea")
-    form = page[page.index("<textarea") : page.index("</textarea>")]
-    conf = (
-        form[form.index(">") + 1 :].replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">")
-    )
-    assert json.loads(conf) == {
-        "tables": ["orders"],
-        "keys": ["5", FAKED, PERSON],
-        "from_key": None,
-        "to_key": None,
-    }
+    assert page.count("neither has it now") == 3
+    assert FAKED not in page
+    keys = {"key": ["5", FAKED]}
+    rows = person("user").get("/sluice/api/v1/tables/orders/compared", params=keys).json()
+    assert [(row["key"], row["equal"], row["in_postgres"]) for row in rows] == [
+        ("5", True, False),
+        (FAKED, True, False),
+    ]
+    refused = person("user").get("/sluice/api/v1/tables/orders/compared", params={"key": "1,2"})
+    assert (refused.status_code, "is not a key" in refused.json()["detail"]) == (400, True)
+
+
+def test_a_fact_that_follows_from_wrong_rows_says_so_and_offers_no_rebuild(
+    kept: None, person: Person
+) -> None:
+    page = person("user").get("/sluice/facts/fact_order_item").text
+    assert "It follows from differences in" in page
+    assert forms(page) == [("sluice_deep_quality", {"tables": ["order_items"]})]
+    assert PERSON not in person("viewer").get("/sluice/facts/fact_order_item").text
+    assert person("user").get("/sluice/facts/orders").status_code == 404
+    concerns = person("user").get("/sluice/api/v1/overview").json()["concerns"]
+    (fact,) = (one for one in concerns if one["table"] == "fact_order_item")
+    assert (fact["follows"], fact["remedy"]) == (["orders"], "")
+
+
+def found(check: str, **others: Any) -> CheckResult:
+    values: dict[str, Any] = {"table": "orders", "status": Status.FAIL, "keys": (), "repair": ""}
+    values |= {"postgres": 0, "clickhouse": 6, "fence": "0/1", **others}
+    return CheckResult(check=check, checked_at=datetime.now(timezone.utc), **values)
 
 
 @pytest.mark.parametrize("check", ["dead_letters", "freshness", "schema", "caught_up"])
 def test_a_finding_that_rows_read_again_do_not_mend_offers_no_resync(check: str) -> None:
-    found = CheckResult(
-        table="orders",
-        check=check,
-        status=Status.FAIL,
-        checked_at=datetime.now(timezone.utc),
-        postgres=0,
-        clickhouse=6,
-        fence="0/1",
-        keys=(),
-        repair="",
-    )
-    assert repair(found, load_catalog("models"))["conf"] is None
-    assert repair(replace(found, check="row_count"), load_catalog("models"))["conf"]
+    assert table_repair(found(check), trusted=True).conf is None
+
+
+@pytest.mark.parametrize("keys", [(), tuple(map(str, range(100)))])
+def test_a_finding_without_all_of_its_keys_offers_the_repair_of_what_differs(
+    keys: tuple[str, ...],
+) -> None:
+    conf = table_repair(found("rows", keys=keys), trusted=True).conf
+    assert conf == {"tables": ["orders"], "diff": True}
+
+
+def test_a_fact_whose_tables_are_right_offers_a_rebuild_in_full() -> None:
+    (fact,) = load_catalog("models").facts
+    offered = fact_repair(found("fact_rows", table=fact.name), fact, ())
+    assert (offered.dag, offered.conf) == ("sluice_rebuild", {"full": [fact.name]})
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "shown"),
+    [
+        ("row_count", 1234567, "1,234,567"),
+        ("caught_up", 0x1_0000_00A0, "1/A0"),
+        ("freshness", 90, "90 s"),
+        ("slot_lag", 1_500_000, "1.50 MB"),
+    ],
+)
+def test_a_checks_value_has_its_unit(check: str, value: int, shown: str) -> None:
+    assert check_value(found(check, clickhouse=value), "clickhouse") == shown
+
+
+@given(text(), text())
+def test_what_differs_between_two_texts_is_apart(left: str, right: str) -> None:
+    start, middle, end = apart(left, right)
+    assert start + middle + end == left
+    other_start, other, other_end = apart(right, left)
+    assert (start, end) == (other_start, other_end)
+    assert (middle == other == "") == (left == right)
 
 
 def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Person) -> None:
@@ -181,12 +246,13 @@ def test_rejected_events_offer_replay_and_dismissal_and_tables_without_any_do_no
     kept: None, person: Person
 ) -> None:
     page = person("viewer").get("/sluice/tables/orders").text
-    form = page[page.index('<form class="run" data-dag="sluice_replay">') :]
-    assert "{&#34;table&#34;: &#34;orders&#34;, &#34;where&#34;: null}</textarea>" in form
+    conf = {"table": "orders", "where": None}
+    assert {("sluice_replay", str(conf)), ("sluice_dismiss", str(conf))} <= {
+        (dag, str(given)) for dag, given in forms(page)
+    }
     other = person("viewer").get("/sluice/tables/products").text
     assert "sluice_replay" not in other
-    form = page[page.index('<form class="run" data-dag="sluice_dismiss">') :]
-    assert "&#34;where&#34;: null, &#34;reason&#34;: &#34;&#34;}</textarea>" in form
+    assert '<input id="dismiss-reason" name="reason"' in page
     assert "sluice_dismiss" not in other
 
 

@@ -21,7 +21,12 @@ from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, ordered_as_text
 from sluice.clients.source_tables import own_rows
 from sluice.events.event import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText, Record
-from sluice.generate.row_text import postgres_checksum, postgres_row
+from sluice.generate.row_text import (
+    postgres_checksum,
+    postgres_key,
+    postgres_row,
+    postgres_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -275,6 +280,34 @@ def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int,
     cursor.execute(query)
     count, total = cursor.fetchone()
     return int(count), int(total)
+
+
+def row_texts(
+    cursor: Any, table: Table, keys: Sequence[KeyText], longest: int
+) -> dict[str, tuple[KeyText, list[str | None], list[str | None]]]:
+    """Return the present rows of these keys as texts, by the text of their key.
+
+    Returns:
+        Key text of both sides -> the key, the hexadecimal start of each column's text, and the MD5
+        of the whole text; None for NULL. In hexadecimal, as a database in SQL_ASCII may contain
+        invalid UTF-8.
+
+    Args:
+        longest: characters of the start.
+    """
+    readable = readable_keys(cursor, table, keys)
+    if not readable:
+        return {}
+    texts = [f"({postgres_text(column)})::text" for column in table.columns]
+    starts = ", ".join(f"encode(textsend(left({text}, {longest})), 'hex')" for text in texts)
+    sums = ", ".join(f"md5({text})" for text in texts)
+    query = sql.SQL("SELECT {}, ARRAY[{}], ARRAY[{}], ARRAY[{}] FROM {} WHERE {}").format(
+        *map(sql.SQL, (postgres_row(table.key), postgres_key(table.key), starts, sums)),
+        own_rows(cursor, table),
+        _condition(cursor, table, Selection(keys=tuple(readable))),
+    )
+    cursor.execute(query)
+    return {text: (tuple(key), *values) for text, key, *values in cursor.fetchall()}
 
 
 def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequence[str]) -> set[str]:

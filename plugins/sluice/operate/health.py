@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from sluice.catalog.quality_options import Status
 from sluice.clients.slot_loss import cause, remedy
 from sluice.operate.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
 
+_ROWS = frozenset({"row_count", "rows"})  # checks of a table's rows
 _SAFE_WAL = frozenset({"reserved", "extended"})
 
 
-def concerns(state: Overview) -> Iterator[Concern]:
-    """Yield all concerns, services first."""
+def concerns(
+    state: Overview, sources: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Iterator[Concern]:
+    """Yield all concerns, services first.
+
+    Args:
+        sources: fact or rollup -> the tables that it is derived from. Default: none.
+    """
     for service in state.services:
         if not service.answers:
             yield Concern(severity=BAD, what=service.error, remedy="sluice status")
     now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
     for result in state.findings:
         if (result.table, result.check) not in now:
-            what = f"{result.table}: {result.check} {result.status}"
-            severity = _severity(result)
-            yield Concern(severity=severity, what=what, remedy=result.repair, table=result.table)
+            yield _found(result, causes(result.table, state.findings, sources))
     if state.services[0].answers:
         yield from slot_concerns(state.slot)
     severities = {(result.table, result.check): _severity(result) for result in state.findings}
@@ -30,6 +36,28 @@ def concerns(state: Overview) -> Iterator[Concern]:
         for check, concern in _measured(table):
             graver = BAD in {concern.severity, severities.get((table.name, check))}
             yield replace(concern, severity=BAD) if graver else concern
+
+
+def causes(
+    name: str, findings: Sequence[CheckResult], sources: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Return the tables with wrong rows among those that a fact or rollup is derived from."""
+    wrong = {
+        result.table
+        for result in findings
+        if result.check in _ROWS and result.status == Status.FAIL
+    }
+    return tuple(table for table in sources.get(name, ()) if table in wrong)
+
+
+def _found(result: CheckResult, follows: tuple[str, ...]) -> Concern:
+    return Concern(
+        severity=_severity(result),
+        what=f"{result.table}: {result.check} {result.status}",
+        remedy="" if follows else result.repair,
+        table=result.table,
+        follows=follows,
+    )
 
 
 def _severity(result: CheckResult) -> str:

@@ -91,7 +91,8 @@ class Monitor:
             concerns=(),
             findings=_findings(kept),
         )
-        listed = tuple(sorted(concerns(state), key=lambda concern: concern.severity != BAD))
+        found = concerns(state, _sources(self.catalog))
+        listed = tuple(sorted(found, key=lambda concern: concern.severity != BAD))
         healthy = all(concern.severity != BAD for concern in listed)
         return replace(state, concerns=listed, healthy=healthy)
 
@@ -131,12 +132,22 @@ class Monitor:
             },
             checks=_current(results),
             rebuilds={
-                name: _rebuild_run(at, *values)
+                name: rebuild_run(at, *values)
                 for name, at, values in execute(self.queries["last_rebuilds"])
             },
             dead_letters=dict(execute(self.queries["dead_letters"])),
             fresh_at=dict(execute(self.queries["freshness"])),
         )
+
+
+def _sources(catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """Return fact or rollup -> the tables that it is derived from."""
+    sources = {}
+    for fact in catalog.facts:
+        tables = tuple(table.name for table in fact.tables)
+        sources[fact.name] = tables
+        sources |= {rollup.name: tables for rollup in fact.table.rollups}
+    return sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +193,8 @@ def check_result(table: str, check: str, at: datetime, *values: Any) -> CheckRes
     )
 
 
-def _rebuild_run(at: datetime, mode: str, rows: int, deleted: int, seconds: float) -> RebuildRun:
+def rebuild_run(at: datetime, mode: str, rows: int, deleted: int, seconds: float) -> RebuildRun:
+    """Return the run in a row of cdc.rebuilds."""
     return RebuildRun(finished_at=at, mode=mode, rows=rows, deleted=deleted, seconds=seconds)
 
 

@@ -133,12 +133,18 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """A problem: `bad` means broken or different, `warn` not yet."""
+    """A problem: `bad` means broken or different, `warn` not yet.
+
+    Attributes:
+        table: the table, fact or rollup. Default: none.
+        follows: the tables whose differences cause it, and whose repair ends it. Default: none.
+    """
 
     severity: str
     what: str
     remedy: str
     table: str | None = None
+    follows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -13,8 +13,8 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.events.event import KeyText
 from sluice.events.positions import format_lsn, unpack
 from sluice.generate.clickhouse import quoted
-from sluice.operate.monitor import check_result, drain_run
-from sluice.operate.overview import CheckResult, DrainRun
+from sluice.operate.monitor import check_result, drain_run, rebuild_run
+from sluice.operate.overview import CheckResult, DrainRun, RebuildRun
 
 RUNS, REJECTED, VERSIONS = 20, 50, 50
 _LONGEST = 200  # characters of a value
@@ -22,7 +22,7 @@ _LONGEST = 200  # characters of a value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResyncRun:
-    """One resync; its rows were read as of the LSN `fence`."""
+    """One resync; its rows were read as of the LSN `fence`, by order of `done_by`."""
 
     finished_at: datetime
     selection: str
@@ -30,6 +30,22 @@ class ResyncRun:
     rows: int
     deleted: int
     seconds: float
+    done_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedFinding:
+    """A check that passed again after a failure.
+
+    Attributes:
+        failed_at: when it last failed.
+        repair: the last resync of the table in between; None where it passed without.
+    """
+
+    check: str
+    failed_at: datetime
+    passed_at: datetime
+    repair: ResyncRun | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +86,28 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRuns:
-    """The last runs on a table, newest first."""
+    """The last runs on a table, and what they closed within a week; newest first."""
 
     drains: tuple[DrainRun, ...]
     checks: tuple[CheckResult, ...]
     resyncs: tuple[ResyncRun, ...]
+    closed: tuple[ClosedFinding, ...]
 
     def without_keys(self) -> TableRuns:
         """The runs for those who may not see rows."""
         return replace(
             self,
             checks=tuple(one.without_keys() for one in self.checks),
-            resyncs=tuple(
-                replace(one, selection=without_bounds(one.selection)) for one in self.resyncs
+            resyncs=tuple(map(_without_bounds, self.resyncs)),
+            closed=tuple(
+                replace(one, repair=one.repair and _without_bounds(one.repair))
+                for one in self.closed
             ),
         )
+
+
+def _without_bounds(run: ResyncRun) -> ResyncRun:
+    return replace(run, selection=without_bounds(run.selection))
 
 
 def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) -> TableRuns:
@@ -93,16 +116,51 @@ def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) 
     def rows(name: str) -> list[tuple[Any, ...]]:
         return clickhouse.execute(queries[name], table=table.name, limit=RUNS)
 
+    resyncs = [
+        ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True))) for row in rows("resyncs_of")
+    ]
     return TableRuns(
         drains=tuple(drain_run(*row) for row in rows("drains_of")),
-        checks=tuple(
-            check_result(table.name, check, at, *values) for at, check, *values in rows("checks_of")
-        ),
-        resyncs=tuple(
-            ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True)))
-            for row in rows("resyncs_of")
-        ),
+        checks=read_checks(clickhouse, queries, table.name),
+        resyncs=tuple(resyncs),
+        closed=read_closed(clickhouse, queries, table.name, resyncs),
     )
+
+
+def read_checks(
+    clickhouse: ClickHouse, queries: Mapping[str, str], name: str
+) -> tuple[CheckResult, ...]:
+    """Return the last check results of a table or fact, newest first."""
+    rows = clickhouse.execute(queries["checks_of"], table=name, limit=RUNS)
+    return tuple(check_result(name, check, at, *values) for at, check, *values in rows)
+
+
+def read_closed(
+    clickhouse: ClickHouse,
+    queries: Mapping[str, str],
+    name: str,
+    resyncs: Sequence[ResyncRun] = (),
+) -> tuple[ClosedFinding, ...]:
+    """Return the checks of a table or fact that passed again within a week, newest first.
+
+    Args:
+        resyncs: of the table, newest first. Default: none, for a fact.
+    """
+
+    def closed(check: str, failed: datetime, passed: datetime) -> ClosedFinding:
+        between = (run for run in resyncs if failed < run.finished_at < passed)
+        repair = next(between, None)
+        return ClosedFinding(check=check, failed_at=failed, passed_at=passed, repair=repair)
+
+    return tuple(closed(*row) for row in clickhouse.execute(queries["closed_findings"], table=name))
+
+
+def read_rebuilds(
+    clickhouse: ClickHouse, queries: Mapping[str, str], fact: str
+) -> tuple[RebuildRun, ...]:
+    """Return a fact's last rebuilds, newest first."""
+    rows = clickhouse.execute(queries["rebuilds_of"], fact=fact, limit=RUNS)
+    return tuple(rebuild_run(*row) for row in rows)
 
 
 def read_rejected(

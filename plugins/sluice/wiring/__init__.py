@@ -16,7 +16,7 @@ from sluice.wiring.drains import (
     skip,
 )
 from sluice.wiring.repairs import forecast, quality, recover, repair
-from sluice.wiring.reports import answer, monitor, query, status, tell
+from sluice.wiring.reports import answer, compare, monitor, query, status, tell
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
 from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rebuild_all, rollback
 
@@ -25,6 +25,7 @@ __all__ = [
     "answer",
     "backfill",
     "change_source",
+    "compare",
     "dead_letters",
     "differences",
     "dismiss_dead_letters",

@@ -227,7 +227,7 @@ def _held(
 def _deep(
     run: Run, checks: Quality, tables: Sequence[Table], report: QualityReport, *, restart: bool
 ) -> tuple[tuple[Check, ...], dict[str, SluiceError]]:
-    """Compare all rows of tables, of the facts of these tables and of their rollups.
+    """Compare all rows of tables, of the facts that read these tables and of their rollups.
 
     Returns:
         The checks, and by table the errors of those that were not possible this time.
@@ -241,7 +241,7 @@ def _deep(
     found += [unmade(table.name, "rows", _NOT_PASSED) for table in late]
     found += [unmade(name, "rows", error) for name, error in outcomes.troubles.items()]
     for fact in run.catalog.facts:
-        if fact.table in tables:
+        if any(table in tables for table in fact.tables):
             step = FactCheck(rebuild=make_rebuild(run.clickhouse, fact))
             found += _derived(step, fact, outcomes)
     point = max((findings.point for _, findings in differing), default=report.fence)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sluice.catalog.key_selection import typed_key
 from sluice.catalog.quality_options import Status
 from sluice.generate.sql_files import read_statements
 from sluice.operate.monitor import Monitor
+from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.status import read_status
 from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check
@@ -42,6 +44,13 @@ def _monitor(run: Run) -> Monitor:
         queries={**run.queries, **read_statements(_MONITOR)},
         slot=run.settings.relay.slot,
     )
+
+
+def compare(settings: Settings, name: str, keys: Sequence[str]) -> tuple[ComparedRow, ...]:
+    """Return rows of a table on both sides as they are now; see operate.row_comparison."""
+    with opened(settings) as run:
+        table = run.catalog.table(name)
+        return compare_rows(run.source, run.clickhouse, table, [typed_key(table, k) for k in keys])
 
 
 def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from sluice.errors import NotReady, WrongUsage
 from sluice.operate import table_history as inspection
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CheckResult, Overview
+from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.table_history import RejectedEvent, TableRuns, Version
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
@@ -44,6 +45,7 @@ router = APIRouter(
     }
 )
 V1 = "/api/v1"
+MOST_COMPARED = 20  # rows of one request
 # Responses that contain values of rows.
 OF_ROWS = [Depends(require_repair)]
 Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
@@ -78,6 +80,11 @@ def read_runs(of: Monitor, table: Table, *, trusted: bool) -> TableRuns:
     """Return a table's last runs, with keys of rows if trusted."""
     runs = inspection.read_runs(of.clickhouse, of.queries, table)
     return runs if trusted else runs.without_keys()
+
+
+def read_compared(of: Monitor, table: Table, keys: Sequence[str]) -> tuple[ComparedRow, ...]:
+    """Return the rows of these keys on both sides."""
+    return compare_rows(of.source, of.clickhouse, table, [parse_key(table, key) for key in keys])
 
 
 def trends_of(of: Monitor, reach: str, table: str) -> Trends:
@@ -158,6 +165,26 @@ def versions(
     with monitor() as reading:
         known = known_table(reading, table)
         return inspection.read_versions(reading.clickhouse, known, parse_key(known, key))
+
+
+@router.get(
+    f"{V1}/tables/{{table}}/compared",
+    tags=["now"],
+    dependencies=OF_ROWS,
+    responses={**NO_TABLE, 400: refusal("A text is not a key of the table.")},
+)
+def compared(
+    table: str,
+    key: Annotated[list[str], Query(min_length=1, max_length=MOST_COMPARED, examples=[["42"]])],
+) -> tuple[ComparedRow, ...]:
+    """Return rows of PostgreSQL and ClickHouse side by side, as both have them now.
+
+    A change that is not drained yet shows as a difference. Separate parts of a key by commas.
+    Requires the permission to run the DAG sluice_resync.
+    """
+    with monitor() as reading:
+        known = known_table(reading, table)
+        return read_compared(reading, known, key)
 
 
 @router.get(f"{V1}/dead-letters", tags=["now"], responses=NO_TABLE, dependencies=OF_ROWS)

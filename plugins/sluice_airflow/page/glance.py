@@ -48,7 +48,7 @@ def freshness_status(table: TableState) -> str:
 
 
 def _healthy(of: Overview) -> Answer:
-    bad = sum(concern.severity == BAD for concern in of.concerns)
+    bad = sum(concern.severity == BAD and not concern.follows for concern in of.concerns)
     answering = sum(service.answers for service in of.services)
     return Answer(
         question="Healthy?",

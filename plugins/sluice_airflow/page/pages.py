@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,21 +14,32 @@ from sluice.catalog import Table
 from sluice.catalog.key_selection import parse_key
 from sluice.errors import SluiceError, WrongUsage
 from sluice.operate import table_history as inspection
+from sluice.operate.health import causes
 from sluice.operate.monitor import Monitor
-from sluice.operate.overview import CLICKHOUSE, Overview
+from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overview
+from sluice.operate.row_comparison import ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES
 from sluice_airflow.page import charts, figures, glance, listing
 from sluice_airflow.page.api import (
     DEFAULT,
+    MOST_COMPARED,
     Range,
     known_table,
     monitor,
+    read_compared,
     read_overview,
     read_runs,
     trends_of,
 )
 from sluice_airflow.page.listing import Choice, Sort
-from sluice_airflow.page.repairs import DISMISS, REPLAY, RESYNC, repair
+from sluice_airflow.page.repairs import (
+    DEEP_CHECK,
+    DISMISS,
+    REPLAY,
+    RESYNC,
+    fact_repair,
+    table_repair,
+)
 from sluice_airflow.page.rights import MayRepair
 
 router = APIRouter(include_in_schema=False)
@@ -65,7 +75,8 @@ def overview_values(
         "choice": choice,
         "tables": listing.listed(of.tables, of, choice),
         "facts": listing.listed(of.facts, of, choice),
-        "known": {table.name for table in of.tables},
+        "places": {table.name: f"tables/{table.name}" for table in of.tables}
+        | {fact.name: f"facts/{fact.name}" for fact in of.facts},
         "few": len(of.tables) + len(of.facts) <= listing.FEW,
         "most": listing.CONCERNS,
         "answers": glance.answers(of),
@@ -87,14 +98,38 @@ def show_table(
             "table": known,
             "trusted": trusted,
             "state": next(state for state in pipeline.tables if state.name == table),
-            "repairs": [repair(finding, reading.catalog) for finding in findings],
-            "replayed": json.dumps({"table": table, "where": None}),
-            "dismissed": json.dumps({"table": table, "where": None, "reason": ""}),
+            "repairs": [table_repair(finding, trusted=trusted) for finding in findings],
+            "compared": _compared(reading, pipeline, known, findings) if trusted else {},
             "charts": _charts(reading, pipeline, range.value, table),
             **_inspected(reading, pipeline, known, trusted),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
     return _page(request, "table.html", range.value, **values)
+
+
+@router.get("/facts/{fact}")
+def show_fact(request: Request, fact: str, trusted: MayRepair) -> HTMLResponse:
+    """Return a fact's page: its findings, rebuilds, columns and rollups."""
+    with monitor() as reading:
+        known = next((one for one in reading.catalog.facts if one.name == fact), None)
+        if known is None:
+            raise HTTPException(404, f"no fact {fact!r} in the models")
+        pipeline = read_overview(reading, trusted=trusted)
+        names = {fact, *(rollup.name for rollup in known.table.rollups)}
+        tables = {fact: [table.name for table in known.tables]}
+        follows = causes(fact, pipeline.findings, tables)
+        values: dict[str, Any] = {
+            "fact": known,
+            "trusted": trusted,
+            "state": next(state for state in pipeline.facts if state.name == fact),
+            "repairs": [
+                fact_repair(finding, known, follows)
+                for finding in pipeline.findings
+                if finding.table in names
+            ],
+            **_fact_runs(reading, pipeline, fact, trusted),
+        }
+    return _page(request, "fact.html", DEFAULT_RANGE, **values)
 
 
 @router.get("/docs")
@@ -135,6 +170,33 @@ def _inspected(reading: Monitor, of: Overview, table: Table, trusted: bool) -> d
         return {"runs": None, "rejected": ()}
 
 
+def _fact_runs(reading: Monitor, of: Overview, fact: str, trusted: bool) -> dict[str, Any]:
+    try:
+        of.require_answer(CLICKHOUSE)
+        checks = inspection.read_checks(reading.clickhouse, reading.queries, fact)
+        return {
+            "rebuilds": inspection.read_rebuilds(reading.clickhouse, reading.queries, fact),
+            "checks": checks if trusted else [check.without_keys() for check in checks],
+            "closed": inspection.read_closed(reading.clickhouse, reading.queries, fact),
+        }
+    except SluiceError:
+        return {"rebuilds": (), "checks": (), "closed": ()}
+
+
+def _compared(
+    reading: Monitor, of: Overview, table: Table, findings: Sequence[CheckResult]
+) -> dict[str, ComparedRow] | None:
+    """Return the first keys of findings with their rows on both sides; None if one is silent."""
+    keys = dict.fromkeys(key for finding in findings for key in finding.keys)
+    try:
+        of.require_answer(POSTGRESQL)
+        of.require_answer(CLICKHOUSE)
+        rows = read_compared(reading, table, list(keys)[:MOST_COMPARED])
+    except SluiceError:
+        return None
+    return {row.key: row for row in rows}
+
+
 def _versions(reading: Monitor, of: Overview, table: Table, key: str) -> dict[str, Any]:
     """Return the versions of the requested row, or why there are none."""
     if not key:
@@ -165,6 +227,7 @@ def _page(request: Request, template: str, reach: str, **values: Any) -> HTMLRes
         "resync": RESYNC,
         "replay": REPLAY,
         "dismiss": DISMISS,
+        "deep_check": DEEP_CHECK,
     }
     return HTMLResponse(render(template, {**shared, **values}))
 
@@ -179,7 +242,11 @@ _templates = Environment(
 _templates.filters |= {
     "ago": figures.ago,
     "amount": figures.amount,
+    "apart": figures.apart,
+    "check_value": figures.check_value,
+    "counted": figures.counted,
     "duration": figures.duration,
     "freshness_status": glance.freshness_status,
+    "picked": lambda keys, rows: [rows[key] for key in keys if key in rows],
     "whole": figures.whole,
 }

@@ -29,6 +29,7 @@ function put(fresh) {
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);
     if (!next || old.contains(document.activeElement)) continue;
+    if (old.querySelector("form.run:is([data-state=sent], [data-state=queued], [data-state=running])")) continue;
     for (const details of old.querySelectorAll("details[open]")) {
       const again = next.querySelector(`#${CSS.escape(details.id)}`);
       if (again) again.open = true;
@@ -78,30 +79,83 @@ function keepFresh() {
   next();
 }
 
+const ENDED = ["success", "failed"];
+
+async function ask(path, options) {
+  const answer = await fetch(`${document.body.dataset.airflow}/api/v2${path}`, options);
+  const body = await answer.json().catch(() => ({}));
+  if (answer.ok) return body;
+  const detail = answer.status === 403 ? "you are not permitted to run it" : JSON.stringify(body.detail ?? "");
+  throw new Error(`Airflow responds with ${answer.status}: ${detail}`);
+}
+
+function configuration(form) {
+  const conf = JSON.parse(form.dataset.conf);
+  for (const field of form.querySelectorAll("[name]")) {
+    const lines = field.value.split("\n").map((line) => line.trim()).filter(Boolean);
+    conf[field.name] = "lines" in field.dataset ? (lines.length ? lines : null) : field.value.trim();
+  }
+  return conf;
+}
+
+// "read again", of several mapped tasks "read again: 2 of 3 have ended".
+function step(tasks) {
+  const name = tasks.find((task) => ["queued", "running"].includes(task.state))?.task_display_name;
+  const all = tasks.filter((task) => task.task_display_name === name);
+  const ended = all.filter((task) => [...ENDED, "skipped", "upstream_failed"].includes(task.state)).length;
+  return all.length > 1 ? `${name}: ${ended} of ${all.length} have ended` : name ?? "";
+}
+
+async function doing(path, state) {
+  if (state === "running") return step((await ask(`${path}/taskInstances?limit=1000`)).task_instances);
+  if (state !== "queued") return "";
+  const { is_paused: paused } = await ask(`/dags/${path.split("/")[2]}`);
+  return paused ? "the DAG is paused" : "";
+}
+
+async function follow(form, path) {
+  const outcome = form.querySelector(".outcome");
+  const link = Object.assign(document.createElement("a"), { textContent: "see the run" });
+  const [dag, run] = [path.split("/")[2], path.split("/")[4]];
+  link.href = `${document.body.dataset.airflow}/dags/${dag}/runs/${run}`;
+  link.dataset.outer = "";
+  const begun = Date.now();
+  for (;;) {
+    const { state } = await ask(path);
+    const what = await doing(path, state);
+    const failed = form.dataset.failed ?? "Failed";
+    const text = { queued: "Queued", running: "Running", success: "Done", failed }[state] ?? state;
+    const seconds = Math.round((Date.now() - begun) / 1000);
+    const words = `${text}${what ? `: ${what}` : ""}, ${seconds} s. `;
+    if (outcome.firstChild?.textContent !== words) outcome.replaceChildren(words, link);
+    form.dataset.state = state;
+    if (ENDED.includes(state)) return;
+    await new Promise((resume) => setTimeout(resume, 1000));
+  }
+}
+
 async function run(form) {
   const outcome = form.querySelector(".outcome");
-  const dag = form.dataset.dag;
-  const api = `${document.body.dataset.airflow}/api/v2/dags/${dag}/dagRuns`;
-  let conf;
+  const button = form.querySelector("button");
+  const runs = `/dags/${form.dataset.dag}/dagRuns`;
+  button.disabled = true;
+  form.dataset.state = "sent"; // the page is not refreshed around it until it ends
   try {
-    conf = JSON.parse(form.querySelector("textarea").value);
+    const body = { logical_date: null, conf: configuration(form) };
+    const headers = { "Content-Type": "application/json" };
+    const started = await ask(runs, { method: "POST", headers, body: JSON.stringify(body) });
+    await follow(form, `${runs}/${encodeURIComponent(started.dag_run_id)}`);
   } catch (error) {
-    outcome.textContent = `The configuration is not JSON: ${error.message}`;
-    return;
+    outcome.textContent = `${error.message}.`;
+    form.dataset.state = "refused";
   }
-  const answer = await fetch(api, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ logical_date: null, conf }),
-  });
-  const body = await answer.json().catch(() => ({}));
-  if (answer.ok) {
-    outcome.textContent = `Started ${body.dag_run_id}.`;
-  } else if (answer.status === 403) {
-    outcome.textContent = `You are not permitted to run ${dag}.`;
-  } else {
-    outcome.textContent = `Airflow responds with ${answer.status}: ${JSON.stringify(body.detail ?? "")}`;
-  }
+  button.disabled = false;
+  if (!ENDED.includes(form.dataset.state)) return;
+  // The form may go with its finding; what became of the run stays.
+  const last = document.getElementById("last-run");
+  if (last && form.closest("[data-live]")) last.replaceChildren(...outcome.cloneNode(true).childNodes);
+  if (form.contains(document.activeElement)) document.activeElement.blur();
+  await refresh();
 }
 
 // The page runs in a frame that may not navigate the window, so Airflow's document clicks the link.
@@ -117,9 +171,8 @@ function leave(event) {
 followTheme();
 keepFresh();
 document.addEventListener("click", leave);
-for (const form of document.querySelectorAll("form.run")) {
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    run(form);
-  });
-}
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("form.run")) return;
+  event.preventDefault();
+  run(event.target);
+});
