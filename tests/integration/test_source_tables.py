@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from sluice.capture import slot as slots
 from sluice.catalog import Table
-from sluice.catalog.mappers import read_table
+from sluice.catalog.models import describe
 from sluice.clients import postgres, source_tables
 from sluice.clients.postgres import PostgresSource, connection_options, counted
 from sluice.errors import NeedsPerson, NotReady
@@ -72,7 +72,7 @@ def model(relation: str) -> Table:
     columns += [sa.Column(n, t, nullable=t != sa.Text) for n, t in EXPECTED[relation][0]]
     body = {"__table__": sa.Table(relation, base.metadata, *columns, schema=SCHEMA)}
     mapped: Any = type("Model", (base,), body)
-    return replace(read_table(mapped.__mapper__, "lossless"), name=relation)
+    return replace(describe("tables", [mapped.__mapper__]).tables[0], name=relation)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from sluice.capture import slot as slots
 from sluice.capture.relay import run
 from sluice.catalog import load_catalog
 from sluice.catalog.key_selection import Selection
-from sluice.catalog.mappers import read_table
+from sluice.catalog.models import describe
 from sluice.clients.postgres import PostgresSource
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
@@ -105,7 +105,7 @@ def taken(postgres: Any, source: PostgresSource) -> list[Pair]:
     for model in MODELS:
         base: Any = type("Base", (DeclarativeBase,), {})
         pairs = [Pair(kind=kind, model=model) for kind in KINDS]
-        table = read_table(declare(base, "pair_types", pairs).__mapper__, "lossless")
+        table = describe("pairs", [declare(base, "pair_types", pairs).__mapper__]).tables[0]
         (lines,) = source.schema_differences([table]).values()
         said = [line for line in lines if "is nullable" not in line]
         different = {line.partition(" ")[0] for line in said}
@@ -223,7 +223,7 @@ def test_a_domain_of_other_digits_is_said_with_its_base_type(pairs: Pairs) -> No
     kinds = [Kind(name="pair_price", values=("1", "2", "3"), may_be_key=True)]
     price = [Pair(kind=kind, model="price") for kind in kinds]
     pairs.postgres.execute(create("pair_other", price))
-    table = read_table(declare(base, "pair_other", price).__mapper__, "lossless")
+    table = describe("pairs", [declare(base, "pair_other", price).__mapper__]).tables[0]
     said = PostgresSource(pairs.settings.postgres).schema_differences([table])
     assert said["pair_other"] == ["c0 is pair_price (numeric(12,3)), the model says numeric(10, 2)"]
 

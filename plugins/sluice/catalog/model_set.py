@@ -10,7 +10,7 @@ from sluice.catalog.disk import INIT, Disk
 from sluice.catalog.quality_options import Expectation
 from sluice.catalog.sources import Sources
 from sluice.catalog.stars import Fact
-from sluice.catalog.tables import Column, Table
+from sluice.catalog.tables import Column, LeftOut, Table
 from sluice.errors import WrongUsage
 from sluice.printable import named
 
@@ -36,6 +36,7 @@ class Catalog:
     """All tables, parents before children, and all stars of a model set.
 
     Attributes:
+        left_out: tables and columns of the models that cannot be followed.
         sources: the sources of the models; None if they alone do not decide what the models are,
             and in a catalog that is not read from models.
     """
@@ -44,6 +45,7 @@ class Catalog:
     profile: str
     tables: tuple[Table, ...]
     facts: tuple[Fact, ...]
+    left_out: tuple[LeftOut, ...] = ()
     sources: Sources | None = field(init=False, default=None, repr=False, compare=False)
     _by_name: dict[str, Table] = field(init=False, default_factory=dict, repr=False, compare=False)
 

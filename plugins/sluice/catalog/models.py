@@ -8,19 +8,23 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapper, configure_mappers
-from sqlalchemy.schema import sort_tables
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Mapper
 
-from sluice.catalog.mappers import read_table
+from sluice.catalog.declared import core_tables, declared, registries
+from sluice.catalog.mappers import place, read_table
 from sluice.catalog.mentions import Doubt
 from sluice.catalog.model_set import BOOKKEEPING, Catalog
+from sluice.catalog.naming import named
 from sluice.catalog.sources import Sources, read_sources
 from sluice.catalog.stars import Fact, make_fact
 from sluice.catalog.stored import generated_profile
-from sluice.catalog.tables import Table
+from sluice.catalog.tables import LeftOut, Table
 from sluice.data_types.mapping import LOSSLESS
 from sluice.errors import WrongUsage
 
@@ -37,43 +41,58 @@ _FACT_SUFFIX, _ROLLUP_SUFFIX, _SUFFIX = (
     "__touched__local",
     "__local",
 )
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
+_LIBRARIES = {"site-packages", "dist-packages", "importlib"}
 
 
 def read_models(models: str, profile: str = "") -> Catalog:
     """Import the models of a module and describe them, whatever is stored; see load_catalog."""
     sources = _sources(models)  # before the import: a file that changes now has another hash
+    module = _imported(models)
+    mapped = registries(module)
     try:
-        module = importlib.import_module(models)
-    except ImportError as error:
-        raise WrongUsage(f"cannot import models {models!r}: {error}") from error
-    except Exception as error:  # the module is a person's own and can raise anything
-        where = traceback.extract_tb(error.__traceback__)[-1]
+        for registry in mapped:
+            registry.configure(cascade=True)
+        mappers = [mapper for registry in mapped for mapper in registry.mappers]
+        others = core_tables(module, mapped)
+        catalog = describe(models, mappers, profile or generated_profile(models), others)
+    except SQLAlchemyError as error:
+        raise WrongUsage(f"models {models!r}: {_line(error)}") from error
+    if not catalog.tables and not catalog.left_out:
         raise WrongUsage(
-            f"cannot import models {models!r}: {type(error).__name__}: {error}"
-            f" ({where.filename}, line {where.lineno})"
-        ) from error
-    bases = {
-        value.registry
-        for value in vars(module).values()
-        if isinstance(value, type) and hasattr(value, "registry") and hasattr(value, "metadata")
-    }
-    configure_mappers()
-    mappers = [mapper for registry in bases for mapper in registry.mappers]
-    if not mappers:
-        raise WrongUsage(f"module {models!r} has no declarative SQLAlchemy models")
-    catalog = describe(models, mappers, profile or generated_profile(models))
-    for table in catalog.tables:
-        if not _TOPIC.fullmatch(table.topic):
-            raise WrongUsage(
-                f"table {table.name!r} has no topic: its name takes letters, digits and _ . -"
-            )
+            f"module {models!r} has no SQLAlchemy models",
+            remedy="name a module that defines or imports them, such as the one with their Base",
+        )
+    if not catalog.tables:
+        raise WrongUsage(
+            f"no table of {models!r} can be followed: {catalog.left_out[0].reason}",
+            remedy="\n".join(map(str, catalog.left_out)),
+        )
     beyond = [
         table.module for table in catalog.tables if sources and not sources.hold(table.module)
     ]
     if beyond:
         log.info("the catalog of %s is not stored: %s was imported, too", models, beyond[0])
     return catalog.read_from(None if beyond else sources)
+
+
+def _imported(models: str) -> ModuleType:
+    try:
+        return importlib.import_module(models)
+    except ImportError as error:
+        raise WrongUsage(f"cannot import models {models!r}: {_line(error)}") from error
+    except (Exception, SystemExit) as error:  # the module is a person's own and can raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not _LIBRARIES & set(Path(frame.filename).parts)]
+        where = (own or frames)[-1]
+        raise WrongUsage(
+            f"cannot import models {models!r}: {type(error).__name__}: {_line(error)}"
+            f" ({where.filename}, line {where.lineno})"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    """Return an error's message as one line, without SQLAlchemy's link."""
+    return " ".join(str(error).partition("(Background on this error")[0].split())
 
 
 def _sources(models: str) -> Sources | None:
@@ -85,23 +104,35 @@ def _sources(models: str) -> Sources | None:
         return None
 
 
-def describe(models: str, mappers: Sequence[Mapper[Any]], profile: str = LOSSLESS) -> Catalog:
-    """Describe these mappers as a catalog; see read_models."""
-    by_table: dict[sa.Table, Mapper[Any]] = {}
-    for mapper in mappers:  # with single-table inheritance the base class
-        if isinstance(mapper.local_table, sa.Table) and not mapper.single:
-            by_table[mapper.local_table] = mapper
-    by_name: list[sa.Table] = sorted(by_table, key=lambda table: table.fullname)
-    listed = sort_tables(by_name)
-    tables = tuple(read_table(by_table[table], profile) for table in listed)
-    for what in ("name", "storage", "model"):
-        _require_distinct(what, [str(getattr(table, what)) for table in tables])
+def describe(
+    models: str,
+    mappers: Sequence[Mapper[Any]],
+    profile: str = LOSSLESS,
+    others: Sequence[sa.Table] = (),
+) -> Catalog:
+    """Describe the tables of these mappers, and other tables, as a catalog; see read_models."""
+    found = declared(mappers, others)
+    places = [place(own.source) for own in found]
+    names = named(places, [own.model for own in found])
+    tables: list[Table] = []
+    left_out: list[LeftOut] = []
+    for own, called in zip(found, names, strict=True):
+        table, lacking = read_table(own, called, models, profile)
+        tables += [table] if table is not None else []
+        left_out += lacking
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
+    _require_own_places(places)
     _require_own_names(tables, facts)
     for table in tables:
         _require_short_names(table)
-    catalog = Catalog(models=models, profile=profile, tables=tables, facts=facts)
+    catalog = Catalog(
+        models=models,
+        profile=profile,
+        tables=tuple(tables),
+        facts=facts,
+        left_out=tuple(left_out),
+    )
     for table in tables:
         for column in table.columns:
             for expectation in column.expectations:
@@ -156,10 +187,11 @@ def _require_short_names(table: Table) -> None:
             )
 
 
-def _require_distinct(what: str, names: list[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
+def _require_own_places(places: Sequence[tuple[str, str]]) -> None:
+    """Require that no two tables of the models are one in PostgreSQL: of several MetaData."""
+    twice = [place for place, count in Counter(places).items() if count > 1]
     if twice:
         raise WrongUsage(
-            f"two tables of the models have the {what} {twice[0]!r}",
-            remedy="rename one of the models or tables",
+            f"the models declare table {'.'.join(twice[0])} twice, in different MetaData",
+            remedy="remove one of them, or name a module that has only one",
         )

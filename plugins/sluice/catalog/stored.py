@@ -24,7 +24,7 @@ from sluice.catalog.disk import INIT, LIBRARY, Disk, folder_of
 from sluice.catalog.model_set import Catalog
 from sluice.catalog.sources import Sources, same_sources
 from sluice.catalog.stars import make_fact
-from sluice.catalog.tables import Table
+from sluice.catalog.tables import LeftOut, Table
 from sluice.data_types.mapping import LOSSLESS, PROFILES
 from sluice.errors import WrongUsage
 
@@ -47,6 +47,7 @@ class _Stored:
     imports: dict[str, str]
     sources: dict[str, str]
     tables: tuple[Table, ...]
+    left_out: tuple[LeftOut, ...] = ()
     sha256: str
 
 
@@ -102,6 +103,7 @@ def stored_text(catalog: Catalog) -> str | None:
 
 def catalog_text(catalog: Catalog, sources: Sources) -> str:
     """Return the text of the file of a catalog with these sources."""
+    left_out = [f'"left_out": [\n{_rows(catalog.left_out)}\n]'] if catalog.left_out else []
     body = ",\n".join(
         [
             f'"made_by": {json.dumps(_made_by(sources.imports))}',
@@ -109,7 +111,8 @@ def catalog_text(catalog: Catalog, sources: Sources) -> str:
             f'"profile": {json.dumps(catalog.profile)}',
             f'"imports": {json.dumps(sources.imports)}',
             f'"sources": {{\n{_lines(sources.files)}\n}}',
-            f'"tables": [\n{_rows(catalog)}\n]',
+            f'"tables": [\n{_rows(catalog.tables)}\n]',
+            *left_out,
         ]
     )
     return f'{{\n{body},\n"sha256": "{_sha256(body)}"\n}}\n'
@@ -170,6 +173,7 @@ def catalog_of(stored: _Stored) -> Catalog:
         profile=stored.profile,
         tables=stored.tables,
         facts=tuple(make_fact(table, places) for table in stored.tables if table.is_fact),
+        left_out=stored.left_out,
     )
     return catalog.read_from(Sources(files=stored.sources, imports=stored.imports))
 
@@ -215,8 +219,8 @@ def _lines(values: dict[str, str]) -> str:
     return ",\n".join(f"{json.dumps(name)}: {json.dumps(text)}" for name, text in values.items())
 
 
-def _rows(catalog: Catalog) -> str:
-    return ",\n".join(json.dumps(_plain(table), allow_nan=False) for table in catalog.tables)
+def _rows(values: tuple[Table, ...] | tuple[LeftOut, ...]) -> str:
+    return ",\n".join(json.dumps(_plain(value), allow_nan=False) for value in values)
 
 
 def _plain(value: Any) -> Any:

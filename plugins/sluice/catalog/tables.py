@@ -9,6 +9,9 @@ from functools import cached_property
 from sluice.catalog.quality_options import Expectation, QualityMarks
 from sluice.data_types.mapping import ColumnType, DeclaredType, column_type
 
+# Names of columns that Sluice adds to its tables in ClickHouse.
+OWN_COLUMNS = frozenset(["_version", "_is_deleted", "_seq", "_committed_at", "_ingested_at"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
@@ -105,10 +108,11 @@ class Table:
 
     Attributes:
         name: name in topics, checkpoints and commands: that of the table in PostgreSQL,
-            `order_items`, prefixed with a schema other than `public`: `crm_people`.
+            `order_items`, prefixed with a schema other than `public`: `crm_people`; see naming.py.
         schema, relation: schema and name in PostgreSQL.
-        model: the model's class name, `OrderItem`.
-        entity: the model's name in snake case, `order_item`, as in ClickHouse's names.
+        model: the model's class name, `OrderItem`; for a table without a class, or whose class
+            has the name of another's, made from `name`.
+        entity: the same in snake case, `order_item`, as in ClickHouse's names.
         is_fact: whether the table is the grain of a fact.
         in_star: whether it can be a dimension of facts.
         engine: options of its ClickHouse tables, such as `partition_by`.
@@ -154,6 +158,26 @@ class Table:
     def column(self, name: str) -> Column:
         """Return the column of this name."""
         return next(column for column in self.columns if column.name == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A table or column of the models that cannot be followed.
+
+    Attributes:
+        table: its name, as in Table.
+        column: its name; empty for the whole table.
+    """
+
+    table: str
+    column: str = ""
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Return one line: which, why, and what to write."""
+        of = f"column {self.table}.{self.column}" if self.column else f"table {self.table}"
+        return f"{of} is left out: it {self.reason}; {self.remedy}"
 
 
 def ordered_by(engine: Mapping[str, str]) -> list[str]:

@@ -56,6 +56,7 @@ def generate(
     logging.getLogger("sluice.catalog").setLevel(logging.INFO)  # why there is no catalog's file
     catalog, out = read_models(models or settings.models, profile), out or settings.out
     cluster = settings.clickhouse.cluster
+    say(*map(str, catalog.left_out))
     if check:
         stale = difference(catalog, out, cluster)
         say(*(stale or "generated files are current").rstrip("\n").split("\n"))
@@ -71,8 +72,10 @@ def generate(
 @app.command(rich_help_panel=SET_UP)
 def init(context: typer.Context) -> None:
     """Create or update topics, publication, ClickHouse tables and views to match the models."""
+    from sluice.catalog import load_catalog
     from sluice.wiring import initialise
 
+    say(*map(str, load_catalog(context.obj.models).left_out))
     logging.getLogger("sluice.star").setLevel(logging.INFO)  # progress with many tables
     for line in initialise(context.obj):
         say(line)

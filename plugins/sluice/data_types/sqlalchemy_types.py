@@ -11,9 +11,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.ranges import AbstractRange
 from sqlalchemy.types import TypeEngine
 
-from sluice.data_types.annotations import Annotation, plain
+from sluice.data_types.annotations import Annotation, importable, plain
 from sluice.data_types.mapping import LOSSLESS, DeclaredType
-from sluice.errors import WrongUsage
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _REAL_BITS = 24  # FLOAT(24) and less is a real
@@ -49,16 +48,11 @@ _KINDS: tuple[tuple[type[TypeEngine[Any]], str], ...] = (
 )
 
 
-def column_declared(column: sa.Column[Any], profile: str = LOSSLESS) -> DeclaredType:
-    """Return the declared type of a column; WrongUsage where it has no mapping."""
+def column_declared(column: sa.Column[Any], profile: str = LOSSLESS) -> DeclaredType | None:
+    """Return the declared type of a column; None where it has no mapping."""
     declared = declared_type(column.type, profile)
-    if declared is None:
-        raise WrongUsage(
-            f"column {column.table.fullname}.{column.name}: no lossless mapping for"
-            f" {column.type!r}",
-            remedy="give the column another type, or leave it out of the models",
-        )
-    return replace(declared, clickhouse=str(column.info.get("clickhouse_type") or ""))
+    marked = str(column.info.get("clickhouse_type") or "")
+    return declared and replace(declared, clickhouse=marked)
 
 
 def declared_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> DeclaredType | None:
@@ -89,7 +83,7 @@ def _scalar(kind: TypeEngine[Any]) -> DeclaredType | None:
 
 def _values(kind: sa.Enum) -> Annotation:
     """Return the annotation of an enum's values."""
-    if kind.enum_class is not None:
+    if kind.enum_class is not None and importable(kind.enum_class):
         return plain(kind.enum_class)
     names = ", ".join(json.dumps(name, ensure_ascii=False) for name in kind.enums)
     return Annotation(text=f"Literal[{names}]", imports=(("typing", "Literal"),))

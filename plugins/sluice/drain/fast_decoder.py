@@ -29,7 +29,7 @@ _FEW = 16
 _PIECE = 4_000  # events decoded at a time: these and their columns fit a processor's cache
 TOO_LATE = 1 << 53  # milliseconds since 1970; later times exceed what ClickHouse can hold
 # A struct that rejects unknown fields and that the cycle collector skips.
-_struct = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
+_struct = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False, kw_only=True)
 _Decode = Callable[[bytes], Any]
 
 

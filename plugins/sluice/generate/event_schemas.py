@@ -17,6 +17,7 @@ from typing import Any
 from sluice.catalog import Catalog, Table
 from sluice.catalog.disk import Disk, folder_of
 from sluice.errors import WrongUsage
+from sluice.generate.schemas import module_name
 
 _lock = Lock()  # another thread must not see a module that is half loaded
 
@@ -30,7 +31,7 @@ def event_schema(catalog: Catalog, table: Table) -> Any:
     try:
         with _lock:
             _module(catalog, "envelope")  # which the table's module imports
-            return getattr(_module(catalog, table.entity), f"{table.model}Event")
+            return getattr(_module(catalog, module_name(table)), f"{table.model}Event")
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise WrongUsage(
             f"{catalog.schemas} has no schema of {table.name}: {error}",

@@ -6,12 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, create_model
 from sqlalchemy.orm import Mapper
 
 from sluice.catalog.models import describe
 from sluice.data_types.mapping import LOSSLESS
-from sluice.generate.schemas import read_fields
+from sluice.errors import WrongUsage
+from sluice.generate.schemas import config, first_line, read_fields
 
 
 def sqlalchemy_to_pydantic(
@@ -27,12 +28,15 @@ def sqlalchemy_to_pydantic(
         WrongUsage: a column has no mapping.
     """
     mapper: Mapper[Any] = sa.inspect(model)
-    (table,) = describe(model.__module__, [mapper], profile).tables
+    catalog = describe(model.__module__, [mapper], profile)
+    for left in catalog.left_out:
+        if left.column not in exclude:
+            raise WrongUsage(str(left))
+    (table,) = catalog.tables
     fields: Any = {
         field.name: (field.annotation.resolve(), ...)
         for field in read_fields(table)
-        if field.name not in exclude
+        if field.attribute not in exclude
     }
-    doc = table.doc.splitlines()[0] if table.doc else f"A row of {table.name}."
-    config = ConfigDict(from_attributes=True)
-    return create_model(table.model, __config__=config, __doc__=doc, **fields)
+    options: Any = config(table, from_attributes=True)
+    return create_model(table.model, __config__=options, __doc__=first_line(table), **fields)
