@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from pydantic import TypeAdapter, ValidationError
 
 from sluice import wiring
@@ -22,6 +23,7 @@ from sluice.catalog.models import describe
 from sluice.catalog.sources import Sources
 from sluice.catalog.stored import catalog_of, catalog_text, decoded
 from sluice.catalog.tables import OWN_COLUMNS
+from sluice.clients.broker import Broker
 from sluice.drain.fast_decoder import PlainReader
 from sluice.errors import Retryable, WrongUsage
 from sluice.generate.clickhouse import MACHINE_COLUMNS
@@ -49,6 +51,7 @@ METADATA = (
     styles.metadata,
 )
 TABLES = [table for metadata in METADATA for table in metadata.sorted_tables]
+SECRET = "it never leaves PostgreSQL"
 FACTS = {
     "fact_book": "book_id author_id title author_name author_born",
     "fact_director": "director_id employee_id company_id bonus manager_level employee_type"
@@ -70,7 +73,8 @@ FACTS = {
 def test_all_tables_of_all_styles_are_in_the_catalog_but_those_that_cannot_be_followed() -> None:
     followed = {(table.schema, table.relation) for table in CATALOG.tables}
     declared = {(str(table.schema or "public"), str(table.name)) for table in TABLES}
-    assert declared - followed == {("public", "keyless"), ("public", "lists")}
+    apart = {"keyless", "lists", "sessions"}
+    assert declared - followed == {("public", name) for name in apart}
     assert followed <= declared
 
 
@@ -237,6 +241,8 @@ def value(column: sa.Column[Any], at: int) -> Any:
         return [at]
     if isinstance(kind, sa.Enum):
         return kind.enum_class(next(iter(kind.enum_class)).value) if kind.enum_class else "int"
+    if column.info.get("exclude"):
+        return SECRET
     if isinstance(kind, sa.JSON):
         return {"at": at}
     return at if isinstance(kind, sa.Integer) else f"{at} ü"
@@ -292,12 +298,39 @@ def test_they_go_through_the_whole_loop(
         assert not report.failures
         rows_checked = {check.table for check in report.checks if check.check == "rows"}
         assert rows_checked == {table.name for table in CATALOG.tables}
+        assert {check.status for check in report.checks} == {"pass"}
+        sent = messages(settings, "cdc.accounts")
+        assert len(sent) >= 4
+        assert not any(SECRET.encode() in message for message in sent)
         assert report_of_projects(settings) == [(3, "3 ü", "3 ü", "3 ü")]
     finally:
         stop.set()
         thread.join(60)
         drop_slot(settings)
     assert not thread.is_alive()
+
+
+def messages(settings: Settings, topic: str) -> list[bytes]:
+    """All messages of a topic."""
+    options = {**Broker(settings.kafka).options, "group.id": "styles", "enable.partition.eof": True}
+    consumer = Consumer(options)
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    found: list[bytes] = []
+    while not (message := consumer.poll(30)) or not message.error():
+        assert message is not None
+        found.append(message.value() or b"")
+    consumer.close()
+    return found
+
+
+def test_a_column_of_the_key_cannot_be_excluded() -> None:
+    table = sa.Table(
+        "logins",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True, info={"exclude": True}),
+    )
+    with pytest.raises(WrongUsage, match=r"column logins\.id is excluded, but is part of the key"):
+        describe("logins", [], others=[table])
 
 
 def change(connection: sa.Connection, table: sa.Table) -> None:

@@ -83,6 +83,15 @@ Table("schema", metadata, Column("schema", Integer, primary_key=True), schema="O
 # Of one name where a schema is a prefix.
 Table("b_c", metadata, Column("id", Integer, primary_key=True), schema="a")
 Table("c", metadata, Column("id", Integer, primary_key=True), schema="a_b")
+# A table and a column that stay in PostgreSQL.
+Table("sessions", metadata, Column("id", Integer, primary_key=True), info={"exclude": True})
+Table(
+    "accounts",
+    metadata,
+    Column("password", String, nullable=False, info={"exclude": True}),
+    Column("id", Integer, primary_key=True),
+    Column("name", String),
+)
 # Tables and columns that cannot be followed; the others are.
 Table("keyless", metadata, Column("note_id", ForeignKey("notes.id")), Column("text", Text))
 Table("lists", metadata, Column("key", ARRAY(Integer), primary_key=True))

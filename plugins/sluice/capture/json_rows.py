@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import compress
 
 from sluice.capture.pgoutput import MISSING, RelationColumn, Value
 from sluice.errors import NeedsPerson
@@ -42,6 +43,9 @@ _SHORT = 64  # bytes; up to here quoting is cheaper than checking whether it is 
 class RowEncoder:
     """Encodes the rows of one table with its present columns.
 
+    Args:
+        excluded: names of columns that rows have and that are not sent. Default: none.
+
     Raises:
         NeedsPerson: a column of the key is not among the columns.
     """
@@ -52,14 +56,18 @@ class RowEncoder:
         columns: Sequence[RelationColumn],
         key: Sequence[str],
         source: str = RELAY,
+        excluded: Collection[str] = (),
     ) -> None:
         self.table = table
+        sent = [column.name not in excluded for column in columns]
+        self._sent = None if all(sent) else sent
         head = f'{{"metadata":{{"source":"{source}","table":{_quote(table)},"operation":"'
         self.head = head.encode()
         self._columns = [
             (f"{_quote(column.name)}:".encode(), _ENCODERS.get(column.type_oid, _text))
             for column in columns
         ]
+        self._row_columns = list(compress(self._columns, sent))
         at = {column.name: index for index, column in enumerate(columns)}
         missing = [name for name in key if name not in at]
         if missing:
@@ -70,7 +78,9 @@ class RowEncoder:
         self._key_at = [at[name] for name in key]
 
     def row(self, values: Sequence[Value]) -> bytes:
-        """Encode all columns as a JSON object; ValueError for another number of values."""
+        """Encode the sent columns as a JSON object; ValueError for another number of values."""
+        if self._sent is not None:
+            values = [v for v, sent in zip(values, self._sent, strict=True) if sent]
         parts = [
             name
             + (
@@ -82,7 +92,7 @@ class RowEncoder:
                 if encode
                 else value
             )
-            for (name, encode), value in zip(self._columns, values, strict=True)
+            for (name, encode), value in zip(self._row_columns, values, strict=True)
         ]
         return b"{%b}" % b",".join(parts)
 

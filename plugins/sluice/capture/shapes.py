@@ -41,7 +41,8 @@ class Shape:
 
     Attributes:
         source: the table for FROM, see `own_rows`.
-        columns: those that pgoutput publishes: computed ones only if they are in the models.
+        columns: those that are sent: no excluded ones, and computed ones only if they are in the
+            models, as pgoutput publishes them.
         pages: number of pages; of a partitioned table, of its longest partition.
     """
 
@@ -62,7 +63,7 @@ def shapes(cursor: Any, tables: Sequence[Table]) -> dict[str, Shape]:
         for place, table in places.items()
     }
     for place, name, oid, generated, _ in columns_of(cursor, list(places)):
-        if not generated or name in computed[place]:
+        if name not in places[place].excluded and (not generated or name in computed[place]):
             column = RelationColumn(name=name, type_oid=oid, in_key=False)
             columns[place].append(column)
     return {

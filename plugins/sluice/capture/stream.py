@@ -295,7 +295,8 @@ class Stream:
                     remedy=f"run in PostgreSQL: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT,"
                     " where its primary key is the model's",
                 )
-            return RowEncoder(table.name, columns, key), table.topic
+            encoder = RowEncoder(table.name, columns, key, excluded=table.excluded)
+            return encoder, table.topic
         except NeedsPerson as error:
             self._parking.park(table.name, self._end, error)
             return None

@@ -56,7 +56,7 @@ class Declared:
 def declared(
     mappers: Iterable[Mapper[Any]], tables: Iterable[sa.Table] = ()
 ) -> tuple[Declared, ...]:
-    """Return the tables of mappers, and others, parents before children."""
+    """Return the tables of mappers, and others, parents before children, without excluded ones."""
     by_table: dict[sa.Table, list[Mapper[Any]]] = {table: [] for table in tables}
     for mapper in sorted(mappers, key=_depth):
         if isinstance(mapper.local_table, sa.Table):
@@ -68,7 +68,7 @@ def declared(
     return tuple(
         Declared(source=table, mappers=tuple(by_table[table]))
         for table, _ in listed
-        if table is not None and table in by_table
+        if table is not None and table in by_table and not table.info.get("exclude")
     )
 
 

@@ -48,6 +48,7 @@ def read_table(
         WrongUsage: a mark is wrong.
     """
     source = declared.source
+    excluded = [str(column.name) for column in source.columns if column.info.get("exclude")]
     columns, left_out = _columns(declared, names.name, profile)
     if not source.primary_key.columns:
         left_out = [
@@ -76,6 +77,7 @@ def read_table(
         engine=_engine(source),
         rollups=tuple(_rollups(source)),
         quality=quality_marks(source.fullname, source.info.get("quality", {})),
+        excluded=(*excluded, *(left.column for left in left_out)),
     )
     return table, left_out
 
@@ -111,6 +113,13 @@ def _columns(declared: Declared, table: str, profile: str) -> tuple[list[Column]
     columns: list[Column] = []
     left_out: list[LeftOut] = []
     for column in declared.source.columns:
+        if column.info.get("exclude"):
+            if column.primary_key:
+                raise WrongUsage(
+                    f"column {table}.{column.name} is excluded, but is part of the key",
+                    remedy="exclude the whole table, or another column",
+                )
+            continue
         read = _column(declared, column, profile)
         if isinstance(read, Column):
             columns.append(read)

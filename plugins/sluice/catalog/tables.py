@@ -118,6 +118,7 @@ class Table:
         engine: options of its ClickHouse tables, such as `partition_by`.
         rollups: the rollups of its fact.
         quality: limits and severities of its checks.
+        excluded: columns of the model that are not followed. The relay does not send them.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Table:
     engine: Mapping[str, str]
     rollups: tuple[Rollup, ...]
     quality: QualityMarks
+    excluded: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> tuple[Column, ...]:

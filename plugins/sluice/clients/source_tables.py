@@ -167,7 +167,9 @@ def more_columns(cursor: Any, tables: Sequence[Table]) -> dict[str, list[str]]:
     for batch in _batches(tables):
         cursor.execute(_MORE, _wanted(batch))
         for at, name in cursor.fetchall():
-            more[batch[at - 1].name].append(name)
+            table = batch[at - 1]
+            if name not in table.excluded:
+                more[table.name].append(name)
     return more
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from sluice.catalog import Catalog, read_models
@@ -19,29 +20,39 @@ from sluice.generate.star import star_statements
 from sluice.generate.star_page import star_page
 from sluice.settings import ONE_SERVER, Cluster
 
-CLICKHOUSE = Path("sql/clickhouse/generated")
-_HEADING = "Written by `sluice generate`; do not edit."
+CLICKHOUSE, GENERATED = Path("sql/clickhouse/generated"), Path("sql/generated")
+_STAR = GENERATED / "star.md"
+_WRITTEN = "Written by `sluice generate`"
+_HEADING = f"{_WRITTEN}; do not edit."
+_OWNER = re.compile(rf"^{re.escape(_WRITTEN)} from (\S+);", re.MULTILINE)
+_HEAD = 1_000  # characters, in which the heading of a file is
 
 
-def generated_files(catalog: Catalog, cluster: Cluster = ONE_SERVER) -> dict[Path, str]:
+def generated_files(
+    catalog: Catalog, cluster: Cluster = ONE_SERVER, within: str = ""
+) -> dict[Path, str]:
     """Return path below the project -> text of every file generated from a catalog.
 
     The catalog's own file is not among them, as it depends on the sources of the models as well.
+
+    Args:
+        within: folder for the SQL below the usual ones. Default: none.
     """
+    clickhouse, generated = CLICKHOUSE / within, GENERATED / within
     package = schemas_folder(catalog)
     files = {package / name: text for name, text in schema_modules(catalog).items()}
     for table in catalog.tables:
         heading = f"{table.storage} and its history, from {table.module}. {_HEADING}"
-        path = CLICKHOUSE / f"{table.storage}.sql"
+        path = clickhouse / f"{table.storage}.sql"
         files[path] = render_statements(heading, table_statements(table, cluster).items())
     for fact in catalog.facts:
         heading = f"{fact.name}: its table, its view and their upkeep. {_HEADING}"
-        path = CLICKHOUSE / f"{fact.name}.sql"
+        path = clickhouse / f"{fact.name}.sql"
         files[path] = render_statements(heading, star_statements(fact, cluster).named())
-    files[Path("sql/generated/topics.txt")] = _topics(catalog)
-    files[Path("sql/generated/tables.txt")] = _tables(catalog)
-    files[Path("sql/generated/publication.sql")] = publication(catalog)
-    files[Path("sql/generated/star.md")] = star_page(catalog)
+    files[generated / "topics.txt"] = _topics(catalog)
+    files[generated / "tables.txt"] = _tables(catalog)
+    files[generated / "publication.sql"] = publication(catalog)
+    files[generated / "star.md"] = star_page(catalog)
     return files
 
 
@@ -52,13 +63,19 @@ def schemas_folder(catalog: Catalog) -> Path:
 
 def _files(catalog: Catalog, out: Path, cluster: Cluster) -> dict[Path, str]:
     """Return all generated files, the catalog's own, and Connect's configuration if it exists."""
-    files = generated_files(catalog, cluster)
+    files = generated_files(catalog, cluster, _within(catalog, out))
     stored = stored_text(catalog)
     if stored is not None:  # written last: until then the models are imported
         files[schemas_folder(catalog) / CATALOG] = stored
     if (out / CONFIGURATION).exists():
         files[CONFIGURATION] = configuration(catalog, (out / CONFIGURATION).read_text())
     return files
+
+
+def _within(catalog: Catalog, out: Path) -> str:
+    """Return the folder for the SQL of models; another one where other models have the usual."""
+    owner = _OWNER.search(_present(out / _STAR) or "")
+    return "" if owner is None or owner[1] == catalog.models else catalog.models
 
 
 def write_files(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> list[Path]:
@@ -77,7 +94,10 @@ def write_files(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> l
 
 
 def orphans(files: dict[Path, str], out: Path) -> list[Path]:
-    """Return the files in the generated folders that are no longer generated."""
+    """Return the files in the generated folders that were generated and are no longer.
+
+    They are known by their heading: no other file is removed.
+    """
     folders = {path.parent for path in files if path != CONFIGURATION}
     present = {
         path.relative_to(out)
@@ -85,7 +105,13 @@ def orphans(files: dict[Path, str], out: Path) -> list[Path]:
         for path in (out / folder).glob("*")
         if path.is_file() and not path.name.startswith(".")  # as what another run is writing
     }
-    return sorted(present - set(files))
+    return sorted(path for path in present - set(files) if _is_written(out / path))
+
+
+def _is_written(path: Path) -> bool:
+    """Whether `sluice generate` wrote a file; catalog.json has no heading."""
+    head = (_present(path) or "")[:_HEAD]
+    return _WRITTEN in head or (path.name == CATALOG and head.startswith('{\n"made_by": '))
 
 
 def difference(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) -> str:
