@@ -226,3 +226,15 @@ def run(
         check=False,
         timeout=120,
     )
+
+
+def test_excluded_columns_are_not_encoded_and_keys_are_found_beside_them() -> None:
+    columns = [
+        RelationColumn(name=name, type_oid=25, in_key=False) for name in ("secret", "name", "id")
+    ]
+    encoder = RowEncoder("people", columns, ["id"], excluded=("secret",))
+    values = [b"s", b"n", b"1"]
+    assert json.loads(encoder.row(values)) == {"name": "n", "id": "1"}
+    assert json.loads(encoder.key(values)) == {"id": "1"}
+    with pytest.raises(ValueError, match="zip"):
+        encoder.row(values[:2])
