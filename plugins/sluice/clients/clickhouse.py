@@ -111,7 +111,7 @@ class ClickHouse:
                 database="default",
                 client_name="sluice",
                 **{**options, **limits},
-                settings={**defaults, **chosen, **_cluster_settings(self.cluster)},
+                settings={**defaults, **chosen, **cluster_settings(self.cluster)},
             )
         except (TypeError, ValueError) as error:
             raise WrongUsage(
@@ -269,14 +269,14 @@ class ClickHouse:
         """Translate the driver's errors.
 
         Args:
-            refusal: translates an error that the server reports. Default: _server_error.
+            refusal: translates an error that the server reports. Default: server_error.
         """
         where = self.where
         try:
             self._shake_hands()
             yield
         except driver_errors.ServerException as error:
-            raise (refusal or _server_error)(where, error) from error
+            raise (refusal or server_error)(where, error) from error
         except (driver_errors.SocketTimeoutError, driver_errors.NetworkError, OSError) as error:
             self._client.disconnect()
             raise Unreachable(
@@ -323,7 +323,7 @@ def _first_line(error: Exception) -> str:
     return str(text).splitlines()[0][:300]
 
 
-def _cluster_settings(cluster: Cluster) -> dict[str, Any]:
+def cluster_settings(cluster: Cluster) -> dict[str, Any]:
     """Return the session's settings for a cluster."""
     return {
         **(_DISTRIBUTED if cluster.name else {}),
@@ -341,7 +341,7 @@ def _query_error(where: str, error: driver_errors.ServerException) -> Exception:
         remedy = "fix the name; if it is one of Sluice's, run: sluice init"
         return WrongUsage(f"{where}: {first}", remedy=remedy)
     if error.code in _NOT_OF_THE_TEXT:
-        return _server_error(where, error)
+        return server_error(where, error)
     return WrongUsage(f"{where}: {first}")
 
 
@@ -350,7 +350,8 @@ def _reason(error: driver_errors.ServerException) -> str:
     return text.splitlines()[0][:300]
 
 
-def _server_error(where: str, error: driver_errors.ServerException) -> Exception:
+def server_error(where: str, error: driver_errors.ServerException) -> Exception:
+    """Translate an error that the server reports."""
     first = _reason(error)
     if error.code in _SHARD_DOWN:
         return Unreachable(f"{where} cannot reach a shard: {first}", remedy="see: sluice status")

@@ -264,8 +264,8 @@ def _array(element: ColumnType, dimensions: int) -> ColumnType:
         zero=[],
         to_driver=values.array_of(element.from_text, dimensions, element.held),
         wire=form.format(element.wire) if element.wire else "",
-        to_storage=_mapped(element.to_storage, dimensions),
-        from_storage=_mapped(element.from_storage, dimensions),
+        to_storage=mapped_over(element.to_storage, dimensions),
+        from_storage=mapped_over(element.from_storage, dimensions),
         nullable=False,
         postgres_text=(
             "(SELECT coalesce(string_agg("
@@ -286,7 +286,7 @@ def _flat(dimensions: int) -> str:
     return "{}" if dimensions == 1 else "arrayFlatten({})"
 
 
-def _mapped(element: str, dimensions: int) -> str:
+def mapped_over(element: str, dimensions: int) -> str:
     """Return an element's SQL as SQL of a nested array."""
     if element == "{}":
         return element
