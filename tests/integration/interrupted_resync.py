@@ -12,6 +12,7 @@ from functools import partial
 from unittest.mock import patch
 
 from sluice import wiring
+from sluice.clients import clickhouse_http
 from sluice.repair.resync import Resync
 from sluice.settings import read_settings
 
@@ -26,7 +27,10 @@ def reached(point: str) -> None:
 
 
 settings = read_settings(os.environ)
-with patch.object(wiring.resyncs, "Resync", partial(Resync, rows=int(rows), reached=reached)):
+with (
+    patch.object(clickhouse_http, "_BUFFER", 100),  # chunks end within rows
+    patch.object(wiring.resyncs, "Resync", partial(Resync, rows=int(rows), reached=reached)),
+):
     if what == "repair":
         print(list(wiring.repair(settings)))
     else:

@@ -140,7 +140,7 @@ def test_changes_after_the_fence_win_whenever_they_arrive(
     with engine.connect() as connection:
         ids = connection.scalars(text("SELECT id FROM order_items ORDER BY id LIMIT 3")).all()
 
-    def late(self: Any, selection: Any) -> int:
+    def late(self: Any, selection: Any, reached: Any) -> int:
         with engine.begin() as connection:
             connection.execute(
                 text("UPDATE order_items SET quantity = 77 WHERE id = :id"), {"id": ids[0]}
@@ -156,7 +156,7 @@ def test_changes_after_the_fence_win_whenever_they_arrive(
                 )
             )
         checked(services)  # they are drained before the rows are read
-        return read(self, selection)
+        return read(self, selection, reached)
 
     monkeypatch.setattr(reading.FencedReading, "read", late)
     wiring.resync(services, "order_items")
@@ -171,8 +171,8 @@ def test_a_truncate_after_the_fence_wins(
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE kept_items AS SELECT * FROM order_items LIMIT 40"))
 
-    def late(self: Any, selection: Any) -> int:
-        rows = read(self, selection)
+    def late(self: Any, selection: Any, reached: Any) -> int:
+        rows = read(self, selection, reached)
         with engine.begin() as connection:
             # TRUNCATE would wait for the snapshot's lock; its transaction ends first.
             self._rows._cursor.execute("COMMIT")

@@ -38,6 +38,7 @@ def killed(settings: Settings, module: str, *arguments: object, **variables: obj
         "SLUICE_POSTGRES_PORT": settings.postgres.port,
         "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
         "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
+        "SLUICE_CLICKHOUSE_HTTP_PORT": settings.clickhouse.http_port,
         **variables,
     }
     process = subprocess.run(

@@ -11,6 +11,7 @@ from psycopg2 import sql
 
 from sluice.capture import slot as slots
 from sluice.capture import standby
+from sluice.capture.bulk import Load
 from sluice.capture.exported_snapshot import export_snapshot
 from sluice.capture.publisher import Batch, Publisher
 from sluice.capture.row_reader import (
@@ -20,6 +21,7 @@ from sluice.capture.row_reader import (
     keys_between,
     present_keys,
     readable_keys,
+    selected_rows,
 )
 from sluice.capture.shapes import named, shapes
 from sluice.catalog import Table
@@ -30,6 +32,7 @@ from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText
 from sluice.events.positions import parse_lsn
+from sluice.execution.failpoints import Reached, go_on
 from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
@@ -63,9 +66,11 @@ class FencedReading:
         topics: Topics,
         drain: Callable[[], None],
         offset: int | None,
+        load: Load | None = None,
     ) -> None:
         self.fence, self.offset, self.begins = batch.end_lsn, offset, log_end(topics, table)
         self._cursor, self._table, self._names = cursor, table, [table.topic]
+        self._load, self._loaded = load, False
         self._incarnation = topics.incarnation(self._names)
         self._batch, self._publisher = batch, publisher
         self._topics, self._drain = topics, drain
@@ -75,10 +80,18 @@ class FencedReading:
         """See resync.Reading."""
         return checksum_rows(self._cursor, self._table, selection)
 
-    def read(self, selection: Selection) -> int:
+    def read(self, selection: Selection, reached: Reached = go_on) -> int:
         """See resync.Reading."""
         readable = self._readable(selection)
-        return self._rows.read(readable) if readable else self._rows.rows
+        if readable is None:
+            return 0
+        others: sql.Composable | None = selected_rows(self._cursor, self._table, readable)
+        rows = 0
+        if self._load is not None and others is not None:
+            loaded = self._load.run(self._cursor, others, self.fence, self.offset, reached)
+            rows, others = loaded.rows, loaded.others
+            self._loaded = True
+        return rows + (self._rows.read_where(others) if others is not None else 0)
 
     def present(self, selection: Selection, texts: Sequence[str]) -> set[str]:
         """See resync.Reading."""
@@ -106,10 +119,13 @@ class FencedReading:
         while self._batch.undelivered:
             self._publisher.poll(0.2)
             self._check()
-        while self._batch.offsets:
+        awaited = dict(self._batch.offsets)
+        if self._loaded:  # past the topic, so nothing that was published is at its end
+            awaited[self._table.topic] = log_end(self._topics, self._table) - 1
+        while awaited:
             self._drain()
-            committed = self._topics.committed(self._batch.offsets)
-            if all(committed[topic] > offset for topic, offset in self._batch.offsets.items()):
+            committed = self._topics.committed(awaited)
+            if all(committed[topic] > offset for topic, offset in awaited.items()):
                 return
             if self._topics.incarnation(self._names) != self._incarnation:
                 raise Unreachable("the topic was recreated; the rows have to be read again")
@@ -127,11 +143,13 @@ def fenced_reading(
     drain: Callable[[], None],
     *,
     by_offset: bool = False,
+    load: Load | None = None,
 ) -> Iterator[FencedReading]:
     """Open a fence for the context.
 
     Args:
         drain: drains the table once.
+        load: copies rows past the topic. Default: None, for all rows through the topic.
         by_offset: whether offsets instead of LSNs order the table's changes. The topic's end is
             then read before the snapshot, which includes all events before it. Default: false.
 
@@ -148,7 +166,7 @@ def fenced_reading(
             _, point = export_snapshot(holder, cursor, settings.relay)
             snapshot = ExactSnapshot(settings.postgres, cursor, point)
             if snapshot.holds(table):
-                with snapshot.reading(settings, table, topics, drain, end) as reading:
+                with snapshot.reading(settings, table, topics, drain, end, load) as reading:
                     yield reading
                 return
     raise NotReady(
@@ -261,12 +279,15 @@ class ExactSnapshot:
         topics: Topics,
         drain: Callable[[], None],
         offset: int | None = None,
+        load: Load | None = None,
     ) -> Iterator[FencedReading]:
         """Open a fence on a table at this LSN; see `fenced_reading`."""
         publisher, batch = Publisher(settings.kafka, lambda: None), Batch(end_lsn=self.point)
         try:
             with self._apart(table):
-                yield FencedReading(self._cursor, table, batch, publisher, topics, drain, offset)
+                yield FencedReading(
+                    self._cursor, table, batch, publisher, topics, drain, offset, load
+                )
         finally:
             publisher.abandon()
 

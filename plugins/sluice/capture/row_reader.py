@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 _BYTES_AT_ONCE = 100_000  # of COPY's output, to share the costs of a call
 _MOST_BYTES = sql.Literal(150_000_000)  # of a row's values; brokers accept less
-_TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
+# PostgreSQL's texts are below a gigabyte.
+TOO_LARGE = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
 _ALL = Selection()
 _READ, _DELETE, _TRUNCATE = READ.encode(), DELETE.encode(), TRUNCATE.encode()
 
@@ -98,11 +99,13 @@ class RowReader:
         self._before, self._after = self._event(_READ, 1, b"\n").split(b"\n")
 
     def read(self, selection: Selection = _ALL) -> int:
-        """Publish the selected rows in the order of their keys; return the rows read so far."""
+        """Publish the selected rows; see `read_where`."""
+        return self.read_where(selected_rows(self._cursor, self._table, selection))
+
+    def read_where(self, condition: sql.Composable) -> int:
+        """Publish rows in the order of their keys; return the number of rows read so far."""
         keys = sql.SQL(", ").join(map(sql.Identifier, self._key))
-        return self._read(
-            _condition(self._cursor, self._table, selection), sql.SQL(" ORDER BY ") + keys
-        )
+        return self._read(condition, sql.SQL(" ORDER BY ") + keys)
 
     def read_pages(self, first: int, below: int | None) -> int:
         """Publish the rows on these pages, of each partition if there are any; see `read`."""
@@ -114,9 +117,9 @@ class RowReader:
     def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
         rows = self.rows
         try:
-            with _savepoint(self._cursor, *_TOO_LARGE):
+            with savepoint(self._cursor, *TOO_LARGE):
                 self._copy(self._payload, condition + order, self)
-        except _TOO_LARGE:
+        except TOO_LARGE:
             # PostgreSQL's texts are below a gigabyte, and JSON takes up to six bytes for one.
             self.rows, self._lines, self._bytes = rows, [], 0
             size = size_expression(self._columns)
@@ -187,7 +190,7 @@ class RowReader:
 
 
 @contextmanager
-def _savepoint(cursor: Any, *expected: type[psycopg2.Error]) -> Iterator[None]:
+def savepoint(cursor: Any, *expected: type[Exception]) -> Iterator[None]:
     """Keep an open transaction usable after one of these errors."""
     if cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
         yield
@@ -230,7 +233,7 @@ class _Collected:
         self.records.append(Record(offset=len(self.records), key=key, value=None))
 
 
-def _condition(cursor: Any, table: Table, selection: Selection) -> sql.Composable:
+def selected_rows(cursor: Any, table: Table, selection: Selection) -> sql.Composable:
     """Return the selection as SQL, with each part of a key cast to its column's base type.
 
     A domain over an enum or a range has no operators; the cast is free, and allows index scans.
@@ -264,7 +267,7 @@ def _ordered(table: Table) -> sql.Composable:
 def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
     """Return the number of selected rows."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-        own_rows(cursor, table), _condition(cursor, table, selection)
+        own_rows(cursor, table), selected_rows(cursor, table, selection)
     )
     cursor.execute(query)
     return int(cursor.fetchone()[0])
@@ -275,7 +278,7 @@ def checksum_rows(cursor: Any, table: Table, selection: Selection) -> tuple[int,
     query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM {} WHERE {}").format(
         sql.SQL(postgres_checksum(table.columns)),
         own_rows(cursor, table),
-        _condition(cursor, table, selection),
+        selected_rows(cursor, table, selection),
     )
     cursor.execute(query)
     count, total = cursor.fetchone()
@@ -304,7 +307,7 @@ def row_texts(
     query = sql.SQL("SELECT {}, ARRAY[{}], ARRAY[{}], ARRAY[{}] FROM {} WHERE {}").format(
         *map(sql.SQL, (postgres_row(table.key), postgres_key(table.key), starts, sums)),
         own_rows(cursor, table),
-        _condition(cursor, table, Selection(keys=tuple(readable))),
+        selected_rows(cursor, table, Selection(keys=tuple(readable))),
     )
     cursor.execute(query)
     return {text: (tuple(key), *values) for text, key, *values in cursor.fetchall()}
@@ -323,7 +326,7 @@ def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequenc
     ).format(
         text=text,
         place=own_rows(cursor, table),
-        condition=_condition(cursor, table, selection),
+        condition=selected_rows(cursor, table, selection),
         texts=sql.Literal([text for text in texts if "\0" not in text]),
     )
     cursor.execute(query)
@@ -341,10 +344,10 @@ def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Ke
         return []
     query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
         own_rows(cursor, table),
-        _condition(cursor, table, Selection(keys=tuple(keys))),
+        selected_rows(cursor, table, Selection(keys=tuple(keys))),
     )
     try:
-        with _savepoint(cursor, psycopg2.DataError):
+        with savepoint(cursor, psycopg2.DataError):
             cursor.execute(query)
         return list(keys)
     except psycopg2.DataError as error:
@@ -372,7 +375,7 @@ def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> 
         names=sql.SQL(", ").join(names),
         ordered=_ordered(table),
         place=own_rows(cursor, table),
-        condition=_condition(cursor, table, selection),
+        condition=selected_rows(cursor, table, selection),
         rows=sql.Literal(rows),
     )
     cursor.execute(query)

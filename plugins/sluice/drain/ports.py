@@ -63,6 +63,7 @@ class Checkpoint:
             present is not None
             and present.generation >= self.generation
             and present.next_offset >= self.next_offset
+            and present.last_seq >= self.last_seq
             and (present.source, present.epoch, present.topic_id)
             == (self.source, self.epoch, self.topic_id)
         )

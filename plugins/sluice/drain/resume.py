@@ -91,6 +91,31 @@ class Resumption:
         kept = present.truncated if truncated and present.truncated < pack(epoch, 0, 0) else 0
         self._move(present.following(epoch=epoch, server="", truncated=kept))
 
+    def present(self, table: Table) -> Checkpoint:
+        """Return the checkpoint at which the next drain resumes."""
+        return self._resume(table)
+
+    def publish(self, table: Table, seq: int, epoch: int) -> bool:
+        """Count rows written at a `_seq` above all drained ones as drained, for rebuilds.
+
+        Returns:
+            False where others have come as far since: a rebuild may have passed the rows unseen.
+
+        Raises:
+            StaleCheckpoint: a drain advanced this table meanwhile.
+            NotReady: an epoch began meanwhile, to which the rows' versions do not belong.
+        """
+        present = self._resume(table)
+        if present.epoch != epoch:
+            raise NotReady(
+                f"{table.name}: a new epoch of positions began while rows were copied",
+                remedy="run it again",
+            )
+        if present.last_seq >= seq:
+            return False
+        self._move(present.following(base_seq=seq - present.next_offset))
+        return True
+
     def _move(self, checkpoint: Checkpoint) -> None:
         """Advance, and confirm that no drain that began before has won over it meanwhile.
 

@@ -41,14 +41,16 @@ log = logging.getLogger(__name__)
 POINTS = (
     "planned",
     "fence taken",
+    "rows sent",  # in bulk; not yet acknowledged by ClickHouse
+    "rows stored",  # in bulk
     "rows published",
     "rows drained",
     "deletes drained",
     "range noted",
     "run recorded",
 )
-# A range takes seconds to read, so an interrupted run loses little; a fence is much cheaper.
-_ROWS_IN_A_RANGE = 200_000
+# A range takes seconds to copy, so an interrupted run loses little; a fence is much cheaper.
+_ROWS_IN_A_RANGE = 1_000_000
 _REASONS = 3  # reasons named in a sentence
 _HIDDEN = "a version or truncation ahead of the source hides the row; run it again"
 
@@ -149,8 +151,12 @@ class Reading(Protocol):
     def checksum(self, selection: Selection) -> tuple[int, int]:
         """Return the number of selected rows, and their checksum."""
 
-    def read(self, selection: Selection) -> int:
-        """Publish the selected rows; return their number."""
+    def read(self, selection: Selection, reached: Reached) -> int:
+        """Copy the selected rows in bulk, or publish them; return their number.
+
+        Args:
+            reached: see Resync.
+        """
 
     def present(self, selection: Selection, texts: Sequence[str]) -> Collection[str]:
         """Return those of the keys that PostgreSQL has as of the fence; see live_keys_below."""
@@ -170,7 +176,7 @@ class Resync:
         reading: opens a fence for a table, by offset if the flag is set.
         hidden: returns the rows of a selection, written at a version, that a version ahead of the
             source hides.
-        rows: the rows of one range; 200,000 by default.
+        rows: the rows of one range; a million by default.
         reached: called with each of POINTS as it is passed.
     """
 
@@ -272,7 +278,7 @@ class Resync:
 
     def _read(self, table: Table, part: KeyRange, reading: Reading, version: int) -> RangeDone:
         """Read one range, and wait until it is in ClickHouse."""
-        rows = reading.read(part.selection)
+        rows = reading.read(part.selection, self.reached)
         self.reached("rows published")
         reading.wait()
         self.reached("rows drained")

@@ -82,6 +82,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
         statement_seconds=_number(values, "SLUICE_QUALITY_STATEMENT_SECONDS"),
         quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
+        copy_load=_ratio(values, "SLUICE_COPY_LOAD"),
         replica=_address(values, "SLUICE_QUALITY_REPLICA"),
         count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
         carry_seconds=_number(values, "SLUICE_QUALITY_CARRY_SECONDS"),

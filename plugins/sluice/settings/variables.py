@@ -67,6 +67,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "900",
         "longest query of a check on PostgreSQL; a longer one is cancelled and reported",
     ),
+    "SLUICE_COPY_LOAD": (
+        "1",
+        "share of the time that rows are copied in bulk, up to 1; the rest are pauses",
+    ),
     "SLUICE_QUALITY_LOAD": (
         "1",
         "share of the time that a deep check queries PostgreSQL, up to 1; the rest are pauses",

@@ -23,6 +23,7 @@ from sluice.repair.resync import Resync, ResyncReport
 from sluice.settings import Settings
 from sluice.warehouse.key_ranges import Plan
 from sluice.wiring.ahead import hidden, put_below
+from sluice.wiring.bulk import make_load
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_decoder, make_drain, named_source
 from sluice.wiring.parked import close_holes, holes_left, plan_whole
@@ -116,12 +117,13 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
         until_done(partial(drain.skip_gap, table))
     _name_source(run, table)
     put_below(run, table)
+    load = make_load(run, table)
 
     def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
         if within is not None:  # nothing else comes onto the topic meanwhile
             end = log_end(topics, of) if by_offset else None
-            return within.reading(settings, of, topics, drain_once, end)
-        return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset)
+            return within.reading(settings, of, topics, drain_once, end, load)
+        return fenced_reading(settings, of, topics, drain_once, by_offset=by_offset, load=load)
 
     return Resync(
         clickhouse=run.clickhouse,

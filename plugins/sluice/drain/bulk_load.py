@@ -1,0 +1,177 @@
+"""Copies rows in bulk: from COPY in an exported snapshot straight into ClickHouse.
+
+The rows get the version that they would have on the topic, so they win over everything older and
+lose to every change after the fence, in whatever order both are stored. The snapshot's session
+holds the table (`ACCESS SHARE`) until ClickHouse has stored the rows: a TRUNCATE or a migration
+waits, and its events come later.
+
+A rebuild reads the changes up to the last drained `_seq`. Rows in bulk are written far above it,
+where no drain comes, and the checkpoint moves past them once all are stored. If another load has
+moved it past them before, a rebuild may have missed some: they get a new `_seq`, and it is tried
+again. Rows of a killed load become visible with the table's next load.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from psycopg2 import sql
+
+from sluice.capture.bulk import Loaded, copy_rows
+from sluice.capture.row_reader import TOO_LARGE, savepoint
+from sluice.catalog import Table
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.clickhouse_http import insertion
+from sluice.clients.source_tables import own_rows
+from sluice.drain.resume import Resumption
+from sluice.errors import Refused
+from sluice.events.positions import before, pack
+from sluice.execution.contention import until_done
+from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.progress import Pace
+from sluice.generate.bulk import BulkRows, Place, bulk_rows
+from sluice.generate.clickhouse import MACHINE_COLUMNS, quoted
+from sluice.settings import ClickHouseSettings
+
+log = logging.getLogger(__name__)
+
+# More than all changes that drains number while a range is copied; UInt64 has room for 16 million.
+_AHEAD = 1 << 40
+# Seconds between attempts of a load that ClickHouse refuses.
+_WAITS = (0.5, 2.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkLoad:
+    """Copies selected rows of one table; see capture.bulk.Load.
+
+    Attributes:
+        drain: moves the table's checkpoint.
+        differences: returns how the table differs in PostgreSQL from its model at present.
+        load: share of the time that PostgreSQL may read, above 0 to 1.
+    """
+
+    settings: ClickHouseSettings
+    clickhouse: ClickHouse
+    drain: Resumption
+    table: Table
+    differences: Callable[[Table], Sequence[str]]
+    load: float = 1.0
+    reached: Reached = go_on
+
+    def run(
+        self,
+        cursor: Any,
+        condition: sql.Composable,
+        fence: int,
+        offset: int | None,
+        reached: Reached = go_on,
+    ) -> Loaded:
+        """See capture.bulk.Load."""
+        if differences := self.differences(self.table):
+            return self._by_topic(condition, f"PostgreSQL differs from the model: {differences[0]}")
+        present = self.drain.present(self.table)
+        epoch = present.epoch
+        place = Place(
+            version=pack(epoch, fence, 1) if offset is None else before(epoch, offset, 1),
+            seq=self._unused(present.last_seq),
+            committed_at=int(time.time() * 1000),
+        )
+        rows = bulk_rows(self.table, place)
+        try:
+            count = self._patiently(partial(self._copy, cursor, condition, rows, reached))
+        except TOO_LARGE as error:
+            reason = str(error).splitlines()[0]
+            return self._by_topic(condition, f"a row is too large for COPY: {reason}")
+        except Refused as error:
+            if not error.too_large:
+                raise
+            return self._by_topic(condition, error.what)
+        if count:
+            self._publish(place, epoch)
+        others = sql.SQL("({}) AND ({}) IS NOT TRUE").format(condition, sql.SQL(rows.fits))
+        return Loaded(rows=count, others=others if rows.fits else None)
+
+    def _by_topic(self, condition: sql.Composable, reason: str) -> Loaded:
+        log.warning("%s: rows go through the topic: %s", self.table.name, reason)
+        return Loaded(rows=0, others=condition)
+
+    def _copy(
+        self, cursor: Any, condition: sql.Composable, rows: BulkRows, reached: Reached
+    ) -> int:
+        fitting = sql.SQL("({}) AND ({}) IS TRUE").format(condition, sql.SQL(rows.fits or "true"))
+        source, selected = own_rows(cursor, self.table), sql.SQL(rows.selected)
+        pacing = _Pacing(self.table, self.load)
+        with (
+            savepoint(cursor, Exception),
+            insertion(self.settings, rows.insert, pacing.sent) as body,
+        ):
+            count = copy_rows(cursor, selected, source, fitting, body)
+            reached("rows sent")
+        reached("rows stored")
+        return count
+
+    def _patiently(self, copy: Callable[[], int]) -> int:
+        """Copy, again where ClickHouse refuses for now: the same rows replace those stored."""
+        for wait in _WAITS:
+            try:
+                return copy()
+            except Refused as error:
+                if error.too_large:
+                    raise
+                log.warning("%s: %s; trying again in %.1f s", self.table.name, error, wait)
+                time.sleep(wait)
+        return copy()
+
+    def _unused(self, last: int) -> int:
+        """Return a `_seq` above those of all drains and of all other loads that have begun."""
+        ((highest,),) = self.clickhouse.execute(
+            f"SELECT max(_seq) FROM cdc.{quoted(self.table.storage)} WHERE _seq > {{last:UInt64}}",
+            last=last,
+        )
+        return max(last, int(highest)) + _AHEAD
+
+    def _publish(self, place: Place, epoch: int) -> None:
+        seq = place.seq
+        while not until_done(partial(self.drain.publish, self.table, seq, epoch)):
+            former, seq = seq, self._unused(self.drain.present(self.table).last_seq)
+            self._renumber(former, seq, place.version)
+
+    def _renumber(self, former: int, seq: int, version: int) -> None:
+        """Write rows again at another `_seq`; they replace themselves."""
+        columns = ", ".join(quoted(column.name) for column in self.table.columns)
+        names = ", ".join(name for name, _ in MACHINE_COLUMNS)
+        storage = f"cdc.{quoted(self.table.storage)}"
+        self.clickhouse.execute(
+            f"INSERT INTO {storage} ({columns}, {names})\n"
+            f"SELECT {columns}, _version, _is_deleted, {{seq:UInt64}}, _committed_at\n"
+            f"FROM {storage} WHERE _seq = {{former:UInt64}} AND _version = {{version:UInt128}}",
+            seq=seq,
+            former=former,
+            version=version,
+        )
+
+
+class _Pacing:
+    """Reports progress, and pauses so that PostgreSQL reads for a share of the time.
+
+    Args:
+        load: see BulkLoad.
+    """
+
+    def __init__(self, table: Table, load: float) -> None:
+        self._pace = Pace(log, f"{table.name}: {{}} rows copied")
+        self._rows, self._load, self._since = 0, load, time.monotonic()
+
+    def sent(self, chunk: bytes) -> None:
+        """Take in a chunk that was sent; COPY ends each row with its only line feed."""
+        self._rows += chunk.count(b"\n")
+        self._pace.at(self._rows)
+        busy = time.monotonic() - self._since
+        time.sleep(busy * (1 - self._load) / self._load)
+        self._since = time.monotonic()
