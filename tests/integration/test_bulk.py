@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -20,13 +22,16 @@ from sluice.catalog.key_selection import Selection
 from sluice.clients import clickhouse_http
 from sluice.clients.topics import Topics
 from sluice.drain import bulk_load
+from sluice.embedded.stack import Stack
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.execution.contention import until_done
 from sluice.settings import Settings
 from tests.integration import stock
 from tests.integration.stock import ITEMS
 from tests.support.pipeline import assert_fact_equals_join, checked
+from tests.support.services import clickhouse_answers
 from tests.support.tls import certificate, encrypted
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 engine, forgotten = stock.engine, stock.forgotten
@@ -87,6 +92,39 @@ def test_a_drain_and_a_rebuild_at_any_point_make_no_rebuild_skip_rows(
     monkeypatch.setattr(bulk_load, "_AHEAD", ahead)
     spoil(services)
     resync(services, {point: lambda: change(services, engine)})
+    assert_fact_equals_join(services, engine)
+
+
+class Killed(BaseException):
+    """As far as ClickHouse sees, the process was killed."""
+
+
+def test_rows_of_a_load_that_was_killed_are_in_view_after_the_maintenance(
+    services: Settings, engine: Engine
+) -> None:
+    def die() -> None:
+        raise Killed
+
+    spoil(services)
+    with pytest.raises(Killed):
+        resync(services, {"rows stored": die})
+    assert wiring.maintain(services).troubles == {}
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.parametrize("point", ["rows sent", "rows stored"])
+def test_a_clickhouse_that_is_killed_is_an_error_and_the_next_run_is_whole(
+    services: Settings, engine: Engine, point: str
+) -> None:
+    stack = Stack(services)
+    first = stack.states()["clickhouse"].pid
+    assert first
+    spoil(services)
+    with pytest.raises(SluiceError, match="does not answer"):
+        resync(services, {point: lambda: os.kill(first, signal.SIGKILL)})
+    until(lambda: stack.states()["clickhouse"].pid not in {first, 0, None}, "it is started again")
+    until(lambda: clickhouse_answers(services), "ClickHouse answers")
+    assert wiring.resync(services, ITEMS.name).rows == 420
     assert_fact_equals_join(services, engine)
 
 

@@ -8,7 +8,7 @@ waits, and its events come later.
 A rebuild reads the changes up to the last drained `_seq`. Rows in bulk are written far above it,
 where no drain comes, and the checkpoint moves past them once all are stored. If another load has
 moved it past them before, a rebuild may have missed some: they get a new `_seq`, and it is tried
-again. Rows of a killed load become visible with the table's next load.
+again. Rows of a killed load come in view with the table's next load, or the nightly maintenance.
 """
 
 from __future__ import annotations
@@ -130,11 +130,7 @@ class BulkLoad:
 
     def _unused(self, last: int) -> int:
         """Return a `_seq` above those of all drains and of all other loads that have begun."""
-        ((highest,),) = self.clickhouse.execute(
-            f"SELECT max(_seq) FROM cdc.{quoted(self.table.storage)} WHERE _seq > {{last:UInt64}}",
-            last=last,
-        )
-        return max(last, int(highest)) + _AHEAD
+        return max(last, highest_seq(self.clickhouse, self.table, last)) + _AHEAD
 
     def _publish(self, place: Place, epoch: int) -> None:
         seq = place.seq
@@ -155,6 +151,27 @@ class BulkLoad:
             former=former,
             version=version,
         )
+
+
+def highest_seq(clickhouse: ClickHouse, table: Table, above: int) -> int:
+    """Return the highest `_seq` of a table above this one, by an index; 0 where none is."""
+    ((highest,),) = clickhouse.execute(
+        f"SELECT max(_seq) FROM cdc.{quoted(table.storage)} WHERE _seq > {{above:UInt64}}",
+        above=above,
+    )
+    return int(highest)
+
+
+def publish_strays(clickhouse: ClickHouse, drain: Resumption, table: Table) -> bool:
+    """Publish rows that a killed load has left unpublished; return whether there were some.
+
+    A load that still runs notices that it was passed, and numbers its rows anew.
+    """
+    present = drain.store.checkpoint(table.name)
+    highest = highest_seq(clickhouse, table, present.last_seq if present else 0)
+    return bool(highest) and until_done(
+        lambda: drain.publish(table, highest, drain.present(table).epoch)
+    )
 
 
 class _Pacing:

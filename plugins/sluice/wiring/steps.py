@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
@@ -11,6 +12,7 @@ from sluice.capture import relations
 from sluice.capture import slot as slots
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.topics import partitioned
+from sluice.drain.bulk_load import publish_strays
 from sluice.errors import SluiceError, WrongUsage
 from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.execution.contention import until_done
@@ -26,6 +28,9 @@ from sluice.star.create import create_warehouse, make_rebuild
 from sluice.star.rebuild import RebuildReport
 from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.wiring.context import Run, opened
+from sluice.wiring.drains import make_drain
+
+log = logging.getLogger(__name__)
 
 # Facts that are rebuilt at a time; each rebuild holds the rows of a range in memory.
 _REBUILDS = 2
@@ -129,6 +134,7 @@ def rollback(settings: Settings, fact: str) -> RebuildReport:
 def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
     """Run the maintenance once; see Maintenance.run."""
     with opened(settings) as run:
+        _publish_strays(run)
         return Maintenance(
             clickhouse=run.clickhouse,
             catalog=run.catalog,
@@ -136,6 +142,16 @@ def maintain(settings: Settings, guard: timedelta = GUARD) -> MaintenanceReport:
             guard=guard,
             letters_kept=settings.letters_kept,
         ).run()
+
+
+def _publish_strays(run: Run) -> None:
+    """Let rebuilds see the rows of killed loads; the maintenance reports a table's other errors."""
+    for table in run.catalog.tables:
+        try:
+            if publish_strays(run.clickhouse, make_drain(run), table):
+                log.warning("%s: rows of a killed resync are now in view of rebuilds", table.name)
+        except SluiceError as error:
+            log.warning("%s: %s", table.name, error.what)
 
 
 def _unlike_postgres(run: Run, tables: Sequence[Table]) -> list[str]:
