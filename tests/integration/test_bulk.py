@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.capture import fenced_snapshot
 from sluice.catalog.key_selection import Selection
 from sluice.clients import clickhouse_http
 from sluice.clients.topics import Topics
@@ -71,9 +72,11 @@ def sent(settings: Settings) -> int:
     return Topics(settings.kafka).ends([ITEMS.topic])[ITEMS.topic]
 
 
+@pytest.mark.parametrize("pages", [1, 131_072])
 def test_rows_go_past_the_topic_and_the_next_rebuild_reads_them(
-    services: Settings, engine: Engine
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
+    monkeypatch.setattr(fenced_snapshot, "_PAGES_IN_AN_INSERT", pages)
     spoil(services)
     before = sent(services)
     report = wiring.resync(services, ITEMS.name)
@@ -92,6 +95,22 @@ def test_a_drain_and_a_rebuild_at_any_point_make_no_rebuild_skip_rows(
     monkeypatch.setattr(bulk_load, "_AHEAD", ahead)
     spoil(services)
     resync(services, {point: lambda: change(services, engine)})
+    assert_fact_equals_join(services, engine)
+
+
+@pytest.mark.parametrize("limit", [{"max_memory_usage": 1000}, {"max_query_size": 10}])
+def test_rows_that_clickhouse_refuses_in_bulk_go_through_the_topic(
+    services: Settings,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: dict[str, int],
+) -> None:
+    spoil(services)
+    with wiring.resyncing(services, ITEMS) as step:
+        monkeypatch.setattr(clickhouse_http, "PINNED", {**clickhouse_http.PINNED, **limit})
+        assert step.run(ITEMS, Selection(), restart=True).rows == 420
+    assert BY_TOPIC in caplog.text
     assert_fact_equals_join(services, engine)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 from psycopg2 import sql
 
-from sluice.execution.failpoints import Reached
+from sluice.catalog import Table
+from sluice.execution.failpoints import Reached, go_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,25 +26,37 @@ class Loaded:
     others: sql.Composable | None
 
 
-class Load(Protocol):
-    """Copies rows of a table past the topic; see drain/bulk_load.py."""
+class Copying(Protocol):
+    """Copies rows of a table as of a fence."""
 
-    def run(
-        self,
-        cursor: Any,
-        condition: sql.Composable,
-        fence: int,
-        offset: int | None,
-        reached: Reached,
-    ) -> Loaded:
+    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = go_on) -> Loaded:
         """Copy those of the selected rows that fit.
 
         Args:
             cursor: a session whose snapshot is as of the fence, and that holds the table.
             condition: the selected rows.
-            fence, offset: those of resync.Reading.
             reached: called with failpoints of resync.POINTS.
         """
+
+    def publish(self) -> None:
+        """Let rebuilds see the copied rows, after the last call of `copy`."""
+
+
+class Load(Protocol):
+    """Copies rows of a table past the topic; see drain/bulk_load.py."""
+
+    def begin(self, fence: int, offset: int | None = None) -> Copying:
+        """Begin to copy rows; the arguments are those of resync.Reading."""
+
+
+# Returns the load of a table; None where its rows have to go through the topic.
+Loads = Callable[[Table], Load | None]
+
+
+@contextmanager
+def no_loads() -> Iterator[Loads]:
+    """Let all rows go through the topic."""
+    yield lambda _: None
 
 
 def copy_rows(

@@ -21,6 +21,7 @@ from sluice.capture.row_reader import (
     keys_between,
     present_keys,
     readable_keys,
+    rows_on,
     selected_rows,
 )
 from sluice.capture.shapes import named, shapes
@@ -40,6 +41,8 @@ _ATTEMPTS = 4
 _KEYS_AT_ONCE = 50_000
 # 64 MB, which is some seconds of checksums.
 _PAGES_IN_A_PIECE = 8192
+# A gigabyte, which is stored before a time limit of ClickHouse's user may end the insert.
+_PAGES_IN_AN_INSERT = 131_072
 # The places whose name another table has since the snapshot, or whose table or a partition of it
 # was rewritten: pg_class is read in the snapshot, while names and functions give the present.
 _REWRITTEN = """
@@ -85,13 +88,28 @@ class FencedReading:
         readable = self._readable(selection)
         if readable is None:
             return 0
-        others: sql.Composable | None = selected_rows(self._cursor, self._table, readable)
-        rows = 0
-        if self._load is not None and others is not None:
-            loaded = self._load.run(self._cursor, others, self.fence, self.offset, reached)
-            rows, others = loaded.rows, loaded.others
-            self._loaded = True
-        return rows + (self._rows.read_where(others) if others is not None else 0)
+        if self._load is None:
+            return self._rows.read(readable)
+        copying, copied = self._load.begin(self.fence, self.offset), 0
+        for condition in self._pieces(readable):
+            loaded = copying.copy(self._cursor, condition, reached)
+            copied += loaded.rows
+            if loaded.others is not None:
+                self._rows.read_where(loaded.others)
+        copying.publish()
+        self._loaded = True
+        return copied + self._rows.rows
+
+    def _pieces(self, selection: Selection) -> list[sql.Composable]:
+        """Return the conditions of the inserts that copy a selection; all rows are a range of
+        pages each, because a table whose keys cannot be divided may be of any size.
+        """
+        if not selection.everything:
+            return [selected_rows(self._cursor, self._table, selection)]
+        pages = shapes(self._cursor, [self._table])[self._table.name].pages
+        firsts = range(0, max(1, pages), _PAGES_IN_AN_INSERT)
+        ends = [*firsts[1:], None]
+        return [rows_on(first, below) for first, below in zip(firsts, ends, strict=True)]
 
     def present(self, selection: Selection, texts: Sequence[str]) -> set[str]:
         """See resync.Reading."""

@@ -109,10 +109,7 @@ class RowReader:
 
     def read_pages(self, first: int, below: int | None) -> int:
         """Publish the rows on these pages, of each partition if there are any; see `read`."""
-        condition = sql.SQL("ctid >= {}").format(_place(first))
-        if below is not None:
-            condition += sql.SQL(" AND ctid < {}").format(_place(below))
-        return self._read(condition, sql.SQL(""))
+        return self._read(rows_on(first, below), sql.SQL(""))
 
     def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
         rows = self.rows
@@ -202,6 +199,14 @@ def savepoint(cursor: Any, *expected: type[Exception]) -> Iterator[None]:
         cursor.execute("ROLLBACK TO SAVEPOINT reading")
         raise
     cursor.execute("RELEASE SAVEPOINT reading")
+
+
+def rows_on(first: int, below: int | None) -> sql.Composable:
+    """Return the condition of the rows on these pages, of each partition if there are any."""
+    condition = sql.SQL("ctid >= {}").format(_place(first))
+    return (
+        condition if below is None else condition + sql.SQL(" AND ctid < {}").format(_place(below))
+    )
 
 
 def _place(page: int) -> sql.Composable:

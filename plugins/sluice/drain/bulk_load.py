@@ -29,7 +29,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.clickhouse_http import insertion
 from sluice.clients.source_tables import own_rows
 from sluice.drain.resume import Resumption
-from sluice.errors import Refused
+from sluice.errors import NeedsPerson, Refused
 from sluice.events.positions import before, pack
 from sluice.execution.contention import until_done
 from sluice.execution.failpoints import Reached, go_on
@@ -62,27 +62,35 @@ class BulkLoad:
     table: Table
     differences: Callable[[Table], Sequence[str]]
     load: float = 1.0
-    reached: Reached = go_on
 
-    def run(
-        self,
-        cursor: Any,
-        condition: sql.Composable,
-        fence: int,
-        offset: int | None,
-        reached: Reached = go_on,
-    ) -> Loaded:
+    def begin(self, fence: int, offset: int | None = None) -> BulkCopying:
         """See capture.bulk.Load."""
-        if differences := self.differences(self.table):
-            return self._by_topic(condition, f"PostgreSQL differs from the model: {differences[0]}")
         present = self.drain.present(self.table)
         epoch = present.epoch
         place = Place(
             version=pack(epoch, fence, 1) if offset is None else before(epoch, offset, 1),
-            seq=self._unused(present.last_seq),
+            seq=self.unused(present.last_seq),
             committed_at=int(time.time() * 1000),
         )
-        rows = bulk_rows(self.table, place)
+        return BulkCopying(self, place, epoch)
+
+    def unused(self, last: int) -> int:
+        """Return a `_seq` above those of all drains and of all other loads that have begun."""
+        return max(last, highest_seq(self.clickhouse, self.table, last)) + _AHEAD
+
+
+class BulkCopying:
+    """See capture.bulk.Copying."""
+
+    def __init__(self, load: BulkLoad, place: Place, epoch: int) -> None:
+        self._load, self._place, self._epoch = load, place, epoch
+        self._table, self._copied = load.table, 0
+
+    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = go_on) -> Loaded:
+        """See capture.bulk.Copying."""
+        if differences := self._load.differences(self._table):
+            return self._by_topic(condition, f"PostgreSQL differs from the model: {differences[0]}")
+        rows = bulk_rows(self._table, self._place)
         try:
             count = self._patiently(partial(self._copy, cursor, condition, rows, reached))
         except TOO_LARGE as error:
@@ -92,24 +100,34 @@ class BulkLoad:
             if not error.too_large:
                 raise
             return self._by_topic(condition, error.what)
-        if count:
-            self._publish(place, epoch)
+        except NeedsPerson as error:  # the text, or a setting; the drain decides about each row
+            return self._by_topic(condition, error.what)
+        self._copied += count
         others = sql.SQL("({}) AND ({}) IS NOT TRUE").format(condition, sql.SQL(rows.fits))
         return Loaded(rows=count, others=others if rows.fits else None)
 
+    def publish(self) -> None:
+        """See capture.bulk.Copying."""
+        load, seq = self._load, self._place.seq
+        while self._copied and not until_done(
+            partial(load.drain.publish, self._table, seq, self._epoch)
+        ):
+            former, seq = seq, load.unused(load.drain.present(self._table).last_seq)
+            self._renumber(former, seq)
+
     def _by_topic(self, condition: sql.Composable, reason: str) -> Loaded:
-        log.warning("%s: rows go through the topic: %s", self.table.name, reason)
+        log.warning("%s: rows go through the topic: %s", self._table.name, reason)
         return Loaded(rows=0, others=condition)
 
     def _copy(
         self, cursor: Any, condition: sql.Composable, rows: BulkRows, reached: Reached
     ) -> int:
         fitting = sql.SQL("({}) AND ({}) IS TRUE").format(condition, sql.SQL(rows.fits or "true"))
-        source, selected = own_rows(cursor, self.table), sql.SQL(rows.selected)
-        pacing = _Pacing(self.table, self.load)
+        source, selected = own_rows(cursor, self._table), sql.SQL(rows.selected)
+        pacing = _Pacing(self._table, self._load.load)
         with (
             savepoint(cursor, Exception),
-            insertion(self.settings, rows.insert, pacing.sent) as body,
+            insertion(self._load.settings, rows.insert, pacing.sent) as body,
         ):
             count = copy_rows(cursor, selected, source, fitting, body)
             reached("rows sent")
@@ -124,32 +142,22 @@ class BulkLoad:
             except Refused as error:
                 if error.too_large:
                     raise
-                log.warning("%s: %s; trying again in %.1f s", self.table.name, error, wait)
+                log.warning("%s: %s; trying again in %.1f s", self._table.name, error, wait)
                 time.sleep(wait)
         return copy()
 
-    def _unused(self, last: int) -> int:
-        """Return a `_seq` above those of all drains and of all other loads that have begun."""
-        return max(last, highest_seq(self.clickhouse, self.table, last)) + _AHEAD
-
-    def _publish(self, place: Place, epoch: int) -> None:
-        seq = place.seq
-        while not until_done(partial(self.drain.publish, self.table, seq, epoch)):
-            former, seq = seq, self._unused(self.drain.present(self.table).last_seq)
-            self._renumber(former, seq, place.version)
-
-    def _renumber(self, former: int, seq: int, version: int) -> None:
+    def _renumber(self, former: int, seq: int) -> None:
         """Write rows again at another `_seq`; they replace themselves."""
-        columns = ", ".join(quoted(column.name) for column in self.table.columns)
+        columns = ", ".join(quoted(column.name) for column in self._table.columns)
         names = ", ".join(name for name, _ in MACHINE_COLUMNS)
-        storage = f"cdc.{quoted(self.table.storage)}"
-        self.clickhouse.execute(
+        storage = f"cdc.{quoted(self._table.storage)}"
+        self._load.clickhouse.execute(
             f"INSERT INTO {storage} ({columns}, {names})\n"
             f"SELECT {columns}, _version, _is_deleted, {{seq:UInt64}}, _committed_at\n"
             f"FROM {storage} WHERE _seq = {{former:UInt64}} AND _version = {{version:UInt128}}",
             seq=seq,
             former=former,
-            version=version,
+            version=self._place.version,
         )
 
 
