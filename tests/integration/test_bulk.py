@@ -119,8 +119,10 @@ class Killed(BaseException):
 
 
 def test_rows_of_a_load_that_was_killed_are_in_view_after_the_maintenance(
-    services: Settings, engine: Engine
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bulk_load, "_LEFT_SECONDS", 0)
+
     def die() -> None:
         raise Killed
 

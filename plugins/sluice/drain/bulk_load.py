@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 # More than all changes that drains number while a range is copied; UInt64 has room for 16 million.
 _AHEAD = 1 << 40
+_LEFT_SECONDS = 3600
 # Seconds between attempts of a load that ClickHouse refuses.
 _WAITS = (0.5, 2.0, 8.0)
 
@@ -173,12 +174,19 @@ def highest_seq(clickhouse: ClickHouse, table: Table, above: int) -> int:
 def publish_strays(clickhouse: ClickHouse, drain: Resumption, table: Table) -> bool:
     """Publish rows that a killed load has left unpublished; return whether there were some.
 
-    A load that still runs notices that it was passed, and numbers its rows anew.
+    Rows count as left when none came for _LEFT_SECONDS. A load that runs nevertheless notices that
+    it was passed, and numbers its rows anew.
     """
     present = drain.store.checkpoint(table.name)
-    highest = highest_seq(clickhouse, table, present.last_seq if present else 0)
-    return bool(highest) and until_done(
-        lambda: drain.publish(table, highest, drain.present(table).epoch)
+    ((highest, idle),) = clickhouse.execute(
+        "SELECT max(_seq), dateDiff('second', max(_ingested_at), now64(3))"
+        f" FROM cdc.{quoted(table.storage)} WHERE _seq > {{above:UInt64}}",
+        above=present.last_seq if present else 0,
+    )
+    return (
+        bool(highest)
+        and idle >= _LEFT_SECONDS
+        and until_done(lambda: drain.publish(table, highest, drain.present(table).epoch))
     )
 
 
