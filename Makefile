@@ -56,6 +56,7 @@ generate: setup
 bench: setup
 	$(BIN)/python bench/minute_loop.py
 	$(BIN)/python bench/relay.py
+	$(BIN)/python bench/bulk.py
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/fact.py
 	$(BIN)/python bench/quality.py
