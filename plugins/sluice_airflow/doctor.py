@@ -32,7 +32,7 @@ from sluice.clients.topics import Topics
 from sluice.errors import WrongUsage
 from sluice.operate.doctor import Diagnosis, Part, gathered, judged
 from sluice.operate.doctor.gathering import SILENCE_S
-from sluice.settings import PROJECT, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
+from sluice.settings import PACKAGE, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
 from sluice_airflow.addresses import PREFIX
 from sluice_airflow.connections import (
     CLICKHOUSE,
@@ -116,7 +116,9 @@ def _plugin() -> Diagnosis:
     apps = {app["url_prefix"]: app["app"] for app in plugins_manager.get_fastapi_plugins()[0]}
     errors = plugins_manager.get_import_errors()
     if PREFIX not in apps:
-        remedy = f"set [core] plugins_folder to {PROJECT / 'plugins'}, or link its files there"
+        remedy = (
+            f"install sluice where Airflow is, or set [core] plugins_folder to {PACKAGE.parent}"
+        )
         return judged("airflow", "plugin", False, f"it is not in {folder}", remedy)
     if errors:
         remedy = "copy plugins/.airflowignore as well, or fix the named errors"
@@ -143,7 +145,7 @@ def _metadata() -> Iterator[Diagnosis]:
     remedy = f"airflow pools set {WAREHOUSE_POOL} {WAREHOUSE_SLOTS} 'reads or writes ClickHouse'"
     yield judged("airflow", f"pool {WAREHOUSE_POOL}", bool(pool), f"{pool or 0} slots", remedy)
     missing = [name for name in _MINUTE if name not in dags]
-    remedy = f"set [core] dags_folder to {PROJECT / 'dags'}, start the dag-processor"
+    remedy = "put dags/sluice.py of `sluice new` into [core] dags_folder, start the dag-processor"
     found = f"missing: {', '.join(missing)}" if missing else f"{len(dags)} DAGs"
     yield judged("airflow", "DAGs", not missing, found, remedy)
     paused = [name for name in _MINUTE if dags.get(name)]

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 from sluice.catalog import Catalog, Fact, Table, load_catalog
 from sluice.errors import Retryable, SlotAwaited, SluiceError
 from sluice.printable import first_lines
-from sluice.settings import WAREHOUSE_POOL, Settings
+from sluice.settings import WAREHOUSE_POOL, Settings, read_models_name
 from sluice_airflow import assets, lineage
 from sluice_airflow.addresses import cdc_page
 from sluice_airflow.connections import settings_from_connections
@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
 
 def catalog() -> Catalog:
     """Return the models' catalog; read no file but the models, and open no connection."""
-    return load_catalog(os.environ.get("SLUICE_MODELS") or "models")
+    return load_catalog(read_models_name(os.environ))
 
 
 TABLES = [table.name for table in catalog().tables]

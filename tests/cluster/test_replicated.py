@@ -69,7 +69,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClickHou
 
 def statements() -> list[str]:
     """Everything that `sluice init` makes there, but changes of tables, which need a replica."""
-    bookkeeping = read_statements(PROJECT / "sql/clickhouse/bookkeeping.sql").values()
+    bookkeeping = read_statements(PROJECT / "plugins/sluice/sql/bookkeeping.sql").values()
     texts = [on_cluster(text, KEEPER) for text in bookkeeping if not text.startswith("ALTER")]
     for table in CATALOG.tables:
         texts += table_statements(table, KEEPER).values()

@@ -32,7 +32,7 @@ def test_with_a_keeper_a_drop_is_carried_to_every_server(dropped: str) -> None:
 
 @pytest.mark.services
 def test_clickhouse_parses_every_statement_of_a_cluster_with_a_keeper(servers: Servers) -> None:
-    bookkeeping = read_statements(PROJECT / "sql/clickhouse/bookkeeping.sql").values()
+    bookkeeping = read_statements(PROJECT / "plugins/sluice/sql/bookkeeping.sql").values()
     texts = [on_cluster(text, KEEPER) for text in bookkeeping]
     for table in CATALOG.tables:
         texts += table_statements(table, KEEPER).values()

@@ -101,7 +101,7 @@ def check(status: str, table: str = "orders") -> Check:
 
 
 def results_of(session: ClickHouse, alerts: AlertSettings) -> Results:
-    queries = read_statements(PROJECT / "sql/clickhouse/pipeline.sql")
+    queries = read_statements(PROJECT / "plugins/sluice/sql/pipeline.sql")
     return Results(clickhouse=session, queries=queries, tell=Alerts(alerts).tell)
 
 

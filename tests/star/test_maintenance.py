@@ -23,7 +23,7 @@ from tests.star.store import CATALOG, FACT, Pipeline, seeded
 
 pytestmark = pytest.mark.services
 
-QUERIES = read_statements(PROJECT / "sql/clickhouse/maintenance.sql")
+QUERIES = read_statements(PROJECT / "plugins/sluice/sql/maintenance.sql")
 AGED = "40 DAY"
 
 

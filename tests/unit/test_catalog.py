@@ -136,7 +136,7 @@ def test_a_dimension_does_not_take_the_name_of_the_fact() -> None:
 
 
 def test_what_sluice_keeps_in_clickhouse_is_known_by_name() -> None:
-    text = (PROJECT / "sql/clickhouse/bookkeeping.sql").read_text()
+    text = (PROJECT / "plugins/sluice/sql/bookkeeping.sql").read_text()
     assert set(re.findall(r"TABLE IF NOT EXISTS cdc\.(\w+)", text)) == BOOKKEEPING
 
 

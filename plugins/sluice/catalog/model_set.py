@@ -14,7 +14,7 @@ from sluice.catalog.tables import Column, LeftOut, Table
 from sluice.errors import WrongUsage
 from sluice.printable import named
 
-# Sluice's own tables in `cdc`; see sql/clickhouse/bookkeeping.sql.
+# Sluice's own tables in `cdc`; see sql/bookkeeping.sql.
 BOOKKEEPING = frozenset(
     [
         "checkpoints",

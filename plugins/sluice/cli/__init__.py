@@ -6,15 +6,16 @@ import logging
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sluice.cli import dead_letters, doctor, pipeline, places, queries, stack
+from sluice.cli import dead_letters, doctor, pipeline, places, project, queries, stack
 from sluice.cli.help import Group, collect
 from sluice.cli.output import OneLine, say
 from sluice.errors import SluiceError, WrongUsage
-from sluice.settings import read_settings
+from sluice.settings import make_importable, read_settings
 
 app = typer.Typer(
     cls=Group,
@@ -22,7 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Maintain a ClickHouse star schema of SQLAlchemy models that follows PostgreSQL.",
 )
-collect(app, (stack.app, pipeline.app, queries.app, places.app, doctor.app, dead_letters.app))
+collect(
+    app,
+    (stack.app, project.app, pipeline.app, queries.app, places.app, doctor.app, dead_letters.app),
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -41,6 +45,7 @@ def _settings(
         ),
     ] = False,
 ) -> None:
+    make_importable(Path.cwd())
     context.obj = read_settings(os.environ)
 
 

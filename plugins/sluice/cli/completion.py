@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sluice.errors import SluiceError
-from sluice.settings import read_settings
+from sluice.settings import read_models_name, read_settings
 
 
 def tables(incomplete: str) -> list[str]:
@@ -13,7 +13,7 @@ def tables(incomplete: str) -> list[str]:
     from sluice.catalog import load_catalog
 
     try:
-        catalog = load_catalog(read_settings(os.environ).models)
+        catalog = load_catalog(read_models_name(os.environ))
     except SluiceError:
         return []
     return [table.name for table in catalog.tables if table.name.startswith(incomplete)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -52,7 +51,6 @@ def generate(
     settings: Settings = context.obj
     if profile not in {"", *PROFILES}:
         raise WrongUsage(f"no profile {profile!r} (known: {', '.join(PROFILES)})")
-    sys.path.insert(0, str(Path.cwd()))
     logging.getLogger("sluice.catalog").setLevel(logging.INFO)  # why there is no catalog's file
     catalog, out = read_models(models or settings.models, profile), out or settings.out
     cluster = settings.clickhouse.cluster

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,6 @@ def up(
     from sluice.embedded.postgres import ensure_database
     from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES
     from sluice.embedded.stack import Stack
-    from store_api.database import create_tables
 
     report = _clock()
     fetch_library()
@@ -61,14 +61,14 @@ def up(
         ensure_database(settings.postgres, name)
     scripts = Path(stack.programs["airflow-scheduler"].command[0]).parent
     migration = stack.begin("airflow-migrate", migrate_command(scripts))
-    create_tables(settings.postgres)
+    _create_example(settings)
     wiring.initialise(settings)
     report("topics, tables and views are ready")
-    stack.restart(PIPELINE, report)
+    stack.restart([name for name in PIPELINE if name in stack.programs], report)
     if migration.wait():
         raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
     report("Airflow's metadata database is ready")
-    if demo:
+    if demo and _is_example(settings):
         _load_demo(settings, report)
     stack.start(AIRFLOW, report)
     # A busy machine may take long for the first answers.
@@ -186,6 +186,18 @@ def env(
     for name, value in values.items():
         text = str(value).replace("'", "'\\''")
         typer.echo(f"export {name}='{text}'")  # as it is: a shell reads it
+
+
+def _is_example(settings: Settings) -> bool:
+    """Whether the models are those of the repository's example, with which its store comes."""
+    return settings.models == "models" and find_spec("store_api") is not None
+
+
+def _create_example(settings: Settings) -> None:
+    if _is_example(settings):
+        from store_api.database import create_tables
+
+        create_tables(settings.postgres)
 
 
 def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:

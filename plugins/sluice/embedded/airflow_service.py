@@ -12,12 +12,18 @@ from urllib.parse import quote
 
 from sluice.embedded import private
 from sluice.errors import NotReady, Retryable, Unreachable
-from sluice.settings import OWN_POSTGRES, PROJECT, WRITER, Settings
+from sluice.settings import OWN_POSTGRES, PACKAGE, WRITER, Settings
 
 T = TypeVar("T")
 USER = "admin"
 _LOG = "see: sluice logs airflow-api-server"
 SCHEDULER_HEALTH = 1  # offset of its port from the UI's
+
+
+def dags_folder(settings: Settings) -> Path:
+    """Return the project's folder of DAGs, or Sluice's own if the project has none."""
+    own = settings.project / "dags"
+    return own if own.is_dir() else PACKAGE.parent / "sluice_airflow" / "dags"
 
 
 def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
@@ -32,8 +38,8 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder(settings)),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(settings.project / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__FERNET_KEY": secrets["fernet_key"],

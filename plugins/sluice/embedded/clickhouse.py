@@ -19,10 +19,10 @@ import tempfile
 from pathlib import Path
 
 from sluice.errors import NeedsPerson, Unreachable
-from sluice.settings import PROJECT
+from sluice.settings import PACKAGE
 
 VERSION = "26.7.3-stable.1"
-_NODE = PROJECT / "requirements-node.txt"
+_NODE = PACKAGE / "embedded/requirements-node.txt"
 _PACKAGES = {
     ("Linux", "x86_64"): "lib-linux-x64-gnu",
     ("Linux", "aarch64"): "lib-linux-arm64-gnu",

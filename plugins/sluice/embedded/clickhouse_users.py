@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sluice.embedded import private
-from sluice.settings import PROJECT, WRITER
+from sluice.settings import PACKAGE, WRITER
 
 CONFIGURATION = "clickhouse.xml"
 READER = "olap"
 # User -> name of the stack's secret that is the user's password.
 SECRETS: Mapping[str, str] = {WRITER: "clickhouse", READER: "clickhouse_reader"}
 
-_USERS = PROJECT / "docker" / "clickhouse" / "users.xml"
+_USERS = PACKAGE / "embedded/users.xml"
 _KEEPER = """
 <default>
     <no_password/>

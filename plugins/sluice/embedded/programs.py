@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -125,15 +126,19 @@ def _stores(settings: Settings) -> list[Program]:
 
 
 def _pipeline(settings: Settings) -> list[Program]:
+    """Return the relay and, in the repository with its example, the store API."""
     url = f"http://127.0.0.1:{settings.api_port}"
     command = [sys.executable, "-m", "uvicorn", "--factory", "store_api.app:app_from_environment"]
+    relay = Program(
+        name="relay",
+        command=[_script("sluice"), "relay"],
+        address=f"slot {settings.relay.slot}",
+        ports={},
+    )
+    if find_spec("store_api") is None:
+        return [relay]
     return [
-        Program(
-            name="relay",
-            command=[_script("sluice"), "relay"],
-            address=f"slot {settings.relay.slot}",
-            ports={},
-        ),
+        relay,
         Program(
             name="api",
             command=[*command, "--host", "127.0.0.1", "--port", str(settings.api_port)],

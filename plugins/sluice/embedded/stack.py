@@ -26,7 +26,7 @@ from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
-from sluice.settings import PROJECT, VARIABLES, Settings, read_secrets, secrets_file
+from sluice.settings import IN_REPOSITORY, PACKAGE, VARIABLES, Settings, read_secrets, secrets_file
 
 _FOLDERS = ("run", "logs", "airflow", "postgres", "clickhouse")
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
@@ -160,7 +160,7 @@ class Stack:
         done = subprocess.run(
             command,
             env=self.environment(),
-            cwd=PROJECT,
+            cwd=self._settings.project,
             capture_output=True,
             text=True,
             check=False,
@@ -292,10 +292,13 @@ class Stack:
         """Return the programs' environment: settings, Airflow's own, and the secrets."""
         secrets = read_secrets(self._home)
         settings = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-        paths = (str(PROJECT), str(PROJECT / "plugins"), os.environ.get("PYTHONPATH", ""))
+        # In a repository of Sluice its plugins as well, whatever is installed.
+        own = [str(PACKAGE.parent)] if IN_REPOSITORY else []
+        paths = (str(self._settings.project), *own, os.environ.get("PYTHONPATH", ""))
         return {
             **os.environ,
             **settings,
+            "SLUICE_PROJECT": str(self._settings.project),
             "SLUICE_HOME": str(self._home),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from sluice.settings import PROJECT
+from sluice.settings import PACKAGE
 
 _MARK = "-- name: "
 
@@ -35,4 +35,4 @@ def render_statements(heading: str, statements: Iterable[tuple[str, str]]) -> st
     return f"-- {heading}\n\n" + "\n".join(blocks)
 
 
-PIPELINE = PROJECT / "sql/clickhouse/pipeline.sql"
+PIPELINE = PACKAGE / "sql/pipeline.sql"

@@ -21,7 +21,7 @@ class FactCounts:
     """Measures facts as of their last rebuilds.
 
     Attributes:
-        queries: the statements of sql/clickhouse/pipeline.sql.
+        queries: the statements of sql/pipeline.sql.
         missing: returns the rows that one fact lacks, less those in excess, by its keys; raises
             Lagging.
     """

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from sluice.settings.environment import read_secrets, read_settings, secrets_file
+from sluice.settings.environment import (
+    read_models_name,
+    read_secrets,
+    read_settings,
+    read_values,
+    secrets_file,
+)
+from sluice.settings.project import FILE, IN_REPOSITORY, KEYS, PACKAGE, PROJECT, make_importable
 from sluice.settings.values import (
     ONE_SERVER,
     OWN_POSTGRES,
-    PROJECT,
     WAREHOUSE_POOL,
     WAREHOUSE_SLOTS,
     WRITER,
@@ -22,8 +28,12 @@ from sluice.settings.values import (
 from sluice.settings.variables import VARIABLES
 
 __all__ = [
+    "FILE",
+    "IN_REPOSITORY",
+    "KEYS",
     "ONE_SERVER",
     "OWN_POSTGRES",
+    "PACKAGE",
     "PROJECT",
     "VARIABLES",
     "WAREHOUSE_POOL",
@@ -37,7 +47,10 @@ __all__ = [
     "PostgresSettings",
     "RelaySettings",
     "Settings",
+    "make_importable",
+    "read_models_name",
     "read_secrets",
     "read_settings",
+    "read_values",
     "secrets_file",
 ]

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sluice.errors import WrongUsage
+from sluice.settings.project import FILE, file_values, find_project, make_importable
 from sluice.settings.values import (
     OWN_POSTGRES,
-    PROJECT,
     WRITER,
     AlertSettings,
     ClickHouseSettings,
@@ -56,22 +56,43 @@ def read_secrets(home: Path) -> dict[str, str]:
     return secrets
 
 
+def read_values(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the value of each setting and its origin: the environment, sluice.toml, a default."""
+    project = find_project(environment)
+    values = {name: (default, "default") for name, (default, _) in VARIABLES.items()}
+    values["SLUICE_PROJECT"] = str(project), "the present folder"
+    values.update((name, (text, FILE)) for name, text in file_values(project).items())
+    given = {name: environment[name] for name in VARIABLES if environment.get(name)}
+    values.update((name, (text, "environment")) for name, text in given.items())
+    return values
+
+
+def read_models_name(environment: Mapping[str, str]) -> str:
+    """Return the module of the models, which can be imported from then on."""
+    make_importable(find_project(environment))
+    return read_values(environment)["SLUICE_MODELS"][0]
+
+
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the settings from environment variables.
+    """Read the settings from environment variables and sluice.toml, at an entry point.
+
+    From then on the modules of the project's folder can be imported.
 
     Raises:
-        WrongUsage: a variable has an invalid value.
+        WrongUsage: a setting has an invalid value.
     """
-    values = {name: default for name, (default, _) in VARIABLES.items()}
-    values.update((name, environment[name]) for name in VARIABLES if environment.get(name))
-    home = (PROJECT / Path(values["SLUICE_HOME"]).expanduser()).resolve()
+    values = {name: value for name, (value, _) in read_values(environment).items()}
+    project = find_project(environment)
+    make_importable(project)
+    home = (project / Path(values["SLUICE_HOME"]).expanduser()).resolve()
     secrets = read_secrets(home)
     if values["SLUICE_QUALITY_REPAIR"] not in {"off", "suggest", "auto"}:
         raise WrongUsage("SLUICE_QUALITY_REPAIR must be off, suggest or auto")
     return Settings(
+        project=project,
         home=home,
         models=values["SLUICE_MODELS"],
-        out=(PROJECT / Path(values["SLUICE_OUT"]).expanduser()).resolve(),
+        out=(project / Path(values["SLUICE_OUT"]).expanduser()).resolve(),
         airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
         api_port=_number(values, "SLUICE_API_PORT"),
         postgres=_postgres(values, secrets),

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from sluice.person import system_person
 
-PROJECT = Path(__file__).resolve().parents[3]
 # The embedded ClickHouse's user of the pipeline, whose password is the secret `clickhouse`.
 WRITER = "sluice"
 # The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
@@ -150,6 +149,7 @@ class Settings:
     """All settings of a run.
 
     Attributes:
+        project: the project's folder: of sluice.toml, the models and the DAGs.
         quality_seconds: how long a check waits for the drain to pass its fence.
         statement_seconds: longest query of a check on PostgreSQL.
         quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
@@ -161,6 +161,7 @@ class Settings:
         repair: `off`, `suggest` or `auto`.
     """
 
+    project: Path
     home: Path
     models: str
     out: Path

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 # Variable -> default and meaning. An empty default means "not set".
 VARIABLES: dict[str, tuple[str, str]] = {
-    "SLUICE_HOME": (".sluice", "state directory of the embedded stack"),
+    "SLUICE_PROJECT": (
+        "",
+        "the project's folder; the nearest one above with a sluice.toml, or the repository's",
+    ),
+    "SLUICE_HOME": (".sluice", "state directory of the embedded stack, below the project"),
     "SLUICE_MODELS": ("models", "the module that holds the SQLAlchemy models"),
     "SLUICE_OUT": ("", "the folder below which `sluice generate` writes; the project's own"),
     "SLUICE_AIRFLOW_PORT": ("8080", "Airflow's UI and API"),

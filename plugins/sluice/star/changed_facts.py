@@ -37,7 +37,7 @@ def changed_facts(
     rebuilt, which have a rollup without sums, or whose servers read different rows.
 
     Args:
-        queries: the statements of sql/clickhouse/pipeline.sql.
+        queries: the statements of sql/pipeline.sql.
     """
     cluster, names = clickhouse.cluster, [fact.name for fact in facts]
     rollups = [r.name for fact in facts for r in fact.table.rollups]

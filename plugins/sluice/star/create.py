@@ -22,7 +22,7 @@ from sluice.generate.clickhouse import on_cluster, quoted, table_statements
 from sluice.generate.sql_files import PIPELINE, read_statements
 from sluice.generate.star import star_statements
 from sluice.printable import first_lines, named
-from sluice.settings import PROJECT, Cluster
+from sluice.settings import PACKAGE, Cluster
 from sluice.star.creation import Star, drop_rollup
 from sluice.star.rebuild import Rebuild
 from sluice.warehouse.creation import Creation, created, make_creation
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _ALTERED = re.compile(r"ALTER TABLE cdc\.(\w+)")
 _ADDED = re.compile(r"ADD COLUMN IF NOT EXISTS (\w+)")
-_BOOKKEEPING = PROJECT / "sql/clickhouse/bookkeeping.sql"
+_BOOKKEEPING = PACKAGE / "sql/bookkeeping.sql"
 # A statement that creates a table mostly waits for the disk (docs/benchmarks/tables.md).
 _SESSIONS = 4
 _REPEATS = 3

@@ -21,7 +21,7 @@ class FactStorage:
     """Manages the tables of one fact.
 
     Attributes:
-        queries: the statements of sql/clickhouse/pipeline.sql.
+        queries: the statements of sql/pipeline.sql.
     """
 
     clickhouse: ClickHouse

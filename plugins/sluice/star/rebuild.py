@@ -106,7 +106,7 @@ class Rebuild:
 
     Attributes:
         star: the fact's generated statements.
-        queries: the statements of sql/clickhouse/pipeline.sql.
+        queries: the statements of sql/pipeline.sql.
         range_rows: rows computed and inserted at a time; memory grows with it.
         reached: called with each of POINTS as it is passed.
         progress: called with a line after each step of a full rebuild.

@@ -60,7 +60,7 @@ class Maintenance:
     """Maintenance of one warehouse.
 
     Attributes:
-        queries: the statements of sql/clickhouse/maintenance.sql.
+        queries: the statements of sql/maintenance.sql.
         guard: least age of a removed delete marker. Default: 30 days.
         letters_kept: how long dead letters are kept; None for ever.
     """

@@ -15,10 +15,10 @@ from sluice.operate.status import read_status
 from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check
 from sluice.quality.results import News
-from sluice.settings import PROJECT, AlertSettings, Settings
+from sluice.settings import PACKAGE, AlertSettings, Settings
 from sluice.wiring.context import Run, opened
 
-_MONITOR = PROJECT / "sql/clickhouse/monitor.sql"
+_MONITOR = PACKAGE / "sql/monitor.sql"
 _LOOK_S = 5  # seconds; a page that waits longer is of no use
 
 

@@ -22,7 +22,7 @@ from sluice.generate.files import require_current
 from sluice.generate.files import topics as topic_names
 from sluice.generate.sql_files import read_statements
 from sluice.printable import first_lines, named
-from sluice.settings import PROJECT, Settings
+from sluice.settings import PACKAGE, Settings
 from sluice.star.changed_facts import ChangedFact, changed_facts
 from sluice.star.create import create_warehouse, make_rebuild
 from sluice.star.rebuild import RebuildReport
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # Facts that are rebuilt at a time; each rebuild holds the rows of a range in memory.
 _REBUILDS = 2
-_MAINTENANCE = PROJECT / "sql/clickhouse/maintenance.sql"
+_MAINTENANCE = PACKAGE / "sql/maintenance.sql"
 
 
 def initialise(settings: Settings) -> list[str]:

@@ -1,0 +1,169 @@
+"""Makes a project in the user's own folder, and shows its settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.url import URL
+from sqlalchemy.exc import ArgumentError
+
+from sluice.cli.help import LOOK, SET_UP
+from sluice.cli.output import say
+from sluice.cli.reflection import reflected
+from sluice.cli.tables import print_table
+from sluice.errors import WrongUsage
+from sluice.settings import FILE, KEYS, read_values
+
+app = typer.Typer()
+_HIDDEN = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK")
+_TOML = """\
+# The settings of this project. `sluice config` shows all of them, and where each value is from;
+# a variable of the environment, such as SLUICE_SLOT, wins over this file.
+models = "{models}"
+slot = "{slot}"
+"""
+_DAGS = '''\
+"""The DAGs of Sluice, for Airflow."""
+
+from sluice_airflow.factory import dags
+
+globals().update(dags(__file__))
+'''
+_README = """\
+# {name}
+
+The star of `{models}` in ClickHouse, by Sluice.
+
+```bash
+sluice generate   # after each change of the models; commit what it writes
+sluice init       # topics, publication, tables and views
+sluice doctor     # what is missing, and what to do
+```
+
+`{file}` has the settings, `dags/sluice.py` the DAGs for Airflow. Secrets belong into the
+environment: see `.env.example`.
+"""
+_EXAMPLE = """\
+# Secrets, for the environment of every command, of the relay and of Airflow.
+# SLUICE_POSTGRES_PASSWORD=
+# SLUICE_CLICKHOUSE_PASSWORD=
+"""
+_IGNORED = ".env\n.sluice/\n__pycache__/\n"
+_CI = """\
+name: sluice
+on: [push, pull_request]
+jobs:
+  generated:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: { python-version: "3.12" }
+      - run: pip install sluice
+      - run: sluice generate --check
+"""
+_OPTIONAL = {"README.md", ".env.example", ".gitignore", ".github/workflows/sluice.yml"}
+
+
+@app.command(rich_help_panel=SET_UP)
+def new(
+    name: Annotated[str, typer.Argument(help="The folder of the new project.")],
+    models: Annotated[str, typer.Option(help="The module of your SQLAlchemy models.")] = "",
+    from_database: Annotated[
+        str, typer.Option(help="URL of a PostgreSQL whose tables become the models.")
+    ] = "",
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(help="With --from-database: patterns of tables, such as 'sales.*'."),
+    ] = None,
+) -> None:
+    """Create a project: settings, DAGs and, from a database, the models."""
+    if bool(models) == bool(from_database):
+        raise WrongUsage("give either --models or --from-database")
+    folder = Path(name)
+    files = {}
+    url: URL | None = None
+    if from_database:
+        url = _url(from_database)
+        models = f"{re.sub(r'[^a-z0-9]+', '_', folder.name.lower()).strip('_')}_models"
+        made = reflected(url, models, tables or ["*"])
+        files = {f"{models}/{path}": text for path, text in made.files.items()}
+        say(*made.lines)
+    _write(folder, {**_files(folder.name, models, url), **files})
+    password = "export SLUICE_POSTGRES_PASSWORD=...; " if url is not None else ""
+    say(f"{folder} is ready; next: cd {folder}; {password}sluice generate; sluice doctor")
+
+
+def _url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise WrongUsage(f"--from-database is no URL: {error}") from error
+    if not url.drivername.startswith("postgresql"):
+        raise WrongUsage(f"--from-database has to begin with postgresql://, not {url.drivername}")
+    return url.set(drivername="postgresql+psycopg2")
+
+
+def _files(name: str, models: str, url: URL | None) -> dict[str, str]:
+    """Return path -> text of the files that every project has."""
+    toml = _TOML.format(models=models, slot=_slot(name))
+    if url is not None:
+        toml += (
+            f'\n[postgres]\nhost = "{url.host or "127.0.0.1"}"\nport = {url.port or 5432}\n'
+            f'user = "{url.username or "postgres"}"\ndatabase = "{url.database or "postgres"}"\n'
+        )
+    return {
+        FILE: toml,
+        "dags/sluice.py": _DAGS,
+        "README.md": _README.format(name=name, models=models, file=FILE),
+        ".env.example": _EXAMPLE,
+        ".gitignore": _IGNORED,
+        ".github/workflows/sluice.yml": _CI,
+    }
+
+
+def _slot(name: str) -> str:
+    slot = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:43]
+    return f"sluice_{slot}" if slot else "sluice"
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    """Write the files that are not there; a repository may have its own README.
+
+    Raises:
+        WrongUsage: nothing was written, because a file that Sluice reads exists.
+    """
+    present = [path for path in files if (folder / path).exists()]
+    if needed := [path for path in present if path not in _OPTIONAL]:
+        raise WrongUsage(
+            f"{folder / needed[0]} exists; nothing was written",
+            remedy="choose another name, or remove the file",
+        )
+    say(*(f"{path} exists, and stays as it is" for path in present))
+    for path, text in files.items():
+        if path in present:
+            continue
+        try:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        except OSError as error:
+            raise WrongUsage(f"cannot write {folder / path}: {error.strerror}") from error
+
+
+@app.command(rich_help_panel=LOOK)
+def config(context: typer.Context) -> None:
+    """Print every setting with its value and where that is from; secrets are hidden."""
+    import os
+
+    values = read_values(os.environ)
+    say(f"project: {values['SLUICE_PROJECT'][0]}")
+    rows = []
+    for key, variable in KEYS.items():
+        value, origin = values[variable]
+        shown = "(hidden)" if value and _HIDDEN.search(variable) else value
+        rows.append([key, shown, origin])
+    print_table(["setting", "value", "from"], rows)

@@ -1,0 +1,102 @@
+"""The project's folder, and the settings in its sluice.toml."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sluice.errors import WrongUsage
+from sluice.settings.variables import VARIABLES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE = "sluice.toml"
+PACKAGE = Path(__file__).resolve().parents[1]
+# The repository, if Sluice runs from one instead of being installed.
+PROJECT = PACKAGE.parents[1]
+IN_REPOSITORY = PROJECT / "plugins" / "sluice" == PACKAGE
+# The tables of sluice.toml: a setting SLUICE_POSTGRES_HOST is `host` in [postgres].
+_SECTIONS = frozenset(
+    "airflow alert api clickhouse drain kafka postgres quality reject relay".split()
+)
+_ENVIRONMENT_ALONE = {"SLUICE_PROJECT"}
+
+
+def find_project(environment: Mapping[str, str]) -> Path:
+    """Return the folder of SLUICE_PROJECT, or the nearest one above with a sluice.toml.
+
+    Without one, it is the repository that Sluice runs from, or else the present folder.
+    """
+    if environment.get("SLUICE_PROJECT"):
+        return Path(environment["SLUICE_PROJECT"]).expanduser().resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FILE).is_file():
+            return folder
+    return PROJECT if IN_REPOSITORY else here
+
+
+def make_importable(project: Path) -> None:
+    """Let Python find the modules of a project's folder, after those of PYTHONPATH's folders."""
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
+
+
+def key_of(variable: str) -> str:
+    """Return the key of a setting in sluice.toml, such as `postgres.host`."""
+    name = variable.removeprefix("SLUICE_").lower()
+    section, _, key = name.partition("_")
+    return f"{section}.{key}" if section in _SECTIONS else name
+
+
+KEYS = {key_of(name): name for name in VARIABLES if name not in _ENVIRONMENT_ALONE}
+
+
+def file_values(project: Path) -> dict[str, str]:
+    """Read the settings in a project's sluice.toml, by variable; none without the file.
+
+    Raises:
+        WrongUsage: the file cannot be read, or has a key that is no setting.
+    """
+    path = project / FILE
+    try:
+        text = path.read_text()
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WrongUsage(f"{path} cannot be read: {error}") from error
+    values = {}
+    for key, value in _flat(document):
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0)
+            raise WrongUsage(
+                f"{path}: there is no setting {key}", remedy=f"the nearest is {near[0]}"
+            )
+        values[KEYS[key]] = _text(path, key, value)
+    return values
+
+
+def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys with their values; the tables that are no sections are values."""
+    for name, value in document.items():
+        if isinstance(value, dict) and name in _SECTIONS:
+            yield from ((f"{name}.{key}", own) for key, own in value.items())
+        else:
+            yield name, value
+
+
+def _text(path: Path, key: str, value: Any) -> str:
+    """Return a value as an environment variable has it."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise WrongUsage(f"{path}: {key} must be a text or a number, not {value!r}")
+    return str(value)

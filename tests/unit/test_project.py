@@ -1,0 +1,117 @@
+"""The project's folder, its sluice.toml, and `sluice new`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sluice.cli import app
+from sluice.errors import WrongUsage
+from sluice.settings import FILE, KEYS, PROJECT, VARIABLES, read_settings, read_values
+from sluice.settings.project import find_project
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which commands run, and nothing of whose is imported afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_the_project_is_the_nearest_folder_with_a_file_of_settings(folder: Path) -> None:
+    assert find_project({}) == PROJECT  # of the repository, without one
+    (folder / FILE).write_text('models = "acme"\n')
+    below = folder / "a" / "b"
+    below.mkdir(parents=True)
+    os.chdir(below)
+    assert find_project({}) == folder
+    (folder / "a" / FILE).write_text("")
+    assert find_project({}) == folder / "a"
+    assert find_project({"SLUICE_PROJECT": str(folder)}) == folder
+
+
+def test_every_setting_has_a_key_and_the_environment_wins_over_the_file(folder: Path) -> None:
+    assert set(KEYS.values()) == set(VARIABLES) - {"SLUICE_PROJECT"}
+    assert len(set(KEYS)) == len(VARIABLES) - 1
+    (folder / FILE).write_text(
+        'slot = "one"\nmodels = "acme"\n[postgres]\nport = 5555\noptions = {sslmode = "require"}\n'
+    )
+    settings = read_settings({"SLUICE_SLOT": "two"})
+    assert (settings.relay.slot, settings.models, settings.postgres.port) == ("two", "acme", 5555)
+    assert settings.postgres.options == {"sslmode": "require"}
+    assert (settings.project, settings.out) == (folder, folder)
+    assert settings.home == folder / ".sluice"
+    assert str(folder) in sys.path
+    origins = {name: origin for name, (_, origin) in read_values({"SLUICE_SLOT": "two"}).items()}
+    assert origins["SLUICE_SLOT"] == "environment"
+    assert origins["SLUICE_MODELS"] == FILE
+    assert origins["SLUICE_HOME"] == "default"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_wrong_key_is_an_error_that_names_the_nearest(key: str, folder: Path) -> None:
+    section, _, name = key.rpartition(".")
+    head = f"[{section}]\n" if section else ""
+    (folder / FILE).write_text(f"{head}{name}_ = 1\n")
+    with pytest.raises(WrongUsage, match="there is no setting") as raised:
+        read_settings({})
+    assert raised.value.remedy == f"the nearest is {key}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("models", "cannot be read"),
+        ("\xff", "cannot be read"),
+        ("models = [1]", "models must be a text or a number"),
+        ("[postgres]\nport = true", r"postgres\.port must be a text or a number"),
+        ('[postgres]\nport = "x"', "SLUICE_POSTGRES_PORT must be a whole number"),
+        ('postgres = "x"', "there is no setting postgres"),
+    ],
+)
+def test_a_wrong_file_is_wrong_usage(text: str, says: str, folder: Path) -> None:
+    (folder / FILE).write_bytes(text.encode("latin-1"))
+    with pytest.raises(WrongUsage, match=says):
+        read_settings({})
+
+
+def test_config_prints_values_with_their_origin_and_no_secret(folder: Path) -> None:
+    (folder / FILE).write_text('[postgres]\nuser = "reader"\npassword = "hush"\n')
+    done = CliRunner().invoke(app, ["config"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    (line,) = [line for line in done.stdout.splitlines() if " postgres.user " in line]
+    assert [cell.strip() for cell in line.split("│")][1:4] == ["postgres.user", "reader", FILE]
+    assert "hush" not in done.stdout
+
+
+def test_new_keeps_the_files_of_a_repository_and_refuses_a_second_project(folder: Path) -> None:
+    (folder / "README.md").write_text("ours")
+    done = CliRunner().invoke(app, ["new", ".", "--models", "acme.db"])
+    assert done.exit_code == 0, done.output
+    assert "README.md exists, and stays as it is" in done.stdout
+    assert (folder / "README.md").read_text() == "ours"
+    assert read_settings({}).models == "acme.db"
+    again = CliRunner().invoke(app, ["new", ".", "--models", "acme.db"])
+    assert isinstance(again.exception, WrongUsage)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--models", "a", "--from-database", "postgresql://localhost/b"],
+        ["--from-database", "mysql://localhost/b"],
+        ["--from-database", "no url"],
+    ],
+)
+def test_new_refuses_wrong_options_and_writes_nothing(options: list[str], folder: Path) -> None:
+    done = CliRunner().invoke(app, ["new", "geo", *options])
+    assert isinstance(done.exception, WrongUsage)
+    assert list(folder.iterdir()) == []
