@@ -166,7 +166,7 @@ def test_a_project_of_an_own_database_reaches_equality(
     password = source.password.get_secret_value()
     url = f"postgresql://{source.user}:{password}@{source.host}:{source.port}/theirs"
     made = sluice("new", "geo", "--from-database", url, at=tmp_path, environment=variables)
-    assert "facts, as a suggestion in geo_models/__init__.py: atlas.roads" in made
+    assert "facts, as a suggestion: atlas.roads" in made
     assert "atlas.places.api_token is excluded" in made
     assert "atlas.places.center is not in the models" in made
     project = tmp_path / "geo"

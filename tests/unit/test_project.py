@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from sluice.catalog import load_catalog
 from sluice.cli import app
 from sluice.errors import WrongUsage
+from sluice.generate.event_schemas import event_schema
+from sluice.generate.files import write_files
 from sluice.settings import FILE, KEYS, PROJECT, VARIABLES, read_settings, read_values
 from sluice.settings.project import find_project
 
@@ -93,6 +96,9 @@ def test_config_prints_values_with_their_origin_and_no_secret(folder: Path) -> N
 
 def test_new_keeps_the_files_of_a_repository_and_refuses_a_second_project(folder: Path) -> None:
     (folder / "README.md").write_text("ours")
+    (folder / "acme").mkdir()
+    (folder / "acme" / "db.py").write_text("")
+    (folder / "acme" / "__init__.py").write_text("")
     done = CliRunner().invoke(app, ["new", ".", "--models", "acme.db"])
     assert done.exit_code == 0, done.output
     assert "README.md exists, and stays as it is" in done.stdout
@@ -115,3 +121,59 @@ def test_new_refuses_wrong_options_and_writes_nothing(options: list[str], folder
     done = CliRunner().invoke(app, ["new", "geo", *options])
     assert isinstance(done.exception, WrongUsage)
     assert list(folder.iterdir()) == []
+
+
+OTHERS = """
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+class Base(DeclarativeBase): ...
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    password_hash: Mapped[str]
+
+class Visit(Base):
+    __tablename__ = "visits"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    minutes: Mapped[int]
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id"))
+    person: Mapped[Person] = relationship()
+
+others = MetaData()
+Table("alone", others, Column("id", Integer, primary_key=True))
+"""
+
+
+def test_models_of_another_place_are_followed_by_a_package_with_marks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of an installed package, which cannot be edited and has no place for schemas."""
+    elsewhere = folder / "site"
+    (elsewhere / "elsewhere_acme").mkdir(parents=True)
+    (elsewhere / "elsewhere_acme" / "__init__.py").write_text(OTHERS)
+    monkeypatch.syspath_prepend(elsewhere)
+    done = CliRunner().invoke(app, ["new", "my shop", "--models", "elsewhere_acme"])
+    assert done.exit_code == 0, done.output
+    assert "facts, as a suggestion: visits" in done.stdout
+    assert "people.password_hash is excluded, by its name" in done.stdout
+    os.chdir(folder / "my shop")
+    settings = read_settings({})
+    assert (settings.models, settings.relay.slot) == ("my_shop_models", "sluice_my_shop")
+    catalog = load_catalog(settings.models)
+    assert {table.name for table in catalog.tables} == {"people", "visits", "alone"}
+    assert [fact.name for fact in catalog.facts] == ["fact_visit"]
+    assert catalog.table("people").excluded == ("password_hash",)
+    write_files(catalog, settings.out)
+    assert (folder / "my shop/my_shop_models/generated/person.py").exists()
+    assert event_schema(catalog, catalog.table("visits")).__name__ == "VisitEvent"
+
+
+@pytest.mark.parametrize("name", ["2024", "é", "class", "a b", "x" * 80, "sales-eu"])
+def test_a_project_of_any_name_has_a_package_and_a_slot(name: str, folder: Path) -> None:
+    (folder / "own_things.py").write_text(OTHERS)
+    done = CliRunner().invoke(app, ["new", name, "--models", "own_things"])
+    assert done.exit_code == 0, done.output
+    settings = read_settings({"SLUICE_PROJECT": str(folder / name)})
+    assert settings.models.isidentifier()

@@ -47,7 +47,7 @@ _LIBRARIES = {"site-packages", "dist-packages", "importlib"}
 def read_models(models: str, profile: str = "") -> Catalog:
     """Import the models of a module and describe them, whatever is stored; see load_catalog."""
     sources = _sources(models)  # before the import: a file that changes now has another hash
-    module = _imported(models)
+    module = imported(models)
     mapped = registries(module)
     try:
         for registry in mapped:
@@ -75,7 +75,8 @@ def read_models(models: str, profile: str = "") -> Catalog:
     return catalog.read_from(None if beyond else sources)
 
 
-def _imported(models: str) -> ModuleType:
+def imported(models: str) -> ModuleType:
+    """Import a module of models; WrongUsage, in a line, whatever it raises."""
     try:
         return importlib.import_module(models)
     except ImportError as error:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from keyword import iskeyword
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import ArgumentError
 
+from sluice.catalog.disk import INIT, Disk
 from sluice.cli.help import LOOK, SET_UP
 from sluice.cli.output import say
-from sluice.cli.reflection import reflected
+from sluice.cli.reflection import Reflected, adopted, reflected
 from sluice.cli.tables import print_table
 from sluice.errors import WrongUsage
 from sluice.settings import FILE, KEYS, read_values
@@ -85,17 +88,32 @@ def new(
     if bool(models) == bool(from_database):
         raise WrongUsage("give either --models or --from-database")
     folder = Path(name)
-    files = {}
-    url: URL | None = None
-    if from_database:
-        url = _url(from_database)
-        models = f"{re.sub(r'[^a-z0-9]+', '_', folder.name.lower()).strip('_')}_models"
-        made = reflected(url, models, tables or ["*"])
-        files = {f"{models}/{path}": text for path, text in made.files.items()}
-        say(*made.lines)
-    _write(folder, {**_files(folder.name, models, url), **files})
+    title = folder.resolve().name
+    package = f"{_identifier(title)}_models"
+    url = _url(from_database) if from_database else None
+    made = Reflected(files={}, lines=[])
+    if url is not None:
+        made, models = reflected(url, package, tables or ["*"]), package
+    elif not _is_within(models, folder):
+        made, models = adopted(models, package), package
+    say(*made.lines)
+    files = {f"{models}/{path}": text for path, text in made.files.items()}
+    _write(folder, {**_files(title, models, url), **files})
     password = "export SLUICE_POSTGRES_PASSWORD=...; " if url is not None else ""
     say(f"{folder} is ready; next: cd {folder}; {password}sluice generate; sluice doctor")
+
+
+def _identifier(name: str) -> str:
+    """Return a name of letters, digits and `_` that Python and PostgreSQL take."""
+    plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
+    return plain if plain.isidentifier() and not iskeyword(plain) else f"project_{plain}".strip("_")
+
+
+def _is_within(models: str, folder: Path) -> bool:
+    """Whether the models are in the project, so that schemas can be written beside them."""
+    path = Disk().located(models)
+    stem = folder.resolve().joinpath(*models.split("."))
+    return path is not None and path.resolve() in {stem / INIT, stem.with_name(f"{stem.name}.py")}
 
 
 def _url(text: str) -> URL:
@@ -110,12 +128,18 @@ def _url(text: str) -> URL:
 
 def _files(name: str, models: str, url: URL | None) -> dict[str, str]:
     """Return path -> text of the files that every project has."""
-    toml = _TOML.format(models=models, slot=_slot(name))
+    toml = _TOML.format(models=models, slot=f"sluice_{_identifier(name)}")
     if url is not None:
-        toml += (
-            f'\n[postgres]\nhost = "{url.host or "127.0.0.1"}"\nport = {url.port or 5432}\n'
-            f'user = "{url.username or "postgres"}"\ndatabase = "{url.database or "postgres"}"\n'
-        )
+        values: dict[str, Any] = {
+            "host": url.host or "127.0.0.1",
+            "port": url.port or 5432,
+            "user": url.username or "postgres",
+            "database": url.database or "postgres",
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in url.query.items())
+        lines += [f"options = {{ {options} }}"] if options else []
+        toml += "\n".join(["", "[postgres]", *lines, ""])
     return {
         FILE: toml,
         "dags/sluice.py": _DAGS,
@@ -124,11 +148,6 @@ def _files(name: str, models: str, url: URL | None) -> dict[str, str]:
         ".gitignore": _IGNORED,
         ".github/workflows/sluice.yml": _CI,
     }
-
-
-def _slot(name: str) -> str:
-    slot = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:43]
-    return f"sluice_{slot}" if slot else "sluice"
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:

@@ -1,10 +1,11 @@
-"""Models from the tables of an existing PostgreSQL, by sqlacodegen."""
+"""Models of a new project: from an existing PostgreSQL, by sqlacodegen, or of another package."""
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,25 +14,29 @@ import sqlalchemy as sa
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
+from sluice.catalog.declared import core_tables, registries
+from sluice.catalog.models import imported
+from sluice.data_types.annotations import importable
 from sluice.errors import Unreachable, WrongUsage
 
 _PUBLIC = "public"
 _SYSTEM = re.compile("information_schema|pg_.*")
 # Names of columns that may hold what belongs on no topic.
 _SECRET = re.compile(r"passw|token|secret|api_?key|(^|_)ssn($|_)|private_key|salt$", re.IGNORECASE)
-_HEAD = '''\
-"""The models of {database}; the tables are in tables.py, as sqlacodegen wrote them.
-
+_MARKS = '''
 Marks: `"star": "fact"` makes a table the grain of a fact, `"exclude": True` leaves a table or a
 column in PostgreSQL.
 """
 
 from __future__ import annotations
 
-from {models}.tables import {base}
-
-_tables = {base}{metadata}.tables
 '''
+_READ = (
+    '"""The models of {database}; the tables are in tables.py, as sqlacodegen wrote them.\n'
+    + _MARKS
+    + "from {models}.tables import {base}\n\n{marks}\n"
+)
+_ADOPTED = '"""The models of {models}, with marks.\n' + _MARKS + "{imports}\n\n{marks}\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +72,70 @@ def reflected(url: URL, models: str, patterns: Sequence[str]) -> Reflected:
         raise Unreachable(f"{url.render_as_string()} cannot be read: {reason}") from error
     finally:
         engine.dispose()
-    facts, secrets = _facts(metadata.tables.values()), _secrets(metadata.tables.values())
-    has_base = "class Base(" in text
-    marks = [f'_tables[{name!r}].info["star"] = "fact"' for name in facts]
-    marks += [f'_tables[{name!r}].columns[{c!r}].info["exclude"] = True' for name, c in secrets]
-    head = _HEAD.format(
-        database=url.database,
-        models=models,
-        base="Base" if has_base else "metadata",
-        metadata=".metadata" if has_base else "",
-    )
+    base = "Base" if "class Base(" in text else "metadata"
+    place = "Base.metadata" if base == "Base" else "metadata"
+    marks, lines = _marks(metadata.tables.values(), {id(metadata): place})
+    package = _READ.format(database=url.database, models=models, base=base, marks="\n".join(marks))
     return Reflected(
-        files={"__init__.py": "\n".join([head, *marks]) + "\n", "tables.py": text},
+        files={"__init__.py": package, "tables.py": text},
         lines=[
             f"{len(metadata.tables)} tables were read",
-            f"facts, as a suggestion in {models}/__init__.py: {', '.join(facts) or 'none'}",
             *(f"{column} is not in the models: its type has no mapping" for column in unknown),
-            *(f"{name}.{column} is excluded, by its name" for name, column in secrets),
+            *lines,
         ],
     )
+
+
+def adopted(models: str, package: str) -> Reflected:
+    """Return a package that follows models of another place, which cannot be written beside."""
+    module = imported(models)
+    mapped = registries(module)
+    places: dict[int, str] = {}  # of each MetaData, an expression that gives it
+    imports = [f"import {models}"]
+    for own in mapped:
+        found = (m.class_ for m in sorted(own.mappers, key=lambda m: m.class_.__qualname__))
+        kind = next(filter(importable, found), None)
+        if kind is not None:
+            top = kind.__qualname__.partition(".")[0]
+            imports.append(f"from {kind.__module__} import {top}")
+            places[id(own.metadata)] = f"{kind.__qualname__}.metadata"
+    for name, value in vars(module).items():
+        if isinstance(value, sa.MetaData) and id(value) not in places:
+            imports.append(f"from {models} import {name}")
+            places[id(value)] = name
+    if not places:
+        raise WrongUsage(
+            f"module {models!r} has no SQLAlchemy models",
+            remedy="name a module that defines or imports them, such as the one with their Base",
+        )
+    marks, lines = _marks(core_tables(module, mapped), places)
+    listed = "\n".join(sorted(set(imports)))
+    text = _ADOPTED.format(models=models, imports=listed, marks="\n".join(marks))
+    return Reflected(files={"__init__.py": text}, lines=[f"{package} follows {models}", *lines])
+
+
+def _marks(tables: Iterable[sa.Table], places: Mapping[int, str]) -> tuple[list[str], list[str]]:
+    """Return statements that mark facts and secrets, and lines that name them.
+
+    Args:
+        places: id of a MetaData -> an expression that gives it.
+    """
+    listed = [table for table in tables if id(table.metadata) in places]
+    expressions = {
+        table.fullname: f"{places[id(table.metadata)]}.tables[{json.dumps(table.fullname)}]"
+        for table in listed
+    }
+    facts, secrets = _facts(listed), _secrets(listed)
+    marks = [f'{expressions[name]}.info["star"] = "fact"' for name in facts]
+    marks += [
+        f'{expressions[name]}.columns[{json.dumps(column)}].info["exclude"] = True'
+        for name, column in secrets
+    ]
+    lines = [f"facts, as a suggestion: {', '.join(facts) or 'none'}"]
+    return marks, [
+        *lines,
+        *(f"{name}.{column} is excluded, by its name" for name, column in secrets),
+    ]
 
 
 def _reflect(engine: sa.Engine, metadata: sa.MetaData, patterns: Sequence[str]) -> list[str]:
