@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PROJECT = Path(__file__).resolve().parents[1]
 PLUGINS = PROJECT / "plugins"
@@ -120,3 +127,43 @@ def imported(path: Path) -> set[str]:
             base = ".".join([*(package if node.level else ()), *filter(None, [node.module])])
             found |= {f"{base}.{name.name}" for name in node.names}
     return found
+
+
+# Packages that an extra brings, imported only by what belongs to it.
+EXTRAS = {
+    "sluice/embedded": "embedded",
+    "sluice/cli/reflection.py": "new",
+    "sluice_airflow": "airflow",
+    "sluice_plugin.py": "airflow",
+}
+
+OPTIONAL = {"openlineage"}  # imported only where it is installed
+
+
+def test_every_package_that_is_imported_is_a_dependency_of_the_wheel() -> None:
+    distributions = packages_distributions()
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for path in sorted(PLUGINS.rglob("*.py")):
+        name = path.relative_to(PLUGINS).as_posix()
+        if name.startswith("store_api/"):
+            continue
+        extra = next((extra for part, extra in EXTRAS.items() if name.startswith(part)), "")
+        wanted = [*project["dependencies"], *extras.get(extra, [])]
+        named = {re.split(r"[^\w-]", text)[0].replace("_", "-").lower() for text in wanted}
+        for module in third_party(path):
+            owners = {
+                owner.replace("_", "-").lower() for owner in distributions.get(module, [module])
+            }
+            assert owners & named or module in OPTIONAL, f"{name} imports {module}"
+
+
+def third_party(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    own = {"sluice", "sluice_airflow", "sluice_plugin", "store_api", "models"}
+    return {name.partition(".")[0] for name in found} - own - sys.stdlib_module_names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -177,3 +178,26 @@ def test_a_project_of_any_name_has_a_package_and_a_slot(name: str, folder: Path)
     assert done.exit_code == 0, done.output
     settings = read_settings({"SLUICE_PROJECT": str(folder / name)})
     assert settings.models.isidentifier()
+
+
+WITHOUT = "import sys; sys.modules['supervisor'] = None; from sluice.cli import main; main()"
+
+
+@pytest.mark.parametrize(("call", "code"), [("up", 2), ("down", 2), ("status", 3), ("doctor", 3)])
+def test_commands_without_the_embedded_stack_end_with_a_line(
+    call: str, code: int, folder: Path
+) -> None:
+    (folder / "own_things.py").write_text(OTHERS)
+    (folder / FILE).write_text('models = "own_things"\n[postgres]\nport = 1\n[kafka]\nport = 1\n')
+    with (folder / FILE).open("a") as file:
+        file.write("[clickhouse]\nport = 1\nhttp_port = 1\n")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, call],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("pip install 'sluice[embedded]'" in done.stderr) == (code == 2)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sluice.cli.extras import has_embedded
 from sluice.cli.help import LOOK
 from sluice.cli.output import say, say_json
 from sluice.errors import Finding, NotReady, SluiceError
@@ -41,7 +42,7 @@ def doctor(
             checks=partial(_answers, settings, name),
             remedy=f"see: sluice logs {name}",
         )
-        for name in _ANSWERING
+        for name in (_ANSWERING if has_embedded() else ())
     ]
     airflow = airflow_part(partial(_airflow_environment, settings))
     diagnoses = examine(settings, load_catalog(settings.models), [*parts, airflow])
@@ -60,10 +61,12 @@ def doctor(
 
 def _airflow_environment(settings: Settings) -> Mapping[str, str] | None:
     """Return the environment of the configured Airflow, or of the embedded one if it runs."""
-    from sluice.embedded.stack import Stack
-
     if any(name.startswith(("AIRFLOW_HOME", "AIRFLOW__", "AIRFLOW_CONN_")) for name in os.environ):
         return os.environ
+    if not has_embedded():
+        return None
+    from sluice.embedded.stack import Stack
+
     stack = Stack(settings)
     runs = stack.states()["airflow-scheduler"].state == "running"
     return stack.environment() if runs else None
@@ -76,8 +79,8 @@ def _answers(settings: Settings, name: str) -> Iterator[Diagnosis]:
 
     stack = Stack(settings)
     with suppress(SluiceError):  # Airflow's check reports that the supervisor does not answer
-        state = stack.states()[name]
-        if state.state == "running":
+        state = stack.states().get(name)
+        if state is not None and state.state == "running":
             program = stack.programs[name]
             ok = program.ready is None or program.ready()
             yield Diagnosis(

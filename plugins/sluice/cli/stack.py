@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ import typer
 
 from sluice.cli import completion
 from sluice.cli.compose import write_compose_secrets
+from sluice.cli.extras import require_embedded
 from sluice.cli.help import LOOK, RUN, SET_UP
 from sluice.cli.output import say, say_json
 from sluice.cli.places import addresses
@@ -42,12 +42,13 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is healthy.")] = False,
 ) -> None:
     """Start the whole pipeline on this machine, and show the first facts."""
+    require_embedded()
     from sluice import wiring
     from sluice.cli import first_facts
     from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
     from sluice.embedded.postgres import ensure_database
-    from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES
+    from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES, is_example
     from sluice.embedded.stack import Stack
 
     report = _clock()
@@ -56,9 +57,10 @@ def up(
     stack.launch()
     settings = read_settings({**os.environ, "SLUICE_HOME": str(context.obj.home)})
     stack = Stack(settings)  # the password is known now
-    stack.start(STORES, report)
-    for name in (settings.postgres.database, "airflow"):
-        ensure_database(settings.postgres, name)
+    stack.start([name for name in STORES if name in stack.programs], report)
+    ensure_database(settings.metadata, "airflow")
+    if settings.postgres.embedded:
+        ensure_database(settings.postgres, settings.postgres.database)
     scripts = Path(stack.programs["airflow-scheduler"].command[0]).parent
     migration = stack.begin("airflow-migrate", migrate_command(scripts))
     _create_example(settings)
@@ -68,7 +70,7 @@ def up(
     if migration.wait():
         raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
     report("Airflow's metadata database is ready")
-    if demo and _is_example(settings):
+    if demo and is_example(settings):
         _load_demo(settings, report)
     stack.start(AIRFLOW, report)
     # A busy machine may take long for the first answers.
@@ -86,6 +88,7 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
 ) -> None:
     """Stop everything that `up` started; keep the data."""
+    require_embedded()
     from sluice.embedded.stack import Stack
 
     settings: Settings = context.obj
@@ -188,13 +191,10 @@ def env(
         typer.echo(f"export {name}='{text}'")  # as it is: a shell reads it
 
 
-def _is_example(settings: Settings) -> bool:
-    """Whether the models are those of the repository's example, with which its store comes."""
-    return settings.models == "models" and find_spec("store_api") is not None
-
-
 def _create_example(settings: Settings) -> None:
-    if _is_example(settings):
+    from sluice.embedded.programs import is_example
+
+    if is_example(settings):
         from store_api.database import create_tables
 
         create_tables(settings.postgres)
@@ -210,6 +210,7 @@ def _load_demo(settings: Settings, report: Callable[[str], None]) -> None:
 
 def _show(settings: Settings) -> None:
     from sluice import wiring
+    from sluice.embedded.programs import is_example
 
     state = wiring.status(settings)
     print_tables(state)
@@ -219,7 +220,8 @@ def _show(settings: Settings) -> None:
     password = read_secrets(settings.home)["airflow"]
     say("", f"Airflow     http://127.0.0.1:{settings.airflow_port}  (admin / {password})")
     places = addresses(settings)
-    say(f"Store API   {places['store']}")
+    if is_example(settings):
+        say(f"Store API   {places['store']}")
     secret = settings.clickhouse.password.get_secret_value()
     say(f"ClickHouse  {places['play']}  ({secret})")
     say('Other clients: eval "$(.venv/bin/sluice env)"; stop the stack: make down')

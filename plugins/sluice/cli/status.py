@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from sluice.cli.extras import has_embedded
 from sluice.cli.output import say
 from sluice.cli.tables import print_table
 from sluice.clients import slot_loss
@@ -26,20 +27,20 @@ def read_status(settings: Settings) -> dict[str, Any]:
     """
     from sluice import wiring
     from sluice.capture import metrics as telemetry
-    from sluice.embedded.stack import Stack
 
     state: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
     errors: dict[str, str] = {}
-    with _part("supervisor", errors):
-        services = Stack(settings).states()
-        state["services"] = {name: asdict(service) for name, service in services.items()}
+    if has_embedded():
+        with _part("supervisor", errors):
+            state["services"] = _services(settings)
     metrics = settings.relay.metrics
     state["relay"] = telemetry.read_status(*metrics) if metrics else {}
     with _part("models", errors):
         state.update(wiring.status(settings))
     errors |= state.pop("errors", {})
-    with _part("airflow", errors):
-        state["dags"] = _dag_states(settings)
+    if has_embedded():
+        with _part("airflow", errors):
+            state["dags"] = _dag_states(settings)
     state["errors"] = errors
     if errors:
         state["error"] = "\n".join(dict.fromkeys(errors.values()))
@@ -55,6 +56,12 @@ def _part(name: str, errors: dict[str, str]) -> Iterator[None]:
         yield
     except SluiceError as error:
         errors[name] = str(error)
+
+
+def _services(settings: Settings) -> dict[str, Any]:
+    from sluice.embedded.stack import Stack
+
+    return {name: asdict(service) for name, service in Stack(settings).states().items()}
 
 
 def _dag_states(settings: Settings) -> dict[str, Any]:

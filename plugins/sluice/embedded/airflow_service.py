@@ -29,7 +29,7 @@ def dags_folder(settings: Settings) -> Path:
 def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     """Return the environment of every Airflow process of the stack."""
     home, port = settings.home / "airflow", settings.airflow_port
-    postgres = settings.postgres
+    postgres = settings.metadata
     database = (
         f"postgresql+psycopg2://{postgres.user}:{quote(secrets['postgres'])}"
         f"@{postgres.host}:{postgres.port}/airflow?require_auth=scram-sha-256"
@@ -71,6 +71,9 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
 def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     postgres, clickhouse = settings.postgres, settings.clickhouse
     user, password = clickhouse.user, clickhouse.password.get_secret_value()
+    source = postgres.password.get_secret_value()
+    if postgres.embedded:
+        source = secrets["postgres"]
     if clickhouse.embedded:  # the settings may have been read before its password existed
         user, password = WRITER, secrets["clickhouse"]
     connections = {
@@ -79,9 +82,9 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
             "host": postgres.host,
             "port": postgres.port,
             "login": postgres.user,
-            "password": secrets["postgres"],
+            "password": source,
             "schema": postgres.database,
-            "extra": {**OWN_POSTGRES, **postgres.options},
+            "extra": {**(OWN_POSTGRES if postgres.embedded else {}), **postgres.options},
         },
         "SLUICE_REDPANDA": {
             "conn_type": "kafka",

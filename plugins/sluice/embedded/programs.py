@@ -79,16 +79,19 @@ def busy_ports(wanted: dict[str, Program]) -> None:
 
 
 def _stores(settings: Settings) -> list[Program]:
+    """Return the stores that are not somebody else's; PostgreSQL always, for Airflow's metadata."""
     home, kafka = settings.home, settings.kafka.bootstrap
     clickhouse = settings.clickhouse
     listen = f"tcp://{kafka}"
-    source = PostgresSource(settings.postgres)
-    return [
+    own = settings.metadata
+    source, server = PostgresSource(own), settings.postgres.embedded
+    setting = "SLUICE_POSTGRES_PORT" if server else "SLUICE_AIRFLOW_PORT"
+    stores = [
         Program(
             name="postgres",
-            command=postgres.command(home / "postgres", settings.postgres.port),
-            address=f"127.0.0.1:{settings.postgres.port}",
-            ports={"SLUICE_POSTGRES_PORT": settings.postgres.port},
+            command=postgres.command(home / "postgres", own.port),
+            address=f"127.0.0.1:{own.port}",
+            ports={setting: own.port},
             ready=lambda: _answers(source.ping),
             user=postgres.system_user(),
             stop_signal="INT",  # fast shutdown: ends sessions, loses nothing
@@ -123,6 +126,13 @@ def _stores(settings: Settings) -> list[Program]:
             ready=lambda: _gets(f"http://127.0.0.1:{clickhouse.http_port}/ping"),
         ),
     ]
+    return [store for store in stores if store.name != "clickhouse" or clickhouse.embedded]
+
+
+def is_example(settings: Settings) -> bool:
+    """Whether the models are those of the repository's example, with which its store comes."""
+    own = settings.models == "models" and settings.postgres.embedded
+    return own and find_spec("store_api") is not None
 
 
 def _pipeline(settings: Settings) -> list[Program]:
@@ -135,7 +145,7 @@ def _pipeline(settings: Settings) -> list[Program]:
         address=f"slot {settings.relay.slot}",
         ports={},
     )
-    if find_spec("store_api") is None:
+    if not is_example(settings):
         return [relay]
     return [
         relay,

@@ -30,6 +30,7 @@ from sluice.settings.values import (
 from sluice.settings.variables import VARIABLES
 
 _MOST_DAYS = 36_500
+DEFAULT = "default"  # the origin of a value that is not set
 
 
 def secrets_file(home: Path) -> Path:
@@ -59,7 +60,7 @@ def read_secrets(home: Path) -> dict[str, str]:
 def read_values(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the value of each setting and its origin: the environment, sluice.toml, a default."""
     project = find_project(environment)
-    values = {name: (default, "default") for name, (default, _) in VARIABLES.items()}
+    values = {name: (default, DEFAULT) for name, (default, _) in VARIABLES.items()}
     values["SLUICE_PROJECT"] = str(project), "the present folder"
     values.update((name, (text, FILE)) for name, text in file_values(project).items())
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
@@ -81,7 +82,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     Raises:
         WrongUsage: a setting has an invalid value.
     """
-    values = {name: value for name, (value, _) in read_values(environment).items()}
+    known = read_values(environment)
+    values = {name: value for name, (value, _) in known.items()}
+    embedded = all(known[f"SLUICE_POSTGRES_{n}"][1] == DEFAULT for n in ("HOST", "PASSWORD"))
     project = find_project(environment)
     make_importable(project)
     home = (project / Path(values["SLUICE_HOME"]).expanduser()).resolve()
@@ -95,7 +98,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         out=(project / Path(values["SLUICE_OUT"]).expanduser()).resolve(),
         airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
         api_port=_number(values, "SLUICE_API_PORT"),
-        postgres=_postgres(values, secrets),
+        postgres=_postgres(values, secrets, embedded=embedded),
+        metadata_password=SecretStr(secrets.get("postgres", "")),
         kafka=_kafka(values),
         clickhouse=_clickhouse(values, secrets, home),
         relay=_relay(values),
@@ -113,9 +117,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
 
 
-def _postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> PostgresSettings:
-    password = values["SLUICE_POSTGRES_PASSWORD"] or secrets.get("postgres", "")
-    own = OWN_POSTGRES if _is_own_postgres(values, secrets) else {}
+def _postgres(
+    values: Mapping[str, str], secrets: Mapping[str, str], *, embedded: bool
+) -> PostgresSettings:
+    generated = secrets.get("postgres", "") if embedded else ""
+    password = values["SLUICE_POSTGRES_PASSWORD"] or generated
+    own = OWN_POSTGRES if generated else {}
     return PostgresSettings(
         host=values["SLUICE_POSTGRES_HOST"],
         port=_number(values, "SLUICE_POSTGRES_PORT"),
@@ -123,6 +130,7 @@ def _postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> Postgres
         password=SecretStr(password),
         database=values["SLUICE_POSTGRES_DATABASE"],
         options={**own, **_flat(values, "SLUICE_POSTGRES_OPTIONS")},
+        embedded=embedded,
     )
 
 
@@ -178,12 +186,6 @@ def _processes(values: Mapping[str, str]) -> int:
     if not values["SLUICE_DRAIN_PROCESSES"]:
         return max(1, (os.cpu_count() or 1) // 2)
     return _number(values, "SLUICE_DRAIN_PROCESSES")
-
-
-def _is_own_postgres(values: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
-    """Whether the password is that of the embedded PostgreSQL."""
-    host = values["SLUICE_POSTGRES_HOST"] == VARIABLES["SLUICE_POSTGRES_HOST"][0]
-    return host and not values["SLUICE_POSTGRES_PASSWORD"] and "postgres" in secrets
 
 
 def _account(home: Path) -> int:

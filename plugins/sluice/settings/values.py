@@ -17,6 +17,8 @@ WRITER = "sluice"
 # The Airflow pool of every task that reads or writes ClickHouse, and its slots here.
 WAREHOUSE_POOL, WAREHOUSE_SLOTS = "sluice_warehouse", 4
 
+METADATA_PORT = 2  # offset from Airflow's own port; see Settings.metadata
+
 # SCRAM proves that the server knows the password. Another server that listens on the port could ask
 # for it in clear text.
 OWN_POSTGRES = {"require_auth": "scram-sha-256"}
@@ -24,7 +26,12 @@ OWN_POSTGRES = {"require_auth": "scram-sha-256"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSettings:
-    """Connection settings of the source; `options` are libpq's (sslmode and the like)."""
+    """Connection settings of the source.
+
+    Attributes:
+        options: libpq's (sslmode and the like).
+        embedded: whether it is the embedded stack's server: no other host or password is set.
+    """
 
     host: str
     port: int
@@ -32,6 +39,7 @@ class PostgresSettings:
     password: SecretStr
     database: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +167,7 @@ class Settings:
         carry_seconds: how long the count of a large table without changes is carried forward.
         letters_kept: how long dead letters are kept; None for ever.
         repair: `off`, `suggest` or `auto`.
+        metadata_password: of the embedded PostgreSQL; empty before its first run.
     """
 
     project: Path
@@ -182,6 +191,26 @@ class Settings:
     letters_kept: timedelta | None
     repair: str
     alerts: AlertSettings
+    metadata_password: SecretStr = field(default=SecretStr(""))
+
+    @property
+    def metadata(self) -> PostgresSettings:
+        """Return the settings of the embedded server with the metadata of the stack's Airflow.
+
+        It is the source's server, or another one beside a source that is not embedded. The
+        password is a secret of the stack.
+        """
+        if self.postgres.embedded:
+            return self.postgres
+        return PostgresSettings(
+            host="127.0.0.1",
+            port=self.airflow_port + METADATA_PORT,
+            user="postgres",
+            password=self.metadata_password,
+            database="airflow",
+            options=OWN_POSTGRES,
+            embedded=True,
+        )
 
     @property
     def compared(self) -> PostgresSettings:
