@@ -19,7 +19,6 @@ import airflow
 from airflow import plugins_manager
 from airflow.models.dag import DagModel
 from airflow.models.pool import Pool
-from airflow.sdk.configuration import conf
 from airflow.utils.session import create_session
 from fastapi import FastAPI
 from sqlalchemy import select
@@ -32,7 +31,7 @@ from sluice.clients.topics import Topics
 from sluice.errors import WrongUsage
 from sluice.operate.doctor import Diagnosis, Part, gathered, judged
 from sluice.operate.doctor.gathering import SILENCE_S
-from sluice.settings import PACKAGE, WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
+from sluice.settings import WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
 from sluice_airflow.addresses import PREFIX
 from sluice_airflow.connections import (
     CLICKHOUSE,
@@ -112,14 +111,12 @@ _ASKED = {POSTGRES: _ask_postgres, REDPANDA: _ask_broker, CLICKHOUSE: _ask_click
 
 def _plugin() -> Diagnosis:
     """Check that the CDC page is served, and that nothing else below plugins/ runs as a plugin."""
-    folder = conf.get("core", "plugins_folder")
     apps = {app["url_prefix"]: app["app"] for app in plugins_manager.get_fastapi_plugins()[0]}
     errors = plugins_manager.get_import_errors()
     if PREFIX not in apps:
-        remedy = (
-            f"install sluice where Airflow is, or set [core] plugins_folder to {PACKAGE.parent}"
-        )
-        return judged("airflow", "plugin", False, f"it is not in {folder}", remedy)
+        found = "no installed package has it as an entry point of airflow.plugins"
+        remedy = "install sluice anew where Airflow runs; in its repository: make setup"
+        return judged("airflow", "plugin", False, found, remedy)
     if errors:
         remedy = "copy plugins/.airflowignore as well, or fix the named errors"
         return judged("airflow", "plugin", False, "; ".join(sorted(errors)), remedy)

@@ -29,7 +29,6 @@ def describe(home: Path, **settings: str) -> Any:
         **settings,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'plugins'}",
     }
     script = Path(__file__).with_name("describe_dags.py")

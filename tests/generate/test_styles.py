@@ -32,7 +32,7 @@ from sluice.generate.runtime_schemas import sqlalchemy_to_pydantic
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
 from tests import styles
-from tests.styles.core import ODD
+from tests.styles.core import ODD, POINT
 from tests.styles.hostile import Envelope
 from tests.support.services import drop_slot
 from tests.support.waiting import until
@@ -83,7 +83,7 @@ def test_what_is_left_out_says_what_to_write_in_a_line() -> None:
         "column shapes_of_land._version is left out: it has the name of one of Sluice's own in"
         " ClickHouse; rename it",
         "column shapes_of_land.place is left out: it has the type POINT(), which has no lossless"
-        ' mapping; declare a type that has one, or mark it "exclude": True',
+        ' mapping; mark it "text": True to store its text, or "exclude": True',
         "column shapes_of_land.twice is left out: it is computed when it is read, so PostgreSQL"
         " does not send it; make it Computed(..., persisted=True), or leave it out of the model",
         "table keyless is left out: it has no primary key, which changes need; give it one in"
@@ -243,6 +243,8 @@ def value(column: sa.Column[Any], at: int) -> Any:
         return kind.enum_class(next(iter(kind.enum_class)).value) if kind.enum_class else "int"
     if column.info.get("exclude"):
         return SECRET
+    if isinstance(kind, POINT):
+        return f"({at}.50,-1e100)"
     if isinstance(kind, sa.JSON):
         return {"at": at}
     return at if isinstance(kind, sa.Integer) else f"{at} ü"
@@ -302,6 +304,12 @@ def test_they_go_through_the_whole_loop(
         sent = messages(settings, "cdc.accounts")
         assert len(sent) >= 4
         assert not any(SECRET.encode() in message for message in sent)
+        centers = "SELECT center FROM olap.dim_shapes_of_land ORDER BY id"
+        assert wiring.query(settings, centers)[1] == [
+            ("(1.5,-1e+100)",),
+            (None,),
+            ("(3.5,-1e+100)",),
+        ]
         assert report_of_projects(settings) == [(3, "3 ü", "3 ü", "3 ü")]
     finally:
         stop.set()

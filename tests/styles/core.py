@@ -100,6 +100,7 @@ Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("place", POINT),
+    Column("center", POINT, info={"text": True}),
     Column("_version", Integer),
     Column("twice", Integer, Computed("id * 2", persisted=False)),
     Column("name", String),

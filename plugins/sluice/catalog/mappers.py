@@ -143,7 +143,7 @@ def _column(declared: Declared, column: sa.Column[Any], profile: str) -> Column 
     if kind is None:
         return (
             f"has the type {column.type!r}, which has no lossless mapping",
-            'declare a type that has one, or mark it "exclude": True',
+            'mark it "text": True to store its text, or "exclude": True',
         )
     mapped = column_type(kind, nullable=bool(column.nullable))
     if column.computed is not None and column.computed.persisted is not True:
