@@ -115,7 +115,7 @@ def _plugin() -> Diagnosis:
     errors = plugins_manager.get_import_errors()
     if PREFIX not in apps:
         found = "no installed package has it as an entry point of airflow.plugins"
-        remedy = "install sluice anew where Airflow runs; in its repository: make setup"
+        remedy = "install sluice where Airflow runs; in its repository, run: make setup"
         return judged("airflow", "plugin", False, found, remedy)
     if errors:
         remedy = "copy plugins/.airflowignore as well, or fix the named errors"

@@ -158,7 +158,7 @@ class Shore:
         if statement:
             self.postgres(statement[1])
             return
-        orders = remedy.replace("If the models are wrong, run: make generate, sluice init", "")
+        orders = remedy.replace("If the models are wrong, run: sluice generate, sluice init", "")
         for order in re.findall(
             r"(?<!see: )sluice ((?:init|drain|resync|rebuild)[^;,\n]*)", orders
         ):

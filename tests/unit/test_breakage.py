@@ -78,6 +78,6 @@ def test_stale_generated_files_are_shown_as_a_difference_and_stop_init(tmp_path:
     assert done.returncode == 1
     assert "-    customer_id String" in done.stdout
     assert "+    customer_id Int32" in done.stdout
-    assert "make generate" in done.stderr
+    assert "sluice generate" in done.stderr
     with pytest.raises(StaleGenerated):
         require_current(catalog, tmp_path)

@@ -331,7 +331,7 @@ def test_a_missing_or_broken_schema_names_the_command_that_writes_it(fleet: Flee
         break_it()
         with pytest.raises(WrongUsage, match="has no schema of ferries") as caught:
             event_schema(catalog, catalog.table("ferries"))
-        assert caught.value.remedy == "run: make generate"
+        assert caught.value.remedy == "run: sluice generate"
     fleet.generate()
     assert event_schema(catalog, catalog.table("ferries")).__name__ == "FerryEvent"
 

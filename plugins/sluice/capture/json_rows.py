@@ -73,7 +73,8 @@ class RowEncoder:
         if missing:
             raise NeedsPerson(
                 f"table {table} has no column {', '.join(missing)}, its key in the models",
-                remedy="fix the model or the table (make generate), then: sluice relay --snapshot",
+                remedy="fix the model or the table (sluice generate), then:"
+                " sluice relay --snapshot",
             )
         self._key_at = [at[name] for name in key]
 

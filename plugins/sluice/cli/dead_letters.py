@@ -119,7 +119,7 @@ def replay(context: typer.Context, table: Table = "", where: Where = None) -> No
             if report.rejected:
                 raise RowsRejected(
                     f"{chosen.name}: {len(report.rejected)} events are still invalid",
-                    remedy="fix the models (make generate, sluice init); see: sluice dead-letters"
+                    remedy="fix the models (sluice generate, sluice init); see: sluice dead-letters"
                     f" list --table {chosen.name}",
                 )
     outcomes.require()

@@ -59,7 +59,7 @@ def generate(
         stale = difference(catalog, out, cluster)
         say(*(stale or "generated files are current").rstrip("\n").split("\n"))
         if stale:
-            raise StaleGenerated(remedy="run: make generate")
+            raise StaleGenerated(remedy="run: sluice generate")
         return
     changed = write_files(catalog, out, cluster)
     for path in changed:

@@ -224,7 +224,8 @@ def _show(settings: Settings) -> None:
         say(f"Store API   {places['store']}")
     secret = settings.clickhouse.password.get_secret_value()
     say(f"ClickHouse  {places['play']}  ({secret})")
-    say('Other clients: eval "$(.venv/bin/sluice env)"; stop the stack: make down')
+    program = sys.argv[0]
+    say(f'Other clients: eval "$({program} env)"; stop the stack: {program} down')
 
 
 def _follow(folder: Path) -> None:

@@ -278,7 +278,7 @@ class Drain(Resumption):
             return
         raise PoisonedTopic(
             f"{what}: {rejects[0].reason}",
-            remedy="the drain stopped before them. If the models are wrong, run: make generate,"
+            remedy="the drain stopped before them. If the models are wrong, run: sluice generate,"
             f" sluice init; otherwise run: sluice drain {table.name} --pass-rejects --until-empty,"
             f" which makes them dead letters, then: sluice resync {table.name}",
         )

@@ -35,7 +35,7 @@ def event_schema(catalog: Catalog, table: Table) -> Any:
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise WrongUsage(
             f"{catalog.schemas} has no schema of {table.name}: {error}",
-            remedy="run: make generate",
+            remedy="run: sluice generate",
         ) from error
 
 

@@ -139,7 +139,7 @@ def require_current(catalog: Catalog, out: Path, cluster: Cluster = ONE_SERVER) 
     ]
     if stale:
         raise StaleGenerated(
-            f"generated files are stale: {', '.join(stale)}", remedy="run: make generate"
+            f"generated files are stale: {', '.join(stale)}", remedy="run: sluice generate"
         )
 
 
