@@ -156,12 +156,12 @@ def _reflect(engine: sa.Engine, metadata: sa.MetaData, patterns: Sequence[str]) 
             columns = inspector.get_columns(name, schema)
             untyped = [str(c["name"]) for c in columns if isinstance(c["type"], sa.types.NullType)]
             unknown += [f"{schema}.{name}.{column}" for column in untyped]
-            sa.Table(
+            sa.Table(  # type: ignore[call-overload] # stubs lack inspectors, which keep what they read
                 name,
                 metadata,
                 schema=None if schema == _PUBLIC else schema,
-                autoload_with=inspector,  # type: ignore[call-overload] # stubs lack inspectors
-                exclude_columns=untyped,
+                autoload_with=inspector,
+                include_columns=[c["name"] for c in columns if c["name"] not in untyped],
                 resolve_fks=False,
             )
     if not metadata.tables:
