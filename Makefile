@@ -86,6 +86,7 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 	@echo "Installing the pinned packages..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt && $(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.txt || $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -rf plugins/sluice.egg-info # by which Airflow would find the plugin twice
 	@echo "Fetching ClickHouse..."
 	@$(BIN)/python -m sluice.embedded.clickhouse --fetch
 	@touch $@
