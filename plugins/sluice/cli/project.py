@@ -66,7 +66,7 @@ jobs:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: { python-version: "3.12" }
-      - run: pip install sluice
+      - run: pip install -r requirements.txt # with Sluice and what the models import
       - run: sluice generate --check
 """
 _OPTIONAL = {"README.md", ".env.example", ".gitignore", ".github/workflows/sluice.yml"}
@@ -137,7 +137,11 @@ def _files(name: str, models: str, url: URL | None) -> dict[str, str]:
             "database": url.database or "postgres",
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in url.query.items())
+        options = ", ".join(
+            f"{key} = {json.dumps(value)}"
+            for key, value in url.query.items()
+            if "password" not in key
+        )
         lines += [f"options = {{ {options} }}"] if options else []
         toml += "\n".join(["", "[postgres]", *lines, ""])
     return {
