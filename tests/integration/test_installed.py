@@ -162,8 +162,9 @@ def test_the_wheel_is_whole_and_takes_no_names_of_users(wheel: Path) -> None:
 def test_a_project_of_an_own_database_reaches_equality(
     theirs: Settings, scripts: Path, tmp_path: Path
 ) -> None:
-    variables, source = environment(theirs, scripts), theirs.postgres
+    source = theirs.postgres
     password = source.password.get_secret_value()
+    variables = {**environment(theirs, scripts), "SLUICE_POSTGRES_PASSWORD": password}
     url = f"postgresql://{source.user}:{password}@{source.host}:{source.port}/theirs"
     made = sluice("new", "geo", "--from-database", url, at=tmp_path, environment=variables)
     assert "facts, as a suggestion: atlas.roads" in made
