@@ -207,11 +207,21 @@ def test_a_project_of_an_own_database_reaches_equality(
 def settled(project: Path, variables: Mapping[str, str]) -> None:
     """Drain, rebuild and check until the row counts are compared and equal."""
 
-    def passed() -> bool:
-        command = [shutil.which("sluice", path=variables["PATH"]) or "", "quality", "--json"]
-        done = subprocess.run(
-            command, cwd=project, env=variables, capture_output=True, text=True, check=False
+    program = shutil.which("sluice", path=variables["PATH"]) or ""
+
+    def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, *arguments],
+            cwd=project,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
         )
+
+    def passed() -> bool:
+        ran("drain")  # the first copy is complete once it is drained
+        done = ran("quality", "--json")
         return done.returncode == 0 and bool(json.loads(done.stdout)["passed"])
 
     until(passed, "the checks pass")
