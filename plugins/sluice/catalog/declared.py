@@ -48,7 +48,7 @@ class Declared:
     def attribute(self, column: sa.Column[Any]) -> str:
         """Return the attribute of the class, or of a subclass, that holds a column."""
         for mapper in self.mappers:
-            if column in mapper.columns.values():
+            if mapper.columns.contains_column(column):
                 return mapper.get_property_by_column(column).key
         return str(column.key)
 
