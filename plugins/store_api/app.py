@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.orm import Mapper, Session
+from starlette.middleware.base import RequestResponseEndpoint
 
 import models.generated as schemas
 from models import Base
@@ -23,6 +24,8 @@ from sluice.settings import Settings, read_settings
 from store_api.database import make_engine
 
 _KEY_LIMIT = 2**31 - 1
+# Redoc's program loads a logo from its makers' server.
+_OWN_FILES = "default-src 'self' 'unsafe-inline' data: blob:"
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most rows to return.")]
 Offset = Annotated[int, Query(ge=0, le=_KEY_LIMIT, description="The rows to skip.")]
 
@@ -47,6 +50,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(IntegrityError, _conflict)
     app.add_exception_handler(DataError, _unprocessable)
     app.add_exception_handler(OperationalError, _unavailable)
+
+    @app.middleware("http")
+    async def confine(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response = await call_next(request)
+        response.headers["Content-Security-Policy"] = _OWN_FILES
+        return response
+
+    @app.get("/", include_in_schema=False)
+    def begin(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
     @app.get("/health", tags=["health"])
     def health(database: Annotated[Session, Depends(session)]) -> dict[str, str]:

@@ -92,6 +92,24 @@ def test_a_replay_starts_from_the_page_for_those_who_may_run_it(
         )
 
 
+def test_times_are_in_the_zone_that_airflow_shows(kept: None, look: Look) -> None:
+    page = look("viewer", timezone_id="Asia/Kolkata")  # half an hour from UTC's hours
+    page.goto("/sluice/?range=24h")
+    zone, tick = page.locator("#charts-title .zone"), page.locator(".chart .x").first
+    title = page.locator("#tables time").first
+    expect(zone).to_have_text(re.compile("^Asia/(Kolkata|Calcutta)$"))
+    expect(tick).to_have_text(re.compile(r"^\d\d:30$"))
+    for chosen, shown, minutes in (
+        ("Asia/Kathmandu", "Asia/Kat", "45"),
+        ("Nowhere/At all", "Asia/(Kol|Cal)", "30"),
+    ):
+        page.evaluate("zone => localStorage.setItem('timezone', JSON.stringify(zone))", chosen)
+        page.reload()
+        expect(zone).to_have_text(re.compile(f"^{shown}"))
+        expect(tick).to_have_text(re.compile(rf"^\d\d:{minutes}$"))
+        expect(title).to_have_attribute("title", re.compile(rf"^\d\d \w+ \d{{4}} .* {shown}"))
+
+
 def test_nothing_of_the_page_is_refused_by_its_own_policy(kept: None, look: Look) -> None:
     page = look("viewer")
     complaints: list[str] = []

@@ -41,10 +41,11 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """One interval of time: its place in the chart, and its readout."""
+    """One interval of time: its place in the chart, its beginning, and its readout."""
 
     x: float
     width: float
+    at: int
     when: str
     readout: str
     values: tuple[str, ...]
@@ -53,7 +54,11 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """The chart of a trend; `summary` describes it for screen readers."""
+    """The chart of a trend; `summary` describes it for screen readers.
+
+    Attributes:
+        x_ticks: place, text in UTC, seconds since 1970, and `time` or `day`, as the text shows.
+    """
 
     name: str
     title: str
@@ -61,7 +66,7 @@ class Chart:
     summary: str
     lines: tuple[Drawn, ...]
     y_ticks: tuple[tuple[float, str], ...]
-    x_ticks: tuple[tuple[float, str], ...]
+    x_ticks: tuple[tuple[float, str, int, str], ...]
     stretches: tuple[Stretch, ...]
 
 
@@ -153,13 +158,18 @@ def _bars(trend: Trend, top: float) -> tuple[Drawn, ...]:
     return tuple(lines)
 
 
-def _x_ticks(of: Trends) -> tuple[tuple[float, str], ...]:
+def _x_ticks(of: Trends) -> tuple[tuple[float, str, int, str], ...]:
     """Return ticks at round times, seven at most."""
     count = len(of.times)
     tick = next(step for step in _TICK_STEPS if count * of.step_s <= 7 * step)
     days = tick >= _DAY
     return tuple(
-        (_x(at, count), f"{moment:%d %b}" if days else f"{moment:%H:%M}")
+        (
+            _x(at, count),
+            f"{moment:%d %b}" if days else f"{moment:%H:%M}",
+            begins,
+            "day" if days else "time",
+        )
         for at, begins in enumerate(of.times)
         if begins % tick == 0 and at > 0 and _x(at, count) < WIDTH - _HALF_TICK
         for moment in [datetime.fromtimestamp(begins, timezone.utc)]
@@ -181,8 +191,9 @@ def _stretches(trend: Trend, of: Trends) -> list[Stretch]:
             Stretch(
                 x=_x(at, count),
                 width=width,
+                at=begins,
                 when=when,
-                readout=f"{when}: {readout}",
+                readout=readout,
                 values=texts,
                 empty=not any(values),
             )

@@ -16,6 +16,36 @@ function followTheme() {
   apply();
 }
 
+// The zone that Airflow shows: that which the user has chosen there, or the browser's.
+function zone() {
+  try {
+    const timeZone = JSON.parse(localStorage.getItem("timezone")) || undefined;
+    new Intl.DateTimeFormat("en-GB", { timeZone }); // throws where there is no such zone
+    return timeZone;
+  } catch {
+    return undefined;
+  }
+}
+
+// Texts that the server has written in UTC, in that zone; "full" is in titles too.
+function localise() {
+  const formats = {
+    time: { hour: "2-digit", minute: "2-digit" },
+    day: { day: "2-digit", month: "short" },
+    moment: { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit" },
+    full: { dateStyle: "medium", timeStyle: "medium" },
+  };
+  const format = (name) => new Intl.DateTimeFormat("en-GB", { ...formats[name], timeZone: zone() });
+  const shown = Object.fromEntries(Object.keys(formats).map((name) => [name, format(name)]));
+  const name = shown.time.resolvedOptions().timeZone;
+  for (const place of document.querySelectorAll("[data-at]")) {
+    const text = shown[place.dataset.form ?? "full"].format(place.dataset.at * 1000).replace(",", "");
+    if (place.tagName === "TIME") place.title = `${text} ${name}`;
+    else place.textContent = text;
+  }
+  for (const place of document.querySelectorAll(".zone")) place.textContent = name;
+}
+
 function say(text) {
   const line = document.getElementById("refreshed");
   if (line && line.textContent !== text) line.textContent = text;
@@ -38,6 +68,7 @@ function put(fresh) {
     old.replaceWith(next);
     next.scrollLeft = place;
   }
+  localise();
   if (paused()) return; // paused during the request
   const verdict = document.getElementById("verdict");
   say(verdict ? verdict.textContent.trim().replace(/^\S+\s+/, "") + "; live" : "live");
@@ -169,6 +200,7 @@ function leave(event) {
 }
 
 followTheme();
+localise();
 keepFresh();
 document.addEventListener("click", leave);
 document.addEventListener("submit", (event) => {
