@@ -37,6 +37,7 @@ NAMES = frozenset(table.name for table in CATALOG.tables)
 def engine(services: Settings) -> Iterator[Engine]:
     """A store with orders, whose relay runs."""
     load(services, customers=30, orders=60, seed=3)
+    wiring.query(services, "TRUNCATE TABLE cdc.dead_letters")  # of other modules
     with relaying(services):
         checked(services)
         engine = make_engine(services.postgres)

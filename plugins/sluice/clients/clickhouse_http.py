@@ -43,6 +43,8 @@ PINNED: Mapping[str, Any] = {
     "min_insert_block_size_rows": 1_048_449,
     "min_insert_block_size_bytes": 268_402_944,
 }
+# ClickHouse's codes for a request whose end is missing: the connection broke.
+_CUT_OFF = frozenset({32, 33})  # ATTEMPT_TO_READ_AFTER_EOF, CANNOT_READ_ALL_DATA
 _BUFFER = 256 << 10  # bytes of a chunk
 _CODE = "X-ClickHouse-Exception-Code"
 _SECONDS = 300.0  # clickhouse-driver's default of `send_receive_timeout`
@@ -179,6 +181,8 @@ def _require(settings: ClickHouseSettings, answer: HTTPResponse) -> bytes:
     if code is None:
         raise HTTPException(f"status {answer.status}")
     reason = text.decode(errors="replace").partition("DB::Exception: ")[2]
+    if int(code) in _CUT_OFF:
+        raise HTTPException(reason)
     raise server_error(_where(settings), driver_errors.ServerException(reason, int(code)))
 
 
