@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,17 +20,20 @@ from tests.support.pipeline import checked, relaying
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
 SCRIPT = """
-import sys
+import json, sys
 from sluice_airflow import tasks
 try:
-    getattr(tasks, sys.argv[1]).function()
+    getattr(tasks, sys.argv[1]).function(**json.loads(sys.argv[2]))
 except Exception as error:
     print(type(error).__name__, error, sep="\\n")
 """
 
 
-def said(task: str, services: Settings, home: Path, **variables: str) -> list[str]:
+def said(
+    task: str, services: Settings, home: Path, *, form: Any = None, **variables: str
+) -> list[str]:
     """What the task raises, as lines."""
+    given = json.dumps({"params": form} if form else {})
     environment = {
         **os.environ,
         **airflow_environment(home, services),
@@ -36,7 +41,7 @@ def said(task: str, services: Settings, home: Path, **variables: str) -> list[st
         **variables,
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, task],
+        [sys.executable, "-c", SCRIPT, task, given],
         env=environment,
         cwd=PROJECT,
         capture_output=True,
@@ -63,10 +68,10 @@ def test_the_task_fails_with_the_words_of_the_check_and_a_link_to_the_page(
     assert lines[-1] == "see: https://airflow.example.org/etl/sluice/"
 
 
-@pytest.mark.parametrize("task", ["compare", "compare_deeply"])
+@pytest.mark.parametrize(("task", "form"), [("compare", None), ("compare_deeply", {"tables": []})])
 def test_before_the_first_snapshots_end_nothing_is_compared_and_the_task_is_skipped(
-    services: Settings, tmp_path: Path, task: str
+    services: Settings, tmp_path: Path, task: str, form: Any
 ) -> None:
-    lines = said(task, services, tmp_path, SLUICE_SLOT="never_made")
+    lines = said(task, services, tmp_path, form=form, SLUICE_SLOT="never_made")
     assert "AirflowSkipException" in lines
     assert lines[-1].startswith("nothing to compare yet: no replication slot 'never_made'")

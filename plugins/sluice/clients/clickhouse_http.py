@@ -44,7 +44,8 @@ PINNED: Mapping[str, Any] = {
     "min_insert_block_size_bytes": 268_402_944,
 }
 # ClickHouse's codes for a request whose end is missing: the connection broke.
-_CUT_OFF = frozenset({32, 33})  # ATTEMPT_TO_READ_AFTER_EOF, CANNOT_READ_ALL_DATA
+# UNEXPECTED_END_OF_FILE, ATTEMPT_TO_READ_AFTER_EOF, CANNOT_READ_ALL_DATA
+_CUT_OFF = frozenset({3, 32, 33})
 _BUFFER = 256 << 10  # bytes of a chunk
 _CODE = "X-ClickHouse-Exception-Code"
 _SECONDS = 300.0  # clickhouse-driver's default of `send_receive_timeout`
