@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk import DAG, CronTriggerTimetable
 
 from sluice_airflow import tasks
 
@@ -20,12 +20,8 @@ with DAG(
     default_args=tasks.DEFAULTS,
     tags=["sluice", "quality"],
     params={
-        "tables": Param(
-            [],
-            type="array",
-            items={"type": "string", "enum": tasks.TABLES},
-            uniqueItems=True,
-            examples=tasks.TABLES,
+        "tables": tasks.several(
+            tasks.TABLES,
             title="Tables",
             description="The tables to compare, with the facts that read them. None: all.",
         ),

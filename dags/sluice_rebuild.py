@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from sluice_airflow import assets, deadlines, tasks
 
@@ -21,12 +21,8 @@ with DAG(
     default_args=tasks.DEFAULTS,
     tags=["sluice", "star"],
     params={
-        "full": Param(
-            [],
-            type="array",
-            items={"type": "string", "enum": tasks.FACTS},
-            uniqueItems=True,
-            examples=tasks.FACTS,
+        "full": tasks.several(
+            tasks.FACTS,
             title="In full",
             description="Facts whose rows are all recomputed, as after a check has found wrong"
             " ones. Readers have the present rows until the new ones replace them.",

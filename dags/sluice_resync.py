@@ -12,12 +12,8 @@ with DAG(
     description="Reads tables again from PostgreSQL while the minute loop keeps running.",
     **tasks.BY_HAND,
     params={
-        "tables": Param(
-            [],
-            type="array",
-            items={"type": "string", "enum": tasks.TABLES},
-            uniqueItems=True,
-            examples=tasks.TABLES,
+        "tables": tasks.several(
+            tasks.TABLES,
             title="Tables",
             description="The tables to compare and read again.",
         ),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import task
+from airflow.sdk import Param, task
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -50,6 +50,21 @@ def catalog() -> Catalog:
 
 TABLES = [table.name for table in catalog().tables]
 FACTS = [fact.name for fact in catalog().facts]
+
+
+def several(names: list[str], *, title: str, description: str) -> Param:
+    """Return a form's field that takes any of these names; none is preselected."""
+    return Param(
+        [],
+        type="array",
+        items={"type": "string", "enum": names},
+        uniqueItems=True,
+        examples=names,
+        title=title,
+        description=description,
+    )
+
+
 # The arguments of a DAG that a person starts with a form.
 BY_HAND: dict[str, Any] = {
     "schedule": None,

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from sluice.catalog.quality_options import Status
 from sluice.clients.slot_loss import cause, remedy
 from sluice.operate.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
+from sluice.quality.checks import ROWS
 
-_ROWS = frozenset({"row_count", "rows"})  # checks of a table's rows
 _SAFE_WAL = frozenset({"reserved", "extended"})
 
 
@@ -26,9 +26,11 @@ def concerns(
         if not service.answers:
             yield Concern(severity=BAD, what=service.error, remedy="sluice status")
     now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
+    wrong = {one.table for one in state.findings if one.check in ROWS and one.status == Status.FAIL}
     for result in state.findings:
         if (result.table, result.check) not in now:
-            yield _found(result, causes(result.table, state.findings, sources))
+            of = sources.get(result.table, ())
+            yield _found(result, tuple(table for table in of if table in wrong))
     if state.services[0].answers:
         yield from slot_concerns(state.slot)
     severities = {(result.table, result.check): _severity(result) for result in state.findings}
@@ -36,18 +38,6 @@ def concerns(
         for check, concern in _measured(table):
             graver = BAD in {concern.severity, severities.get((table.name, check))}
             yield replace(concern, severity=BAD) if graver else concern
-
-
-def causes(
-    name: str, findings: Sequence[CheckResult], sources: Mapping[str, Sequence[str]]
-) -> tuple[str, ...]:
-    """Return the tables with wrong rows among those that a fact or rollup is derived from."""
-    wrong = {
-        result.table
-        for result in findings
-        if result.check in _ROWS and result.status == Status.FAIL
-    }
-    return tuple(table for table in sources.get(name, ()) if table in wrong)
 
 
 def _found(result: CheckResult, follows: tuple[str, ...]) -> Concern:

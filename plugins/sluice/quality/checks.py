@@ -16,6 +16,8 @@ Ages = Mapping[tuple[str, str], int]
 
 
 _MOST_COUNTS = 20  # lines of equal counts
+# Checks of a table's rows.
+ROWS = frozenset({"row_count", "rows"})
 # Checks that count the same on both sides.
 COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
 

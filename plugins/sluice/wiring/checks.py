@@ -18,7 +18,7 @@ from sluice.errors import Lagging, SluiceError, StaleCheckpoint
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
 from sluice.quality.carried import Carried, CarriedForward, Place
-from sluice.quality.checks import Check, QualityReport, graded, passing, unmade
+from sluice.quality.checks import ROWS, Check, QualityReport, graded, passing, unmade
 from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
 from sluice.quality.expectations import Expectations
@@ -35,7 +35,6 @@ from sluice.wiring.backlog import drain_backlog
 from sluice.wiring.context import Run, opened
 from sluice.wiring.steps import rebuild_changed
 
-ROWS = frozenset({"row_count", "rows"})
 _NONE: Mapping[Place, str] = {}
 _WAITING = frozenset({Status.UNSETTLED, Status.WARN})
 _NOT_PASSED = Lagging("the drain did not pass the fence of this run", remedy="see: sluice status")

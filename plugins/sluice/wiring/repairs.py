@@ -16,7 +16,7 @@ from sluice.events.event import CONNECT
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import topics as topic_names
-from sluice.quality.checks import QualityReport
+from sluice.quality.checks import ROWS, QualityReport
 from sluice.repair.recover import MENDED, Recovery
 from sluice.repair.repair import AUTO, DIFF, Repair, selected
 from sluice.repair.repair import forecast as describe_repair
@@ -24,7 +24,7 @@ from sluice.settings import Settings
 from sluice.star.create import make_rebuild
 from sluice.warehouse.parked import Hole
 from sluice.wiring.ahead import put_below
-from sluice.wiring.checks import ROWS, check, compared, make_deep_check
+from sluice.wiring.checks import check, compared, make_deep_check
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_decoder, make_drain
 from sluice.wiring.parked import await_sent

@@ -14,7 +14,6 @@ from sluice.catalog import Table
 from sluice.catalog.key_selection import parse_key
 from sluice.errors import SluiceError, WrongUsage
 from sluice.operate import table_history as inspection
-from sluice.operate.health import causes
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overview
 from sluice.operate.row_comparison import ComparedRow
@@ -116,14 +115,13 @@ def show_fact(request: Request, fact: str, trusted: MayRepair) -> HTMLResponse:
             raise HTTPException(404, f"no fact {fact!r} in the models")
         pipeline = read_overview(reading, trusted=trusted)
         names = {fact, *(rollup.name for rollup in known.table.rollups)}
-        tables = {fact: [table.name for table in known.tables]}
-        follows = causes(fact, pipeline.findings, tables)
+        follows = {concern.table: concern.follows for concern in pipeline.concerns}
         values: dict[str, Any] = {
             "fact": known,
             "trusted": trusted,
             "state": next(state for state in pipeline.facts if state.name == fact),
             "repairs": [
-                fact_repair(finding, known, follows)
+                fact_repair(finding, known, follows[finding.table])
                 for finding in pipeline.findings
                 if finding.table in names
             ],

@@ -8,12 +8,12 @@ from typing import Any
 
 from sluice.catalog import Fact
 from sluice.operate.overview import CheckResult
-from sluice.quality.checks import COMPARED
+from sluice.quality.checks import COMPARED, ROWS
 from sluice_airflow.page.figures import counted
 
 RESYNC, REPLAY, DISMISS = "sluice_resync", "sluice_replay", "sluice_dismiss"
 DEEP_CHECK, REBUILD = "sluice_deep_quality", "sluice_rebuild"
-MISSING_ROWS = frozenset({"row_count", "rows", "gap"})  # a resync repairs these
+MISSING_ROWS = ROWS | {"gap"}  # a resync repairs these
 _MOST_KEYS = 99  # the overview has up to 100 keys of a finding, and then maybe not all
 
 
