@@ -108,14 +108,13 @@ def test_a_topic_that_was_made_again_and_has_outgrown_the_checkpoint_is_a_gap_to
     query = "SELECT argMax(next_offset, generation) FROM cdc.checkpoints"
     ((drained,),) = wiring.query(services, f"{query} WHERE source_table = 'products'")[1]
     make_again(services, "cdc.products")
-    for city in range(3):
-        with engine.begin() as connection:
-            connection.execute(text("UPDATE products SET category = :c"), {"c": f"c{city}"})
+    with engine.begin() as connection:  # other modules may have drained any number of messages
+        updates = int(drained) // connection.scalar(text("SELECT count(*) FROM products")) + 2
+        for update in range(updates):
+            connection.execute(text("UPDATE products SET category = :c"), {"c": f"c{update}"})
     topics = Topics(services.kafka)
 
     def outgrown() -> bool:
-        with engine.begin() as connection:
-            connection.execute(text("UPDATE products SET category = 'more'"))
         return topics.ends(["cdc.products"])["cdc.products"] > int(drained)
 
     until(outgrown, "the topic has outgrown the checkpoint")
