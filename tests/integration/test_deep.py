@@ -18,7 +18,10 @@ from sluice.capture.fenced_snapshot import exact_snapshot
 from sluice.errors import NotReady
 from sluice.quality import range_check, small_tables
 from sluice.quality.checks import Check
+from sluice.quality.deep_check import DeepCheck
+from sluice.quality.differences import TableFindings
 from sluice.settings import Settings
+from sluice.warehouse.key_ranges import Plan
 from store_api.database import make_engine
 from store_api.demo import Traffic, load
 from tests.integration import samples
@@ -282,6 +285,30 @@ def test_rows_lost_and_rows_too_many_that_cancel_out_in_the_counts_are_found(
         assert f"{key} {kind}" in found.difference
     repaired(services, found)
     assert deep(services, "orders").status == "pass"
+
+
+def test_what_a_resync_repaired_after_it_was_compared_is_no_finding(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that began before the repair would open the finding again."""
+    compare, compared = DeepCheck._table, list[int]()
+
+    def and_then_repaired(self: DeepCheck, snapshots: Any, plan: Plan) -> TableFindings:
+        findings = compare(self, snapshots, plan)
+        if plan.table.name == "orders":
+            compared.append(len(findings.differences))
+            if len(compared) == 1:
+                wiring.resync(services, "orders", keys=[findings.differences[0].key])
+        return findings
+
+    wiring.query(
+        services,
+        "INSERT INTO cdc.dim_order SELECT * REPLACE ('wrong' AS status, _version + 1 AS _version)"
+        " FROM cdc.dim_order FINAL ORDER BY id LIMIT 1",
+    )
+    monkeypatch.setattr(DeepCheck, "_table", and_then_repaired)
+    assert deep(services, "orders").status == "pass"
+    assert compared[0] == 1
 
 
 def test_a_delete_that_was_lost_and_a_version_beyond_all_are_found_and_repaired(

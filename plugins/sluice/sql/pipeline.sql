@@ -120,6 +120,11 @@ FROM cdc.quality_checks
 WHERE source_table IN {tables:Array(String)} AND status != 'unsettled'
 GROUP BY source_table, check;
 
+-- name: resynced_since
+-- Those of these tables of which a resync has ended since then.
+SELECT DISTINCT source_table FROM cdc.resyncs
+WHERE source_table IN {tables:Array(String)} AND finished_at >= {begun:DateTime64(3, 'UTC')};
+
 -- name: unsettled_for
 -- Check -> for how many seconds it has been unsettled, of those that have been since they were
 -- settled. Whether a table is caught up is settled when it is.
