@@ -37,6 +37,7 @@ def table(**changes: Any) -> TableState:
         postgres_rows=1,
         clickhouse_rows=1,
         counted_at=NOW,
+        compared_at=NOW,
         pending_events=2,
         freshness_s=5.0,
         dead_letters=0,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sluice.cli.status import print_status, read_status
+from sluice.cli.status import _is_broken, print_status, read_status
 from sluice.settings import read_settings
 from tests.support.services import free_ports
 
@@ -30,6 +30,7 @@ STATE: dict[str, Any] = {
             "pending_events": 1,
             "dead_letters": 0,
             "freshness_s": 0.5,
+            "compared_at": "2026-06-30T21:30:00+00:00",
         }
     },
     "facts": {"fact_order": {"rows": 5, "expected_rows": 6, "last_rebuild_at": None}},
@@ -132,3 +133,40 @@ def test_with_nothing_running_every_part_has_its_error_and_no_count_is_zero(
     assert state["fact"] == {"rows": None, "expected_rows": None, "last_rebuild_at": None}
     assert state["slot"] == {}
     assert state["healthy"] is False
+
+
+DEEP, EARLIER, LATER = "sluice_deep_quality", "2026-06-30T21:17:00Z", "2026-06-30T21:45:00Z"
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "run", "broken"),
+    [
+        ("sluice_drain", {"state": "failed", "start_date": EARLIER}, True),
+        ("sluice_drain", {"state": "running", "start_date": EARLIER}, False),
+        ("sluice_drain", {}, False),
+        (DEEP, {"state": "failed", "start_date": EARLIER, "conf": {}}, False),
+        (DEEP, {"state": "failed", "start_date": LATER, "conf": None}, True),
+        (DEEP, {"state": "failed", "start_date": None, "run_after": LATER}, True),
+        (DEEP, {"state": "failed", "start_date": LATER, "conf": {"tables": ["gone"]}}, False),
+        (DEEP, {"state": "failed", "start_date": EARLIER, "conf": {"tables": ["new"]}}, True),
+    ],
+)
+def test_a_deep_check_that_failed_counts_until_its_tables_are_compared(
+    dag_id: str, run: dict[str, Any], broken: bool
+) -> None:
+    """Its findings are concerns of their own, which end."""
+    tables = {"orders": STATE["tables"]["orders"]}
+    if (run.get("conf") or {}).get("tables") == ["new"]:
+        tables["new"] = {**tables["orders"], "compared_at": None}
+    assert _is_broken(dag_id, run, tables) is broken
+
+
+def test_problems_are_listed_with_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    concern = {"severity": "bad", "what": "orders: rows fail", "table": "orders", "follows": []}
+    fact = {**concern, "what": "fact_order: rows fail", "remedy": "", "follows": ("orders",)}
+    concerns = [{**concern, "remedy": "sluice resync orders --key 7"}, fact, *[fact] * 30]
+    print_status({**STATE, "concerns": concerns})
+    printed = capsys.readouterr().out
+    assert "bad: orders: rows fail; sluice resync orders --key 7\n" in printed
+    assert "bad: fact_order: rows fail; follows from orders\n" in printed
+    assert "and 12 more problems: sluice status --json\n" in printed

@@ -51,7 +51,7 @@ ASKING: dict[str, Callable[[int], object]] = {
     "PostgreSQL": lambda port: PostgresSource(settings(port).postgres).find_slot("s"),
     "broker": lambda port: Topics(settings(port).kafka, seconds=PATIENCE).epoch(),
     "ClickHouse": ask_clickhouse,
-    "Airflow's DAGs": lambda port: airflow(port).dag_ids(),
+    "Airflow's DAGs": lambda port: airflow(port).dags(),
     "Airflow's runs": lambda port: airflow(port).last_run("sluice_drain"),
     "Airflow's pools": lambda port: airflow(port).ensure_pool("p", 1),
     "Airflow's trigger": lambda port: airflow(port).trigger("sluice_drain"),

@@ -71,7 +71,7 @@ def wait(settings: Settings, api: AirflowApi, report: Callable[[str], None]) -> 
     """
     patience = Patience(_PATIENCE)
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
-    while set(DAGS) - (parsed := api.dag_ids()):
+    while set(DAGS) - (parsed := set(api.dags())):
         patience.require(frozenset(parsed), "Airflow has not parsed the DAGs", _log("scheduler"))
         time.sleep(_PAUSE)
     _wait_for_snapshot(settings, patience, report)  # earlier checks are skipped

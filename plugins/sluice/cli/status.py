@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -15,7 +15,9 @@ from sluice.clients import slot_loss
 from sluice.errors import SluiceError
 from sluice.settings import Settings
 
+_DEEP = "sluice_deep_quality"
 _NAMES = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
+_FIELDS = ("postgres_rows", "clickhouse_rows", "pending_events", "dead_letters", "freshness_s")
 _UNKNOWN = "?"
 _ROWS = 20  # so many tables are all shown; of more, at most as many with problems
 
@@ -38,15 +40,23 @@ def read_status(settings: Settings) -> dict[str, Any]:
     with _part("models", errors):
         state.update(wiring.status(settings))
     errors |= state.pop("errors", {})
+    broken = False
     if has_embedded():
         with _part("airflow", errors):
-            state["dags"] = _dag_states(settings)
+            runs, by_hand = _last_runs(settings)
+            state["dags"] = {dag_id: _dag_state(run) for dag_id, run in runs.items()}
+            broken = any(
+                _is_broken(dag_id, run, state["tables"])
+                for dag_id, run in runs.items()
+                if dag_id not in by_hand
+            )
     state["errors"] = errors
     if errors:
         state["error"] = "\n".join(dict.fromkeys(errors.values()))
     running = all(service["state"] == "running" for service in state["services"].values())
-    failed = any(dag["last_state"] == "failed" for dag in state["dags"].values())
-    return {**state, "healthy": running and not (failed or errors or state.get("troubles"))}
+    bad = any(concern["severity"] == "bad" for concern in state.get("concerns", ()))
+    healthy = running and not (broken or bad or errors or state.get("troubles"))
+    return {**state, "healthy": healthy}
 
 
 @contextmanager
@@ -64,20 +74,39 @@ def _services(settings: Settings) -> dict[str, Any]:
     return {name: asdict(service) for name, service in Stack(settings).states().items()}
 
 
-def _dag_states(settings: Settings) -> dict[str, Any]:
+def _last_runs(settings: Settings) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """Return DAG -> its last run, empty before the first, and the DAGs that people start."""
     from sluice.embedded.stack import Stack
 
     api = Stack(settings).airflow()
-    states = {}
-    for dag_id in sorted(api.dag_ids()):
-        run = api.last_run(dag_id) or {}
-        states[dag_id] = {
-            "last_state": run.get("state"),
-            "last_start": run.get("start_date"),
-            "last_end": run.get("end_date"),
-            "last_duration_s": run.get("duration"),
-        }
-    return states
+    dags = api.dags()
+    runs = {dag_id: api.last_run(dag_id) or {} for dag_id in sorted(dags)}
+    return runs, {dag_id for dag_id, scheduled in dags.items() if not scheduled}
+
+
+def _dag_state(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "last_state": run.get("state"),
+        "last_start": run.get("start_date"),
+        "last_end": run.get("end_date"),
+        "last_duration_s": run.get("duration"),
+    }
+
+
+def _is_broken(dag_id: str, run: Mapping[str, Any], tables: Mapping[str, Any]) -> bool:
+    """Whether the last run of a scheduled DAG means that the pipeline does not work.
+
+    A deep check fails when it finds a difference, which is a concern until it ends. Its failure
+    counts where it did not compare all of its tables, and nothing has since.
+    """
+    if run.get("state") != "failed":
+        return False
+    if dag_id != _DEEP:
+        return True
+    begun = run.get("start_date") or run["run_after"]
+    names = (run.get("conf") or {}).get("tables") or tables
+    compared = [tables[name]["compared_at"] for name in names if name in tables]
+    return any(at is None or _moment(at) < _moment(begun) for at in compared)
 
 
 def print_status(state: dict[str, Any], *, every: bool = False) -> None:
@@ -108,10 +137,21 @@ def print_status(state: dict[str, Any], *, every: bool = False) -> None:
         say(f"{dag_id}: {_run_words(dag)}")
     if "airflow" in errors:
         say("DAG runs: not known, as Airflow did not answer")
+    _print_concerns(state.get("concerns", ()))
     for name, trouble in state.get("troubles", {}).items():
         say(*f"{name}: {trouble}".split("\n"), err=True)
     if errors:
         say(*state["error"].split("\n"), err=True)
+
+
+def _print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
+    """Print each problem with the command that helps, the gravest first."""
+    for concern in concerns[:_ROWS]:
+        help_ = concern["remedy"] and f"; {concern['remedy']}"
+        cause = concern["follows"] and f"; follows from {', '.join(concern['follows'])}"
+        say(f"{concern['severity']}: {concern['what']}{cause or help_}")
+    if len(concerns) > _ROWS:
+        say(f"and {len(concerns) - _ROWS} more problems: sluice status --json")
 
 
 def _relay_line(relay: dict[str, Any]) -> str:
@@ -136,8 +176,11 @@ def _run_words(dag: dict[str, Any]) -> str:
 
 def _local(moment: str) -> str:
     """Return an ISO 8601 moment as a time of this machine's zone, with the zone's name."""
-    at = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
-    return f"{at:%Y-%m-%d %H:%M:%S %Z}"
+    return f"{_moment(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _slot_line(slot: dict[str, Any]) -> str:
@@ -175,7 +218,7 @@ def print_tables(state: dict[str, Any], *, every: bool = False) -> None:
 
 def _row(name: str, tables: dict[str, Any], facts: dict[str, Any]) -> Sequence[Any]:
     if name in tables:
-        return [name, *map(_known, tables[name].values())]
+        return [name, *(_known(tables[name][field]) for field in _FIELDS)]
     rows = (facts[name]["expected_rows"], facts[name]["rows"])
     return [name, *map(_known, rows), "", "", ""]
 
@@ -207,10 +250,7 @@ def _sums(tables: dict[str, Any], facts: dict[str, Any]) -> list[list[Any]]:
     """Return the sum of all tables, with the oldest freshness, and that of all facts."""
     fresh = [table["freshness_s"] for table in tables.values()]
     known = [seconds for seconds in fresh if seconds is not None]
-    sums = [
-        _sum(tables, field)
-        for field in ("postgres_rows", "clickhouse_rows", "pending_events", "dead_letters")
-    ]
+    sums = [_sum(tables, field) for field in _FIELDS[:-1]]
     rows = [_sum(facts, field) for field in ("expected_rows", "rows")]
     return [
         [f"all {len(tables)} tables", *sums, max(known, default=_UNKNOWN)],

@@ -141,10 +141,17 @@ class AirflowApi:
         except Retryable:
             return False
 
-    def dag_ids(self) -> set[str]:
-        """Return the ids of the parsed DAGs."""
+    def dags(self) -> dict[str, bool]:
+        """Return parsed DAG -> whether it has a schedule."""
         path = "/api/v2/dags?limit=100"
-        return self._authorised("GET", path, lambda page: {dag["dag_id"] for dag in page["dags"]})
+        return self._authorised(
+            "GET",
+            path,
+            lambda page: {
+                dag["dag_id"]: dag["timetable_summary"] not in {None, "None"}
+                for dag in page["dags"]
+            },
+        )
 
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create a pool unless it exists."""

@@ -38,6 +38,7 @@ from sluice.operate.overview import (
 
 T = TypeVar("T")
 _ROW_COUNT, _FACT_ROW_COUNT, _CAUGHT_UP = "row_count", "fact_row_count", "caught_up"
+_COLUMNS = "rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +247,7 @@ def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
     name = table.name
     checks = kept.checks.get(name, ()) if kept else ()
     counted = next((result for result in checks if result.check == _ROW_COUNT), None)
+    compared = next((result for result in checks if result.check == _COLUMNS), None)
     return TableState(
         name=name,
         topic=table.topic,
@@ -253,6 +255,7 @@ def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
         postgres_rows=counted.postgres if counted else None,
         clickhouse_rows=counted.clickhouse if counted else None,
         counted_at=counted.checked_at if counted else None,
+        compared_at=compared.checked_at if compared else None,
         pending_events=_pending(table, kept, ends) if kept and ends else None,
         freshness_s=_age(kept.fresh_at.get(name)) if kept else None,
         dead_letters=kept.dead_letters.get(name, 0) if kept else None,

@@ -71,6 +71,7 @@ class TableState:
 
     Attributes:
         postgres_rows, clickhouse_rows: those of the last row count, at `counted_at`.
+        compared_at: when every column of every row was last compared.
         pending_events: undrained events on the topic.
         freshness_s: seconds since ClickHouse was last known to equal PostgreSQL.
         dead_letters: open dead letters.
@@ -84,6 +85,7 @@ class TableState:
     postgres_rows: int | None
     clickhouse_rows: int | None
     counted_at: datetime | None
+    compared_at: datetime | None
     pending_events: int | None
     freshness_s: float | None
     dead_letters: int | None

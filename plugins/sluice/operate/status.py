@@ -37,6 +37,7 @@ def read_status(monitor: Monitor) -> dict[str, Any]:
             "pending_events": table.pending_events,
             "dead_letters": table.dead_letters,
             "freshness_s": table.freshness_s,
+            "compared_at": table.compared_at.isoformat() if table.compared_at else None,
         }
         for table in state.tables
     }
