@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 from psycopg2 import sql
 
 from sluice.catalog import Table
-from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.failpoints import Reached, ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Loaded:
 class Copying(Protocol):
     """Copies rows of a table as of a fence."""
 
-    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = go_on) -> Loaded:
+    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = ignore) -> Loaded:
         """Copy those of the selected rows that fit.
 
         Args:

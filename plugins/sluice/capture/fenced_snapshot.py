@@ -33,7 +33,7 @@ from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText
 from sluice.events.positions import parse_lsn
-from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.failpoints import Reached, ignore
 from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
@@ -83,7 +83,7 @@ class FencedReading:
         """See resync.Reading."""
         return checksum_rows(self._cursor, self._table, selection)
 
-    def read(self, selection: Selection, reached: Reached = go_on) -> int:
+    def read(self, selection: Selection, reached: Reached = ignore) -> int:
         """See resync.Reading."""
         readable = self._readable(selection)
         if readable is None:

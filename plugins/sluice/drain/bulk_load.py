@@ -32,7 +32,7 @@ from sluice.drain.resume import Resumption
 from sluice.errors import NeedsPerson, Refused
 from sluice.events.positions import before, pack
 from sluice.execution.contention import until_done
-from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.failpoints import Reached, ignore
 from sluice.execution.progress import Pace
 from sluice.generate.bulk import BulkRows, Place, bulk_rows
 from sluice.generate.clickhouse import MACHINE_COLUMNS, quoted
@@ -87,7 +87,7 @@ class BulkCopying:
         self._load, self._place, self._epoch = load, place, epoch
         self._table, self._copied = load.table, 0
 
-    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = go_on) -> Loaded:
+    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = ignore) -> Loaded:
         """See capture.bulk.Copying."""
         if differences := self._load.differences(self._table):
             return self._by_topic(condition, f"PostgreSQL differs from the model: {differences[0]}")

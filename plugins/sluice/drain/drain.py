@@ -41,7 +41,7 @@ from sluice.events.event import (
     place_of,
 )
 from sluice.events.positions import format_lsn, unpack
-from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.failpoints import Reached, ignore
 from sluice.execution.progress import Pace
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Drain(Resumption):
     pass_rejects: bool = False
     wal_end: AskEnd | None = None
     announced: Callable[[], str] = lambda: RELAY
-    reached: Reached = go_on
+    reached: Reached = ignore
 
     def run(self, decoder: Decoder, standing: Standing | None = None) -> DrainReport:
         """Drain one table until its topic's end or a limit is reached.

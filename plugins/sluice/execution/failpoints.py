@@ -7,5 +7,5 @@ from collections.abc import Callable
 Reached = Callable[[str], None]
 
 
-def go_on(_: str) -> None:
+def ignore(_: str) -> None:
     """Ignore a failpoint."""

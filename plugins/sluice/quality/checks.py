@@ -132,7 +132,7 @@ class QualityReport:
         outcomes.require()
 
 
-def unmade(table: str, check: str, error: SluiceError) -> Check:
+def not_checked(table: str, check: str, error: SluiceError) -> Check:
     """Return a check that an error prevented: unsettled if a later run may succeed, else failed."""
     return Check(
         table=table,

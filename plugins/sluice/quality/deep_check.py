@@ -30,7 +30,7 @@ from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.drain.ports import Checkpoint
 from sluice.errors import NotReady, SluiceError
 from sluice.events.event import CONNECT
-from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.failpoints import Reached, ignore
 from sluice.execution.outcomes import Outcomes
 from sluice.printable import named
 from sluice.quality.differences import TableFindings, seen_twice
@@ -80,7 +80,7 @@ class DeepCheck:
     restart: bool = False
     claim: Callable[[str], bool] = lambda _: True
     rows: int = _ROWS_IN_A_RANGE
-    reached: Reached = go_on
+    reached: Reached = ignore
 
     def tables(
         self, tables: Sequence[Table], outcomes: Outcomes
@@ -148,7 +148,7 @@ class DeepCheck:
             )
             return plan
         total, keys = snapshot.division(table, self.rows)
-        plan = replace(divided(table, Selection(), total, self.rows, keys), asked=DEEP_CHECK)
+        plan = replace(divided(table, Selection(), total, self.rows, keys), purpose=DEEP_CHECK)
         self.claim(plan.run)  # before another check can find it
         self.plans.keep(plan, epoch)
         self.reached("planned")

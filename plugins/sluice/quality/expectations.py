@@ -20,7 +20,7 @@ from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.clickhouse import external_table, literal, quoted
 from sluice.generate.row_text import clickhouse_as_of, clickhouse_key
-from sluice.quality.checks import Check, unmade
+from sluice.quality.checks import Check, not_checked
 
 _MOST_KEYS = 1000
 _MOST_NAMED = 20
@@ -79,13 +79,13 @@ class Expectations:
                 with outcomes.of(table.name):
                     checks += self._table(table, rules)
             if table.name in outcomes.troubles:
-                checks += self.unmade([table], outcomes.troubles[table.name])
+                checks += self.not_checked([table], outcomes.troubles[table.name])
         return tuple(checks)
 
-    def unmade(self, tables: Sequence[Table], error: SluiceError) -> list[Check]:
+    def not_checked(self, tables: Sequence[Table], error: SluiceError) -> list[Check]:
         """Return the checks of these tables as prevented by an error."""
         return [
-            unmade(table.name, rule.check, error)
+            not_checked(table.name, rule.check, error)
             for table in tables
             for rule in rules_of(self.catalog, table)
         ]

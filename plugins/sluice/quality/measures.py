@@ -21,7 +21,7 @@ from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.ahead import Ahead
 from sluice.quality.carried import Carried
-from sluice.quality.checks import Check, graded, unmade
+from sluice.quality.checks import Check, graded, not_checked
 from sluice.quality.fact_counts import FactCounts
 from sluice.warehouse.evolution import differing
 from sluice.warehouse.parked import Hole, Holes
@@ -104,7 +104,7 @@ class Conditions:
         ages, troubles = self.facts.behind(facts)
         for fact in facts:
             if fact.name in troubles:
-                yield unmade(fact.name, "freshness", troubles[fact.name])
+                yield not_checked(fact.name, "freshness", troubles[fact.name])
                 continue
             fresh = _measure(
                 fact.table,
@@ -154,7 +154,7 @@ class Conditions:
         findings = self.ahead.find_each(tables, outcomes, self.most_rows, unchanged)
         for table in tables:
             if table.name in outcomes.troubles:
-                yield unmade(table.name, "ahead", outcomes.troubles[table.name])
+                yield not_checked(table.name, "ahead", outcomes.troubles[table.name])
                 continue
             ahead = findings[table.name]
             yield Check(

@@ -30,8 +30,8 @@ from sluice.quality.checks import (
     Check,
     QualityReport,
     graded,
+    not_checked,
     passing,
-    unmade,
 )
 from sluice.quality.fences import Fences
 from sluice.quality.table_counts import TableCounts, version_at
@@ -190,7 +190,7 @@ class Quality:
         """Return checks of tables and facts that could not be compared."""
         facts = {fact.name for fact in self.catalog.facts}
         return [
-            unmade(name, "fact_row_count" if name in facts else "row_count", error)
+            not_checked(name, "fact_row_count" if name in facts else "row_count", error)
             for name, error in troubles.items()
         ]
 
@@ -209,7 +209,7 @@ class Quality:
                 age = ages.get((table.name, "caught_up"), 0)
                 yield _lagging(table, fence, error, slot, age)
             elif error is not None:
-                yield unmade(table.name, "caught_up", error)
+                yield not_checked(table.name, "caught_up", error)
             else:
                 yield Check(
                     table=table.name,

@@ -26,7 +26,7 @@ from sluice.quality.deep_check import DeepCheck
 from sluice.repair.repair import DIFF, Repair, forecast
 
 # Errors of a relay's preparation that a new slot fixes.
-MENDED = (SlotMissing, SlotLost, SlotRecreated, SourceChanged, PublicationIncomplete)
+RECOVERABLE = (SlotMissing, SlotLost, SlotRecreated, SourceChanged, PublicationIncomplete)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.errors import NotReady, RowsRejected
 from sluice.events.event import CONNECT, KeyText, place_of
 from sluice.events.positions import before, format_lsn, pack
-from sluice.execution.failpoints import Reached, go_on
+from sluice.execution.failpoints import Reached, ignore
 from sluice.generate.row_text import same_sum
 from sluice.repair.ghost_rows import checksum_below, live_keys_below
 from sluice.warehouse.key_ranges import KeyRange, Plan, Plans, Progress, RangeDone, divided
@@ -186,7 +186,7 @@ class Resync:
     plans: Plans
     hidden: Callable[[Table, Selection, int], int]
     rows: int = _ROWS_IN_A_RANGE
-    reached: Reached = go_on
+    reached: Reached = ignore
 
     def run(
         self,
@@ -253,7 +253,9 @@ class Resync:
             log.info("resync: %s", progress.add(part, done.rows))
         report = ResyncReport(
             table=table.name,
-            selection=plan.asked if shares == 1 else f"{plan.asked}, share {share + 1} of {shares}",
+            selection=plan.purpose
+            if shares == 1
+            else f"{plan.purpose}, share {share + 1} of {shares}",
             fence=fence,
             rows=rows,
             deleted=deleted,

@@ -30,7 +30,7 @@ _OPEN, _DONE, _DROPPED = "open", "done", "dropped"
 RESUMED_SECONDS = 6 * 3600
 # Less for a deep check, which reports the present state.
 _CHECK_RESUMED_SECONDS = 3600
-# `asked` of a deep check.
+# `purpose` of a deep check.
 DEEP_CHECK = "deep check"
 
 
@@ -65,7 +65,7 @@ class Plan:
     """The ranges of a run, and its progress.
 
     Attributes:
-        asked: the selection in words, or DEEP_CHECK.
+        purpose: the selection in words, or DEEP_CHECK.
         done: numbers of the finished ranges.
         rejected: numbers of the ranges with rows that could not be stored.
         noted_ago: seconds since the run's last note.
@@ -73,7 +73,7 @@ class Plan:
 
     table: Table
     run: str
-    asked: str
+    purpose: str
     ranges: tuple[KeyRange, ...]
     done: frozenset[int] = frozenset()
     rejected: frozenset[int] = frozenset()
@@ -87,7 +87,7 @@ class Plan:
     @property
     def whole(self) -> bool:
         """Whether the run is of all rows of the table."""
-        return self.asked == Selection().sentence()
+        return self.purpose == Selection().sentence()
 
     @property
     def finished(self) -> bool:
@@ -114,9 +114,9 @@ class Plans:
         plan = self._last(table, DEEP_CHECK, epoch)
         return plan if plan and plan.noted_ago <= _CHECK_RESUMED_SECONDS else None
 
-    def _last(self, table: Table, asked: str, epoch: int) -> Plan | None:
+    def _last(self, table: Table, purpose: str, epoch: int) -> Plan | None:
         rows = self.clickhouse.execute(
-            self.queries["last_run"], table=table.name, selection=asked, epoch=epoch
+            self.queries["last_run"], table=table.name, selection=purpose, epoch=epoch
         )
         run = str(rows[0][0])
         return self.find(table, run) if run else None
@@ -140,7 +140,7 @@ class Plans:
         return Plan(
             table=table,
             run=run,
-            asked=rows[0][-1],
+            purpose=rows[0][-1],
             ranges=ranges,
             done=frozenset(number for number, rejected in read.items() if not rejected),
             rejected=frozenset(number for number, rejected in read.items() if rejected),
@@ -158,7 +158,7 @@ class Plans:
             "source_table": [plan.table.name] * len(parts),
             "run": [plan.run] * len(parts),
             "number": [part.number for part in parts],
-            "selection": [plan.asked] * len(parts),
+            "selection": [plan.purpose] * len(parts),
             "epoch": [epoch] * len(parts),
             "state": [_OPEN] * len(parts),
             "rows": [part.rows for part in parts],
@@ -208,7 +208,7 @@ def divided(
     ]
     if selection.keys:
         parts = [KeyRange(number=0, rows=rows, selection=selection)]
-    return Plan(table=table, run=uuid4().hex, asked=selection.sentence(), ranges=tuple(parts))
+    return Plan(table=table, run=uuid4().hex, purpose=selection.sentence(), ranges=tuple(parts))
 
 
 class Progress:

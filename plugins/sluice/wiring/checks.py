@@ -18,7 +18,7 @@ from sluice.errors import Lagging, SluiceError, StaleCheckpoint
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
 from sluice.quality.carried import Carried, CarriedForward, Place
-from sluice.quality.checks import ROWS, Check, QualityReport, graded, passing, unmade
+from sluice.quality.checks import ROWS, Check, QualityReport, graded, not_checked, passing
 from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
 from sluice.quality.expectations import Expectations
@@ -220,7 +220,7 @@ def _held(
         drained=checks.drained,
     )
     ready, late = _parted(tables, report)
-    return checks.keep(report.fence, [*step.run(ready), *step.unmade(late, _NOT_PASSED)])
+    return checks.keep(report.fence, [*step.run(ready), *step.not_checked(late, _NOT_PASSED)])
 
 
 def _deep(
@@ -237,8 +237,8 @@ def _deep(
         deep = make_deep_check(run, snapshot, restart=restart, claim=claim)
         differing = _compared(run, deep, ready, outcomes)
     found = [table_check(table, findings) for table, findings in differing]
-    found += [unmade(table.name, "rows", _NOT_PASSED) for table in late]
-    found += [unmade(name, "rows", error) for name, error in outcomes.troubles.items()]
+    found += [not_checked(table.name, "rows", _NOT_PASSED) for table in late]
+    found += [not_checked(name, "rows", error) for name, error in outcomes.troubles.items()]
     for fact in run.catalog.facts:
         if any(table in tables for table in fact.tables):
             step = FactCheck(rebuild=make_rebuild(run.clickhouse, fact))
@@ -267,12 +267,12 @@ def _derived(step: FactCheck, fact: Fact, outcomes: Outcomes) -> Iterator[Check]
     with outcomes.of(fact.name):
         yield fact_check(fact, step.rows())
     if fact.name in outcomes.troubles:
-        yield unmade(fact.name, "fact_rows", outcomes.troubles[fact.name])
+        yield not_checked(fact.name, "fact_rows", outcomes.troubles[fact.name])
     for rollup in fact.table.rollups:
         with outcomes.of(rollup.name):
             yield rollup_check(rollup, step.rollup(rollup))
         if rollup.name in outcomes.troubles:
-            yield unmade(rollup.name, "rollup_rows", outcomes.troubles[rollup.name])
+            yield not_checked(rollup.name, "rollup_rows", outcomes.troubles[rollup.name])
 
 
 def _parted(tables: Sequence[Table], report: QualityReport) -> tuple[list[Table], list[Table]]:

@@ -17,7 +17,7 @@ from sluice.execution.contention import until_done
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.files import topics as topic_names
 from sluice.quality.checks import ROWS, QualityReport
-from sluice.repair.recover import MENDED, Recovery
+from sluice.repair.recover import RECOVERABLE, Recovery
 from sluice.repair.repair import AUTO, DIFF, Repair, selected
 from sluice.repair.repair import forecast as describe_repair
 from sluice.settings import Settings
@@ -223,13 +223,13 @@ def _fault(run: Run) -> tuple[SluiceError | None, dict[str, SluiceError]]:
         )
     except SlotBusy:
         return None, {}
-    except MENDED as error:
+    except RECOVERABLE as error:
         return error, {}
     if ready.confirmed_lsn is None:
         return SlotMissing("there is no slot"), {}
-    mended = [error for error in ready.unsent.values() if isinstance(error, MENDED)]
-    others = {name: e for name, e in ready.unsent.items() if not isinstance(e, MENDED)}
-    return next(iter(mended), None), others
+    recoverable = [error for error in ready.unsent.values() if isinstance(error, RECOVERABLE)]
+    others = {name: e for name, e in ready.unsent.items() if not isinstance(e, RECOVERABLE)}
+    return next(iter(recoverable), None), others
 
 
 def _drain_all(run: Run, table: Table) -> None:
