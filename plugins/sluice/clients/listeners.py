@@ -9,6 +9,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from sluice.errors import Unreachable
@@ -46,17 +48,20 @@ def listening_account(port: int) -> int | None:
 
 
 def _listening(port: int) -> Iterator[tuple[str, int]]:
-    """Yield address and account of each socket that listens on the port."""
+    """Yield address and account of each socket that listens on the port.
+
+    Linux lists these sockets before all others, of which there may be thousands, and makes the
+    lines as they are read (Documentation/networking/proc_net_tcp.rst).
+    """
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        try:
-            lines = table.read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            _, local, _, state, _, _, _, account, *_ = line.split()
-            address, _, number = local.partition(":")
-            if state == _LISTEN and int(number, 16) == port:
-                yield address, int(account)
+        with suppress(OSError), table.open() as lines:
+            for line in islice(lines, 1, None):
+                _, local, _, state, _, _, _, account, *_ = line.split()
+                address, _, number = local.partition(":")
+                if state != _LISTEN:
+                    break
+                if int(number, 16) == port:
+                    yield address, int(account)
 
 
 def _hexadecimal(address: str) -> str:
