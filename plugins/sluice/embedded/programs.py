@@ -108,6 +108,7 @@ def _stores(settings: Settings) -> list[Program]:
             address=kafka,
             ports={"SLUICE_KAFKA_PORT": int(kafka.rpartition(":")[2])},
             ready=lambda: _listens(kafka),
+            stop_signal="KILL",  # it keeps nothing, and would wait for its clients
         ),
         Program(
             name="clickhouse",

@@ -12,6 +12,7 @@ import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException
@@ -217,8 +218,17 @@ class Stack:
             return False
         pid = int(self._call("getPID"))
         self._call("shutdown")
-        self._wait(lambda: not _alive(pid), "supervisord")
+        self._wait(lambda: self._ended(pid), "supervisord")
         return True
+
+    def _ended(self, supervisor: int) -> bool:
+        """Whether the supervisor has ended; else wake it.
+
+        It stops one program each time it wakes: once a second, and for a call.
+        """
+        with suppress(NotReady, Unreachable):
+            self._call("getState")
+        return not _alive(supervisor)
 
     def data(self) -> list[Path]:
         """Return what the stack has made in its home: folders and the file of passwords."""
