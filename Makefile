@@ -13,7 +13,8 @@ export
 
 # Tests often wait for a service, so that more run at once than there are cores.
 WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
+# What they import is compiled once, whatever the machine says: hundreds of processes import it.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 
 .PHONY: up down env test test-fast test-services test-stacks check lint generate bench docs lock setup
 
@@ -84,7 +85,7 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 3; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) lacks venv or pip; on Debian: apt install python3-venv" >&2; exit 3; }
 	@echo "Installing the pinned packages..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt && $(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.txt || $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt && $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt || $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -rf plugins/sluice.egg-info # by which Airflow would find the plugin twice
 	@echo "Fetching ClickHouse..."

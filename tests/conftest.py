@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,12 @@ from tests.support.tiers import (  # noqa: F401 - hooks
 # An example may take as long as it needs: the machine is not what is tested.
 hypothesis_settings.register_profile("sluice", deadline=None)
 hypothesis_settings.load_profile("sluice")
+
+
+def pytest_collection_finish() -> None:
+    """Write no bytecode from now on: a test may change a module twice within a second."""
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.fixture(scope="session")
