@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sluice.catalog.quality_options import Status
+from sluice.operate.flow import stages
 from sluice.operate.health import concerns
 from sluice.operate.overview import CheckResult, FactState, Overview, Service, Slot, TableState
 
@@ -58,7 +59,12 @@ def pipeline(*tables: TableState, **changes: Any) -> Overview:
         concerns=(),
         findings=(),
     )
-    return replace(state, **changes)
+    return judged(replace(state, **changes))
+
+
+def judged(of: Overview) -> Overview:
+    """The same with the stages of its flow."""
+    return replace(of, flow=stages(of))
 
 
 def many(seed: int) -> Overview:
@@ -88,4 +94,4 @@ def many(seed: int) -> Overview:
         last_check=None,
     )
     of = pipeline(*states, facts=(fact,), findings=tuple(findings))
-    return replace(of, concerns=tuple(concerns(of)))
+    return judged(replace(of, concerns=tuple(concerns(of))))

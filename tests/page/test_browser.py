@@ -140,6 +140,11 @@ def test_of_many_tables_it_shows_some_and_finds_all(browser: Browser, size: Any)
     expect(page.get_by_role("columnheader", name="Last check").first).to_have_attribute(
         "aria-sort", "descending"
     )
+    first, second = (page.locator(".station").nth(at).bounding_box() for at in (0, 1))
+    assert first
+    assert second
+    assert (second["x"] == first["x"]) is (size is PHONE)  # the flow goes down, or to the right
+    assert (second["y"] == first["y"]) is (size is not PHONE)
     assert barriers(page) == []
     assert too_wide(page) <= 0
     page.context.close()

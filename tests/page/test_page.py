@@ -25,7 +25,13 @@ from tests.page.history import CUSTOMER, FAKED, PERSON
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
-LIVE = ("freshness_s", "slot.lag_bytes")  # go on between two requests
+LIVE = (
+    "freshness_s",
+    "slot.lag_bytes",
+    "unconfirmed",
+    "freshness",
+    "last_check",
+)  # go on between two requests
 
 
 class Shown(HTMLParser):
@@ -73,6 +79,9 @@ def by_path(overview: Any) -> dict[str, Any]:
         for state in overview[kind]:
             walk(state, f"{kind}.{state['name']}")
     walk(overview["slot"], "slot")
+    for stage in overview["flow"]:
+        for figure in (*stage["holds"], *filter(None, [stage["arriving"]])):
+            found[f"flow.{stage['name']}.{figure['name']}"] = figure["value"]
     return found
 
 

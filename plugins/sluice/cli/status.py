@@ -259,6 +259,6 @@ def _sums(tables: dict[str, Any], facts: dict[str, Any]) -> list[list[Any]]:
 
 
 def _sum(rows: dict[str, Any], field: str) -> Any:
-    from sluice.operate.status import known_sum
+    from sluice.operate.overview import known_sum
 
     return _known(known_sum(row[field] for row in rows.values()))

@@ -20,6 +20,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError
+from sluice.operate.flow import stages
 from sluice.operate.health import concerns
 from sluice.operate.overview import (
     BAD,
@@ -95,7 +96,8 @@ class Monitor:
         found = concerns(state, _sources(self.catalog))
         listed = tuple(sorted(found, key=lambda concern: concern.severity != BAD))
         healthy = all(concern.severity != BAD for concern in listed)
-        return replace(state, concerns=listed, healthy=healthy)
+        judged = replace(state, concerns=listed, healthy=healthy)
+        return replace(judged, flow=stages(judged))
 
     def _slot(self) -> Slot:
         try:

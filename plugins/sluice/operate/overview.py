@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 from sluice.catalog.quality_options import MEASURES, Limit, Status
 from sluice.errors import Unreachable
 
-BAD, WARN = "bad", "warn"
+BAD, WARN, GOOD = "bad", "warn", "good"
 POSTGRESQL, BROKER, CLICKHOUSE = "PostgreSQL", "broker", "ClickHouse"
 _BY_KEY = " --key "
 S = TypeVar("S", "TableState", "FactState")
@@ -150,8 +151,39 @@ class Concern:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A measured value; None where it is unknown."""
+
+    name: str
+    value: int | float | None
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage of the flow from PostgreSQL to the facts, or the checks of it.
+
+    Attributes:
+        status: `good`, `warn` (late, incomplete or unknown) or `bad`.
+        word: the status in words.
+        holds: its figures.
+        arriving: the figure of the way to it from the stage before. Default: none.
+    """
+
+    name: str
+    status: str
+    word: str
+    holds: tuple[Figure, ...] = ()
+    arriving: Figure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The overview of the pipeline; healthy when no concern is `bad`."""
+    """The overview of the pipeline; healthy when no concern is `bad`.
+
+    Attributes:
+        flow: the stages in the order of the flow, then the checks; see operate.flow.
+    """
 
     at: datetime
     healthy: bool
@@ -161,6 +193,7 @@ class Overview:
     services: tuple[Service, ...]
     concerns: tuple[Concern, ...]
     findings: tuple[CheckResult, ...]
+    flow: tuple[Stage, ...] = ()
 
     def without_keys(self) -> Overview:
         """The overview for those who may not see rows."""
@@ -172,11 +205,22 @@ class Overview:
             findings=tuple(one.without_keys() for one in self.findings),
         )
 
+    def answers(self, service: str) -> bool:
+        """Whether the service answered."""
+        return all(known.answers for known in self.services if known.name == service)
+
     def require_answer(self, service: str) -> None:
         """Raise Unreachable if the service did not answer, to save waiting for it again."""
         for known in self.services:
             if known.name == service and not known.answers:
                 raise Unreachable(known.error)
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of the counts that are known; None if there are some and none is known."""
+    every = list(counts)
+    known = [count for count in every if count is not None]
+    return sum(known) if known or not every else None
 
 
 def severities(of: Overview) -> dict[str, int]:

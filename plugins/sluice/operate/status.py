@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.generate.clickhouse import quoted
 from sluice.operate.monitor import Monitor
-from sluice.operate.overview import BROKER, CLICKHOUSE, POSTGRESQL, FactState, Slot
+from sluice.operate.overview import BROKER, CLICKHOUSE, POSTGRESQL, FactState, Slot, known_sum
 from sluice.quality.bulk import read_each
 
 # Service -> its program in the embedded stack, by which `errors` and `services` name it.
@@ -115,13 +115,6 @@ def _together(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "expected_rows": known_sum(fact["expected_rows"] for fact in facts.values()),
         "last_rebuild_at": min(rebuilt, default=None) if None not in rebuilt else None,
     }
-
-
-def known_sum(counts: Iterable[int | None]) -> int | None:
-    """Return the sum of the counts that are known; None if there are some and none is known."""
-    every = list(counts)
-    known = [count for count in every if count is not None]
-    return sum(known) if known or not every else None
 
 
 def _slot(slot: Slot) -> dict[str, Any]:

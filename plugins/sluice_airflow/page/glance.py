@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from sluice.catalog.quality_options import Status
 from sluice.operate.health import lateness, slot_concerns
-from sluice.operate.overview import BAD, WARN, Overview, TableState
+from sluice.operate.overview import BAD, GOOD, WARN, Overview, TableState
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
 
-GOOD = "good"
 # The worst result, its word on the page, and its status.
 _MATCHES = (
     (Status.FAIL, "differs", BAD),

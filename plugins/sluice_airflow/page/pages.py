@@ -18,7 +18,7 @@ from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overview
 from sluice.operate.row_comparison import ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES
-from sluice_airflow.page import charts, figures, glance, listing
+from sluice_airflow.page import charts, figures, flow, glance, listing
 from sluice_airflow.page.api import (
     DEFAULT,
     MOST_COMPARED,
@@ -79,6 +79,9 @@ def overview_values(
         "few": len(of.tables) + len(of.facts) <= listing.FEW,
         "most": listing.CONCERNS,
         "answers": glance.answers(of),
+        "stage_places": flow.stage_places(of),
+        "compared": flow.COMPARED,
+        "holding": flow.HOLDING,
         "charts": drawn,
     }
 
@@ -244,6 +247,8 @@ _templates.filters |= {
     "check_value": figures.check_value,
     "counted": figures.counted,
     "duration": figures.duration,
+    "figure_value": flow.figure_value,
+    "figure_words": flow.figure_words,
     "freshness_status": glance.freshness_status,
     "picked": lambda keys, rows: [rows[key] for key in keys if key in rows],
     "whole": figures.whole,
