@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.page.history import CUSTOMER, PERSON
+from tests.page.history import ACCEPTED, CUSTOMER, PERSON
 from tests.page.routes import OF_ROWS
 from tests.support.airflow import ROLES, airflow_environment
 
@@ -79,7 +79,7 @@ def everything(client: httpx.Client, routes: list[tuple[str, str]]) -> dict[str,
             address = path.replace("{table}", table)
             for name, value in VALUES.items():
                 address = address.replace(name, value)
-            asked = {"table": table, "key": str(CUSTOMER), "range": "24h"}
+            asked = {"table": table, "key": str(CUSTOMER), "range": "24h", "letter": str(ACCEPTED)}
             answer = client.request(method, address, params=asked)
             answers[f"{method} {address} {table}"] = f"{answer.text} {answer.headers}"
     return answers

@@ -21,7 +21,16 @@ from sluice.catalog.quality_options import Status
 from sluice.operate.overview import CheckResult
 from sluice_airflow.page.figures import apart, check_value
 from sluice_airflow.page.repairs import fact_repair, table_repair
-from tests.page.history import CUSTOMER, FAKED, PERSON
+from tests.page.history import (
+    ACCEPTED,
+    CUSTOMER,
+    DISMISSED,
+    FAKED,
+    LONG,
+    PERSON,
+    REJECTED,
+    REPLAYED,
+)
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
@@ -222,7 +231,9 @@ def test_rejected_events_are_shortened_and_never_markup(kept: None, person: Pers
     assert Shown(page.text).tags.count("script") == 1
     assert "&lt;script&gt;alert(1)" in page.text
     assert "x" * 250 not in page.text
-    (rejected,) = person("user").get("/sluice/api/v1/dead-letters?table=orders").json()
+    letters = person("user").get("/sluice/api/v1/dead-letters?table=orders").json()
+    assert [letter["offset"] for letter in letters] == [ACCEPTED, REJECTED]
+    rejected = letters[1]
     assert len(rejected["value"]) == 200
     assert rejected["value_bytes"] == len(PERSON) + len(FAKED) + 1000
 
@@ -263,6 +274,43 @@ def test_rejected_events_offer_replay_and_dismissal_and_tables_without_any_do_no
     assert "sluice_replay" not in other
     assert '<input id="dismiss-reason" name="reason"' in page
     assert "sluice_dismiss" not in other
+
+
+def test_a_replay_is_offered_where_the_models_accept_the_message_now(
+    kept: None, person: Person
+) -> None:
+    def shown(offset: int) -> str:
+        return person("user").get(f"/sluice/tables/orders?letter={offset}").text
+
+    accepted, rejected = shown(ACCEPTED), shown(REJECTED)
+    alone = {"table": "orders", "where": [f"offset={ACCEPTED}"]}
+    assert ("sluice_replay", alone) in list(forms(accepted))
+    assert re.search(r"payload.total .*rejected</span></th><td><mark>&#34;9.90&#34;", accepted)
+    assert "numeric(10, 2)" in accepted.lower()
+    assert "A replay rejects it again" in rejected
+    assert unescape(rejected).count(PERSON + LONG) == 1  # the whole message
+    assert [conf for dag, conf in forms(rejected) if dag == "sluice_replay"] == [
+        {"table": "orders", "where": None}
+    ]
+    assert "There is no dead letter at offset 5" in shown(5)
+    assert person("user").get("/sluice/tables/orders?letter=-1").status_code == 422
+
+
+def test_letters_that_ended_say_how_and_by_whom(kept: None, person: Person) -> None:
+    user, viewer = (person(role).get("/sluice/tables/orders").text for role in ("user", "viewer"))
+    for page in (user, viewer):
+        ended = page[page.index('id="ended-letters"') :]
+        assert re.search(rf"{DISMISSED}.*?dismissed.*?ann.*?payload.status", ended, re.DOTALL)
+        assert re.search(rf"{REPLAYED}.*?replayed.*?bob.*?payload.total", ended, re.DOTALL)
+    assert f"a test of {PERSON}" in user
+    assert "a test of" not in viewer
+    for offset, state in ((DISMISSED, "dismissed"), (REPLAYED, "replayed")):
+        page = person("user").get(f"/sluice/tables/orders?letter={offset}").text
+        assert f"Offset {offset}, {state}" in page
+        assert "A replay" not in page[page.index('id="letter"') : page.index("</article>")]
+    assert (
+        'id="letter"' not in person("viewer").get(f"/sluice/tables/orders?letter={ACCEPTED}").text
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:

@@ -1,4 +1,4 @@
-"""Reads the history of one table: its runs, its dead letters, the versions of a row."""
+"""Reads the history of one table: its runs, the versions of a row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sluice.generate.clickhouse import quoted
 from sluice.operate.monitor import check_result, drain_run, rebuild_run
 from sluice.operate.overview import CheckResult, DrainRun, RebuildRun
 
-RUNS, REJECTED, VERSIONS = 20, 50, 50
+RUNS, VERSIONS = 20, 50
 _LONGEST = 200  # characters of a value
 
 
@@ -46,24 +46,6 @@ class ClosedFinding:
     failed_at: datetime
     passed_at: datetime
     repair: ResyncRun | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RejectedEvent:
-    """A dead letter.
-
-    Attributes:
-        key, value, reason: shortened.
-        value_bytes: the full length of the value.
-    """
-
-    table: str
-    offset: int
-    rejected_at: datetime
-    key: str
-    value: str
-    value_bytes: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,15 +143,6 @@ def read_rebuilds(
     """Return a fact's last rebuilds, newest first."""
     rows = clickhouse.execute(queries["rebuilds_of"], fact=fact, limit=RUNS)
     return tuple(rebuild_run(*row) for row in rows)
-
-
-def read_rejected(
-    clickhouse: ClickHouse, queries: Mapping[str, str], table: str = ""
-) -> tuple[RejectedEvent, ...]:
-    """Return the newest dead letters of a table, or of all tables."""
-    rows = clickhouse.execute(queries["rejected"], table=table, limit=REJECTED)
-    names = ("table", "offset", "rejected_at", "key", "value", "value_bytes", "reason")
-    return tuple(RejectedEvent(**dict(zip(names, row, strict=True))) for row in rows)
 
 
 def read_versions(clickhouse: ClickHouse, table: Table, key: KeyText) -> tuple[Version, ...]:

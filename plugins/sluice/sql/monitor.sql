@@ -98,9 +98,35 @@ GROUP BY check, failed_at
 ORDER BY passed_at DESC, check;
 
 -- name: rejected
--- Rejected events, the newest first, their texts shortened and made valid UTF-8.
+-- Open rejected events, the newest first, their texts shortened and made valid UTF-8.
+-- Of all others, the values are not read.
 SELECT source_table, offset, rejected_at, toValidUTF8(left(key, 200)),
     toValidUTF8(left(value, 200)), length(value), toValidUTF8(left(reason, 300))
 FROM cdc.dead_letters FINAL
-WHERE state = 'open' AND ({table:String} = '' OR source_table = {table:String})
-ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32};
+WHERE (source_table, broker_epoch, offset) IN (
+    SELECT source_table, broker_epoch, offset FROM cdc.dead_letters FINAL
+    WHERE state = 'open' AND ({table:String} = '' OR source_table = {table:String})
+    ORDER BY rejected_at DESC, source_table, offset DESC LIMIT {limit:UInt32}
+)
+ORDER BY rejected_at DESC, source_table, offset DESC;
+
+-- name: ended_letters
+-- A table's rejected events that are no longer open, those that ended last first.
+SELECT offset, state, coalesce(replayed_at, dismissed_at, resolved_at) AS ended_at,
+    multiIf(state = 'replayed', replayed_by, state = 'dismissed', dismissed_by, '') AS ended_by,
+    if(state = 'dismissed', why, '') AS dismissed_for, toValidUTF8(left(reason, 300)) AS reason
+FROM (
+    SELECT broker_epoch, offset, state, replayed_at, dismissed_at, resolved_at, replayed_by, reason
+    FROM cdc.dead_letters FINAL WHERE source_table = {table:String} AND state != 'open'
+    ORDER BY coalesce(replayed_at, dismissed_at, resolved_at) DESC LIMIT {limit:UInt32}
+) AS letters
+LEFT JOIN (
+    SELECT broker_epoch, offset, argMax(dismissed_by, at) AS dismissed_by,
+        argMax(reason, at) AS why
+    FROM (
+        SELECT broker_epoch, offset, dismissed_by, reason, dismissed_at AS at
+        FROM cdc.dead_letter_dismissals WHERE source_table = {table:String}
+    )
+    GROUP BY broker_epoch, offset
+) AS dismissals USING (broker_epoch, offset)
+ORDER BY ended_at DESC, offset DESC;

@@ -17,8 +17,9 @@ from sluice.errors import NotReady, WrongUsage
 from sluice.operate import table_history as inspection
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CheckResult, Overview
+from sluice.operate.rejected import RejectedEvent, read_rejected
 from sluice.operate.row_comparison import ComparedRow, compare_rows
-from sluice.operate.table_history import RejectedEvent, TableRuns, Version
+from sluice.operate.table_history import TableRuns, Version
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.limits import Shared
@@ -196,7 +197,7 @@ def dead_letters(table: str = "") -> tuple[RejectedEvent, ...]:
     with monitor() as reading:
         if table:
             known_table(reading, table)
-        return inspection.read_rejected(reading.clickhouse, reading.queries, table)
+        return read_rejected(reading.clickhouse, reading.queries, table)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, tags=["now"])

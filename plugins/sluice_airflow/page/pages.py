@@ -30,6 +30,7 @@ from sluice_airflow.page.api import (
     read_runs,
     trends_of,
 )
+from sluice_airflow.page.letters import letters_of
 from sluice_airflow.page.listing import Choice, Sort
 from sluice_airflow.page.repairs import (
     DEEP_CHECK,
@@ -88,7 +89,12 @@ def overview_values(
 
 @router.get("/tables/{table}")
 def show_table(
-    request: Request, table: str, trusted: MayRepair, range: Range = DEFAULT, key: str = ""
+    request: Request,
+    table: str,
+    trusted: MayRepair,
+    range: Range = DEFAULT,
+    key: str = "",
+    letter: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
 ) -> HTMLResponse:
     """Return a table's page; only users who may repair the table see values of its rows."""
     with monitor() as reading:
@@ -104,6 +110,7 @@ def show_table(
             "compared": _compared(reading, pipeline, known, findings) if trusted else {},
             "charts": _charts(reading, pipeline, range.value, table),
             **_inspected(reading, pipeline, known, trusted),
+            **letters_of(reading, pipeline, known, letter if trusted else None),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
     return _page(request, "table.html", range.value, **values)
@@ -165,10 +172,9 @@ def _inspected(reading: Monitor, of: Overview, table: Table, trusted: bool) -> d
         of.require_answer(CLICKHOUSE)
         return {
             "runs": read_runs(reading, table, trusted=trusted),
-            "rejected": inspection.read_rejected(reading.clickhouse, reading.queries, table.name),
         }
     except SluiceError:
-        return {"runs": None, "rejected": ()}
+        return {"runs": None}
 
 
 def _fact_runs(reading: Monitor, of: Overview, fact: str, trusted: bool) -> dict[str, Any]:
