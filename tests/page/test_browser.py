@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sluice.clients.clickhouse import ClickHouse
+from sluice.operate.trends import latest
 from sluice.settings import PROJECT, Settings
 from sluice_airflow.page.listing import CONCERNS, SIZE, Choice
 from tests.page.overviews import many
@@ -126,8 +127,8 @@ def test_nothing_of_the_page_is_refused_by_its_own_policy(kept: None, look: Look
 def test_of_many_tables_it_shows_some_and_finds_all(browser: Browser, size: Any) -> None:
     from sluice_airflow.page.pages import overview_values, render
 
-    of, choice = many(1), Choice(range="1h", q="order")
-    shared = {"root": "/sluice", "airflow": "", "range": "1h", "ranges": ["1h"]}
+    of, choice = many(1), Choice(period=latest("1h"), q="order")
+    shared = {"root": "/sluice", "airflow": "", "period": latest("1h"), "ranges": ["1h"]}
     html = render("overview.html", {**shared, **overview_values(of, choice, None)})
     assert len(html) < 150_000
     page = browser.new_context(viewport=size).new_page()

@@ -22,6 +22,7 @@ from sluice.operate.overview import (
     Service,
     Slot,
 )
+from sluice.operate.trends import latest
 from sluice_airflow.page.flow import figure_value, figure_words, stage_places
 from tests.page.overviews import COUNT, NOW, many, pipeline, result, table
 
@@ -208,8 +209,10 @@ def test_every_stage_leads_to_what_the_page_has(of: Overview) -> None:
     from sluice_airflow.page.listing import Choice
     from sluice_airflow.page.pages import overview_values, render
 
-    shared = {"root": "/sluice", "airflow": "", "range": "1h", "ranges": ["1h"]}
-    html = render("overview.html", {**shared, **overview_values(of, Choice(range="1h"), None)})
+    shared = {"root": "/sluice", "airflow": "", "period": latest("1h"), "ranges": ["1h"]}
+    html = render(
+        "overview.html", {**shared, **overview_values(of, Choice(period=latest("1h")), None)}
+    )
     stations = re.findall(r'class="station \w+" href="/sluice/([^"]*)"', html)
     assert stations == [stage_places(of)[stage.name].replace("&", "&amp;") for stage in of.flow]
     for address in stations:

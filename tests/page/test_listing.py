@@ -12,6 +12,7 @@ import pytest
 
 from sluice.cli.status import print_tables
 from sluice.operate.overview import BAD, Overview, TableState, severities
+from sluice.operate.trends import latest
 from sluice_airflow.page.listing import PROBLEMS, SIZE, Choice, Listing, Sort, listed
 from sluice_airflow.page.metrics import SERIES_OF, exposition
 from tests.page.overviews import COUNT, many
@@ -29,7 +30,7 @@ def test_all_pages_together_are_what_matches_each_once_in_order(
     sort: str, q: str, only: bool
 ) -> None:
     of = many(1)
-    shown = list(pages(of, Choice(range="1h", q=q, only=only, sort=sort)))
+    shown = list(pages(of, Choice(period=latest("1h"), q=q, only=only, sort=sort)))
     names = [state.name for page in shown for state in page.states]
     grave = severities(of)
     wanted = [
@@ -56,20 +57,20 @@ def test_all_pages_together_are_what_matches_each_once_in_order(
 
 def test_a_page_beyond_the_last_is_the_last() -> None:
     of = many(1)
-    last = listed(of.tables, of, Choice(range="1h", page=6))
+    last = listed(of.tables, of, Choice(period=latest("1h"), page=6))
     assert (last.page, last.pages, last.first, len(last.states)) == (6, 6, 251, 50)
-    assert listed(of.tables, of, Choice(range="1h", page=99)) == last
-    assert listed((), of, Choice(range="1h")).first == 0
+    assert listed(of.tables, of, Choice(period=latest("1h"), page=99)) == last
+    assert listed((), of, Choice(period=latest("1h"))).first == 0
 
 
 def test_an_address_keeps_the_choice_and_a_new_list_begins_at_its_first_page() -> None:
-    choice = Choice(range="6h", q="a&b", only=True, sort="pending", page=3)
+    choice = Choice(period=latest("6h"), q="a&b", only=True, sort="pending", page=3)
     kept = {"range": ["6h"], "q": ["a&b"], "only": ["1"], "sort": ["pending"], "page": ["3"]}
     assert parse_qs(choice.address()) == kept
     assert parse_qs(choice.address(range="1h")) == {**kept, "range": ["1h"]}
     kept.pop("page")
     assert parse_qs(choice.address(sort="name")) == {**kept, "sort": ["name"]}
-    assert Choice(range="1h").address() == "range=1h"
+    assert Choice(period=latest("1h")).address() == "range=1h"
 
 
 @pytest.mark.parametrize("most", [0, 7, SERIES_OF, COUNT])

@@ -319,7 +319,7 @@ def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:
             assert address.startswith(("/sluice/", "/dags/"))
 
 
-@pytest.mark.parametrize("reach", ["1h", "6h", "24h", "7d", "30d"])
+@pytest.mark.parametrize("reach", ["30m", "1h", "6h", "24h", "7d", "30d"])
 def test_trends_cover_their_range_to_the_present(kept: None, reach: str, person: Person) -> None:
     trends = person("viewer").get(f"/sluice/api/v1/trends?range={reach}").json()
     times, step = trends["times"], trends["step_s"]

@@ -15,6 +15,7 @@ from sluice.events.positions import format_lsn, unpack
 from sluice.generate.clickhouse import quoted
 from sluice.operate.monitor import check_result, drain_run, rebuild_run
 from sluice.operate.overview import CheckResult, DrainRun, RebuildRun
+from sluice.operate.trends import ALWAYS, Period
 
 RUNS, VERSIONS = 20, 50
 _LONGEST = 200  # characters of a value
@@ -92,28 +93,41 @@ def _without_bounds(run: ResyncRun) -> ResyncRun:
     return replace(run, selection=without_bounds(run.selection))
 
 
-def read_runs(clickhouse: ClickHouse, queries: Mapping[str, str], table: Table) -> TableRuns:
-    """Return the last runs of each kind."""
-
-    def rows(name: str) -> list[tuple[Any, ...]]:
-        return clickhouse.execute(queries[name], table=table.name, limit=RUNS)
-
-    resyncs = [
-        ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True))) for row in rows("resyncs_of")
-    ]
+def read_runs(
+    clickhouse: ClickHouse, queries: Mapping[str, str], table: Table, period: Period = ALWAYS
+) -> TableRuns:
+    """Return the last runs of each kind in a period, and the checks that passed again lately."""
+    drains = _rows(clickhouse, queries, "drains_of", period, table=table.name)
     return TableRuns(
-        drains=tuple(drain_run(*row) for row in rows("drains_of")),
-        checks=read_checks(clickhouse, queries, table.name),
-        resyncs=tuple(resyncs),
-        closed=read_closed(clickhouse, queries, table.name, resyncs),
+        drains=tuple(drain_run(*row) for row in drains),
+        checks=read_checks(clickhouse, queries, table.name, period),
+        resyncs=_resyncs(clickhouse, queries, table, period),
+        closed=read_closed(
+            clickhouse, queries, table.name, _resyncs(clickhouse, queries, table, ALWAYS)
+        ),
+    )
+
+
+def _resyncs(
+    clickhouse: ClickHouse, queries: Mapping[str, str], table: Table, period: Period
+) -> tuple[ResyncRun, ...]:
+    rows = _rows(clickhouse, queries, "resyncs_of", period, table=table.name)
+    return tuple(ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True))) for row in rows)
+
+
+def _rows(
+    clickhouse: ClickHouse, queries: Mapping[str, str], query: str, period: Period, **values: Any
+) -> list[tuple[Any, ...]]:
+    return clickhouse.execute(
+        queries[query], start=period.start, end=period.end, limit=RUNS, **values
     )
 
 
 def read_checks(
-    clickhouse: ClickHouse, queries: Mapping[str, str], name: str
+    clickhouse: ClickHouse, queries: Mapping[str, str], name: str, period: Period = ALWAYS
 ) -> tuple[CheckResult, ...]:
-    """Return the last check results of a table or fact, newest first."""
-    rows = clickhouse.execute(queries["checks_of"], table=name, limit=RUNS)
+    """Return the last check results of a table or fact in a period, newest first."""
+    rows = _rows(clickhouse, queries, "checks_of", period, table=name)
     return tuple(check_result(name, check, at, *values) for at, check, *values in rows)
 
 
@@ -138,10 +152,10 @@ def read_closed(
 
 
 def read_rebuilds(
-    clickhouse: ClickHouse, queries: Mapping[str, str], fact: str
+    clickhouse: ClickHouse, queries: Mapping[str, str], fact: str, period: Period = ALWAYS
 ) -> tuple[RebuildRun, ...]:
-    """Return a fact's last rebuilds, newest first."""
-    rows = clickhouse.execute(queries["rebuilds_of"], fact=fact, limit=RUNS)
+    """Return a fact's last rebuilds in a period, newest first."""
+    rows = _rows(clickhouse, queries, "rebuilds_of", period, fact=fact)
     return tuple(rebuild_run(*row) for row in rows)
 
 

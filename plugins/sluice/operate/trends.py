@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sluice.clients.clickhouse import ClickHouse
 
 # Range -> (its length, its interval), in seconds.
 RANGES: dict[str, tuple[int, int]] = {
+    "30m": (1800, 60),
     "1h": (3600, 60),
     "6h": (6 * 3600, 300),
     "24h": (24 * 3600, 1200),
@@ -19,6 +21,55 @@ RANGES: dict[str, tuple[int, int]] = {
 }
 DEFAULT_RANGE = "1h"
 _MINUTE = 60
+_SHORTEST, _LONGEST = RANGES["30m"][0], RANGES["30d"][0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """A period of time, in seconds since 1970; it ends before `end`.
+
+    Attributes:
+        range: a key of RANGES; empty for a chosen period.
+        step: the length of an interval.
+    """
+
+    range: str
+    start: int
+    end: int
+    step: int
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """Return the starts of the intervals."""
+        return tuple(range(self.start, self.end, self.step))
+
+
+# No bound.
+ALWAYS = Period(range="", start=0, end=(1 << 32) - 1, step=1)
+
+
+def latest(reach: str) -> Period:
+    """Return the period of a range, which ends with the present interval."""
+    seconds, step = RANGES[reach]
+    end = int(time.time()) // step * step + step
+    return Period(range=reach, start=end - seconds, end=end, step=step)
+
+
+def chosen(start: datetime | None, end: datetime | None) -> Period:
+    """Return the period between two moments, of 30 minutes to 30 days, and not in the future.
+
+    Args:
+        start: Default: None, for an hour before the end.
+        end: Default: None, for now.
+    """
+    now = time.time()
+    last = min(now, max(_LONGEST, end.timestamp())) if end else now
+    first = start.timestamp() if start else last - RANGES[DEFAULT_RANGE][0]
+    seconds = min(_LONGEST, max(_SHORTEST, last - first))
+    step = next(step for length, step in RANGES.values() if seconds <= length)
+    start_at = int(last - seconds) // step * step
+    end_at = -(-int(last) // step) * step
+    return Period(range="", start=start_at, end=end_at, step=step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +92,10 @@ class Trend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trends:
-    """All trends of a range.
+    """All trends of a period.
 
     Attributes:
+        range: its name; empty for a chosen period.
         step_s: the length of an interval in seconds.
         times: the starts of the intervals, seconds since 1970.
     """
@@ -55,27 +107,25 @@ class Trends:
 
 
 def read_trends(
-    clickhouse: ClickHouse, queries: Mapping[str, str], reach: str, slot: str, table: str = ""
+    clickhouse: ClickHouse, queries: Mapping[str, str], period: Period, slot: str, table: str = ""
 ) -> Trends:
-    """Return the trends of a range.
+    """Return the trends of a period.
 
     Args:
-        reach: a key of RANGES.
         table: the source table; empty for all, which adds the slot's lag and the facts' rebuilds.
     """
-    seconds, step = RANGES[reach]
-    last = int(time.time()) // step * step
-    times = tuple(range(last - seconds + step, last + step, step))
+    times, step = period.times, period.step
 
     def execute(query: str, **values: Any) -> list[tuple[Any, ...]]:
-        return clickhouse.execute(queries[query], start=times[0], step=step, **values)
+        start, end = period.start, period.end
+        return clickhouse.execute(queries[query], start=start, end=end, step=step, **values)
 
     trends = _drains(times, execute("drain_trend", table=table), step)
     if not table:
         trends.append(_lag(times, execute("slot_trend", slot=slot)))
         trends.append(_rebuilds(times, execute("rebuild_trend")))
     trends.append(_checks(times, execute("check_trend", table=table)))
-    return Trends(range=reach, step_s=step, times=times, trends=tuple(trends))
+    return Trends(range=period.range, step_s=step, times=times, trends=tuple(trends))
 
 
 def _drains(times: Sequence[int], rows: Sequence[Sequence[Any]], step: int) -> list[Trend]:

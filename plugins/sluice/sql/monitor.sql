@@ -29,6 +29,7 @@ SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32})))
     quantile(0.5)(freshness_s), quantile(0.95)(freshness_s), sum(events), max(events)
 FROM cdc.drains
 WHERE finished_at >= fromUnixTimestamp({start:UInt32})
+    AND finished_at < fromUnixTimestamp({end:UInt32})
     AND ({table:String} = '' OR source_table = {table:String})
 GROUP BY at ORDER BY at;
 
@@ -39,6 +40,7 @@ SELECT toUInt32(toStartOfInterval(checked_at, toIntervalSecond({step:UInt32}))) 
 FROM cdc.quality_checks
 WHERE source_table = {slot:String} AND check = 'slot_lag'
     AND checked_at >= fromUnixTimestamp({start:UInt32})
+    AND checked_at < fromUnixTimestamp({end:UInt32})
 GROUP BY at ORDER BY at;
 
 -- name: rebuild_trend
@@ -47,6 +49,7 @@ SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32})))
     quantile(0.5)(seconds), max(seconds)
 FROM cdc.rebuilds
 WHERE finished_at >= fromUnixTimestamp({start:UInt32})
+    AND finished_at < fromUnixTimestamp({end:UInt32})
 GROUP BY at ORDER BY at;
 
 -- name: check_trend
@@ -56,32 +59,45 @@ SELECT toUInt32(toStartOfInterval(checked_at, toIntervalSecond({step:UInt32}))) 
     countIf(toString(status) NOT IN ('pass', 'fail'))
 FROM cdc.quality_checks
 WHERE checked_at >= fromUnixTimestamp({start:UInt32})
+    AND checked_at < fromUnixTimestamp({end:UInt32})
     AND ({table:String} = '' OR source_table = {table:String})
 GROUP BY at ORDER BY at;
 
 -- name: drains_of
 -- A table's drains, the newest first.
 SELECT finished_at, events, rejected, seconds, freshness_s
-FROM cdc.drains WHERE source_table = {table:String}
+FROM cdc.drains
+WHERE source_table = {table:String}
+    AND finished_at >= fromUnixTimestamp({start:UInt32})
+    AND finished_at < fromUnixTimestamp({end:UInt32})
 ORDER BY finished_at DESC LIMIT {limit:UInt32};
 
 -- name: checks_of
 -- A table's check results, the newest first.
 SELECT checked_at, check, toString(status), postgres, clickhouse, fence,
     arraySlice(keys, 1, 100), repair
-FROM cdc.quality_checks WHERE source_table = {table:String}
+FROM cdc.quality_checks
+WHERE source_table = {table:String}
+    AND checked_at >= fromUnixTimestamp({start:UInt32})
+    AND checked_at < fromUnixTimestamp({end:UInt32})
 ORDER BY checked_at DESC LIMIT {limit:UInt32};
 
 -- name: resyncs_of
 -- A table's resyncs, the newest first.
 SELECT finished_at, selection, fence, rows, deleted, seconds, done_by
-FROM cdc.resyncs WHERE source_table = {table:String}
+FROM cdc.resyncs
+WHERE source_table = {table:String}
+    AND finished_at >= fromUnixTimestamp({start:UInt32})
+    AND finished_at < fromUnixTimestamp({end:UInt32})
 ORDER BY finished_at DESC LIMIT {limit:UInt32};
 
 -- name: rebuilds_of
 -- A fact's rebuilds, the newest first.
 SELECT finished_at, toString(mode), rows, deleted, seconds
-FROM cdc.rebuilds WHERE fact = {fact:String}
+FROM cdc.rebuilds
+WHERE fact = {fact:String}
+    AND finished_at >= fromUnixTimestamp({start:UInt32})
+    AND finished_at < fromUnixTimestamp({end:UInt32})
 ORDER BY finished_at DESC LIMIT {limit:UInt32};
 
 -- name: closed_findings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from enum import Enum
 from typing import Annotated, Any
 
@@ -20,7 +21,16 @@ from sluice.operate.overview import CheckResult, Overview
 from sluice.operate.rejected import RejectedEvent, read_rejected
 from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.table_history import TableRuns, Version
-from sluice.operate.trends import DEFAULT_RANGE, RANGES, Trends, read_trends
+from sluice.operate.trends import (
+    ALWAYS,
+    DEFAULT_RANGE,
+    RANGES,
+    Period,
+    Trends,
+    chosen,
+    latest,
+    read_trends,
+)
 from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.limits import Shared
 from sluice_airflow.page.metrics import CONTENT_TYPE, SERIES_OF, exposition
@@ -53,6 +63,27 @@ Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore
 DEFAULT = Range(DEFAULT_RANGE)
 
 
+def _utc(at: datetime | None) -> datetime | None:
+    return at.replace(tzinfo=timezone.utc) if at and at.tzinfo is None else at
+
+
+def period_of(
+    range: Range = DEFAULT,
+    begins: Annotated[datetime | None, Query(alias="from")] = None,
+    ends: Annotated[datetime | None, Query(alias="to")] = None,
+) -> Period:
+    """Return the period of a request: that from `from` to `to`, in UTC, or the latest of a range.
+
+    It has 30 minutes to 30 days; `from` gives way to `to`.
+    """
+    if begins is None and ends is None:
+        return latest(range.value)
+    return chosen(_utc(begins), _utc(ends))
+
+
+Chosen = Annotated[Period, Depends(period_of)]
+
+
 @contextmanager
 def monitor() -> Iterator[Monitor]:
     """Open a monitor on the services of Airflow's connections.
@@ -77,10 +108,15 @@ def read_overview(of: Monitor, *, trusted: bool) -> Overview:
     return overview if trusted else overview.without_keys()
 
 
-def read_runs(of: Monitor, table: Table, *, trusted: bool) -> TableRuns:
+def read_runs(of: Monitor, table: Table, period: Period, *, trusted: bool) -> TableRuns:
     """Return a table's last runs, with keys of rows if trusted."""
-    runs = inspection.read_runs(of.clickhouse, of.queries, table)
+    runs = inspection.read_runs(of.clickhouse, of.queries, table, within(period))
     return runs if trusted else runs.without_keys()
+
+
+def within(period: Period) -> Period:
+    """Return the period of histories: a chosen one, or else always."""
+    return ALWAYS if period.range else period
 
 
 def read_compared(of: Monitor, table: Table, keys: Sequence[str]) -> tuple[ComparedRow, ...]:
@@ -88,12 +124,13 @@ def read_compared(of: Monitor, table: Table, keys: Sequence[str]) -> tuple[Compa
     return compare_rows(of.source, of.clickhouse, table, [parse_key(table, key) for key in keys])
 
 
-def trends_of(of: Monitor, reach: str, table: str) -> Trends:
-    """Return the trends of a table or of all; requests within a second share them."""
-    return _shared.get(
-        ("trends", reach, table),
-        lambda: read_trends(of.clickhouse, of.queries, reach, of.slot, table),
-    )
+def trends_of(of: Monitor, period: Period, table: str) -> Trends:
+    """Return the trends of a table or of all; those of ranges are shared within a second."""
+
+    def read() -> Trends:
+        return read_trends(of.clickhouse, of.queries, period, of.slot, table)
+
+    return _shared.get(("trends", period.range, table), read) if period.range else read()
 
 
 def known_table(of: Monitor, name: str) -> Table:
@@ -125,28 +162,29 @@ def findings(trusted: MayRepair) -> tuple[CheckResult, ...]:
 
 
 @router.get(f"{V1}/trends", tags=["history"], responses=NO_TABLE)
-def trends(
-    range: Range = DEFAULT,
-    table: str = "",
-) -> Trends:
+def trends(period: Chosen, table: str = "") -> Trends:
     """Return freshness, events, backlog, slot lag, rebuilds and check results over time.
+
+    Choose a range, or 30 minutes to 30 days by `from` and `to` (UTC unless they say otherwise).
 
     Slot lag and rebuilds are included for all tables only.
     """
     with monitor() as reading:
         if table:
             known_table(reading, table)
-        return trends_of(reading, range.value, table)
+        return trends_of(reading, period, table)
 
 
 @router.get(f"{V1}/tables/{{table}}/runs", tags=["history"], responses=NO_TABLE)
-def runs(table: str, trusted: MayRepair) -> TableRuns:
-    """Return the last drains, check results and resyncs of a table.
+def runs(table: str, trusted: MayRepair, period: Chosen) -> TableRuns:
+    """Return the last drains, check results and resyncs of a table, until now or in a period.
+
+    A range has no effect; `from` and `to` do.
 
     Keys of rows are left out for users who may not run the DAG sluice_resync.
     """
     with monitor() as reading:
-        return read_runs(reading, known_table(reading, table), trusted=trusted)
+        return read_runs(reading, known_table(reading, table), period, trusted=trusted)
 
 
 @router.get(

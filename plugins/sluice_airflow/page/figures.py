@@ -47,6 +47,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.2f} s"
 
 
+def minute(at: int) -> str:
+    """Return seconds since 1970 as a minute in UTC, as an input of HTML has it."""
+    return f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%dT%H:%M}"
+
+
 def ago(at: datetime) -> str:
     """Return how long ago a time was."""
     return f"{duration(max(0.0, (datetime.now(timezone.utc) - at).total_seconds()))} ago"

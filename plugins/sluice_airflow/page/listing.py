@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 from sluice.operate.overview import FactState, Overview, TableState, severities
+from sluice.operate.trends import Period
+from sluice_airflow.page.figures import minute
 
 S = TypeVar("S", TableState, FactState)
 SIZE = 50  # rows on a page
@@ -31,27 +33,37 @@ class Choice:
     """What a user has chosen by the parameters of the address.
 
     Attributes:
-        range: of the charts.
+        period: of the charts.
         q: part of the names to list. Default: empty, for all.
         only: whether to list only what has problems. Default: false.
         sort: a value of Sort. Default: problems first.
         page: number of the page, from 1.
     """
 
-    range: str
+    period: Period
     q: str = ""
     only: bool = False
     sort: str = PROBLEMS
     page: int = 1
 
-    def address(self, **changes: Any) -> str:
-        """Return the query of an address with these changes; a new list begins at page 1."""
-        again = {} if changes.keys() <= {"range"} else {"page": 1}
-        to = replace(self, **{**again, **changes})
-        values = {"range": to.range, "q": to.q, "only": int(to.only), "sort": to.sort}
+    def address(self, *, range: str = "", **changes: Any) -> str:
+        """Return the query of an address with these changes; a new list begins at page 1.
+
+        Args:
+            range: instead of the period.
+        """
+        to = replace(self, **{**({"page": 1} if changes else {}), **changes})
+        values = {**when(to.period, range), "q": to.q, "only": int(to.only), "sort": to.sort}
         values["page"] = to.page
         plain = {"q": "", "only": 0, "sort": PROBLEMS, "page": 1}
         return urlencode({name: v for name, v in values.items() if v != plain.get(name)})
+
+
+def when(period: Period, range: str = "") -> dict[str, Any]:
+    """Return the parameters of an address for a period, or for a range instead."""
+    if range or period.range:
+        return {"range": range or period.range}
+    return {"from": minute(period.start), "to": minute(period.end)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

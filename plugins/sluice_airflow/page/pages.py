@@ -17,18 +17,18 @@ from sluice.operate import table_history as inspection
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overview
 from sluice.operate.row_comparison import ComparedRow
-from sluice.operate.trends import DEFAULT_RANGE, RANGES
+from sluice.operate.trends import DEFAULT_RANGE, RANGES, Period, latest
 from sluice_airflow.page import charts, figures, flow, glance, listing
 from sluice_airflow.page.api import (
-    DEFAULT,
     MOST_COMPARED,
-    Range,
+    Chosen,
     known_table,
     monitor,
     read_compared,
     read_overview,
     read_runs,
     trends_of,
+    within,
 )
 from sluice_airflow.page.letters import letters_of
 from sluice_airflow.page.listing import Choice, Sort
@@ -52,18 +52,18 @@ _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 def show_overview(
     request: Request,
     trusted: MayRepair,
-    range: Range = DEFAULT,
+    period: Chosen,
     q: str = "",
     only: bool = False,
     sort: Sort = listing.FIRST,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
 ) -> HTMLResponse:
     """Return the overview page with the chosen tables and facts; see listing.Choice."""
-    choice = Choice(range=range.value, q=q.strip()[:100], only=only, sort=sort.value, page=page)
+    choice = Choice(period=period, q=q.strip()[:100], only=only, sort=sort.value, page=page)
     with monitor() as reading:
         state = read_overview(reading, trusted=trusted)
-        drawn = _charts(reading, state, range.value)
-    return _page(request, "overview.html", range.value, **overview_values(state, choice, drawn))
+        drawn = _charts(reading, state, period)
+    return _page(request, "overview.html", period, **overview_values(state, choice, drawn))
 
 
 def overview_values(
@@ -92,7 +92,7 @@ def show_table(
     request: Request,
     table: str,
     trusted: MayRepair,
-    range: Range = DEFAULT,
+    period: Chosen,
     key: str = "",
     letter: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
 ) -> HTMLResponse:
@@ -108,16 +108,16 @@ def show_table(
             "state": next(state for state in pipeline.tables if state.name == table),
             "repairs": [table_repair(finding, trusted=trusted) for finding in findings],
             "compared": _compared(reading, pipeline, known, findings) if trusted else {},
-            "charts": _charts(reading, pipeline, range.value, table),
-            **_inspected(reading, pipeline, known, trusted),
+            "charts": _charts(reading, pipeline, period, table),
+            **_inspected(reading, pipeline, known, period, trusted),
             **letters_of(reading, pipeline, known, letter if trusted else None),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
-    return _page(request, "table.html", range.value, **values)
+    return _page(request, "table.html", period, **values)
 
 
 @router.get("/facts/{fact}")
-def show_fact(request: Request, fact: str, trusted: MayRepair) -> HTMLResponse:
+def show_fact(request: Request, fact: str, trusted: MayRepair, period: Chosen) -> HTMLResponse:
     """Return a fact's page: its findings, rebuilds, columns and rollups."""
     with monitor() as reading:
         known = next((one for one in reading.catalog.facts if one.name == fact), None)
@@ -135,16 +135,16 @@ def show_fact(request: Request, fact: str, trusted: MayRepair) -> HTMLResponse:
                 for finding in pipeline.findings
                 if finding.table in names
             ],
-            **_fact_runs(reading, pipeline, fact, trusted),
+            **_fact_runs(reading, pipeline, fact, period, trusted),
         }
-    return _page(request, "fact.html", DEFAULT_RANGE, **values)
+    return _page(request, "fact.html", period, **values)
 
 
 @router.get("/docs")
 def show_api(request: Request) -> HTMLResponse:
     """Return the page that documents the API."""
     described = request.app.openapi()["paths"]
-    return _page(request, "api.html", DEFAULT_RANGE, paths=described)
+    return _page(request, "api.html", latest(DEFAULT_RANGE), paths=described)
 
 
 @files.get("/static/{name}")
@@ -156,35 +156,40 @@ def static(name: str) -> FileResponse:
 
 
 def _charts(
-    reading: Monitor, of: Overview, reach: str, table: str = ""
+    reading: Monitor, of: Overview, period: Period, table: str = ""
 ) -> list[charts.Chart] | None:
     """Return the charts; None if ClickHouse does not answer, which the overview reports."""
     try:
         of.require_answer(CLICKHOUSE)
-        trends = trends_of(reading, reach, table)
+        trends = trends_of(reading, period, table)
     except SluiceError:
         return None
     return charts.draw(trends)
 
 
-def _inspected(reading: Monitor, of: Overview, table: Table, trusted: bool) -> dict[str, Any]:
+def _inspected(
+    reading: Monitor, of: Overview, table: Table, period: Period, trusted: bool
+) -> dict[str, Any]:
     try:
         of.require_answer(CLICKHOUSE)
         return {
-            "runs": read_runs(reading, table, trusted=trusted),
+            "runs": read_runs(reading, table, period, trusted=trusted),
         }
     except SluiceError:
         return {"runs": None}
 
 
-def _fact_runs(reading: Monitor, of: Overview, fact: str, trusted: bool) -> dict[str, Any]:
+def _fact_runs(
+    reading: Monitor, of: Overview, fact: str, period: Period, trusted: bool
+) -> dict[str, Any]:
+    services = reading.clickhouse, reading.queries
     try:
         of.require_answer(CLICKHOUSE)
-        checks = inspection.read_checks(reading.clickhouse, reading.queries, fact)
+        checks = inspection.read_checks(*services, fact, within(period))
         return {
-            "rebuilds": inspection.read_rebuilds(reading.clickhouse, reading.queries, fact),
+            "rebuilds": inspection.read_rebuilds(*services, fact, within(period)),
             "checks": checks if trusted else [check.without_keys() for check in checks],
-            "closed": inspection.read_closed(reading.clickhouse, reading.queries, fact),
+            "closed": inspection.read_closed(*services, fact),
         }
     except SluiceError:
         return {"rebuilds": (), "checks": (), "closed": ()}
@@ -224,12 +229,12 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     return _templates.get_template(template).render(**values)
 
 
-def _page(request: Request, template: str, reach: str, **values: Any) -> HTMLResponse:
+def _page(request: Request, template: str, period: Period, **values: Any) -> HTMLResponse:
     root = request.scope.get("root_path", "")
     shared = {
         "root": root,
         "airflow": root.removesuffix("/sluice"),
-        "range": reach,
+        "period": period,
         "ranges": list(RANGES),
         "resync": RESYNC,
         "replay": REPLAY,
@@ -256,6 +261,8 @@ _templates.filters |= {
     "figure_value": flow.figure_value,
     "figure_words": flow.figure_words,
     "freshness_status": glance.freshness_status,
+    "minute": figures.minute,
     "picked": lambda keys, rows: [rows[key] for key in keys if key in rows],
+    "when": listing.when,
     "whole": figures.whole,
 }

@@ -39,11 +39,28 @@ function localise() {
   const shown = Object.fromEntries(Object.keys(formats).map((name) => [name, format(name)]));
   const name = shown.time.resolvedOptions().timeZone;
   for (const place of document.querySelectorAll("[data-at]")) {
+    if (place.tagName === "INPUT") {
+      place.value = wall(place.dataset.at * 1000).slice(0, 16);
+      delete place.dataset.at; // from now on it is the user's
+      continue;
+    }
     const text = shown[place.dataset.form ?? "full"].format(place.dataset.at * 1000).replace(",", "");
     if (place.tagName === "TIME") place.title = `${text} ${name}`;
     else place.textContent = text;
   }
   for (const place of document.querySelectorAll(".zone")) place.textContent = name;
+}
+
+// A moment as the wall clock of that zone shows it, and the moment of such a text: 2026-01-31T23:59.
+function wall(at) {
+  const format = { dateStyle: "short", timeStyle: "medium", timeZone: zone() };
+  return new Intl.DateTimeFormat("sv-SE", format).format(at).replace(" ", "T");
+}
+
+function moment(text) {
+  const utc = Date.parse(`${text}Z`);
+  const before = (at) => at - (Date.parse(`${wall(at)}Z`) - utc); // closer to the moment
+  return new Date(before(before(utc))).toISOString().slice(0, 16);
 }
 
 function say(text) {
@@ -204,6 +221,13 @@ localise();
 keepFresh();
 document.addEventListener("click", leave);
 document.addEventListener("submit", (event) => {
+  if (event.target.matches("form.period")) {
+    event.preventDefault();
+    const chosen = new URLSearchParams(new FormData(event.target));
+    for (const name of ["from", "to"]) chosen.set(name, moment(chosen.get(name)));
+    location.search = chosen;
+    return;
+  }
   if (!event.target.matches("form.run")) return;
   event.preventDefault();
   run(event.target);
