@@ -99,12 +99,12 @@ def monitor() -> Iterator[Monitor]:
         yield opened
 
 
-_shared = Shared()
+shared = Shared()
 
 
 def read_overview(of: Monitor, *, trusted: bool) -> Overview:
     """Return the overview, with keys of rows if trusted; requests within a second share it."""
-    overview = _shared.get("overview", of.overview)
+    overview = shared.get("overview", of.overview)
     return overview if trusted else overview.without_keys()
 
 
@@ -130,7 +130,7 @@ def trends_of(of: Monitor, period: Period, table: str) -> Trends:
     def read() -> Trends:
         return read_trends(of.clickhouse, of.queries, period, of.slot, table)
 
-    return _shared.get(("trends", period.range, table), read) if period.range else read()
+    return shared.get(("trends", period.range, table), read) if period.range else read()
 
 
 def known_table(of: Monitor, name: str) -> Table:

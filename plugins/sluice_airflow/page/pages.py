@@ -19,6 +19,7 @@ from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overvie
 from sluice.operate.row_comparison import ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Period, latest
 from sluice_airflow.page import charts, figures, flow, glance, listing
+from sluice_airflow.page.airflow_parts import AirflowPart, read_parts
 from sluice_airflow.page.api import (
     MOST_COMPARED,
     Chosen,
@@ -27,6 +28,7 @@ from sluice_airflow.page.api import (
     read_compared,
     read_overview,
     read_runs,
+    shared,
     trends_of,
     within,
 )
@@ -63,11 +65,15 @@ def show_overview(
     with monitor() as reading:
         state = read_overview(reading, trusted=trusted)
         drawn = _charts(reading, state, period)
-    return _page(request, "overview.html", period, **overview_values(state, choice, drawn))
+    parts = shared.get("airflow", read_parts)
+    return _page(request, "overview.html", period, **overview_values(state, choice, drawn, parts))
 
 
 def overview_values(
-    of: Overview, choice: Choice, drawn: list[charts.Chart] | None
+    of: Overview,
+    choice: Choice,
+    drawn: list[charts.Chart] | None,
+    parts: Sequence[AirflowPart] = (),
 ) -> dict[str, Any]:
     """Return the values of the overview page's template."""
     return {
@@ -84,6 +90,7 @@ def overview_values(
         "compared": flow.COMPARED,
         "holding": flow.HOLDING,
         "charts": drawn,
+        "airflow_parts": parts,
     }
 
 
@@ -231,7 +238,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 def _page(request: Request, template: str, period: Period, **values: Any) -> HTMLResponse:
     root = request.scope.get("root_path", "")
-    shared = {
+    common = {
         "root": root,
         "airflow": root.removesuffix("/sluice"),
         "period": period,
@@ -241,7 +248,7 @@ def _page(request: Request, template: str, period: Period, **values: Any) -> HTM
         "dismiss": DISMISS,
         "deep_check": DEEP_CHECK,
     }
-    return HTMLResponse(render(template, {**shared, **values}))
+    return HTMLResponse(render(template, {**common, **values}))
 
 
 _templates = Environment(
