@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from sluice.clients.broker_options import require_allowed
 from sluice.errors import Unreachable, WrongUsage
@@ -135,14 +135,18 @@ class Broker:
     def opened(
         self, kind: Callable[[dict[str, Any]], C], options: Mapping[str, Any] = _NONE
     ) -> Iterator[C]:
-        """Create a client, translate its errors, and close it at the end of the context."""
+        """Create a client, translate its errors, and close it at the end of the context.
+
+        Only this thread destroys it. Answers to an admin client are read on one of its own threads,
+        and librdkafka ends the process when Python's garbage collector destroys the client there.
+        """
         client = self.client(kind, options)
         try:
             with self.translated(client):
                 yield client
         finally:
-            if isinstance(client, Consumer):
-                client.close()
+            if not isinstance(client, Producer):  # which would wait for what it has not sent
+                client.__exit__(None, None, None)  # type: ignore[attr-defined]
 
     @contextmanager
     def translated(self, client: Any) -> Iterator[None]:

@@ -1,0 +1,49 @@
+"""Clients of the broker and the threads on which they end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# The traceback of a kept error is a cycle of garbage that holds the client. Its request is answered
+# on the client's own thread, when the broker's time is over, and the collector may be due there.
+ABANDONED = """
+import gc, threading
+from dataclasses import replace
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
+from sluice.clients.broker import Broker
+from sluice.settings import read_settings
+
+gc.disable()
+left, collected = threading.Event(), threading.Event()
+broker = Broker(replace(read_settings({}).kafka, bootstrap="127.0.0.1:1", options={}))
+
+def collect(_):
+    left.wait(1)  # it may be closing, which waits for this call
+    gc.collect()
+    collected.set()
+
+def ask():
+    with broker.opened(AdminClient) as admin:
+        answer = admin.describe_topics(TopicCollection(["t"]), request_timeout=1)["t"]
+        answer.add_done_callback(collect)
+        answer.result(0)
+
+def give_up():
+    try:
+        ask()
+    except TimeoutError as error:
+        kept = error
+
+threading.Thread(target=lambda: (give_up(), left.set())).start()
+left.wait(5)
+collected.wait(2)
+"""
+
+
+def test_a_client_whose_request_is_abandoned_does_not_end_on_a_thread_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Application bug" in done.stderr) == (0, False), done.stderr
