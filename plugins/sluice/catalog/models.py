@@ -21,12 +21,14 @@ from sluice.catalog.mappers import place, read_table
 from sluice.catalog.mentions import Doubt
 from sluice.catalog.model_set import BOOKKEEPING, Catalog
 from sluice.catalog.naming import named
+from sluice.catalog.outside import mark_tables, require_matches
 from sluice.catalog.sources import Sources, read_sources
 from sluice.catalog.stars import Fact, make_fact
 from sluice.catalog.stored import generated_profile
 from sluice.catalog.tables import LeftOut, Table
 from sluice.data_types.mapping import LOSSLESS
 from sluice.errors import WrongUsage
+from sluice.settings import project_marks
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def read_models(models: str, profile: str = "") -> Catalog:
             registry.configure(cascade=True)
         mappers = [mapper for registry in mapped for mapper in registry.mappers]
         others = core_tables(module, mapped)
+        require_matches(_tables(mappers, others), project_marks())
         catalog = describe(models, mappers, profile or generated_profile(models), others)
     except SQLAlchemyError as error:
         raise WrongUsage(f"models {models!r}: {_line(error)}") from error
@@ -112,6 +115,7 @@ def describe(
     others: Sequence[sa.Table] = (),
 ) -> Catalog:
     """Describe the tables of these mappers, and other tables, as a catalog; see read_models."""
+    mark_tables(_tables(mappers, others), project_marks())
     found = declared(mappers, others)
     places = [place(own.source) for own in found]
     names = named(places, [own.model for own in found])
@@ -140,6 +144,12 @@ def describe(
                 if expectation.kind == "relationship":
                     catalog.expected_target(table, column, expectation)
     return catalog
+
+
+def _tables(mappers: Sequence[Mapper[Any]], others: Sequence[sa.Table]) -> list[sa.Table]:
+    """Return the tables of mappers, and others."""
+    local = [mapper.local_table for mapper in mappers]
+    return [*(table for table in local if isinstance(table, sa.Table)), *others]
 
 
 def _require_own_names(tables: Sequence[Table], facts: Sequence[Fact]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sluice.catalog.disk import INIT, LIBRARY, PROJECT, PYTHON, Disk, folder_of
 from sluice.catalog.mentions import Doubt, imports
+from sluice.settings import project_marks
 
 # Modules whose functions give the same on every machine and at any time, as far as models may use
 # them; see _OUTSIDE. Nothing below these names unless it is listed too.
@@ -35,10 +36,12 @@ class Sources:
     Attributes:
         files: path -> SHA-256 of each file, below the folder in which its package is.
         imports: each imported top-level name -> `project`, `library` or `python`.
+        marks: digest of the marks in sluice.toml. Default: there are none.
     """
 
     files: dict[str, str]
     imports: dict[str, str]
+    marks: str = ""
 
     def hold(self, module: str) -> bool:
         """Whether a module is among them."""
@@ -61,12 +64,14 @@ def read_sources(models: str) -> Sources:
     while reader.pending:
         reader.read(*reader.pending.pop())
     files, imports = (dict(sorted(found.items())) for found in (reader.files, reader.imports))
-    return Sources(files=files, imports=imports)
+    return Sources(files=files, imports=imports, marks=project_marks().digest)
 
 
 def same_sources(models: str, known: Sources) -> bool:
-    """Whether the sources of models are these still; parses none of them."""
+    """Whether the sources of models are these still; parses none of them but sluice.toml."""
     disk, top = Disk(), models.partition(".")[0]
+    if project_marks().digest != known.marks:
+        return False
     if any(disk.place(name, top) != place for name, place in known.imports.items()):
         return False
     start = disk.located(models)

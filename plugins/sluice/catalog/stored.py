@@ -48,6 +48,7 @@ class _Stored:
     sources: dict[str, str]
     tables: tuple[Table, ...]
     left_out: tuple[LeftOut, ...] = ()
+    marks: str = ""
     sha256: str
 
 
@@ -104,6 +105,7 @@ def stored_text(catalog: Catalog) -> str | None:
 def catalog_text(catalog: Catalog, sources: Sources) -> str:
     """Return the text of the file of a catalog with these sources."""
     left_out = [f'"left_out": [\n{_rows(catalog.left_out)}\n]'] if catalog.left_out else []
+    marks = [f'"marks": {json.dumps(sources.marks)}'] if sources.marks else []
     body = ",\n".join(
         [
             f'"made_by": {json.dumps(_made_by(sources.imports))}',
@@ -113,6 +115,7 @@ def catalog_text(catalog: Catalog, sources: Sources) -> str:
             f'"sources": {{\n{_lines(sources.files)}\n}}',
             f'"tables": [\n{_rows(catalog.tables)}\n]',
             *left_out,
+            *marks,
         ]
     )
     return f'{{\n{body},\n"sha256": "{_sha256(body)}"\n}}\n'
@@ -153,7 +156,7 @@ def stored_catalog(models: str, profile: str = "") -> Catalog | None:
 def _doubt(stored: _Stored, content: bytes, models: str, profile: str) -> str:
     """Return why a file is not certain to be current; empty if it is."""
     body = content.decode().removeprefix("{\n").rpartition(',\n"sha256": ')[0]
-    sources = Sources(files=stored.sources, imports=stored.imports)
+    sources = Sources(files=stored.sources, imports=stored.imports, marks=stored.marks)
     if _sha256(body) != stored.sha256:
         return "it was changed after it was written"
     if stored.models != models:
@@ -175,7 +178,8 @@ def catalog_of(stored: _Stored) -> Catalog:
         facts=tuple(make_fact(table, places) for table in stored.tables if table.is_fact),
         left_out=stored.left_out,
     )
-    return catalog.read_from(Sources(files=stored.sources, imports=stored.imports))
+    sources = Sources(files=stored.sources, imports=stored.imports, marks=stored.marks)
+    return catalog.read_from(sources)
 
 
 def same(one: object, other: object) -> bool:

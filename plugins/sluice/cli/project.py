@@ -19,7 +19,7 @@ from sluice.cli.output import say
 from sluice.cli.reflection import Reflected, adopted, reflected
 from sluice.cli.tables import print_table
 from sluice.errors import WrongUsage
-from sluice.settings import FILE, KEYS, read_values
+from sluice.settings import FILE, INCLUDE, KEYS, MARKS, project_marks, read_values
 
 app = typer.Typer()
 _HIDDEN = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK")
@@ -28,6 +28,10 @@ _TOML = """\
 # a variable of the environment, such as SLUICE_SLOT, wins over this file.
 models = "{models}"
 slot = "{slot}"
+# Tables to follow, all by default, and marks of tables and columns; see docs/own-project.md.
+# include = ["public.*"]
+# [marks.columns]
+# "*.ssn" = {{ exclude = true }}
 """
 _DAGS = '''\
 """The DAGs of Sluice, for Airflow."""
@@ -189,4 +193,8 @@ def config(context: typer.Context) -> None:
         value, origin = values[variable]
         shown = "(hidden)" if value and _HIDDEN.search(variable) else value
         rows.append([key, shown, origin])
+    marks = project_marks()
+    rows += [[INCLUDE, json.dumps(marks.include), FILE]] if marks.include else []
+    for place, patterns in ((f"{MARKS}.tables", marks.tables), (f"{MARKS}.columns", marks.columns)):
+        rows += [[f'{place}."{name}"', json.dumps(own), FILE] for name, own in patterns.items()]
     print_table(["setting", "value", "from"], rows)

@@ -9,7 +9,17 @@ from sluice.settings.environment import (
     read_values,
     secrets_file,
 )
-from sluice.settings.project import FILE, IN_REPOSITORY, KEYS, PACKAGE, PROJECT, make_importable
+from sluice.settings.marks import OutsideMarks, project_marks
+from sluice.settings.project import (
+    FILE,
+    IN_REPOSITORY,
+    INCLUDE,
+    KEYS,
+    MARKS,
+    PACKAGE,
+    PROJECT,
+    make_importable,
+)
 from sluice.settings.values import (
     ONE_SERVER,
     OWN_POSTGRES,
@@ -29,8 +39,10 @@ from sluice.settings.variables import VARIABLES
 
 __all__ = [
     "FILE",
+    "INCLUDE",
     "IN_REPOSITORY",
     "KEYS",
+    "MARKS",
     "ONE_SERVER",
     "OWN_POSTGRES",
     "PACKAGE",
@@ -44,10 +56,12 @@ __all__ = [
     "Cluster",
     "DrainSettings",
     "KafkaSettings",
+    "OutsideMarks",
     "PostgresSettings",
     "RelaySettings",
     "Settings",
     "make_importable",
+    "project_marks",
     "read_models_name",
     "read_secrets",
     "read_settings",

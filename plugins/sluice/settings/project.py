@@ -18,6 +18,8 @@ else:
     import tomli as tomllib
 
 FILE = "sluice.toml"
+# Keys of the file that are no settings: see marks.py.
+INCLUDE, MARKS = "include", "marks"
 PACKAGE = Path(__file__).resolve().parents[1]
 # The repository, if Sluice runs from one instead of being installed.
 PROJECT = PACKAGE.parents[1]
@@ -65,23 +67,33 @@ def file_values(project: Path) -> dict[str, str]:
     Raises:
         WrongUsage: the file cannot be read, or has a key that is no setting.
     """
-    path = project / FILE
-    try:
-        text = path.read_text()
-        document = tomllib.loads(text)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise WrongUsage(f"{path} cannot be read: {error}") from error
-    values = {}
-    for key, value in _flat(document):
+    path, values = project / FILE, {}
+    for key, value in _flat(document_of(project)):
+        if key in {INCLUDE, MARKS}:
+            continue
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0)
+            near = difflib.get_close_matches(key, [*KEYS, INCLUDE, MARKS], n=1, cutoff=0)
             raise WrongUsage(
                 f"{path}: there is no setting {key}", remedy=f"the nearest is {near[0]}"
             )
         values[KEYS[key]] = _text(path, key, value)
     return values
+
+
+def document_of(project: Path) -> dict[str, Any]:
+    """Read a project's sluice.toml; empty without the file.
+
+    Raises:
+        WrongUsage: the file cannot be read.
+    """
+    path = project / FILE
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WrongUsage(f"{path} cannot be read: {error}") from error
+    return document
 
 
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
