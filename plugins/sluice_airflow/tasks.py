@@ -164,7 +164,7 @@ def rebuild(*, outlet_events: Any = None, params: Any = None) -> list[str]:
 
     with understood():
         settings = settings_from_connections()
-        for name in params["full"]:
+        for name in params["full"] if params else ():
             log.info(wiring.rebuild(settings, name, full=True).sentence())
         done = wiring.rebuild_all(settings)
     _note_rebuilt(settings, done, outlet_events)

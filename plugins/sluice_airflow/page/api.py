@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse
+from pydantic import BeforeValidator
 
 from sluice import wiring
 from sluice.catalog import Table
@@ -63,14 +65,24 @@ Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore
 DEFAULT = Range(DEFAULT_RANGE)
 
 
+def _iso(given: Any) -> Any:
+    """Refuse numbers, which pydantic would take for seconds since 1970."""
+    if isinstance(given, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", given):
+        raise ValueError("a moment is written as 2026-01-31T12:00:00Z")
+    return given
+
+
+Moment = Annotated[datetime | None, BeforeValidator(_iso)]
+
+
 def _utc(at: datetime | None) -> datetime | None:
     return at.replace(tzinfo=timezone.utc) if at and at.tzinfo is None else at
 
 
 def period_of(
     range: Range = DEFAULT,
-    begins: Annotated[datetime | None, Query(alias="from")] = None,
-    ends: Annotated[datetime | None, Query(alias="to")] = None,
+    begins: Annotated[Moment, Query(alias="from")] = None,
+    ends: Annotated[Moment, Query(alias="to")] = None,
 ) -> Period:
     """Return the period of a request: that from `from` to `to`, in UTC, or the latest of a range.
 
