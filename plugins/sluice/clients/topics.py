@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import partial
@@ -47,6 +48,7 @@ _WAIT = {"fetch.wait.max.ms": 20}
 LONG_WAIT = {"fetch.wait.max.ms": 2000}
 _SILENT = 1.0
 _TOPICS_AT_ONCE = 100  # of one read; the embedded broker may scan no more in time
+_READS_AT_ONCE = 4
 _WATERMARK_S = 0.5  # between reads of a topic's watermark while its end is not reached
 # librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
@@ -289,9 +291,13 @@ class Topics:
         message. A topic that grows all the time ends where its watermark has moved; see MovingEnd.
         """
         wanted, ends = list(names), dict[str, int]()
-        for begin in range(0, len(wanted), _TOPICS_AT_ONCE):
-            some = wanted[begin : begin + _TOPICS_AT_ONCE]
-            ends |= _patiently(partial(self._ends, some))
+        parts = [
+            wanted[begin : begin + _TOPICS_AT_ONCE]
+            for begin in range(0, len(wanted), _TOPICS_AT_ONCE)
+        ]
+        with ThreadPoolExecutor(_READS_AT_ONCE) as threads:
+            for part in threads.map(lambda some: _patiently(partial(self._ends, some)), parts):
+                ends |= part
         return ends
 
     def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
