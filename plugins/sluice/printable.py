@@ -6,6 +6,7 @@ screen, a newline that begins a forged line, or a mark that changes the text dir
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,11 @@ def named(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
     return f"{', '.join(listed[:most])}{more}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the one of some known names that is most like a wrong one."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
 
 
 def first_lines(lines: Sequence[str], rest: str, most: int = 20) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import sqlalchemy as sa
 
-from sluice.catalog.naming import PUBLIC
+from sluice.catalog.mappers import place
 from sluice.errors import WrongUsage
+from sluice.printable import nearest
 from sluice.settings import FILE, OutsideMarks
 
 _WILDCARDS = frozenset("*?[")
@@ -18,7 +18,7 @@ _WILDCARDS = frozenset("*?[")
 def mark_tables(tables: Sequence[sa.Table], marks: OutsideMarks) -> None:
     """Add the marks to the `info` of tables and columns; tables left out are marked `exclude`."""
     for table in tables:
-        name = _name(table)
+        name = place(table)
         if marks.include and not any(_names(one, name) for one in marks.include):
             table.info["exclude"] = True
         for pattern, given in marks.tables.items():
@@ -36,8 +36,8 @@ def require_matches(tables: Sequence[sa.Table], marks: OutsideMarks) -> None:
     Raises:
         WrongUsage: one does not; the remedy is the nearest name.
     """
-    of_tables = [_name(table) for table in tables]
-    of_columns = [[*_name(table), str(column.name)] for table in tables for column in table.columns]
+    of_tables = [place(table) for table in tables]
+    of_columns = [[*place(table), str(column.name)] for table in tables for column in table.columns]
     _require_each("include", marks.include, of_tables)
     _require_each("marks.tables", marks.tables, of_tables)
     _require_each("marks.columns", marks.columns, of_columns)
@@ -47,10 +47,12 @@ def _require_each(place: str, patterns: Iterable[str], names: Sequence[Sequence[
     for pattern in patterns:
         if _WILDCARDS & set(pattern) or any(_names(pattern, name) for name in names):
             continue
-        near = difflib.get_close_matches(pattern, list(_written(names)), n=1, cutoff=0)
+        written = list(_written(names))
         raise WrongUsage(
             f"{FILE}: {place}: the models have no {pattern}",
-            remedy=f"the nearest is {near[0]}" if near else "import models that have tables",
+            remedy=f"the nearest is {nearest(pattern, written)}"
+            if written
+            else "import models that have tables",
         )
 
 
@@ -58,10 +60,6 @@ def _written(names: Sequence[Sequence[str]]) -> Iterator[str]:
     for name in names:
         yield ".".join(name[1:])
         yield ".".join(name)
-
-
-def _name(table: sa.Table) -> list[str]:
-    return [str(table.schema or PUBLIC), str(table.name)]
 
 
 def _names(pattern: str, name: Sequence[str]) -> bool:

@@ -98,7 +98,7 @@ def read_rejected(
 ) -> tuple[RejectedEvent, ...]:
     """Return the newest open dead letters of a table, or of all tables."""
     rows = clickhouse.execute(queries["rejected"], table=table, limit=LISTED)
-    names = ("table", "offset", "rejected_at", "key", "value", "value_bytes", "reason")
+    names = RejectedEvent.__slots__
     return tuple(RejectedEvent(**dict(zip(names, row, strict=True))) for row in rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sluice.errors import WrongUsage
+from sluice.printable import nearest
 from sluice.settings.project import FILE, INCLUDE, MARKS, document_of, find_project
 
 TABLE_MARKS = frozenset(
@@ -33,7 +33,6 @@ class OutsideMarks:
     Attributes:
         include: patterns of the tables to follow. Default: all.
         tables, columns: pattern -> marks, in the file's order; of several the last one wins.
-        digest: changes with any of it; empty where there is nothing.
     """
 
     include: tuple[str, ...] = ()
@@ -107,7 +106,5 @@ def _require_parts(
 
 def _require_known(path: Path, name: str, known: Collection[str], before: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
-        raise WrongUsage(
-            f"{path}: {before}{name} does not exist", remedy=f"the nearest is {near[0]}"
-        )
+        near = nearest(name, sorted(known))
+        raise WrongUsage(f"{path}: {before}{name} does not exist", remedy=f"the nearest is {near}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sluice.errors import WrongUsage
+from sluice.printable import nearest
 from sluice.settings.variables import VARIABLES
 
 if sys.version_info >= (3, 11):
@@ -72,10 +72,8 @@ def file_values(project: Path) -> dict[str, str]:
         if key in {INCLUDE, MARKS}:
             continue
         if key not in KEYS:
-            near = difflib.get_close_matches(key, [*KEYS, INCLUDE, MARKS], n=1, cutoff=0)
-            raise WrongUsage(
-                f"{path}: there is no setting {key}", remedy=f"the nearest is {near[0]}"
-            )
+            near = nearest(key, [*KEYS, INCLUDE, MARKS])
+            raise WrongUsage(f"{path}: there is no setting {key}", remedy=f"the nearest is {near}")
         values[KEYS[key]] = _text(path, key, value)
     return values
 

@@ -26,12 +26,13 @@ def read_parts() -> tuple[AirflowPart, ...]:
 
 def parts_of(health: Mapping[str, Mapping[str, Any]]) -> tuple[AirflowPart, ...]:
     """Return the programs in Airflow's health; one that never ran is left out, as none needs it."""
-    heartbeats = {name: part.get(f"latest_{name}_heartbeat") for name, part in health.items()}
     return tuple(
         AirflowPart(
             name=f"Airflow's {name.replace('_', ' ')}",
             runs=part["status"] == HEALTHY,
-            heard_at=datetime.fromisoformat(at) if (at := heartbeats[name]) else None,
+            heard_at=datetime.fromisoformat(at)
+            if (at := part.get(f"latest_{name}_heartbeat"))
+            else None,
         )
         for name, part in health.items()
         if part["status"] is not None and name != "metadatabase"
