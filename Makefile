@@ -93,4 +93,6 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 	@rm -rf plugins/sluice.egg-info # by which Airflow would find the plugin twice
 	@echo "Fetching ClickHouse..."
 	@$(BIN)/python -m sluice.embedded.clickhouse --fetch
+	@echo "Fetching Kafka..."
+	@$(BIN)/python -m sluice.embedded.kafka --fetch
 	@touch $@

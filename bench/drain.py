@@ -101,7 +101,13 @@ class Bench:
     def fill(self) -> None:
         """Produce the events: 60 % inserts, 35 % updates, 5 % deletes."""
         options = {"linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
-        producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, **options})
+        producer = Producer(
+            {
+                "bootstrap.servers": self.settings.kafka.bootstrap,
+                **self.settings.kafka.options,
+                **options,
+            }
+        )
         for number in range(self.events):
             producer.produce("cdc.orders", *event(number))
             if number % 10_000 == 0:
@@ -191,7 +197,11 @@ class Bench:
 
     def committed(self, group: str) -> int:
         """Return a group's offset, which the engine commits after it has inserted the rows."""
-        options = {"bootstrap.servers": self.settings.kafka.bootstrap, "group.id": group}
+        options = {
+            "bootstrap.servers": self.settings.kafka.bootstrap,
+            **self.settings.kafka.options,
+            "group.id": group,
+        }
         consumer = Consumer(options)
         try:
             (partition,) = consumer.committed([TopicPartition("cdc.orders", 0)], timeout=10)

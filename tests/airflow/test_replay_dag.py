@@ -106,7 +106,7 @@ def poisoned(services: Settings) -> Iterator[int]:
     """How many invalid events wait on the topic, and good ones behind them; a topic of its own."""
     many = 150
     made_again(services)
-    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     for number in range(1, many + 2):
         row = letter(number, 990100 + number, [] if number <= many else "Cy")
         producer.produce("cdc.customers", key=str(row["key"]), value=str(row["value"]))
@@ -116,7 +116,7 @@ def poisoned(services: Settings) -> Iterator[int]:
 
 
 def made_again(settings: Settings) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options})
     for future in admin.delete_topics(["cdc.customers"]).values():
         future.result()
     Topics(settings.kafka).ensure(["cdc.customers"])

@@ -76,10 +76,10 @@ def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
     topic, wide = f"cdc.one-{uuid4().hex}", f"cdc.wide-{uuid4().hex}"
     topics = Topics(settings)
     topics.ensure([topic, DEAD_LETTER_TOPIC])
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap})
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap, **settings.options})
     for future in admin.create_topics([NewTopic(wide, 2, 1)]).values():
         future.result()
-    producer = Producer({"bootstrap.servers": settings.bootstrap})
+    producer = Producer({"bootstrap.servers": settings.bootstrap, **settings.options})
 
     def produce(value: bytes | None, key: bytes | None) -> None:
         producer.produce(topic, value=value, key=key)
@@ -219,7 +219,9 @@ def test_a_read_of_a_topic_that_grows_all_the_time_ends_with_what_was_there(
 @contextmanager
 def growing(services: Settings, topic: str, batch: int = 1) -> Iterator[list[int]]:
     """Messages are put on the topic all the time, so many at once; what the broker has."""
-    producer = Producer({"bootstrap.servers": services.kafka.bootstrap, "linger.ms": 1})
+    producer = Producer(
+        {"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options, "linger.ms": 1}
+    )
     sent: list[int] = []
 
     def produce() -> None:
@@ -236,10 +238,15 @@ def growing(services: Settings, topic: str, batch: int = 1) -> Iterator[list[int
 def test_a_topic_of_very_many_batches_is_read_to_its_end(services: Settings) -> None:
     """The embedded broker looks through all of them at each fetch."""
     name, count = f"cdc.batches_{uuid4().hex[:8]}", 50_000
-    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     admin.create_topics([NewTopic(name, 1, 1)])[name].result()
     producer = Producer(
-        {"bootstrap.servers": services.kafka.bootstrap, "batch.num.messages": 1, "linger.ms": 0}
+        {
+            "bootstrap.servers": services.kafka.bootstrap,
+            **services.kafka.options,
+            "batch.num.messages": 1,
+            "linger.ms": 0,
+        }
     )
     for number in range(count):
         producer.produce(name, b"{}")

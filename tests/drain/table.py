@@ -47,7 +47,9 @@ class DrainedTable:
         self.environment = dict(environment)
         self.clickhouse = ClickHouse(self.settings.clickhouse)
         self._topics = Topics(self.settings.kafka)
-        self._admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap})
+        self._admin = AdminClient(
+            {"bootstrap.servers": self.settings.kafka.bootstrap, **self.settings.kafka.options}
+        )
         self.expected: dict[int, str] = {}
         self.events = 0
 
@@ -75,7 +77,9 @@ class DrainedTable:
         self.produce(events)
 
     def produce(self, events: list[bytes]) -> None:
-        producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap})
+        producer = Producer(
+            {"bootstrap.servers": self.settings.kafka.bootstrap, **self.settings.kafka.options}
+        )
         for value in events:
             producer.produce(TABLE.topic, value=value)
             producer.poll(0)

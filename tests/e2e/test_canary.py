@@ -53,7 +53,9 @@ def troubled(stack: Running) -> Running:
     """The stack after findings, alerts that fail and a service that was gone."""
     settings = stack.settings
     with stack.lines.watched():
-        producer = Producer({"bootstrap.servers": settings.kafka.bootstrap})
+        producer = Producer(
+            {"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options}
+        )
         producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event")
         assert producer.flush(30) == 0
         wiring.query(settings, "DELETE FROM cdc.dim_order WHERE id % 2 = 0")

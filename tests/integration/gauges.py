@@ -24,6 +24,7 @@ from sluice.errors import SluiceError
 from sluice.generate.files import write_files
 from sluice.settings import RelaySettings, Settings
 from store_api.database import make_engine
+from tests.support.processes import broker_variables
 from tests.support.services import drop_slot
 from tests.support.waiting import until
 
@@ -241,7 +242,7 @@ class House:
             "SLUICE_MODELS": settings.models,
             "SLUICE_OUT": str(settings.out),
             "SLUICE_SLOT": settings.relay.slot,
-            "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+            **broker_variables(settings),
             "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
             "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
         }

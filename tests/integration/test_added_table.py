@@ -56,7 +56,7 @@ ROWS = 20_000
 def settings(services: Settings) -> Iterator[Settings]:
     relay = RelaySettings(slot=f"shelf_{uuid4().hex[:8]}", ack="broker")
     yield replace(services, relay=relay)
-    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     made = {"cdc.authors", "cdc.books"} & set(admin.list_topics(timeout=10).topics)
     for future in admin.delete_topics(list(made)).values():
         future.result()

@@ -202,7 +202,9 @@ def test_a_home_without_a_stack_has_its_status(services: Settings, tmp_path: Pat
 def rejected(services: Settings) -> Iterator[None]:
     """A relay, its slot, and a dead letter."""
     with relaying(services, snapshot=True):
-        producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+        producer = Producer(
+            {"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options}
+        )
         producer.produce("cdc.orders", key=b'{"id": 1}', value=b"not an event \xff", partition=0)
         assert producer.flush(20) == 0
         wiring.drain_all(services, ("orders",), pass_rejects=True)

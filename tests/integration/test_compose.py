@@ -252,7 +252,7 @@ def local(name: str, settings: Settings) -> dict[str, str]:
         "SLUICE_POSTGRES_USER": postgres.user,
         "SLUICE_POSTGRES_PASSWORD": postgres.password.get_secret_value(),
         "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
-        "SLUICE_KAFKA_OPTIONS": "",  # the embedded broker knows no login
+        "SLUICE_KAFKA_OPTIONS": json.dumps(dict(settings.kafka.options)),
         "SLUICE_CLICKHOUSE_HOST": clickhouse.host,
         "SLUICE_CLICKHOUSE_PORT": str(clickhouse.port),
         "SLUICE_CLICKHOUSE_USER": clickhouse.user,

@@ -79,7 +79,7 @@ def test_a_healthy_pipeline_passes_every_check_of_every_table(
 def test_a_rejected_event_warns_and_does_not_fail_the_run(
     services: Settings, engine: Engine
 ) -> None:
-    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     producer.produce("cdc.products", key=b'{"id":1}', value=b"{}", partition=0)
     assert producer.flush(20) == 0
     check = found(services, "products", "dead_letters")
@@ -127,7 +127,7 @@ def test_a_table_that_clickhouse_has_otherwise_is_a_finding(
 def test_a_topic_that_was_made_again_is_a_gap_until_a_resync(
     services: Settings, engine: Engine
 ) -> None:
-    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     for future in admin.delete_topics(["cdc.customers"]).values():
         future.result()
     Topics(services.kafka).ensure(["cdc.customers"])

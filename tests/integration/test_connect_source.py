@@ -68,7 +68,7 @@ def send(settings: Settings, operation: str, row: Any, before: Any = None) -> No
     metadata = {"source": "connect", "table": "products", "operation": operation}
     place = {"lsn": "0/1", "commit_ts_ms": 1730000000000}
     value = {"metadata": {**metadata, **place}, "payload": row, "before": before}
-    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options})
     producer.produce("cdc.products", key=json.dumps({"id": row["id"]}), value=json.dumps(value))
     assert producer.flush(10) == 0
 
@@ -159,6 +159,9 @@ def test_the_program_itself_writes_what_the_drain_takes_and_the_rest_to_the_cont
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP_SERVERS": services.kafka.bootstrap,
+        "KAFKA_SASL_MECHANISM": services.kafka.options["sasl.mechanisms"],
+        "KAFKA_SASL_USERNAME": services.kafka.options["sasl.username"],
+        "KAFKA_SASL_PASSWORD": services.kafka.options["sasl.password"],
         "CONNECT_HTTP_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}",
     }
     topics = Topics(services.kafka)

@@ -187,7 +187,7 @@ def test_until_empty_ends_at_what_was_there_though_more_keeps_coming(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each event that is drained is followed by another: the end is never reached."""
-    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
 
     def more(point: str) -> None:
         if point == "checkpoint written":

@@ -24,6 +24,7 @@ from sluice.person import system_person
 from sluice.settings import Settings
 from tests.support.harbour import NAME, WIDE, Harbour
 from tests.support.harbour import harbour as harbour_of
+from tests.support.processes import broker_variables
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -44,7 +45,7 @@ def sluice(harbour: Harbour, *arguments: str) -> Any:
         "SLUICE_HOME": str(settings.home),
         "SLUICE_MODELS": settings.models,
         "SLUICE_OUT": str(settings.out),
-        "SLUICE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        **broker_variables(settings),
         "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
         "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
         "SLUICE_POSTGRES_DATABASE": settings.postgres.database,
@@ -162,7 +163,9 @@ def a_second_replay_changes_nothing(harbour: Harbour) -> None:
 def test_the_command_shows_letters_whole_and_fails_while_some_are_invalid(
     harbour: Harbour,
 ) -> None:
-    producer = Producer({"bootstrap.servers": harbour.settings.kafka.bootstrap})
+    producer = Producer(
+        {"bootstrap.servers": harbour.settings.kafka.bootstrap, **harbour.settings.kafka.options}
+    )
     producer.produce("cdc.ferries", value=b"\xff<b>", key=b"k")
     assert producer.flush(10) == 0
     wiring.drain(harbour.settings, "ferries")
@@ -209,7 +212,9 @@ def test_letters_go_when_they_are_as_old_as_the_setting_says(
         assert kept not in sluice(harbour, "init").stdout
         assert "FAIL" not in told(harbour, days)[0]
         assert "FAIL" in told(harbour, other)[0]
-    producer = Producer({"bootstrap.servers": harbour.settings.kafka.bootstrap})
+    producer = Producer(
+        {"bootstrap.servers": harbour.settings.kafka.bootstrap, **harbour.settings.kafka.options}
+    )
     for value in (b"closed jo@example.com", b"open jo@example.com"):
         producer.produce("cdc.ferries", value=value, key=b"jo")
     assert producer.flush(10) == 0

@@ -259,7 +259,7 @@ def topic(
 ) -> Iterator[tuple[str, list[Diagnosis]]]:
     """A topic of one more table, and what is told of the broker then."""
     table = replace(catalog.tables[0], name="another")
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options})
     made = admin.create_topics([NewTopic(table.topic, partitions, 1, config=options)])
     made[table.topic].result(10)
     try:

@@ -105,7 +105,9 @@ class Shore:
 
     @property
     def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap})
+        return AdminClient(
+            {"bootstrap.servers": self.settings.kafka.bootstrap, **self.settings.kafka.options}
+        )
 
     def delete_topic(self) -> None:
         admin = self.admin
@@ -113,7 +115,9 @@ class Shore:
             future.result()
 
     def publish(self, value: bytes, times: int = 1) -> None:
-        producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap})
+        producer = Producer(
+            {"bootstrap.servers": self.settings.kafka.bootstrap, **self.settings.kafka.options}
+        )
         for _ in range(times):
             producer.produce(f"cdc.{ILL}", key=b'{"id":1}', value=value, partition=0)
         assert producer.flush(20) == 0

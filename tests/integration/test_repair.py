@@ -162,7 +162,7 @@ def test_one_command_closes_a_gap_and_what_was_lost_beside_it(
     services: Settings, engine: Engine
 ) -> None:
     spoil(services, engine, 900004)
-    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     for future in admin.delete_topics(["cdc.customers"]).values():
         future.result()
     Topics(services.kafka).ensure(["cdc.customers"])

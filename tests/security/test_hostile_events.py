@@ -85,7 +85,9 @@ def product(key: int, name: str = "forged") -> dict[str, Any]:
 
 
 def send(settings: Settings, *values: bytes | None, **options: Any) -> None:
-    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap, **options})
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options, **options}
+    )
     for value in values:
         producer.produce(TOPIC, value=value, key=b'{"id":1}')
     assert producer.flush(30) == 0
@@ -396,7 +398,7 @@ def test_a_resync_fails_while_rows_that_it_wrote_are_hidden(
 def test_garbage_among_the_notes_of_the_broker_is_no_note(
     services: Settings, engine: Engine
 ) -> None:
-    producer = Producer({"bootstrap.servers": services.kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     named = json.dumps({"epoch": "another", "slot": services.relay.slot})
     for value in (b"bad", b"[]", b"{}", b"\xff", b"[" * 100_000, b"1" * 5000, named, None):
         producer.produce(EPOCH_TOPIC, value=value)
@@ -408,7 +410,9 @@ def test_garbage_among_the_notes_of_the_broker_is_no_note(
 
 def note(settings: Settings, *values: bytes, **options: Any) -> None:
     """Send to the topic of the broker's epoch."""
-    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap, **options})
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options, **options}
+    )
     for value in values:
         producer.produce(EPOCH_TOPIC, value=value)
     assert producer.flush(30) == 0

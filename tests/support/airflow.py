@@ -55,7 +55,7 @@ def connections(settings: Settings) -> dict[str, str]:
         },
         "SLUICE_REDPANDA": {
             "conn_type": "kafka",
-            "extra": {"bootstrap.servers": settings.kafka.bootstrap},
+            "extra": {"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options},
         },
         "SLUICE_CLICKHOUSE": {
             "conn_type": "generic",

@@ -25,7 +25,7 @@ def corrupt(settings: Settings) -> None:
 
 
 def make_again(settings: Settings, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options})
     for future in admin.delete_topics([topic]).values():
         future.result()
     Topics(settings.kafka).ensure([topic])

@@ -147,7 +147,9 @@ class Harbour:
                 f"ALTER TABLE cdc.{noted} DELETE WHERE source_table IN ('ferries', 'crossings')"
                 " SETTINGS mutations_sync = 1",
             )
-        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap})
+        admin = AdminClient(
+            {"bootstrap.servers": self.settings.kafka.bootstrap, **self.settings.kafka.options}
+        )
         for future in admin.delete_topics(["cdc.ferries", "cdc.crossings"]).values():
             future.result()
         for name in [name for name in sys.modules if name.startswith("harbour_")]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,15 @@ from sluice.settings import PROJECT, Settings
 SLUICE = str(Path(sys.executable).parent / "sluice")
 
 
+def broker_variables(settings: Settings) -> dict[str, str]:
+    """The variables by which a command finds the broker: the embedded one, or another."""
+    kafka = settings.kafka
+    if kafka.embedded:
+        return {"SLUICE_KAFKA_PORT": kafka.bootstrap.rpartition(":")[2]}
+    options = json.dumps(dict(kafka.options))
+    return {"SLUICE_KAFKA_BOOTSTRAP": kafka.bootstrap, "SLUICE_KAFKA_OPTIONS": options}
+
+
 def command_environment(settings: Settings, **changed: str) -> dict[str, str]:
     """The variables of a command that uses these services, some of them changed."""
     inherited = {name: value for name, value in os.environ.items() if name[:7] != "SLUICE_"}
@@ -24,7 +34,7 @@ def command_environment(settings: Settings, **changed: str) -> dict[str, str]:
         **inherited,
         "SLUICE_HOME": str(settings.home),
         "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
-        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
+        **broker_variables(settings),
         "SLUICE_CLICKHOUSE_PORT": str(settings.clickhouse.port),
         "SLUICE_CLICKHOUSE_HTTP_PORT": str(settings.clickhouse.http_port),
         "SLUICE_AIRFLOW_PORT": str(settings.airflow_port),
@@ -36,7 +46,7 @@ def killed(settings: Settings, module: str, *arguments: object, **variables: obj
     """Run a module on this stack, in a process of its own that kills itself at some point."""
     known = {
         "SLUICE_POSTGRES_PORT": settings.postgres.port,
-        "SLUICE_KAFKA_PORT": settings.kafka.bootstrap.rpartition(":")[2],
+        **broker_variables(settings),
         "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
         "SLUICE_CLICKHOUSE_HTTP_PORT": settings.clickhouse.http_port,
         **variables,

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -47,12 +47,15 @@ def up(
     from sluice.cli import first_facts
     from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
+    from sluice.embedded.kafka import fetch_kafka
     from sluice.embedded.postgres import ensure_database
     from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES, is_example
     from sluice.embedded.stack import Stack
 
     report = _clock()
     fetch_library()
+    if context.obj.kafka.embedded:
+        fetch_kafka(context.obj.maven)
     stack = Stack(context.obj)
     stack.launch()
     settings = read_settings({**os.environ, "SLUICE_HOME": str(context.obj.home)})
@@ -182,6 +185,7 @@ def env(
         "CLICKHOUSE_USER": clickhouse.user,
         "CLICKHOUSE_PASSWORD": clickhouse.password.get_secret_value(),
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap,
+        **_kafka_login(settings.kafka.options),
         "AIRFLOW_URL": f"http://127.0.0.1:{settings.airflow_port}",
         "AIRFLOW_USER": "admin",
         "AIRFLOW_PASSWORD": read_secrets(settings.home).get("airflow", ""),
@@ -189,6 +193,16 @@ def env(
     for name, value in values.items():
         text = str(value).replace("'", "'\\''")
         typer.echo(f"export {name}='{text}'")  # as it is: a shell reads it
+
+
+def _kafka_login(options: Mapping[str, str]) -> dict[str, str]:
+    """Return how to log in to the broker, under the names that redpanda-connect.yaml reads."""
+    names = {
+        "KAFKA_SASL_MECHANISM": "sasl.mechanisms",
+        "KAFKA_SASL_USERNAME": "sasl.username",
+        "KAFKA_SASL_PASSWORD": "sasl.password",
+    }
+    return {name: options[option] for name, option in names.items() if option in options}
 
 
 def _create_example(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sluice.embedded import private
 from sluice.errors import NotReady, Retryable, Unreachable
-from sluice.settings import OWN_POSTGRES, PACKAGE, WRITER, Settings
+from sluice.settings import OWN_POSTGRES, PACKAGE, WRITER, Settings, own_broker
 
 T = TypeVar("T")
 USER = "admin"
@@ -76,6 +76,7 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
         source = secrets["postgres"]
     if clickhouse.embedded:  # the settings may have been read before its password existed
         user, password = WRITER, secrets["clickhouse"]
+    broker = own_broker(secrets["kafka"]) if settings.kafka.embedded else {}
     connections = {
         "SLUICE_POSTGRES": {
             "conn_type": "postgres",
@@ -88,7 +89,11 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
         },
         "SLUICE_REDPANDA": {
             "conn_type": "kafka",
-            "extra": {**settings.kafka.options, "bootstrap.servers": settings.kafka.bootstrap},
+            "extra": {
+                **broker,
+                **settings.kafka.options,
+                "bootstrap.servers": settings.kafka.bootstrap,
+            },
         },
         "SLUICE_CLICKHOUSE": {
             "conn_type": "generic",

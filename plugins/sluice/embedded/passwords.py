@@ -13,6 +13,7 @@ from sluice.settings import read_secrets, secrets_file
 
 _NAMES = (
     "postgres",
+    "kafka",
     "clickhouse",
     "clickhouse_reader",
     "airflow",

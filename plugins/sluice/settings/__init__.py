@@ -21,6 +21,7 @@ from sluice.settings.project import (
     make_importable,
 )
 from sluice.settings.values import (
+    BROKER_USER,
     ONE_SERVER,
     OWN_POSTGRES,
     WAREHOUSE_POOL,
@@ -34,10 +35,12 @@ from sluice.settings.values import (
     PostgresSettings,
     RelaySettings,
     Settings,
+    own_broker,
 )
 from sluice.settings.variables import VARIABLES
 
 __all__ = [
+    "BROKER_USER",
     "FILE",
     "INCLUDE",
     "IN_REPOSITORY",
@@ -61,6 +64,7 @@ __all__ = [
     "RelaySettings",
     "Settings",
     "make_importable",
+    "own_broker",
     "project_marks",
     "read_models_name",
     "read_secrets",

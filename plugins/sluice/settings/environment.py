@@ -26,6 +26,7 @@ from sluice.settings.values import (
     PostgresSettings,
     RelaySettings,
     Settings,
+    own_broker,
 )
 from sluice.settings.variables import VARIABLES
 
@@ -99,8 +100,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
         api_port=_number(values, "SLUICE_API_PORT"),
         postgres=_postgres(values, secrets, embedded=embedded),
+        maven=values["SLUICE_MAVEN_REPOSITORY"],
         metadata_password=SecretStr(secrets.get("postgres", "")),
-        kafka=_kafka(values),
+        kafka=_kafka(values, secrets),
         clickhouse=_clickhouse(values, secrets, home),
         relay=_relay(values),
         drain=_drain(values),
@@ -134,11 +136,13 @@ def _postgres(
     )
 
 
-def _kafka(values: Mapping[str, str]) -> KafkaSettings:
+def _kafka(values: Mapping[str, str], secrets: Mapping[str, str]) -> KafkaSettings:
+    theirs = values["SLUICE_KAFKA_BOOTSTRAP"]
+    own = {} if theirs else own_broker(secrets.get("kafka", ""))
     return KafkaSettings(
-        bootstrap=values["SLUICE_KAFKA_BOOTSTRAP"]
-        or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}",
-        options=_flat(values, "SLUICE_KAFKA_OPTIONS"),
+        bootstrap=theirs or f"127.0.0.1:{_number(values, 'SLUICE_KAFKA_PORT')}",
+        options={**own, **_flat(values, "SLUICE_KAFKA_OPTIONS")},
+        embedded=not theirs,
     )
 
 

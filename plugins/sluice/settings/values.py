@@ -23,6 +23,20 @@ METADATA_PORT = 2  # offset from Airflow's own port; see Settings.metadata
 # for it in clear text.
 OWN_POSTGRES = {"require_auth": "scram-sha-256"}
 
+BROKER_USER = "sluice"  # of the embedded broker, whose password is the secret `kafka`
+
+
+def own_broker(password: str) -> dict[str, str]:
+    """Return librdkafka's options that log in to the embedded broker; none without a password."""
+    if not password:
+        return {}
+    return {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanisms": "SCRAM-SHA-256",
+        "sasl.username": BROKER_USER,
+        "sasl.password": password,
+    }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSettings:
@@ -44,10 +58,17 @@ class PostgresSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSettings:
-    """Connection settings of the broker; `options` are librdkafka's (`security.protocol` ...)."""
+    """Connection settings of the broker.
+
+    Attributes:
+        bootstrap: its addresses, host:port,...
+        options: librdkafka's (`security.protocol` ...).
+        embedded: whether it is the embedded stack's broker: no other address is set.
+    """
 
     bootstrap: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +189,7 @@ class Settings:
         letters_kept: how long dead letters are kept; None for ever.
         repair: `off`, `suggest` or `auto`.
         metadata_password: of the embedded PostgreSQL; empty before its first run.
+        maven: the Maven repository of the embedded broker's files, a URL or a folder.
     """
 
     project: Path
@@ -192,6 +214,7 @@ class Settings:
     repair: str
     alerts: AlertSettings
     metadata_password: SecretStr = field(default=SecretStr(""))
+    maven: str = ""
 
     @property
     def metadata(self) -> PostgresSettings:

@@ -25,6 +25,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "",
         'librdkafka\'s options as JSON: {"security.protocol": "SASL_SSL", ...}',
     ),
+    "SLUICE_MAVEN_REPOSITORY": (
+        "https://repo.maven.apache.org/maven2",
+        "a Maven repository with the embedded Kafka's files: a URL, or a folder",
+    ),
     "SLUICE_CLICKHOUSE_HOST": ("", "ClickHouse's host; empty is this machine"),
     "SLUICE_CLICKHOUSE_PORT": ("9000", "ClickHouse's native port"),
     "SLUICE_CLICKHOUSE_HTTP_PORT": ("8123", "ClickHouse's HTTP port"),
