@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     KafkaError,
@@ -35,21 +32,12 @@ from sluice.clients.broker import Broker
 from sluice.errors import TopicPartitioned, Unreachable
 from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC, DRAIN_GROUP
 from sluice.events.positions import is_lsn
-from sluice.printable import named
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
-T = TypeVar("T")
 _SECONDS = 10.0
-# The embedded broker scans all batches of a topic at each fetch, and returns nothing if the scan
-# takes longer than the fetch's wait. Where it returned nothing, a read is retried with LONG_WAIT.
-# Every read waits this long at the topic's end; with 2 ms a read under load never ended.
-_WAIT = {"fetch.wait.max.ms": 20}
-LONG_WAIT = {"fetch.wait.max.ms": 2000}
-_SILENT = 1.0
-_TOPICS_AT_ONCE = 100  # of one read; the embedded broker may scan no more in time
-_READS_AT_ONCE = 4
-_WATERMARK_S = 0.5  # between reads of a topic's watermark while its end is not reached
+_NO_OPTIONS: Mapping[str, Any] = {}
+_READABLE_S = 1.0  # to decompress a message, or to fail to
 # librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
 # Of notes the newest count. A producer can send any number of messages to their topic.
@@ -79,38 +67,8 @@ class SlotMark(NamedTuple):
     counted_since: int = 0
 
 
-class MovingEnd:
-    """The end of a topic that grows all the time, so that no fetch reports its end.
-
-    `watermark` reads the offset after the last message; the embedded broker counts only the first
-    message of the last batch. Once it has moved, all batches before the last are complete. It is
-    read at most every `pause` seconds.
-    """
-
-    def __init__(self, watermark: Callable[[], int], beginning: int, pause: float = 0.0) -> None:
-        self._watermark, self._beginning, self._pause = watermark, beginning, pause
-        self._read_at = time.monotonic()
-        self._end: int | None = None
-
-    def known(self, next_offset: int) -> int | None:
-        """Return an end after all messages of the beginning, for a reader at this offset.
-
-        None while it is unknown; a fetch may still report the topic's end.
-        """
-        due = time.monotonic() >= self._read_at + self._pause
-        if self._end is None and next_offset > self._beginning and due:
-            self._read_at = time.monotonic()
-            watermark = self._watermark()
-            self._end = watermark - 1 if watermark > self._beginning else None
-        return self._end
-
-
 class _Unreadable(Exception):
     """What comes next on the topic cannot be unpacked."""
-
-
-class _Silent(Exception):
-    """The broker returned nothing within the usual time."""
 
 
 class TopicState(NamedTuple):
@@ -223,7 +181,7 @@ class Topics:
 
     def epoch(self) -> str | None:
         """Return the id of the broker's incarnation; None where its topics are not set up."""
-        notes = _patiently(partial(self._notes, first=True))
+        notes = self._notes(first=True)
         return str(notes[0]["epoch"]) if notes else None
 
     def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -240,9 +198,7 @@ class Topics:
         """
         epoch = self.epoch()
         notes = (
-            note
-            for note in reversed(_patiently(self._notes))
-            if note["epoch"] == epoch and _is_of_slot(note)
+            note for note in reversed(self._notes()) if note["epoch"] == epoch and _is_of_slot(note)
         )
         return next((note for note in notes if slot in (None, note["slot"])), None)
 
@@ -285,63 +241,19 @@ class Topics:
         return {position.topic: max(0, position.offset) for position in committed}
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
-        """Return topic -> end offset, without topics that do not exist.
-
-        Reads to the end, because the embedded broker's watermark counts the last batch as one
-        message. A topic that grows all the time ends where its watermark has moved; see MovingEnd.
-        """
-        wanted, ends = list(names), dict[str, int]()
-        parts = [
-            wanted[begin : begin + _TOPICS_AT_ONCE]
-            for begin in range(0, len(wanted), _TOPICS_AT_ONCE)
-        ]
-        with ThreadPoolExecutor(_READS_AT_ONCE) as threads:
-            for part in threads.map(lambda some: _patiently(partial(self._ends, some)), parts):
-                ends |= part
-        return ends
-
-    def _ends(self, names: Sequence[str], wait: Mapping[str, int]) -> dict[str, int]:
-        with self._consumer("sluice-ends", wait) as consumer:
+        """Return topic -> end offset, without topics that do not exist."""
+        with self._consumer("sluice-ends") as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
-            marks = self._watermarks(consumer, [name for name in names if name in present])
-            starts = [
-                TopicPartition(name, 0, max(low, high - 1, 0))
-                for name, (low, high) in marks.items()
-            ]
-            ends = {name: high for name, (_, high) in marks.items()}
-            moving = {
-                name: MovingEnd(partial(self._high, consumer, name), high, _WATERMARK_S)
-                for name, high in ends.items()
-            }
-            consumer.assign(starts)
-            unread = set(marks)
-            for name, offset, _ in self._until_end(consumer, unread, wait, strict=False):
-                end = moving[name].known(offset + 1)
-                ends[name] = max(ends[name], offset + 1, end or 0)
-                if end is not None:
-                    unread.discard(name)
-        return ends
+            return self._ends(consumer, [name for name in names if name in present])
 
-    def _watermarks(self, consumer: Consumer, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Return topic -> its watermarks, low and high, by one request for each of the two."""
-        if not names:
-            return {}
-        lows, highs = (
-            consumer.offsets_for_times(
-                [TopicPartition(name, 0, special) for name in names], timeout=self._seconds
-            )
-            for special in (OFFSET_BEGINNING, OFFSET_END)
-        )
-        for place in (*lows, *highs):
-            if place.error is not None:
-                raise KafkaException(place.error)
-        high = {place.topic: place.offset for place in highs}
-        return {place.topic: (place.offset, high[place.topic]) for place in lows}
-
-    def _high(self, consumer: Consumer, name: str) -> int:
-        """Return the topic's watermark."""
-        place = TopicPartition(name, 0)
-        return consumer.get_watermark_offsets(place, timeout=self._seconds)[1]
+    def _ends(self, consumer: Consumer, names: Sequence[str]) -> dict[str, int]:
+        """Return topic -> end offset, by one request for all topics, which exist."""
+        asked = [TopicPartition(name, 0, OFFSET_END) for name in names]
+        found = consumer.offsets_for_times(asked, timeout=self._seconds) if asked else []
+        for answer in found:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        return {answer.topic: answer.offset for answer in found}
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Return topic -> the drain group's next offset, or 0."""
@@ -367,17 +279,18 @@ class Topics:
             if failures:
                 raise self._broker.failure(failures[0])
 
-    def _notes(self, wait: Mapping[str, int], *, first: bool = False) -> list[dict[str, Any]]:
+    def _notes(self, *, first: bool = False) -> list[dict[str, Any]]:
         """The notes among the newest messages; with `first` the first note alone."""
         notes: list[dict[str, Any]] = []
-        with self._consumer("sluice-notes", wait) as consumer:
+        with self._consumer("sluice-notes") as consumer:
             if EPOCH_TOPIC not in consumer.list_topics(timeout=self._seconds).topics:
                 return notes
-            at = 0 if first else max(0, self._high(consumer, EPOCH_TOPIC) - _MOST_NOTES)
-            while True:
+            end = self._ends(consumer, [EPOCH_TOPIC])[EPOCH_TOPIC]
+            at = 0 if first else max(0, end - _MOST_NOTES)
+            while at < end:
                 consumer.assign([TopicPartition(EPOCH_TOPIC, 0, at)])
                 try:
-                    for _, offset, value in self._until_end(consumer, {EPOCH_TOPIC}, wait):
+                    for offset, value in self._until(consumer, end):
                         at = offset + 1
                         if (note := _note(value)) is not None:
                             notes.append(note)
@@ -388,53 +301,42 @@ class Topics:
                     if at not in self._passed:  # to find it costs several attempts to decompress
                         self._passed[at] = first_after(at, self._readable)
                     at = self._passed[at]
+        return notes
 
     def _readable(self, offset: int) -> bool:
         """Whether a note's message can be read there, or the topic ends before."""
-        deadline = time.monotonic() + _SILENT
-        options: dict[str, Any] = {**LONG_WAIT, "auto.offset.reset": "error"}
-        with self._consumer("sluice-notes", options) as consumer:
+        deadline = time.monotonic() + _READABLE_S
+        with self._consumer("sluice-notes", {"auto.offset.reset": "error"}) as consumer:
             consumer.assign([TopicPartition(EPOCH_TOPIC, 0, offset)])
             while (message := consumer.poll(0.2)) is None and time.monotonic() < deadline:
                 pass
         error = message and message.error()
         return not error or error.code() not in UNREADABLE
 
-    def _until_end(
-        self, consumer: Consumer, unread: set[str], wait: Mapping[str, int], *, strict: bool = True
-    ) -> Iterator[tuple[str, int, bytes]]:
-        """Yield (topic, offset, value) of the assigned topics' messages up to each topic's end.
-
-        Args:
-            strict: whether to raise at a message that cannot be read, not to end there. Default:
-                true.
+    def _until(self, consumer: Consumer, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, value) of the assigned topic's messages before an offset.
 
         Raises:
-            _Unreadable: with `strict`, a message cannot be read.
+            _Unreadable: a message cannot be read.
         """
         deadline = time.monotonic() + self._seconds
-        while unread:
-            if wait is _WAIT and time.monotonic() > deadline - self._seconds + _SILENT:
-                raise _Silent
+        while True:
             if time.monotonic() > deadline:
-                what = f"does not answer for {named(sorted(unread))}"
-                raise self._broker.silent(consumer, what)
+                raise self._broker.silent(consumer, f"does not answer for {EPOCH_TOPIC}")
             message = consumer.poll(0.2)
             if message is None:
                 continue
             deadline = time.monotonic() + self._seconds  # it answers, however slowly
-            error = message.error()
+            error, offset = message.error(), message.offset() or 0
             if error is None:
-                yield message.topic() or "", message.offset() or 0, message.value() or b""
-            elif error.code() == KafkaError._PARTITION_EOF:
-                unread.discard(message.topic() or "")
-            elif error.code() in UNREADABLE and strict:
-                raise _Unreadable
+                yield offset, message.value() or b""
             elif error.code() in UNREADABLE:
-                unread.discard(message.topic() or "")  # its end is the watermark
+                raise _Unreadable
+            if offset + 1 >= end or (error and error.code() == KafkaError._PARTITION_EOF):
+                return
 
     def _consumer(
-        self, group: str, wait: Mapping[str, Any] = _WAIT
+        self, group: str, options: Mapping[str, Any] = _NO_OPTIONS
     ) -> AbstractContextManager[Consumer]:
         return self._broker.opened(
             Consumer,
@@ -443,18 +345,11 @@ class Topics:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                **wait,
+                "fetch.wait.max.ms": 20,  # a topic's end is reported after a fetch that waited
                 "reconnect.backoff.ms": 1,  # else half of all reads wait 50 ms to connect
+                **options,
             },
         )
-
-
-def _patiently(read: Callable[[Mapping[str, int]], T]) -> T:
-    """Read; retry with LONG_WAIT where the broker was silent."""
-    try:
-        return read(_WAIT)
-    except _Silent:
-        return read(LONG_WAIT)
 
 
 def first_after(offset: int, readable: Callable[[int], bool]) -> int:

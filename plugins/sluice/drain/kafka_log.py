@@ -17,15 +17,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from sluice.clients.broker import Broker
-from sluice.clients.topics import (
-    LONG_WAIT,
-    UNREADABLE,
-    MovingEnd,
-    Topics,
-    described,
-    first_after,
-    partitioned,
-)
+from sluice.clients.topics import UNREADABLE, Topics, described, first_after, partitioned
 from sluice.drain.letters import kept
 from sluice.drain.ports import Chunk, Passed, TopicPosition
 from sluice.errors import NotReady, RecordUnreadable, TopicGap, Unreachable
@@ -56,23 +48,15 @@ class KafkaLog:
     """
 
     def __init__(self, settings: KafkaSettings, ahead: int = 32 << 20) -> None:
-        self._options = {**_CONSUMER_OPTIONS, "queued.max.messages.kbytes": max(1, ahead >> 10)}
+        options = {**_CONSUMER_OPTIONS, "queued.max.messages.kbytes": max(1, ahead >> 10)}
         self._broker = Broker(settings)
         self._topics = Topics(settings)
         self._admin = self._broker.client(AdminClient)
-        self._consumer = self._broker.client(Consumer, self._options)
-        self._patient = False
+        self._consumer = self._broker.client(Consumer, options)
 
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close()
-
-    def _wait_longer(self, topic: str, offset: int) -> None:
-        """Resume at this offset with fetches that wait longer; see topics.py."""
-        self._consumer.close()
-        self._consumer = self._broker.client(Consumer, {**self._options, **LONG_WAIT})
-        self._consumer.assign([TopicPartition(topic, 0, offset)])
-        self._patient = True
 
     def epoch(self) -> str:
         """See ports.ChangeLog."""
@@ -89,7 +73,7 @@ class KafkaLog:
         deadline = time.monotonic() + seconds
         with self._translated():  # otherwise librdkafka looks up the topic's leader late
             self._consumer.list_topics(topic, timeout=_PATIENCE)
-        end = MovingEnd(lambda: self._watermarks(topic)[1], self._watermarks(topic)[1])
+        end = self._watermarks(topic)[1]
         self._consumer.assign([TopicPartition(topic, 0, offset)])
         try:
             ended = False
@@ -117,9 +101,9 @@ class KafkaLog:
             )
 
     def _chunk(
-        self, topic: str, offset: int, chunk: Chunk, deadline: float, end: MovingEnd
+        self, topic: str, offset: int, chunk: Chunk, deadline: float, end: int
     ) -> tuple[list[Record], bool]:
-        """Return at most a chunk of records, and whether the topic's end follows them."""
+        """Return at most a chunk of records, and whether they reach the end."""
         records: list[Record] = []
         taken = 0
         quiet_until = time.monotonic() + _PATIENCE
@@ -128,8 +112,6 @@ class KafkaLog:
             if first is None:
                 if time.monotonic() > quiet_until:
                     raise self._broker.silent(self._consumer, f"does not answer for {topic}")
-                if not self._patient:
-                    self._wait_longer(topic, records[-1].offset + 1 if records else offset)
                 continue
             # The number that fits if messages keep their average size.
             room = (chunk.size - taken) * len(records) // taken if taken else _FIRST
@@ -150,11 +132,8 @@ class KafkaLog:
                 else:
                     self._fail(topic, error, next_offset)
             quiet_until = time.monotonic() + _PATIENCE
-            if records:
-                next_offset = records[-1].offset + 1
-                known = end.known(next_offset)
-                if known is not None and next_offset >= known:
-                    return records, True
+            if records and records[-1].offset + 1 >= end:
+                return records, True
         return records, False
 
     def _fail(self, topic: str, error: KafkaError, offset: int) -> None:
