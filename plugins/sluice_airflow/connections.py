@@ -32,6 +32,7 @@ def settings_from_connections() -> Settings:
     settings = read_settings(os.environ)
     postgres, redpanda, clickhouse = map(connection, (POSTGRES, REDPANDA, CLICKHOUSE))
     options = {name: str(value) for name, value in redpanda.extra_dejson.items()}
+    broker = options.pop("bootstrap.servers", "")
     driver = {name: value for name, value in clickhouse.extra_dejson.items() if name != PLAY}
     page = settings.alerts.page or cdc_page()
     own = settings.clickhouse
@@ -46,7 +47,11 @@ def settings_from_connections() -> Settings:
             database=postgres.schema or settings.postgres.database,
             options=postgres.extra_dejson,
         ),
-        kafka=KafkaSettings(bootstrap=options.pop("bootstrap.servers", ""), options=options),
+        kafka=KafkaSettings(
+            bootstrap=broker,
+            options=options,
+            embedded=settings.kafka.embedded and broker == settings.kafka.bootstrap,
+        ),
         clickhouse=ClickHouseSettings(
             host=clickhouse.host or "127.0.0.1",
             port=clickhouse.port or 9000,

@@ -57,9 +57,7 @@ class DrainedTable:
         """Empty table and topic, then put random changes and a few rejects on the topic."""
         for name in (TABLE.storage, TABLE.history, "checkpoints", "dead_letters", "drains"):
             self.clickhouse.execute(f"TRUNCATE TABLE cdc.{name}")
-        for future in self._admin.delete_topics([TABLE.topic]).values():
-            future.result()
-        self._topics.ensure([TABLE.topic])
+        self.recreate()
         chance = random.Random(seed)
         kinds = ["write"] * 12 + ["partial", "partial", "delete", "delete", "truncate"]
         changes = [
@@ -75,6 +73,12 @@ class DrainedTable:
             events.insert(at, b"not an event")
         self.events = len(events)
         self.produce(events)
+
+    def recreate(self) -> None:
+        """Delete the topic and create it again, empty."""
+        for future in self._admin.delete_topics([TABLE.topic]).values():
+            future.result()
+        self._topics.ensure([TABLE.topic])
 
     def produce(self, events: list[bytes]) -> None:
         producer = Producer(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     KafkaError,
@@ -40,11 +41,23 @@ _NO_OPTIONS: Mapping[str, Any] = {}
 _READABLE_S = 1.0  # to decompress a message, or to fail to
 # librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG})
+# Of a topic that was just created, or a broker that has just started.
+_NO_LEADER = frozenset(
+    {
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+    }
+)
+_LEADER_S = 0.02
 # Of notes the newest count. A producer can send any number of messages to their topic.
 _MOST_NOTES = 1000
 _NO_TOPIC_ID = "A" * 22  # zeros, of brokers without topic ids
 # The least fields of a snapshot's note.
 _SNAPSHOT = frozenset({"slot", "system_identifier", "consistent_point"})
+# Of drained messages, those that can still be looked at; as many are deleted at least.
+_DRAINED_KEPT = 1000
 # The epoch is a message; if it expired, the broker would seem to be another one.
 _REPLICAS = -1  # the broker's default
 _FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}
@@ -244,16 +257,46 @@ class Topics:
         """Return topic -> end offset, without topics that do not exist."""
         with self._consumer("sluice-ends") as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
-            return self._ends(consumer, [name for name in names if name in present])
+            return self._offsets(consumer, [name for name in names if name in present], OFFSET_END)
 
-    def _ends(self, consumer: Consumer, names: Sequence[str]) -> dict[str, int]:
-        """Return topic -> end offset, by one request for all topics, which exist."""
-        asked = [TopicPartition(name, 0, OFFSET_END) for name in names]
-        found = consumer.offsets_for_times(asked, timeout=self._seconds) if asked else []
-        for answer in found:
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-        return {answer.topic: answer.offset for answer in found}
+    def delete_drained(self, drained: Mapping[str, int]) -> dict[str, int]:
+        """Let the broker delete drained messages, except the newest of each topic.
+
+        It deletes whole segments, and returns no message before the deletion any more.
+
+        Args:
+            drained: topic -> offset before which all is drained, of topics that exist.
+
+        Returns:
+            Topic -> the first offset that is kept, of the topics where enough is drained.
+        """
+        with self._consumer("sluice-ends") as consumer:
+            firsts = self._offsets(consumer, list(drained), OFFSET_BEGINNING)
+        kept = {name: offset - _DRAINED_KEPT for name, offset in drained.items()}
+        due = {n: first for n, first in kept.items() if first - firsts[n] >= _DRAINED_KEPT}
+        if due:
+            places = [TopicPartition(name, 0, offset) for name, offset in due.items()]
+            with self._broker.opened(AdminClient) as admin:
+                for future in admin.delete_records(places, request_timeout=self._seconds).values():
+                    future.result(self._seconds)
+        return due
+
+    def _offsets(self, consumer: Consumer, names: Sequence[str], place: int) -> dict[str, int]:
+        """Return topic -> the offset of a special place, by one request for all topics."""
+        asked = [TopicPartition(name, 0, place) for name in names]
+        deadline = time.monotonic() + self._seconds
+        while asked:
+            try:
+                found = consumer.offsets_for_times(asked, timeout=self._seconds)
+                for answer in found:
+                    if answer.error is not None:
+                        raise KafkaException(answer.error)
+                return {answer.topic: answer.offset for answer in found}
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_LEADER or time.monotonic() > deadline:
+                    raise
+                time.sleep(_LEADER_S)
+        return {}
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Return topic -> the drain group's next offset, or 0."""
@@ -285,7 +328,7 @@ class Topics:
         with self._consumer("sluice-notes") as consumer:
             if EPOCH_TOPIC not in consumer.list_topics(timeout=self._seconds).topics:
                 return notes
-            end = self._ends(consumer, [EPOCH_TOPIC])[EPOCH_TOPIC]
+            end = self._offsets(consumer, [EPOCH_TOPIC], OFFSET_END)[EPOCH_TOPIC]
             at = 0 if first else max(0, end - _MOST_NOTES)
             while at < end:
                 consumer.assign([TopicPartition(EPOCH_TOPIC, 0, at)])

@@ -66,6 +66,19 @@ class Backlog:
             and position.committed < self._drained(table)
         }
 
+    def passed(self, tables: Sequence[Table]) -> dict[str, int]:
+        """Return topic -> offset before which its messages are drained for good.
+
+        Without topics that were recreated since, and those whose offset is not committed.
+        """
+        return {
+            table.topic: min(position.committed, checkpoint.next_offset)
+            for table in tables
+            if (position := self.positions.get(table.topic))
+            and (checkpoint := self._current(table))
+            and checkpoint.topic_id == position.id
+        }
+
     def _drained(self, table: Table) -> int:
         checkpoint = self._current(table)
         return checkpoint.next_offset if checkpoint else 0

@@ -2,7 +2,7 @@
 
 Run as a module, it prepares the data's folder and becomes the server. Clients log in by SCRAM, so
 that neither side shows the password; the controller, which only the broker itself uses, by a
-password of this start. Messages are kept until they are drained; see `Topics.forget_drained`.
+password of this start. Messages are kept until they are drained; see `Topics.delete_drained`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ broker.session.timeout.ms = 3000
 auto.create.topics.enable = false
 log.retention.ms = -1
 log.retention.bytes = -1
-log.segment.bytes = 67108864
+log.segment.bytes = 73400320
 log.roll.ms = 3600000
 log.retention.check.interval.ms = 60000
 offsets.retention.minutes = 52560000

@@ -109,6 +109,8 @@ def drain_backlog(
     due = sorted(filter(backlog.due, tables), key=backlog.events)
     idle = [table for table in tables if not backlog.due(table)]
     run.changes.commit(backlog.uncommitted(idle))
+    if run.settings.kafka.embedded:  # the retention of another broker is its owner's
+        run.topics.delete_drained(backlog.passed(tables))
     shares = _shares(backlog, due, processes)
     if shares or not due:
         return Drained(at_end=frozenset(table.name for table in idle), shares=shares)
