@@ -135,7 +135,7 @@ class Gauge:
         """Return program -> CPU seconds of it and its children so far."""
         seconds = {}
         for name, members in self._processes().items():
-            times = [process.cpu_times() for process in members]
+            times = [process.cpu_times() for process in members if process.is_running()]
             seconds[name] = sum(
                 t.user + t.system + t.children_user + t.children_system for t in times
             )
@@ -144,8 +144,7 @@ class Gauge:
     def memory(self) -> dict[str, float]:
         """Return program -> MB (PSS) of it and its children."""
         return {
-            name: sum(process.memory_full_info().pss for process in members) / 1e6
-            for name, members in self._processes().items()
+            name: sum(map(_pss, members)) / 1e6 for name, members in self._processes().items()
         }
 
     def _processes(self) -> dict[str, list[psutil.Process]]:
@@ -168,6 +167,14 @@ class Gauge:
             cursor.execute(query, [begun, ended])
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
+
+
+def _pss(process: psutil.Process) -> int:
+    """Return a process's memory in bytes; 0 once it has ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def measure(gauge: Gauge, traffic: Traffic, load: str, minutes: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg2
 import pytest
 
@@ -72,14 +72,10 @@ class Pipeline:
             assert_fact_equals_join(self.settings, engine)
         engine.dispose()
 
-    def broker_crash(self) -> None:
-        """The broker is killed and forgets everything; another one is there after."""
-        broker = psutil.Process(self.stack.states()["broker"].pid)
-        broker.kill()
-        until(
-            lambda: self.stack.states()["broker"].pid not in {broker.pid, 0},
-            "the broker is started again",
-        )
+    def broker_loss(self) -> None:
+        """The broker loses all that it had; another one is there after."""
+        self.stack.halt(["broker"])
+        shutil.rmtree(self.settings.home / "broker")
         self.stack.start(("broker",), lambda _: None)
 
 

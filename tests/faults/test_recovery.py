@@ -126,7 +126,7 @@ def test_after_slot_and_broker_were_lost_together_both_sides_are_equal_again(
 ) -> None:
     drop(pipeline)
     pipeline.change()
-    pipeline.broker_crash()
+    pipeline.broker_loss()
     pipeline.recover()
     pipeline.equal()
 
@@ -145,7 +145,7 @@ def test_after_a_broker_forgot_what_it_had_acknowledged_both_sides_are_equal_aga
             lambda: source.slot(settings.relay.slot).confirmed_lsn >= end,
             "the slot has confirmed the end",
         )
-    pipeline.broker_crash()
+    pipeline.broker_loss()
     with relaying(settings):
         checked(settings)
         assert not wiring.quality(settings, deep=True).passed

@@ -76,7 +76,7 @@ def _connections(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
         source = secrets["postgres"]
     if clickhouse.embedded:  # the settings may have been read before its password existed
         user, password = WRITER, secrets["clickhouse"]
-    broker = own_broker(secrets["kafka"]) if settings.kafka.embedded else {}
+    broker = own_broker(secrets.get("kafka", "")) if settings.kafka.embedded else {}
     connections = {
         "SLUICE_POSTGRES": {
             "conn_type": "postgres",

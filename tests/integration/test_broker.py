@@ -1,0 +1,137 @@
+"""The embedded broker keeps what it acknowledged, over restarts and kills."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from confluent_kafka import Message, Producer
+
+from sluice.clients.broker import Broker
+from sluice.clients.topics import Topics
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import Chunk
+from sluice.embedded.stack import Stack
+from sluice.settings import Settings
+from tests.support.services import stack_environment, started, temporary_home
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.services
+
+KILLS = 4
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[Settings, Stack]]:
+    """A broker whose home has characters that its settings give a meaning."""
+    with temporary_home() as folder:
+        home = folder / "a home, one = another"
+        home.mkdir()
+        with started(stack_environment(home), ("broker",)) as (settings, stack):
+            yield settings, stack
+
+
+def everything(settings: Settings, topic: str) -> dict[int, bytes | None]:
+    """Offset -> value of all messages."""
+    with closing(KafkaLog(settings.kafka)) as log:
+        chunks = log.read(topic, 0, Chunk(100_000), 60)
+        return {record.offset: record.value for chunk in chunks for record in chunk}
+
+
+def killed(stack: Stack) -> None:
+    """Kill the broker, and wait until the supervisor's next one answers."""
+    before = stack.states()["broker"].pid
+    psutil.Process(before).kill()
+    until(lambda: stack.states()["broker"].pid not in {before, None}, "another broker is started")
+    stack.start(("broker",), lambda _: None)
+
+
+def test_what_was_acknowledged_survives_kills_under_load(
+    running: tuple[Settings, Stack],
+) -> None:
+    settings, stack = running
+    topic = f"cdc.kept_{uuid4().hex[:8]}"
+    Topics(settings.kafka).ensure([topic])
+    stored: dict[int, bytes | None] = {}
+
+    def delivered(error: object, message: Message) -> None:
+        if error is None:
+            stored[message.offset() or 0] = message.value()
+
+    producer = Producer(
+        {**Broker(settings.kafka).options, "enable.idempotence": True, "linger.ms": 1}
+    )
+    stop = threading.Event()
+
+    def produce() -> None:
+        number = 0
+        while not stop.is_set():
+            producer.poll(0.0005)
+            if len(producer) < 10_000:
+                producer.produce(topic, b"%d" % number, on_delivery=delivered)
+                number += 1
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        for _ in range(KILLS):
+            many = len(stored) + 500
+            until(lambda most=many: len(stored) > most, "messages are acknowledged")  # type: ignore[misc]
+            killed(stack)
+    finally:
+        stop.set()
+        thread.join()
+    assert producer.flush(60) == 0
+    found = everything(settings, topic)
+    assert {offset: found.get(offset) for offset in stored} == stored
+    assert [int(value or b"-1") for value in found.values()] == list(range(len(found)))
+
+
+def test_topics_offsets_and_incarnation_survive_a_restart_and_a_kill(
+    running: tuple[Settings, Stack],
+) -> None:
+    settings, stack = running
+    topics, name = Topics(settings.kafka), f"cdc.kept_{uuid4().hex[:8]}"
+    topics.ensure([name])
+    topics.note_published("kept", 42)
+    with closing(KafkaLog(settings.kafka)) as log:
+        log.commit({name: 7})
+
+    def state() -> object:
+        committed, published = topics.committed([name]), topics.published("kept")
+        return topics.incarnation([name]), committed, published
+
+    before = state()
+    stack.restart(["broker"], lambda _: None)
+    assert state() == before
+    killed(stack)
+    assert state() == before
+
+
+def test_a_start_that_was_killed_while_it_formatted_is_begun_again(tmp_path: Path) -> None:
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        (home / "broker.draft").mkdir()
+        (home / "broker.draft" / "meta.properties").write_text("half of")
+        with started(environment, ("broker",)) as (settings, _):
+            assert Topics(settings.kafka).ensure([])
+            assert not (home / "broker.draft").exists()
+
+
+def test_java_leaves_no_files_behind_a_kill(running: tuple[Settings, Stack]) -> None:
+    """Libraries are unpacked below the home, and go with the next start."""
+    settings, stack = running
+    name = f"cdc.packed_{uuid4().hex[:8]}"
+    Topics(settings.kafka).ensure([name])
+    producer = Producer({**Broker(settings.kafka).options, "compression.type": "zstd"})
+    producer.produce(name, b"x" * 10_000)
+    assert producer.flush(20) == 0
+    folder = settings.home / "run" / "broker"
+    unpacked = {path.name for path in folder.iterdir()}
+    killed(stack)
+    assert not unpacked & {path.name for path in folder.iterdir()}
