@@ -25,10 +25,10 @@ from pydantic import SecretStr
 from sluice.capture import slot as slots
 from sluice.catalog import Catalog, load_catalog
 from sluice.clients.clickhouse import ClickHouse
-from sluice.clients.topics import EPOCH_TOPIC
+from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.embedded.stack import Stack
 from sluice.generate.clickhouse import table_statements
-from sluice.operate.doctor import Diagnosis, examine
+from sluice.operate.doctor import Diagnosis, broker, examine
 from sluice.operate.doctor.clickhouse import checks as clickhouse_checks
 from sluice.settings import Cluster, RelaySettings, Settings
 from sluice.star import create as warehouse
@@ -262,6 +262,7 @@ def topic(
     admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **settings.kafka.options})
     made = admin.create_topics([NewTopic(table.topic, partitions, 1, config=options)])
     made[table.topic].result(10)
+    Topics(settings.kafka).ensure([table.topic])  # waits until the broker leads it
     try:
         found = examine(settings, replace(catalog, tables=(*catalog.tables, table)))
         yield table.topic, [diagnosis for diagnosis in found if diagnosis.service == "broker"]
@@ -306,12 +307,9 @@ def test_a_topic_that_keeps_its_messages_long_enough_is_told_with_its_limit(
     assert (told.ok, told.found) == (True, found)
 
 
-def test_a_broker_that_does_not_tell_its_retention_is_no_fault(
-    services: Settings, catalog: Catalog
-) -> None:
-    """The embedded broker tells only what was set, and nothing was."""
-    with topic(services, catalog, {}) as (name, found):
-        (untold,) = [one for one in found if one.check == f"retention of {name}"]
+def test_a_broker_that_does_not_tell_its_retention_is_no_fault() -> None:
+    """It does not where the user may not describe the topic's configuration."""
+    untold = broker._retention("cdc.another", {})
     assert (untold.ok, untold.found) == (True, "unknown: the broker does not report it")
 
 

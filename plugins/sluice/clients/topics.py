@@ -142,7 +142,16 @@ class Topics:
             futures = admin.create_topics(missing).values() if missing else []
             for future in futures:
                 _created(future)
+            deadline = time.monotonic() + self._seconds
+            while not self._led(admin, wanted) and time.monotonic() < deadline:
+                time.sleep(_LEADER_S)
         return self.epoch() or self._write_epoch()
+
+    def _led(self, admin: AdminClient, names: Iterable[str]) -> bool:
+        """Whether the broker leads these topics; one that was just created takes a moment."""
+        present = admin.list_topics(timeout=self._seconds).topics
+        places = [present[name].partitions if name in present else {} for name in names]
+        return all(parts and all(p.leader >= 0 for p in parts.values()) for parts in places)
 
     def partitions(self) -> dict[str, int]:
         """Return topic -> number of partitions, of all topics of the broker."""

@@ -66,8 +66,8 @@ share.coordinator.state.topic.num.partitions = 1
 share.coordinator.state.topic.min.isr = 1
 group.initial.rebalance.delay.ms = 0
 # A killed server starts again once its session has ended.
-broker.heartbeat.interval.ms = 500
-broker.session.timeout.ms = 3000
+broker.heartbeat.interval.ms = 1000
+broker.session.timeout.ms = 4000
 
 # Topics and offsets are for ever; the drain's progress bounds them.
 auto.create.topics.enable = false
@@ -80,7 +80,8 @@ offsets.retention.minutes = 52560000
 # The relay's largest message, in a batch of its own.
 message.max.bytes = 68157440
 
-# small
+# small, and quiet while nothing happens
+metadata.max.idle.interval.ms = 0
 num.network.threads = 2
 num.io.threads = 2
 group.coordinator.threads = 1
