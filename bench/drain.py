@@ -3,10 +3,9 @@
     .venv/bin/python bench/drain.py [EVENTS [REPEATS [PICTURE.svg]]]
     .venv/bin/python bench/drain.py backlog [EVENTS]
 
-Starts its own broker and ClickHouse. BENCH_BROKER=host:port uses another broker, for tests only:
-its topic cdc.orders is deleted. One topic has EVENTS (1,000,000) inserts, updates and deletes of
-orders. Every way loads all of them REPEATS (3) times, alternating, each in its own process; medians
-are printed. `BENCH_PEERS_PYTHON` names the Python of an environment with quixstreams,
+Starts its own services. One topic has EVENTS (1,000,000) inserts, updates and deletes
+of orders. Every way loads all of them REPEATS (3) times, alternating, each in its own process;
+medians are printed. `BENCH_PEERS_PYTHON` names the Python of an environment with quixstreams,
 clickhouse-connect and dlt[clickhouse]; without it those are skipped.
 
 `backlog` drains a topic of EVENTS (10,000,000) once and prints its memory over time.
@@ -35,11 +34,13 @@ from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.topics import Topics
 from sluice.embedded.clickhouse_users import CONFIGURATION
+from sluice.embedded.postgres import ensure_database
+from sluice.embedded.programs import STORES
 from sluice.embedded.stack import Stack
 from sluice.generate.files import topics
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
-from tests.support.services import delete_topics, stack_environment, temporary_home
+from tests.support.services import stack_environment, temporary_home
 
 WAYS = Path(__file__).with_name("drain_ways.py")
 PEERS = """
@@ -51,7 +52,9 @@ CREATE OR REPLACE TABLE bench.peers (
 QUEUE = """
 CREATE TABLE bench.queue (message String) ENGINE = Kafka
 SETTINGS kafka_broker_list = '{broker}', kafka_topic_list = 'cdc.orders',
-    kafka_group_name = 'engine_{number}', kafka_format = 'JSONAsString'
+    kafka_group_name = 'engine_{number}', kafka_format = 'JSONAsString',
+    kafka_security_protocol = 'sasl_plaintext', kafka_sasl_mechanism = '{mechanism}',
+    kafka_sasl_username = '{user}', kafka_sasl_password = '{password}'
 """
 VIEW = """
 CREATE MATERIALIZED VIEW bench.queue_view TO bench.peers AS
@@ -172,7 +175,9 @@ class Bench:
         return {
             **self.stack.environment(),
             **self._environment,
-            "BENCH_BROKER": self.settings.kafka.bootstrap,
+            "BENCH_BROKER": json.dumps(
+                {"bootstrap.servers": self.settings.kafka.bootstrap, **self.settings.kafka.options}
+            ),
             "BENCH_PORT": str(clickhouse.port),
             "BENCH_HTTP_PORT": str(clickhouse.http_port),
             "SLUICE_DRAIN_EVENTS": str(self.events),
@@ -181,9 +186,16 @@ class Bench:
 
     def engine(self, number: int) -> dict[str, float]:
         """Load the topic by ClickHouse's Kafka table engine, with its default settings."""
-        broker = self.settings.kafka.bootstrap
+        login = self.settings.kafka.options
+        queue = QUEUE.format(
+            broker=self.settings.kafka.bootstrap,
+            number=number,
+            mechanism=login["sasl.mechanisms"],
+            user=login["sasl.username"],
+            password=login["sasl.password"],
+        )
         with closing(ClickHouse(self.settings.clickhouse)) as clickhouse:
-            clickhouse.execute(QUEUE.format(broker=broker, number=number))
+            clickhouse.execute(queue)
             started = time.monotonic()
             clickhouse.execute(VIEW)
             while self.committed(f"engine_{number}") < self.events:
@@ -263,19 +275,17 @@ def open_to_peers(home: Path) -> None:
 
 @contextmanager
 def bench(events: int) -> Iterator[Bench]:
-    """Run broker and ClickHouse, with the topic filled."""
+    """Run the services, with the topic filled."""
     with temporary_home() as home:
-        environment = stack_environment(home) | {"SLUICE_CLICKHOUSE_USER": "default"}
-        outside = os.environ.get("BENCH_BROKER", "")
-        stack = Stack(read_settings(environment))
-        stack.launch()
+        environment = stack_environment(home)
+        Stack(read_settings(environment)).launch()
         open_to_peers(home)
-        environment |= {"SLUICE_KAFKA_BOOTSTRAP": outside} if outside else {}
+        stack = Stack(read_settings(environment))  # with the passwords that were made
+        environment |= {"SLUICE_CLICKHOUSE_USER": "default"}
         settings = read_settings(environment)
         try:
-            stack.start(("clickhouse",) if outside else ("broker", "clickhouse"), lambda _: None)
-            if outside:
-                delete_topics(settings, {"cdc.orders"})
+            stack.start(STORES, lambda _: None)
+            ensure_database(settings.postgres, settings.postgres.database)
             catalog = load_catalog(settings.models)
             Topics(settings.kafka).ensure(topics(catalog))
             with closing(ClickHouse(settings.clickhouse)) as clickhouse:

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 TOPIC = "cdc.orders"
-BROKER = os.environ["BENCH_BROKER"]
+BROKER: dict[str, str] = json.loads(os.environ["BENCH_BROKER"])
 COLUMNS = ["id", "customer_id", "order_date", "status", "total", "version", "deleted"]
 Work = Callable[[], None]
 
@@ -54,9 +54,7 @@ def consumed(events: int) -> Iterator[list[Any]]:
     """Yield the topic's messages in lists."""
     from confluent_kafka import Consumer, TopicPartition
 
-    consumer = Consumer(
-        {"bootstrap.servers": BROKER, "group.id": uuid4().hex, "enable.auto.commit": False}
-    )
+    consumer = Consumer({**BROKER, "group.id": uuid4().hex, "enable.auto.commit": False})
     consumer.assign([TopicPartition(TOPIC, 0, 0)])
     seen = 0
     while seen < events:
@@ -122,6 +120,7 @@ def quixstreams(events: int) -> Work:
     """Load the topic by quixstreams, with a sink that writes by clickhouse-connect."""
     import clickhouse_connect
     from quixstreams import Application
+    from quixstreams.kafka import ConnectionConfig
     from quixstreams.sinks.base import BatchingSink, SinkBatch
 
     client = clickhouse_connect.get_client(
@@ -135,7 +134,7 @@ def quixstreams(events: int) -> Work:
             client.insert("bench.peers", rows, column_names=COLUMNS, column_type_names=types)
 
     application = Application(
-        broker_address=BROKER,
+        broker_address=ConnectionConfig.from_librdkafka_dict(BROKER),
         consumer_group=uuid4().hex,
         auto_offset_reset="earliest",
         commit_every=50_000,

@@ -13,6 +13,7 @@ acknowledgement. For a snapshot, so is reading rows as JSON messages without pro
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -97,7 +98,9 @@ def own_source() -> Iterator[Source]:
 
 def fresh(source: Source) -> Source:
     """Return a source with a new slot, empty tables and an empty broker."""
-    source.stack.restart(("broker",), lambda _: None)
+    source.stack.halt(["broker"])
+    shutil.rmtree(source.settings.home / "broker")
+    source.stack.start(["broker"], lambda _: None)
     source.sql(
         "DROP TABLE IF EXISTS parts, things",
         "CREATE TABLE things (id int PRIMARY KEY, name text)",

@@ -143,9 +143,7 @@ class Gauge:
 
     def memory(self) -> dict[str, float]:
         """Return program -> MB (PSS) of it and its children."""
-        return {
-            name: sum(map(_pss, members)) / 1e6 for name, members in self._processes().items()
-        }
+        return {name: sum(map(_pss, members)) / 1e6 for name, members in self._processes().items()}
 
     def _processes(self) -> dict[str, list[psutil.Process]]:
         found = {}

@@ -1,0 +1,140 @@
+"""Measures what a topic of many batches costs; run by hand.
+
+    .venv/bin/python bench/batches.py [MOST [PICTURE.svg]]
+
+A stream of small commits leaves one batch each. A topic is filled with single messages, and at
+1,000, 10,000, ... batches up to MOST (1,000,000) it is asked for its end, read from 300 messages
+before the end, and read at the end: medians of five. Prints a table with the broker's memory (PSS)
+and its data on disk.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Producer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sluice.clients.broker import Broker
+from sluice.clients.topics import Topics
+from sluice.drain.kafka_log import KafkaLog
+from sluice.drain.ports import Chunk
+from sluice.embedded.stack import Stack
+from sluice.settings import Settings
+from tests.support.services import stack_environment, started, temporary_home
+
+TOPIC = "cdc.orders"
+FEW, REPEATS = 300, 5
+VALUE = b"x" * 300
+
+
+@contextmanager
+def broker() -> Iterator[tuple[Settings, Stack]]:
+    """Run a broker with the topic."""
+    with (
+        temporary_home() as home,
+        started(stack_environment(home), ["broker"]) as (settings, stack),
+    ):
+        Topics(settings.kafka).ensure([TOPIC])
+        yield settings, stack
+
+
+def fill(settings: Settings, count: int) -> None:
+    """Append messages, each in a batch of its own."""
+    producer = Producer({**Broker(settings.kafka).options, "batch.num.messages": 1, "linger.ms": 0})
+    for _ in range(count):
+        while len(producer) > 5_000:
+            producer.poll(0.01)
+        producer.produce(TOPIC, VALUE)
+        producer.poll(0)
+    if producer.flush(300):
+        raise SystemExit("the broker did not accept the messages")
+
+
+def median(call: Callable[[], object]) -> float:
+    """Return the median seconds of a call."""
+    seconds = []
+    for _ in range(REPEATS):
+        begun = time.monotonic()
+        call()
+        seconds.append(time.monotonic() - begun)
+    return statistics.median(seconds)
+
+
+def read(settings: Settings, offset: int, expected: int) -> None:
+    """Read the topic from an offset to its end, as a drain does."""
+    with closing(KafkaLog(settings.kafka)) as log:
+        found = sum(map(len, log.read(TOPIC, offset, Chunk(1000), 120)))
+    if found != expected:
+        raise SystemExit(f"read {found} messages instead of {expected}")
+
+
+def rows(most: int) -> Iterator[tuple[int, float, float, float, float, float]]:
+    """Yield batches, seconds of the end, of 300 messages, of none, MB in memory, MB on disk."""
+    with broker() as (settings, stack):
+        end, wanted = 0, 1_000
+        while wanted <= most:
+            fill(settings, wanted - end)
+            end = wanted
+            process = psutil.Process(stack.states()["broker"].pid)
+            data = settings.home / "broker"
+            yield (
+                end,
+                median(lambda: Topics(settings.kafka).ends([TOPIC])),
+                median(lambda at=end - FEW: read(settings, at, FEW)),  # type: ignore[misc]
+                median(lambda at=end: read(settings, at, 0)),  # type: ignore[misc]
+                process.memory_full_info().pss / 1e6,
+                sum(path.stat().st_blocks * 512 for path in data.rglob("*")) / 1e6,
+            )
+            wanted *= 10
+
+
+def picture(found: list[tuple[int, float, float, float, float, float]]) -> str:
+    """Return an SVG of the seconds, with a bar for each number of batches."""
+    height = 22 * len(found) + 40
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}"'
+        ' font-family="sans-serif" font-size="13">',
+        f'<rect width="640" height="{height}" fill="#ffffff"/>',
+        f'<text x="8" y="20">seconds to read the last {FEW} messages</text>',
+    ]
+    longest = max(seconds for _, _, seconds, *_ in found)
+    for number, (batches, _, seconds, *_) in enumerate(found):
+        y = 22 * number + 32
+        drawn.append(f'<text x="128" y="{y + 13}" text-anchor="end">{batches:,} batches</text>')
+        drawn.append(
+            f'<rect x="136" y="{y}" width="{400 * seconds / longest:.0f}" height="16"'
+            ' fill="#2f6fab"/>'
+        )
+        drawn.append(
+            f'<text x="{142 + 400 * seconds / longest:.0f}" y="{y + 13}">{seconds:.3f}</text>'
+        )
+    return "\n".join([*drawn, "</svg>", ""])
+
+
+def main() -> None:
+    """Measure and print the table."""
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    print("| batches | its end, s | 300 messages, s | none, s | memory, MB | disk, MB |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    found = []
+    for row in rows(most):
+        found.append(row)
+        batches, end, few, none, memory, disk = row
+        print(
+            f"| {batches:,} | {end:.3f} | {few:.3f} | {none:.3f} | {memory:.0f} | {disk:.0f} |",
+            flush=True,
+        )
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(picture(found))
+
+
+if __name__ == "__main__":
+    main()
