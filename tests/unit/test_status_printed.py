@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sluice.cli.status import _is_broken, print_status, read_status
+from sluice.cli.status import _ended, _failed, _is_broken, print_status, read_status
 from sluice.settings import read_settings
 from tests.support.services import free_ports
 
@@ -133,6 +133,28 @@ def test_with_nothing_running_every_part_has_its_error_and_no_count_is_zero(
     assert state["fact"] == {"rows": None, "expected_rows": None, "last_rebuild_at": None}
     assert state["slot"] == {}
     assert state["healthy"] is False
+    stopped = [concern for concern in state["concerns"] if "stack" in concern["what"]]
+    assert [concern["remedy"] for concern in stopped] == ["sluice up"]
+
+
+def test_each_service_that_ended_is_a_problem_with_its_log() -> None:
+    services = {
+        "relay": {"state": "fatal"},
+        "broker": {"state": "stopped"},
+        "postgres": {"state": "running"},
+    }
+    assert [(concern["what"], concern["remedy"]) for concern in _ended(services)] == [
+        ("service relay is fatal", "sluice logs relay"),
+        ("service broker is stopped", "sluice logs broker"),
+    ]
+    assert _ended({"postgres": {"state": "running"}}) == []
+    assert _ended({}) == []
+
+
+def test_a_failed_run_is_a_problem_with_the_address_of_its_log() -> None:
+    (concern,) = _failed(["sluice_drain"], read_settings({"SLUICE_AIRFLOW_PORT": "8099"}))
+    assert concern["what"] == "the last run of sluice_drain failed"
+    assert concern["remedy"] == "its log: http://127.0.0.1:8099/dags/sluice_drain"
 
 
 DEEP, EARLIER, LATER = "sluice_deep_quality", "2026-06-30T21:17:00Z", "2026-06-30T21:45:00Z"

@@ -132,7 +132,9 @@ def status(
     else:
         print_status(state, every=every)
     if not state["healthy"]:
-        raise NotReady("the pipeline is not healthy", remedy="see: sluice logs NAME")
+        raise NotReady(
+            "the pipeline is not healthy", remedy="run the commands named with its problems"
+        )
 
 
 @app.command(rich_help_panel=LOOK)

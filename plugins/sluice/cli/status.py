@@ -40,23 +40,26 @@ def read_status(settings: Settings) -> dict[str, Any]:
     with _part("models", errors):
         state.update(wiring.status(settings))
     errors |= state.pop("errors", {})
-    broken = False
+    broken: list[str] = []
     if has_embedded():
         with _part("airflow", errors):
             runs, by_hand = _last_runs(settings)
             state["dags"] = {dag_id: _dag_state(run) for dag_id, run in runs.items()}
-            broken = any(
-                _is_broken(dag_id, run, state["tables"])
+            broken = [
+                dag_id
                 for dag_id, run in runs.items()
-                if dag_id not in by_hand
-            )
+                if dag_id not in by_hand and _is_broken(dag_id, run, state["tables"])
+            ]
     state["errors"] = errors
     if errors:
         state["error"] = "\n".join(dict.fromkeys(errors.values()))
-    running = all(service["state"] == "running" for service in state["services"].values())
-    bad = any(concern["severity"] == "bad" for concern in state.get("concerns", ()))
-    healthy = running and not (broken or bad or errors or state.get("troubles"))
-    return {**state, "healthy": healthy}
+    state["concerns"] = [
+        *_ended(state["services"]),
+        *_failed(broken, settings),
+        *state.get("concerns", ()),
+    ]
+    bad = any(concern["severity"] == "bad" for concern in state["concerns"])
+    return {**state, "healthy": not (bad or errors or state.get("troubles"))}
 
 
 @contextmanager
@@ -72,6 +75,30 @@ def _services(settings: Settings) -> dict[str, Any]:
     from sluice.embedded.stack import Stack
 
     return {name: asdict(service) for name, service in Stack(settings).states().items()}
+
+
+def _ended(services: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a concern for each service that does not run; one where none does."""
+    ended = {name: of["state"] for name, of in services.items() if of["state"] != "running"}
+    if ended and set(ended.values()) == {"stopped"} and len(ended) == len(services):
+        return [_concern("the stack does not run", "sluice up")]
+    return [
+        _concern(f"service {name} is {state}", f"sluice logs {name}")
+        for name, state in ended.items()
+    ]
+
+
+def _failed(dag_ids: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
+    """Return a concern for each DAG whose failed run means that the pipeline does not work."""
+    dags = f"http://127.0.0.1:{settings.airflow_port}/dags"
+    return [
+        _concern(f"the last run of {name} failed", f"its log: {dags}/{name}") for name in dag_ids
+    ]
+
+
+def _concern(what: str, remedy: str) -> dict[str, Any]:
+    concern = {"severity": "bad", "what": what, "remedy": remedy}
+    return {**concern, "table": None, "follows": ()}
 
 
 def _last_runs(settings: Settings) -> tuple[dict[str, dict[str, Any]], set[str]]:
