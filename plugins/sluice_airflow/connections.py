@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from dataclasses import replace
 
 from airflow.sdk import Connection, get_current_context
@@ -78,8 +79,11 @@ def person() -> str:
     return run.triggering_user_name or f"Airflow: {kind}"
 
 
-def play_address() -> str:
+def play_address(query: str = "") -> str:
     """Return the address of ClickHouse's play UI: `play` of the connection's extra, or its host.
+
+    Args:
+        query: what it shows, ready to run. Default: nothing.
 
     Raises:
         WrongUsage: the connection is missing.
@@ -88,7 +92,8 @@ def play_address() -> str:
     extra = clickhouse.extra_dejson
     scheme = "https" if extra.get("secure") else "http"
     host = clickhouse.host or "127.0.0.1"
-    return str(extra.get(PLAY) or f"{scheme}://{host}:{extra.get('http_port', 8123)}/play")
+    address = str(extra.get(PLAY) or f"{scheme}://{host}:{extra.get('http_port', 8123)}/play")
+    return f"{address}#{b64encode(query.encode()).decode()}" if query else address
 
 
 def connection(name: str) -> Connection:

@@ -6,7 +6,6 @@ nothing. Tasks of other DAGs get an empty link, which Airflow does not show.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from typing import Any
 
 from airflow.sdk import BaseOperatorLink
@@ -39,13 +38,11 @@ class PlayLink(BaseOperatorLink):
         """Return the address; empty for other DAGs' tasks and without the connection."""
         if not ti_key.dag_id.startswith(DAGS):
             return ""
+        relation = _written(ti_key.task_id)
         try:
-            address = play_address()
+            return play_address(f"SELECT * FROM {relation} LIMIT 100" if relation else "")
         except WrongUsage:
             return ""
-        relation = _written(ti_key.task_id)
-        query = f"SELECT * FROM {relation} LIMIT 100" if relation else ""
-        return f"{address}#{b64encode(query.encode()).decode()}" if query else address
 
 
 def _written(task_id: str) -> str:

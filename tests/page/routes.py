@@ -7,4 +7,5 @@ OF_ROWS = {
     "/sluice/api/v1/tables/{table}/versions",
     "/sluice/api/v1/tables/{table}/compared",
     "/sluice/api/v1/dead-letters",
+    "/sluice/api/v1/olap/{relation}/rows",
 }

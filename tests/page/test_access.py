@@ -20,7 +20,12 @@ from tests.support.airflow import ROLES, airflow_environment
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
-VALUES = {"{table}": "orders", "{fact}": "fact_order_item", "{name}": "page.css"}
+VALUES = {
+    "{table}": "orders",
+    "{fact}": "fact_order_item",
+    "{relation}": "dim_customer",
+    "{name}": "page.css",
+}
 PARAMETERS = {path: {"key": "1"} for path in OF_ROWS}
 
 

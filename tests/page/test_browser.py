@@ -21,7 +21,14 @@ from tests.support.browser import PHONE, SLOWEST_MS, barriers, chromium, log_in,
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
 Look = Callable[..., Page]
-PAGES = ("/sluice/", "/sluice/tables/orders?key=5", "/sluice/docs")
+PAGES = (
+    "/sluice/",
+    "/sluice/tables/orders?key=5",
+    "/sluice/facts/fact_order_item",
+    "/sluice/olap",
+    "/sluice/olap/fact_order_item",
+    "/sluice/docs",
+)
 DRAINED = "data[data-path='tables.orders.last_drain.events']"
 
 
@@ -166,10 +173,22 @@ def test_nobody_is_kept_out_and_nothing_is_wider_than_the_window(
         assert too_wide(page) <= 0, path
 
 
+def test_a_query_is_copied(kept: None, look: Look) -> None:
+    page = look("viewer", permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/sluice/olap/fact_order_item")
+    page.get_by_role("button", name="Copy").nth(1).click()
+    expect(page.get_by_text("copied", exact=True)).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == "SELECT count() FROM olap.fact_order_item"
+
+
 def test_all_of_it_is_reached_by_keyboard_alone(kept: None, look: Look) -> None:
     page = look("viewer")
     page.goto("/sluice/tables/orders")
-    reached, wanted = set(), page.locator("a[href], button, input:not([type=hidden]), textarea")
+    reached, wanted = (
+        set(),
+        page.locator("a[href], button, input:not([type=hidden]), textarea"),
+    )
     for _ in range(200):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.outerHTML"))

@@ -41,6 +41,26 @@ def test_the_generated_files_are_what_the_models_give() -> None:
     assert difference(read_models("models"), PROJECT) == ""
 
 
+def test_a_columns_comment_describes_it_and_else_its_doc() -> None:
+    class Base(DeclarativeBase): ...
+
+    class Parcel(Base):
+        __tablename__ = "parcels"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        weight: Mapped[int] = mapped_column(comment="In grams.", doc="In Python.")
+        size: Mapped[int] = mapped_column(
+            doc="""The longest side,
+            in millimetres."""
+        )
+
+    (table,) = describe("parcels", list(Base.registry.mappers)).tables
+    assert [column.comment for column in table.columns] == [
+        "",
+        "In grams.",
+        "The longest side,\nin millimetres.",
+    ]
+
+
 def test_two_ways_to_one_dimension_get_prefixes_of_their_relationships() -> None:
     class Base(DeclarativeBase): ...
 

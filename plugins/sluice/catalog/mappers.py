@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import cleandoc
 from typing import Any
 
 import sqlalchemy as sa
@@ -171,6 +172,7 @@ def _column(declared: Declared, column: sa.Column[Any], profile: str) -> Column 
         expectations=tuple(
             expectations(f"{source.fullname}.{column.name}", column.info.get("expect", {}))
         ),
+        comment=cleandoc(column.comment or column.doc or ""),
     )
 
 

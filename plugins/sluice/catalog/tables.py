@@ -27,6 +27,7 @@ class Column:
         codec: its ClickHouse codec, or empty.
         postgres_type: its type in PostgreSQL according to the model.
         expectations: expectations of its values; see docs/quality.md. Default: none.
+        comment: its description, `comment` or `doc` in the model. Default: empty.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column:
     codec: str
     postgres_type: str
     expectations: tuple[Expectation, ...] = ()
+    comment: str = ""
 
     @property
     def type(self) -> ColumnType:

@@ -47,16 +47,16 @@ def refusal(why: str) -> dict[str, Any]:
 
 
 NO_TABLE: dict[int | str, Any] = {404: refusal("The models have no table of this name.")}
-router = APIRouter(
-    responses={
-        401: refusal("The user is not logged in."),
-        403: refusal("The token is invalid, or the user may not see this."),
-        503: refusal(
-            "A service does not answer, an Airflow connection is missing, or there are too many"
-            " requests; in that case retry after the seconds in Retry-After."
-        ),
-    }
-)
+# Responses that every route has.
+COMMON: dict[int | str, Any] = {
+    401: refusal("The user is not logged in."),
+    403: refusal("The token is invalid, or the user may not see this."),
+    503: refusal(
+        "A service does not answer, an Airflow connection is missing, or there are too many"
+        " requests; in that case retry after the seconds in Retry-After."
+    ),
+}
+router = APIRouter(responses=COMMON)
 V1 = "/api/v1"
 MOST_COMPARED = 20  # rows of one request
 # Responses that contain values of rows.

@@ -66,7 +66,7 @@ def show_overview(
         state = read_overview(reading, trusted=trusted)
         drawn = _charts(reading, state, period)
     parts = shared.get("airflow", read_parts)
-    return _page(request, "overview.html", period, **overview_values(state, choice, drawn, parts))
+    return respond(request, "overview.html", period, **overview_values(state, choice, drawn, parts))
 
 
 def overview_values(
@@ -120,7 +120,7 @@ def show_table(
             **letters_of(reading, pipeline, known, letter if trusted else None),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
-    return _page(request, "table.html", period, **values)
+    return respond(request, "table.html", period, **values)
 
 
 @router.get("/facts/{fact}")
@@ -144,14 +144,14 @@ def show_fact(request: Request, fact: str, trusted: MayRepair, period: Chosen) -
             ],
             **_fact_runs(reading, pipeline, fact, period, trusted),
         }
-    return _page(request, "fact.html", period, **values)
+    return respond(request, "fact.html", period, **values)
 
 
 @router.get("/docs")
 def show_api(request: Request) -> HTMLResponse:
     """Return the page that documents the API."""
     described = request.app.openapi()["paths"]
-    return _page(request, "api.html", latest(DEFAULT_RANGE), paths=described)
+    return respond(request, "api.html", latest(DEFAULT_RANGE), paths=described)
 
 
 @files.get("/static/{name}")
@@ -236,7 +236,8 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     return _templates.get_template(template).render(**values)
 
 
-def _page(request: Request, template: str, period: Period, **values: Any) -> HTMLResponse:
+def respond(request: Request, template: str, period: Period, **values: Any) -> HTMLResponse:
+    """Return a page from its template, the values that every page has, and its own."""
     root = request.scope.get("root_path", "")
     common = {
         "root": root,

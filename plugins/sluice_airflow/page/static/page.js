@@ -85,7 +85,7 @@ function put(fresh) {
     old.replaceWith(next);
     next.scrollLeft = place;
   }
-  localise();
+  enhance();
   if (paused()) return; // paused during the request
   const verdict = document.getElementById("verdict");
   say(verdict ? verdict.textContent.trim().replace(/^\S+\s+/, "") + "; live" : "live");
@@ -212,12 +212,38 @@ function leave(event) {
   if (!link || !within) return;
   event.preventDefault();
   const outer = window.parent.document.createElement("a");
-  outer.href = link.href;
+  Object.assign(outer, { href: link.href, target: link.target, rel: link.rel });
   outer.click();
 }
 
+// A text to the clipboard; where the browser gives none, it is selected, to be copied by the keyboard.
+async function copy(button) {
+  const place = document.getElementById(button.dataset.copy);
+  const said = button.parentElement.querySelector("[role=status]");
+  try {
+    await navigator.clipboard.writeText(place.textContent);
+    said.textContent = "copied";
+  } catch {
+    getSelection().selectAllChildren(place);
+    said.textContent = "selected: copy it with Ctrl+C";
+  }
+}
+
+function offerCopies() {
+  for (const button of document.querySelectorAll("[data-copy][hidden]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => copy(button));
+  }
+}
+
+// What the page gains by the script, in parts that were just loaded as well.
+function enhance() {
+  localise();
+  offerCopies();
+}
+
 followTheme();
-localise();
+enhance();
 keepFresh();
 document.addEventListener("click", leave);
 document.addEventListener("submit", (event) => {
