@@ -52,6 +52,19 @@ def look(browser: Browser, server: str) -> Iterator[Look]:
         page.context.close()
 
 
+def cut_off(page: Page) -> list[str]:
+    """What of the tables is beyond the edge of their boxes, or of the window."""
+    return list(
+        page.evaluate(
+            """[...document.querySelectorAll('.wide, .wide table, .wide td, .wide tbody th')]
+            .filter((one) => one.checkVisibility())
+            .filter((one) => one.scrollWidth > one.clientWidth + 1
+                || one.getBoundingClientRect().right > innerWidth)
+            .map((one) => one.outerHTML.slice(0, 150))"""
+        )
+    )
+
+
 def drained(settings: Settings, first: int, events: int) -> None:
     """Note a drain of orders that found events."""
     drain = {"source_table": "orders", "broker_epoch": "e", "first_offset": first}
@@ -171,6 +184,33 @@ def test_nobody_is_kept_out_and_nothing_is_wider_than_the_window(
             numbers.click()
         assert barriers(page) == [], path
         assert too_wide(page) <= 0, path
+        assert size is not PHONE or cut_off(page) == [], path
+
+
+def test_on_a_phone_each_value_of_a_table_has_the_name_of_its_column(
+    kept: None, look: Look
+) -> None:
+    page = look("user", viewport=PHONE)
+    page.goto("/sluice/")
+    row = page.locator("#tables tbody tr").filter(has_text="customers")
+    names = row.locator("td").evaluate_all("all => all.map(cell => cell.dataset.column)")
+    assert names == [
+        "Postgres rows",
+        "ClickHouse rows",
+        "Pending",
+        "Freshness",
+        "Dead letters",
+        "Last drain",
+        "Last check",
+    ]
+    shown = row.locator("td").evaluate_all(
+        "all => all.map(cell => getComputedStyle(cell, '::before').content)"
+    )
+    assert all(name in text for name, text in zip(names, shown, strict=True))
+    table = page.get_by_role("table").first
+    expect(table.get_by_role("rowheader", name="customers")).to_be_visible()
+    table.get_by_role("link", name="Pending").click()
+    expect(page).to_have_url(re.compile("sort=pending"))
 
 
 def test_a_query_is_copied(kept: None, look: Look) -> None:

@@ -236,9 +236,32 @@ function offerCopies() {
   }
 }
 
+const ROLES = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
+
+// Each cell gets the name of its column: a narrow window shows rows as blocks, without the table's head. The roles
+// stay what they are when the elements are no longer displayed as a table.
+function nameCells() {
+  for (const table of document.querySelectorAll("table:not([data-named])")) {
+    table.dataset.named = "";
+    const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+    for (const row of table.tBodies[0].rows) {
+      let column = 0;
+      for (const cell of row.cells) {
+        if (cell.colSpan === 1) cell.dataset.column = names[column];
+        column += cell.colSpan;
+      }
+    }
+    for (const part of [table, ...table.querySelectorAll("thead, tbody, tr, th, td")]) {
+      const header = part.scope === "col" ? "columnheader" : "rowheader";
+      part.setAttribute("role", ROLES[part.tagName] ?? header);
+    }
+  }
+}
+
 // What the page gains by the script, in parts that were just loaded as well.
 function enhance() {
   localise();
+  nameCells();
   offerCopies();
 }
 
