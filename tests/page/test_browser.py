@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from sluice.clients.clickhouse import ClickHouse
 from sluice.operate.trends import latest
@@ -213,6 +213,66 @@ def test_on_a_phone_each_value_of_a_table_has_the_name_of_its_column(
     expect(page).to_have_url(re.compile("sort=pending"))
 
 
+def drag(page: Page, chart: Locator, begin: float, end: float) -> None:
+    """Drag over these parts of a chart's width."""
+    box = chart.bounding_box()
+    assert box
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * begin, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * end, y, steps=5)
+    page.mouse.up()
+
+
+def period(page: Page) -> tuple[int, int]:
+    """The period of the first chart, in seconds since 1970."""
+    chart = page.locator("svg.chart").first
+    return tuple(int(chart.get_attribute(f"data-{name}") or 0) for name in ("start", "end"))  # type: ignore[return-value]
+
+
+def test_a_span_of_a_chart_becomes_the_period_by_mouse(kept: None, look: Look) -> None:
+    page = look("viewer", timezone_id="Asia/Kolkata")
+    page.goto("/sluice/?range=24h&sort=pending")
+    start, end = period(page)
+    chart = page.locator("svg.chart").first
+    chart.scroll_into_view_if_needed()
+    drag(page, chart, 0.4, 0.7)
+    expect(page).to_have_url(re.compile("from=.*&to=|to=.*&from="))
+    expect(page).to_have_url(re.compile("sort=pending"))
+    first, last = period(page)
+    assert start < first < last < end
+    assert abs((last - first) / (end - start) - 0.3 * 400 / 346) < 0.05
+    page.goto("/sluice/?range=24h")
+    chart.scroll_into_view_if_needed()
+    chart.click()  # selects nothing
+    assert "from" not in page.url
+    assert page.locator("figure.selecting").count() == 0
+
+
+def test_a_span_of_a_chart_becomes_the_period_by_keyboard(kept: None, look: Look) -> None:
+    page = look("viewer")
+    page.goto("/sluice/?range=24h")
+    start, end = period(page)
+    span = page.get_by_role("slider").first
+    span.focus()
+    page.keyboard.press("Home")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(span).to_have_attribute("aria-valuetext", re.compile(r"^\d\d \w+ .* to \d\d \w+"))
+    assert barriers(page) == []
+    page.keyboard.press("Escape")
+    expect(span).to_have_attribute("aria-valuetext", re.compile("^nothing selected"))
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("from="))
+    first, last = period(page)
+    assert start < first < last < end
+    assert last - first == 6 * 1200
+
+
 def test_a_query_is_copied(kept: None, look: Look) -> None:
     page = look("viewer", permissions=["clipboard-read", "clipboard-write"])
     page.goto("/sluice/olap/fact_order_item")
@@ -227,7 +287,7 @@ def test_all_of_it_is_reached_by_keyboard_alone(kept: None, look: Look) -> None:
     page.goto("/sluice/tables/orders")
     reached, wanted = (
         set(),
-        page.locator("a[href], button, input:not([type=hidden]), textarea"),
+        page.locator("a[href], button, input:not([type=hidden]), textarea, [role=slider]"),
     )
     for _ in range(200):
         page.keyboard.press("Tab")

@@ -57,6 +57,7 @@ class Chart:
     """The chart of a trend; `summary` describes it for screen readers.
 
     Attributes:
+        start, end, step: its period and the length of an interval, in seconds since 1970.
         x_ticks: place, text in UTC, seconds since 1970, and `time` or `day`, as the text shows.
     """
 
@@ -64,6 +65,9 @@ class Chart:
     title: str
     unit: str
     summary: str
+    start: int
+    end: int
+    step: int
     lines: tuple[Drawn, ...]
     y_ticks: tuple[tuple[float, str], ...]
     x_ticks: tuple[tuple[float, str, int, str], ...]
@@ -89,6 +93,9 @@ def _chart(trend: Trend, of: Trends) -> Chart:
         title=trend.title,
         unit=trend.unit,
         summary=_summary(trend),
+        start=of.times[0],
+        end=of.times[-1] + of.step_s,
+        step=of.step_s,
         lines=lines,
         y_ticks=tuple((_y(tick, top), amount(tick, trend.unit)) for tick in ticks),
         x_ticks=_x_ticks(of),

@@ -75,7 +75,7 @@ function paused() {
 function put(fresh) {
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);
-    if (!next || old.contains(document.activeElement)) continue;
+    if (!next || old.contains(document.activeElement) || old.querySelector(".selecting")) continue;
     if (old.querySelector("form.run:is([data-state=sent], [data-state=queued], [data-state=running])")) continue;
     for (const details of old.querySelectorAll("details[open]")) {
       const again = next.querySelector(`#${CSS.escape(details.id)}`);
@@ -258,11 +258,102 @@ function nameCells() {
   }
 }
 
+const SHORTEST_S = 1800; // of a period
+
+// A span of a chart, selected by dragging or by keys, becomes the period of all charts.
+function offerZoom(figure, form) {
+  const svg = figure.querySelector("svg.chart");
+  const [start, end, step, left, right] = ["start", "end", "step", "left", "right"].map((n) => Number(svg.dataset[n]));
+  const last = Math.round((end - start) / step) - 1;
+  const chosen = svg.appendChild(document.createElementNS(svg.namespaceURI, "rect"));
+  const handle = document.createElement("p");
+  const [hint, nothing] = ["Zoom: drag, or ← →", "nothing selected; the arrow keys select"];
+  const attributes = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": last };
+  attributes["aria-label"] = `Span of ${figure.querySelector("strong").textContent}`;
+  for (const [name, value] of Object.entries(attributes)) handle.setAttribute(name, value);
+  chosen.setAttribute("class", "chosen");
+  handle.className = "span quiet";
+  svg.after(handle);
+  let [anchor, head] = [null, null]; // intervals; the span has both and those between
+
+  const words = (at) => {
+    const form = { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", timeZone: zone() };
+    return new Intl.DateTimeFormat("en-GB", form).format(at * 1000).replace(",", "");
+  };
+  const bounds = () => [start + Math.min(anchor, head) * step, start + (Math.max(anchor, head) + 1) * step];
+  const place = (at) => left + ((right - left) * (at - start)) / (end - start);
+  const select = (from, to) => {
+    [anchor, head] = [from, to];
+    figure.classList.toggle("selecting", head !== null);
+    const [begins, ends] = head === null ? [start, start] : bounds();
+    const span = head === null ? nothing : `${words(begins)} to ${words(ends)}`;
+    const shape = { x: place(begins), width: place(ends) - place(begins), y: 8, height: 140 };
+    for (const [name, value] of Object.entries(shape)) chosen.setAttribute(name, value);
+    handle.textContent = head === null ? hint : `${span}: Enter`;
+    handle.setAttribute("aria-valuenow", head ?? last);
+    handle.setAttribute("aria-valuetext", span);
+  };
+  const show = () => {
+    let [begins, ends] = bounds();
+    begins -= Math.max(0, Math.ceil((SHORTEST_S - (ends - begins)) / 120) * 60);
+    ends = Math.max(ends, begins + SHORTEST_S);
+    const fields = new URLSearchParams(new FormData(form));
+    const minute = (at) => new Date(at * 1000).toISOString().slice(0, 16);
+    fields.set("from", minute(begins));
+    fields.set("to", minute(ends));
+    location.assign(`${location.pathname}?${fields}#charts-title`);
+  };
+  const under = (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    return Math.min(last, Math.max(0, Math.floor(((x - left) / (right - left)) * (last + 1))));
+  };
+  const within = (at) => Math.min(last, Math.max(0, at));
+  const keys = {
+    ArrowLeft: (at) => within(at - 1),
+    ArrowRight: (at) => within(at + 1),
+    Home: () => 0,
+    End: () => last,
+  };
+  handle.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && head !== null) return show();
+    if (event.key === "Escape") return select(null, null);
+    if (!(event.key in keys)) return;
+    event.preventDefault();
+    const to = head === null ? (event.key === "Home" ? 0 : last) : keys[event.key](head);
+    select(event.shiftKey && anchor !== null ? anchor : to, to);
+  });
+  svg.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    event.preventDefault(); // no selection of text
+    svg.setPointerCapture(event.pointerId);
+    select(under(event), under(event));
+  });
+  svg.addEventListener("pointermove", (event) => {
+    if (svg.hasPointerCapture(event.pointerId)) select(anchor, under(event));
+  });
+  svg.addEventListener("pointerup", (event) => {
+    if (!svg.hasPointerCapture(event.pointerId)) return;
+    if (anchor === head) select(null, null); // a click
+    else show();
+  });
+  svg.addEventListener("pointercancel", () => select(null, null));
+  select(null, null);
+}
+
+function offerZooms() {
+  const form = document.querySelector("form.period");
+  for (const figure of form ? document.querySelectorAll("figure") : []) {
+    if (!figure.querySelector(".span")) offerZoom(figure, form);
+  }
+}
+
 // What the page gains by the script, in parts that were just loaded as well.
 function enhance() {
   localise();
   nameCells();
   offerCopies();
+  offerZooms();
 }
 
 followTheme();
