@@ -37,7 +37,7 @@ test-fast: compiled
 test-services: compiled
 	$(PYTEST) -m "services and not (airflow or e2e)"
 
-# A whole stack has seven processes of Airflow's: two at once are what two cores carry.
+# A whole stack has nine processes of Airflow's: two at once are what two cores carry.
 test-stacks: WORKERS = 2
 test-stacks: compiled
 	$(PYTEST) -m "airflow or e2e"

@@ -73,6 +73,19 @@ def test_its_numbers_are_those_of_sql_and_follow_a_change_by_themselves(
     assert in_clickhouse(stack, "SELECT count() AS n FROM olap.dim_customer") == before + 1
 
 
+def test_airflows_home_greets_with_healthy_parts_alone(page: Page, stack: Running) -> None:
+    page.goto("/")
+    badges = page.get_by_test_id("state-badge")
+    colours = set()
+    for part in ("MetaDatabase", "Scheduler", "Triggerer", "Dag Processor"):
+        badge = badges.filter(has_text=part)
+        badge.wait_for()
+        colours.add(badge.evaluate("badge => getComputedStyle(badge).backgroundColor"))
+    assert len(colours) == 1
+    health = stack.airflow("GET", "monitor/health")
+    assert {part["status"] for part in health.values()} == {"healthy"}
+
+
 def test_a_corrupted_row_is_found_seen_repaired_and_closed_on_the_page_alone(
     page: Page, stack: Running
 ) -> None:

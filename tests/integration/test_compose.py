@@ -509,7 +509,7 @@ def in_postgres(services: Settings, *arguments: str) -> None:
 def test_airflows_containers_become_healthy_one_after_the_other(
     services: Settings, roles: None, tmp_path: Path
 ) -> None:
-    """As in the file: init to its end, then the API server, then scheduler and DAG processor."""
+    """As in the file: init to its end, then the API server, then the other three."""
     api, scheduler = free_ports(2)
     postgres = services.postgres
     assert "//airflow:canary@" in filled("airflow-init")["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
@@ -544,6 +544,7 @@ def test_airflows_containers_become_healthy_one_after_the_other(
         assert httpx.get(token).status_code >= 400  # which without passwords makes anyone an admin
         becomes_healthy("airflow-scheduler", there, "8974", scheduler)
         becomes_healthy("airflow-dag-processor", there, "8974", scheduler)
+        becomes_healthy("airflow-triggerer", there, "8974", scheduler)
 
 
 @pytest.mark.services

@@ -87,7 +87,7 @@ def test_a_probe_of_the_stack_is_true_or_false(kind: str) -> None:
     with stranger(kind) as port:
         served = STRANGERS[kind] is not None and STRANGERS[kind].startswith(b"HTTP/1.1 200")  # type: ignore[union-attr]
         assert programs._gets(f"http://127.0.0.1:{port}/ping", PATIENCE) is served
-        assert not airflow(port).healthy()
+        assert not airflow(port).healthy(("scheduler",))
         assert telemetry.read_status("127.0.0.1", port) == {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -134,9 +134,8 @@ class AirflowApi:
         self._verify = verify
         self._token = ""
 
-    def healthy(self) -> bool:
-        """Whether scheduler and dag-processor are up."""
-        parts = ("metadatabase", "scheduler", "dag_processor")
+    def healthy(self, parts: Collection[str]) -> bool:
+        """Whether these parts are up, as `scheduler`."""
         try:
             return self._call(
                 "GET",

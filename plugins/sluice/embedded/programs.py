@@ -45,7 +45,12 @@ class Program:
 _HEALTH_S = 10
 STORES = ("postgres", "broker", "clickhouse")
 PIPELINE = ("relay", "api")
-AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor")
+AIRFLOW = (
+    "airflow-api-server",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+    "airflow-triggerer",
+)
 
 
 def programs(settings: Settings) -> dict[str, Program]:
@@ -186,10 +191,22 @@ def _airflow(settings: Settings) -> list[Program]:
             command=[script, "dag-processor"],
             address="parses dags/",
             ports={},
-            # Health needs no login, so no secret is sent.
-            ready=lambda: AirflowApi(port, "", _HEALTH_S, lambda: None).healthy(),
+            ready=lambda: _healthy(port, "metadatabase", "scheduler", "dag_processor"),
+        ),
+        Program(
+            # No task of Sluice defers, but Airflow's home shows a missing triggerer as a failure.
+            name="airflow-triggerer",
+            command=[script, "triggerer", "--skip-serve-logs"],
+            address="waits for deferred tasks",
+            ports={},
+            ready=lambda: _healthy(port, "triggerer"),
         ),
     ]
+
+
+def _healthy(port: int, *parts: str) -> bool:
+    """Whether these parts of Airflow are up; this needs no login, so no secret is sent."""
+    return AirflowApi(port, "", _HEALTH_S, lambda: None).healthy(parts)
 
 
 def _script(name: str) -> str:
