@@ -226,17 +226,19 @@ def _read(
 ) -> None:
     """Publish one table's rows, and log the progress every few seconds."""
     before, ranges = progress.snapshot_rows, _ranges(shape.pages)
-    pace = Pace(log, f"snapshot: {table.name}, {{}} rows")
+    pace, whole = Pace(log, f"snapshot: {table.name}, {{}} rows"), 0
 
     def report() -> None:
         check()
         progress.snapshot_rows = before + reader.rows
+        pace.at(reader.rows, whole)
 
     reader = RowReader(cursor, table, publisher, batch, report, shape=shape)
     for number, (first, below) in enumerate(ranges, 1):
         reader.read_pages(first, below)
         progress.snapshot_ranges_done += 1
-        pace.at(reader.rows, total=reader.rows * len(ranges) // number)
+        whole = reader.rows * len(ranges) // number
+        pace.at(reader.rows, whole)
     log.info("snapshot: %s, %d rows", table.name, reader.rows)
     reader.truncate_below()
 

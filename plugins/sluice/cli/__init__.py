@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from sluice.cli import dead_letters, doctor, pipeline, places, project, queries, stack
+from sluice.cli.bars import bars
 from sluice.cli.help import Group, collect
-from sluice.cli.output import OneLine, say
+from sluice.cli.output import Log, say
 from sluice.errors import SluiceError, WrongUsage
 from sluice.settings import make_importable, read_settings
 
@@ -51,9 +52,7 @@ def _settings(
 
 def main() -> None:
     """Run a command; exit 0 done, 1 finding, 2 wrong usage, 3 not ready, 4 needs a person."""
-    logs = logging.StreamHandler()
-    logs.setFormatter(OneLine("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(handlers=[logs])
+    logging.basicConfig(handlers=[Log()])
     # It logs a traceback for each refused connection, which our error reports in one line.
     logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
     try:
@@ -64,6 +63,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
+    finally:
+        bars.hide()
 
 
 def _require_text(arguments: list[str]) -> None:

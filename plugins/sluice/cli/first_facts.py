@@ -11,13 +11,14 @@ from typing import Any
 
 from sluice.embedded.airflow_service import AirflowApi
 from sluice.errors import QualityFailed
+from sluice.execution import progress as pace
+from sluice.execution.progress import Amount, Line
 from sluice.settings import WAREHOUSE_POOL, WAREHOUSE_SLOTS, Settings
 
 DAGS = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 _ENDED = {"success", "failed"}
 _PATIENCE = 480.0  # seconds without progress: a busy machine may take long for one step
 _PAUSE = 0.5
-_REPORT_SECONDS = 10.0
 # Drained tables and events, rebuilt facts, tables whose rows were equal. Their numbers only grow,
 # up to those of the models; only the snapshot bounds the events.
 _PROGRESS = """
@@ -69,17 +70,20 @@ def wait(settings: Settings, api: AirflowApi, report: Callable[[str], None]) -> 
     Raises:
         QualityFailed: there was no progress for _PATIENCE seconds.
     """
+    from sluice.catalog import load_catalog
+
     patience = Patience(_PATIENCE)
     api.ensure_pool(WAREHOUSE_POOL, WAREHOUSE_SLOTS)
     while set(DAGS) - (parsed := set(api.dags())):
         patience.require(frozenset(parsed), "Airflow has not parsed the DAGs", _log("scheduler"))
         time.sleep(_PAUSE)
-    _wait_for_snapshot(settings, patience, report)  # earlier checks are skipped
-    _wait_for_checks(settings, api, patience, report)
+    total = len(load_catalog(settings.models).tables)
+    _wait_for_snapshot(settings, patience, report, total)  # earlier checks are skipped
+    _wait_for_checks(settings, api, patience, report, total)
 
 
 def _wait_for_snapshot(
-    settings: Settings, patience: Patience, report: Callable[[str], None]
+    settings: Settings, patience: Patience, report: Callable[[str], None], total: int
 ) -> None:
     from sluice.clients.postgres import PostgresSource
 
@@ -87,14 +91,19 @@ def _wait_for_snapshot(
     while source.find_slot(settings.relay.slot) is None:
         tables, events, *_ = progress = _progress(settings)
         patience.require(progress, "the relay has not finished its snapshot", "sluice logs relay")
-        if time.monotonic() - reported > _REPORT_SECONDS:
+        if time.monotonic() - reported > pace.SECONDS:
             reported = time.monotonic()
-            report(f"snapshot: {events} rows of {tables} tables are drained")
+            amount = Amount(work="first copy: tables drained", done=tables, total=total)
+            report(Line(f"snapshot: {events} rows of {tables} tables are drained", amount))
         time.sleep(_PAUSE)
 
 
 def _wait_for_checks(
-    settings: Settings, api: AirflowApi, patience: Patience, report: Callable[[str], None]
+    settings: Settings,
+    api: AirflowApi,
+    patience: Patience,
+    report: Callable[[str], None],
+    total: int,
 ) -> None:
     before = _run(api, "sluice_quality").get("dag_run_id")
     started = {dag_id: _run(api, dag_id).get("dag_run_id") for dag_id in DAGS}
@@ -111,9 +120,11 @@ def _wait_for_checks(
         tables, _, facts, checked = _progress(settings)
         what = f"no check of Airflow's has passed (previous runs: {started})"
         patience.require((tables, facts, checked), what, _log("scheduler"))
-        if time.monotonic() - reported > _REPORT_SECONDS:
+        if time.monotonic() - reported > pace.SECONDS:
             reported = time.monotonic()
-            report(f"{tables} tables are drained, {facts} facts rebuilt, {checked} tables checked")
+            text = f"{tables} tables are drained, {facts} facts rebuilt, {checked} tables checked"
+            amount = Amount(work="first check: tables compared", done=checked, total=total)
+            report(Line(text, amount))
         time.sleep(_PAUSE)
 
 

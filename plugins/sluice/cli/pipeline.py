@@ -239,6 +239,8 @@ def quality(
     """Compare PostgreSQL with ClickHouse as of one point of the WAL; exit 1 if a check fails."""
     from sluice import wiring
 
+    if deep:
+        logging.getLogger("sluice.quality.deep_check").setLevel(logging.INFO)
     report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
     if as_json:
         checks = [asdict(check) for check in report.checks]

@@ -17,11 +17,12 @@ from sluice.cli import completion
 from sluice.cli.compose import write_compose_secrets
 from sluice.cli.extras import require_embedded
 from sluice.cli.help import LOOK, RUN, SET_UP
-from sluice.cli.output import say, say_json
+from sluice.cli.output import say, say_json, say_progress
 from sluice.cli.places import addresses
 from sluice.cli.status import print_status, print_tables, read_status
 from sluice.cli.tables import print_table
 from sluice.errors import NotReady, WrongUsage
+from sluice.execution.progress import Line
 from sluice.settings import Settings, read_secrets, read_settings
 
 app = typer.Typer()
@@ -265,6 +266,7 @@ def _clock() -> Callable[[str], None]:
     started = time.monotonic()
 
     def report(text: str) -> None:
-        say(f"[{time.monotonic() - started:5.1f} s] {text}")
+        line = f"[{time.monotonic() - started:5.1f} s] {text}"
+        say_progress(Line(line, text.amount) if isinstance(text, Line) else line)
 
     return report

@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from sluice.cli.bars import bars
 from sluice.printable import printable, printable_lines
 
 
@@ -20,6 +21,7 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     A terminal that is too narrow gets each row as lines of `name value`; a pipe gets the table in
     its full width.
     """
+    bars.hide()
     table, console = _table(names, rows), Console()
     width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     if not console.is_terminal:

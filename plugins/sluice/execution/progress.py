@@ -1,12 +1,41 @@
-"""Progress of long work, logged every few seconds."""
+"""Progress of long work, reported every few seconds as lines that also have the amounts."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """How much of a work is done.
+
+    Attributes:
+        work: its name, which stays the same while it goes on, as in `orders: events`.
+        total: None where it is not known.
+        seconds_left: an estimate; None where it is not known.
+    """
+
+    work: str
+    done: int
+    total: int | None = None
+    seconds_left: float | None = None
+
+
+class Line(str):
+    """A line for logs that says an amount, which terminals draw as a bar instead."""
+
+    amount: Amount
+
+    def __new__(cls, text: str, amount: Amount) -> Line:
+        """Return the text with its amount."""
+        line = super().__new__(cls, text)
+        line.amount = amount
+        return line
 
 
 class Pace:
@@ -32,9 +61,29 @@ class Pace:
         if self._count is not None and self._total is None:
             self._total = self._count()
         self._logged, rate = now, done / (now - self._began)
+        whole = total or self._total or None
+        left = (whole or 0) - done
+        amount = Amount(
+            work=self._what.replace("{} ", ""),
+            done=done,
+            total=whole,
+            seconds_left=left / rate if left > 0 else None,
+        )
         text = f"{self._what.format(f'{done:,}')}, {rate:,.0f} a second"
-        left = (total or self._total or 0) - done
-        self._log.info(f"{text}, {left:,} left: {duration(left / rate)}" if left > 0 else text)
+        text = f"{text}, {left:,} left: {duration(left / rate)}" if left > 0 else text
+        self._log.info(Line(text, amount))
+
+
+def report_every(seconds: float) -> None:
+    """Report more or less often than every 5 seconds, for the whole process."""
+    global SECONDS  # noqa: PLW0603 - as with the level of a logger
+    SECONDS = seconds
+
+
+def amount_of(record: logging.LogRecord) -> Amount | None:
+    """Return the amount that a record says; None for other records."""
+    values = record.args if isinstance(record.args, tuple) else ()
+    return next((value.amount for value in (record.msg, *values) if isinstance(value, Line)), None)
 
 
 def duration(seconds: float) -> str:

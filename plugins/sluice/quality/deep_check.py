@@ -32,6 +32,7 @@ from sluice.errors import NotReady, SluiceError
 from sluice.events.event import CONNECT
 from sluice.execution.failpoints import Reached, ignore
 from sluice.execution.outcomes import Outcomes
+from sluice.execution.progress import Pace
 from sluice.printable import named
 from sluice.quality.differences import TableFindings, seen_twice
 from sluice.quality.range_check import RangeCheck, Snapshot
@@ -90,7 +91,9 @@ class DeepCheck:
         with ExitStack() as stack:
             snapshots = _Snapshots(self.snapshot, stack)
             equal = self._equal(snapshots, tables)
-            for table in tables:
+            pace = Pace(log, "deep: {} tables compared")
+            for number, table in enumerate(tables, start=1):
+                pace.at(number - 1, len(tables))
                 if table.name in equal:
                     yield table, equal[table.name]
                     continue

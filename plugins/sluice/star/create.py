@@ -220,7 +220,7 @@ def _at_once(
         outcomes: receives the errors.
         what: the plural of the items, for the log of the progress.
     """
-    pace, number = Pace(log, f"{{}} of {len(items):,} {what}"), count(1)
+    pace, number = Pace(log, f"{{}} {what} done"), count(1)
 
     def counted(session: ClickHouse, item: N) -> tuple[N, T]:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 from sluice.catalog import Fact
 from sluice.clients.clickhouse import ClickHouse
 from sluice.execution.failpoints import Reached
+from sluice.execution.progress import Amount, Line
 from sluice.generate.clickhouse import quoted
 from sluice.generate.statements import FactStatements
 from sluice.star.rollups import Recorded, RollupSums, Seen
@@ -58,10 +59,14 @@ class FactRows:
             rows += self._insert(self.star.insert_range, "staged_fact", shadow, now)
             seconds = time.monotonic() - started
             left = seconds / done * (len(ranges) - done)
-            self.progress(
+            text = (
                 f"{self.fact.name}: range {done} of {len(ranges)}, {rows} rows in"
                 f" {seconds:.1f} s, about {left:.0f} s left"
             )
+            amount = Amount(
+                work=f"{self.fact.name}: ranges", done=done, total=len(ranges), seconds_left=left
+            )
+            self.progress(Line(text, amount))
         self._clear_stage()
         return rows
 

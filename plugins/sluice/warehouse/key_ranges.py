@@ -22,7 +22,7 @@ from sluice.catalog.key_selection import Selection
 from sluice.clients.clickhouse import ClickHouse
 from sluice.events.event import KeyText
 from sluice.events.positions import format_lsn
-from sluice.execution.progress import duration
+from sluice.execution.progress import Amount, Line, duration
 
 _OPEN, _DONE, _DROPPED = "open", "done", "dropped"
 # An unfinished run can be resumed for this time after its last range. Later, the rows that it read
@@ -225,7 +225,7 @@ class Progress:
         self._left = sum(part.rows for part in parts)
         self._rows, self._started = 0, time.monotonic()
 
-    def add(self, part: KeyRange, rows: int) -> str:
+    def add(self, part: KeyRange, rows: int) -> Line:
         """Count a finished range; return the log line."""
         self._done += 1
         self._left -= part.rows
@@ -233,9 +233,16 @@ class Progress:
         rate = self._rows / max(time.monotonic() - self._started, 0.001)
         ranges = f"{self._done} of {self._ranges} ranges"
         text = f"{self._name}: {ranges}, {self._rows} rows {self._word}"
-        if self._left <= 0 or not rate:
-            return text
-        return f"{text}, {rate:.0f} a second, {duration(self._left / rate)} left"
+        seconds = self._left / rate if self._left > 0 and rate else None
+        amount = Amount(
+            work=f"{self._name}: rows {self._word}",
+            done=self._rows,
+            total=self._rows + max(self._left, 0),
+            seconds_left=seconds,
+        )
+        if seconds is not None:
+            text = f"{text}, {rate:.0f} a second, {duration(seconds)} left"
+        return Line(text, amount)
 
 
 def _key(parts: Sequence[str]) -> KeyText | None:
