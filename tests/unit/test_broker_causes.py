@@ -153,7 +153,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
         scram = stack.enter_context(listening("SCRAM-SHA-256"))
         silent = stack.enter_context(stranger("says nothing"))
         (closed,) = free_ports(1)
-        login, options, log = "refuses the login", "security.protocol", "sluice logs broker"
+        login, options, where = "refuses the login", "security.protocol", "KAFKA_BOOTSTRAP"
         cases = {
             "a wrong password": Case(plain, SASL, login, "sasl.password"),
             "another mechanism": Case(scram, SASL, login, "sasl.mechanisms"),
@@ -163,8 +163,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
             "an unknown name": Case(
                 "nowhere..invalid:9", {}, "name that is not known", "BOOTSTRAP"
             ),
-            "a closed port": Case(f"127.0.0.1:{closed}", {}, "does not answer", log),
-            "a silent port": Case(f"127.0.0.1:{silent}", {}, "", log),
+            "a closed port": Case(f"127.0.0.1:{closed}", {}, "does not answer", where),
+            "a silent port": Case(f"127.0.0.1:{silent}", {}, "", where),
         }
 
         def ask(case: Case, client: str) -> BaseException | None:
@@ -200,5 +200,12 @@ def test_the_cause_is_told_with_what_mends_it(
     assert case.advised in (error.remedy or "")
     assert SECRET not in str(error)
     assert len(str(error).splitlines()) == 2
-    if "logs broker" in (error.remedy or ""):
-        assert case.advised == "sluice logs broker"
+    assert "sluice logs" not in (error.remedy or "")
+
+
+def test_the_log_of_the_embedded_broker_is_named() -> None:
+    (closed,) = free_ports(1)
+    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{closed}", options={}, embedded=True)
+    with pytest.raises(Unreachable) as raised:
+        Topics(kafka, seconds=3).partitions()
+    assert raised.value.remedy == "see: sluice status, sluice logs broker"

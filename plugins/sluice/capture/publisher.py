@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -77,6 +77,24 @@ def joined(batch: Batch, *following: Batch) -> Batch:
     return batch
 
 
+class Sizes(NamedTuple):
+    """Largest messages of the producer, in bytes.
+
+    Attributes:
+        batch: of a request with several messages; one that the broker refuses stops the relay.
+        message: of a row, before compression. A larger one becomes a dead letter.
+    """
+
+    batch: int
+    message: int
+
+
+def sizes(settings: KafkaSettings) -> Sizes:
+    """Return the sizes that a producer with these settings sends."""
+    options = {**_OPTIONS, **settings.options}
+    return Sizes(int(options["batch.size"]), int(options["message.max.bytes"]))
+
+
 class Publisher:
     """An idempotent producer; `wait` is called while the broker accepts nothing.
 
@@ -93,8 +111,7 @@ class Publisher:
         self.published = 0
         self.failed: KafkaError | None = None
         self._broker = Broker(settings)
-        options = {**_OPTIONS, **self._broker.options}
-        self._large = min(int(options[name]) for name in ("batch.size", "message.max.bytes"))
+        self._large = min(sizes(settings))
         self._held: dict[str, list[dict[str, Any]]] = {}
         self._bytes = self._count = 0
         gapless = {"enable.gapless.guarantee": True, **_OPTIONS}

@@ -21,6 +21,7 @@ from sluice.cli.output import say, say_json, say_progress
 from sluice.cli.places import addresses
 from sluice.cli.status import print_status, print_tables, read_status
 from sluice.cli.tables import print_table
+from sluice.cli.their_broker import require_broker
 from sluice.errors import NotReady, WrongUsage
 from sluice.execution.progress import Line
 from sluice.settings import Settings, read_secrets, read_settings
@@ -54,8 +55,10 @@ def up(
     from sluice.embedded.stack import Stack
 
     report = _clock()
+    theirs = not context.obj.kafka.embedded
+    known = require_broker(context.obj, report) if theirs else True
     fetch_library()
-    if context.obj.kafka.embedded:
+    if not theirs:
         fetch_kafka(context.obj.maven)
     stack = Stack(context.obj)
     stack.launch()
@@ -69,6 +72,8 @@ def up(
     migration = stack.begin("airflow-migrate", migrate_command(scripts))
     _create_example(settings)
     wiring.initialise(settings)
+    if not known:
+        require_broker(settings, report)
     report("topics, tables and views are ready")
     stack.restart([name for name in PIPELINE if name in stack.programs], report)
     if migration.wait():
@@ -154,12 +159,27 @@ def logs(
 ) -> None:
     """Print the last lines of a service's log."""
     settings: Settings = context.obj
+    _require_own(settings, name)
     paths = {path.stem: path for path in (settings.home / "logs").glob("*.log")}
     if name not in paths:
         known = ", ".join(sorted(paths))
         raise WrongUsage(f"there is no log {name!r} (known: {known or 'none yet'})")
     # -F: the supervisor replaces a log that grows too large.
     _tail("-n", str(lines), *(["-F"] if follow else []), str(paths[name]))
+
+
+def _require_own(settings: Settings, name: str) -> None:
+    """Require that a service of this name is one of this stack."""
+    kafka, clickhouse = settings.kafka, settings.clickhouse
+    addresses = {
+        "broker": "" if kafka.embedded else kafka.bootstrap,
+        "clickhouse": "" if clickhouse.embedded else f"{clickhouse.host}:{clickhouse.port}",
+    }
+    if address := addresses.get(name):
+        raise WrongUsage(
+            f"the {name} at {address} is not of this stack, which has no log of it",
+            remedy="see its log where it runs; what it answers: sluice doctor",
+        )
 
 
 @app.command(rich_help_panel=SET_UP)
@@ -188,7 +208,7 @@ def env(
         "CLICKHOUSE_USER": clickhouse.user,
         "CLICKHOUSE_PASSWORD": clickhouse.password.get_secret_value(),
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap,
-        **_kafka_login(settings.kafka.options),
+        **_kafka_options(settings.kafka.options),
         "AIRFLOW_URL": f"http://127.0.0.1:{settings.airflow_port}",
         "AIRFLOW_USER": "admin",
         "AIRFLOW_PASSWORD": read_secrets(settings.home).get("airflow", ""),
@@ -198,14 +218,17 @@ def env(
         typer.echo(f"export {name}='{text}'")  # as it is: a shell reads it
 
 
-def _kafka_login(options: Mapping[str, str]) -> dict[str, str]:
-    """Return how to log in to the broker, under the names that redpanda-connect.yaml reads."""
+def _kafka_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Return how to connect to the broker, under the names that redpanda-connect.yaml reads."""
     names = {
         "KAFKA_SASL_MECHANISM": "sasl.mechanisms",
         "KAFKA_SASL_USERNAME": "sasl.username",
         "KAFKA_SASL_PASSWORD": "sasl.password",
+        "KAFKA_TLS_CA_FILE": "ssl.ca.location",
     }
-    return {name: options[option] for name, option in names.items() if option in options}
+    tls = str(options.get("security.protocol", "")).upper() in {"SSL", "SASL_SSL"}
+    known = {name: options[option] for name, option in names.items() if option in options}
+    return {**known, **({"KAFKA_TLS": "true"} if tls else {})}
 
 
 def _create_example(settings: Settings) -> None:

@@ -30,12 +30,14 @@ _WHERE = "SLUICE_KAFKA_OPTIONS, or in the extra of the connection sluice_redpand
 _LOGIN = f"fix sasl.mechanisms, sasl.username or sasl.password in {_WHERE}"
 _TLS = f"fix security.protocol or ssl.ca.location in {_WHERE}"
 _ADDRESS = "fix SLUICE_KAFKA_BOOTSTRAP, or bootstrap.servers of the connection sluice_redpanda"
+_PROTOCOL = f"{_ADDRESS}; if the port is one for TLS, security.protocol in {_WHERE}"
 _RIGHTS = "give its user the rights that docs/services/kafka.md lists"
 _SIZE = "raise the topics' max.message.bytes, or set a batch.size below it in SLUICE_KAFKA_OPTIONS"
 _SPEAKER = re.compile(r"^\S+/(bootstrap|\d+): ")  # the broker that reports
 # The peer closed the connection in the handshake: it may speak TLS, or not Kafka.
 _CLOSED = re.compile("security.protocol|Disconnected.*(APIVERSION_QUERY|SSL_HANDSHAKE|AUTH_)")
 _LOG = "see: sluice status, sluice logs broker"
+_THEIRS = f"see that it runs and that this machine reaches it, or {_ADDRESS}"
 _FORBIDDEN = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -74,6 +76,7 @@ _KINDS = (
     _Kind(_FORBIDDEN, "authorization failed", "does not let the user do that", _RIGHTS),
     _Kind(_TOO_LARGE, "Message size too large", "takes no message of this size", _SIZE),
     _Kind(frozenset({KafkaError._RESOLVE}), "", "has a name that is not known", _ADDRESS),
+    _Kind(frozenset(), "Invalid response size", "gives no answer of Kafka's protocol", _PROTOCOL),
 )
 
 
@@ -87,6 +90,7 @@ class Broker:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.address = settings.bootstrap
+        self._log = _LOG if settings.embedded else _THEIRS  # where its owner looks
         self._chosen = frozenset(settings.options)
         self.options: dict[str, Any] = {
             "bootstrap.servers": settings.bootstrap,
@@ -156,7 +160,7 @@ class Broker:
         except KafkaException as error:
             reason = error.args[0]
             if not isinstance(reason, KafkaError):
-                raise self._error("does not answer", str(reason), _LOG) from error
+                raise self._error("does not answer", str(reason), self._log) from error
             self._listen(client)
             raise self.failure(reason) from error
 
@@ -167,9 +171,9 @@ class Broker:
             if report := next(filter(kind.fits, reports), None):
                 return self._error(kind.what, report.str(), kind.remedy)
         if reason.code() > 0:  # an answer of the broker itself
-            return self._error("refuses", reason.str(), _LOG)
+            return self._error("refuses", reason.str(), self._log)
         text = reports[0].str()
-        return self._error("does not answer", text, _TLS if _CLOSED.search(text) else _LOG)
+        return self._error("does not answer", text, _TLS if _CLOSED.search(text) else self._log)
 
     def _recent(self) -> list[KafkaError]:
         """Return the recent reports, newest first."""
@@ -182,7 +186,7 @@ class Broker:
         self._listen(client)
         if self._recent():
             return self.failure(_TIMED_OUT)
-        return Unreachable(f"broker {self.address} {what}", remedy=_LOG)
+        return Unreachable(f"broker {self.address} {what}", remedy=self._log)
 
     def _report(self, error: KafkaError) -> None:
         self._reports.append((time.monotonic(), error))

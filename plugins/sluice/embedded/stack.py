@@ -25,7 +25,7 @@ import psutil
 from sluice.embedded import airflow_service, clickhouse_users, postgres, private
 from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.passwords import ensure_secrets
-from sluice.embedded.programs import Program, busy_ports, programs
+from sluice.embedded.programs import STORES, Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import IN_REPOSITORY, PACKAGE, VARIABLES, Settings, read_secrets, secrets_file
 
@@ -146,9 +146,13 @@ class Stack:
         """Check ports and folder, prepare the cluster, start the supervisor unless it runs.
 
         The folder is closed to other users each time, as earlier versions left it open.
+
+        Raises:
+            NotReady: a supervisor runs with another broker, or another store that is not its own.
         """
         self._make_folders()
         if self.running():
+            self._require_same_programs()
             return
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
@@ -314,6 +318,16 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **airflow_service.environment(self._settings, secrets),
         }
+
+    def _require_same_programs(self) -> None:
+        """Require that the supervisor runs the stores that the settings name as the stack's own."""
+        known = {str(info["name"]) for info in self._call("getAllProcessInfo")}
+        for name in sorted((known ^ set(self.programs)) & set(STORES)):
+            was, wanted = ("with", "without") if name in known else ("without", "with")
+            raise NotReady(
+                f"the stack runs {was} a {name} of its own, and is set to run {wanted} one",
+                remedy="run: sluice down, then: sluice up",
+            )
 
     def _ready(self, program: Program) -> bool:
         state = self._state(program.name)

@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "airflow_part",
     "examine",
+    "examine_broker",
     "failed",
     "gathered",
     "judged",
@@ -28,15 +29,26 @@ _LOADING_S = 60.0  # Airflow's code has to be loaded first
 
 def examine(settings: Settings, catalog: Catalog, others: Sequence[Part] = ()) -> list[Diagnosis]:
     """Check PostgreSQL, the broker, ClickHouse and other parts concurrently; read-only."""
-    parts = [
-        Part(
-            service=name,
-            checks=lambda of=module: of.checks(settings, catalog),  # type: ignore[misc]
-            remedy=f"it may be overloaded or stopped; see: sluice status, sluice logs {name}",
-        )
-        for name, module in _SERVICES.items()
-    ]
-    return gathered([*parts, *others])
+    return gathered([*(_part(name, settings, catalog) for name in _SERVICES), *others])
+
+
+def examine_broker(settings: Settings, catalog: Catalog) -> list[Diagnosis]:
+    """Check the broker alone."""
+    return gathered([_part("broker", settings, catalog)])
+
+
+def _part(name: str, settings: Settings, catalog: Catalog) -> Part:
+    embedded = {
+        "postgres": settings.postgres.embedded,
+        "broker": settings.kafka.embedded,
+        "clickhouse": settings.clickhouse.embedded,
+    }
+    look = f"see: sluice status, sluice logs {name}" if embedded[name] else "see its own log"
+    return Part(
+        service=name,
+        checks=lambda: _SERVICES[name].checks(settings, catalog),
+        remedy=f"it may be overloaded or stopped; {look}",
+    )
 
 
 def airflow_part(environment: Callable[[], Mapping[str, str] | None]) -> Part:

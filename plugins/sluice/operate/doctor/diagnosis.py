@@ -21,6 +21,7 @@ class Diagnosis:
         found: the observed state.
         remedy: what to do; empty where the check passed.
         reached: False where the service did not answer, so the state is unknown.
+        warning: whether the pipeline works as it is, up to a limit that the result names.
     """
 
     service: str
@@ -29,10 +30,12 @@ class Diagnosis:
     found: str
     remedy: str = ""
     reached: bool = True
+    warning: bool = False
 
     def sentence(self) -> str:
         """Return the result as one line, and the remedy as a second."""
-        line = f"{'ok  ' if self.ok else 'FAIL'} {self.service}: {self.check}: {self.found}"
+        word = "ok  " if self.ok else "warn" if self.warning else "FAIL"
+        line = f"{word} {self.service}: {self.check}: {self.found}"
         return f"{printable(line)}\n     {self.remedy}" if self.remedy else printable(line)
 
 
@@ -62,10 +65,17 @@ def failed(service: str, check: str, error: SluiceError, *, reached: bool = True
     )
 
 
-def judged(service: str, check: str, ok: bool, found: object, remedy: str) -> Diagnosis:
+def judged(
+    service: str, check: str, ok: bool, found: object, remedy: str, *, warning: bool = False
+) -> Diagnosis:
     """Return a completed check, with its remedy where it failed."""
     return Diagnosis(
-        service=service, check=check, ok=ok, found=str(found), remedy="" if ok else remedy
+        service=service,
+        check=check,
+        ok=ok,
+        found=str(found),
+        remedy="" if ok else remedy,
+        warning=warning and not ok,
     )
 
 
