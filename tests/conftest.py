@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from sluice.settings import Settings
 from tests.support import tiers
 from tests.support.crashes import pytest_runtest_protocol  # noqa: F401 - hook
+from tests.support.outside_broker import services_scope
 from tests.support.services import migrate, running_services, temporary_home
 from tests.support.tiers import (  # noqa: F401 - hooks
     pytest_collection_modifyitems,
@@ -32,13 +33,13 @@ def pytest_collection_finish() -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=services_scope)
 def home() -> Iterator[Path]:
     with temporary_home() as folder:
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=services_scope)
 def services(home: Path) -> Iterator[Settings]:
     """PostgreSQL, broker and ClickHouse with everything that `sluice init` makes."""
     with running_services(home) as settings:

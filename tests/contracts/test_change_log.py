@@ -1,11 +1,10 @@
 """What a ChangeLog promises, on the twin and on the broker.
 
-`KAFKA_BOOTSTRAP_SERVERS` puts another broker in the embedded one's place.
+`SLUICE_TEST_BROKER` puts another broker in the embedded one's place.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sluice.errors import NotReady, TopicGap, TopicPartitioned
 from sluice.events.event import DEAD_LETTER_TOPIC, Record, Reject
 from sluice.settings import KafkaSettings, Settings
 from tests.support.background import repeating
+from tests.support.outside_broker import outside
 
 Dead = tuple[bytes | None, bytes | None]
 
@@ -49,12 +49,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     if request.param == "memory":
         yield in_memory()
         return
-    outside = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    settings = (
-        KafkaSettings(bootstrap=outside, options={})
-        if outside
-        else request.getfixturevalue("services").kafka
-    )
+    settings = outside() or request.getfixturevalue("services").kafka
     with closing(KafkaLog(settings)) as log:
         yield on_broker(settings, log)
 

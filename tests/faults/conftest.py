@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
-from sluice.clients.topics import EPOCH_TOPIC
 from sluice.embedded.stack import Stack
-from sluice.settings import Settings, read_settings
+from sluice.settings import Settings
 from store_api.demo import load
 from tests.faults.pipeline import Pipeline
 from tests.faults.source import TABLES, Source
@@ -26,21 +23,12 @@ from tests.support.waiting import until
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Settings, Stack]]:
-    """PostgreSQL and a broker that tests may break.
-
-    `SLUICE_TEST_BROKER` puts another broker in the embedded one's place. It must be for tests
-    alone: its notes of other servers are deleted.
-    """
+    """PostgreSQL and a broker that tests may break."""
     with (
         temporary_home() as home,
-        started(stack_environment(home), ("postgres", "broker")) as (embedded, stack),
+        started(stack_environment(home), ("postgres", "broker")) as running,
     ):
-        settings = embedded
-        if outside := os.environ.get("SLUICE_TEST_BROKER"):
-            kafka = replace(read_settings(os.environ).kafka, bootstrap=outside)
-            settings = replace(settings, kafka=kafka)
-            delete_topics(settings, {EPOCH_TOPIC})
-        yield settings, stack
+        yield running
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from sluice.errors import SluiceError
 from sluice.settings import Settings
 from store_api.database import make_engine
 from tests.support.oracle import change
+from tests.support.outside_broker import require_embedded
 from tests.support.pipeline import CATALOG, assert_fact_equals_join, relaying
 from tests.support.services import free_ports
 from tests.support.waiting import until
@@ -74,6 +75,7 @@ class Pipeline:
 
     def broker_loss(self) -> None:
         """The broker loses all that it had; another one is there after."""
+        require_embedded("this test deletes the broker's data")
         self.stack.halt(["broker"])
         shutil.rmtree(self.settings.home / "broker")
         self.stack.start(("broker",), lambda _: None)

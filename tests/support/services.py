@@ -25,6 +25,7 @@ from sluice.errors import SluiceError
 from sluice.settings import Settings, read_settings
 from store_api.database import create_tables
 from tests.support import crashes, tiers
+from tests.support.outside_broker import forget, outside_variables
 from tests.support.waiting import until
 
 
@@ -53,12 +54,15 @@ def free(port: int) -> bool:
 
 
 def stack_environment(home: Path) -> dict[str, str]:
-    """The variables of a stack of its own: its home and free ports."""
+    """The variables of a stack of its own: its home and free ports.
+
+    `SLUICE_TEST_BROKER` puts another broker in the embedded one's place.
+    """
     names = ("POSTGRES", "KAFKA", "CLICKHOUSE", "CLICKHOUSE_HTTP", "API", "AIRFLOW")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     variables = {f"SLUICE_{name}_PORT": str(port) for name, port in ports.items()}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-    return {**inherited, **variables, "SLUICE_HOME": str(home)}
+    return {**inherited, **variables, **outside_variables(), "SLUICE_HOME": str(home)}
 
 
 @contextmanager
@@ -79,12 +83,17 @@ def temporary_home() -> Iterator[Path]:
 def started(
     environment: Mapping[str, str], programs: Sequence[str] = STORES
 ) -> Iterator[tuple[Settings, Stack]]:
-    """A stack with these of its programs, and its settings, which have the passwords it made."""
+    """A stack with these of its programs, and its settings, which have the passwords it made.
+
+    On another broker than the embedded one nothing of a former stack is left.
+    """
     Stack(read_settings(environment)).launch()
     settings = read_settings(environment)
     stack = Stack(settings)
     try:
-        stack.start(programs, lambda _: None)
+        if "broker" in programs and not settings.kafka.embedded:
+            forget(settings.kafka)
+        stack.start([name for name in programs if name in stack.programs], lambda _: None)
         if "postgres" in programs:
             ensure_database(settings.postgres, settings.postgres.database)
         yield settings, stack
