@@ -18,6 +18,7 @@ from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import Chunk
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings
+from tests.support.outside_broker import require_embedded
 from tests.support.services import stack_environment, started, temporary_home
 from tests.support.waiting import until
 
@@ -29,6 +30,7 @@ KILLS = 4
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Settings, Stack]]:
     """A broker whose home has characters that its settings give a meaning."""
+    require_embedded("these tests kill the broker")
     with temporary_home() as folder:
         home = folder / "a home, one = another"
         home.mkdir()

@@ -16,12 +16,20 @@ from sluice.embedded import kafka
 from sluice.embedded.stack import Stack
 from sluice.errors import Unreachable
 from sluice.settings import KafkaSettings, Settings, read_secrets
+from tests.support.outside_broker import require_embedded
 from tests.support.services import own_services
 
 pytestmark = pytest.mark.services
 services = own_services
 
 TOPIC = "cdc.orders"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def embedded() -> None:
+    require_embedded("these tests are of the embedded broker's login")
+
+
 PLAINTEXT: Mapping[str, str] = {"security.protocol": "PLAINTEXT"}
 
 
