@@ -124,9 +124,8 @@ def _letters_kept(options: Mapping[str, str], kept: timedelta) -> Diagnosis:
     ok = options.items() >= retention(kept).items()
     found = options.get("retention.ms", "the broker's own")
     remedy = f"run: sluice init, which sets the {kept.days} days of SLUICE_DEAD_LETTER_DAYS"
-    return judged(
-        "broker", f"retention of {DEAD_LETTER_TOPIC}", ok, f"retention.ms={found}", remedy
-    )
+    check = f"retention of {DEAD_LETTER_TOPIC}"
+    return judged("broker", check, ok, f"retention.ms={found}", remedy, warning=True)
 
 
 def _retention(name: str, options: Mapping[str, str]) -> Diagnosis:
