@@ -126,6 +126,8 @@ def _described(
             elif code in _FORBIDDEN:
                 lacking[name] = list(needed.values())
                 absent.append(name)  # as far as this user knows
+            elif code == KafkaError._UNSUPPORTED_FEATURE:
+                known = False
             else:
                 raise
             continue
