@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -191,6 +192,16 @@ def test_a_right_that_is_missing_is_named(empty: TheirBroker, tmp_path: Path, ri
     assert f"the user lacks {words} on {', '.join(NAMES[:3])} and {others} more" == lacked.found
     assert words in lacked.remedy
     assert lacked.warning == (right == "DescribeConfigs")
+
+
+def test_to_keep_dead_letters_for_some_days_needs_one_more_right(
+    empty: TheirBroker, tmp_path: Path
+) -> None:
+    kafka = user(empty, on_topics(), GROUPS)
+    Topics(kafka).ensure(NAMES[:-1])
+    settings = replace(with_broker(kafka, tmp_path), letters_kept=timedelta(days=30))
+    found = [one for one in examine_broker(settings, CATALOG) if not (one.ok or one.warning)]
+    assert [one.found for one in found] == ["the user lacks AlterConfigs on cdc.dead_letter"]
 
 
 def test_read_is_missed_before_the_topics_exist(empty: TheirBroker, tmp_path: Path) -> None:
