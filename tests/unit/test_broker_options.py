@@ -18,7 +18,7 @@ from sluice.clients.topics import Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.errors import WrongUsage
 from sluice.settings import KafkaSettings
-from tests.unit.librdkafka import librdkafka
+from tests.support.librdkafka import librdkafka
 
 # In a name: what loads a library, runs a command, touches files, calls back or logs.
 DANGEROUS = re.compile(

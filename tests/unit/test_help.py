@@ -62,6 +62,9 @@ def test_the_version_is_printed_whatever_the_settings() -> None:
         ("sluice quality orders order_", {"order_items"}),
         ("sluice dead-letters list --table prod", {"products"}),
         ("sluice logs rel", {"relay"}),
+        ("sluice topics ", {"show"}),
+        ("sluice topics show prod", {"products"}),
+        ("sluice topics show cdc.prod", {"cdc.products"}),
     ],
 )
 def test_bash_completes_commands_options_and_names(

@@ -13,8 +13,8 @@ from sluice.capture.publisher import Batch, Publisher
 from sluice.errors import Unreachable
 from sluice.events.event import DEAD_LETTER_TOPIC
 from sluice.settings import KafkaSettings
+from tests.support.librdkafka import librdkafka
 from tests.support.waiting import until
-from tests.unit.librdkafka import librdkafka
 
 PRODUCE = 0  # the API key of the protocol
 

@@ -31,6 +31,8 @@ def require_known(call: str) -> None:
     words = re.sub(r"[\[\]]", " ", call).split()
     command: Any = typer.main.get_command(app)
     while commands := getattr(command, "commands", None):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         name = words.pop(0)
         assert name in commands, f"sluice {call}"
         command = commands[name]

@@ -19,12 +19,19 @@ from sluice.errors import WrongUsage
 from tests.support.services import free_ports
 
 # A value for each argument that a command needs.
-NEEDED = {"source": ["relay"], "logs": ["relay"], "sql": ["SELECT 1"], "dismiss": ["--reason", "r"]}
+NEEDED = {
+    "source": ["relay"],
+    "logs": ["relay"],
+    "sql": ["SELECT 1"],
+    "topics show": ["orders"],
+    "dead-letters dismiss": ["--reason", "r"],
+}
 HUGE = "9" * 40
 # What a text of this option can be wrong by, before a service is called.
 TEXTS = {
     "tables": ["nothing", ""],
     "table": ["nothing"],
+    "topic": ["nothing", "", "cdc.", "../orders"],
     "where": ["nothing", "offset>=abc", "rejected_at<never", "", f"offset={HUGE}"],
     "name": ["foo", "", "../secrets", "/etc/passwd"],
     "models": ["nothing.at.all", "json", ".", "a b", "1"],
@@ -59,6 +66,9 @@ TOGETHER = [
     "resync customers --from-key 2 --to-key 1",
     "resync customers --key 1 --diff",
     "dead-letters",
+    "topics foo",
+    "topics --foo",
+    "topics --json show orders",
 ]
 
 
@@ -79,7 +89,7 @@ def wrong_calls() -> Iterator[list[str]]:
     yield ["--foo"]
     yield from (call.split() for call in TOGETHER)
     for words, command in commands():
-        needed = NEEDED.get(words[-1], [])
+        needed = NEEDED.get(" ".join(words), [])
         yield [*words, *needed, "--foo"]
         yield [*words, *needed, "--help=1"]
         if needed:

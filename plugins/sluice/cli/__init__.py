@@ -11,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli import dead_letters, doctor, pipeline, places, project, queries, stack
+from sluice.cli import (
+    dead_letters,
+    doctor,
+    pipeline,
+    places,
+    project,
+    queries,
+    stack,
+    topics,
+)
 from sluice.cli.bars import bars
 from sluice.cli.help import Group, collect
 from sluice.cli.output import Log, say
@@ -26,7 +35,16 @@ app = typer.Typer(
 )
 collect(
     app,
-    (stack.app, project.app, pipeline.app, queries.app, places.app, doctor.app, dead_letters.app),
+    (
+        stack.app,
+        project.app,
+        pipeline.app,
+        queries.app,
+        topics.app,
+        places.app,
+        doctor.app,
+        dead_letters.app,
+    ),
 )
 
 

@@ -19,6 +19,18 @@ def tables(incomplete: str) -> list[str]:
     return [table.name for table in catalog.tables if table.name.startswith(incomplete)]
 
 
+def topics(incomplete: str) -> list[str]:
+    """Return the topics and source tables that begin with a text."""
+    from sluice.catalog import load_catalog
+    from sluice.operate.topic_overview import topic_names
+
+    try:
+        names = topic_names(load_catalog(read_models_name(os.environ)))
+    except SluiceError:
+        return []
+    return [*tables(incomplete), *(name for name in names if name.startswith(incomplete))]
+
+
 def logs(incomplete: str) -> list[str]:
     """Return the services with a log whose names begin with a text."""
     try:

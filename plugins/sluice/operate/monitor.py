@@ -18,6 +18,7 @@ from sluice.catalog import Catalog, Fact, Table
 from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource
+from sluice.clients.topic_reader import TopicReader
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError
 from sluice.operate.flow import stages
@@ -54,6 +55,7 @@ class Monitor:
     source: PostgresSource
     clickhouse: ClickHouse
     topics: Topics
+    reader: TopicReader
     queries: Mapping[str, str]
     slot: str
 
@@ -70,7 +72,7 @@ class Monitor:
         )
         errors: dict[str, SluiceError] = {}
         with ThreadPoolExecutor(len(asks)) as threads:
-            queries = [threads.submit(_ask, name, question, errors) for name, question in asks]
+            queries = [threads.submit(ask, name, question, errors) for name, question in asks]
             slot, ends, kept = (query.result() for query in queries)
         services = tuple(_service(name, errors.get(name)) for name, _ in asks)
         listed = {name: errors[name] for name, _ in asks if name in errors}
@@ -201,7 +203,8 @@ def rebuild_run(at: datetime, mode: str, rows: int, deleted: int, seconds: float
     return RebuildRun(finished_at=at, mode=mode, rows=rows, deleted=deleted, seconds=seconds)
 
 
-def _ask(name: str, question: Callable[[], T], errors: dict[str, SluiceError]) -> T | None:
+def ask(name: str, question: Callable[[], T], errors: dict[str, SluiceError]) -> T | None:
+    """Return a service's answer; note its error, and return None, if it does not answer."""
     try:
         return question()
     except SluiceError as error:

@@ -6,21 +6,18 @@ The verdict is what the models say of the message now. A replay stores what they
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-
-import msgspec
 
 from sluice.clients.clickhouse import ClickHouse
 from sluice.drain.dead_letters import Condition, DeadLetter, DeadLetters, parse_condition
 from sluice.drain.decoder import Decoder
 from sluice.events.event import Record
+from sluice.operate.json_fields import json_fields
 
 LISTED, ENDED = 50, 20
 _JUDGED_BYTES = 20_000  # messages that are judged in the list; a larger one on its own
 _LONGEST = 20_000  # characters of a field, or of a message that is no JSON object
-_SECTIONS = ("payload", "before", "metadata")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +147,7 @@ def _refusal(decoder: Decoder, letter: DeadLetter) -> str:
 
 def _fields(decoder: Decoder, letter: DeadLetter) -> Iterator[Field]:
     """Yield the fields of a message, and columns that the reason says are missing."""
-    values = dict(_values(letter.value))
+    values = {place: text[:_LONGEST] for place, text in json_fields(letter.value)}
     types = {f"payload.{column.name}": column.postgres_type for column in decoder.table.columns}
     wrong = _named(letter.reason, {**types, **values}) if values else set()
     for place in dict.fromkeys([*values, *wrong]):
@@ -170,18 +167,6 @@ def _named(reason: str, places: Collection[str]) -> set[str]:
         begins = [place for place in places if one.startswith((f"{place}:", f"{place} "))]
         named |= {max(begins, key=len)} if begins else set()
     return named
-
-
-def _values(message: bytes) -> Iterator[tuple[str, str]]:
-    """Yield place and JSON text of each field; of those in sections, of each field within."""
-    with suppress(ValueError, RecursionError):
-        message.decode()  # msgspec does not validate what it leaves raw
-        for section, raw in msgspec.json.decode(message, type=dict[str, msgspec.Raw]).items():
-            if section in _SECTIONS and bytes(raw).lstrip().startswith(b"{"):
-                for name, value in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
-                    yield f"{section}.{name}", _text(bytes(value))
-            else:
-                yield section, _text(bytes(raw))
 
 
 def _text(raw: bytes) -> str:

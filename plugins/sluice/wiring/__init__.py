@@ -16,7 +16,7 @@ from sluice.wiring.drains import (
     skip,
 )
 from sluice.wiring.repairs import forecast, quality, recover, repair
-from sluice.wiring.reports import answer, compare, monitor, query, status, tell
+from sluice.wiring.reports import answer, compare, messages, monitor, query, status, tell, topics
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
 from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rebuild_all, rollback
 
@@ -35,6 +35,7 @@ __all__ = [
     "forecast",
     "initialise",
     "maintain",
+    "messages",
     "monitor",
     "plan_resync",
     "quality",
@@ -51,4 +52,5 @@ __all__ = [
     "skip",
     "status",
     "tell",
+    "topics",
 ]

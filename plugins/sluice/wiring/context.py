@@ -10,6 +10,7 @@ from functools import cached_property
 from sluice.catalog import Catalog, load_catalog
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource
+from sluice.clients.topic_reader import TopicReader
 from sluice.clients.topics import Topics
 from sluice.drain.clickhouse_store import ClickHouseStore
 from sluice.drain.kafka_log import KafkaLog
@@ -57,6 +58,11 @@ class Run:
     def topics(self) -> Topics:
         """The broker's topics."""
         return Topics(self.settings.kafka, **self.limits)
+
+    @cached_property
+    def reader(self) -> TopicReader:
+        """The topics as people look at them."""
+        return TopicReader(self.settings.kafka, **self.limits)
 
     @cached_property
     def source(self) -> PostgresSource:

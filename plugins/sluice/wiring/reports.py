@@ -12,6 +12,8 @@ from sluice.generate.sql_files import read_statements
 from sluice.operate.monitor import Monitor
 from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.status import read_status
+from sluice.operate.topic_messages import TopicMessages, read_messages
+from sluice.operate.topic_overview import TopicOverview, chosen_topic, read_topics
 from sluice.quality.alerts import Alerts
 from sluice.quality.checks import Check
 from sluice.quality.results import News
@@ -41,6 +43,7 @@ def _monitor(run: Run) -> Monitor:
         source=run.source,
         clickhouse=run.clickhouse,
         topics=run.topics,
+        reader=run.reader,
         queries={**run.queries, **read_statements(_MONITOR)},
         slot=run.settings.relay.slot,
     )
@@ -51,6 +54,18 @@ def compare(settings: Settings, name: str, keys: Sequence[str]) -> tuple[Compare
     with opened(settings) as run:
         table = run.catalog.table(name)
         return compare_rows(run.source, run.clickhouse, table, [typed_key(table, k) for k in keys])
+
+
+def topics(settings: Settings) -> TopicOverview:
+    """Return the overview of the topics; see operate.topic_overview."""
+    with opened(settings) as run:
+        return read_topics(_monitor(run))
+
+
+def messages(settings: Settings, name: str, last: int, offset: int | None = None) -> TopicMessages:
+    """Return messages of the topic, or of the table's topic; see operate.topic_messages."""
+    with opened(settings) as run:
+        return read_messages(run.reader, chosen_topic(run.catalog, name), last, offset)
 
 
 def query(settings: Settings, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
