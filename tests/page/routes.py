@@ -8,4 +8,5 @@ OF_ROWS = {
     "/sluice/api/v1/tables/{table}/compared",
     "/sluice/api/v1/dead-letters",
     "/sluice/api/v1/olap/{relation}/rows",
+    "/sluice/api/v1/topics/{topic}/messages",
 }

@@ -14,7 +14,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from sluice.settings import Settings
 from tests.page.history import ACCEPTED, CUSTOMER, PERSON
+from tests.page.messages import TOPIC, send_hostile
 from tests.page.routes import OF_ROWS
 from tests.support.airflow import ROLES, airflow_environment
 
@@ -24,6 +26,7 @@ VALUES = {
     "{table}": "orders",
     "{fact}": "fact_order_item",
     "{relation}": "dim_customer",
+    "{topic}": TOPIC,
     "{name}": "page.css",
 }
 PARAMETERS = {path: {"key": "1"} for path in OF_ROWS}
@@ -76,7 +79,9 @@ def test_whoever_is_logged_in_may_read_and_rows_who_may_repair_them(
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def everything(client: httpx.Client, routes: list[tuple[str, str]]) -> dict[str, str]:
+def everything(
+    client: httpx.Client, routes: list[tuple[str, str]], messages: int
+) -> dict[str, str]:
     """What every route answers, of every table and with every parameter that takes one."""
     answers = {}
     for method, path in routes:
@@ -85,15 +90,17 @@ def everything(client: httpx.Client, routes: list[tuple[str, str]]) -> dict[str,
             for name, value in VALUES.items():
                 address = address.replace(name, value)
             asked = {"table": table, "key": str(CUSTOMER), "range": "24h", "letter": str(ACCEPTED)}
+            asked["last"] = str(messages)
             answer = client.request(method, address, params=asked)
             answers[f"{method} {address} {table}"] = f"{answer.text} {answer.headers}"
     return answers
 
 
 def test_a_viewer_gets_no_value_and_no_key_of_a_row_from_any_route(
-    kept: None, routes: list[tuple[str, str]], person: Person
+    kept: None, routes: list[tuple[str, str]], services: Settings, person: Person
 ) -> None:
-    shown = everything(person("user"), routes)
+    messages = send_hostile(services)
+    shown = everything(person("user"), routes, messages)
     telling = {path for path, text in shown.items() if PERSON in text}
     assert {path.split("/sluice")[1] for path in telling} >= {
         "/ orders",
@@ -105,8 +112,10 @@ def test_a_viewer_gets_no_value_and_no_key_of_a_row_from_any_route(
         "/api/v1/dead-letters orders",
         "/api/v1/tables/orders/runs orders",
         "/api/v1/tables/customers/versions customers",
+        "/topics/cdc.control orders",
+        "/api/v1/topics/cdc.control/messages orders",
     }
-    for path, text in everything(person("viewer"), routes).items():
+    for path, text in everything(person("viewer"), routes, messages).items():
         for personal in (PERSON, quote(PERSON), "--key", "x" * 50):
             assert personal not in text, path
 

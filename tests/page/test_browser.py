@@ -27,6 +27,8 @@ PAGES = (
     "/sluice/facts/fact_order_item",
     "/sluice/olap",
     "/sluice/olap/fact_order_item",
+    "/sluice/topics",
+    "/sluice/topics/cdc.products",
     "/sluice/docs",
 )
 DRAINED = "data[data-path='tables.orders.last_drain.events']"

@@ -33,7 +33,8 @@ def test_every_answer_is_one_that_the_description_has(
     """Schemathesis makes the requests: valid, invalid, with other methods and other tokens."""
     described = person("viewer").get("/sluice/openapi.json").json()
     (tmp_path / "openapi.json").write_text(json.dumps(described))
-    chosen = f'[parameters]\n"path.table" = "{table}"\n' if table else ""
+    names = f'"path.table" = "{table}"\n"path.topic" = "cdc.{table}"\n'
+    chosen = f"[parameters]\n{names}" if table else ""
     (tmp_path / "schemathesis.toml").write_text(chosen + CONFIGURATION)
     caller = person(role)
     command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--checks", "all"]

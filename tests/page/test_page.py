@@ -314,7 +314,7 @@ def test_letters_that_ended_say_how_and_by_whom(kept: None, person: Person) -> N
 
 
 def test_nothing_is_loaded_from_elsewhere(kept: None, person: Person) -> None:
-    for path in ("/sluice/", "/sluice/tables/orders", "/sluice/docs"):
+    for path in ("/sluice/", "/sluice/tables/orders", "/sluice/topics", "/sluice/docs"):
         for address in Shown(person("viewer").get(path).text).addresses:
             assert address.startswith(("/sluice/", "/dags/"))
 

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.middleware.base import RequestResponseEndpoint
 
 from sluice.errors import SluiceError, WrongUsage
-from sluice_airflow.page import api, olap, pages
+from sluice_airflow.page import api, olap, pages, topics
 from sluice_airflow.page.limits import RETRY_AFTER_S, Busy, Gate
 
 HEADERS = {
@@ -52,8 +52,10 @@ async def limited() -> AsyncIterator[None]:
 
 app.include_router(api.router, dependencies=[Depends(limited)])
 app.include_router(olap.api, dependencies=[Depends(limited)], responses=api.COMMON)
+app.include_router(topics.router, dependencies=[Depends(limited)])
 app.include_router(pages.router, dependencies=[Depends(limited)])
 app.include_router(olap.router, dependencies=[Depends(limited)])
+app.include_router(topics.pages, dependencies=[Depends(limited)])
 app.include_router(pages.files)
 
 

@@ -22,6 +22,7 @@ _WORDS = {
     "last_check": ("ago", "ago"),
 }
 _TABLES, _FACTS, _SERVICES = "#tables-title", "#facts-title", "#services-title"
+_TOPICS = "topics"
 # The stages that the checks compare, and those behind which changes wait when they fail.
 COMPARED, HOLDING = frozenset({POSTGRESQL, STATE, FACTS}), frozenset({RELAY, TOPICS, DRAIN})
 
@@ -48,7 +49,7 @@ def stage_places(of: Overview) -> dict[str, str]:
     return {
         POSTGRESQL: _SERVICES,
         RELAY: _SERVICES,
-        TOPICS: _SERVICES,
+        TOPICS: _TOPICS,
         DRAIN: _only(late, "tables/", f"?sort=pending{_TABLES}"),
         STATE: _only(wrong, "tables/", _TABLES),
         FACTS: _only([name for name in facts if name in grave] or facts, "facts/", _FACTS),

@@ -18,6 +18,7 @@ from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overview
 from sluice.operate.row_comparison import ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Period, latest
+from sluice.printable import printable
 from sluice_airflow.page import charts, figures, flow, glance, listing
 from sluice_airflow.page.airflow_parts import AirflowPart, read_parts
 from sluice_airflow.page.api import (
@@ -270,7 +271,10 @@ _templates.filters |= {
     "figure_words": flow.figure_words,
     "freshness_status": glance.freshness_status,
     "minute": figures.minute,
+    "number": figures.number,
     "picked": lambda keys, rows: [rows[key] for key in keys if key in rows],
+    "printable": printable,
+    "utf8_bytes": lambda text: len(text.encode()),
     "when": listing.when,
     "whole": figures.whole,
 }
