@@ -47,6 +47,7 @@ def settings_from_connections() -> Settings:
             password=SecretStr(postgres.password or ""),
             database=postgres.schema or settings.postgres.database,
             options=postgres.extra_dejson,
+            mask_key=settings.postgres.mask_key,
         ),
         kafka=KafkaSettings(
             bootstrap=broker,

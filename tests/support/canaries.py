@@ -24,6 +24,7 @@ MADE = (
     "api_secret_key",
     "jwt_secret",
     "fernet_key",
+    "mask",
 )
 GIVEN = ("sasl", "tls_key", "webhook", "slack", "smtp")
 

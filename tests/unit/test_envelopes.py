@@ -99,8 +99,8 @@ def streamed(
     relay = RelaySettings(slot="sluice", ack="broker")
     marks = Marks(None, relay.slot, 0)  # type: ignore[arg-type]
     parking = Parking(None, CATALOG, None, lambda: 0)  # type: ignore[arg-type]
-    parts = (recorder, None, lambda: None, marks, parking, Progress())
-    stream = Stream(None, relay, CATALOG, *parts)  # type: ignore[arg-type]
+    parts: Any = (recorder, None, lambda: None, marks, parking, Progress(), lambda _table: {})
+    stream = Stream(None, relay, CATALOG, *parts)
     relation = Relation(relation_id=1, schema="public", table=table.relation, columns=columns)
     for message in (Begin(commit_lsn=2, commit_ms=commit_ms), relation, change):
         stream._take(message, 1)

@@ -55,6 +55,7 @@ ON_COLUMN: dict[str, tuple[str, Any]] = {
     "star": ("orders.placed", "date"),
     "text": ("crm.persons.found", True),
     "exclude": ("crm.persons.ssn", True),
+    "mask": ("crm.persons.ssn", "hash"),
     "low_cardinality": ("orders.status", True),
     "clickhouse_type": ("orders.person_id", "Int64"),
     "codec": ("orders.total", "ZSTD(3)"),

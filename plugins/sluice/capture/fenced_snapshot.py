@@ -28,7 +28,13 @@ from sluice.capture.shapes import named, shapes
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, divisible, numbered
 from sluice.clients.postgres import HEARTBEAT_PREFIX, apart, limit_statements, translated
-from sluice.clients.source_tables import from_rows, own_rows, relations
+from sluice.clients.source_tables import (
+    from_rows,
+    from_table,
+    own_rows,
+    own_table,
+    relations,
+)
 from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText
@@ -200,7 +206,7 @@ def hold(cursor: Any, tables: Sequence[Table]) -> set[str]:
     older snapshot.
     """
     known = relations(cursor, tables)
-    listed = sql.SQL(", ").join(from_rows(table, known) for table in tables)
+    listed = sql.SQL(", ").join(from_table(table, known) for table in tables)
     cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(listed))
     places = {named(cursor, table): table.name for table in tables}
     cursor.execute(_REWRITTEN, [list(places)])
@@ -318,8 +324,8 @@ class ExactSnapshot:
         if not self.holds(table):
             raise NotReady(f"PostgreSQL rewrote table {table.name} before it was counted")
         with self._apart(table):
-            rows = own_rows(self._cursor, table)
-            self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(rows))
+            place = own_table(self._cursor, table)
+            self._cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(place))
             return int(self._cursor.fetchone()[0])
 
     def held(self, tables: Sequence[Table]) -> dict[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress
 
 from sluice.capture.pgoutput import MISSING, RelationColumn, Value
+from sluice.data_types.masks import Mask
 from sluice.errors import NeedsPerson
 from sluice.events.event import RELAY, UNCHANGED, place_of
 
@@ -37,6 +38,7 @@ _UNCHANGED_JSON = json.dumps(UNCHANGED).encode()
 _quote = json.encoder.encode_basestring_ascii  # the C implementation if available
 # Printable ASCII without what JSON escapes.
 _UNESCAPED = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+_NO_MASKS: Mapping[str, Mask] = {}
 _SHORT = 64  # bytes; up to here quoting is cheaper than checking whether it is needed
 
 
@@ -45,6 +47,7 @@ class RowEncoder:
 
     Args:
         excluded: names of columns that rows have and that are not sent. Default: none.
+        masks: masks of columns by name. Default: none.
 
     Raises:
         NeedsPerson: a column of the key is not among the columns.
@@ -57,6 +60,7 @@ class RowEncoder:
         key: Sequence[str],
         source: str = RELAY,
         excluded: Collection[str] = (),
+        masks: Mapping[str, Mask] = _NO_MASKS,
     ) -> None:
         self.table = table
         sent = [column.name not in excluded for column in columns]
@@ -64,7 +68,7 @@ class RowEncoder:
         head = f'{{"metadata":{{"source":"{source}","table":{_quote(table)},"operation":"'
         self.head = head.encode()
         self._columns = [
-            (f"{_quote(column.name)}:".encode(), _ENCODERS.get(column.type_oid, _text))
+            (f"{_quote(column.name)}:".encode(), _encoder(column, masks.get(column.name)))
             for column in columns
         ]
         self._row_columns = list(compress(self._columns, sent))
@@ -149,6 +153,12 @@ class Transaction:
             payload,
             before,
         )
+
+
+def _encoder(column: RelationColumn, mask: Mask | None) -> Callable[[bytes], bytes] | None:
+    if mask is None:
+        return _ENCODERS.get(column.type_oid, _text)
+    return lambda value: _plain(mask(value))
 
 
 def _text(value: bytes) -> bytes:

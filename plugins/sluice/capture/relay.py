@@ -27,6 +27,7 @@ from sluice.capture.publisher import Publisher
 from sluice.capture.slot_marks import Marks
 from sluice.capture.stream import Stream
 from sluice.catalog import Catalog, Table
+from sluice.clients.mask_key import masks_of, require_mask_key
 from sluice.clients.postgres import HEARTBEAT_PREFIX, PostgresSource
 from sluice.clients.topics import Topics
 from sluice.errors import Retryable, Unreachable
@@ -91,6 +92,7 @@ class Relay:
 
     def _session(self) -> None:
         settings, catalog, topics = self._settings, self._catalog, self._topics
+        require_mask_key(settings.postgres, catalog.tables)
         topics.ensure(topic_names(catalog))
         incarnation = topics.incarnation(topic_names(catalog))
         ready = slots.prepare(
@@ -155,6 +157,7 @@ class Relay:
                 marks,
                 parking,
                 progress,
+                partial(masks_of, settings.postgres),
             )
             self._streamed, progress.state = True, STREAMING
             stream.run(ready.confirmed_lsn or 0)

@@ -19,7 +19,7 @@ from sluice.capture.publisher import Batch
 from sluice.capture.shapes import Shape, columns_of, named, shapes
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, ordered_as_text
-from sluice.clients.source_tables import own_rows
+from sluice.clients.source_tables import own_rows, own_table
 from sluice.events.event import CONNECT, DELETE, READ, RELAY, TRUNCATE, KeyText, Record
 from sluice.generate.row_text import (
     postgres_checksum,
@@ -272,7 +272,7 @@ def _ordered(table: Table) -> sql.Composable:
 def count_rows(cursor: Any, table: Table, selection: Selection) -> int:
     """Return the number of selected rows."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-        own_rows(cursor, table), selected_rows(cursor, table, selection)
+        own_table(cursor, table), selected_rows(cursor, table, selection)
     )
     cursor.execute(query)
     return int(cursor.fetchone()[0])
@@ -330,7 +330,7 @@ def present_keys(cursor: Any, table: Table, selection: Selection, texts: Sequenc
         " AND {text} IN (SELECT unnest({texts}::text[]))"
     ).format(
         text=text,
-        place=own_rows(cursor, table),
+        place=own_table(cursor, table),
         condition=selected_rows(cursor, table, selection),
         texts=sql.Literal([text for text in texts if "\0" not in text]),
     )
@@ -348,7 +348,7 @@ def readable_keys(cursor: Any, table: Table, keys: Sequence[KeyText]) -> list[Ke
     if not keys:
         return []
     query = sql.SQL("SELECT FROM {} WHERE {} LIMIT 0").format(
-        own_rows(cursor, table),
+        own_table(cursor, table),
         selected_rows(cursor, table, Selection(keys=tuple(keys))),
     )
     try:
@@ -379,7 +379,7 @@ def keys_between(cursor: Any, table: Table, selection: Selection, rows: int) -> 
         texts=sql.SQL(", ").join(map(sql.SQL("concat({})").format, names)),
         names=sql.SQL(", ").join(names),
         ordered=_ordered(table),
-        place=own_rows(cursor, table),
+        place=own_table(cursor, table),
         condition=selected_rows(cursor, table, selection),
         rows=sql.Literal(rows),
     )

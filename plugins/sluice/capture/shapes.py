@@ -12,6 +12,7 @@ from sluice.capture.pgoutput import RelationColumn
 from sluice.catalog import Table
 from sluice.clients.source_tables import from_rows, relations
 
+_TEXT_OID = 25  # of a masked column
 # Of each place, its table's and partitions' largest number of pages.
 _PAGES = """
 SELECT place, max(pg_relation_size(parts.oid) / current_setting('block_size')::int)::int8
@@ -41,8 +42,8 @@ class Shape:
 
     Attributes:
         source: the table for FROM, see `own_rows`.
-        columns: those that are sent: no excluded ones, and computed ones only if they are in the
-            models, as pgoutput publishes them.
+        columns: those that are sent, see Table.sends; computed ones only if they are in the models,
+            as pgoutput publishes them; masked ones are texts.
         pages: number of pages; of a partitioned table, of its longest partition.
     """
 
@@ -62,13 +63,17 @@ def shapes(cursor: Any, tables: Sequence[Table]) -> dict[str, Shape]:
         place: {column.name for column in table.columns if column.generated}
         for place, table in places.items()
     }
+    masked = {place: {c.name for c in table.masked} for place, table in places.items()}
     for place, name, oid, generated, _ in columns_of(cursor, list(places)):
-        if name not in places[place].excluded and (not generated or name in computed[place]):
-            column = RelationColumn(name=name, type_oid=oid, in_key=False)
+        if places[place].sends(name) and (not generated or name in computed[place]):
+            kind = _TEXT_OID if name in masked[place] else oid
+            column = RelationColumn(name=name, type_oid=kind, in_key=False)
             columns[place].append(column)
     return {
         table.name: Shape(
-            source=from_rows(table, known), columns=columns[place], pages=int(lengths[place])
+            source=from_rows(table, known, [column.name for column in columns[place]]),
+            columns=columns[place],
+            pages=int(lengths[place]),
         )
         for place, table in places.items()
     }

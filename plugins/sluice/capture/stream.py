@@ -6,7 +6,7 @@ import logging
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any
@@ -35,6 +35,7 @@ from sluice.capture.pgoutput import (
 from sluice.capture.publisher import Batch, Publisher, joined
 from sluice.capture.slot_marks import Marks
 from sluice.catalog import Catalog, Table
+from sluice.data_types.masks import Mask
 from sluice.errors import NeedsPerson, NotReady, Unreachable
 from sluice.events.event import DELETE, INSERT, TRUNCATE, UPDATE
 from sluice.settings import RelaySettings
@@ -68,6 +69,7 @@ class Stream:
         marks: the LSNs that may be confirmed.
         parking: the tables that are left out.
         progress: updated four times a second.
+        masks: returns the masks of a table's columns by name.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Stream:
         marks: Marks,
         parking: Parking,
         progress: Progress,
+        masks: Callable[[Table], Mapping[str, Mask]],
     ) -> None:
         self._cursor = cursor
+        self._masks = masks
         self._relay = relay
         self._publisher = publisher
         self._committed = committed
@@ -295,7 +299,9 @@ class Stream:
                     remedy=f"run in PostgreSQL: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT,"
                     " where its primary key is the model's",
                 )
-            encoder = RowEncoder(table.name, columns, key, excluded=table.excluded)
+            hidden = [column.name for column in columns if not table.sends(column.name)]
+            masks = self._masks(table)
+            encoder = RowEncoder(table.name, columns, key, excluded=hidden, masks=masks)
             return encoder, table.topic
         except NeedsPerson as error:
             self._parking.park(table.name, self._end, error)

@@ -27,6 +27,7 @@ BOOKKEEPING = frozenset(
         "resyncs",
         "resync_ranges",
         "parked",
+        "masks",
     ]
 )
 

@@ -18,6 +18,12 @@ from sqlalchemy.orm import Mapper
 
 from sluice.catalog.declared import core_tables, declared, registries
 from sluice.catalog.mappers import place, read_table
+from sluice.catalog.masking import (
+    require_maskable,
+    require_same_mask,
+    require_unreferred,
+    require_unused,
+)
 from sluice.catalog.mentions import Doubt
 from sluice.catalog.model_set import BOOKKEEPING, Catalog
 from sluice.catalog.naming import named
@@ -123,11 +129,22 @@ def describe(
     left_out: list[LeftOut] = []
     for own, called in zip(found, names, strict=True):
         table, lacking = read_table(own, called, models, profile)
-        tables += [table] if table is not None else []
         left_out += lacking
+        if table is not None:
+            require_maskable(table, own)
+            tables.append(table)
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
     _require_own_places(places)
+    require_unreferred(
+        {
+            own.source.fullname: by_place[place]
+            for own, place in zip(found, places, strict=True)
+            if place in by_place
+        },
+        found,
+    )
+    require_unused(facts)
     _require_own_names(tables, facts)
     for table in tables:
         _require_short_names(table)
@@ -142,7 +159,9 @@ def describe(
         for column in table.columns:
             for expectation in column.expectations:
                 if expectation.kind == "relationship":
-                    catalog.expected_target(table, column, expectation)
+                    target = catalog.expected_target(table, column, expectation)
+                    wanted = target.column(expectation.argument[1])
+                    require_same_mask(table, column, target, wanted)
     return catalog
 
 

@@ -52,6 +52,11 @@ class Column:
         return column_type(self.declared, nullable=self.nullable)
 
     @property
+    def mask(self) -> str:
+        """Return how its values are masked, `hash` or `redact`; empty where they are not."""
+        return self.declared.mask
+
+    @property
     def filled_with_null(self) -> bool:
         """Whether PostgreSQL fills existing rows with NULL when the column is added."""
         return self.nullable and self.type.nullable and not self.has_default
@@ -158,6 +163,21 @@ class Table:
     def history(self) -> str:
         """Return the table of every version, in database `cdc`."""
         return f"history_{self.name}"
+
+    def sends(self, name: str) -> bool:
+        """Whether the relay sends PostgreSQL's column of this name.
+
+        A column that the model lacks is sent, except by a table with columns that are masked or
+        excluded: one of those may have been renamed in PostgreSQL.
+        """
+        hides = bool(self.masked or self.excluded)
+        known = not hides or any(column.name == name for column in self.columns)
+        return known and name not in self.excluded
+
+    @cached_property
+    def masked(self) -> tuple[Column, ...]:
+        """Return the columns whose values are masked before they leave PostgreSQL's side."""
+        return tuple(column for column in self.columns if column.mask)
 
     def column(self, name: str) -> Column:
         """Return the column of this name."""

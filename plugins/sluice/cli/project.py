@@ -22,7 +22,7 @@ from sluice.errors import WrongUsage
 from sluice.settings import FILE, INCLUDE, KEYS, MARKS, project_marks, read_values
 
 app = typer.Typer()
-_HIDDEN = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK")
+_HIDDEN = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK|MASK_KEY")
 _TOML = """\
 # The settings of this project. `sluice config` shows all of them, and where each value is from;
 # a variable of the environment, such as SLUICE_SLOT, wins over this file.

@@ -15,6 +15,7 @@ from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from sluice.catalog.declared import core_tables, registries
+from sluice.catalog.masking import looks_secret
 from sluice.catalog.models import imported
 from sluice.data_types.annotations import importable
 from sluice.errors import Unreachable, WrongUsage
@@ -22,7 +23,6 @@ from sluice.errors import Unreachable, WrongUsage
 _PUBLIC = "public"
 _SYSTEM = re.compile("information_schema|pg_.*")
 # Names of columns that may hold what belongs on no topic.
-_SECRET = re.compile(r"passw|token|secret|api_?key|(^|_)ssn($|_)|private_key|salt$", re.IGNORECASE)
 _MARKS = '''
 Marks: `"star": "fact"` makes a table the grain of a fact, `"exclude": True` leaves a table or a
 column in PostgreSQL.
@@ -134,7 +134,10 @@ def _marks(tables: Iterable[sa.Table], places: Mapping[int, str]) -> tuple[list[
     lines = [f"facts, as a suggestion: {', '.join(facts) or 'none'}"]
     return marks, [
         *lines,
-        *(f"{name}.{column} is excluded, by its name" for name, column in secrets),
+        *(
+            f'{name}.{column} is excluded, by its name; or write "mask": "hash"'
+            for name, column in secrets
+        ),
     ]
 
 
@@ -188,5 +191,5 @@ def _secrets(tables: Iterable[Any]) -> list[tuple[str, str]]:
         (table.fullname, str(column.name))
         for table in tables
         for column in table.columns
-        if _SECRET.search(column.name) and not column.primary_key
+        if looks_secret(str(column.name)) and not column.primary_key
     )

@@ -12,16 +12,18 @@ import psycopg2
 from psycopg2 import extensions, sql
 
 from sluice.catalog import Table
+from sluice.clients.mask_key import no_key
 from sluice.clients.session_settings import pinned_later, pinned_options
 from sluice.clients.slot_loss import INVALIDATION
 from sluice.clients.source_tables import (
     Relation,
-    from_rows,
+    from_table,
     marks,
     more_columns,
     relations,
     schema_differences,
 )
+from sluice.data_types.masks import INNER, OUTER, session_options
 from sluice.errors import NeedsPerson, NotReady, SlotAwaited, SluiceError, Unreachable
 from sluice.events.positions import parse_lsn
 from sluice.execution.batches import batches
@@ -230,7 +232,8 @@ def opened(
         others: connection arguments that override those of the settings.
     """
     with translated(settings):
-        options = {**connection_options(settings, pinned_options()), **others}
+        pinned = pinned_options(session_options(settings.mask_key.get_secret_value()))
+        options = {**connection_options(settings, pinned), **others}
         connection = psycopg2.connect(**options, connection_factory=factory)
         try:
             if factory is None:  # a replication session always is in autocommit mode
@@ -276,7 +279,7 @@ def _estimate(table: Table, known: Mapping[str, Relation]) -> float:
 
 def _counts(cursor: Any, tables: Sequence[Table], known: Mapping[str, Relation]) -> dict[str, int]:
     counts = [
-        sql.SQL("SELECT {}, count(*) FROM {}").format(sql.Literal(at), from_rows(table, known))
+        sql.SQL("SELECT {}, count(*) FROM {}").format(sql.Literal(at), from_table(table, known))
         for at, table in enumerate(tables)
     ]
     cursor.execute(sql.SQL(" UNION ALL ").join(counts))
@@ -333,6 +336,10 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
             f"{where} does not answer as PostgreSQL does",
             remedy="fix SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
         ) from error
+    except psycopg2.errors.UndefinedObject as error:
+        if INNER in str(error) or OUTER in str(error):
+            raise no_key() from error
+        raise NeedsPerson(f"{where}: {first_line(error)}") from error
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName) as error:
         raise NeedsPerson(
             f"{where}: {first_line(error)}",

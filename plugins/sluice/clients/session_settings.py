@@ -6,6 +6,8 @@ about each setting that a user can set is in tests/integration/test_session_sett
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 PINNED = {
     # Limits of statements, transactions and sessions; a check sets its own limit.
     "statement_timeout": "0",
@@ -41,9 +43,12 @@ PINNED = {
 PINNED_SINCE = {"transaction_timeout": (170000, "0")}
 
 
-def pinned_options() -> str:
-    """Return the pinned settings as libpq's `options`."""
-    return " ".join(f"-c {name}={value}" for name, value in PINNED.items())
+_NONE: Mapping[str, str] = {}
+
+
+def pinned_options(more: Mapping[str, str] = _NONE) -> str:
+    """Return the pinned settings, and more of the session's own, as libpq's `options`."""
+    return " ".join(f"-c {name}={value}" for name, value in {**PINNED, **more}.items())
 
 
 def pinned_later(version: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from psycopg2 import sql
 
 from sluice.catalog import Table
+from sluice.data_types.masks import mask_sql
 from sluice.execution.batches import batches
 
 _NUMERIC = re.compile(r"numeric\((\d+)(?:,\s*(-?\d+))?\)")
@@ -132,15 +133,47 @@ def marks(cursor: Any, tables: Sequence[Table], least_rows: float) -> dict[str, 
 
 
 def own_rows(cursor: Any, table: Table) -> sql.Composable:
-    """Name a table for FROM or LOCK without its INHERITS children.
+    """Return the FROM expression of a table's rows, masked, without its INHERITS children.
 
-    A partitioned table, which has no rows of its own, is named with its partitions.
+    A partitioned table, which has no rows of its own, is read with its partitions. Whatever reads
+    more than keys reads from this expression, so that no value leaves PostgreSQL unmasked.
     """
     return from_rows(table, relations(cursor, [table]))
 
 
-def from_rows(table: Table, known: Mapping[str, Relation]) -> sql.Composable:
+def from_rows(
+    table: Table, known: Mapping[str, Relation], columns: Sequence[str] | None = None
+) -> sql.Composable:
     """See `own_rows`.
+
+    Args:
+        known: the result of `relations`.
+        columns: the columns that are needed. Default: None, for those of the model.
+    """
+    name, masks = from_table(table, known), {column.name: column.mask for column in table.masked}
+    if not masks:
+        return name
+    names = [column.name for column in table.columns] if columns is None else columns
+    listed = sql.SQL(", ").join(_masked(one, masks.get(one, "")) for one in names)
+    # PostgreSQL merges it into the query around it, so conditions on the key use its index.
+    return sql.SQL("(SELECT ctid, {} FROM {}) AS masked").format(listed, name)
+
+
+def _masked(column: str, mask: str) -> sql.Composable:
+    name = sql.Identifier(column)
+    if not mask:
+        return name
+    expression = sql.SQL(mask_sql(mask).replace("{}", "{0}")).format(name)
+    return sql.SQL("{} AS {}").format(expression, name)
+
+
+def own_table(cursor: Any, table: Table) -> sql.Composable:
+    """Name a table for LOCK, and for FROM where only keys are read, which are never masked."""
+    return from_table(table, relations(cursor, [table]))
+
+
+def from_table(table: Table, known: Mapping[str, Relation]) -> sql.Composable:
+    """See `own_table`.
 
     Args:
         known: the result of `relations`.

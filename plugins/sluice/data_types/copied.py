@@ -45,6 +45,8 @@ _TEXT = CopyForm(sent="String")
 
 def copy_form(declared: DeclaredType, *, nullable: bool = False) -> CopyForm | None:
     """Return the way of a column; None for types whose values go through the topic."""
+    if declared.mask:  # the text of the mask, whatever the type
+        return _TEXT
     if declared.clickhouse:
         return _overridden(declared)
     if declared.kind != "array":

@@ -20,6 +20,7 @@ table is an error of `sluice generate`, never a silent String.
 | JSON, JSONB                      | String, their text   | String         |
 | ARRAY                            | Array; of a nullable column String, its text | the same |
 | Time, Interval, INET, CIDR, MACADDR, BIT, HSTORE, TSVECTOR, ranges | String, their text | String |
+| any, of a masked column          | String               | String         |
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class DeclaredType:
         api: annotation of an enum's values.
         element, dimensions: element type and dimensions of an array.
         clickhouse: ClickHouse type by the column's mark. Default: empty, for the mapped one.
+        mask: how its values are masked, `hash` or `redact`. Default: empty, for not at all.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class DeclaredType:
     element: DeclaredType | None = None
     dimensions: int = 1
     clickhouse: str = ""
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +379,8 @@ _INTEGERS = frozenset(["smallint", "integer", "bigint"])
 def column_type(declared: DeclaredType, *, nullable: bool = False) -> ColumnType:
     """Return the mapping of a column's declared type."""
     mapped = _compacted(declared) if declared.profile == COMPACT else _lossless(declared)
-    if nullable and not mapped.nullable:  # ClickHouse allows NULL in a text, not in an array
+    # A masked value is a text. ClickHouse allows NULL in a text, not in an array.
+    if declared.mask or (nullable and not mapped.nullable):
         mapped = replace(_text(), api=mapped.api)
     if declared.clickhouse:
         mapped = _overridden(mapped, declared.clickhouse, nullable=nullable)

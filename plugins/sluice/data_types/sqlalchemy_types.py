@@ -51,13 +51,13 @@ _KINDS: tuple[tuple[type[TypeEngine[Any]], str], ...] = (
 def column_declared(column: sa.Column[Any], profile: str = LOSSLESS) -> DeclaredType | None:
     """Return the declared type of a column; None where it has no mapping and is not marked.
 
-    The mark `text` stores PostgreSQL's text of a type without a mapping.
+    The mark `text` stores PostgreSQL's text of a type without a mapping; masks are texts, too.
     """
-    declared = declared_type(column.type, profile)
-    if declared is None and column.info.get("text") is True:
+    declared, mask = declared_type(column.type, profile), str(column.info.get("mask") or "")
+    if declared is None and (mask or column.info.get("text") is True):
         declared = DeclaredType(kind="text", profile=profile)
     marked = str(column.info.get("clickhouse_type") or "")
-    return declared and replace(declared, clickhouse=marked)
+    return declared and replace(declared, clickhouse=marked, mask=mask)
 
 
 def declared_type(column_type: TypeEngine[Any], profile: str = LOSSLESS) -> DeclaredType | None:

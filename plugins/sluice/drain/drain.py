@@ -28,8 +28,9 @@ from sluice.drain.ports import Checkpoint, DrainReport, Passed, Standing
 from sluice.drain.resolution import resolve
 from sluice.drain.resume import Resumption
 from sluice.drain.row_form import RowForm
-from sluice.errors import PoisonedTopic, Refused, SluiceError, WrongUsage
+from sluice.errors import NeedsPerson, PoisonedTopic, Refused, SluiceError, WrongUsage
 from sluice.events.event import (
+    CONNECT,
     DEAD_LETTER_TOPIC,
     RELAY,
     TOO_LARGE,
@@ -43,6 +44,7 @@ from sluice.events.event import (
 from sluice.events.positions import format_lsn, unpack
 from sluice.execution.failpoints import Reached, ignore
 from sluice.execution.progress import Pace
+from sluice.printable import named
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,7 @@ class Drain(Resumption):
                     break
                 if not first.source:
                     first = checkpoint = replace(first, source=self.announced())
+                _require_masked(table, first.source)
                 horizon.events_read()
                 decoded = decoder.decode(
                     records,
@@ -381,6 +384,20 @@ class Drain(Resumption):
                 log.warning("%s: %s; trying again in %.1f s", table.name, error, wait)
                 time.sleep(wait)
         return write()
+
+
+def _require_masked(table: Table, source: str) -> None:
+    """Require that the changes of a table with masked columns are masked.
+
+    Raises:
+        NeedsPerson: they come from Redpanda Connect, which cannot mask.
+    """
+    if table.masked and source == CONNECT:
+        raise NeedsPerson(
+            f"{table.topic} has changes from Redpanda Connect, which does not mask"
+            f" {named(column.name for column in table.masked)}",
+            remedy="stop it, then run: sluice source relay; see docs/masking.md",
+        )
 
 
 @contextmanager

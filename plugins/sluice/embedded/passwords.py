@@ -19,6 +19,7 @@ _NAMES = (
     "airflow",
     "api_secret_key",
     "jwt_secret",
+    "mask",
 )
 
 

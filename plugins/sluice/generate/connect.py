@@ -22,8 +22,9 @@ def configuration(catalog: Catalog, text: str) -> str:
     """Return the configuration with its blocks generated from the models.
 
     Raises:
-        WrongUsage: a block is missing.
+        WrongUsage: a block is missing, or columns are masked.
     """
+    require_unmasked(catalog)
     blocks = {"tables": _input(catalog), "tables of the mapping": _mapping(catalog)}
     present = {match[2] for match in _BLOCK.finditer(text)}
     if present != blocks.keys():
@@ -37,6 +38,21 @@ def configuration(catalog: Catalog, text: str) -> str:
         return "\n".join(match[1] + line for line in lines)
 
     return _BLOCK.sub(render, text)
+
+
+def require_unmasked(catalog: Catalog) -> None:
+    """Require that no column is masked, which Redpanda Connect cannot do.
+
+    Raises:
+        WrongUsage: one is.
+    """
+    for table in catalog.tables:
+        for column in table.masked:
+            raise WrongUsage(
+                f"class {table.model}: column {column.name} is masked, and Redpanda Connect would"
+                " send it unmasked",
+                remedy=f"use the relay and remove {CONFIGURATION}, or remove the mask",
+            )
 
 
 def _captured(catalog: Catalog) -> list[Table]:

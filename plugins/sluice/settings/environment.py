@@ -31,6 +31,7 @@ from sluice.settings.values import (
 from sluice.settings.variables import VARIABLES
 
 _MOST_DAYS = 36_500
+_LEAST_KEY = 16  # characters; a shorter key can be guessed from the hash of a known value
 DEFAULT = "default"  # the origin of a value that is not set
 
 
@@ -133,7 +134,19 @@ def _postgres(
         database=values["SLUICE_POSTGRES_DATABASE"],
         options={**own, **_flat(values, "SLUICE_POSTGRES_OPTIONS")},
         embedded=embedded,
+        mask_key=SecretStr(_mask_key(values, secrets)),
     )
+
+
+def _mask_key(values: Mapping[str, str], secrets: Mapping[str, str]) -> str:
+    """Return the key of masked columns: as set, or else that of the stack; errors never have it."""
+    key = values["SLUICE_MASK_KEY"]
+    if key and len(key) < _LEAST_KEY:
+        raise WrongUsage(
+            f"SLUICE_MASK_KEY has {len(key)} characters; at least {_LEAST_KEY} are needed",
+            remedy="generate one, such as by: openssl rand -hex 32",
+        )
+    return key or secrets.get("mask", "")
 
 
 def _kafka(values: Mapping[str, str], secrets: Mapping[str, str]) -> KafkaSettings:

@@ -17,7 +17,9 @@ from sluice.settings.project import FILE, INCLUDE, MARKS, document_of, find_proj
 TABLE_MARKS = frozenset(
     "star exclude order_by partition_by settings history rollups quality".split()
 )
-COLUMN_MARKS = frozenset("star text exclude low_cardinality clickhouse_type codec expect".split())
+COLUMN_MARKS = frozenset(
+    "star text exclude mask low_cardinality clickhouse_type codec expect".split()
+)
 _TABLES, _COLUMNS = "tables", "columns"
 
 Patterns = Mapping[str, Mapping[str, Any]]

@@ -45,6 +45,7 @@ class PostgresSettings:
     Attributes:
         options: libpq's (sslmode and the like).
         embedded: whether it is the embedded stack's server: no other host or password is set.
+        mask_key: the secret with which values of masked columns are hashed; empty without one.
     """
 
     host: str
@@ -54,6 +55,7 @@ class PostgresSettings:
     database: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     embedded: bool = False
+    mask_key: SecretStr = field(default=SecretStr(""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

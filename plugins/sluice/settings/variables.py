@@ -19,6 +19,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_POSTGRES_PASSWORD": ("", "its password; the embedded stack generates one"),
     "SLUICE_POSTGRES_DATABASE": ("store", "the application's database"),
     "SLUICE_POSTGRES_OPTIONS": ("", 'libpq\'s options as JSON: {"sslmode": "verify-full", ...}'),
+    "SLUICE_MASK_KEY": (
+        "",
+        "the secret of masked columns, 16 characters or more; the embedded stack generates one",
+    ),
     "SLUICE_KAFKA_PORT": ("19092", "the port of the Kafka protocol on this machine"),
     "SLUICE_KAFKA_BOOTSTRAP": ("", "host:port,... of an external Kafka or Redpanda cluster"),
     "SLUICE_KAFKA_OPTIONS": (

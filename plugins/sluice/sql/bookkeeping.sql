@@ -306,6 +306,18 @@ CREATE TABLE IF NOT EXISTS cdc.parked
 ENGINE = MergeTree
 ORDER BY (source_table, hole, state);
 
+-- name: masks
+-- How the rows of each table are masked: noted while it is empty, and when all were read again.
+CREATE TABLE IF NOT EXISTS cdc.masks
+(
+    source_table LowCardinality(String),
+    masked_as String COMMENT 'the masked columns, and how; empty: none',
+    noted_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    done_by String COMMENT 'the user of the operating system, or Airflow''s'
+)
+ENGINE = MergeTree
+ORDER BY (source_table, noted_at);
+
 -- name: resync_ranges_rejected
 -- The same of ranges.
 ALTER TABLE cdc.resync_ranges

@@ -69,7 +69,7 @@ def _difference(present: Present, table: Table, cluster: Cluster) -> SluiceError
 def present_of(clickhouse: ClickHouse, tables: Iterable[Table]) -> Present:
     """Read the present state of source tables."""
     listed = list(tables)
-    names = [name for table in listed for name in _stored(table, clickhouse.cluster)]
+    names = [name for table in listed for name in stored_names(table, clickhouse.cluster)]
     kinds = kinds_of(column for table in listed for column in table.columns)
     return read_present(clickhouse, kinds, names)
 
@@ -107,7 +107,7 @@ def plan_of(present: Present, table: Table, cluster: Cluster = ONE_SERVER) -> Pl
     Raises:
         SluiceError: ClickHouse does not know a type of the model.
     """
-    feed, history, storage = _stored(table, cluster)
+    feed, history, storage = stored_names(table, cluster)
     columns = present.columns(storage)
     if not columns:
         return _moved(present, table, cluster)
@@ -130,7 +130,7 @@ def _moved(present: Present, table: Table, cluster: Cluster) -> Plan:
 
     A model was renamed, or became a fact or ceased to be one. A new table would stay empty.
     """
-    feed, _, storage = _stored(table, cluster)
+    feed, _, storage = stored_names(table, cluster)
     reading = present.relations.get(f"cdc.{feed}")
     former = reading.over if reading else ""
     # A table from before the cluster has the name without `__local`: see docs/scale.md.
@@ -204,7 +204,7 @@ def plan(
             f"column {name} is {present.get(name, history.get(name))}, not {wanted[name]}"
         )
     if differs:
-        advised = [f"DROP TABLE cdc.{quoted(name)}" for name in _stored(table, cluster)]
+        advised = [f"DROP TABLE cdc.{quoted(name)}" for name in stored_names(table, cluster)]
     elif added and dropped:
         differs.append(f"{_listed(dropped)} dropped and {_listed(added)} added: renamed, or not?")
         advised = _renames(table, wanted, present, added, dropped, cluster)
@@ -238,7 +238,7 @@ def _statements(
             changes.append(f"ADD COLUMN IF NOT EXISTS {column_line(column)}{_place(table, column)}")
         elif column.name in widened:
             changes.append(f"MODIFY COLUMN {column_line(column)}")
-    feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table, cluster))
+    feed, history, storage = (f"cdc.{quoted(name)}" for name in stored_names(table, cluster))
     lines = [
         f"ALTER TABLE {stored} {', '.join(changes)}" for stored in (history, storage) if changes
     ]
@@ -269,7 +269,7 @@ def _renames(
 
     The feed is dropped until `sluice init` recreates it; until then the table is not drained.
     """
-    feed, history, storage = (f"cdc.{quoted(name)}" for name in _stored(table, cluster))
+    feed, history, storage = (f"cdc.{quoted(name)}" for name in stored_names(table, cluster))
     lines = [f"DROP TABLE {feed}"]
     lines += [
         f"ALTER TABLE {stored} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
@@ -282,7 +282,8 @@ def _renames(
     return lines + drops
 
 
-def _stored(table: Table, cluster: Cluster) -> tuple[str, str, str]:
+def stored_names(table: Table, cluster: Cluster) -> tuple[str, str, str]:
+    """Return the names of a table's feed, history and current state, as each server has them."""
     return f"{table.history}_feed", cluster.local(table.history), cluster.local(table.storage)
 
 

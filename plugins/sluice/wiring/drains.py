@@ -7,16 +7,17 @@ from functools import partial
 
 from sluice.capture import slot as slots
 from sluice.capture.row_reader import present_rows
-from sluice.catalog import Catalog, Table
+from sluice.catalog import Catalog, Table, load_catalog
 from sluice.drain.dead_letters import Condition, DeadLetter, DeadLetters, ReplayReport, replay
 from sluice.drain.decoder import Decoder
 from sluice.drain.drain import Drain
 from sluice.drain.ports import DrainReport
 from sluice.drain.wal import wal_end
 from sluice.errors import NotReady, WrongUsage
-from sluice.events.event import RELAY, KeyText, Record
+from sluice.events.event import CONNECT, RELAY, KeyText, Record
 from sluice.execution.contention import until_done
 from sluice.execution.outcomes import each
+from sluice.generate.connect import require_unmasked
 from sluice.generate.event_schemas import event_schema
 from sluice.settings import Settings
 from sluice.warehouse.evolution import differing
@@ -61,6 +62,8 @@ def change_source(settings: Settings, source: str) -> list[str]:
         NotReady: the present source still reads from the slot, or events are undrained.
         WrongUsage: there is no such source.
     """
+    if source == CONNECT:
+        require_unmasked(load_catalog(settings.models))
     with slots.session(settings.postgres) as cursor:
         reader = slots.reader(cursor, settings.relay.slot)
     if reader is not None:

@@ -34,7 +34,7 @@ def plan_whole(run: Run, step: Resync, table: Table, *, restart: bool) -> Plan:
     await_sent(run, table)
     plan = step.plan(table, Selection(), restart=restart)
     if plan.done:
-        fence = _first_fence(run, plan)
+        fence = first_fence(run, plan)
         if any(fence < (hole.sent or 0) for hole in run.holes.open(table.name)):
             plan = step.plan(table, Selection(), restart=True)
     return plan
@@ -45,7 +45,7 @@ def close_holes(run: Run, plan: Plan) -> None:
     found = run.plans.find(plan.table, plan.run)
     if not plan.whole or found is None or found.open:
         return
-    fence = _first_fence(run, plan)
+    fence = first_fence(run, plan)
     for hole in run.holes.open(plan.table.name):
         if hole.sent is not None and hole.sent <= fence:
             run.holes.close(hole, fence)
@@ -88,7 +88,7 @@ def await_sent(run: Run, table: Table) -> list[Hole]:
     return found
 
 
-def _first_fence(run: Run, plan: Plan) -> int:
+def first_fence(run: Run, plan: Plan) -> int:
     """Return the fence of the range that was read first; 0 if none was."""
     rows = run.clickhouse.execute(run.queries["fences"], table=plan.table.name, run=plan.run)
     return min((parse_lsn(fence) for (fence,) in rows), default=0)

@@ -26,6 +26,7 @@ from sluice.wiring.ahead import hidden, put_below
 from sluice.wiring.bulk import make_load
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_decoder, make_drain, named_source
+from sluice.wiring.masked import note_read
 from sluice.wiring.parked import close_holes, holes_left, plan_whole
 
 
@@ -50,6 +51,7 @@ def resync(
             step.reached("planned")
             report = step.read(plan)
             close_holes(run, plan)
+            note_read(run, plan)
         return replace(report, parked=holes_left(run, table))
 
 
@@ -86,6 +88,7 @@ def resync_share(
             )
         report = step.read(plan, share, shares)
         close_holes(run, plan)
+        note_read(run, plan)
         left = "" if plan.whole else holes_left(run, table)  # the last share closes them
         return replace(report, parked=left)
 

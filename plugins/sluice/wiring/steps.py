@@ -11,6 +11,7 @@ from sluice.capture import publication as publications
 from sluice.capture import relations
 from sluice.capture import slot as slots
 from sluice.catalog import Catalog, Fact, Table
+from sluice.clients.mask_key import require_mask_key
 from sluice.clients.topics import partitioned
 from sluice.drain.bulk_load import publish_strays
 from sluice.errors import SluiceError, WrongUsage
@@ -29,6 +30,7 @@ from sluice.star.rebuild import RebuildReport
 from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_drain
+from sluice.wiring.masked import compare_masks
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,14 @@ def initialise(settings: Settings) -> list[str]:
 
     Raises:
         StaleGenerated: generated files do not match the models.
+        NeedsPerson: columns are hashed, and there is no key.
         TableDiffers, NeedsPerson: a table needs a person; all others are done.
         NotReady: PostgreSQL lacks a table; all others are done.
         TopicPartitioned, PublicationIncomplete: a topic or the existing publication needs a person.
     """
     with opened(settings) as run:
         catalog, outcomes = run.catalog, Outcomes()
+        require_mask_key(settings.postgres, catalog.tables)
         require_current(catalog, settings.out, settings.clickhouse.cluster)
         with outcomes.of("broker"):
             _ensure_topics(run, outcomes)
@@ -60,6 +64,8 @@ def initialise(settings: Settings) -> list[str]:
         with outcomes.of("dead letters"):
             done += _keep_letters(run)
         outcomes.troubles.update(stopped)
+        with outcomes.of("masks"):
+            done += compare_masks(run, outcomes.sound(catalog.tables))
         faulty: dict[str, SluiceError] = {}
         with outcomes.of("publication"), slots.session(settings.postgres) as cursor:
             faulty = publications.faults(cursor, catalog)

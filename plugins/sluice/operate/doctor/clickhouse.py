@@ -9,6 +9,7 @@ from time import time
 
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.clickhouse import LONG_LIMITS, LONG_STATEMENT, ClickHouse, release
+from sluice.clients.mask_key import masked_as
 from sluice.errors import Retryable, SluiceError
 from sluice.generate.clickhouse import table_statements, view
 from sluice.generate.row_text import clickhouse_checksum
@@ -17,6 +18,7 @@ from sluice.settings import ClickHouseSettings, Cluster, Settings
 from sluice.star.create import relations_of_fact, state_tables
 from sluice.warehouse.creation import Creation, created
 from sluice.warehouse.evolution import Plan, plan_of
+from sluice.warehouse.masked import difference, noted_masks
 from sluice.warehouse.present import Present, kinds_of, read_present
 from sluice.warehouse.star_form import Version, differs, kinds_of_facts
 
@@ -58,6 +60,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         kinds = kinds_of(column for table in catalog.tables for column in table.columns)
         present = read_present(session, kinds | kinds_of_facts(catalog.facts))
         yield _state_tables(present)
+        yield from _masks(session, settings, catalog)
         creation, newest = Creation(present=present), _newest(session)
         for table in catalog.tables:
             statements = table_statements(table, session.cluster).values()
@@ -167,6 +170,19 @@ def _state_tables(present: Present) -> Diagnosis:
     )
     found = f"missing: {', '.join(missing)}" if missing else "complete"
     return judged("clickhouse", "state tables", not missing, found, _INIT)
+
+
+def _masks(session: ClickHouse, settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Yield each table whose rows are masked in another way than models and key say."""
+    noted, masked = noted_masks(session), 0
+    for table in catalog.tables:
+        wanted, present = masked_as(settings.postgres, table), noted.get(table.name, "")
+        masked += bool(wanted)
+        if wanted != present:
+            found, remedy = difference(table, present, wanted, session.cluster)
+            yield judged("clickhouse", f"masks of {table.name}", False, found, remedy)
+    if masked:
+        yield judged("clickhouse", "masks", True, f"{masked} tables have masked columns", "")
 
 
 def _newest(session: ClickHouse) -> Version | SluiceError:

@@ -10,9 +10,12 @@ from sluice.capture import publication as publications
 from sluice.capture import relations
 from sluice.capture import slot as slots
 from sluice.catalog import Catalog
+from sluice.catalog.masking import candidates
+from sluice.clients.mask_key import require_mask_key
 from sluice.clients.slot_loss import INVALIDATION, cause, remedy
 from sluice.errors import SluiceError
 from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
+from sluice.printable import named
 from sluice.settings import RelaySettings, Settings
 
 _MAJOR = 14  # pgoutput sends messages of pg_logical_emit_message from this release on
@@ -49,12 +52,24 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
             "postgres", "wal_level", level == "logical", level, "set wal_level=logical, restart"
         )
         yield clock("postgres", skew)
+        yield from _masks(settings, catalog)
         yield _role(cursor)
         yield _privileges(cursor, catalog)
         yield _slots(cursor, settings.relay)
         faults = publications.faults(cursor, catalog)
         yield from _keys(cursor, catalog, faults)
         yield from _publication(cursor, settings.relay, catalog, faults)
+
+
+def _masks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
+    """Yield the lack of a key for hashed columns, and columns that look like secrets."""
+    try:
+        require_mask_key(settings.postgres, catalog.tables)
+    except SluiceError as error:
+        yield failed("postgres", "key of masked columns", error)
+    if secret := candidates(catalog.tables):
+        found = f"{named(secret)}: mask or exclude them if they are secrets (docs/masking.md)"
+        yield judged("postgres", "columns named as secrets", True, found, "")
 
 
 def _role(cursor: Any) -> Diagnosis:
