@@ -5,8 +5,9 @@ A publication that leaves out part of one table is a fault of that table alone; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -15,7 +16,7 @@ from psycopg2 import sql
 from sluice.capture import relations
 from sluice.catalog import Catalog, Table
 from sluice.errors import NeedsPerson, NotReady, PublicationIncomplete, SluiceError
-from sluice.generate.publication import options
+from sluice.generate.publication import LISTS_COLUMNS, has_list, options
 from sluice.settings import RelaySettings
 
 _OPERATIONS = "insert, update, delete, truncate"
@@ -52,6 +53,15 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 LEFT JOIN pg_publication_rel r ON r.prpubid = %s AND r.prrelid = c.oid
 WHERE p.pubname = %s
 """
+# The columns of a table that a list of columns may name; none where PostgreSQL would refuse updates
+# of rows because of the list: with the whole row as replica identity.
+_COLUMNS = """
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relreplident = 'f' AND c.oid IN (
+        SELECT attrelid UNION SELECT relid FROM pg_partition_tree(attrelid)))
+ORDER BY attnum
+"""
 # Of each wanted table that exists, whether it is partitioned, and the ancestors of a partition.
 _PARTITIONS = """
 SELECT wanted.schema, wanted.relation, c.relkind = 'p',
@@ -71,6 +81,7 @@ class Publication:
         complete: whether it sends every operation.
         identity: its object id and those of its tables' memberships, which change if recreated.
         missing: tables of the catalog that can be added to it.
+        narrow: tables whose list of columns lacks some of the model.
         faults: table name -> error, of tables that it does not send in full, missing ones included.
     """
 
@@ -78,6 +89,7 @@ class Publication:
     complete: bool
     identity: dict[str, Any]
     missing: tuple[Table, ...]
+    narrow: tuple[Table, ...]
     faults: dict[str, NeedsPerson]
 
 
@@ -93,13 +105,14 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
     partitions = _partitions(cursor, catalog, members.values())
     tables = [(table, members.get((table.schema, table.relation))) for table in catalog.tables]
     faults: dict[str, NeedsPerson] = {}
-    missing = []
+    missing, narrow = [], []
     for table, member in tables:
         place = _Place(
             name=relay.publication,
             alter=f"ALTER PUBLICATION {quoted}",
             table=table,
             quoted=_quoted(cursor, table.schema, table.relation),
+            listed=partial(_columns, cursor, table),
             partition=partitions.get((table.schema, table.relation), _Partition()),
         )
         fault = place.fault(member, sends_computed=sends_computed, via_root=via_root)
@@ -107,6 +120,8 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
             faults[table.name] = fault
         if isinstance(fault, PublicationIncomplete):
             missing.append(table)
+        elif fault is not None and member and member.lacks(table) and table.excluded:
+            narrow.append(table)
     return Publication(
         quoted=quoted,
         complete=complete,
@@ -115,6 +130,7 @@ def find(cursor: Any, relay: RelaySettings, catalog: Catalog) -> Publication | N
             "tables": {table.name: member.identity for table, member in tables if member},
         },
         missing=tuple(missing),
+        narrow=tuple(narrow),
         faults=faults,
     )
 
@@ -134,6 +150,11 @@ class _Member(NamedTuple):
     filtered: bool
     identity: int
     left_out: list[str]
+
+    def lacks(self, table: Table) -> list[str]:
+        """Return the columns of the model that are not sent."""
+        known = {column.name for column in table.columns}
+        return [name for name in sorted(self.left_out) if name in known]
 
 
 class _Partition(NamedTuple):
@@ -166,12 +187,14 @@ class _Place:
         name: the publication's name.
         alter: the beginning of the statement that changes it.
         quoted: the table's quoted name.
+        listed: returns its list of columns, see `_columns`.
     """
 
     name: str
     alter: str
     table: Table
     quoted: str
+    listed: Callable[[], str]
     partition: _Partition
 
     def fault(
@@ -188,7 +211,7 @@ class _Place:
         if member is None:
             return self._absence()
         computed = {column.name: column.generated for column in self.table.columns}
-        lacking = [name for name in sorted(member.left_out) if name in computed]
+        lacking = member.lacks(self.table)
         if lacking and not sends_computed and all(computed[name] for name in lacking):
             return NeedsPerson(
                 f"publication {name} sends table {table} without the columns that PostgreSQL"
@@ -201,7 +224,7 @@ class _Place:
         return NeedsPerson(
             f"publication {name} sends table {table} {left_out}",
             remedy=f"run in PostgreSQL: {alter} DROP TABLE ONLY {self.quoted};"
-            f" {alter} ADD TABLE ONLY {self.quoted}",
+            f" {alter} ADD TABLE ONLY {self.quoted}{self.listed()}",
         )
 
     def _absence(self) -> NeedsPerson:
@@ -223,7 +246,10 @@ class _Place:
 def ensure(
     cursor: Any, relay: RelaySettings, catalog: Catalog, without: Collection[str] = ()
 ) -> dict[str, NeedsPerson]:
-    """Create the publication of all tables, or add the missing ones.
+    """Create the publication of all tables, or add the missing ones and missing columns.
+
+    Columns that the models exclude are left out, where PostgreSQL can (15 and newer). A table that
+    lacks columns is removed and added again; the relay then parks it until it is resynced.
 
     Args:
         without: names of tables to leave out; see `faults`. Default: none.
@@ -241,12 +267,17 @@ def ensure(
         for table in (catalog.tables if present is None else present.missing)
         if table.name not in without
     ]
-    change = ""
+    changes = []
     if present is None and lacking:
         tables = _listed(cursor, lacking)
-        change = f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}"
+        changes.append(f"CREATE PUBLICATION {name} FOR TABLE {tables}{options(catalog)}")
     elif lacking:
-        change = f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, lacking)}"
+        changes.append(f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, lacking)}")
+    for table in present.narrow if present else ():
+        place = f"ONLY {_quoted(cursor, table.schema, table.relation)}"
+        changes.append(f"ALTER PUBLICATION {name} DROP TABLE {place}")
+        changes.append(f"ALTER PUBLICATION {name} ADD TABLE {_listed(cursor, [table])}")
+    change = "; ".join(changes)  # PostgreSQL runs them in one transaction
     try:
         if change:
             cursor.execute(change)
@@ -335,7 +366,19 @@ def _fault(
 
 def _listed(cursor: Any, tables: Iterable[Table]) -> str:
     """Return the tables with ONLY, as the keys of INHERITS children do not matter."""
-    return ", ".join(f"ONLY {_quoted(cursor, t.schema, t.relation)}" for t in tables)
+    return ", ".join(
+        f"ONLY {_quoted(cursor, t.schema, t.relation)}{_columns(cursor, t)}" for t in tables
+    )
+
+
+def _columns(cursor: Any, table: Table) -> str:
+    """Return the list of columns to publish of a table that excludes some; empty for all."""
+    if not has_list(table) or cursor.connection.server_version < LISTS_COLUMNS:
+        return ""
+    cursor.execute(_COLUMNS, [_quoted(cursor, table.schema, table.relation)])
+    present = [name for (name,) in cursor.fetchall()]
+    names = ", ".join(_quoted(cursor, name) for name in present if table.sends(name))
+    return f" ({names})" if names else ""
 
 
 def _quoted(cursor: Any, *names: str) -> str:
