@@ -28,6 +28,7 @@ BOOKKEEPING = frozenset(
         "resync_ranges",
         "parked",
         "masks",
+        "erasures",
     ]
 )
 

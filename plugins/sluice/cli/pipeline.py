@@ -301,6 +301,26 @@ def resync(
 
 
 @app.command(rich_help_panel=REPAIR)
+def erase(
+    context: typer.Context,
+    table: Annotated[
+        str, typer.Argument(help="The source table.", autocompletion=completion.tables)
+    ],
+    key: Annotated[str, typer.Option(help="The row's key; parts separated by commas.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record in cdc.erasures.")],
+    former: Annotated[
+        bool,
+        typer.Option("--former", help="Keep the present row of PostgreSQL; erase what it was."),
+    ] = False,
+) -> None:
+    """Erase a row from history, facts, dead letters and topic, after PostgreSQL deleted it."""
+    from sluice import wiring
+
+    for line in wiring.erase(context.obj, table, key, reason=reason, former=former):
+        say(line)
+
+
+@app.command(rich_help_panel=REPAIR)
 def recover(context: typer.Context) -> None:
     """Recover from a lost slot, a failover or a gap: compare and repair all tables."""
     from sluice import wiring

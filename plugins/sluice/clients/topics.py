@@ -201,6 +201,19 @@ class Topics:
             altered[resource].result(self._seconds)
         return True
 
+    def forget(self, name: str, below: int) -> None:
+        """Let the broker delete a topic's messages below an offset.
+
+        Raises:
+            Unreachable: the broker does not do it.
+        """
+        with self._broker.opened(AdminClient) as admin:
+            deleted = admin.delete_records(
+                [TopicPartition(name, 0, below)], request_timeout=self._seconds
+            )
+            for future in deleted.values():
+                future.result(self._seconds)
+
     def epoch(self) -> str | None:
         """Return the id of the broker's incarnation; None where its topics are not set up."""
         notes = self._notes(first=True)

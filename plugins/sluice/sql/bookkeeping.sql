@@ -318,6 +318,23 @@ CREATE TABLE IF NOT EXISTS cdc.masks
 ENGINE = MergeTree
 ORDER BY (source_table, noted_at);
 
+-- name: erasures
+-- Who erased which row from what Sluice keeps, and why; with a hash of the key instead of the key.
+CREATE TABLE IF NOT EXISTS cdc.erasures
+(
+    source_table LowCardinality(String),
+    run String,
+    state Enum8('begun' = 0, 'done' = 1),
+    key_sha256 String COMMENT 'of the key as --key takes it',
+    versions UInt64 COMMENT 'former versions of the row',
+    dead_letters UInt64,
+    reason String,
+    noted_at DateTime64(3, 'UTC') DEFAULT now64(3),
+    done_by String COMMENT 'the user of the operating system, or Airflow''s'
+)
+ENGINE = MergeTree
+ORDER BY (source_table, noted_at);
+
 -- name: resync_ranges_rejected
 -- The same of ranges.
 ALTER TABLE cdc.resync_ranges

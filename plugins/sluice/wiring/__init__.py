@@ -15,6 +15,7 @@ from sluice.wiring.drains import (
     replay_dead_letters,
     skip,
 )
+from sluice.wiring.erasures import erase
 from sluice.wiring.repairs import forecast, quality, recover, repair
 from sluice.wiring.reports import answer, compare, messages, monitor, query, status, tell, topics
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
@@ -32,6 +33,7 @@ __all__ = [
     "drain",
     "drain_all",
     "drain_until_empty",
+    "erase",
     "forecast",
     "initialise",
     "maintain",

@@ -1,0 +1,87 @@
+"""`sluice erase`: a row that PostgreSQL deleted is in nothing that Sluice keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from sluice import wiring
+from sluice.clients.broker import Broker
+from sluice.clients.topics import Topics
+from sluice.errors import NeedsPerson, WrongUsage
+from sluice.settings import Settings
+from tests.support.harbour import Harbour, harbour
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.services
+
+NAME = "c4n4ry"
+KEPT = ("cdc.dim_ferry", "cdc.history_ferries", "cdc.fact_crossing", "cdc.dead_letters")
+
+
+@pytest.fixture
+def made(services: Settings, tmp_path: Path) -> Iterator[Harbour]:
+    """A person's name in current state, history, fact and a dead letter."""
+    with harbour(services, tmp_path) as found:
+        found.postgres(f"UPDATE ferries SET name = '{NAME}' WHERE id = 1")
+        until(lambda: holding(found, "cdc.fact_crossing"), "the fact has the name")
+        found.clickhouse(
+            "INSERT INTO cdc.dead_letters (source_table, broker_epoch, offset, key, value, reason)"
+            f""" VALUES ('ferries', 'e', 1, '{{"id":1}}', '{NAME}', 'unfit'),"""
+            """ ('ferries', 'e', 2, '{"id": 2}', 'other', 'unfit')"""
+        )
+        yield found
+
+
+def holding(made: Harbour, place: str) -> bool:
+    made.settle()
+    return bool(made.rows(f"SELECT 1 FROM {place} WHERE toString(tuple(*)) LIKE '%{NAME}%'"))
+
+
+def erase(made: Harbour, **options: Any) -> list[str]:
+    return list(wiring.erase(made.settings, "ferries", "1", reason="asked to", **options))
+
+
+def test_a_row_that_postgres_has_is_not_erased_unless_told(made: Harbour) -> None:
+    with pytest.raises(NeedsPerson, match="PostgreSQL has the row of key 1"):
+        erase(made)
+    with pytest.raises(WrongUsage, match="for a reason"):
+        list(wiring.erase(made.settings, "ferries", "1", reason=" "))
+    made.postgres("UPDATE ferries SET name = 'another' WHERE id = 1")
+    made.settle()
+    erase(made, former=True)
+    assert [place for place in KEPT if holding(made, place)] == []
+    assert made.rows("SELECT id, name FROM olap.dim_ferry") == [(1, "another")]
+    assert wiring.quality(made.settings, deep=True, restart=True).passed
+
+
+def test_a_row_that_postgres_deleted_is_nowhere_afterwards(made: Harbour) -> None:
+    assert [place for place in KEPT if holding(made, place)] == list(KEPT)
+    made.postgres("DELETE FROM ferries WHERE id = 1")
+    made.settle()
+    lines = erase(made)
+    assert [place for place in KEPT if holding(made, place)] == []
+    assert made.rows("SELECT count() FROM cdc.history_ferries") == [(0,)]
+    assert made.rows("SELECT offset FROM cdc.dead_letters WHERE source_table = 'ferries'") == [(2,)]
+    assert any("cdc.ferries: the messages below offset" in line for line in lines), lines
+    consumer = Consumer({**Broker(made.settings.kafka).options, "group.id": "erased"})
+    first, end = consumer.get_watermark_offsets(TopicPartition("cdc.ferries", 0), timeout=10)
+    consumer.close()
+    assert first == end > 0
+    audit = made.rows(
+        "SELECT source_table, toString(state), key_sha256, dead_letters, reason, done_by != ''"
+        " FROM cdc.erasures WHERE run = (SELECT argMax(run, noted_at) FROM cdc.erasures)"
+        " ORDER BY state"
+    )
+    digest = sha256(b"1").hexdigest()
+    assert audit == [("ferries", s, digest, 1, "asked to", 1) for s in ("begun", "done")]
+    made.postgres("INSERT INTO ferries VALUES (1, 'new')")
+    made.settle()
+    assert made.rows("SELECT id, name FROM olap.dim_ferry") == [(1, "new")]
+    assert wiring.quality(made.settings, deep=True, restart=True).passed
+    assert Topics(made.settings.kafka).ends(["cdc.ferries"])["cdc.ferries"] > 0
