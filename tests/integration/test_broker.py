@@ -25,6 +25,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.services
 
 KILLS = 4
+LIVE = psutil.CONN_ESTABLISHED
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,38 @@ def test_topics_offsets_and_incarnation_survive_a_restart_and_a_kill(
     assert state() == before
     killed(stack)
     assert state() == before
+
+
+def test_kept_clients_outlive_a_restart_and_a_kill_of_the_broker(
+    running: tuple[Settings, Stack],
+) -> None:
+    settings, stack = running
+    topics, name = Topics(settings.kafka), f"cdc.kept_{uuid4().hex[:8]}"
+    topics.ensure([name])
+
+    def state() -> object:
+        return topics.incarnation([name]), topics.published("kept"), topics.ends([name])
+
+    with topics.keeping():
+        topics.note_published("kept", 1)
+        before = state()
+        clients = connections(stack)
+        assert state() == before
+        assert connections(stack) == clients
+        stack.restart(["broker"], lambda _: None)
+        assert state() == before
+        killed(stack)
+        assert state() == before
+        topics.note_published("kept", 2)
+        assert topics.published("kept") == 2
+    until(lambda: not connections(stack), "the clients are closed")
+
+
+def connections(stack: Stack) -> set[int]:
+    """The ports of this process's connections to the broker."""
+    port = int(stack.programs["broker"].address.rpartition(":")[2])
+    own = psutil.Process().net_connections("tcp")
+    return {c.laddr.port for c in own if c.raddr and c.raddr.port == port and c.status == LIVE}
 
 
 def test_a_start_that_was_killed_while_it_formatted_is_begun_again(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Relay:
         parking = Parking(settings, catalog, topics, lambda: self._progress.read_lsn, ready.added)
         for table, error in ready.unsent.items():
             parking.park(table, ready.confirmed_lsn or 0, error)
-        self.duties = Duties(self._session_duties(incarnation, marks, parking))
+        self.duties = Duties(self._session_duties(incarnation, marks, parking), topics.keeping)
         added = pool.submit(self._add, ready.added, parking, ended) if ready.added else None
         check = self._checks(publisher, added)
         publisher.wait = check

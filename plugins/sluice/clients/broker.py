@@ -9,13 +9,14 @@ raised with the gravest report.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from sluice.clients.broker_options import require_allowed
 from sluice.errors import Unreachable, WrongUsage
@@ -98,6 +99,7 @@ class Broker:
             "log_level": _INFORMATION,  # not printed: see `log`
             **settings.options,
         }
+        self._kept = threading.local()
         self._reports: deque[tuple[float, KafkaError]] = deque(maxlen=50)
 
     def log(self, _level: int, _form: str, kind: str, _client: str, text: str) -> None:
@@ -144,13 +146,36 @@ class Broker:
         Only this thread destroys it. Answers to an admin client are read on one of its own threads,
         and librdkafka ends the process when Python's garbage collector destroys the client there.
         """
-        client = self.client(kind, options)
+        kept: dict[Any, Any] | None = getattr(self._kept, "clients", None)
+        name = (kind, *sorted(options.items()))
+        client = (kept.pop(name, None) if kept else None) or self.client(kind, options)
         try:
             with self.translated(client):
                 yield client
+        except BaseException:
+            _close(client)
+            raise
+        if kept is None or isinstance(client, Producer):
+            _close(client)
+            return
+        if isinstance(client, Consumer):
+            client.unassign()
+        kept[name] = client
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep this thread's clients from one call to the next, until the context ends.
+
+        Connecting and logging in cost more than most requests.
+        """
+        clients: dict[Any, Any] = {}
+        self._kept.clients = clients
+        try:
+            yield
         finally:
-            if not isinstance(client, Producer):  # which would wait for what it has not sent
-                client.__exit__(None, None, None)  # type: ignore[attr-defined]
+            del self._kept.clients
+            for client in clients.values():
+                _close(client)
 
     @contextmanager
     def translated(self, client: Any) -> Iterator[None]:
@@ -201,6 +226,11 @@ class Broker:
     def _error(self, what: str, text: str, remedy: str) -> Unreachable:
         cause = _SPEAKER.sub("", text)[:300]
         return Unreachable(f"broker {self.address} {what}: {cause}", remedy=remedy)
+
+
+def _close(client: Any) -> None:
+    if not isinstance(client, Producer):  # which would wait for what it has not sent
+        client.__exit__(None, None, None)
 
 
 _TIMED_OUT = KafkaError(KafkaError._TIMED_OUT)

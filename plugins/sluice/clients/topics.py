@@ -125,6 +125,10 @@ class Topics:
         self._seconds = seconds
         self._passed: dict[int, int] = {}  # the offset of an unreadable batch -> the next one
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """Keep this thread's clients until the context ends; see Broker.keeping."""
+        return self._broker.keeping()
+
     def ensure(self, names: Iterable[str]) -> str:
         """Create missing topics, with one partition each; return the broker's epoch.
 
