@@ -44,6 +44,7 @@ test-stacks: compiled
 
 compiled: setup
 	@$(BIN)/python -m compileall -q dags models plugins
+	@$(BIN)/python -m sluice.embedded.kafka --train
 
 check: setup lint test-fast
 

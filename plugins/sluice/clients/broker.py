@@ -173,7 +173,7 @@ class Broker:
         try:
             yield
         finally:
-            del self._kept.clients
+            self._kept.__dict__.pop("clients", None)
             for client in clients.values():
                 _close(client)
 

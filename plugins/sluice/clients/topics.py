@@ -37,6 +37,7 @@ from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
 _SECONDS = 10.0
+_READER = "sluice-reader"  # the group of consumers that commit nothing
 _NO_OPTIONS: Mapping[str, Any] = {}
 _READABLE_S = 1.0  # to decompress a message, or to fail to
 # librdkafka's errors of messages that it cannot decompress, or that are too large decompressed.
@@ -281,7 +282,7 @@ class Topics:
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         """Return topic -> end offset, without topics that do not exist."""
-        with self._consumer("sluice-ends") as consumer:
+        with self._consumer(_READER) as consumer:
             present = consumer.list_topics(timeout=self._seconds).topics
             return self._offsets(consumer, [name for name in names if name in present], OFFSET_END)
 
@@ -296,7 +297,7 @@ class Topics:
         Returns:
             Topic -> the first offset that is kept, of the topics where enough is drained.
         """
-        with self._consumer("sluice-ends") as consumer:
+        with self._consumer(_READER) as consumer:
             firsts = self._offsets(consumer, list(drained), OFFSET_BEGINNING)
         kept = {name: offset - _DRAINED_KEPT for name, offset in drained.items()}
         due = {n: first for n, first in kept.items() if first - firsts[n] >= _DRAINED_KEPT}
@@ -351,7 +352,7 @@ class Topics:
     def _notes(self, *, first: bool = False) -> list[dict[str, Any]]:
         """The notes among the newest messages; with `first` the first note alone."""
         notes: list[dict[str, Any]] = []
-        with self._consumer("sluice-notes") as consumer:
+        with self._consumer(_READER) as consumer:
             if EPOCH_TOPIC not in consumer.list_topics(timeout=self._seconds).topics:
                 return notes
             end = self._offsets(consumer, [EPOCH_TOPIC], OFFSET_END)[EPOCH_TOPIC]
@@ -375,7 +376,7 @@ class Topics:
     def _readable(self, offset: int) -> bool:
         """Whether a note's message can be read there, or the topic ends before."""
         deadline = time.monotonic() + _READABLE_S
-        with self._consumer("sluice-notes", {"auto.offset.reset": "error"}) as consumer:
+        with self._consumer(_READER, {"auto.offset.reset": "error"}) as consumer:
             consumer.assign([TopicPartition(EPOCH_TOPIC, 0, offset)])
             while (message := consumer.poll(0.2)) is None and time.monotonic() < deadline:
                 pass

@@ -58,6 +58,10 @@ class KafkaLog:
         """Close the consumer."""
         self._consumer.close()
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """Keep the topics' clients until the context ends; see Broker.keeping."""
+        return self._topics.keeping()
+
     def epoch(self) -> str:
         """See ports.ChangeLog."""
         epoch = self._topics.epoch()

@@ -52,12 +52,16 @@ class Run:
     def changes(self) -> KafkaLog:
         """The change log that drains read."""
         changes = KafkaLog(self.settings.kafka, self.settings.drain.chunk_bytes)
-        return self.resources.enter_context(closing(changes))
+        self.resources.enter_context(closing(changes))
+        self.resources.enter_context(changes.keeping())
+        return changes
 
     @cached_property
     def topics(self) -> Topics:
         """The broker's topics."""
-        return Topics(self.settings.kafka, **self.limits)
+        topics = Topics(self.settings.kafka, **self.limits)
+        self.resources.enter_context(topics.keeping())
+        return topics
 
     @cached_property
     def reader(self) -> TopicReader:
