@@ -25,7 +25,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.e2e
 
 # Where the stack keeps what it made, readable by its owner alone.
-OWN_FILES = ("secrets.json", "airflow/passwords.json")
+OWN_FILES = ("secrets.json", "airflow/passwords.json", "run/kafka.properties")
 PLACES = ("webhook", "Slack", "e-mail")
 COMMANDS = (
     ("status", "--json"),
@@ -86,7 +86,7 @@ def troubled(stack: Running) -> Running:
     return stack
 
 
-def test_no_file_of_the_stack_holds_a_secret_but_its_owners_two(troubled: Running) -> None:
+def test_no_file_of_the_stack_holds_a_secret_but_its_owners(troubled: Running) -> None:
     """Logs of every process and task, the supervisor's files, what the databases keep."""
     found = files_with(troubled.canaries, troubled.home)
     assert sorted(found) == sorted(OWN_FILES), found
@@ -115,7 +115,7 @@ def test_no_command_prints_a_secret(troubled: Running) -> None:
 def test_env_prints_the_passwords_that_its_clients_need_and_no_other(stack: Running) -> None:
     printed = stack.sluice("env").stdout
     stack.printed[-2:] = []
-    assert stack.canaries.within(printed) == {"postgres", "clickhouse", "airflow"}
+    assert stack.canaries.within(printed) == {"postgres", "kafka", "clickhouse", "airflow"}
 
 
 def test_state_tables_and_xcoms_hold_no_secret(troubled: Running) -> None:
@@ -153,7 +153,8 @@ def test_neither_the_page_nor_airflows_api_shows_a_secret(troubled: Running) -> 
         described = client.get("/sluice/openapi.json").json()["paths"]
         pages = ["/sluice/", "/sluice/tables/orders", "/sluice/metrics"]
         pages += [f"/sluice{path}" for path in described if "{" not in path]
-        pages += [f"/sluice{path}".replace("{table}", "orders") for path in described]
+        parts = {"table": "orders", "relation": "dim_customer", "topic": "cdc.orders"}
+        pages += [f"/sluice{path.format(**parts)}" for path in described]
         for page in dict.fromkeys(pages):
             answer = client.get(page, params={"key": "1"})
             assert answer.status_code == 200, (page, answer.text)

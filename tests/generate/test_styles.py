@@ -34,7 +34,7 @@ from store_api.database import make_engine
 from tests import styles
 from tests.styles.core import ODD, POINT
 from tests.styles.hostile import Envelope
-from tests.support.services import drop_slot
+from tests.support.services import drop_slot, own_services
 from tests.support.waiting import until
 
 CATALOG = load_catalog("tests.styles")
@@ -52,6 +52,8 @@ METADATA = (
 )
 TABLES = [table for metadata in METADATA for table in metadata.sorted_tables]
 SECRET = "it never leaves PostgreSQL"
+# Of its own: its tables have names that other modules use.
+services = own_services
 FACTS = {
     "fact_book": "book_id author_id title author_name author_born",
     "fact_director": "director_id employee_id company_id bonus manager_level employee_type"

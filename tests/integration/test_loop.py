@@ -114,6 +114,7 @@ def test_the_row_that_is_true_at_the_end_wins_although_its_record_lsn_is_smaller
 def test_foreign_and_malformed_messages_become_dead_letters_and_lose_nothing(
     services: Settings, engine: Engine, relay: threading.Event
 ) -> None:
+    wiring.query(services, "TRUNCATE TABLE cdc.dead_letters")  # which other modules have left
     producer = Producer({"bootstrap.servers": services.kafka.bootstrap, **services.kafka.options})
     for value in (b"", b"not json", b'{"metadata": {}}', b"\xff\xfe", None):
         producer.produce("cdc.products", value=value, key=b"k")

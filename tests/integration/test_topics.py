@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from typer.testing import CliRunner, Result
 
 from sluice import wiring
 from sluice.cli import app
+from sluice.clients.broker import Broker
 from sluice.clients.topic_reader import TopicReader
 from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.errors import SluiceError
@@ -22,12 +26,27 @@ from tests.support.json_schemas import require_valid
 from tests.support.librdkafka import send_with_header
 from tests.support.messages import product_event, send
 from tests.support.processes import command_environment
-from tests.support.services import delete_topics, free_ports, own_services
+from tests.support.services import delete_topics, free_ports, running_services, temporary_home
 
 pytestmark = pytest.mark.services
 
-# Of its own: its topics have messages that no pipeline would send.
-services = own_services
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[Settings]:
+    """Of its own: its topics have messages that no pipeline would send, of any time."""
+    option = ConfigEntry(
+        "message.timestamp.after.max.ms",
+        str(2**63 - 1),
+        incremental_operation=AlterConfigOpType.SET,
+    )
+    resource = ConfigResource(
+        ConfigResource.Type.TOPIC, CONTROL_TOPIC, incremental_configs=[option]
+    )
+    with temporary_home() as home, running_services(home) as settings:
+        with Broker(settings.kafka).opened(AdminClient) as admin:
+            admin.incremental_alter_configs([resource])[resource].result(10)
+        yield settings
+
 
 TOPIC = "cdc.products"
 OWN = {DEAD_LETTER_TOPIC: "dead letters", CONTROL_TOPIC: "control", EPOCH_TOPIC: "epoch"}

@@ -18,6 +18,7 @@ from sluice.settings import secrets_file
 # What a stack makes for itself; the others come from the environment.
 MADE = (
     "postgres",
+    "kafka",
     "clickhouse",
     "clickhouse_reader",
     "airflow",
@@ -26,7 +27,7 @@ MADE = (
     "fernet_key",
     "mask",
 )
-GIVEN = ("sasl", "tls_key", "webhook", "slack", "smtp")
+GIVEN = ("broker_key", "tls_key", "webhook", "slack", "smtp")
 
 
 def token() -> str:
@@ -54,10 +55,9 @@ class Canaries(dict[str, str]):
 
     def variables(self, closed: int) -> dict[str, str]:
         """The other secrets as settings; alerts go to a port where nothing listens."""
-        sasl = {"sasl.mechanisms": "PLAIN", "sasl.username": "me", "sasl.password": self["sasl"]}
         return {
             "SLUICE_POSTGRES_OPTIONS": json.dumps({"sslpassword": self["tls_key"]}),
-            "SLUICE_KAFKA_OPTIONS": json.dumps(sasl),
+            "SLUICE_KAFKA_OPTIONS": json.dumps({"ssl.key.password": self["broker_key"]}),
             "SLUICE_ALERT_WEBHOOK": f"http://127.0.0.1:{closed}/{self['webhook']}",
             "SLUICE_ALERT_SLACK": f"http://127.0.0.1:{closed}/services/{self['slack']}",
             "SLUICE_ALERT_SMTP": f"smtp://me:{self['smtp']}@127.0.0.1:{closed}",

@@ -24,7 +24,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 
 from sluice.clients.broker import Broker
-from sluice.clients.topics import UNREADABLE, Topics, described, first_after, partitioned
+from sluice.clients.topics import (
+    UNREADABLE,
+    Topics,
+    described,
+    first_after,
+    partitioned,
+    until_led,
+)
 from sluice.errors import NotReady
 from sluice.settings import KafkaSettings
 
@@ -147,24 +154,28 @@ class TopicReader:
         return Bounds(beginnings[name].offset, end)
 
     def _listed(
-        self, admin: AdminClient, names: Iterable[str], specs: Iterable[OffsetSpec]
+        self, admin: AdminClient, names: Iterable[str], specs: Sequence[OffsetSpec]
     ) -> list[dict[str, ListOffsetsResultInfo]]:
         """Return, for each spec, topic -> answer, without topics that have no such offset."""
         places = [TopicPartition(name, 0) for name in names]
         if not places:
             return [{} for _ in specs]
-        asked = [
-            admin.list_offsets(dict.fromkeys(places, spec), request_timeout=self._seconds)
-            for spec in specs
-        ]
-        return [
-            {
-                place.topic: found
-                for place, answer in answers.items()
-                if (found := _present(answer)) is not None and found.offset >= 0
-            }
-            for answers in asked
-        ]
+
+        def ask() -> list[dict[str, ListOffsetsResultInfo]]:
+            asked = [
+                admin.list_offsets(dict.fromkeys(places, spec), request_timeout=self._seconds)
+                for spec in specs
+            ]
+            return [
+                {
+                    place.topic: found
+                    for place, answer in answers.items()
+                    if (found := _present(answer)) is not None and found.offset >= 0
+                }
+                for answers in asked
+            ]
+
+        return until_led(ask, self._seconds)
 
     def messages(self, topic: str, first: int, end: int) -> Iterator[Message | Unreadable]:
         """Yield the messages from offset `first` to before `end`, which the topic has.

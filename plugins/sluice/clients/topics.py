@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from confluent_kafka import (
@@ -36,6 +36,7 @@ from sluice.events.positions import is_lsn
 from sluice.settings import KafkaSettings
 
 EPOCH_TOPIC = "cdc.broker_epoch"
+T = TypeVar("T")
 _SECONDS = 10.0
 _READER = "sluice-reader"  # the group of consumers that commit nothing
 _NO_OPTIONS: Mapping[str, Any] = {}
@@ -311,19 +312,15 @@ class Topics:
     def _offsets(self, consumer: Consumer, names: Sequence[str], place: int) -> dict[str, int]:
         """Return topic -> the offset of a special place, by one request for all topics."""
         asked = [TopicPartition(name, 0, place) for name in names]
-        deadline = time.monotonic() + self._seconds
-        while asked:
-            try:
-                found = consumer.offsets_for_times(asked, timeout=self._seconds)
-                for answer in found:
-                    if answer.error is not None:
-                        raise KafkaException(answer.error)
-                return {answer.topic: answer.offset for answer in found}
-            except KafkaException as error:
-                if error.args[0].code() not in _NO_LEADER or time.monotonic() > deadline:
-                    raise
-                time.sleep(_LEADER_S)
-        return {}
+
+        def ask() -> dict[str, int]:
+            found = consumer.offsets_for_times(asked, timeout=self._seconds)
+            for answer in found:
+                if answer.error is not None:
+                    raise KafkaException(answer.error)
+            return {answer.topic: answer.offset for answer in found}
+
+        return until_led(ask, self._seconds) if asked else {}
 
     def committed(self, names: Iterable[str]) -> dict[str, int]:
         """Return topic -> the drain group's next offset, or 0."""
@@ -420,6 +417,18 @@ class Topics:
                 **options,
             },
         )
+
+
+def until_led(ask: Callable[[], T], seconds: float) -> T:
+    """Return the answer of the broker, asked again for some time while a topic has no leader."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_LEADER or time.monotonic() > deadline:
+                raise
+            time.sleep(_LEADER_S)
 
 
 def first_after(offset: int, readable: Callable[[int], bool]) -> int:
