@@ -111,7 +111,7 @@ def read_sample(clickhouse: ClickHouse, of: DescribedRelation) -> tuple[dict[str
     )
     rows = clickhouse.execute(
         f"SELECT {texts} FROM olap.{quoted(of.relation.name)} LIMIT {SAMPLE}"
-        f" SETTINGS max_execution_time = {_SECONDS}"
+        f" SETTINGS max_execution_time = {_SECONDS}, max_threads = 1"  # the same rows every time
     )
     return tuple(dict(zip(names, row, strict=True)) for row in rows)
 
