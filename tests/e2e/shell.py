@@ -31,6 +31,8 @@ REFUSED = {
     "init two": 4,
     "source": 2,
     "resync": 2,
+    "topics show": 2,
+    "topics show --json": 2,
     "sql --format json": 2,
     "drain orders --skip N": 2,
     "drain orders --skip OFFSET": 2,
