@@ -16,7 +16,7 @@ WORKERS ?= 4
 # Hundreds of processes import what is compiled once, whatever the machine's setting is.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 
-.PHONY: up down env test test-fast test-services test-stacks check lint generate bench docs lock setup compiled
+.PHONY: up down env test test-fast test-services test-stacks check lint generate bench docs lock setup compiled trained
 
 up: setup
 	@$(BIN)/sluice up --detach
@@ -34,16 +34,18 @@ test: test-fast test-services test-stacks
 test-fast: compiled
 	$(PYTEST) -x -m "not (services or airflow or e2e)"
 
-test-services: compiled
+test-services: compiled trained
 	$(PYTEST) -m "services and not (airflow or e2e)"
 
 # A whole stack has nine processes of Airflow's: two at once are what two cores carry.
 test-stacks: WORKERS = 2
-test-stacks: compiled
+test-stacks: compiled trained
 	$(PYTEST) -m "airflow or e2e"
 
 compiled: setup
 	@$(BIN)/python -m compileall -q dags models plugins
+
+trained: setup
 	@$(BIN)/python -m sluice.embedded.kafka --train
 
 check: setup lint test-fast

@@ -39,7 +39,7 @@ class MemoryLog:
         self._topics[topic].clear()
 
     def wipe(self, epoch: str) -> None:
-        """Lose all messages and offsets, as the embedded broker does when it is killed."""
+        """Lose all messages and offsets, as a broker without a disk when it is killed."""
         self._epoch = epoch
         self.committed.clear()
         for records in self._topics.values():

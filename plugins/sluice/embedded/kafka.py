@@ -29,6 +29,7 @@ from sluice.settings import BROKER_USER, PACKAGE, read_secrets, read_values
 VERSION = "4.4.0"
 CONTROLLER = 1  # offset of the controller's port from the broker's
 _LOCK = PACKAGE / "embedded/kafka-jars.txt"
+_CONNECT_S = 2.0
 _ITERATIONS = 4096  # the least of SCRAM-SHA-256; the password is random
 _JAVA = [
     *("-Xms32m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
@@ -178,7 +179,7 @@ def train() -> None:
         command = [*_java(home), f"-XX:AOTCacheOutput={draft}", "kafka.Kafka", str(properties)]
         silent = subprocess.DEVNULL
         with subprocess.Popen([str(JAVA), *command], stdout=silent, stderr=silent) as server:
-            while server.poll() is None and not _listens(port):
+            while server.poll() is None and not listens(port):
                 time.sleep(0.1)
             server.terminate()
         copy = _cache().with_name(f"{_cache().name}.{os.getpid()}")
@@ -197,8 +198,10 @@ def _free_port() -> int:
                 return port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a server accepts connections on a port of 127.0.0.1; Kafka does once it is ready."""
     with socket.socket() as probe:
+        probe.settimeout(_CONNECT_S)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 

@@ -133,7 +133,7 @@ def _broker(settings: Settings) -> list[Program]:
             ],
             address=address,
             ports=dict.fromkeys((port, port + kafka.CONTROLLER), "SLUICE_KAFKA_PORT"),
-            ready=lambda: _listens(address),
+            ready=lambda: kafka.listens(port),
         )
     ]
 
@@ -229,13 +229,4 @@ def _gets(url: str, seconds: float = 3) -> bool:
         error.close()
         return False
     except (OSError, HTTPException, ValueError):  # the last two: not HTTP, or invalid
-        return False
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return True
-    except OSError:
         return False
