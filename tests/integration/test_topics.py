@@ -85,6 +85,8 @@ def test_every_topic_has_its_messages_and_the_backlog_of_its_drain(services: Set
     assert before["errors"] == {}
     assert {name: before[name]["role"] for name in OWN} == OWN
     assert before[EPOCH_TOPIC]["retention_s"] == -1
+    assert before[TOPIC]["deletes_drained"] == services.kafka.embedded
+    assert not any(before[name]["deletes_drained"] for name in OWN)
     end = before[TOPIC]["end_offset"]
     send(services, TOPIC, *({"value": product_event(key)} for key in range(1, 8)))
     after = overview(services)
@@ -102,7 +104,8 @@ def test_every_topic_has_its_messages_and_the_backlog_of_its_drain(services: Set
     assert (drained["backlog"], drained["drained_offset"]) == (0, end + 7)
     printed = sluice(services).stdout
     assert re.search(rf"{TOPIC} .*│ +0 │", printed)
-    assert "for ever" in printed
+    assert re.search(rf"{EPOCH_TOPIC} .*│ +for ever +│", printed)
+    assert bool(re.search(rf"{TOPIC} .*│ +until drained +│", printed)) == services.kafka.embedded
 
 
 def test_while_a_service_is_down_the_other_one_s_part_is_shown(services: Settings) -> None:

@@ -59,10 +59,16 @@ def _row(topic: TopicSummary) -> Sequence[Any]:
         "" if own else _known(topic.backlog),
         duration(topic.oldest_age_s),
         _known(topic.messages_per_second),
-        "for ever" if topic.retention_s == -1 else duration(topic.retention_s),
+        _kept(topic),
         "all" if topic.retention_bytes == -1 else amount(topic.retention_bytes, "bytes"),
         _note(topic),
     ]
+
+
+def _kept(topic: TopicSummary) -> str:
+    if topic.deletes_drained:
+        return "until drained"
+    return "for ever" if topic.retention_s == -1 else duration(topic.retention_s)
 
 
 def _note(topic: TopicSummary) -> str:

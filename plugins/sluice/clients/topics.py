@@ -120,9 +120,14 @@ class Topics:
 
     Args:
         seconds: how long the broker may take to answer a request.
+
+    Attributes:
+        deletes_drained: whether drained messages are deleted; another broker than the embedded one
+            keeps them as long as its owner wants.
     """
 
     def __init__(self, settings: KafkaSettings, seconds: float = _SECONDS) -> None:
+        self.deletes_drained = settings.embedded
         self._broker = Broker(settings)
         self._seconds = seconds
         self._passed: dict[int, int] = {}  # the offset of an unreadable batch -> the next one

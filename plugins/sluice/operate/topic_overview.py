@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -43,6 +43,7 @@ class TopicSummary:
         oldest_at: the time of the first message.
         messages_per_second: those that arrived in the last minutes; see WINDOW.
         retention_s, retention_bytes: how long, and how many bytes, the broker keeps; -1 for ever.
+        deletes_drained: whether its drained messages are deleted, except the newest.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TopicSummary:
     messages_per_second: float | None = None
     retention_s: float | None = None
     retention_bytes: int | None = None
+    deletes_drained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ def read_topics(monitor: Monitor, names: Sequence[str] = ()) -> TopicOverview:
         broker, drained = (query.result() for query in queries)
     tables = {table.topic: table.name for table in monitor.catalog.tables}
     topics = [_summary(name, tables.get(name), broker, drained, at) for name in chosen]
+    if monitor.topics.deletes_drained:
+        topics = [replace(topic, deletes_drained=topic.role == TABLE) for topic in topics]
     return TopicOverview(
         at=at,
         window_s=int(WINDOW.total_seconds()),

@@ -109,7 +109,7 @@ def drain_backlog(
     due = sorted(filter(backlog.due, tables), key=backlog.events)
     idle = [table for table in tables if not backlog.due(table)]
     run.changes.commit(backlog.uncommitted(idle))
-    if run.settings.kafka.embedded:  # the retention of another broker is its owner's
+    if run.topics.deletes_drained:
         run.topics.delete_drained(backlog.passed(tables))
     shares = _shares(backlog, due, processes)
     if shares or not due:
