@@ -31,6 +31,7 @@ class Program:
         ready: returns whether it answers. Default: None, where it only has to run.
         user: the system user that it runs as. Default: None, for the present one.
         stop_signal: the signal that stops it. Default: TERM.
+        stop_seconds: after which it is killed.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Program:
     ready: Callable[[], bool] | None = None
     user: str | None = None
     stop_signal: str = "TERM"
+    stop_seconds: int = 20
 
 
 _HEALTH_S = 10
@@ -177,6 +179,7 @@ def _airflow(settings: Settings) -> list[Program]:
             address=f"http://127.0.0.1:{port}",
             ports={port: "SLUICE_AIRFLOW_PORT"},
             ready=lambda: _gets(f"http://127.0.0.1:{port}/api/v2/monitor/health"),
+            stop_seconds=2,  # its last answer is sent by then; it would free memory for 8 s
         ),
         Program(
             name="airflow-scheduler",
@@ -200,6 +203,7 @@ def _airflow(settings: Settings) -> list[Program]:
             address="waits for deferred tasks",
             ports={},
             ready=lambda: _healthy(port, "triggerer"),
+            stop_seconds=3,  # another one would take up its triggers; it often waits for 10 s
         ),
     ]
 

@@ -25,7 +25,7 @@ import psutil
 from sluice.embedded import airflow_service, clickhouse_users, postgres, private
 from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.passwords import ensure_secrets
-from sluice.embedded.programs import STORES, Program, busy_ports, programs
+from sluice.embedded.programs import AIRFLOW, STORES, Program, busy_ports, programs
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import IN_REPOSITORY, PACKAGE, VARIABLES, Settings, read_secrets, secrets_file
 
@@ -64,7 +64,7 @@ exitcodes = 0,4
 startsecs = 2
 startretries = 1000000
 stopsignal = {signal}
-stopwaitsecs = 20
+stopwaitsecs = {seconds}
 stopasgroup = {group}
 killasgroup = true
 redirect_stderr = true
@@ -77,7 +77,7 @@ stdout_logfile_backups = 2
 
 # A socket that accepts no connection, and one that accepts it and does not answer.
 _SILENT = (BlockingIOError, TimeoutError)
-_AT_WORK = {"RUNNING", "STARTING", "STOPPING"}
+_AT_WORK = {"RUNNING", "STARTING", "BACKOFF", "STOPPING"}
 
 
 class _Connection(HTTPConnection):
@@ -210,17 +210,32 @@ class Stack:
         self.start(names, report)
 
     def halt(self, names: Sequence[str]) -> None:
-        """Stop programs and wait until they have ended."""
+        """Stop programs, all at once, and wait until they have ended."""
         for name in names:
-            if self._state(name) in {"RUNNING", "STARTING"}:
+            self._halted(name)
+        for name in names:
+            self._wait(lambda n=name: self._halted(n), name)  # type: ignore[misc]
+
+    def _halted(self, name: str) -> bool:
+        """Whether a program has ended; else tell it to."""
+        state = self._state(name)
+        if state in _AT_WORK - {"STOPPING"}:
+            with suppress(NotReady):  # it has ended since
                 self._call("stopProcess", name, False)
-                self._wait(lambda n=name: self._state(n) not in _AT_WORK, name)  # type: ignore[misc]
+        return state not in _AT_WORK
 
     def stop(self) -> bool:
-        """Stop everything and wait until no process is left; return whether anything ran."""
+        """Stop everything and wait until no process is left; return whether anything ran.
+
+        First what runs Airflow's tasks, which use everything else; the stores last.
+        """
         if not self.running():
             return False
         pid = int(self._call("getPID"))
+        known = {str(info["name"]) for info in self._call("getAllProcessInfo")}
+        first, last = set(AIRFLOW) - {"airflow-api-server"}, set(STORES)
+        for names in (first, known - first - last, last):
+            self.halt(sorted(names & known))
         self._call("shutdown")
         self._wait(lambda: self._ended(pid), "supervisord")
         return True
@@ -362,6 +377,7 @@ class Stack:
                 command=" ".join(f'"{part}"' for part in program.command).replace("%", "%%"),
                 directory=self._home if program.user is None else self._home / "postgres",
                 signal=program.stop_signal,
+                seconds=program.stop_seconds,
                 # PostgreSQL stops its own children in order.
                 group="false" if program.name == "postgres" else "true",
                 logs=self.logs,
