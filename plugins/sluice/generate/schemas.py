@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any
@@ -121,9 +121,9 @@ def _imports(catalog: Catalog, table: Table) -> str:
     for module, name in fixed:
         local = _local(table, name)
         wanted.add((module, name if local == name else f"{name} as {local}"))
-    hidden = _hidden(table)
+    hidden, fields = _hidden(table), field_names(table)
     for column in table.columns:
-        api = _named(table, column, column.type.api)
+        api = _named(fields, column, column.type.api)
         for annotation in (api, column.type.event):
             wanted.update(annotation.renamed(hidden).imports)
     own = catalog.schemas.partition(".")[0]
@@ -151,14 +151,18 @@ def field_names(table: Table) -> dict[str, str]:
     return names
 
 
+# What a field would hide, or Pydantic refuses as a field.
+_OF_PYDANTIC = frozenset(dir(BaseModel)) | frozenset(dir(type(BaseModel)))
+
+
 def _is_field(name: str) -> bool:
     reserved = iskeyword(name) or name.startswith(("_", "model_validate", "model_dump"))
-    return name.isidentifier() and not reserved and not hasattr(BaseModel, name)
+    return name.isidentifier() and not reserved and name not in _OF_PYDANTIC
 
 
-def _named(table: Table, column: Column, annotation: Annotation) -> Annotation:
+def _named(names: Mapping[str, str], column: Column, annotation: Annotation) -> Annotation:
     """Return the annotation of a column's field, with the attribute as alias of another name."""
-    if field_names(table)[column.attribute] == column.attribute:
+    if names[column.attribute] == column.attribute:
         return annotation
     return annotation.constrained(alias=column.attribute)
 
@@ -213,36 +217,40 @@ class SchemaField:
     required: bool
 
 
-def _field(table: Table, column: Column, annotation: Annotation, *, required: bool) -> SchemaField:
+def _field(
+    names: Mapping[str, str], column: Column, annotation: Annotation, *, required: bool
+) -> SchemaField:
     return SchemaField(
-        name=field_names(table)[column.attribute],
+        name=names[column.attribute],
         attribute=column.attribute,
-        annotation=_named(table, column, annotation),
+        annotation=_named(names, column, annotation),
         required=required,
     )
 
 
 def read_fields(table: Table) -> list[SchemaField]:
     """Return the fields of `X`, a row as the API returns it."""
-    return [_field(table, column, _nullable(column), required=True) for column in table.columns]
+    names = field_names(table)
+    return [_field(names, column, _nullable(column), required=True) for column in table.columns]
 
 
 def create_fields(table: Table) -> list[SchemaField]:
     """Return the fields of `XCreate`."""
-    fields = []
+    fields, names = [], field_names(table)
     for column in table.columns:
         if column.computed or (column.primary_key and column.has_default):
             continue
         required = not column.nullable and not column.has_default
         annotation = column.type.api if required else column.type.api.optional()
-        fields.append(_field(table, column, annotation, required=required))
+        fields.append(_field(names, column, annotation, required=required))
     return fields
 
 
 def update_fields(table: Table) -> list[SchemaField]:
     """Return the fields of `XUpdate`."""
+    names = field_names(table)
     return [
-        _field(table, column, column.type.api.optional(), required=False)
+        _field(names, column, column.type.api.optional(), required=False)
         for column in table.columns
         if not column.primary_key and not column.computed
     ]
