@@ -160,7 +160,7 @@ def test_a_slot_that_was_made_again_is_refused_until_a_new_snapshot(source: Sour
 
 
 def test_a_new_snapshot_that_is_killed_leaves_the_slot_as_it_is(source: Source) -> None:
-    source.sql("INSERT INTO things SELECT i, 'old' FROM generate_series(1, 300000) i")
+    source.sql("INSERT INTO things SELECT i, 'old' FROM generate_series(1, 100000) i")
     with source.relaying():
         source.arrives()
         until(

@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
-ROWS = "INSERT INTO things SELECT i, 'old' FROM generate_series(1, 150000) i"
+ROWS = "INSERT INTO things SELECT i, 'old' FROM generate_series(1, 60000) i"
 
 
 def test_what_is_written_and_deleted_during_a_snapshot_is_neither_lost_nor_overwritten(
@@ -52,7 +52,7 @@ def test_what_is_written_and_deleted_during_a_snapshot_is_neither_lost_nor_overw
 
 
 def test_a_snapshot_that_is_killed_starts_again_and_leaves_nothing_stale(source: Source) -> None:
-    source.sql(ROWS.replace("150000", "800000"))
+    source.sql(ROWS.replace("60000", "300000"))
     with source.process() as relay:
         until(lambda: source.topic_has("things"), "a batch of the snapshot is on the topic")
         relay.kill()

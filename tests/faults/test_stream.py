@@ -250,7 +250,7 @@ def test_a_relay_killed_in_a_large_transaction_sends_it_again_from_its_beginning
 ) -> None:
     with source.process() as relay:
         until(lambda: source.confirmed() > 0 and source.active(), "the relay reads from its slot")
-        source.sql("INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, 300000) i")
+        source.sql("INSERT INTO things SELECT i, 'row ' || i FROM generate_series(1, 120000) i")
         end = source.lsn()
         until(
             lambda: source.topic_has("things", 2), "a batch of the transaction is on the topic"

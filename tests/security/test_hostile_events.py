@@ -564,7 +564,7 @@ def as_of(position: Any, message: Any) -> bytes | None:
 
 
 @hypothesis.settings(
-    max_examples=8, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
+    max_examples=5, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
 )
 @hypothesis.given(messages=st.lists(MESSAGES, min_size=1, max_size=8))
 @hypothesis.example(messages=[(NOW, "truncate", 1, 0), (NOW, "insert", 990_000, 3)])

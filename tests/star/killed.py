@@ -11,7 +11,7 @@ from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import read_settings
 from sluice.star import create as warehouse
 from tests.star.rebuilds import run
-from tests.star.store import FACT
+from tests.star.store import FACT, FEW
 
 kind, wanted = sys.argv[1:]
 
@@ -22,4 +22,4 @@ def reached(point: str) -> None:
 
 
 plain = warehouse.make_rebuild(ClickHouse(read_settings(os.environ).clickhouse), FACT)
-run(replace(plain, range_rows=3, reached=reached), kind)
+run(replace(plain, range_rows=FEW, reached=reached), kind)

@@ -176,7 +176,7 @@ def machine(warehouse: ClickHouseSettings) -> type[Star]:
 
 def test_any_order_of_changes_drains_and_rebuilds_gives_the_join(machine: type[Star]) -> None:
     chosen = settings(
-        max_examples=12,
+        max_examples=8,
         stateful_step_count=30,
         deadline=None,
         print_blob=True,
