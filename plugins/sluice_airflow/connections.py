@@ -36,7 +36,8 @@ def settings_from_connections() -> Settings:
     broker = options.pop("bootstrap.servers", "")
     driver = {name: value for name, value in clickhouse.extra_dejson.items() if name != PLAY}
     page = settings.alerts.page or cdc_page()
-    own = settings.clickhouse
+    server, own = settings.postgres, settings.clickhouse
+    is_own = (clickhouse.host, clickhouse.port) == (own.host, own.port)
     return replace(
         settings,
         alerts=replace(settings.alerts, page=page),
@@ -45,9 +46,11 @@ def settings_from_connections() -> Settings:
             port=postgres.port or 5432,
             user=postgres.login or "postgres",
             password=SecretStr(postgres.password or ""),
-            database=postgres.schema or settings.postgres.database,
+            database=postgres.schema or server.database,
             options=postgres.extra_dejson,
-            mask_key=settings.postgres.mask_key,
+            mask_key=server.mask_key,
+            embedded=server.embedded
+            and (postgres.host, postgres.port) == (server.host, server.port),
         ),
         kafka=KafkaSettings(
             bootstrap=broker,
@@ -63,9 +66,8 @@ def settings_from_connections() -> Settings:
             options=driver,
             cluster=own.cluster,
             person=person() or own.person,
-            account=own.account
-            if (clickhouse.host, clickhouse.port) == (own.host, own.port)
-            else None,
+            embedded=own.embedded and is_own,
+            account=own.account if is_own else None,
         ),
     )
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from sluice import wiring
 from sluice.cli import app
+from sluice.cli.status import read_status
 from sluice.embedded.clickhouse_users import READER, SECRETS
 from sluice.errors import SluiceError
 from sluice.settings import Settings, read_secrets
@@ -191,6 +193,18 @@ def test_a_wrong_argument_is_refused_with_the_reason(
     services: Settings, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     require_error(sluice(services, *arguments), 2, *words)
+
+
+def test_the_status_lists_stores_of_others_that_answer(services: Settings) -> None:
+    theirs = replace(
+        services,
+        postgres=replace(services.postgres, embedded=False),
+        clickhouse=replace(services.clickhouse, embedded=False),
+    )
+    listed = read_status(theirs)["services"]
+    for name, of in (("postgres-source", theirs.postgres), ("clickhouse", theirs.clickhouse)):
+        assert listed[name]["external"]
+        assert (listed[name]["state"], listed[name]["address"]) == ("answers", of.address)
 
 
 def test_a_home_without_a_stack_has_its_status(services: Settings, tmp_path: Path) -> None:

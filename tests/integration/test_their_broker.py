@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.admin._resource import ResourceType
 
 from sluice.catalog import load_catalog
+from sluice.cli.status import read_status
 from sluice.cli.their_broker import require_broker
 from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.embedded.programs import programs
@@ -164,6 +166,22 @@ def test_up_stops_at_a_user_without_rights(broker: TheirBroker, tmp_path: Path) 
     require_nothing_begun(tmp_path, variables)
 
 
+def test_the_status_lists_it_with_whether_it_answers_and_why_not(
+    broker: TheirBroker, tmp_path: Path
+) -> None:
+    def listed(kafka: KafkaSettings) -> dict[str, object]:
+        return dict(read_status(with_broker(kafka, tmp_path))["services"]["broker"])
+
+    kafka = KafkaSettings(bootstrap=broker.address, options=broker.options)
+    answers = {"state": "answers", "error": ""}
+    assert listed(kafka) == {"pid": None, "address": broker.address, "external": True, **answers}
+    refused = listed(replace(kafka, options=login_of("owner", "wrong-password")))
+    assert refused["state"] == "does not answer"
+    error, remedy = str(refused["error"]).split("\n")
+    assert f"broker {broker.address} refuses the login" in error
+    assert "sasl.password in SLUICE_KAFKA_OPTIONS" in remedy
+
+
 def test_the_listed_rights_are_enough_and_the_checks_change_nothing(
     empty: TheirBroker, tmp_path: Path
 ) -> None:
@@ -302,6 +320,10 @@ def test_the_pipeline_runs_by_the_listed_rights_beside_a_server_on_the_own_broke
         )
         assert asked.returncode == 2
         assert f"the broker at {kafka.bootstrap} is not of this stack" in asked.stderr
+        printed = subprocess.run(
+            [SLUICE, "status"], env=variables, capture_output=True, text=True, check=False
+        )
+        assert re.search(rf"broker +│ answers +│ +│ {kafka.bootstrap} ", printed.stdout)
         del variables["SLUICE_KAFKA_BOOTSTRAP"], variables["SLUICE_KAFKA_OPTIONS"]
         with pytest.raises(NotReady, match="without a broker of its own"):
             Stack(read_settings(variables)).launch()

@@ -1,7 +1,8 @@
-"""Airflow's programs on the page: what its own health says of them."""
+"""Services and Airflow's programs on the page: whether they answer, or what its health says."""
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -49,3 +50,29 @@ def test_the_page_names_the_silent_program_and_its_last_heartbeat() -> None:
     assert "Airflow&#39;s triggerer runs" in services
     assert "relay reads slot sluice" in services
     assert "processor" not in services
+
+
+def test_a_service_has_its_address_and_a_silent_one_why_and_what_to_do() -> None:
+    from sluice.operate.overview import Service
+    from sluice.operate.trends import latest
+    from sluice_airflow.page.listing import Choice
+    from sluice_airflow.page.pages import overview_values, render
+    from tests.page.overviews import pipeline
+
+    silent = Service(
+        name="broker",
+        answers=False,
+        error="broker a.example:9092 refuses the login: <b>",
+        remedy="fix sasl.password",
+        address="a.example:9092",
+    )
+    source = Service(name="PostgreSQL", answers=True, error="", address="b.example:5432")
+    shared = {"root": "/sluice", "airflow": "", "period": latest("1h"), "ranges": ["1h"]}
+    of = pipeline(services=(source, silent))
+    values = overview_values(of, Choice(period=latest("1h")), None, ())
+    html = render("overview.html", {**shared, **values})
+    services = html[html.index('id="services"') : html.index('id="charts-title"')]
+    listed = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", services))
+    assert "PostgreSQL answers b.example:5432 " in listed
+    assert "broker does not answer broker a.example:9092 refuses" in listed
+    assert "the login: &lt;b&gt; fix sasl.password" in listed

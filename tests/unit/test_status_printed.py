@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sluice.cli.status import _ended, _failed, _is_broken, print_status, read_status
+from sluice.cli.status import _ended, _external, _failed, _is_broken, print_status, read_status
 from sluice.settings import read_settings
 from tests.support.services import free_ports
 
@@ -22,7 +22,15 @@ RUN = {
     "last_duration_s": 61.5,
 }
 STATE: dict[str, Any] = {
-    "services": {"postgres": {"state": "running", "pid": 7, "address": "127.0.0.1:5434"}},
+    "services": {
+        "postgres": {
+            "state": "running",
+            "pid": 7,
+            "address": "127.0.0.1:5434",
+            "external": False,
+            "error": "",
+        }
+    },
     "tables": {
         "orders": {
             "postgres_rows": 12,
@@ -137,17 +145,52 @@ def test_with_nothing_running_every_part_has_its_error_and_no_count_is_zero(
     assert [concern["remedy"] for concern in stopped] == ["sluice up"]
 
 
+THEIRS = {
+    "SLUICE_POSTGRES_HOST": "db.example",
+    "SLUICE_KAFKA_BOOTSTRAP": "a.example:9092,b.example:9092",
+    "SLUICE_CLICKHOUSE_HOST": "olap.example",
+}
+ADDRESSES = {
+    "postgres-source": "db.example:5434",
+    "broker": "a.example:9092,b.example:9092",
+    "clickhouse": "olap.example:9000",
+}
+
+
+@pytest.mark.parametrize("silent", ["postgres", "broker", "clickhouse"])
+def test_services_of_others_are_listed_with_what_is_known_of_them(
+    silent: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    services = _external(read_settings(THEIRS), {silent: "it does not answer\nsee its log"})
+    assert {name: of["address"] for name, of in services.items()} == ADDRESSES
+    name = {"postgres": "postgres-source"}.get(silent, silent)
+    assert services[name]["error"] == "it does not answer\nsee its log"
+    others = {other: of["state"] for other, of in services.items() if other != name}
+    assert set(others.values()) == {"answers"}
+    assert _ended(services) == []
+    print_status({**STATE, "services": services})
+    printed = capsys.readouterr().out
+    assert re.search(rf"{name} +│ does not answer │ +│ {ADDRESSES[name]} ", printed)
+
+
+def test_a_stack_of_its_own_has_no_services_of_others_and_without_models_nothing_is_known() -> None:
+    assert _external(read_settings({}), {}) == {}
+    services = _external(read_settings(THEIRS), {"models": "no module"})
+    assert {of["state"] for of in services.values()} == {"unknown"}
+
+
 def test_each_service_that_ended_is_a_problem_with_its_log() -> None:
     services = {
-        "relay": {"state": "fatal"},
-        "broker": {"state": "stopped"},
-        "postgres": {"state": "running"},
+        "relay": {"state": "fatal", "external": False},
+        "broker": {"state": "stopped", "external": False},
+        "postgres": {"state": "running", "external": False},
+        "clickhouse": {"state": "does not answer", "external": True},
     }
     assert [(concern["what"], concern["remedy"]) for concern in _ended(services)] == [
         ("service relay is fatal", "sluice logs relay"),
         ("service broker is stopped", "sluice logs broker"),
     ]
-    assert _ended({"postgres": {"state": "running"}}) == []
+    assert _ended({"postgres": {"state": "running", "external": False}}) == []
     assert _ended({}) == []
 
 

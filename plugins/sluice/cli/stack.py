@@ -170,12 +170,7 @@ def logs(
 
 def _require_own(settings: Settings, name: str) -> None:
     """Require that a service of this name is one of this stack."""
-    kafka, clickhouse = settings.kafka, settings.clickhouse
-    addresses = {
-        "broker": "" if kafka.embedded else kafka.bootstrap,
-        "clickhouse": "" if clickhouse.embedded else f"{clickhouse.host}:{clickhouse.port}",
-    }
-    if address := addresses.get(name):
+    if address := settings.external.get(name):
         raise WrongUsage(
             f"the {name} at {address} is not of this stack, which has no log of it",
             remedy="see its log where it runs; what it answers: sluice doctor",

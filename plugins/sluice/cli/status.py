@@ -13,7 +13,7 @@ from sluice.cli.output import say
 from sluice.cli.tables import print_table
 from sluice.clients import slot_loss
 from sluice.errors import SluiceError
-from sluice.settings import Settings
+from sluice.settings import SOURCE, Settings
 
 _DEEP = "sluice_deep_quality"
 _NAMES = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
@@ -50,6 +50,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
                 for dag_id, run in runs.items()
                 if dag_id not in by_hand and _is_broken(dag_id, run, state["tables"])
             ]
+    state["services"] = {**_external(settings, errors), **state["services"]}
     state["errors"] = errors
     if errors:
         state["error"] = "\n".join(dict.fromkeys(errors.values()))
@@ -74,13 +75,33 @@ def _part(name: str, errors: dict[str, str]) -> Iterator[None]:
 def _services(settings: Settings) -> dict[str, Any]:
     from sluice.embedded.stack import Stack
 
-    return {name: asdict(service) for name, service in Stack(settings).states().items()}
+    return {
+        name: {**asdict(service), "external": False, "error": ""}
+        for name, service in Stack(settings).states().items()
+    }
+
+
+def _external(settings: Settings, errors: Mapping[str, str]) -> dict[str, Any]:
+    """Return the services that are not this stack's, each with its error if it has one."""
+    services = {}
+    for name, address in settings.external.items():
+        error = errors.get("postgres" if name == SOURCE else name, "")
+        state = "does not answer" if error else "unknown" if "models" in errors else "answers"
+        services[name] = {
+            "state": state,
+            "pid": None,
+            "address": address,
+            "external": True,
+            "error": error,
+        }
+    return services
 
 
 def _ended(services: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a concern for each service that does not run; one where none does."""
-    ended = {name: of["state"] for name, of in services.items() if of["state"] != "running"}
-    if ended and set(ended.values()) == {"stopped"} and len(ended) == len(services):
+    """Return a concern for each of the stack's services that does not run; one where none does."""
+    own = {name: of["state"] for name, of in services.items() if not of["external"]}
+    ended = {name: state for name, state in own.items() if state != "running"}
+    if ended and set(ended.values()) == {"stopped"} and len(ended) == len(own):
         return [_concern("the stack does not run", "sluice up")]
     return [
         _concern(f"service {name} is {state}", f"sluice logs {name}")
@@ -148,7 +169,7 @@ def print_status(state: dict[str, Any], *, every: bool = False) -> None:
             for name, service in state["services"].items()
         ]
         print_table(["service", "state", "pid", "address"], services)
-    else:
+    if "supervisor" in errors:
         say("services: not known, as the supervisor did not answer")
     if state["tables"]:
         print_tables(state, every=every)

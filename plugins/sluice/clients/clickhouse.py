@@ -22,6 +22,11 @@ _MEMORY = 241
 _HANDSHAKE_S = 10.0
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
 _READONLY = 164
+_LOG = "see: sluice status, sluice logs clickhouse"
+_THEIRS = (
+    "see that it runs and that this machine reaches it, or fix SLUICE_CLICKHOUSE_HOST and _PORT,"
+    " or the connection sluice_clickhouse"
+)
 _BUSY = frozenset({_MEMORY, _READONLY, 202, 242, 252, 319})  # read-only, parts, replicas
 _NO_SPACE, _CANNOT_WRITE = 243, 75
 # Errors that do not come from the text of a query.
@@ -280,15 +285,14 @@ class ClickHouse:
         except (driver_errors.SocketTimeoutError, driver_errors.NetworkError, OSError) as error:
             self._client.disconnect()
             raise Unreachable(
-                f"{where} does not answer: {_first_line(error)}",
-                remedy="see: sluice status, sluice logs clickhouse",
+                f"{where} does not answer: {_first_line(error)}", remedy=look(self._settings)
             ) from error
         except (_OtherProtocol, driver_errors.Error, EOFError) as error:
             self._client.disconnect()
             raise Unreachable(
                 f"{where} does not answer as ClickHouse does: {_first_line(error)}",
                 remedy="use its native port (9000, with TLS 9440), and the option secure for TLS;"
-                " see: sluice status, sluice logs clickhouse",
+                f" {look(self._settings)}",
             ) from error
 
     def _shake_hands(self) -> None:
@@ -329,6 +333,11 @@ def cluster_settings(cluster: Cluster) -> dict[str, Any]:
         **(_DISTRIBUTED if cluster.name else {}),
         **(_REPLICATED if cluster.replicated else {}),
     }
+
+
+def look(settings: ClickHouseSettings) -> str:
+    """Return where to look for the cause if the server does not answer."""
+    return _LOG if settings.embedded else _THEIRS
 
 
 def _query_error(where: str, error: driver_errors.ServerException) -> Exception:

@@ -19,7 +19,13 @@ from urllib.parse import urlencode
 from clickhouse_driver import errors as driver_errors
 
 from sluice.clients import listeners
-from sluice.clients.clickhouse import LONG_LIMITS, LONG_STATEMENT, cluster_settings, server_error
+from sluice.clients.clickhouse import (
+    LONG_LIMITS,
+    LONG_STATEMENT,
+    cluster_settings,
+    look,
+    server_error,
+)
 from sluice.errors import Unreachable
 from sluice.generate.clickhouse import literal
 from sluice.settings import ClickHouseSettings
@@ -195,5 +201,5 @@ def _unreachable(settings: ClickHouseSettings, error: Exception) -> Unreachable:
     reason = (str(error) or type(error).__name__).splitlines()[0][:300]
     return Unreachable(
         f"{_where(settings)} does not answer by HTTP: {reason}",
-        remedy="see: sluice status, sluice logs clickhouse, and SLUICE_CLICKHOUSE_HTTP_PORT",
+        remedy=f"{look(settings)}; and SLUICE_CLICKHOUSE_HTTP_PORT",
     )

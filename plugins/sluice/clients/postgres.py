@@ -38,6 +38,10 @@ TIMELINE = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 _REFUSAL = re.compile(r"FATAL:\s+(.*)")
 _TRANSIENT = re.compile("starting up|shutting down|recovery|too many|slots are reserved", re.I)
 _LOG = "see: sluice status, sluice logs postgres"
+_THEIRS = (
+    "see that it runs and that this machine reaches it, or fix SLUICE_POSTGRES_HOST and _PORT, or"
+    " the connection sluice_postgres"
+)
 _LOGIN = (
     "fix SLUICE_POSTGRES_USER, _PASSWORD or _DATABASE, or the connection sluice_postgres; or"
     " pg_hba.conf there"
@@ -328,7 +332,7 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
             " max_standby_streaming_delay",
         ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        raise _unreachable(where, error) from error
+        raise _unreachable(settings, where, error) from error
     except UnicodeDecodeError as error:  # libpq quoted another protocol's answer
         if b"connection to server" not in error.object:
             raise
@@ -356,15 +360,16 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
         raise NeedsPerson(f"{where}: {first_line(error)}") from error
 
 
-def _unreachable(where: str, error: psycopg2.Error) -> Unreachable:
+def _unreachable(settings: PostgresSettings, where: str, error: psycopg2.Error) -> Unreachable:
     """Return the error of a failed connection; psycopg2 reports its cause only as text."""
+    log = _LOG if settings.embedded else _THEIRS
     refusal = _REFUSAL.search(str(error))
     if refusal is None:
         text, what = first_line(error), "does not answer"
-        remedy = next((remedy for sign, remedy in _SIGNS if sign.search(text)), _LOG)
+        remedy = next((remedy for sign, remedy in _SIGNS if sign.search(text)), log)
     else:
         text, what = refusal[1][:300], "refuses the session"
-        remedy = _LOG if _TRANSIENT.search(text) else _LOGIN
+        remedy = log if _TRANSIENT.search(text) else _LOGIN
     return Unreachable(f"{where} {what}: {text}", remedy=remedy)
 
 

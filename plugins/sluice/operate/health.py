@@ -24,7 +24,7 @@ def concerns(
     """
     for service in state.services:
         if not service.answers:
-            yield Concern(severity=BAD, what=service.error, remedy="sluice status")
+            yield Concern(severity=BAD, what=service.error, remedy=service.remedy)
     now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
     wrong = {one.table for one in state.findings if one.check in ROWS and one.status == Status.FAIL}
     for result in state.findings:

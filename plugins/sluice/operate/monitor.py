@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -49,6 +49,7 @@ class Monitor:
 
     Attributes:
         slot: the replication slot's name.
+        addresses: service -> address. Default: none.
     """
 
     catalog: Catalog
@@ -58,6 +59,7 @@ class Monitor:
     reader: TopicReader
     queries: Mapping[str, str]
     slot: str
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
     def overview(self) -> Overview:
         """Return the current overview; the three services are queried concurrently."""
@@ -74,7 +76,9 @@ class Monitor:
         with ThreadPoolExecutor(len(asks)) as threads:
             queries = [threads.submit(ask, name, question, errors) for name, question in asks]
             slot, ends, kept = (query.result() for query in queries)
-        services = tuple(_service(name, errors.get(name)) for name, _ in asks)
+        services = tuple(
+            _service(name, self.addresses.get(name, ""), errors.get(name)) for name, _ in asks
+        )
         listed = {name: errors[name] for name, _ in asks if name in errors}
         return self._overview(services, slot, ends, kept), listed
 
@@ -212,8 +216,11 @@ def ask(name: str, question: Callable[[], T], errors: dict[str, SluiceError]) ->
         return None
 
 
-def _service(name: str, error: SluiceError | None) -> Service:
-    return Service(name=name, answers=error is None, error=error.what if error else "")
+def _service(name: str, address: str, error: SluiceError | None) -> Service:
+    if error is None:
+        return Service(name=name, answers=True, error="", address=address)
+    remedy = error.remedy or "sluice doctor"
+    return Service(name=name, answers=False, error=error.what, remedy=remedy, address=address)
 
 
 def _current(results: Sequence[CheckResult]) -> dict[str, tuple[CheckResult, ...]]:

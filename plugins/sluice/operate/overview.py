@@ -127,11 +127,17 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service; `error` is empty where it answers."""
+    """A service; `error` and `remedy` are empty where it answers.
+
+    Attributes:
+        address: host:port, of several separated by commas. Default: unknown.
+    """
 
     name: str
     answers: bool
     error: str
+    remedy: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ METADATA_PORT = 2  # offset from Airflow's own port; see Settings.metadata
 # for it in clear text.
 OWN_POSTGRES = {"require_auth": "scram-sha-256"}
 
+# An external PostgreSQL's name among the services: the stack's own, with the metadata, is postgres.
+SOURCE = "postgres-source"
 BROKER_USER = "sluice"  # of the embedded broker, whose password is the secret `kafka`
 
 
@@ -56,6 +58,11 @@ class PostgresSettings:
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     embedded: bool = False
     mask_key: SecretStr = field(default=SecretStr(""))
+
+    @property
+    def address(self) -> str:
+        """Return host:port."""
+        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +121,11 @@ class ClickHouseSettings:
     embedded: bool = False
     account: int | None = None
     person: str = field(default_factory=system_person)
+
+    @property
+    def address(self) -> str:
+        """Return host:port of the native protocol."""
+        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +248,16 @@ class Settings:
             options=OWN_POSTGRES,
             embedded=True,
         )
+
+    @property
+    def external(self) -> dict[str, str]:
+        """Return service -> address, of the services that are not this stack's."""
+        services = {
+            SOURCE: (self.postgres.embedded, self.postgres.address),
+            "broker": (self.kafka.embedded, self.kafka.bootstrap),
+            "clickhouse": (self.clickhouse.embedded, self.clickhouse.address),
+        }
+        return {name: address for name, (own, address) in services.items() if not own}
 
     @property
     def compared(self) -> PostgresSettings:

@@ -10,6 +10,7 @@ from sluice.catalog.key_selection import typed_key
 from sluice.catalog.quality_options import Status
 from sluice.generate.sql_files import read_statements
 from sluice.operate.monitor import Monitor
+from sluice.operate.overview import BROKER, CLICKHOUSE, POSTGRESQL
 from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.status import read_status
 from sluice.operate.topic_messages import TopicMessages, read_messages
@@ -38,6 +39,7 @@ def monitor(settings: Settings) -> Iterator[Monitor]:
 
 
 def _monitor(run: Run) -> Monitor:
+    settings = run.settings
     return Monitor(
         catalog=run.catalog,
         source=run.source,
@@ -45,7 +47,12 @@ def _monitor(run: Run) -> Monitor:
         topics=run.topics,
         reader=run.reader,
         queries={**run.queries, **read_statements(_MONITOR)},
-        slot=run.settings.relay.slot,
+        slot=settings.relay.slot,
+        addresses={
+            POSTGRESQL: settings.postgres.address,
+            BROKER: settings.kafka.bootstrap,
+            CLICKHOUSE: settings.clickhouse.address,
+        },
     )
 
 
