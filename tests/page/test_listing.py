@@ -5,17 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import pytest
 
 from sluice.cli.status import print_tables
 from sluice.operate.overview import BAD, Overview, TableState, severities
+from sluice.operate.topic_overview import TopicOverview, TopicSummary
 from sluice.operate.trends import latest
-from sluice_airflow.page.listing import PROBLEMS, SIZE, Choice, Listing, Sort, listed
+from sluice_airflow.page.listing import (
+    PROBLEMS,
+    SIZE,
+    Choice,
+    Listing,
+    Sort,
+    TopicChoice,
+    listed,
+)
 from sluice_airflow.page.metrics import SERIES_OF, exposition
-from tests.page.overviews import COUNT, many
+from tests.page.overviews import COUNT, NOW, many
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with")
 
 
 def pages(of: Overview, choice: Choice) -> Iterator[Listing[TableState]]:
@@ -71,6 +83,35 @@ def test_an_address_keeps_the_choice_and_a_new_list_begins_at_its_first_page() -
     kept.pop("page")
     assert parse_qs(choice.address(sort="name")) == {**kept, "sort": ["name"]}
     assert Choice(period=latest("1h")).address() == "range=1h"
+
+
+def topics_page(state: TopicOverview, query: str) -> str:
+    """The page of the topics at an address."""
+    from sluice_airflow.page.pages import render
+    from sluice_airflow.page.topics import overview_values
+
+    given = parse_qs(query)
+    choice = TopicChoice(q=given.get("q", [""])[0], page=int(given.get("page", ["1"])[0]))
+    shared = {"root": "/sluice", "airflow": "", "period": latest("1h")}
+    return unescape(render("topics.html", {**shared, **overview_values(state, choice)}))
+
+
+@pytest.mark.parametrize(("q", "pages"), [("", 6), ("7", 2), ("299", 1), ("NOTHING", 1)])
+def test_all_pages_of_topics_together_are_what_matches_each_once_in_order(
+    q: str, pages: int
+) -> None:
+    names = [f"cdc.t{number}" for number in range(COUNT)]
+    topics = tuple(TopicSummary(name=name, role="table", table=name[4:]) for name in names)
+    state = TopicOverview(at=NOW, window_s=300, topics=topics, errors={})
+    first = urlencode({"q": q})
+    links = re.findall(r'"/sluice/topics\?([^"]*)#topics-title"', topics_page(state, first))
+    assert len(links) == (pages if pages > 1 else 0)
+    shown: list[str] = []
+    for address in links or [first]:
+        page = re.findall(r'href="/sluice/topics/([^"]+)"', topics_page(state, address))
+        assert len(page) <= SIZE
+        shown += page
+    assert shown == [name for name in names if q in name]
 
 
 @pytest.mark.parametrize("most", [0, 7, SERIES_OF, COUNT])

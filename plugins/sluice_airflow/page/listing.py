@@ -1,4 +1,4 @@
-"""Selects the tables and facts that the page lists: some of them, sorted, a page at a time."""
+"""Selects the tables, facts and topics that the page lists: some of them, a page at a time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sluice.operate.trends import Period
 from sluice_airflow.page.figures import minute
 
 S = TypeVar("S", TableState, FactState)
+T = TypeVar("T")
 SIZE = 50  # rows on a page
 FEW = 12  # up to so many tables and facts need no search
 CONCERNS = 10  # listed problems
@@ -59,6 +60,23 @@ class Choice:
         return urlencode({name: v for name, v in values.items() if v != plain.get(name)})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicChoice:
+    """What a user has chosen of the topics by the parameters of the address.
+
+    Attributes:
+        q: part of the names to list. Default: empty, for all.
+        page: number of the page, from 1.
+    """
+
+    q: str = ""
+    page: int = 1
+
+    def address(self, *, page: int) -> str:
+        """Return the query of another page's address."""
+        return urlencode({**({"q": self.q} if self.q else {}), "page": page})
+
+
 def when(period: Period, range: str = "") -> dict[str, Any]:
     """Return the parameters of an address for a period, or for a range instead."""
     if range or period.range:
@@ -67,8 +85,8 @@ def when(period: Period, range: str = "") -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing(Generic[S]):
-    """One page of the tables or facts that match a choice.
+class Listing(Generic[T]):
+    """One page of the tables, facts or topics that match a choice.
 
     Attributes:
         matching: their number on all pages.
@@ -76,7 +94,7 @@ class Listing(Generic[S]):
         first: the number of the first one on the page, from 1; 0 without any.
     """
 
-    states: Sequence[S]
+    states: Sequence[T]
     matching: int
     total: int
     first: int
@@ -85,7 +103,7 @@ class Listing(Generic[S]):
 
 
 def listed(states: Sequence[S], of: Overview, choice: Choice) -> Listing[S]:
-    """Return the page of a choice; a page beyond the last is the last."""
+    """Return the page of a choice; see `paged`."""
     grave = severities(of)
     wanted = choice.q.casefold()
     matching = [
@@ -94,13 +112,18 @@ def listed(states: Sequence[S], of: Overview, choice: Choice) -> Listing[S]:
         if wanted in state.name.casefold() and (not choice.only or state.name in grave)
     ]
     matching.sort(key=_order(choice.sort, grave))
+    return paged(matching, len(states), choice.page)
+
+
+def paged(matching: Sequence[T], total: int, page: int) -> Listing[T]:
+    """Return a page of what matches; a page beyond the last is the last."""
     pages = max(1, -(-len(matching) // SIZE))
-    page = min(choice.page, pages)
+    page = min(page, pages)
     begin = (page - 1) * SIZE
     return Listing(
         states=matching[begin : begin + SIZE],
         matching=len(matching),
-        total=len(states),
+        total=total,
         first=begin + 1 if matching else 0,
         page=page,
         pages=pages,

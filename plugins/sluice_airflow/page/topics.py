@@ -14,10 +14,11 @@ from sluice.operate.topic_messages import LAST, TopicMessages, read_messages
 from sluice.operate.topic_overview import TopicOverview, read_topics, topic_names
 from sluice.operate.trends import DEFAULT_RANGE, latest
 from sluice_airflow.page.api import COMMON, OF_ROWS, V1, monitor, refusal, shared
+from sluice_airflow.page.listing import TopicChoice, paged
 from sluice_airflow.page.pages import respond
 from sluice_airflow.page.rights import MayRepair
 
-MOST_LISTED, MOST_MESSAGES = 300, 50
+MOST_MESSAGES = 50
 NO_TOPIC: dict[int | str, Any] = {404: refusal("The pipeline has no topic of this name.")}
 router = APIRouter(responses=COMMON)
 pages = APIRouter(include_in_schema=False)
@@ -49,13 +50,24 @@ def messages(topic: str, last: Last = LAST, offset: Offset = None) -> TopicMessa
 
 
 @pages.get("/topics")
-def show_topics(request: Request, q: Annotated[str, Query(max_length=249)] = "") -> HTMLResponse:
-    """Return the page of the topics whose names contain `q`."""
+def show_topics(
+    request: Request,
+    q: Annotated[str, Query(max_length=249)] = "",
+    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+) -> HTMLResponse:
+    """Return a page of the topics whose names contain `q`."""
     with monitor() as reading:
         state = _overview(reading)
-    found = [topic for topic in state.topics if q.strip().casefold() in topic.name.casefold()]
-    values = {"state": state, "found": found, "q": q.strip(), "most": MOST_LISTED}
+    values = overview_values(state, TopicChoice(q=q.strip(), page=page))
     return respond(request, "topics.html", latest(DEFAULT_RANGE), **values)
+
+
+def overview_values(state: TopicOverview, choice: TopicChoice) -> dict[str, Any]:
+    """Return the values of the template of the topics."""
+    wanted = choice.q.casefold()
+    matching = [topic for topic in state.topics if wanted in topic.name.casefold()]
+    listed = paged(matching, len(state.topics), choice.page)
+    return {"state": state, "choice": choice, "topics": listed}
 
 
 @pages.get("/topics/{topic}")
