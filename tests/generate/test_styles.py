@@ -25,6 +25,7 @@ from sluice.catalog.stored import catalog_of, catalog_text, decoded
 from sluice.catalog.tables import OWN_COLUMNS
 from sluice.clients.broker import Broker
 from sluice.drain.fast_decoder import PlainReader
+from sluice.embedded.model_tables import create_tables
 from sluice.errors import Retryable, WrongUsage
 from sluice.generate.clickhouse import MACHINE_COLUMNS
 from sluice.generate.files import write_files
@@ -38,7 +39,6 @@ from tests.support.services import drop_slot, own_services
 from tests.support.waiting import until
 
 CATALOG = load_catalog("tests.styles")
-SCHEMAS = ("sales", "hr", "a", "a_b", "Odd schema.")
 METADATA = (
     styles.Automapped.metadata,
     styles.Dataclasses.metadata,
@@ -262,12 +262,9 @@ def row(table: sa.Table, at: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def engine(services: Settings) -> Iterator[sa.Engine]:
+    assert set(create_tables(services.postgres, "tests.styles")) == {t.fullname for t in TABLES}
+    assert create_tables(services.postgres, "tests.styles") == []
     made = make_engine(services.postgres)
-    with made.begin() as connection:
-        for schema in SCHEMAS:
-            connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
-    for metadata in METADATA:
-        metadata.create_all(made)
     yield made
     made.dispose()
 

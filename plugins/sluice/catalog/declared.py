@@ -100,22 +100,25 @@ def registries(module: ModuleType) -> list[registry]:
     return list(found.values())
 
 
+def collections(module: ModuleType, mapped: Sequence[registry]) -> list[sa.MetaData]:
+    """Return every MetaData of a module: its own, and those of its tables and mapped classes."""
+    found: dict[sa.MetaData, None] = {}
+    for value in _values(module):
+        if _is(value, sa.MetaData):
+            found[value] = None
+        elif _is(value, sa.Table):
+            found[value.metadata] = None
+    for own in mapped:
+        found[own.metadata] = None
+        tables = (mapper.local_table for mapper in own.mappers)
+        found.update((table.metadata, None) for table in tables if isinstance(table, sa.Table))
+    return list(found)
+
+
 def core_tables(module: ModuleType, mapped: Sequence[registry]) -> list[sa.Table]:
     """Return all tables beside those of mapped classes: of each MetaData, and single ones."""
-    collections = [own.metadata for own in mapped]
-    collections += [
-        mapper.local_table.metadata
-        for own in mapped
-        for mapper in own.mappers
-        if isinstance(mapper.local_table, sa.Table)
-    ]
-    found: dict[sa.Table, None] = {}
-    for value in [*_values(module), *collections]:
-        if _is(value, sa.MetaData):
-            found.update(dict.fromkeys(value.tables.values()))
-        elif _is(value, sa.Table):
-            found.update(dict.fromkeys(value.metadata.tables.values()))
-    return list(found)
+    found = [own.tables.values() for own in collections(module, mapped)]
+    return list(dict.fromkeys(table for tables in found for table in tables))
 
 
 def _values(module: ModuleType) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper
 
-from sluice.catalog.declared import core_tables, declared, registries
+from sluice.catalog.declared import collections, core_tables, declared, registries
 from sluice.catalog.mappers import place, read_table
 from sluice.catalog.masking import (
     require_maskable,
@@ -82,6 +82,12 @@ def read_models(models: str, profile: str = "") -> Catalog:
     if beyond:
         log.info("the catalog of %s is not stored: %s was imported, too", models, beyond[0])
     return catalog.read_from(None if beyond else sources)
+
+
+def collections_of(models: str) -> list[sa.MetaData]:
+    """Import the models of a module; return every MetaData that has their tables."""
+    module = imported(models)
+    return collections(module, registries(module))
 
 
 def imported(models: str) -> ModuleType:

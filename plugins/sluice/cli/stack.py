@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli import completion
+from sluice.cli import completion, model_tables
 from sluice.cli.compose import write_compose_secrets
 from sluice.cli.extras import require_embedded
 from sluice.cli.help import LOOK, RUN, SET_UP
@@ -42,9 +42,18 @@ def up(
     context: typer.Context,
     demo: Annotated[bool, typer.Option(help="Load demo traffic into an empty store.")] = True,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is healthy.")] = False,
+    create_tables: Annotated[
+        bool,
+        typer.Option(
+            "--create-tables",
+            help="Create the missing tables of your models, in this stack's PostgreSQL only.",
+        ),
+    ] = False,
 ) -> None:
     """Start the whole pipeline on this machine, and show the first facts."""
     require_embedded()
+    if create_tables:
+        model_tables.require_own_server(context.obj)
     from sluice import wiring
     from sluice.cli import first_facts
     from sluice.embedded.airflow_service import migrate_command
@@ -57,6 +66,8 @@ def up(
     report = _clock()
     theirs = not context.obj.kafka.embedded
     known = require_broker(context.obj, report) if theirs else True
+    if not context.obj.postgres.embedded:
+        model_tables.require_tables(context.obj)
     fetch_library()
     if not theirs:
         fetch_kafka(context.obj.maven)
@@ -68,10 +79,13 @@ def up(
     ensure_database(settings.metadata, "airflow")
     if settings.postgres.embedded:
         ensure_database(settings.postgres, settings.postgres.database)
+        if not is_example(settings):
+            model_tables.prepare(settings, report, create=create_tables)
     scripts = Path(stack.programs["airflow-scheduler"].command[0]).parent
     migration = stack.begin("airflow-migrate", migrate_command(scripts))
     _create_example(settings)
-    wiring.initialise(settings)
+    for line in wiring.initialise(settings):
+        report(line)
     if not known:
         require_broker(settings, report)
     report("topics, tables and views are ready")
