@@ -17,7 +17,12 @@ from pydantic import SecretStr
 from sluice.capture.json_rows import RowEncoder
 from sluice.capture.pgoutput import MISSING, RelationColumn
 from sluice.catalog import Catalog, load_catalog, read_models
-from sluice.clients.mask_key import masked_as, require_mask_key
+from sluice.clients.mask_key import (
+    key_fingerprint,
+    masked_as,
+    require_mask_key,
+    require_noted_key,
+)
 from sluice.data_types.masks import INNER, OUTER, REDACTED, mask_of, session_options
 from sluice.errors import NeedsPerson, WrongUsage
 from sluice.generate.connect import configuration
@@ -197,6 +202,22 @@ def test_what_is_noted_of_masks_changes_with_the_key_and_does_not_tell_it(folder
     assert one.startswith("place: hash by key ")
     assert KEY not in one
     assert isinstance(settings_with(KEY).mask_key, SecretStr)
+
+
+def test_another_key_than_the_noted_one_is_refused_where_a_column_is_hashed(folder: Path) -> None:
+    tables = catalog_of(folder, '"orders.place" = { mask = "hash" }').tables
+    own, others = settings_with(KEY), [table for table in tables if table.name != "orders"]
+    noted = key_fingerprint(own, tables)
+    require_noted_key(own, tables, noted)
+    require_noted_key(own, tables, "")
+    with pytest.raises(
+        NeedsPerson, match=rf"another key here .* \(fingerprint {noted}\)"
+    ) as caught:
+        require_noted_key(settings_with(f"{KEY}!"), tables, noted)
+    assert KEY not in str(caught.value)
+    with pytest.raises(NeedsPerson, match="SLUICE_MASK_KEY is not set"):
+        require_noted_key(settings_with(""), tables, noted)
+    require_noted_key(settings_with(""), others, noted)
 
 
 # Modules that read from a source table as it is, and only keys or counts of it.

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from types import FrameType
 
@@ -27,12 +28,14 @@ from sluice.capture.publisher import Publisher
 from sluice.capture.slot_marks import Marks
 from sluice.capture.stream import Stream
 from sluice.catalog import Catalog, Table
-from sluice.clients.mask_key import masks_of, require_mask_key
+from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.mask_key import hashed, masks_of, require_mask_key, require_noted_key
 from sluice.clients.postgres import HEARTBEAT_PREFIX, PostgresSource
 from sluice.clients.topics import Topics
-from sluice.errors import Retryable, Unreachable
+from sluice.errors import Retryable, SluiceError, Unreachable
 from sluice.generate.files import topics as topic_names
 from sluice.settings import Settings
+from sluice.warehouse.masked import noted_key
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ _COMMITTED_SECONDS = 0.5
 # The relay's duties, and their intervals in seconds.
 TOPICS, MARK, HEARTBEAT, PUBLICATION = "topics", "mark", "heartbeat", "publication"
 DUTIES = {TOPICS: 1.0, MARK: 0.1, HEARTBEAT: 10.0, PUBLICATION: 5.0}
+# One more, of a relay that hashes columns.
+KEY, KEY_SECONDS = "key", 60.0
 
 
 class _Stopped(Exception):
@@ -60,6 +65,7 @@ class Relay:
         self._topics = Topics(settings.kafka)
         self._progress = Progress()
         self._streamed = False
+        self._uncompared = False
         self.duties = Duties(())
         self._published = 0
 
@@ -93,6 +99,7 @@ class Relay:
     def _session(self) -> None:
         settings, catalog, topics = self._settings, self._catalog, self._topics
         require_mask_key(settings.postgres, catalog.tables)
+        self._compare_key()
         topics.ensure(topic_names(catalog))
         incarnation = topics.incarnation(topic_names(catalog))
         ready = slots.prepare(
@@ -212,9 +219,29 @@ class Relay:
             HEARTBEAT: lambda: self._heartbeat(marks),
             PUBLICATION: lambda: self._examine(parking),
         }
-        return tuple(
-            Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()
-        )
+        duties = [Duty(name=name, every=every, call=calls[name]) for name, every in DUTIES.items()]
+        if any(map(hashed, self._catalog.tables)):
+            duties.append(Duty(name=KEY, every=KEY_SECONDS, call=self._compare_key))
+        return tuple(duties)
+
+    def _compare_key(self) -> None:
+        """Compare the key of masked columns with the noted one; without ClickHouse, later.
+
+        Raises:
+            NeedsPerson: it is another key.
+        """
+        if not any(map(hashed, self._catalog.tables)):
+            return
+        try:
+            with closing(ClickHouse(self._settings.clickhouse)) as clickhouse:
+                noted = noted_key(clickhouse)
+        except SluiceError as error:
+            if not self._uncompared:
+                log.warning("the key of masked columns cannot be compared yet: %s", error.what)
+            self._uncompared = True
+            return
+        self._uncompared = False
+        require_noted_key(self._settings.postgres, self._catalog.tables, noted)
 
     def _note(self, marks: Marks) -> None:
         """Note how far the stream is published, and the LSN to confirm to PostgreSQL."""
@@ -254,7 +281,8 @@ def run(
         snapshot: whether to take a new snapshot even if there was one. Default: false.
 
     Raises:
-        NeedsPerson: the slot is lost or missing, the publication incomplete, the server another.
+        NeedsPerson: the slot is lost or missing, the publication incomplete, the server another, or
+            the key of masked columns.
     """
     stopped = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():

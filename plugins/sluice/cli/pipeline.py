@@ -68,14 +68,22 @@ def generate(
 
 
 @app.command(rich_help_panel=SET_UP)
-def init(context: typer.Context) -> None:
+def init(
+    context: typer.Context,
+    new_mask_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-mask-key", help="SLUICE_MASK_KEY was changed on purpose, for all processes."
+        ),
+    ] = False,
+) -> None:
     """Create or update topics, publication, ClickHouse tables and views to match the models."""
     from sluice.catalog import load_catalog
     from sluice.wiring import initialise
 
     say(*map(str, load_catalog(context.obj.models).left_out))
     logging.getLogger("sluice.star").setLevel(logging.INFO)  # progress with many tables
-    for line in initialise(context.obj):
+    for line in initialise(context.obj, new_mask_key=new_mask_key):
         say(line)
     say("topics, publication, tables and views match the models")
 

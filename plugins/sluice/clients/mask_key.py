@@ -28,10 +28,49 @@ def require_mask_key(settings: PostgresSettings, tables: Iterable[Table]) -> Non
     """
     if settings.mask_key.get_secret_value():
         return
-    hashed = [f"{t.name}.{c.name}" for t in tables for c in t.masked if c.mask == HASH]
-    if hashed:
-        more = f" and {len(hashed) - 1} more" if len(hashed) > 1 else ""
-        raise no_key(f"{hashed[0]}{more}")
+    names = [f"{table.name}.{name}" for table in tables for name in hashed(table)]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise no_key(f"{names[0]}{more}")
+
+
+def hashed(table: Table) -> list[str]:
+    """Return the names of a table's columns whose values are hashed with the key."""
+    return [column.name for column in table.masked if column.mask == HASH]
+
+
+def key_fingerprint(settings: PostgresSettings, tables: Iterable[Table]) -> str:
+    """Return the fingerprint of the key if a column of these tables is hashed; else empty.
+
+    Raises:
+        NeedsPerson: there is no key.
+    """
+    tables = list(tables)
+    require_mask_key(settings, tables)
+    if not any(map(hashed, tables)):
+        return ""
+    return fingerprint(settings.mask_key.get_secret_value())
+
+
+def require_noted_key(settings: PostgresSettings, tables: Iterable[Table], noted: str) -> None:
+    """Require that the key has the noted fingerprint, if a column of these tables is hashed.
+
+    Args:
+        noted: see warehouse/masked.py; empty where none is noted.
+
+    Raises:
+        NeedsPerson: it is another key, or there is none.
+    """
+    own = key_fingerprint(settings, tables)
+    if not own or noted in {"", own}:
+        return
+    raise NeedsPerson(
+        f"SLUICE_MASK_KEY is another key here (fingerprint {own}) than the one with which masked"
+        f" columns are hashed (fingerprint {noted})",
+        remedy="set the same key as for the other processes. If you changed it on purpose: set the"
+        " new one everywhere, run: sluice init --new-mask-key, then sluice resync of each table"
+        " that it names",
+    )
 
 
 def masks_of(settings: PostgresSettings, table: Table) -> Mapping[str, Mask]:

@@ -1,4 +1,4 @@
-"""Checks of every minute beside row counts: freshness, backlog, dead letters, slot, schema, ahead.
+"""Checks of every minute beside row counts: freshness, backlog, dead letters, schema and others.
 
 Cost: a few queries for all tables on each side, and a few requests for the ends of their topics.
 Only the scan of the column `_version` grows with the rows.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from sluice.catalog import Catalog, Table
 from sluice.catalog.quality_options import Limit, Status
 from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.mask_key import hashed
 from sluice.clients.postgres import PostgresSource, SlotState
 from sluice.clients.slot_loss import cause, remedy
 from sluice.clients.topics import Topics
@@ -46,6 +47,7 @@ class Conditions:
         ahead: finds versions ahead of their source.
         most_rows: the most row versions of a table that `ahead` scans; None for no limit.
         carried: the checks that need not be repeated.
+        wrong_key: the error of the key of masked columns; None if it is the noted one.
         late: seconds for which checks have found a table not caught up, by table.
     """
 
@@ -59,6 +61,7 @@ class Conditions:
     ahead: Ahead
     most_rows: int | None
     carried: Carried
+    wrong_key: SluiceError | None
     late: Mapping[str, int]
 
     def run(self, tables: Sequence[Table]) -> tuple[Check, ...]:
@@ -72,6 +75,7 @@ class Conditions:
         checks += graded(self.catalog, list(self._schemas(tables)))
         checks += graded(self.catalog, list(self._parked(tables)))
         checks += graded(self.catalog, list(self._ahead(tables)))
+        checks += graded(self.catalog, list(self._keys(tables)))
         return tuple(checks)
 
     def _measures(self, tables: Sequence[Table]) -> Iterator[Check]:
@@ -145,6 +149,23 @@ class Conditions:
                 clickhouse=int(first is not None),
                 difference=first.sentence() if first else "all its changes are sent",
                 repair=first.repair() if first else "",
+            )
+
+    def _keys(self, tables: Sequence[Table]) -> Iterator[Check]:
+        """Yield whether hashed columns are compared with the key that `sluice init` noted."""
+        for table in tables:
+            if not hashed(table):
+                continue
+            if self.wrong_key:
+                yield not_checked(table.name, "mask_key", self.wrong_key)
+                continue
+            yield Check(
+                table=table.name,
+                check="mask_key",
+                status=Status.PASS,
+                postgres=0,
+                clickhouse=0,
+                difference="the key is the noted one",
             )
 
     def _ahead(self, tables: Sequence[Table]) -> Iterator[Check]:

@@ -308,6 +308,7 @@ ORDER BY (source_table, hole, state);
 
 -- name: masks
 -- How the rows of each table are masked: noted while it is empty, and when all were read again.
+-- Without a table: the fingerprint of the key of hashed columns, as `sluice init` noted it.
 CREATE TABLE IF NOT EXISTS cdc.masks
 (
     source_table LowCardinality(String),

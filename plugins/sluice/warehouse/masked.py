@@ -1,18 +1,46 @@
 """Notes in `cdc.masks`: how the rows of each table in ClickHouse are masked.
 
 A note is written while a table is empty, and when all its rows were read again. So a mask or key
-that changed since is known before somebody compares rows.
+that changed since is known before somebody compares rows. `sluice init` notes the key itself, by
+its fingerprint, so that a process with another one is known before it hashes anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sluice.catalog import Table
 from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.mask_key import hashed, key_fingerprint, require_noted_key
 from sluice.generate.clickhouse import quoted
-from sluice.settings import Cluster
+from sluice.settings import Cluster, PostgresSettings
 from sluice.warehouse.evolution import stored_names
+
+_KEY = ""  # in the place of a table: the note of the key
+
+
+def require_same_key(
+    clickhouse: ClickHouse, settings: PostgresSettings, tables: Sequence[Table]
+) -> None:
+    """Require the key that is noted, if one is and a column of these tables is hashed.
+
+    Raises:
+        NeedsPerson: it is another key, or there is none.
+    """
+    if any(map(hashed, tables)):
+        require_noted_key(settings, tables, noted_key(clickhouse))
+
+
+def noted_key(clickhouse: ClickHouse) -> str:
+    """Return the fingerprint of the noted key; empty where none is noted."""
+    return noted_masks(clickhouse).get(_KEY, "")
+
+
+def note_key(clickhouse: ClickHouse, settings: PostgresSettings, tables: Sequence[Table]) -> None:
+    """Note the key if a column of these tables is hashed."""
+    own = key_fingerprint(settings, tables)
+    if own and noted_key(clickhouse) != own:
+        _note(clickhouse, _KEY, own)
 
 
 def noted_masks(clickhouse: ClickHouse) -> Mapping[str, str]:
@@ -29,7 +57,11 @@ def noted_masks(clickhouse: ClickHouse) -> Mapping[str, str]:
 
 def note_masks(clickhouse: ClickHouse, table: Table, masked_as: str) -> None:
     """Note that all rows of a table are masked like this; see mask_key.masked_as."""
-    row = {"source_table": table.name, "masked_as": masked_as, "done_by": clickhouse.person}
+    _note(clickhouse, table.name, masked_as)
+
+
+def _note(clickhouse: ClickHouse, name: str, text: str) -> None:
+    row = {"source_table": name, "masked_as": text, "done_by": clickhouse.person}
     clickhouse.insert_row("cdc.masks", row)
 
 

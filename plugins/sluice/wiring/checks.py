@@ -33,6 +33,7 @@ from sluice.star.create import make_rebuild
 from sluice.wiring.ahead import ahead_in
 from sluice.wiring.backlog import drain_backlog
 from sluice.wiring.context import Run, opened
+from sluice.wiring.masked import require_key, wrong_key
 from sluice.wiring.steps import rebuild_changed
 
 _NONE: Mapping[Place, str] = {}
@@ -46,8 +47,13 @@ def check(run: Run, tables: Sequence[str], *, deep: bool, restart: bool = False)
     Args:
         restart: compare all rows, including those that an interrupted deep check has compared, and
             count tables without changes.
+
+    Raises:
+        NeedsPerson: rows are to be compared, and the key of masked columns is another one.
     """
     chosen = run.catalog.select(tuple(tables))
+    if deep:
+        require_key(run, chosen)
     checks, carried = make_quality(run), _carried(run).find(chosen)
     if deep or restart:
         carried = replace(carried, checks={})
@@ -76,6 +82,7 @@ def compared(
     run: Run, tables: Sequence[Table], outcomes: Outcomes
 ) -> list[tuple[Table, TableFindings]]:
     """See `differences`."""
+    require_key(run, tables)
     deep = make_deep_check(run, _drained_snapshot(run, make_quality(run), tables))
     return list(deep.tables(tables, outcomes))
 
@@ -120,7 +127,7 @@ def _suggested(settings: Settings, checks: Sequence[Check]) -> tuple[Check, ...]
 def _conditions(
     run: Run, checks: Quality, report: QualityReport, carried: Carried, *, deep: bool
 ) -> Conditions:
-    late = report.behind
+    late, tables = report.behind, run.catalog.tables
     ages = checks.ages(sorted(late)) if late else {}
     return Conditions(
         catalog=run.catalog,
@@ -133,6 +140,7 @@ def _conditions(
         ahead=ahead_in(run),
         most_rows=None if deep else run.settings.count_rows,
         carried=carried,
+        wrong_key=wrong_key(run, tables),
         late={table: ages.get((table, "caught_up"), 0) for table in late},
     )
 

@@ -22,6 +22,7 @@ from sluice.generate.event_schemas import event_schema
 from sluice.settings import Settings
 from sluice.warehouse.evolution import differing
 from sluice.wiring.context import Run, opened
+from sluice.wiring.masked import require_key
 
 # Seconds within which a concurrent drain, once its insert has begun, has written its checkpoint.
 _SETTLE = 0.3
@@ -131,7 +132,7 @@ def make_drain(run: Run, *, pass_rejects: bool = False) -> Drain:
         store=run.store,
         limits=settings.drain,
         settle=_SETTLE,
-        reread=lambda table, keys: _present_rows(settings, table, keys),
+        reread=partial(_present_rows, run),
         pass_rejects=pass_rejects,
         wal_end=partial(wal_end, settings.postgres),
         announced=lambda: named_source(run) or RELAY,
@@ -169,6 +170,7 @@ def decoder_of(catalog: Catalog, table: Table) -> Decoder:
     return Decoder(table, event_schema(catalog, table))
 
 
-def _present_rows(settings: Settings, table: Table, keys: Sequence[KeyText]) -> list[Record]:
-    with slots.session(settings.postgres) as cursor:
+def _present_rows(run: Run, table: Table, keys: Sequence[KeyText]) -> list[Record]:
+    require_key(run, [table])
+    with slots.session(run.settings.postgres) as cursor:
         return present_rows(cursor, table, keys)

@@ -6,11 +6,37 @@ from collections.abc import Iterator, Sequence
 
 from sluice.catalog import Table
 from sluice.clients.mask_key import masked_as
+from sluice.errors import NeedsPerson
 from sluice.events.positions import pack
 from sluice.warehouse.key_ranges import Plan
-from sluice.warehouse.masked import difference, has_older, is_empty, note_masks, noted_masks
+from sluice.warehouse.masked import (
+    difference,
+    has_older,
+    is_empty,
+    note_masks,
+    noted_masks,
+    require_same_key,
+)
 from sluice.wiring.context import Run
 from sluice.wiring.parked import first_fence
+
+
+def require_key(run: Run, tables: Sequence[Table]) -> None:
+    """Require the noted key before rows of these tables are hashed or compared.
+
+    Raises:
+        NeedsPerson: it is another key, or there is none.
+    """
+    require_same_key(run.clickhouse, run.settings.postgres, tables)
+
+
+def wrong_key(run: Run, tables: Sequence[Table]) -> NeedsPerson | None:
+    """Return the error of `require_key`, if there is one."""
+    try:
+        require_key(run, tables)
+    except NeedsPerson as error:
+        return error
+    return None
 
 
 def compare_masks(run: Run, tables: Sequence[Table]) -> Iterator[str]:

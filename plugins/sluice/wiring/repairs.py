@@ -27,6 +27,7 @@ from sluice.wiring.ahead import put_below
 from sluice.wiring.checks import check, compared, make_deep_check
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_decoder, make_drain
+from sluice.wiring.masked import require_key
 from sluice.wiring.parked import await_sent
 from sluice.wiring.resyncs import make_selection, read_again
 
@@ -102,8 +103,9 @@ def repair(settings: Settings, names: Sequence[str] = (), *, mode: str = DIFF) -
 
 
 def _repair(run: Run, names: Sequence[str], mode: str) -> Iterator[str]:
-    outcomes = Outcomes()
-    yield from _repaired(run, run.catalog.select(tuple(names)), mode, outcomes)
+    tables, outcomes = run.catalog.select(tuple(names)), Outcomes()
+    require_key(run, tables)  # before a gap is passed
+    yield from _repaired(run, tables, mode, outcomes)
     outcomes.require()
 
 
@@ -171,6 +173,7 @@ def recover(settings: Settings) -> Iterator[str]:
 
 def _recovered(run: Run) -> Iterator[str]:
     catalog, outcomes = run.catalog, Outcomes()
+    require_key(run, catalog.tables)  # before the slot is replaced
     run.topics.ensure(topic_names(catalog))
     fault, unsent = _fault(run)
     checkpoints = [run.store.checkpoint(table.name) for table in catalog.tables]

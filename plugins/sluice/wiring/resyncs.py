@@ -26,7 +26,7 @@ from sluice.wiring.ahead import hidden, put_below
 from sluice.wiring.bulk import make_load
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_decoder, make_drain, named_source
-from sluice.wiring.masked import note_read
+from sluice.wiring.masked import note_read, require_key
 from sluice.wiring.parked import close_holes, holes_left, plan_whole
 
 
@@ -106,6 +106,7 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
     Args:
         within: the snapshot for all ranges; without it each range has its own fence.
     """
+    require_key(run, [table])
     settings, topics = run.settings, run.topics
     decoder, drain = make_decoder(run, table.name), make_drain(run)
 

@@ -28,9 +28,10 @@ from sluice.star.changed_facts import ChangedFact, changed_facts
 from sluice.star.create import create_warehouse, make_rebuild
 from sluice.star.rebuild import RebuildReport
 from sluice.warehouse.maintenance import GUARD, Maintenance, MaintenanceReport
+from sluice.warehouse.masked import note_key
 from sluice.wiring.context import Run, opened
 from sluice.wiring.drains import make_drain
-from sluice.wiring.masked import compare_masks
+from sluice.wiring.masked import compare_masks, require_key
 
 log = logging.getLogger(__name__)
 
@@ -39,24 +40,30 @@ _REBUILDS = 2
 _MAINTENANCE = PACKAGE / "sql/maintenance.sql"
 
 
-def initialise(settings: Settings) -> list[str]:
+def initialise(settings: Settings, *, new_mask_key: bool = False) -> list[str]:
     """Create or update topics, ClickHouse tables and views and the publication to match the models.
 
     Idempotent.
+
+    Args:
+        new_mask_key: whether the key of masked columns was changed on purpose. Default: false.
 
     Returns:
         A line for each change, and for each step that is left to a person.
 
     Raises:
         StaleGenerated: generated files do not match the models.
-        NeedsPerson: columns are hashed, and there is no key.
+        NeedsPerson: columns are hashed, and there is no key, or another one than before.
         TableDiffers, NeedsPerson: a table needs a person; all others are done.
         NotReady: PostgreSQL lacks a table; all others are done.
         TopicPartitioned, PublicationIncomplete: a topic or the existing publication needs a person.
     """
     with opened(settings) as run:
         catalog, outcomes = run.catalog, Outcomes()
-        require_mask_key(settings.postgres, catalog.tables)
+        if new_mask_key:
+            require_mask_key(settings.postgres, catalog.tables)
+        else:
+            require_key(run, catalog.tables)
         require_current(catalog, settings.out, settings.clickhouse.cluster)
         with outcomes.of("broker"):
             _ensure_topics(run, outcomes)
@@ -65,6 +72,7 @@ def initialise(settings: Settings) -> list[str]:
             done += _keep_letters(run)
         outcomes.troubles.update(stopped)
         with outcomes.of("masks"):
+            note_key(run.clickhouse, settings.postgres, catalog.tables)
             done += compare_masks(run, outcomes.sound(catalog.tables))
         faulty: dict[str, SluiceError] = {}
         with outcomes.of("publication"), slots.session(settings.postgres) as cursor:

@@ -10,7 +10,7 @@ from time import time
 from sluice.catalog import Catalog, Fact, Table
 from sluice.clients.clickhouse import LONG_LIMITS, LONG_STATEMENT, ClickHouse, release
 from sluice.clients.mask_key import masked_as
-from sluice.errors import Retryable, SluiceError
+from sluice.errors import NeedsPerson, Retryable, SluiceError
 from sluice.generate.clickhouse import table_statements, view
 from sluice.generate.row_text import clickhouse_checksum
 from sluice.operate.doctor.diagnosis import Diagnosis, clock, failed, judged
@@ -18,7 +18,7 @@ from sluice.settings import ClickHouseSettings, Cluster, Settings
 from sluice.star.create import relations_of_fact, state_tables
 from sluice.warehouse.creation import Creation, created
 from sluice.warehouse.evolution import Plan, plan_of
-from sluice.warehouse.masked import difference, noted_masks
+from sluice.warehouse.masked import difference, noted_masks, require_same_key
 from sluice.warehouse.present import Present, kinds_of, read_present
 from sluice.warehouse.star_form import Version, differs, kinds_of_facts
 
@@ -173,7 +173,12 @@ def _state_tables(present: Present) -> Diagnosis:
 
 
 def _masks(session: ClickHouse, settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
-    """Yield each table whose rows are masked in another way than models and key say."""
+    """Yield a wrong key, or each table whose rows are masked otherwise than models and key say."""
+    try:
+        require_same_key(session, settings.postgres, catalog.tables)
+    except NeedsPerson as error:  # it says what to do; each table would say something else
+        yield failed("clickhouse", "key of masked columns", error)
+        return
     noted, masked = noted_masks(session), 0
     for table in catalog.tables:
         wanted, present = masked_as(settings.postgres, table), noted.get(table.name, "")
