@@ -79,9 +79,9 @@ class Pipeline:
                 each.result()
 
     def drain(self) -> None:
-        for relation in self.database.relations:
-            with suppress(Retryable):
-                wiring.drain(self.settings, relation.name)
+        names = [relation.name for relation in self.database.relations]
+        with suppress(Retryable):
+            wiring.drain_all(self.settings, names).require()
 
     def evolve(self) -> None:
         """Change the models as docs/change-models.md says."""

@@ -139,9 +139,8 @@ class House:
             return (found := source.find_slot(slot)) is not None and found.confirmed_lsn >= point
 
         until(confirmed, "the slot has confirmed what PostgreSQL has written")
-        for table in self.catalog.tables:
-            while not wiring.drain(self.settings, table.name).caught_up:
-                pass
+        for drained in wiring.drain_until_empty(self.settings):
+            drained.require()
 
     def stored(self, table: str) -> dict[str, str]:
         """Key -> reading of the rows that are live in ClickHouse."""

@@ -89,8 +89,7 @@ def crowd(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def drained(settings: Settings) -> bool:
-    for table in load_catalog("crowd").tables:  # which the snapshot waits for
-        wiring.drain(settings, table.name)
+    wiring.drain_all(settings).require()  # which the snapshot waits for
     report = wiring.quality(settings)
     return report.passed and report.settled and not report.troubles
 

@@ -232,8 +232,7 @@ def settled(shore: Shore) -> None:
     """Follow what the checks say until all of them pass."""
 
     def checked() -> QualityReport:
-        for name in TABLES:
-            wiring.drain(shore.settings, name)
+        wiring.drain_all(shore.settings, TABLES).require()
         return wiring.quality(shore.settings, deep=True)
 
     report = until(checked, "the checks can be made", 120, retry=Retryable)

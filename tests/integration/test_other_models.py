@@ -215,8 +215,7 @@ def plain(value: Any) -> Any:
 
 def drained(settings: Settings) -> Any:
     def report() -> Any:
-        for table in CATALOG.tables:
-            wiring.drain(settings, table.name)
+        wiring.drain_all(settings).require()
         return wiring.quality(settings)
 
     return until(report, "the checks can be made", retry=Retryable)

@@ -40,8 +40,7 @@ def relaying(services: Settings, *, snapshot: bool = False) -> Iterator[threadin
 
 
 def _drained_to_a_new_slot(services: Settings, old: int) -> bool:
-    for table in CATALOG.tables:  # which the snapshot waits for
-        wiring.drain(services, table.name)
+    wiring.drain_all(services).require()  # which the snapshot waits for
     return confirmed(services) > old
 
 
@@ -55,8 +54,7 @@ def checked(settings: Settings, *, deep: bool = False) -> QualityReport:
     """The first report that could be made: the relay may still be in its snapshot."""
 
     def report() -> QualityReport:
-        for table in CATALOG.tables:
-            wiring.drain(settings, table.name)
+        wiring.drain_all(settings).require()
         return wiring.quality(settings, deep=deep)
 
     return until(report, "the checks can be made", retry=Retryable)
