@@ -413,7 +413,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if not (PLUGINS / "org/apache/maven/plugins/maven-dependency-plugin").exists():
         project = tmp_path_factory.mktemp("project")
         (project / "pom.xml").write_text(EMPTY_POM)
-        command = ["mvn", "-B", "-q", "dependency:copy-dependencies"]
+        command = ["mvn", "-B", "-q", f"-Dmaven.repo.local={PLUGINS}"]
+        command.append("dependency:copy-dependencies")
         done = subprocess.run(command, cwd=project, check=False, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"mvn cannot fetch its own parts: {done.stdout[:200]}")
