@@ -54,7 +54,6 @@ def postgres(settings: Settings) -> Iterator[Any]:
     with connection.cursor() as cursor:
         cursor.execute("SET timezone = 'UTC'")
         yield cursor
-    Base.metadata.drop_all(engine)  # another module has types of these names
     connection.close()
 
 

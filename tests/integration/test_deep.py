@@ -28,9 +28,11 @@ from tests.integration import samples
 from tests.integration.samples import drained, insert
 from tests.support.background import repeating
 from tests.support.pipeline import CATALOG, checked, relaying
+from tests.support.services import own_services
 from tests.support.type_samples import SAMPLES
 
 pytestmark = pytest.mark.services
+services = own_services  # test_types has tables and a slot of the same names
 settings, postgres, stream = samples.settings, samples.postgres, samples.stream
 
 # A value of each type, as Postgres is given it.

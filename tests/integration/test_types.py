@@ -17,11 +17,12 @@ from sluice import wiring
 from sluice.settings import RelaySettings, Settings
 from tests.integration import samples
 from tests.integration.samples import NAMES, drained, insert, relaying
-from tests.support.services import drop_slot
+from tests.support.services import drop_slot, own_services
 from tests.support.type_samples import AS_TEXT, rows
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
+services = own_services  # test_deep has tables and a slot of the same names
 settings, postgres, stream = samples.settings, samples.postgres, samples.stream
 
 
