@@ -91,7 +91,7 @@ def _connection(name: str, ask: Callable[[Settings], str]) -> Iterator[Diagnosis
 
 def _ask_postgres(settings: Settings) -> str:
     with PostgresSource(settings.postgres).connect():
-        return f"{settings.postgres.host}:{settings.postgres.port}"
+        return settings.postgres.address
 
 
 def _ask_broker(settings: Settings) -> str:
@@ -103,7 +103,7 @@ def _ask_broker(settings: Settings) -> str:
 def _ask_clickhouse(settings: Settings) -> str:
     with closing(ClickHouse(settings.clickhouse)) as session:
         session.execute("SELECT 1")
-        return f"{settings.clickhouse.host}:{settings.clickhouse.port}"
+        return settings.clickhouse.address
 
 
 _ASKED = {POSTGRES: _ask_postgres, REDPANDA: _ask_broker, CLICKHOUSE: _ask_clickhouse}

@@ -32,7 +32,7 @@ def source(settings: Settings, table: Table) -> Dataset:
     """Return the dataset of a table in PostgreSQL."""
     server = settings.postgres
     return Dataset(
-        namespace=f"postgres://{server.host}:{server.port}",
+        namespace=f"postgres://{server.address}",
         name=f"{server.database}.{table.schema}.{table.relation}",
         columns=tuple((column.name, column.postgres_type) for column in table.columns),
     )
@@ -48,7 +48,7 @@ def stored(settings: Settings, name: str, columns: Iterable[tuple[str, Column]])
     """Return the dataset of a table in ClickHouse, whose columns may have other names there."""
     server = settings.clickhouse
     return Dataset(
-        namespace=f"clickhouse://{server.host}:{server.port}",
+        namespace=f"clickhouse://{server.address}",
         name=name,
         columns=tuple((own, column.type.clickhouse) for own, column in columns),
     )

@@ -35,7 +35,7 @@ def create_tables(settings: PostgresSettings) -> None:
         Base.metadata.create_all(engine)
     except OperationalError as error:
         first = str(error.orig).strip().splitlines()[0]
-        raise Unreachable(f"PostgreSQL {settings.host}:{settings.port}: {first}") from error
+        raise Unreachable(f"PostgreSQL {settings.address}: {first}") from error
     finally:
         engine.dispose()
 

@@ -77,7 +77,7 @@ def run(
         NotReady, NeedsPerson: PostgreSQL refuses a change.
     """
     chance = random.Random(seed)  # noqa: S311
-    where = f"PostgreSQL {settings.postgres.host}:{settings.postgres.port}"
+    where = f"PostgreSQL {settings.postgres.address}"
     engine, outages = make_engine(settings.postgres), Outages(where, report)
     traffic, done = Traffic(chance), Counter[str]()
     with outages.noted(), engine.begin() as connection:

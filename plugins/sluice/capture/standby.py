@@ -28,12 +28,11 @@ def require_replayed(settings: Settings, standby: Any, primary: Any, point: int)
         NeedsPerson: it is no standby of the primary.
         NotReady: it did not replay the WAL within the time that a check waits for the drain.
     """
-    where = f"SLUICE_QUALITY_REPLICA {settings.compared.host}:{settings.compared.port}"
+    where = f"SLUICE_QUALITY_REPLICA {settings.compared.address}"
     in_recovery, system = _row(standby, _IDENTITY)
     if not in_recovery or system != _row(primary, _IDENTITY)[1]:
         raise NeedsPerson(
-            f"{where} is not a standby of PostgreSQL"
-            f" {settings.postgres.host}:{settings.postgres.port}",
+            f"{where} is not a standby of PostgreSQL {settings.postgres.address}",
             remedy="set it to one of its standbys, or unset it",
         )
     deadline = time.monotonic() + settings.quality_seconds

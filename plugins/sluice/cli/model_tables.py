@@ -15,7 +15,7 @@ def require_own_server(settings: Settings) -> None:
     if not source.embedded:
         raise WrongUsage(
             "--create-tables is for the PostgreSQL of this stack, and the settings name another,"
-            f" {source.host}:{source.port}: nothing was started or created",
+            f" {source.address}: nothing was started or created",
             remedy="create the tables there by your own migrations; then: sluice up",
         )
 
@@ -53,7 +53,7 @@ def require_tables(settings: Settings) -> None:
             " that sluice env prints, then: sluice up"
         )
     raise NotReady(
-        f"PostgreSQL {source.host}:{source.port}, database {source.database}, lacks tables of the"
+        f"PostgreSQL {source.address}, database {source.database}, lacks tables of the"
         f" models: {named(missing)}",
         remedy=remedy,
     )

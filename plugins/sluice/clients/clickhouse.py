@@ -195,7 +195,7 @@ class ClickHouse:
     @property
     def where(self) -> str:
         """Return the server, for messages."""
-        return f"ClickHouse {self._settings.host}:{self._settings.port}"
+        return f"ClickHouse {self._settings.address}"
 
     def table(self, query: str, **parameters: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a query; return its column names and rows."""

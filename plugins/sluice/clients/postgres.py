@@ -316,7 +316,7 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
     Args:
         table: the table that is read, for messages and remedies. Default: none.
     """
-    where, place = f"PostgreSQL {settings.host}:{settings.port}", _place(table) if table else "it"
+    where, place = f"PostgreSQL {settings.address}", _place(table) if table else "it"
     try:
         yield
     except psycopg2.errors.QueryCanceled as error:

@@ -32,7 +32,7 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     postgres = settings.metadata
     database = (
         f"postgresql+psycopg2://{postgres.user}:{quote(secrets['postgres'])}"
-        f"@{postgres.host}:{postgres.port}/airflow?require_auth=scram-sha-256"
+        f"@{postgres.address}/airflow?require_auth=scram-sha-256"
     )
     return {
         "AIRFLOW_HOME": str(home),
