@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from types import FrameType
 
@@ -111,7 +111,7 @@ class Relay:
             check=self._require_running,
         )
         self._published = self._progress.published_lsn = 0
-        pool, ended = ThreadPoolExecutor(max_workers=4), threading.Event()
+        pool, ended = ThreadPoolExecutor(max_workers=1), threading.Event()
         publisher = Publisher(settings.kafka, lambda: None)
         marks = Marks(topics, settings.relay.slot, ready.confirmed_lsn)
         self._progress.read_lsn = 0
@@ -124,7 +124,7 @@ class Relay:
         publisher.wait = check
         try:
             with self.duties.running():
-                self._relay(ready, publisher, check, marks, parking, pool)
+                self._relay(ready, publisher, check, marks, parking)
         finally:
             ended.set()
             publisher.abandon()
@@ -137,7 +137,6 @@ class Relay:
         check: Callable[[], None],
         marks: Marks,
         parking: Parking,
-        pool: ThreadPoolExecutor,
     ) -> None:
         """Take the snapshot if it is due, then stream, until an error or a stop."""
         settings, catalog, topics = self._settings, self._catalog, self._topics
@@ -149,11 +148,7 @@ class Relay:
             self._snapshot = False
             marks.begin()
             self._heartbeat(marks)  # a mark without counts would seem to be another server's
-        committed = None
-        if settings.relay.ack == "drained":
-            names = [table.topic for table in catalog.tables]
-            committed = BackgroundCall(pool, lambda: topics.committed(names), _COMMITTED_SECONDS)
-        with slots.replication(settings.postgres) as cursor:
+        with self._committed() as committed, slots.replication(settings.postgres) as cursor:
             stream = Stream(
                 cursor,
                 settings.relay,
@@ -168,6 +163,17 @@ class Relay:
             )
             self._streamed, progress.state = True, STREAMING
             stream.run(ready.confirmed_lsn or 0)
+
+    @contextmanager
+    def _committed(self) -> Iterator[BackgroundCall[dict[str, int]] | None]:
+        """Ask how far the topics are drained; None where that does not matter."""
+        topics, names = self._topics, [table.topic for table in self._catalog.tables]
+        if self._settings.relay.ack != "drained":
+            yield None
+            return
+        ask = partial(topics.committed, names)
+        with closing(BackgroundCall(ask, _COMMITTED_SECONDS, topics.keeping())) as call:
+            yield call
 
     def _add(self, tables: tuple[Table, ...], parking: Parking, ended: threading.Event) -> None:
         """Take the snapshot of added tables, beside the stream, until the session ends."""
