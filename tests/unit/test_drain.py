@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sluice.catalog import Table
 from sluice.drain import drain as draining
+from sluice.drain.backlog import read_backlog
 from sluice.drain.drain import Drain
 from sluice.drain.in_memory import MemoryLog, MemoryStore
 from sluice.drain.ports import Checkpoint
@@ -409,18 +410,24 @@ FOLLOWING: dict[str, tuple[bytes | None, bool]] = {
 }
 
 
+@pytest.mark.parametrize("one_run", [False, True])
 @pytest.mark.parametrize("kind", FOLLOWING)
-def test_a_reject_is_resolved_by_what_is_newer_of_its_row_alone(kind: str) -> None:
+def test_a_reject_is_resolved_by_what_is_newer_of_its_row_alone(kind: str, one_run: bool) -> None:
     following, resolved = FOLLOWING[kind]
     log, store = filled([event("insert", row(1, "n"))]), MemoryStore()
     drain = Drain(changes=log, store=store, limits=LIMITS)
-    drain.run(DECODER)
+
+    def run() -> None:
+        drain.run(DECODER, read_backlog(log, store, [TABLE]).standing(TABLE))
+
+    run()
     log.produce(TABLE.topic, of_kind("not valid"), b'{"id": 1}')
-    drain.run(DECODER)
-    assert [reject.offset for reject in store.open_rejects(TABLE.name)] == [1]
+    if not one_run:
+        run()
+        assert [reject.offset for reject in store.open_rejects(TABLE.name)] == [1]
     if following:
         log.produce(TABLE.topic, following, b'{"id": 1}')
-    drain.run(DECODER)
+    run()
     assert [one.offset for one in store.open_rejects(TABLE.name)] == ([] if resolved else [1])
     assert drain.run(DECODER).events == 0
     assert len(store.rejected) == 1

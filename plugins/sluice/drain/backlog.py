@@ -41,6 +41,7 @@ class Backlog:
             checkpoint=self.checkpoints.get(table.name),
             broker_epoch=self.broker_epoch,
             topic_id=position.id,
+            rejecting=table.name in self.rejecting,
         )
 
     def events(self, table: Table) -> int:

@@ -112,6 +112,7 @@ class Drain(Resumption):
             Unreachable, NotReady: the same call may succeed later.
         """
         table, started = decoder.table, time.monotonic()
+        standing = standing or self._standing(table)
         first = checkpoint = self._resume(table, standing)
         horizon = Horizon(self.wal_end, checkpoint.server)
         events = rejected = 0
@@ -167,7 +168,8 @@ class Drain(Resumption):
             self.reached("run recorded")
         elif checkpoint.next_offset:  # a drain may have been killed before it committed the offset
             self.changes.commit({table.topic: checkpoint.next_offset})
-        resolve(self.store, decoder, checkpoint.truncated)
+        if rejected or standing.rejecting:
+            resolve(self.store, decoder, checkpoint.truncated)
         return report
 
     def replay(self, decoder: Decoder, records: Sequence[Record], epoch: int) -> list[Reject]:

@@ -94,11 +94,13 @@ class Standing:
         checkpoint: the current one; None before the first drain.
         broker_epoch: the broker's incarnation.
         topic_id: id of the topic's incarnation; empty where the broker has none.
+        rejecting: whether the table may have open dead letters, which a newer row may resolve.
     """
 
     checkpoint: Checkpoint | None
     broker_epoch: str
     topic_id: str
+    rejecting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
