@@ -4,8 +4,9 @@
 
 A stream of small commits leaves one batch each. A topic is filled with single messages, and at
 1,000, 10,000, ... batches up to MOST (1,000,000) it is asked for its end, read from 300 messages
-before the end, and read at the end: medians of five. Prints a table with the broker's memory (PSS)
-and its data on disk.
+before the end, and read at the end: medians of five. At last all but the newest are deleted, as the
+pipeline deletes drained messages, and it is measured again. Prints a table with the broker's memory
+(PSS) and its data on disk.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tests.support.services import stack_environment, started, temporary_home
 
 TOPIC = "cdc.orders"
 FEW, REPEATS = 300, 5
+DELETED_S = 180  # Kafka looks for segments to delete now and then, and removes files later
+Row = tuple[int, float, float, float, float, float]  # batches, 3 x seconds, MB memory, MB disk
 VALUE = b"x" * 300
 
 
@@ -76,27 +79,42 @@ def read(settings: Settings, offset: int, expected: int) -> None:
         raise SystemExit(f"read {found} messages instead of {expected}")
 
 
-def rows(most: int) -> Iterator[tuple[int, float, float, float, float, float]]:
-    """Yield batches, seconds of the end, of 300 messages, of none, MB in memory, MB on disk."""
+def measured(settings: Settings, stack: Stack, end: int) -> Row:
+    """Return a row of the table."""
+    process = psutil.Process(stack.states()["broker"].pid)
+    return (
+        end,
+        median(lambda: Topics(settings.kafka).ends([TOPIC])),
+        median(lambda: read(settings, end - FEW, FEW)),
+        median(lambda: read(settings, end, 0)),
+        process.memory_full_info().pss / 1e6,
+        disk(settings),
+    )
+
+
+def disk(settings: Settings) -> float:
+    """Return the MB of the topic's files."""
+    folders = (settings.home / "broker").rglob(f"{TOPIC}-0/*")
+    return sum(path.stat().st_blocks * 512 for path in folders) / 1e6
+
+
+def rows(most: int) -> Iterator[Row]:
+    """Yield a row for each number of batches, and one more after the deletion of drained ones."""
     with broker() as (settings, stack):
         end, wanted = 0, 1_000
         while wanted <= most:
             fill(settings, wanted - end)
             end = wanted
-            process = psutil.Process(stack.states()["broker"].pid)
-            data = settings.home / "broker"
-            yield (
-                end,
-                median(lambda: Topics(settings.kafka).ends([TOPIC])),
-                median(lambda at=end - FEW: read(settings, at, FEW)),  # type: ignore[misc]
-                median(lambda at=end: read(settings, at, 0)),  # type: ignore[misc]
-                process.memory_full_info().pss / 1e6,
-                sum(path.stat().st_blocks * 512 for path in data.rglob("*")) / 1e6,
-            )
+            yield measured(settings, stack, end)
             wanted *= 10
+        Topics(settings.kafka).delete_drained({TOPIC: end})
+        deadline, before = time.monotonic() + DELETED_S, disk(settings)
+        while disk(settings) > before / 2 and time.monotonic() < deadline:
+            time.sleep(1)
+        yield measured(settings, stack, end)
 
 
-def picture(found: list[tuple[int, float, float, float, float, float]]) -> str:
+def picture(found: list[Row]) -> str:
     """Return an SVG of the seconds, with a bar for each number of batches."""
     height = 22 * len(found) + 40
     drawn = [
@@ -108,7 +126,8 @@ def picture(found: list[tuple[int, float, float, float, float, float]]) -> str:
     longest = max(seconds for _, _, seconds, *_ in found)
     for number, (batches, _, seconds, *_) in enumerate(found):
         y = 22 * number + 32
-        drawn.append(f'<text x="128" y="{y + 13}" text-anchor="end">{batches:,} batches</text>')
+        name = f"{batches:,} batches" if number < len(found) - 1 else "most deleted"
+        drawn.append(f'<text x="128" y="{y + 13}" text-anchor="end">{name}</text>')
         drawn.append(
             f'<rect x="136" y="{y}" width="{400 * seconds / longest:.0f}" height="16"'
             ' fill="#2f6fab"/>'
