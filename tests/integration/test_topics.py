@@ -96,6 +96,11 @@ def test_every_topic_has_its_messages_and_the_backlog_of_its_drain(services: Set
     assert (topic["end_offset"], topic["backlog"]) == (end + 7, 7)
     assert topic["messages"] == end + 7 - topic["first_offset"]
     assert topic["messages_per_second"] > 0
+    if services.kafka.embedded:
+        grown = topic["disk_bytes"] - before[TOPIC]["disk_bytes"]
+        assert grown > sum(len(product_event(key)) for key in range(1, 8))
+    else:
+        assert topic["disk_bytes"] is None
     oldest = datetime.fromisoformat(topic["oldest_at"])
     assert timedelta(0) <= datetime.now(timezone.utc) - oldest < timedelta(hours=1)
     assert after[CONTROL_TOPIC]["backlog"] is None

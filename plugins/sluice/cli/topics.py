@@ -25,7 +25,17 @@ topics = typer.Typer(cls=Group, help="Show the topics: backlog, age, rate, reten
 app.add_typer(topics, name="topics", rich_help_panel=LOOK)
 
 _LAST_OFFSET = 2**63 - 1
-_NAMES = ["topic", "messages", "backlog", "oldest", "messages/s", "kept", "kept bytes", "note"]
+_NAMES = [
+    "topic",
+    "messages",
+    "backlog",
+    "oldest",
+    "messages/s",
+    "size",
+    "kept",
+    "kept bytes",
+    "note",
+]
 _WIDTH = 20
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -59,6 +69,7 @@ def _row(topic: TopicSummary) -> Sequence[Any]:
         "" if own else _known(topic.backlog),
         duration(topic.oldest_age_s),
         _known(topic.messages_per_second),
+        amount(topic.disk_bytes, "bytes"),
         _kept(topic),
         "all" if topic.retention_bytes == -1 else amount(topic.retention_bytes, "bytes"),
         _note(topic),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sluice.catalog import Catalog, Fact, Table
@@ -50,6 +51,7 @@ class Monitor:
     Attributes:
         slot: the replication slot's name.
         addresses: service -> address. Default: none.
+        broker_data: the folder of the embedded broker's data; None for another broker.
     """
 
     catalog: Catalog
@@ -60,6 +62,7 @@ class Monitor:
     queries: Mapping[str, str]
     slot: str
     addresses: Mapping[str, str] = field(default_factory=dict)
+    broker_data: Path | None = None
 
     def overview(self) -> Overview:
         """Return the current overview; the three services are queried concurrently."""

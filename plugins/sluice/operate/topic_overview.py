@@ -1,16 +1,18 @@
 """Reads an overview of the topics: their messages, what is not drained, age, rate and retention.
 
 The offsets are the broker's, the drained positions ClickHouse's checkpoints. What only a service
-that does not answer knows is None. The sizes in bytes are not known: librdkafka has no request for
-a broker's log directories.
+that does not answer knows is None. The sizes in bytes are those of the embedded broker's files, as
+librdkafka has no request for a broker's log directories.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from sluice.catalog import Catalog
@@ -42,6 +44,7 @@ class TopicSummary:
         backlog: messages that are not drained.
         oldest_at: the time of the first message.
         messages_per_second: those that arrived in the last minutes; see WINDOW.
+        disk_bytes: size of its messages on disk; None for a broker that is not the stack's.
         retention_s, retention_bytes: how long, and how many bytes, the broker keeps; -1 for ever.
         deletes_drained: whether its drained messages are deleted, except the newest.
     """
@@ -58,6 +61,7 @@ class TopicSummary:
     oldest_at: datetime | None = None
     oldest_age_s: float | None = None
     messages_per_second: float | None = None
+    disk_bytes: int | None = None
     retention_s: float | None = None
     retention_bytes: int | None = None
     deletes_drained: bool = False
@@ -126,8 +130,8 @@ def read_topics(monitor: Monitor, names: Sequence[str] = ()) -> TopicOverview:
         broker, drained = (query.result() for query in queries)
     tables = {table.topic: table.name for table in monitor.catalog.tables}
     topics = [_summary(name, tables.get(name), broker, drained, at) for name in chosen]
-    if monitor.topics.deletes_drained:
-        topics = [replace(topic, deletes_drained=topic.role == TABLE) for topic in topics]
+    if monitor.broker_data is not None:
+        topics = [_kept_here(topic, monitor.broker_data) for topic in topics]
     return TopicOverview(
         at=at,
         window_s=int(WINDOW.total_seconds()),
@@ -183,6 +187,19 @@ def _summary(
         retention_s=milliseconds if milliseconds in (None, -1) else milliseconds / 1000,
         retention_bytes=_number(known.options.get("retention.bytes")),
     )
+
+
+def _kept_here(topic: TopicSummary, data: Path) -> TopicSummary:
+    """Add what holds for a topic of the embedded broker.
+
+    Args:
+        data: the folder of the broker's data.
+    """
+    size = 0
+    for segment in (data / f"{topic.name}-0").glob("*.log"):
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            size += segment.stat().st_size
+    return replace(topic, disk_bytes=size, deletes_drained=topic.role == TABLE)
 
 
 def _position(

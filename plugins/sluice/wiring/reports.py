@@ -53,6 +53,7 @@ def _monitor(run: Run) -> Monitor:
             BROKER: settings.kafka.bootstrap,
             CLICKHOUSE: settings.clickhouse.address,
         },
+        broker_data=settings.home / "broker" if settings.kafka.embedded else None,
     )
 
 
