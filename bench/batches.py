@@ -23,6 +23,7 @@ from confluent_kafka import Producer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.pictures import OWN, Bar, bars
 from sluice.clients.broker import Broker
 from sluice.clients.topics import Topics
 from sluice.drain.kafka_log import KafkaLog
@@ -116,26 +117,12 @@ def rows(most: int) -> Iterator[Row]:
 
 def picture(found: list[Row]) -> str:
     """Return an SVG of the seconds, with a bar for each number of batches."""
-    height = 22 * len(found) + 40
-    drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}"'
-        ' font-family="sans-serif" font-size="13">',
-        f'<rect width="640" height="{height}" fill="#ffffff"/>',
-        f'<text x="8" y="20">seconds to read the last {FEW} messages</text>',
-    ]
-    longest = max(seconds for _, _, seconds, *_ in found)
-    for number, (batches, _, seconds, *_) in enumerate(found):
-        y = 22 * number + 32
-        name = f"{batches:,} batches" if number < len(found) - 1 else "most deleted"
-        drawn.append(f'<text x="128" y="{y + 13}" text-anchor="end">{name}</text>')
-        drawn.append(
-            f'<rect x="136" y="{y}" width="{400 * seconds / longest:.0f}" height="16"'
-            ' fill="#2f6fab"/>'
-        )
-        drawn.append(
-            f'<text x="{142 + 400 * seconds / longest:.0f}" y="{y + 13}">{seconds:.3f}</text>'
-        )
-    return "\n".join([*drawn, "</svg>", ""])
+    names = [*(f"{batches:,} batches" for batches, *_ in found[:-1]), "drained deleted"]
+    seconds = dict(zip(names, (row[2] for row in found), strict=True))
+    return bars(
+        f"seconds to read the last {FEW} messages",
+        [Bar(name, [(took, OWN)], f"{took:.3f} s") for name, took in seconds.items()],
+    )
 
 
 def main() -> None:

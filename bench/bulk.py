@@ -26,6 +26,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.pictures import OTHER, OWN, Bar, bars
 from sluice import wiring
 from sluice.capture import slot as slots
 from sluice.catalog import Table, load_catalog
@@ -148,22 +149,13 @@ def subject(rows: int) -> Iterator[Subject]:
 
 def picture(results: dict[str, dict[str, Measure]]) -> str:
     """Return an SVG of rows per second."""
-    bars = [
-        (f"{table}: {way}", way, m.rate) for table, ms in results.items() for way, m in ms.items()
-    ]
-    most = max(rate for _, _, rate in bars)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{30 * len(bars) + 10}"'
-        ' font-family="sans-serif" font-size="14">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-    ]
-    for row, (name, way, rate) in enumerate(bars):
-        width, y = 350 * rate / most, 30 * row + 5
-        color = "#0b7285" if way == RESYNC else "#adb5bd"
-        lines.append(f'<text x="4" y="{y + 17}">{name}</text>')
-        lines.append(f'<rect x="240" y="{y}" width="{width:.0f}" height="22" fill="{color}"/>')
-        lines.append(f'<text x="{width + 248:.0f}" y="{y + 17}">{rate:,.0f} rows/s</text>')
-    return "\n".join([*lines, "</svg>", ""])
+    rows: list[Bar | str] = []
+    for table, measures in results.items():
+        rows.append(table)
+        for way, m in measures.items():
+            colour = OTHER if way in {COPY, LIMIT, TOPIC} else OWN
+            rows.append(Bar(way, [(m.rate, colour)], f"{m.rate:,.0f}"))
+    return bars("rows per second", rows)
 
 
 def median(measures: list[Measure]) -> Measure:

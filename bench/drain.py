@@ -29,6 +29,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.pictures import OTHER, OWN, Bar, bars
 from sluice import wiring
 from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
@@ -317,18 +318,14 @@ def table(results: dict[str, Measure], events: int) -> Iterator[str]:
 
 def picture(results: dict[str, Measure], events: int) -> str:
     """Return an SVG of events per second."""
-    most = max(events / run.seconds for run in results.values())
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{30 * len(results) + 10}"'
-        ' font-family="sans-serif" font-size="14">'
-    ]
-    for row, (name, run) in enumerate(results.items()):
-        rate, y = events / run.seconds, 30 * row + 5
-        width, color = 400 * rate / most, "#0b7285" if name == "drain" else "#adb5bd"
-        lines.append(f'<text x="4" y="{y + 17}">{name}</text>')
-        lines.append(f'<rect x="110" y="{y}" width="{width:.0f}" height="22" fill="{color}"/>')
-        lines.append(f'<text x="{width + 118:.0f}" y="{y + 17}">{rate:,.0f} events/s</text>')
-    return "\n".join([*lines, "</svg>", ""])
+    rates = {name: events / run.seconds for name, run in results.items()}
+    return bars(
+        "events per second",
+        [
+            Bar(name, [(rate, OWN if name == "drain" else OTHER)], f"{rate:,.0f}")
+            for name, rate in rates.items()
+        ],
+    )
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.pictures import OWN, Bar, bars
 from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
 from sluice.star import create as warehouse
@@ -289,36 +290,13 @@ def queried() -> Iterator[tuple[str, str]]:
 
 def picture(measures: dict[str, float]) -> str:
     """Return an SVG of each dashboard's time on the view, as a multiple of a plain copy."""
-    rows = list(queried())
-    ratios = {
-        (f"{query}{of}", state): measures[f"{state}, {query}{of}, s"]
-        / measures[f"plain copy, {query}, s"]
-        for query, of in rows
-        for state in STATES
-    }
-    unit = 530 / max(ratios.values())
-    height = (20 * len(STATES) + 24) * len(rows)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" role="img"'
-        ' font-family="system-ui, sans-serif" font-size="13" aria-label="View against copy">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-    ]
-    y = 0
-    for query, of in rows:
-        lines.append(f'<text x="8" y="{y + 18}" font-weight="600" fill="#222">{query}{of}</text>')
-        y += 22
-        for state in STATES:
-            ratio = ratios[f"{query}{of}", state]
-            width = round(unit * ratio)
-            lines += [
-                f'<text x="150" y="{y + 14}" text-anchor="end" fill="#222">{state}</text>',
-                f'<rect x="158" y="{y + 2}" width="{width}" height="15" fill="#2563eb"/>',
-                f'<text x="{164 + width}" y="{y + 14}" fill="#222">{ratio:.1f} x</text>',
-            ]
-            y += 20
-    aim = 158 + round(unit * 1.5)
-    lines.append(f'<path d="M{aim} 0V{height}" stroke="#b45309" stroke-dasharray="4 3"/>')
-    return "\n".join([*lines, "</svg>", ""])
+    rows: list[Bar | str] = []
+    for query, of in queried():
+        copy = measures[f"plain copy, {query}, s"]
+        ratios = {state: measures[f"{state}, {query}{of}, s"] / copy for state in STATES}
+        rows.append(f"{query}{of}")
+        rows += [Bar(state, [(ratio, OWN)], f"{ratio:.1f} x") for state, ratio in ratios.items()]
+    return bars("time of a query, as a multiple of that on a plain copy", rows, mark=1.5)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sqlalchemy import text
 
+from bench.pictures import OTHER, OWN, Bar, bars
 from sluice import wiring
 from sluice.catalog import load_catalog
 from sluice.clients.postgres import PostgresSource, connection_options
@@ -227,25 +228,16 @@ def compare(bench: Bench, home: Path) -> list[Measure]:
     return results
 
 
-def picture(measures: list[Measure], path: Path) -> None:
-    """Write an SVG of the seconds of each way."""
-    longest, height = max(measure.seconds for measure in measures), 26
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height * len(measures) + 8}"'
-        ' font-family="system-ui, sans-serif" font-size="13" role="img"'
-        ' aria-label="Seconds of each way">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-    ]
-    for at, measure in enumerate(measures):
-        top, width = 4 + at * height, max(1, round(440 * measure.seconds / longest))
-        ours = measure.name.startswith(("sluice", "resync"))
-        lines += [
-            f'<text x="230" y="{top + 17}" text-anchor="end" fill="#222">{measure.name}</text>',
-            f'<rect x="238" y="{top + 4}" width="{width}" height="18" rx="2"'
-            f' fill="{"#2563eb" if ours else "#94a3b8"}"/>',
-            f'<text x="{244 + width}" y="{top + 17}" fill="#222">{measure.seconds:.1f} s</text>',
-        ]
-    path.write_text("\n".join([*lines, "</svg>", ""]))
+def picture(measures: list[Measure]) -> str:
+    """Return an SVG of the seconds of each way."""
+
+    def colour(name: str) -> str:
+        return OWN if name.startswith(("sluice", "resync")) else OTHER
+
+    return bars(
+        "seconds",
+        [Bar(m.name, [(m.seconds, colour(m.name))], f"{m.seconds:.1f} s") for m in measures],
+    )
 
 
 @contextmanager
@@ -297,7 +289,7 @@ def main(rows: int, path: str) -> None:
     with filled(rows) as (settings, home):
         measures = compare(Bench(settings, rows), home)
     if path:
-        picture(measures, Path(path))
+        Path(path).write_text(picture(measures))
 
 
 if __name__ == "__main__":

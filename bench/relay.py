@@ -27,6 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.pictures import OTHER, OWN, Bar, bars
 from sluice.capture import slot as slots
 from sluice.capture.publisher import Batch, Publisher
 from sluice.capture.row_reader import RowReader
@@ -271,30 +272,12 @@ def report(name: str, runs: list[Run]) -> tuple[str, float, float, float]:
 
 def picture(lines: list[tuple[str, float, float, float]]) -> str:
     """Return an SVG of each line's relay and broker as shares of PostgreSQL's client."""
-    height = 46 * len(lines) + 24
-    drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}"'
-        ' font-family="sans-serif" font-size="13">',
-        f'<rect width="760" height="{height}" fill="#ffffff"/>',
-        f'<path d="M470 0V{height - 24}" stroke="#999999" stroke-dasharray="4"/>',
-        f'<text x="470" y="{height - 8}" text-anchor="middle">half of the limit</text>',
-    ]
-    for number, (name, limit, relay, alone) in enumerate(lines):
-        y = 46 * number + 8
-        drawn.append(f'<text x="232" y="{y + 20}" text-anchor="end">{name}</text>')
-        for at, rate, colour, what in (
-            (y, relay, "#2f6fab", "relay"),
-            (y + 16, alone, "#c4c9cf", "producing alone"),
-        ):
-            width = 460 * min(1.0, rate / limit)
-            drawn.append(
-                f'<rect x="240" y="{at}" width="{width:.0f}" height="13" fill="{colour}"/>'
-            )
-            drawn.append(
-                f'<text x="{min(244 + width, 600):.0f}" y="{at + 11}" font-size="11">'
-                f"{what} {rate:,.0f}/s</text>"
-            )
-    return "\n".join([*drawn, "</svg>", ""])
+    rows: list[Bar | str] = []
+    for name, limit, relay, alone in lines:
+        rows.append(name)
+        for what, rate, colour in (("relay", relay, OWN), ("producing alone", alone, OTHER)):
+            rows.append(Bar(what, [(min(1.0, rate / limit), colour)], f"{rate:,.0f}/s"))
+    return bars("share of the limit, with half of it marked", rows, mark=0.5)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import table_models
 from bench.minute_loop import sluice
+from bench.pictures import Bar, bars
 from bench.tables import metadata, model_set
 from sluice import wiring
 from sluice.clients.postgres import opened
@@ -248,36 +249,25 @@ def in_own_process(tables: int, options: argparse.Namespace) -> dict[str, Any]:
 
 def picture(results: Sequence[Mapping[str, Any]]) -> str:
     """Return an SVG of the CPU seconds of a minute, by program, for each stack and load."""
-    bars = [
-        (f"{result['tables']} tables, {load['load']}", load["CPU s a minute, by program"])
+    spent: dict[str, Mapping[str, float]] = {
+        f"{result['tables']} tables, {load['load']}": load["CPU s a minute, by program"]
         for result in results
         for load in result["loads"]
-    ]
-    programs = list(dict.fromkeys(program for _, spent in bars for program in spent))
-    unit = 520 / max(sum(spent.values()) for _, spent in bars)
-    height = 30 * len(bars) + 60
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" role="img"'
-        ' font-family="system-ui, sans-serif" font-size="13" aria-label="CPU seconds a minute">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-    ]
-    for at, (name, spent) in enumerate(bars):
-        x, y = 158.0, 30 * at + 6
-        lines.append(f'<text x="150" y="{y + 16}" text-anchor="end" fill="#222">{name}</text>')
-        for program in programs:
-            width, color = unit * spent.get(program, 0), COLORS[programs.index(program)]
-            lines.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="22" fill="{color}"/>'
+    }
+    programs = dict.fromkeys(program for by in spent.values() for program in by)
+    colours = dict(zip(programs, COLORS, strict=False))
+    return bars(
+        "CPU seconds of a minute",
+        [
+            Bar(
+                name,
+                [(by[program], colours[program]) for program in by],
+                f"{sum(by.values()):.0f} s",
             )
-            x += width
-        lines.append(
-            f'<text x="{x + 6:.0f}" y="{y + 16}" fill="#222">{sum(spent.values()):.0f} s</text>'
-        )
-    for at, program in enumerate(programs):
-        x, y = 158 + 150 * (at % 4), 30 * len(bars) + 12 + 22 * (at // 4)
-        lines.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{COLORS[at]}"/>')
-        lines.append(f'<text x="{x + 18}" y="{y + 11}" fill="#222">{program}</text>')
-    return "\n".join([*lines, "</svg>", ""])
+            for name, by in spent.items()
+        ],
+        legend=colours,
+    )
 
 
 def main() -> None:
