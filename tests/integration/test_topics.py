@@ -25,7 +25,7 @@ from sluice.settings import Settings
 from tests.support.json_schemas import require_valid
 from tests.support.librdkafka import send_with_header
 from tests.support.messages import product_event, send
-from tests.support.processes import command_environment
+from tests.support.processes import command_environment, silent_broker
 from tests.support.services import delete_topics, free_ports, running_services, temporary_home
 
 pytestmark = pytest.mark.services
@@ -122,11 +122,12 @@ def test_while_a_service_is_down_the_other_one_s_part_is_shown(services: Setting
     assert list(lost["errors"]) == ["clickhouse"]
     topic = lost[TOPIC]
     assert (topic["end_offset"], topic["backlog"]) == (known["end_offset"], None)
-    silent = overview(services, 3, SLUICE_KAFKA_PORT=str(port))
+    elsewhere = silent_broker(services, port)
+    silent = overview(services, 3, **elsewhere)
     assert list(silent["errors"]) == ["broker"]
     topic = silent[TOPIC]
     assert (topic["end_offset"], topic["drained_offset"]) == (None, known["drained_offset"])
-    printed = sluice(services, SLUICE_KAFKA_PORT=str(port))
+    printed = sluice(services, **elsewhere)
     assert TOPIC in printed.stdout
     assert "does not answer" in printed.stderr
 

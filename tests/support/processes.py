@@ -27,6 +27,13 @@ def broker_variables(settings: Settings) -> dict[str, str]:
     return {"SLUICE_KAFKA_BOOTSTRAP": kafka.bootstrap, "SLUICE_KAFKA_OPTIONS": options}
 
 
+def silent_broker(settings: Settings, port: int) -> dict[str, str]:
+    """The variables by which a command looks for the broker on a port where nothing listens."""
+    if settings.kafka.embedded:
+        return {"SLUICE_KAFKA_PORT": str(port)}
+    return {"SLUICE_KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"}
+
+
 def command_environment(settings: Settings, **changed: str) -> dict[str, str]:
     """The variables of a command that uses these services, some of them changed."""
     inherited = {name: value for name, value in os.environ.items() if name[:7] != "SLUICE_"}
