@@ -9,7 +9,7 @@ import pytest
 
 from sluice.catalog.quality_options import MEASURES, Limit
 from sluice.operate.health import concerns
-from sluice.operate.overview import BAD, Concern, Overview, Slot
+from sluice.operate.overview import Concern, Overview, Severity, Slot
 from sluice_airflow.page.figures import UNKNOWN, amount, duration
 from sluice_airflow.page.glance import answers
 from sluice_airflow.page.metrics import exposition
@@ -86,11 +86,11 @@ def test_what_is_measured_now_is_told_once_and_as_gravely_as_its_check_found_it(
     told = [("bad", "orders: 33 minutes behind"), ("warn", "orders: 1 open dead letter")]
     assert [(one.severity, one.what) for one in concerns(state)] == told
     found = replace(result("fail"), check="dead_letters")
-    told = [(BAD, what) for _, what in told]
+    told = [(Severity.BAD, what) for _, what in told]
     again = [(one.severity, one.what) for one in concerns(replace(state, findings=(found,)))]
     assert again == told
     elsewhere = replace(state, findings=(replace(found, table="items"),))
-    assert (BAD, "items: dead_letters fail") in [
+    assert (Severity.BAD, "items: dead_letters fail") in [
         (one.severity, one.what) for one in concerns(elsewhere)
     ]
 
@@ -108,7 +108,8 @@ def test_a_slot_that_nobody_can_read_is_stuck_whatever_waits(slot: Slot) -> None
 
 
 def test_problems_are_counted_and_warnings_are_not_among_them() -> None:
-    concerns = [Concern(severity=kind, what="w", remedy="") for kind in ("bad", "bad", "warn")]
+    kinds = (Severity.BAD, Severity.BAD, Severity.WARN)
+    concerns = [Concern(severity=kind, what="w", remedy="") for kind in kinds]
     assert looks(pipeline(concerns=tuple(concerns), healthy=False))[0][2] == "2 problems"
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlencode
 import pytest
 
 from sluice.cli.status import print_tables
-from sluice.operate.overview import BAD, Overview, TableState, severities
+from sluice.operate.overview import Overview, Severity, TableState, severities
 from sluice.operate.topic_overview import TopicOverview, TopicSummary
 from sluice.operate.trends import latest
 from sluice_airflow.page.listing import (
@@ -162,7 +162,9 @@ def test_status_prints_of_many_tables_the_gravest_and_the_sums(
     print_tables(state)
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
-    bad = [one.table for one in of.concerns if one.severity == BAD and one.table != tables[-1]]
+    bad = [
+        one.table for one in of.concerns if one.severity == Severity.BAD and one.table != tables[-1]
+    ]
     wanted = list(dict.fromkeys([tables[-1], *bad, tables[-2]]))[:20]
     assert listed[: len(wanted)] == wanted
     assert len(listed) == 22

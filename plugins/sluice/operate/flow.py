@@ -8,15 +8,13 @@ from datetime import datetime
 from sluice.catalog.quality_options import MEASURES, Status
 from sluice.operate.health import lateness, slot_concerns
 from sluice.operate.overview import (
-    BAD,
     BROKER,
     CLICKHOUSE,
-    GOOD,
     POSTGRESQL,
-    WARN,
     FactState,
     Figure,
     Overview,
+    Severity,
     Stage,
     TableState,
     known_sum,
@@ -46,11 +44,11 @@ def _postgresql(of: Overview) -> Stage:
 
 
 def _relay(of: Overview) -> Stage:
-    status, word = GOOD, "follows"
+    status, word = Severity.GOOD, "follows"
     if not of.answers(POSTGRESQL):
-        status, word = WARN, "unknown"
+        status, word = Severity.WARN, "unknown"
     elif any(slot_concerns(of.slot)):
-        status, word = BAD, "reads no WAL" if of.slot.wal_status else "has no slot"
+        status, word = Severity.BAD, "reads no WAL" if of.slot.wal_status else "has no slot"
     lag = _figure("unconfirmed", of.slot.lag_bytes, "bytes")
     return Stage(name=RELAY, status=status, word=word, arriving=lag)
 
@@ -63,16 +61,16 @@ def _topics(of: Overview) -> Stage:
 
 def _drain(of: Overview) -> Stage:
     waiting = [table for table in of.tables if table.pending_events]
-    late = [table for table in waiting if lateness(table)]
+    late = [table for table in waiting if lateness(table) != Severity.GOOD]
     letters = sum(table.dead_letters or 0 for table in of.tables)
-    status, word = GOOD, "keeps up"
+    status, word = Severity.GOOD, "keeps up"
     if not (of.answers(BROKER) and of.answers(CLICKHOUSE)):
-        status, word = WARN, "unknown"
+        status, word = Severity.WARN, "unknown"
     elif late:
-        status = BAD if BAD in map(lateness, late) else WARN
+        status = Severity.BAD if Severity.BAD in map(lateness, late) else Severity.WARN
         word = f"{_counted(len(late), 'table')} late"
     elif letters:
-        status, word = WARN, _counted(letters, "dead letter")
+        status, word = Severity.WARN, _counted(letters, "dead letter")
     runs = [table.last_drain for table in of.tables if table.last_drain]
     seconds = max((run.seconds for run in runs if _recent(of, run.finished_at)), default=None)
     pending = known_sum(table.pending_events for table in of.tables)
@@ -87,7 +85,7 @@ def _drain(of: Overview) -> Stage:
 
 def _state(of: Overview) -> Stage:
     status, word = _service(of, CLICKHOUSE)
-    if status == GOOD:
+    if status == Severity.GOOD:
         status, word = _problems(of, {table.name for table in of.tables}, "table")
     known = [table.freshness_s for table in of.tables if table.freshness_s is not None]
     drained = _per_minute(
@@ -107,7 +105,7 @@ def _state(of: Overview) -> Stage:
 
 def _facts(of: Overview) -> Stage:
     others = {table.name for table in of.tables} | {of.slot.name}
-    status, word = WARN, "unknown"
+    status, word = Severity.WARN, "unknown"
     if of.answers(CLICKHOUSE):
         status, word = _problems(of, severities(of).keys() - others, "fact")
     rebuilt = _per_minute(
@@ -129,17 +127,17 @@ def _checks(of: Overview) -> Stage:
     moments += [state.counted_at for state in states if state.counted_at]
     age = _age(of, max(moments, default=None))
     failed = sum(result.status == Status.FAIL for result in of.findings)
-    status, word = GOOD, "passed"
+    status, word = Severity.GOOD, "passed"
     if not of.answers(CLICKHOUSE):
-        status, word = WARN, "unknown"
+        status, word = Severity.WARN, "unknown"
     elif failed:
-        status, word = BAD, f"{failed} failed"
+        status, word = Severity.BAD, f"{failed} failed"
     elif age is None:
-        status, word = WARN, "none yet"
+        status, word = Severity.WARN, "none yet"
     elif MEASURES["freshness"].status(age) != Status.PASS:
-        status, word = WARN, "have stopped"
+        status, word = Severity.WARN, "have stopped"
     elif of.findings:
-        status, word = WARN, f"{len(of.findings)} not passed"
+        status, word = Severity.WARN, f"{len(of.findings)} not passed"
     holds = (
         _figure("findings", len(of.findings) if moments else None, "findings"),
         _figure("last_check", age, "seconds"),
@@ -147,18 +145,18 @@ def _checks(of: Overview) -> Stage:
     return Stage(name=CHECKS, status=status, word=word, holds=holds)
 
 
-def _service(of: Overview, name: str) -> tuple[str, str]:
-    return (GOOD, "answers") if of.answers(name) else (BAD, "does not answer")
+def _service(of: Overview, name: str) -> tuple[Severity, str]:
+    return (Severity.GOOD, "answers") if of.answers(name) else (Severity.BAD, "does not answer")
 
 
-def _problems(of: Overview, names: Collection[str], noun: str) -> tuple[str, str]:
+def _problems(of: Overview, names: Collection[str], noun: str) -> tuple[Severity, str]:
     """Return the worst status of tables or facts, and how many have problems."""
     ranks = severities(of)
     found = [ranks[name] for name in names if name in ranks]
     if not found:
-        return GOOD, "no problem"
+        return Severity.GOOD, "no problem"
     word = f"{_counted(len(found), noun)} with problems"
-    return (WARN if min(found) else BAD), word
+    return (Severity.WARN if min(found) else Severity.BAD), word
 
 
 def _per_minute(of: Overview, runs: Sequence[tuple[datetime, int]]) -> int | None:

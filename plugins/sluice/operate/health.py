@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from sluice.catalog.quality_options import Status
 from sluice.clients.slot_loss import cause, remedy
-from sluice.operate.overview import BAD, WARN, CheckResult, Concern, Overview, Slot, TableState
+from sluice.operate.overview import CheckResult, Concern, Overview, Severity, Slot, TableState
 from sluice.quality.checks import ROWS
 
 _SAFE_WAL = frozenset({"reserved", "extended"})
@@ -24,7 +24,7 @@ def concerns(
     """
     for service in state.services:
         if not service.answers:
-            yield Concern(severity=BAD, what=service.error, remedy=service.remedy)
+            yield Concern(severity=Severity.BAD, what=service.error, remedy=service.remedy)
     now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
     wrong = {one.table for one in state.findings if one.check in ROWS and one.status == Status.FAIL}
     for result in state.findings:
@@ -36,8 +36,8 @@ def concerns(
     severities = {(result.table, result.check): _severity(result) for result in state.findings}
     for table in state.tables:
         for check, concern in _measured(table):
-            graver = BAD in {concern.severity, severities.get((table.name, check))}
-            yield replace(concern, severity=BAD) if graver else concern
+            graver = Severity.BAD in {concern.severity, severities.get((table.name, check))}
+            yield replace(concern, severity=Severity.BAD) if graver else concern
 
 
 def _found(result: CheckResult, follows: tuple[str, ...]) -> Concern:
@@ -50,41 +50,41 @@ def _found(result: CheckResult, follows: tuple[str, ...]) -> Concern:
     )
 
 
-def _severity(result: CheckResult) -> str:
-    return BAD if result.status == Status.FAIL else WARN
+def _severity(result: CheckResult) -> Severity:
+    return Severity.BAD if result.status == Status.FAIL else Severity.WARN
 
 
 def slot_concerns(slot: Slot) -> Iterator[Concern]:
     """Yield why the relay does not follow PostgreSQL, or will soon be unable to."""
     if slot.wal_status is None:
         yield Concern(
-            severity=BAD, what=f"no replication slot {slot.name}", remedy="sluice logs relay"
+            severity=Severity.BAD,
+            what=f"no replication slot {slot.name}",
+            remedy="sluice logs relay",
         )
     elif slot.invalidation:
         what = f"slot {slot.name} was invalidated: {cause(slot.invalidation)}"
-        yield Concern(severity=BAD, what=what, remedy=remedy(slot.invalidation))
+        yield Concern(severity=Severity.BAD, what=what, remedy=remedy(slot.invalidation))
     elif slot.wal_status not in _SAFE_WAL:
         what = f"slot {slot.name}: WAL is {slot.wal_status}"
-        yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
+        yield Concern(severity=Severity.BAD, what=what, remedy="sluice logs relay")
     elif not slot.active:
         what = f"no process reads from slot {slot.name}"
-        yield Concern(severity=BAD, what=what, remedy="sluice logs relay")
+        yield Concern(severity=Severity.BAD, what=what, remedy="sluice logs relay")
 
 
-def lateness(table: TableState) -> str:
-    """Return the severity of a table's freshness; empty within its limits or where unknown."""
-    status = (
-        Status.PASS
-        if table.freshness_s is None
-        else table.freshness_limit.status(table.freshness_s)
-    )
-    return {Status.PASS: "", Status.FAIL: BAD}.get(status, WARN)
+def lateness(table: TableState) -> Severity:
+    """Return the severity of a table's freshness; `good` within its limits or where unknown."""
+    if table.freshness_s is None:
+        return Severity.GOOD
+    status = table.freshness_limit.status(table.freshness_s)
+    return {Status.PASS: Severity.GOOD, Status.FAIL: Severity.BAD}.get(status, Severity.WARN)
 
 
 def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:
     """Yield concerns measured now, each with the check that measures the same every minute."""
     late = lateness(table)
-    if table.freshness_s is not None and late:
+    if table.freshness_s is not None and late != Severity.GOOD:
         what = f"{table.name}: {table.freshness_s / 60:.0f} minutes behind"
         yield (
             "freshness",
@@ -94,4 +94,7 @@ def _measured(table: TableState) -> Iterator[tuple[str, Concern]]:
         letters = "dead letter" if table.dead_letters == 1 else "dead letters"
         what = f"{table.name}: {table.dead_letters} open {letters}"
         remedy = f"sluice dead-letters list --table {table.name}"
-        yield "dead_letters", Concern(severity=WARN, what=what, remedy=remedy, table=table.name)
+        yield (
+            "dead_letters",
+            Concern(severity=Severity.WARN, what=what, remedy=remedy, table=table.name),
+        )

@@ -25,7 +25,6 @@ from sluice.errors import NotReady, SluiceError
 from sluice.operate.flow import stages
 from sluice.operate.health import concerns
 from sluice.operate.overview import (
-    BAD,
     BROKER,
     CLICKHOUSE,
     POSTGRESQL,
@@ -35,6 +34,7 @@ from sluice.operate.overview import (
     Overview,
     RebuildRun,
     Service,
+    Severity,
     Slot,
     TableState,
 )
@@ -103,8 +103,8 @@ class Monitor:
             findings=_findings(kept),
         )
         found = concerns(state, _sources(self.catalog))
-        listed = tuple(sorted(found, key=lambda concern: concern.severity != BAD))
-        healthy = all(concern.severity != BAD for concern in listed)
+        listed = tuple(sorted(found, key=lambda concern: concern.severity != Severity.BAD))
+        healthy = all(concern.severity != Severity.BAD for concern in listed)
         judged = replace(state, concerns=listed, healthy=healthy)
         return replace(judged, flow=stages(judged))
 

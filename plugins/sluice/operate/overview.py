@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from typing import TypeVar
 
 from sluice.catalog.quality_options import MEASURES, Limit, Status
 from sluice.errors import Unreachable
 
-BAD, WARN, GOOD = "bad", "warn", "good"
 POSTGRESQL, BROKER, CLICKHOUSE = "PostgreSQL", "broker", "ClickHouse"
 _BY_KEY = " --key "
 S = TypeVar("S", "TableState", "FactState")
+
+
+class Severity(str, Enum):
+    """How well a stage, a table or a service does, the best first."""
+
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +160,7 @@ class Concern:
         follows: the tables whose differences cause it, and whose repair ends it. Default: none.
     """
 
-    severity: str
+    severity: Severity
     what: str
     remedy: str
     table: str | None = None
@@ -170,14 +181,14 @@ class Stage:
     """A stage of the flow from PostgreSQL to the facts, or the checks of it.
 
     Attributes:
-        status: `good`, `warn` (late, incomplete or unknown) or `bad`.
+        status: `warn` where it is late, incomplete or unknown.
         word: the status in words.
         holds: its figures.
         arriving: the figure of the way to it from the stage before. Default: none.
     """
 
     name: str
-    status: str
+    status: Severity
     word: str
     holds: tuple[Figure, ...] = ()
     arriving: Figure | None = None
@@ -234,7 +245,7 @@ def severities(of: Overview) -> dict[str, int]:
     grave: dict[str, int] = {}
     for concern in of.concerns:
         if concern.table is not None:
-            rank = int(concern.severity != BAD)
+            rank = int(concern.severity != Severity.BAD)
             grave[concern.table] = min(grave.get(concern.table, rank), rank)
     return grave
 

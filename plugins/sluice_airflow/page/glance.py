@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from sluice.catalog.quality_options import Status
 from sluice.operate.health import lateness, slot_concerns
-from sluice.operate.overview import BAD, GOOD, WARN, Overview, TableState
+from sluice.operate.overview import Overview, Severity, TableState
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
 
 # The worst result, its word on the page, and its status.
 _MATCHES = (
-    (Status.FAIL, "differs", BAD),
-    (Status.UNSETTLED, "not settled", WARN),
-    (Status.WARN, "with warnings", WARN),
-    (Status.PASS, "matches", GOOD),
+    (Status.FAIL, "differs", Severity.BAD),
+    (Status.UNSETTLED, "not settled", Severity.WARN),
+    (Status.WARN, "with warnings", Severity.WARN),
+    (Status.PASS, "matches", Severity.GOOD),
 )
 
 
@@ -30,7 +30,7 @@ class Answer:
     """
 
     question: str
-    status: str
+    status: Severity
     word: str
     figure: str
     more: str
@@ -41,17 +41,17 @@ def answers(of: Overview) -> tuple[Answer, ...]:
     return (_healthy(of), _fresh(of), _behind(of), _matches(of))
 
 
-def freshness_status(table: TableState) -> str:
+def freshness_status(table: TableState) -> Severity:
     """Return the status of a table's freshness."""
-    return lateness(table) or (WARN if table.freshness_s is None else GOOD)
+    return Severity.WARN if table.freshness_s is None else lateness(table)
 
 
 def _healthy(of: Overview) -> Answer:
-    bad = sum(concern.severity == BAD and not concern.follows for concern in of.concerns)
+    bad = sum(concern.severity == Severity.BAD and not concern.follows for concern in of.concerns)
     answering = sum(service.answers for service in of.services)
     return Answer(
         question="Healthy?",
-        status=GOOD if of.healthy else BAD,
+        status=Severity.GOOD if of.healthy else Severity.BAD,
         word="",
         figure="Healthy" if of.healthy else f"{bad} {'problem' if bad == 1 else 'problems'}",
         more=f"{answering} of {len(of.services)} services answer",
@@ -62,10 +62,12 @@ def _fresh(of: Overview) -> Answer:
     known = [table for table in of.tables if table.freshness_s is not None]
     unknown = len(of.tables) - len(known)
     late = max(known, key=_lateness, default=None)
-    status = freshness_status(late) if late else WARN
-    word = f"{late.name} is late" if late and lateness(late) else "unknown" if unknown else "fresh"
-    if status == GOOD and unknown:
-        status = WARN
+    status = freshness_status(late) if late else Severity.WARN
+    word = "unknown" if unknown else "fresh"
+    if late and lateness(late) != Severity.GOOD:
+        word = f"{late.name} is late"
+    if status == Severity.GOOD and unknown:
+        status = Severity.WARN
     more = "since ClickHouse was last known to equal PostgreSQL"
     return Answer(
         question="How fresh?",
@@ -78,18 +80,21 @@ def _fresh(of: Overview) -> Answer:
 
 def _lateness(table: TableState) -> tuple[int, float]:
     """Return the order in which to name tables: by status, then by freshness."""
-    return ["", WARN, BAD].index(lateness(table)), table.freshness_s or 0.0
+    return list(Severity).index(lateness(table)), table.freshness_s or 0.0
 
 
 def _behind(of: Overview) -> Answer:
     waiting = [table.pending_events for table in of.tables]
     known = [events for events in waiting if events is not None]
-    stuck = of.services[0].answers and any(slot_concerns(of.slot))
-    status = BAD if stuck else GOOD if known == waiting and of.services[0].answers else WARN
+    status, word = Severity.WARN, "unknown"
+    if of.services[0].answers and any(slot_concerns(of.slot)):
+        status, word = Severity.BAD, "stuck"
+    elif of.services[0].answers and known == waiting:
+        status, word = Severity.GOOD, "following"
     return Answer(
         question="How far behind?",
         status=status,
-        word={GOOD: "following", WARN: "unknown", BAD: "stuck"}[status],
+        word=word,
         figure=f"{whole(sum(known))} events" if known else UNKNOWN,
         more=f"undrained; {amount(of.slot.lag_bytes, 'bytes')} of WAL unconfirmed",
     )

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from sluice.catalog.quality_options import Status
 from sluice.operate.health import lateness
-from sluice.operate.overview import FactState, Overview, Slot, TableState, severities
+from sluice.operate.overview import FactState, Overview, Severity, Slot, TableState, severities
 
 S = TypeVar("S", TableState, FactState)
 SERIES_OF = 100  # tables, and facts, by default
@@ -108,7 +108,7 @@ def _sums(of: Overview) -> Iterator[Metric]:
         (
             "tables_late",
             "tables above a limit of their freshness",
-            len([*filter(lateness, tables)]),
+            sum(lateness(table) != Severity.GOOD for table in tables),
         ),
         ("tables_different", "tables whose last row counts differ", len(different)),
         ("checks_not_passed", "current results of checks that did not pass", len(of.findings)),
