@@ -29,6 +29,7 @@ from sluice.errors import SluiceError
 from sluice.events.event import UNCHANGED
 from sluice.events.positions import parse_lsn
 from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
+from tests.support.outside_broker import require_embedded
 from tests.support.processes import SLUICE
 from tests.support.waiting import until
 
@@ -225,6 +226,7 @@ class Source:
         return psutil.Process(self.stack.states()["postgres"].pid)
 
     def broker(self) -> psutil.Process:
+        require_embedded("this test stops the broker's process")
         return psutil.Process(self.stack.states()["broker"].pid)
 
 
