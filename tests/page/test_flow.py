@@ -18,7 +18,6 @@ from sluice.operate.overview import (
     DrainRun,
     FactState,
     Overview,
-    RebuildRun,
     Service,
     Slot,
 )
@@ -152,14 +151,14 @@ def test_a_pipeline_without_facts_has_no_stage_of_them() -> None:
     assert [stage.name for stage in state(facts=()).flow] == [n for n in WELL if n != "facts"]
 
 
-def test_rates_are_those_of_the_last_runs_and_zero_when_they_find_nothing() -> None:
-    rebuild = RebuildRun(finished_at=NOW, mode="incremental", rows=130, deleted=0, seconds=0.4)
+def test_rates_are_those_of_the_last_minutes_and_the_drain_took_as_long_as_a_recent_one() -> None:
     busy = state(
         table(last_drain=drained(70, 40)),
         table(name="items", last_drain=drained(20, 2)),
         table(name="idle", last_drain=drained(1000, 500)),
         table(name="new", pending_events=None, clickhouse_rows=None, freshness_s=None),
-        facts=(replace(FACT, last_rebuild=rebuild),),
+        drained_per_minute=42.4,
+        rebuilt_per_minute=130.0,
     )
     assert figures(busy) == {
         "PostgreSQL.rows": 4,
@@ -167,7 +166,7 @@ def test_rates_are_those_of_the_last_runs_and_zero_when_they_find_nothing() -> N
         "topics.topics": 4,
         "drain.pending": 6,
         "drain.took": 4.0,
-        "current state.drained": 42,
+        "current state.drained": 42.4,
         "current state.rows": 3,
         "current state.freshness": 5.0,
         "facts.rebuilt": 130,
@@ -175,15 +174,15 @@ def test_rates_are_those_of_the_last_runs_and_zero_when_they_find_nothing() -> N
         "checks.findings": 0,
         "checks.last_check": 0.0,
     }
-    later = figures(state(table(last_drain=drained(1000, 500))))
-    assert (later["current state.drained"], later["drain.took"]) == (0, None)
+    assert figures(state(table(last_drain=drained(1000, 500))))["drain.took"] is None
     assert figures(state())["current state.drained"] is None
 
 
 def test_every_figure_has_its_unit_in_words() -> None:
+    of = state(table(last_drain=drained(20, 1), pending_events=1), drained_per_minute=1.0)
     texts = {
         f"{figure_value(figure)} {figure_words(figure)}"
-        for stage in state(table(last_drain=drained(20, 1), pending_events=1)).flow
+        for stage in of.flow
         for figure in (*stage.holds, *filter(None, [stage.arriving]))
         if figure.value is not None
     }

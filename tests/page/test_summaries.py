@@ -66,6 +66,10 @@ def test_the_last_drain_and_rebuild_are_read_from_such_rows_too(
     drain |= {"events": 5, "rejected": 0, "seconds": 1.0, "freshness_s": None}
     rebuild = {"fact": "fact_order_item", "storage": UUID(int=1), "version": 1, "seen": {}}
     rebuild |= {"mode": "incremental", "rows": 7, "deleted": 0, "seconds": 0.5}
+    now = datetime.now(timezone.utc)
+    for events, minutes in ((500, 10), (15, 2)):
+        earlier = {"events": events, "finished_at": now - timedelta(minutes=minutes)}
+        clickhouse.insert_row("cdc.drains", drain | earlier)
     clickhouse.insert_row("cdc.drains", drain)
     clickhouse.insert_row("cdc.rebuilds", rebuild)
     for query, table in (("last_drains", "drains"), ("last_rebuilds", "rebuilds")):
@@ -79,6 +83,7 @@ def test_the_last_drain_and_rebuild_are_read_from_such_rows_too(
     (fact,) = overview.facts
     assert fact.last_rebuild is not None
     assert (fact.last_rebuild.mode, fact.last_rebuild.rows) == ("incremental", 7)
+    assert (overview.drained_per_minute, overview.rebuilt_per_minute) == ((15 + 5) / 5, 7 / 5)
 
 
 def test_the_newest_result_counts_whatever_its_status(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 
 from sluice.catalog.quality_options import MEASURES, Status
@@ -23,8 +23,8 @@ from sluice.operate.overview import (
 
 RELAY, TOPICS, DRAIN, STATE = "relay", "topics", "drain", "current state"
 FACTS, CHECKS = "facts", "checks"
-# Each table is drained, and each fact rebuilt, every minute: a run that ended longer ago was
-# followed by runs that found nothing.
+# Each table is drained every minute: a run that ended longer ago was followed by runs that found
+# nothing.
 _RECENT_S = 120
 
 
@@ -88,9 +88,6 @@ def _state(of: Overview) -> Stage:
     if status == Severity.GOOD:
         status, word = _problems(of, {table.name for table in of.tables}, "table")
     known = [table.freshness_s for table in of.tables if table.freshness_s is not None]
-    drained = _per_minute(
-        of, [(run.finished_at, run.events) for table in of.tables if (run := table.last_drain)]
-    )
     return Stage(
         name=STATE,
         status=status,
@@ -99,7 +96,7 @@ def _state(of: Overview) -> Stage:
             _figure("rows", known_sum(table.clickhouse_rows for table in of.tables), "rows"),
             _figure("freshness", max(known, default=None), "seconds"),
         ),
-        arriving=_figure("drained", drained, "events per minute"),
+        arriving=_figure("drained", of.drained_per_minute, "events per minute"),
     )
 
 
@@ -108,15 +105,12 @@ def _facts(of: Overview) -> Stage:
     status, word = Severity.WARN, "unknown"
     if of.answers(CLICKHOUSE):
         status, word = _problems(of, severities(of).keys() - others, "fact")
-    rebuilt = _per_minute(
-        of, [(run.finished_at, run.rows) for fact in of.facts if (run := fact.last_rebuild)]
-    )
     return Stage(
         name=FACTS,
         status=status,
         word=word,
         holds=(_figure("rows", known_sum(fact.rows for fact in of.facts), "rows"),),
-        arriving=_figure("rebuilt", rebuilt, "rows per minute"),
+        arriving=_figure("rebuilt", of.rebuilt_per_minute, "rows per minute"),
     )
 
 
@@ -157,11 +151,6 @@ def _problems(of: Overview, names: Collection[str], noun: str) -> tuple[Severity
         return Severity.GOOD, "no problem"
     word = f"{_counted(len(found), noun)} with problems"
     return (Severity.WARN if min(found) else Severity.BAD), word
-
-
-def _per_minute(of: Overview, runs: Sequence[tuple[datetime, int]]) -> int | None:
-    """Return the events or rows of the recent runs; None without any run."""
-    return sum(count for at, count in runs if _recent(of, at)) if runs else None
 
 
 def _recent(of: Overview, at: datetime) -> bool:

@@ -28,6 +28,7 @@ from sluice.operate.overview import (
     BROKER,
     CLICKHOUSE,
     POSTGRESQL,
+    RATE_MINUTES,
     CheckResult,
     DrainRun,
     FactState,
@@ -101,6 +102,8 @@ class Monitor:
             services=services,
             concerns=(),
             findings=_findings(kept),
+            drained_per_minute=kept.drained / RATE_MINUTES if kept else None,
+            rebuilt_per_minute=kept.rebuilt / RATE_MINUTES if kept else None,
         )
         found = concerns(state, _sources(self.catalog))
         listed = tuple(sorted(found, key=lambda concern: concern.severity != Severity.BAD))
@@ -134,6 +137,7 @@ class Monitor:
             check_result(table, check, at, status, *values)
             for table, check, at, status, values in execute(self.queries["last_checks"])
         ]
+        ((drained, rebuilt),) = execute(self.queries["rates"], minutes=RATE_MINUTES)
         return _Kept(
             checkpoints={
                 name: (epoch, at) for name, epoch, at in execute(self.queries["checkpoints"])
@@ -149,6 +153,8 @@ class Monitor:
             },
             dead_letters=dict(execute(self.queries["dead_letters"])),
             fresh_at=dict(execute(self.queries["freshness"])),
+            drained=drained,
+            rebuilt=rebuilt,
         )
 
 
@@ -172,7 +178,11 @@ class _Ends:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """ClickHouse's state, by table or fact."""
+    """ClickHouse's state, by table or fact.
+
+    Attributes:
+        drained, rebuilt: events and fact rows of the last RATE_MINUTES, of all.
+    """
 
     checkpoints: Mapping[str, tuple[str, int]]
     drains: Mapping[str, DrainRun]
@@ -180,6 +190,8 @@ class _Kept:
     rebuilds: Mapping[str, RebuildRun]
     dead_letters: Mapping[str, int]
     fresh_at: Mapping[str, int]
+    drained: int
+    rebuilt: int
 
 
 def drain_run(at: datetime, events: int, rejected: int, seconds: float, fresh: Any) -> DrainRun:

@@ -12,6 +12,7 @@ from sluice.catalog.quality_options import MEASURES, Limit, Status
 from sluice.errors import Unreachable
 
 POSTGRESQL, BROKER, CLICKHOUSE = "PostgreSQL", "broker", "ClickHouse"
+RATE_MINUTES = 5
 _BY_KEY = " --key "
 S = TypeVar("S", "TableState", "FactState")
 
@@ -199,6 +200,8 @@ class Overview:
     """The overview of the pipeline; healthy when no concern is `bad`.
 
     Attributes:
+        drained_per_minute: events, of the last RATE_MINUTES; None where unknown.
+        rebuilt_per_minute: rows of facts written or deleted, the same.
         flow: the stages in the order of the flow, then the checks; see operate.flow.
     """
 
@@ -210,6 +213,8 @@ class Overview:
     services: tuple[Service, ...]
     concerns: tuple[Concern, ...]
     findings: tuple[CheckResult, ...]
+    drained_per_minute: float | None = None
+    rebuilt_per_minute: float | None = None
     flow: tuple[Stage, ...] = ()
 
     def without_keys(self) -> Overview:

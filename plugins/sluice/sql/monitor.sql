@@ -23,6 +23,13 @@ ORDER BY at DESC;
 SELECT fact, max(finished_at), argMax((toString(mode), rows, deleted, seconds), finished_at)
 FROM cdc.rebuilds GROUP BY fact;
 
+-- name: rates
+-- The events drained and the fact rows written in the last minutes.
+SELECT
+    (SELECT sum(events) FROM cdc.drains WHERE finished_at > now64(3) - toIntervalMinute({minutes:UInt8})),
+    (SELECT sum(rows + deleted) FROM cdc.rebuilds
+        WHERE finished_at > now64(3) - toIntervalMinute({minutes:UInt8}));
+
 -- name: drain_trend
 -- Drains by stretches of time: freshness, events, the most that waited for one drain.
 SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32}))) AS at,
