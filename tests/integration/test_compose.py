@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -86,7 +89,7 @@ def test_a_container_runs_as_no_root(name: str) -> None:
         assert service["build"]["dockerfile_inline"].splitlines()[-1] == "USER sluice"
     else:  # where none is named the image has one
         images = {"redpanda", "console", "connect"}
-        assert service.get("user") in {"postgres", "clickhouse"} or name in images
+        assert service.get("user") in {"postgres", "clickhouse", "nginx"} or name in images
 
 
 def test_every_secret_comes_from_env_and_has_no_default() -> None:
@@ -145,7 +148,96 @@ def test_the_broker_begins_with_a_login_and_every_client_uses_it() -> None:
             password,
         ]
     assert filled("console")["KAFKA_SASL_ENABLED"] == "true"
-    assert SERVICES["console"]["profiles"] == ["console"]  # it asks nobody for a login
+
+
+def test_the_console_is_reached_through_its_login_alone() -> None:
+    console, login = SERVICES["console"], SERVICES["console-login"]
+    assert console["profiles"] == login["profiles"] == ["console"]
+    assert "ports" not in console
+    inside = {name for name, of in SERVICES.items() if "console" in of.get("networks", [])}
+    assert inside == {"console", "console-login", "redpanda"}
+    assert console["networks"] == login["networks"] == ["console"]
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Stands for the Console, which is not here: answers with the headers that it received."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(dict(self.headers)).encode())
+
+    do_POST = do_GET  # noqa: N815 - the name is the library's
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+def test_the_consoles_login_admits_who_has_the_password_and_no_page_of_another_origin(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as echo:
+        threading.Thread(target=echo.serve_forever, daemon=True).start()
+        places = {
+            "listen 8080": f"listen 127.0.0.1:{port}",
+            "console:8080": f"127.0.0.1:{echo.server_port}",
+            "/tmp/": f"{tmp_path}/",
+        }
+        text = (PROJECT / "docker/console/nginx.conf").read_text()
+        script = SERVICES["console-login"]["command"][2].replace("$$", "$")
+        for old, new in {**places, "/etc/nginx/": f"{tmp_path}/"}.items():
+            text, script = text.replace(old, new), script.replace(old, new)
+        # The container is nginx's user alone; root's workers would be another.
+        (tmp_path / "console.conf").write_text(f"user {getpass.getuser()};\n{text}")
+        server = subprocess.Popen(
+            ["sh", "-ec", script.replace("exec nginx", f"exec {shutil.which('nginx')}")],
+            env={"CONSOLE_PASSWORD": "canary"},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            address = f"http://127.0.0.1:{port}/"
+            until(lambda: answers(address), "nginx answers", 30)
+            for login in (None, ("console", "wrong"), ("console", ""), ("admin", "canary")):
+                assert httpx.get(address, auth=login).status_code == 401
+            own = httpx.post(address, auth=("console", "canary"), headers={"Origin": address[:-1]})
+            assert own.status_code == 200
+            assert own.json()["Host"] == f"127.0.0.1:{port}"
+            assert "Authorization" not in own.json()
+            for origin in ("http://other.example", "null", f"http://127.0.0.1:{port}1"):
+                foreign = {"Origin": origin}
+                refused = httpx.post(address, auth=("console", "canary"), headers=foreign)
+                assert refused.status_code == 403, origin
+            assert stat.S_IMODE((tmp_path / "users").stat().st_mode) == 0o600
+        finally:
+            stop(server)
+            echo.shutdown()
+
+
+def answers(address: str) -> bool:
+    """Whether a server is there."""
+    try:
+        httpx.get(address)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_a_digest_in_env_pins_an_image() -> None:
+    images = {service["image"] for service in SERVICES.values() if "build" not in service}
+    images |= {
+        service["build"]["dockerfile_inline"].splitlines()[0].removeprefix("FROM ")
+        for service in SERVICES.values()
+        if "build" in service
+    }
+    variables = [VARIABLE.findall(image) for image in images]
+    assert all(len(found) == 1 and found[0][1:] == ("-", "") for found in variables), images
+    assert len({found[0][0] for found in variables}) == len(images)
+    digest = f"@sha256:{'0' * 64}"
+    for image in images:
+        assert VARIABLE.sub(digest, image).endswith(digest)
+        assert VARIABLE.sub("", image) == image.partition("$")[0]
 
 
 def test_every_port_is_on_loopback_and_the_one_of_the_settings() -> None:

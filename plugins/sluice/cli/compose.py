@@ -18,6 +18,7 @@ SECRETS = {
     "POSTGRES_STORE_API_PASSWORD": "the role that the store API connects as",
     "POSTGRES_AIRFLOW_PASSWORD": "the role that owns Airflow's metadata",
     "REDPANDA_PASSWORD": "the broker's user sluice",
+    "CONSOLE_PASSWORD": "the user console, before Redpanda Console",
     "CLICKHOUSE_PASSWORD": "the user sluice, which writes",
     "CLICKHOUSE_OLAP_PASSWORD": "the user olap, which reads",
     "AIRFLOW_PASSWORD": "the user admin of Airflow's UI",
