@@ -18,7 +18,9 @@ from tests.support.browser import chromium
 
 pytestmark = pytest.mark.services
 
-REFUSED = "ACCESS_DENIED|AUTHENTICATION_FAILED|REQUIRED_PASSWORD|Not enough privileges"
+REFUSED = (
+    "ACCESS_DENIED|AUTHENTICATION_FAILED|REQUIRED_PASSWORD|Not enough privileges|QUOTA_EXCEEDED"
+)
 # What reaches beyond the two databases: files, other servers, programs, the server itself.
 BEYOND = (
     "SELECT * FROM file('/etc/passwd', 'LineAsString')",
@@ -53,6 +55,10 @@ ANYWHERE = (
     "DROP DATABASE cdc",
     "KILL QUERY WHERE 1",
     "CREATE TEMPORARY TABLE leak (line String)",
+    "SELECT number FROM system.numbers LIMIT 1",
+    "SYSTEM STOP LISTEN HTTP",
+    "SYSTEM STOP LISTEN TCP",
+    "SYSTEM START LISTEN MYSQL",
 )
 
 
@@ -126,6 +132,8 @@ async function tried(name, url, options) {
       {method: "POST", body: "SELECT 42", headers: {"X-ClickHouse-User": "sluice"}}),
     await tried("write", address, {method: "POST", mode: "no-cors", credentials: "include",
       body: "CREATE TABLE cdc.planted (x UInt8) ENGINE = Memory"}),
+    await tried("stop", address, {method: "POST", mode: "no-cors",
+      body: "SYSTEM STOP LISTEN HTTP"}),
     await tried("write as the pipeline", address + "?user=sluice", {method: "POST",
       mode: "no-cors", credentials: "include",
       body: "CREATE TABLE cdc.planted (x UInt8) ENGINE = Memory"}),

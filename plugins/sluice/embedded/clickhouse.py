@@ -33,11 +33,12 @@ _PACKAGES = {
 _DIGESTS = {
     "lib-linux-x64-gnu": "c0d32b129e988f2b9a9a31c9141aecf5e1e2453f9a079efc4d36ab8e3f92b2ad",
 }
-# An endless query keeps the process alive while the servers listen.
-_LISTEN = (
-    "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP;"
-    " SELECT sleepEachRow(3) FROM system.numbers FORMAT Null"
-    " SETTINGS function_sleep_max_microseconds_per_block = 0, max_block_size = 1"
+# The statements that start the server. The last is endless, and keeps the process alive.
+STARTING = (
+    "SYSTEM START LISTEN TCP",
+    "SYSTEM START LISTEN HTTP",
+    "SELECT sleepEachRow(3) FROM system.numbers FORMAT Null"
+    " SETTINGS function_sleep_max_microseconds_per_block = 0, max_block_size = 1",
 )
 
 
@@ -138,7 +139,7 @@ def serve(data: Path, tcp_port: int, http_port: int, configuration: Path | None 
         "--logger.console",  # only a crash, with its query, goes to logs/clickhouse.log
         "--log-level=fatal",
         *([f"--config-file={configuration}"] if configuration else []),
-        f"--query={_LISTEN}",
+        f"--query={'; '.join(STARTING)}",
     ]
     library = ctypes.CDLL(str(library_path()))
     encoded = [argument.encode() for argument in arguments]

@@ -1,8 +1,9 @@
 """The users of the embedded ClickHouse and their rights.
 
 They are those of `docker/clickhouse/users.xml`, with the stack's own passwords and without the
-limits of a shared server. `default` remains, without a password, because the query that keeps the
-server's process alive runs as this user: it may only read `system.numbers` and start listening.
+limits of a shared server. `default` remains, without a password, because the statements that start
+the server run as this user, and no address tells their session from others. Its quota is these
+statements: no other one of `default` is run until the server starts again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sluice.embedded import private
+from sluice.embedded.clickhouse import STARTING
 from sluice.settings import PACKAGE, WRITER
 
 CONFIGURATION = "clickhouse.xml"
@@ -26,12 +28,18 @@ _KEEPER = """
     <no_password/>
     <networks><ip>127.0.0.1</ip></networks>
     <profile>keeper</profile>
-    <quota>default</quota>
+    <quota>keeper</quota>
     <grants>
         <query>GRANT SELECT ON system.numbers</query>
         <query>GRANT SYSTEM LISTEN ON *.*</query>
     </grants>
 </default>
+"""
+# See clickhouse.STARTING. Intervals are counted from 1970; the longest ends in 2038.
+_QUOTA = """
+<keeper>
+    <interval><duration>2147483647</duration><queries>{queries}</queries></interval>
+</keeper>
 """
 # Without these settings every user can read all tables of `system`.
 _SERVER = """
@@ -65,7 +73,9 @@ def _users(secrets: Mapping[str, str]) -> ET.Element:
     # the header for the users with passwords.
     constraints = ET.SubElement(keeper, "constraints")
     ET.SubElement(ET.SubElement(constraints, "add_http_cors_header"), "readonly")
-    ET.SubElement(ET.SubElement(root, "quotas"), "default")
+    quotas = ET.SubElement(root, "quotas")
+    ET.SubElement(quotas, "default")
+    quotas.append(ET.fromstring(_QUOTA.format(queries=len(STARTING))))  # noqa: S314
     users.remove(_element(users, "default"))
     users.append(ET.fromstring(_KEEPER))  # noqa: S314
     for name, secret in SECRETS.items():
