@@ -7,6 +7,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,8 @@ from sluice.embedded import airflow_service, clickhouse_users, postgres, private
 from sluice.embedded.passwords import ensure_secrets
 from sluice.embedded.stack import Stack
 from sluice.errors import NeedsPerson, WrongUsage
-from sluice.settings import Settings, read_settings
+from sluice.settings import FILE, Settings, read_settings
+from sluice.settings.project import find_project
 from tests.support.permissions import open_to_others
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
@@ -137,6 +139,36 @@ def test_a_file_that_another_user_planted_is_refused(folder: Path) -> None:
     os.chown(planted, pwd.getpwnam(NOBODY).pw_uid, -1)
     with pytest.raises(WrongUsage, match=r"secrets\.json belongs to another user"):
         Stack(read_settings({"SLUICE_HOME": str(home)})).launch()
+
+
+@as_root
+@pytest.mark.parametrize("plant", ["file", "link", "folder", "writable file", "writable folder"])
+def test_settings_that_another_user_planted_above_are_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    """They name modules, which commands import."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    above, nobody = folder / "shared", pwd.getpwnam(NOBODY).pw_uid
+    (above / "mine").mkdir(parents=True)
+    monkeypatch.chdir(above / "mine")
+    file = above / FILE
+    if plant == "link":
+        (folder / "own.toml").write_text("")
+        file.symlink_to(folder / "own.toml")
+    else:
+        file.write_text("")
+    assert find_project({}) == above
+    changed = above if "folder" in plant else file
+    if "writable" in plant:
+        changed.chmod(0o777)
+    else:
+        os.lchown(changed, nobody, -1)
+    with pytest.raises(WrongUsage, match="another user") as refused:
+        find_project({})
+    assert f"SLUICE_PROJECT={above}" in (refused.value.remedy or "")
+    assert find_project({"SLUICE_PROJECT": str(above)}) == above
+    monkeypatch.chdir(above)  # chosen, as the folder of make's or of git's files
+    assert find_project({}) == above
 
 
 SECRETS = {"clickhouse": "s", "clickhouse_reader": "s", "airflow": "s"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,14 +38,35 @@ def find_project(environment: Mapping[str, str]) -> Path:
     """Return the folder of SLUICE_PROJECT, or the nearest one above with a sluice.toml.
 
     Without one, it is the repository that Sluice runs from, or else the present folder.
+
+    Raises:
+        WrongUsage: another user may have planted the file above the present folder.
     """
     if environment.get("SLUICE_PROJECT"):
         return Path(environment["SLUICE_PROJECT"]).expanduser().resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / FILE).is_file():
+            if folder != here:
+                _require_own(folder)
             return folder
     return PROJECT if IN_REPOSITORY else here
+
+
+def _require_own(folder: Path) -> None:
+    """Require that no other user can change a folder's file of settings.
+
+    Nobody chose the folder, as in /tmp; the file names modules, which commands import.
+    """
+    file, owners = folder / FILE, {os.geteuid(), 0}
+    known = [file.lstat(), file.stat(), folder.stat()]
+    if any(one.st_uid not in owners for one in known) or any(
+        one.st_mode & stat.S_IWOTH for one in known[1:]
+    ):
+        raise WrongUsage(
+            f"{file} may be of another user, who owns it or its folder, or may write there",
+            remedy=f"if you trust it: export SLUICE_PROJECT={shlex.quote(str(folder))}",
+        )
 
 
 def make_importable(project: Path) -> None:
