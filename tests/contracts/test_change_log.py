@@ -23,7 +23,9 @@ from sluice.errors import NotReady, TopicGap, TopicPartitioned
 from sluice.events.event import DEAD_LETTER_TOPIC, Record, Reject
 from sluice.settings import KafkaSettings, Settings
 from tests.support.background import repeating
+from tests.support.messages import transaction
 from tests.support.outside_broker import outside
+from tests.support.waiting import until
 
 Dead = tuple[bytes | None, bytes | None]
 
@@ -36,6 +38,7 @@ class Subject:
     topic: str
     wide_topic: str
     produce: Callable[[bytes | None, bytes | None], None]
+    transaction: Callable[[bytes], None]
     committed: Callable[[], int]
     dead_letters: Callable[[], list[Dead]]
     make_again: Callable[[], None]
@@ -56,11 +59,17 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 def in_memory() -> Subject:
     log = MemoryLog(["cdc.one", "cdc.wide"], partitions={"cdc.wide": 2})
+
+    def committed(value: bytes) -> None:
+        log.produce("cdc.one", value)
+        log.end_transaction("cdc.one")
+
     return Subject(
         log=log,
         topic="cdc.one",
         wide_topic="cdc.wide",
         produce=lambda value, key: log.produce("cdc.one", value, key),
+        transaction=committed,
         committed=lambda: log.committed["cdc.one"],
         dead_letters=lambda: [(r.record.key, r.record.value) for _, r in log.dead_letters],
         make_again=lambda: log.recreate("cdc.one"),
@@ -80,6 +89,10 @@ def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
         producer.produce(topic, value=value, key=key)
         assert producer.flush(10) == 0
 
+    def committed(value: bytes) -> None:
+        with transaction(settings, topic, value) as open_one:
+            open_one.commit_transaction(30)
+
     def make_again() -> None:
         for future in admin.delete_topics([topic]).values():
             future.result()
@@ -91,6 +104,7 @@ def on_broker(settings: KafkaSettings, log: KafkaLog) -> Subject:
         topic=topic,
         wide_topic=wide,
         produce=produce,
+        transaction=committed,
         committed=lambda: topics.committed([topic])[topic],
         dead_letters=lambda: [
             (record.key, record.value)
@@ -254,6 +268,19 @@ def test_a_topic_of_very_many_batches_is_read_to_its_end(services: Settings) -> 
         assert Topics(services.kafka).ends([name]) == {name: count}
     finally:
         admin.delete_topics([name])[name].result()
+
+
+def test_the_markers_of_transactions_are_passed_at_the_end_of_a_topic(subject: Subject) -> None:
+    assert subject.log.after_markers(subject.topic, 0) == 0
+    subject.produce(b"first", None)
+    subject.transaction(b"second")
+    assert [r.offset for chunk in subject.read(0) for r in chunk] == [0, 1]
+    until(lambda: subject.log.end(subject.topic) == 3, "the broker has written the marker")
+    assert [subject.log.after_markers(subject.topic, at) for at in range(4)] == [0, 1, 3, 3]
+    assert subject.read(2) == subject.read(3) == [[]]
+    subject.produce(b"third", None)
+    assert subject.log.after_markers(subject.topic, 2) == 2
+    assert [r.offset for chunk in subject.read(2) for r in chunk] == [3]
 
 
 def test_one_record_is_given_with_the_offset_after_it_and_none_at_the_end(subject: Subject) -> None:

@@ -231,7 +231,8 @@ def test_messages_that_cannot_be_unpacked_are_named_and_those_around_them_shown(
 ) -> None:
     """They are larger, unpacked, than this client may receive."""
     first = Topics(services.kafka).ends([CONTROL_TOPIC])[CONTROL_TOPIC]
-    large = {"compression.type": "zstd", "message.max.bytes": 9_000_000, "batch.size": 9_000_000}
+    limits = dict.fromkeys(("message.max.bytes", "batch.size"), 9_000_000)
+    large: dict[str, Any] = {"compression.type": "zstd", **limits}
     send(services, CONTROL_TOPIC, {"value": b"before"})
     send(services, CONTROL_TOPIC, *[{"value": bytes(2_500_000)}] * 3, **large)
     send(services, CONTROL_TOPIC, {"value": b"after"})

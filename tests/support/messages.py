@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from confluent_kafka import Producer
 
 from sluice.clients.broker import Broker
-from sluice.settings import Settings
+from sluice.settings import KafkaSettings, Settings
 
 
 def product_event(key: int, operation: str = "insert", **metadata: Any) -> bytes:
@@ -20,9 +23,19 @@ def product_event(key: int, operation: str = "insert", **metadata: Any) -> bytes
     return json.dumps({"metadata": head, "payload": row, "before": None}).encode()
 
 
-def send(settings: Settings, topic: str, *messages: dict[str, Any], **options: Any) -> None:
-    """Send messages, each given as `Producer.produce` takes it, in their order."""
-    producer = Broker(settings.kafka).client(Producer, {"linger.ms": 1000, **options})
+def send(
+    settings: Settings, topic: str, *messages: dict[str, Any], ending: str = "", **options: Any
+) -> None:
+    """Send messages, each given as `Producer.produce` takes it, in their order.
+
+    Args:
+        ending: commit or abort, of a transaction of all. Default: none, without a transaction.
+    """
+    named = {"transactional.id": uuid4().hex} if ending else {}
+    producer = Broker(settings.kafka).client(Producer, {"linger.ms": 1000, **named, **options})
+    if ending:
+        producer.init_transactions(30)
+        producer.begin_transaction()
     failures: list[Any] = []
     for message in messages:
         producer.produce(
@@ -30,3 +43,18 @@ def send(settings: Settings, topic: str, *messages: dict[str, Any], **options: A
         )
     assert producer.flush(30) == 0
     assert failures == []
+    if ending:
+        getattr(producer, f"{ending}_transaction")(30)
+
+
+@contextmanager
+def transaction(settings: KafkaSettings, topic: str, *values: bytes) -> Iterator[Producer]:
+    """Send messages in a transaction, which is open during the context unless that ends it."""
+    producer = Broker(settings).client(Producer, {"transactional.id": uuid4().hex})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for value in values:
+        producer.produce(topic, value=value)
+    assert producer.flush(30) == 0
+    yield producer
+    producer.purge()

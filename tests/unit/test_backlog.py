@@ -44,6 +44,7 @@ class Pipeline:
     def do(self, step: str) -> None:
         steps: dict[str, Callable[[], object]] = {
             "send": self.send,
+            "end a transaction": lambda: self.log.end_transaction(TABLE.topic),
             "send garbage": lambda: self.log.produce(TABLE.topic, b"{}"),
             "send a wrong row": lambda: self.send(price="much"),
             "drain": self.drain,
@@ -91,6 +92,7 @@ STEPS = st.lists(
         [
             "send",
             "send",
+            "end a transaction",
             "send garbage",
             "send a wrong row",
             "drain",
@@ -127,6 +129,17 @@ def test_a_drain_of_a_table_that_is_not_due_changes_nothing(
         report = pipeline.step().run(DECODER)  # raises nothing
         assert (report.events, report.caught_up) == (0, True)
         assert pipeline.state() == before
+
+
+@given(STEPS)
+@example(["send", "end a transaction"])
+def test_a_table_that_was_drained_to_the_end_is_not_due(steps: Steps) -> None:
+    pipeline = Pipeline()
+    for step in [*steps, "pass the gap", "drain"]:
+        pipeline.do(step)
+    backlog = pipeline.backlog()
+    assert backlog.due(TABLE) == (TABLE.name in backlog.rejecting)
+    assert backlog.events(TABLE) == 0
 
 
 @given(STEPS)

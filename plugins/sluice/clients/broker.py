@@ -24,6 +24,9 @@ from sluice.settings import KafkaSettings
 
 C = TypeVar("C")
 _NONE: Mapping[str, Any] = {}
+# A transaction that its producer left open hides what others send after it from consumers that
+# read only committed messages. Sluice's sources use no transactions.
+_READ_ALL: Mapping[str, Any] = {"isolation.level": "read_uncommitted"}
 _NO_SECRET = 5  # characters; longer values may be a secret
 _RECENT_S, _POLL_S = 60.0, 0.5
 _INFORMATION = 6
@@ -124,7 +127,8 @@ class Broker:
                 message contains no option's value.
         """
         require_allowed(self._chosen)
-        together = {**defaults, **self.options, **options}
+        reading = _READ_ALL if kind is Consumer else _NONE
+        together = {**defaults, **self.options, **reading, **options}
         try:
             return kind({**together, "error_cb": self._report, "logger": self})
         except (KafkaException, TypeError, ValueError) as error:

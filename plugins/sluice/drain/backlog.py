@@ -41,6 +41,7 @@ class Backlog:
             checkpoint=self.checkpoints.get(table.name),
             broker_epoch=self.broker_epoch,
             topic_id=position.id,
+            end=position.end,
             rejecting=table.name in self.rejecting,
         )
 

@@ -151,6 +151,8 @@ class Drain(Resumption):
             if writing is not None:
                 checkpoint, rejects = writing.result()
                 rejected += rejects
+        if caught_up and checkpoint.next_offset < standing.end:
+            checkpoint = self._pass_markers(table, checkpoint)
         report = DrainReport(
             table=table.name,
             broker_epoch=checkpoint.broker_epoch,
@@ -256,11 +258,24 @@ class Drain(Resumption):
             truncated=stored.truncated,
             committed_at=min(max(checkpoint.committed_at, stored.committed_at), _now()),
         )
+        self._move_to(table, following)
+        return following, len(rejects)
+
+    def _pass_markers(self, table: Table, checkpoint: Checkpoint) -> Checkpoint:
+        """Move the checkpoint behind markers at the topic's end; see ports.ChangeLog."""
+        end = self.changes.after_markers(table.topic, checkpoint.next_offset)
+        if end <= checkpoint.next_offset:
+            return checkpoint
+        following = checkpoint.following(next_offset=end)
+        self._move_to(table, following)
+        return following
+
+    def _move_to(self, table: Table, following: Checkpoint) -> None:
+        """Write a checkpoint, then commit its offset."""
         self.store.advance(following)
         self.reached("checkpoint written")
         self.changes.commit({table.topic: following.next_offset})
         self.reached("offset committed")
-        return following, len(rejects)
 
     def _refuse_poison(
         self, table: Table, records: Sequence[Record], rejects: Sequence[Reject]

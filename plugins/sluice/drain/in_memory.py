@@ -24,26 +24,33 @@ class MemoryLog:
         self._epoch = epoch
         self._partitions = partitions or {}
         self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
+        self._ends = dict.fromkeys(topics, 0)
         self._incarnations = dict.fromkeys(topics, 1)
         self.committed: dict[str, int] = {}
         self.dead_letters: list[tuple[str, Reject]] = []
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None) -> None:
         """Append a message to the topic."""
-        records = self._topics[topic]
-        records.append(Record(offset=len(records), key=key, value=value))
+        self._topics[topic].append(Record(offset=self._ends[topic], key=key, value=value))
+        self._ends[topic] += 1
+
+    def end_transaction(self, topic: str) -> None:
+        """Append a marker, which has an offset and is no message."""
+        self._ends[topic] += 1
 
     def recreate(self, topic: str) -> None:
         """Delete and recreate a topic."""
         self._incarnations[topic] += 1
         self._topics[topic].clear()
+        self._ends[topic] = 0
 
     def wipe(self, epoch: str) -> None:
         """Lose all messages and offsets, as a broker without a disk when it is killed."""
         self._epoch = epoch
         self.committed.clear()
-        for records in self._topics.values():
+        for topic, records in self._topics.items():
             records.clear()
+            self._ends[topic] = 0
 
     def epoch(self) -> str:
         """See ports.ChangeLog."""
@@ -52,11 +59,11 @@ class MemoryLog:
     def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         records = self._there(topic)
-        if not 0 <= offset <= len(records):
+        if not 0 <= offset <= self.end(topic):
             raise TopicGap(f"{topic}: offset {offset} is not on the topic")
         portion: list[Record] = []
         taken = 0
-        for record in records[offset:]:
+        for record in (record for record in records if record.offset >= offset):
             portion.append(record)
             taken += len(record.value or b"")
             if len(portion) == chunk.events or taken >= chunk.size:
@@ -70,6 +77,10 @@ class MemoryLog:
         """See ports.ChangeLog."""
         record = next((r for r in self._there(topic) if r.offset >= offset), None)
         return record and Passed(record=record, next_offset=record.offset + 1)
+
+    def after_markers(self, topic: str, offset: int) -> int:
+        """See ports.ChangeLog."""
+        return offset if self.one(topic, offset) else max(offset, self.end(topic))
 
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
@@ -103,8 +114,7 @@ class MemoryLog:
 
     def end(self, topic: str) -> int:
         """See ports.ChangeLog."""
-        records = self._topics[topic]
-        return records[-1].offset + 1 if records else 0
+        return self._ends[topic]
 
     def commit(self, offsets: Mapping[str, int]) -> None:
         """See ports.ChangeLog."""

@@ -179,6 +179,19 @@ class KafkaLog:
             pass
         return True
 
+    def after_markers(self, topic: str, offset: int) -> int:
+        """See ports.ChangeLog."""
+        self._consumer.assign([TopicPartition(topic, 0, offset)])
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            while (message := self._consumer.poll(0.5)) is None and time.monotonic() < deadline:
+                pass
+        finally:
+            self._consumer.unassign()
+        error = message and message.error()
+        at_end = error and error.code() == KafkaError._PARTITION_EOF
+        return message.offset() or offset if message and at_end else offset
+
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
         with self._broker.translated(self._admin):

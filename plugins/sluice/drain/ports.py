@@ -94,12 +94,14 @@ class Standing:
         checkpoint: the current one; None before the first drain.
         broker_epoch: the broker's incarnation.
         topic_id: id of the topic's incarnation; empty where the broker has none.
+        end: offset after the topic's last message.
         rejecting: whether the table may have open dead letters, which a newer row may resolve.
     """
 
     checkpoint: Checkpoint | None
     broker_epoch: str
     topic_id: str
+    end: int
     rejecting: bool = True
 
 
@@ -204,6 +206,12 @@ class ChangeLog(Protocol):
 
     def one(self, topic: str, offset: int) -> Passed | None:
         """Return the first record at or after the offset; None at the topic's end."""
+
+    def after_markers(self, topic: str, offset: int) -> int:
+        """Return the topic's end if no record is at or after `offset`; otherwise `offset`.
+
+        A broker ends a transaction with a marker, which has an offset and is no record.
+        """
 
     def topic_id(self, topic: str) -> str:
         """Return the id that changes when a topic is recreated; empty where the broker has none.

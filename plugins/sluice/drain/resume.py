@@ -163,6 +163,7 @@ class Resumption:
             checkpoint=self.store.checkpoint(table.name),
             broker_epoch=self.changes.epoch(),
             topic_id=self.changes.topic_id(table.topic),
+            end=self.changes.end(table.topic),
         )
 
     def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
