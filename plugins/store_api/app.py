@@ -7,6 +7,7 @@ Routes are created from the models and their generated schemas: a new model is a
 
 import os
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
@@ -53,6 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.middleware("http")
     async def confine(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if _is_rebound(request.url.hostname or ""):
+            return JSONResponse({"detail": "use the address of this machine"}, 421)
         response = await call_next(request)
         response.headers["Content-Security-Policy"] = _OWN_FILES
         return response
@@ -70,6 +73,19 @@ def create_app(settings: Settings) -> FastAPI:
     for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__):
         app.include_router(_resource(mapper, session))
     return app
+
+
+def _is_rebound(host: str) -> bool:
+    """Whether a web page elsewhere could have this host.
+
+    Somebody else's domain may resolve to this machine, and then its pages may read the answers. A
+    domain has a dot, unlike `localhost` and the names of containers.
+    """
+    try:
+        ip_address(host)
+    except ValueError:
+        return "." in host
+    return False
 
 
 def _resource(mapper: Mapper[Any], session: Any) -> APIRouter:

@@ -42,11 +42,11 @@ def chromium_path() -> str:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*arguments: str) -> Iterator[Browser]:
     """The browser."""
     path = chromium_path()
     with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        browser = tools.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
         yield browser
         browser.close()
 
