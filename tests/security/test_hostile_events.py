@@ -12,8 +12,10 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -35,7 +37,15 @@ from sluice.cli import app
 from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.drain import kafka_log as kafka
 from sluice.drain.dead_letters import parse_condition
-from sluice.errors import RecordUnreadable, Retryable, RowsRejected, WrongUsage
+from sluice.errors import (
+    NeedsPerson,
+    RecordUnreadable,
+    Retryable,
+    RowsRejected,
+    SlotBusy,
+    WrongUsage,
+)
+from sluice.events.event import CONTROL_TOPIC, DEAD_LETTER_TOPIC
 from sluice.execution.contention import until_done
 from sluice.quality.checks import Check, QualityReport
 from sluice.settings import Settings
@@ -43,6 +53,8 @@ from sluice.wiring.context import opened
 from sluice.wiring.drains import make_decoder, make_drain
 from store_api.database import make_engine
 from store_api.demo import load
+from tests.support import messages
+from tests.support.messages import transaction
 from tests.support.pipeline import checked, relaying
 from tests.support.places import PLACES, placed
 from tests.support.processes import command_environment
@@ -64,12 +76,19 @@ services = own_services
 
 
 @pytest.fixture(scope="module")
-def engine(services: Settings) -> Iterator[Engine]:
-    made = make_engine(services.postgres)
+def relay(services: Settings) -> Iterator[ExitStack]:
+    """Holds the relay, which `close` stops."""
     load(services, customers=5, orders=10, seed=19)
-    with relaying(services):
-        assert not checked(services).failures
-        yield made
+    with ExitStack() as running:
+        running.enter_context(relaying(services))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def engine(services: Settings, relay: ExitStack) -> Iterator[Engine]:
+    made = make_engine(services.postgres)
+    assert not checked(services).failures
+    yield made
     made.dispose()
 
 
@@ -173,6 +192,31 @@ def test_a_forged_event_costs_itself(
     honest(services, engine)
     assert len(letters(services)) == before + 1
     assert wiring.quality(services, [TABLE]).passed
+
+
+@pytest.mark.parametrize("ending", ["commit", "abort", ""], ids=["committed", "aborted", "open"])
+def test_a_transaction_hides_no_event_behind_it_and_lets_the_table_be_drained_to_its_end(
+    services: Settings, engine: Engine, ending: str
+) -> None:
+    """The marker that ends a transaction has an offset, and no message to wait for."""
+    before = len(letters(services))
+    with transaction(services.kafka, TOPIC, b"bad") as producer:
+        honest(services, engine)
+        if ending:
+            getattr(producer, f"{ending}_transaction")(30)
+        assert len(letters(services)) == before + 1
+        done = in_time(lambda: run(services, "resync", TABLE))
+        assert done.exit_code == 0, (done.output, done.exception)
+        done = in_time(lambda: run(services, "drain", "--until-empty"))
+        assert done.exit_code == 0, (done.output, done.exception)
+        until(lambda: drained_to_the_end(services), "nothing is left on the topic")
+    honest(services, engine)
+
+
+def drained_to_the_end(settings: Settings) -> bool:
+    """Drain; the broker writes a marker a little after the transaction ended."""
+    wiring.drain_all(settings, [TABLE]).require()
+    return standing(settings) == Topics(settings.kafka).ends([TOPIC])[TOPIC]
 
 
 def bomb(settings: Settings, *sizes: int) -> None:
@@ -408,6 +452,34 @@ def test_garbage_among_the_notes_of_the_broker_is_no_note(
     assert slots.snapshot_taken(Topics(services.kafka), services.relay)
 
 
+GARBAGE: Sequence[dict[str, Any]] = (
+    {"value": b"bad", "key": b"\xff\x00"},
+    {"value": None, "key": None},
+    {"value": b"[" * 100_000},
+    {"value": event("truncate", None, commit_lsn=LAST), "key": b'{"id":1}'},
+    {
+        "value": bytes(900_000),
+        "headers": [("table", b"products"), ("offset", b"\xff"), ("n", None)],
+    },
+)
+
+
+def test_no_step_reads_what_others_write_to_the_topics_of_control_and_of_dead_letters(
+    services: Settings, engine: Engine, relay: ExitStack
+) -> None:
+    before = len(letters(services))
+    for topic in (CONTROL_TOPIC, DEAD_LETTER_TOPIC):
+        messages.send(services, topic, *GARBAGE)
+        messages.send(services, topic, {"value": b"bad"}, ending="commit")
+    relay.close()
+    relay.enter_context(relaying(services))
+    honest(services, engine)
+    assert len(letters(services)) == before
+    assert wiring.quality(services).passed
+    done = run(services, "doctor")
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
 def note(settings: Settings, *values: bytes, **options: Any) -> None:
     """Send to the topic of the broker's epoch."""
     producer = Producer(
@@ -489,6 +561,74 @@ def test_very_many_messages_cost_no_more_than_the_last_of_them(
     assert wiring.quality(services, [TABLE]).passed
 
 
+def slot_note(settings: Settings, **changed: Any) -> None:
+    """Note another snapshot than the slot's, as a principal can who reads the topic."""
+    topics = Topics(settings.kafka)
+    true = topics.slot_note(settings.relay.slot)
+    assert true is not None
+    note(settings, json.dumps({**true, **changed}).encode())
+
+
+def slot_mark(settings: Settings, **changed: int) -> None:
+    topics = Topics(settings.kafka)
+    true = topics.mark(settings.relay.slot)
+    topics.note_mark(settings.relay.slot, true._replace(**changed))
+
+
+Forgery = Callable[[Settings], None]
+STOPPING: Sequence[Forgery] = (
+    partial(slot_note, system_identifier="7"),
+    partial(slot_note, timeline=99),
+    partial(slot_note, publication={"oid": 7, "tables": {}}),
+    partial(slot_mark, wal=1 << 60),
+    partial(slot_mark, transactions=1 << 60),
+    partial(slot_mark, counted_since=1, wal=1),
+)
+PASSING: Sequence[Forgery] = (
+    partial(slot_note, consistent_point=None),
+    partial(slot_note, consistent_point=LAST),
+)
+
+
+def test_forged_notes_stop_the_relay_until_the_command_that_it_names(
+    services: Settings, engine: Engine, relay: ExitStack
+) -> None:
+    relay.close()
+    topics = Topics(services.kafka)
+    noted, mark = topics.slot_note(services.relay.slot), topics.mark(services.relay.slot)
+    for forge in STOPPING:
+        note(services, json.dumps(noted).encode())
+        topics.note_mark(services.relay.slot, mark)
+        assert prepared(services).confirmed_lsn
+        forge(services)
+        with pytest.raises(NeedsPerson) as stopped:
+            prepared(services)
+        assert (stopped.value.remedy or "").endswith(": sluice recover")
+    done = run(services, "recover")
+    assert done.exit_code == 0, (done.output, done.exception)
+    relay.enter_context(relaying(services))
+    honest(services, engine)
+
+
+def test_forged_notes_that_do_not_stop_the_relay_change_nothing_that_checks_do_not_name(
+    services: Settings, engine: Engine, relay: ExitStack
+) -> None:
+    relay.close()
+    for forge in PASSING:
+        forge(services)
+        assert prepared(services).confirmed_lsn
+    relay.enter_context(relaying(services))
+    brought_right(services)
+    honest(services, engine)
+
+
+def prepared(settings: Settings) -> slots.Ready:
+    """What the relay concludes when it starts; the session of a former one may still end."""
+    catalog, topics = load_catalog("models"), Topics(settings.kafka)
+    prepare = partial(slots.prepare, settings.postgres, settings.relay, catalog, topics)
+    return until(partial(prepare, snapshot=False), "the slot is free", retry=SlotBusy)
+
+
 class Base(DeclarativeBase):
     """The declarative base."""
 
@@ -527,6 +667,18 @@ FORGED_NOW = st.tuples(
     st.integers(1, 3) | st.integers(990_000, 990_003),
     st.integers(0, 3),
 ).map(lambda drawn: (NOW, *drawn))
+ENCODINGS: Mapping[str, Callable[[str], bytes]] = {
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-8 with a mark": lambda text: text.encode("utf-8-sig"),
+    "Latin-1": lambda text: text.replace("forged", "é").encode("latin-1"),
+    "half a character": lambda text: text.replace("forged", "\\ud800").encode(),
+    "escapes": lambda text: text.replace("products", "\\u0070roducts").encode(),
+    "a field twice": lambda text: text.replace('"payload"', '"payload": null, "payload"').encode(),
+    "no number": lambda text: text.replace('"1.00"', "NaN").encode(),
+    "a long number": lambda text: text.replace('"1.00"', "9" * 5000).encode(),
+    "NUL": lambda text: text.replace("forged", "\\u0000unchanged").encode(),
+    "white space": lambda text: text.replace(",", " , \n").encode(),
+}
 
 
 def damaged(drawn: tuple[int, int, int]) -> bytes:
@@ -536,7 +688,7 @@ def damaged(drawn: tuple[int, int, int]) -> bytes:
     return value[:at] + bytes([byte]) * (length % 3) + value[at + length :]
 
 
-MESSAGES = st.one_of(
+VALUES = st.one_of(
     FORGED_NOW,
     st.tuples(st.sampled_from(["update", "delete", "truncate", "read"]), PLACES).map(
         lambda drawn: placed(*drawn)
@@ -545,45 +697,84 @@ MESSAGES = st.one_of(
     st.binary(max_size=40),
     st.none(),
     st.sampled_from(sorted(LARGE)),
+    st.sampled_from(sorted(ENCODINGS)),
 )
+KEYS = st.one_of(
+    st.sampled_from([b'{"id":1}', b'{"id":990000}', b'{"id":"1"}', b"[1]", b"{}", b"x" * 70_000]),
+    st.none(),
+    st.binary(max_size=20),
+)
+HEADERS = st.lists(st.tuples(st.text(max_size=9), st.none() | st.binary(max_size=9)), max_size=3)
+TIMES = st.sampled_from([0, 1, 1_000_000_000_000])
+MESSAGES = st.fixed_dictionaries(
+    {"value": VALUES, "key": KEYS}, optional={"headers": HEADERS, "timestamp": TIMES}
+)
+COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
+ENDINGS = ("", "commit", "abort")  # of a transaction; or there is none
+EACH_ENCODING = [{"value": name, "key": b'{"id":1}'} for name in ENCODINGS]
+EACH_KEY = [
+    {"value": (NOW, "update", 1, 0), "key": key, "headers": [("\u202e", b"\xff"), ("", None)]}
+    for key in (None, b"", b"\xff", b'{"id":990000}', b"[" * 20_000)
+]
 
 
-def sent(settings: Settings, engine: Engine, messages: Sequence[Any]) -> None:
+def sent(
+    settings: Settings, engine: Engine, prefix: Sequence[Any], compression: str, ending: str
+) -> None:
     with engine.connect() as connection:
         now = connection.scalar(text("SELECT pg_current_wal_insert_lsn()::text"))
-    send(settings, *(as_of(now, message) for message in messages))
+    whole = [{**message, "value": as_of(now, message["value"])} for message in prefix]
+    messages.send(settings, TOPIC, *whole, ending=ending, **{"compression.type": compression})
 
 
-def as_of(position: Any, message: Any) -> bytes | None:
-    if not isinstance(message, tuple):
-        whole: bytes | None = LARGE.get(message, message)
+def as_of(position: Any, value: Any) -> bytes | None:
+    if isinstance(value, str) and value in ENCODINGS:
+        return ENCODINGS[value](event("update", product(1), commit_lsn=position).decode())
+    if not isinstance(value, tuple):
+        whole: bytes | None = LARGE.get(value, value)
         return whole
-    _, operation, key, ordinal = message
+    _, operation, key, ordinal = value
     payload = {"truncate": None, "delete": {"id": key}}.get(operation, product(key))
     return event(operation, payload, commit_lsn=position, ordinal=ordinal)
 
 
 @hypothesis.settings(
-    max_examples=5, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
+    max_examples=3, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
 )
-@hypothesis.given(messages=st.lists(MESSAGES, min_size=1, max_size=8))
-@hypothesis.example(messages=[(NOW, "truncate", 1, 0), (NOW, "insert", 990_000, 3)])
+@hypothesis.given(
+    prefix=st.lists(MESSAGES, min_size=1, max_size=8),
+    compression=st.sampled_from(COMPRESSIONS),
+    ending=st.sampled_from(ENDINGS),
+)
+@hypothesis.example(
+    prefix=[{"value": (NOW, "truncate", 1, 0), "key": None}, *EACH_ENCODING, *EACH_KEY],
+    compression="gzip",
+    ending="",
+)
+@hypothesis.example(
+    prefix=[{"value": (NOW, "insert", 990_000, 3), "key": None}], compression="lz4", ending="abort"
+)
 def test_after_any_messages_tables_are_equal_or_a_check_names_what_makes_them_so(
-    services: Settings, engine: Engine, messages: list[Any]
+    services: Settings, engine: Engine, prefix: list[Any], compression: str, ending: str
 ) -> None:
-    sent(services, engine, messages)
+    sent(services, engine, prefix, compression, ending)
     with engine.begin() as connection:
         connection.execute(text("UPDATE products SET price = price + 1 WHERE id % 2 = 1"))
-    for _ in range(3):
-        report = deeply(services)
-        if report.passed:
-            break
-        for failed in report.checks:
-            if failed.status == "fail":
-                advised(services, failed)
-    assert report.passed, [failed.sentence() for failed in report.checks]
+    brought_right(services)
     assert stored(services) == in_postgres(engine)
     honest(services, engine)
+
+
+def brought_right(settings: Settings) -> None:
+    """Run the commands that checks name, until a deep check passes."""
+    for _ in range(3):
+        report = deeply(settings)
+        if report.passed:
+            return
+        for failed in report.checks:
+            if failed.status == "fail":
+                advised(settings, failed)
+    raise AssertionError([failed.sentence() for failed in report.checks])
 
 
 def deeply(settings: Settings) -> QualityReport:
