@@ -223,6 +223,14 @@ class ClickHouseStore:
         )
         return {str(reason): int(count) for reason, count in rows}
 
+    def rows_at(self, table: Table, version: int) -> int:
+        """See ports.StateStore."""
+        ((count,),) = self._clickhouse.execute(
+            f"SELECT count() FROM cdc.{quoted(table.storage)} WHERE _version = {{version:UInt128}}",
+            version=version,
+        )
+        return int(count)
+
     def resyncing(self, table: str) -> bool:
         """See ports.StateStore."""
         runs = self._clickhouse.execute(
