@@ -36,6 +36,7 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 services = own_services  # its servers are killed
 TOPICS = [table.topic for table in CATALOG.tables]
+MODULE = "tests.integration.interrupted_copy"
 BY_TOPIC = "rows go through the topic"
 
 
@@ -141,7 +142,8 @@ def test_a_copy_that_is_killed_at_any_point_starts_again_and_leaves_nothing_stal
 ) -> None:
     for number, point in enumerate(initial_copy.POINTS):
         times = 3 if point.startswith("rows s") else 1  # an insert in the midst of a table
-        processes.killed(services, "tests.integration.interrupted_copy", point, times)
+        # Without a drain, for which the copy would wait.
+        processes.killed(services, MODULE, point, times, SLUICE_RELAY_ACK="broker")
         with engine.begin() as connection:
             connection.execute(
                 text("DELETE FROM order_items WHERE id % 10 = :number"), {"number": number}
