@@ -5,9 +5,10 @@
 Starts its own PostgreSQL, broker and ClickHouse. ROWS (1,000,000) order items, and a tenth as many
 customers of 1 kB with hostile text, are copied in each way, alternating, REPEATS (3) times; medians
 are printed. The ways: `COPY ... TO STDOUT` to nothing; the limit of the shape, psql's COPY piped
-into curl and the same insert, with nothing of Sluice's; the relay's first copy, until its slot
-exists, with the drain beside it; `sluice resync`; and a resync of a tenth of the rows through the
-topic, as where ClickHouse's HTTP port does not answer.
+into curl and the same insert, with nothing of Sluice's; the relay's first copy, from its start
+until its slot exists, with `SLUICE_RELAY_ACK=broker`, because drains run once a minute; `sluice
+resync`; and a resync of a tenth of the rows through the topic, as where ClickHouse's HTTP port does
+not answer.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Subject:
 
     def measure(self, rows: int, run: Callable[[], object]) -> Measure:
         """Run once."""
+        wiring.drain_all(self.settings).require()  # what the run before has left
         before, begun = self._used(), time.monotonic()
         run()
         seconds = time.monotonic() - begun
@@ -102,13 +104,13 @@ class Subject:
 
     def _first_copy(self, table: Table) -> None:
         stop, before = threading.Event(), confirmed(self.settings)
-        options = {"snapshot": True, "stop": stop, "loads": partial(first_loads, self.settings)}
+        settings = replace(self.settings, relay=replace(self.settings.relay, ack="broker"))
+        options = {"snapshot": True, "stop": stop, "loads": partial(first_loads, settings)}
         alone = replace(CATALOG, tables=(table,), facts=())
-        copying = threading.Thread(target=relay, args=(self.settings, alone), kwargs=options)
+        copying = threading.Thread(target=relay, args=(settings, alone), kwargs=options)
         copying.start()
         while confirmed(self.settings) <= before and copying.is_alive():
-            wiring.drain_all(self.settings, [table.name]).require()
-            time.sleep(0.1)
+            time.sleep(0.05)
         stop.set()
         copying.join()
 

@@ -3,8 +3,8 @@
 A table is read in ranges of pages, not of keys: PostgreSQL reads each page once, in disk order,
 whatever the key is, and the number of pages is known. A row stays in its page during the snapshot.
 
-Rows that do not fit ClickHouse's types follow on the topic when all others are stored, so that the
-drain can compare their number with that of the stored rows.
+Rows that do not fit ClickHouse's types follow on the topic when the others of their insert are
+stored, so that the drain can compare their number with that of the stored rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sluice.capture.bulk import Copying, Load, Loads
@@ -95,17 +96,16 @@ class TableCopies:
     def _in_bulk(
         self, load: Load, ranges: Sequence[PageRange], reader: RowReader, tally: _Tally
     ) -> Copying:
-        copying, remaining = load.begin(self.batch.end_lsn), []
+        copying = load.begin(self.batch.end_lsn)
         for start in range(0, len(ranges), _RANGES_IN_AN_INSERT):
             some = ranges[start : start + _RANGES_IN_AN_INSERT]
             condition = rows_on(some[0][0], some[-1][1])
-            loaded = copying.copy(self.cursor, condition, self.reached, tally.sent)
+            sent = partial(tally.further, tally.stored + reader.rows)
+            loaded = copying.copy(self.cursor, condition, self.reached, sent)
             tally.stored += loaded.rows
-            tally.ranges_read(len(some), tally.stored)
             if loaded.others is not None:
-                remaining.append(loaded.others)
-        for condition in remaining:
-            reader.read_rows(condition)
+                reader.read_rows(loaded.others)
+            tally.ranges_read(len(some), tally.stored + reader.rows)
         return copying
 
 
@@ -136,9 +136,9 @@ class _Tally:
         self._progress.snapshot_rows = self._before + rows
         self._pace.at(rows, self._total)
 
-    def sent(self, rows: int) -> None:
-        """Take in the number of rows that an insert was sent so far; see capture.bulk.Copying."""
-        self.at(self.stored + rows)
+    def further(self, before: int, rows: int) -> None:
+        """Take in the rows before an insert, and those that it was sent so far."""
+        self.at(before + rows)
 
     def ranges_read(self, ranges: int, rows: int) -> None:
         """Take in that ranges are read, and the number of rows so far."""
