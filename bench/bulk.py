@@ -5,8 +5,10 @@
 Starts its own PostgreSQL, broker and ClickHouse. ROWS (1,000,000) order items, and a tenth as many
 customers of 1 kB with hostile text, are copied in each way, alternating, REPEATS (3) times; medians
 are printed. The ways: `COPY ... TO STDOUT` to nothing; the limit of the shape, psql's COPY piped
-into curl and the same insert, with nothing of Sluice's; `sluice resync`; and a resync of a tenth of
-the rows through the topic, as where ClickHouse's HTTP port does not answer.
+into curl and the same insert, with nothing of Sluice's; the relay's first copy, from its start
+until its slot exists, with `SLUICE_RELAY_ACK=broker`, because drains run once a minute; `sluice
+resync`; and a resync of a tenth of the rows through the topic, as where ClickHouse's HTTP port does
+not answer.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -29,15 +33,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.pictures import OTHER, OWN, Bar, bars
 from sluice import wiring
 from sluice.capture import slot as slots
+from sluice.capture.relay import run as relay
 from sluice.catalog import Table, load_catalog
 from sluice.embedded.stack import Stack
 from sluice.events.event import RELAY
 from sluice.generate.bulk import Place, bulk_rows
 from sluice.settings import Settings
+from sluice.wiring.bulk import first_loads
+from tests.support.pipeline import confirmed
 from tests.support.services import initialise, stack_environment, started, temporary_home
 
 CATALOG = load_catalog("models")
-COPY, LIMIT, RESYNC, TOPIC = "COPY to nothing", "psql and curl", "resync", "through the topic"
+COPY, LIMIT, FIRST = "COPY to nothing", "psql and curl", "first copy"
+RESYNC, TOPIC = "resync", "through the topic"
 HOSTILE = r"E'\\N \t \n \\ é 😀 '"
 FILL = (
     "ALTER TABLE customers ALTER name TYPE text",
@@ -80,17 +88,31 @@ class Subject:
         return {
             COPY: (rows, lambda: self._shell(f"{self._psql(table)} > /dev/null")),
             LIMIT: (rows, lambda: self._shell(f"{self._psql(table)} | {self._curl(table)}")),
+            FIRST: (rows, lambda: self._first_copy(table)),
             RESYNC: (rows, lambda: wiring.resync(self.settings, table.name, restart=True)),
             TOPIC: (part, lambda: wiring.resync(by_topic, table.name, upper=str(part))),
         }
 
     def measure(self, rows: int, run: Callable[[], object]) -> Measure:
         """Run once."""
+        wiring.drain_all(self.settings).require()  # what the run before has left
         before, begun = self._used(), time.monotonic()
         run()
         seconds = time.monotonic() - begun
         used = [(b - a) / rows * 1e6 for a, b in zip(before, self._used(), strict=True)]
         return Measure(rate=rows / seconds, own=used[0], postgres=used[1], clickhouse=used[2])
+
+    def _first_copy(self, table: Table) -> None:
+        stop, before = threading.Event(), confirmed(self.settings)
+        settings = replace(self.settings, relay=replace(self.settings.relay, ack="broker"))
+        options = {"snapshot": True, "stop": stop, "loads": partial(first_loads, settings)}
+        alone = replace(CATALOG, tables=(table,), facts=())
+        copying = threading.Thread(target=relay, args=(settings, alone), kwargs=options)
+        copying.start()
+        while confirmed(self.settings) <= before and copying.is_alive():
+            time.sleep(0.05)
+        stop.set()
+        copying.join()
 
     def _psql(self, table: Table) -> str:
         columns = ", ".join(column.name for column in table.columns)

@@ -64,6 +64,12 @@ def test_the_row_of_the_highest_version_counts_in_whatever_order(store: StateSto
     assert store.current(PRODUCTS, [(2,)]) == {(2,): (8, None)}
 
 
+def test_rows_are_counted_by_their_version(store: StateStore) -> None:
+    store.append(PRODUCTS, rows((1, "a", 1 << 100, 0), (2, "b", 1 << 100, 0), (3, "c", 5, 0)))
+    counts = [store.rows_at(PRODUCTS, version) for version in (1 << 100, 5, 6)]
+    assert counts == [2, 1, 0]
+
+
 def test_values_come_back_as_the_driver_took_them(store: StateStore) -> None:
     store.append(PRODUCTS, rows((1, "x", 1 << 112, 0)))
     found = store.current(PRODUCTS, [(1,)])

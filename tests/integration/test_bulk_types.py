@@ -100,7 +100,7 @@ class Ways:
         """Store the rows that fit; return their number."""
         rows = bulk_rows(self.table, PLACE)
         source, fits = own_rows(self.cursor, self.table), sql.SQL(rows.fits or "true")
-        with insertion(self.settings.clickhouse, rows.insert, lambda _: None) as body:
+        with insertion(self.settings.clickhouse, rows.insert, lambda _: None, "types") as body:
             return copy_rows(self.cursor, sql.SQL(rows.selected), source, fits, body)
 
     def stored(self) -> dict[int, list[Any]]:

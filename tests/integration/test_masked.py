@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -23,8 +24,9 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine
 
 from sluice import wiring
-from sluice.capture import relay
+from sluice.capture import relay, table_copy
 from sluice.capture import slot as slots
+from sluice.capture.bulk import OpenLoads, no_loads
 from sluice.capture.relay import run
 from sluice.catalog import load_catalog
 from sluice.catalog.quality_options import Status
@@ -38,6 +40,7 @@ from sluice.generate.files import write_files
 from sluice.operate.doctor import clickhouse as doctor
 from sluice.operate.row_comparison import compare_rows
 from sluice.settings import RelaySettings, Settings
+from sluice.wiring.bulk import first_loads
 from tests import support
 from tests.support.masked_samples import CONSTANTS, HASHES, MASKED, Base, rows
 from tests.support.services import drop_slot, free_ports, own_services
@@ -96,9 +99,10 @@ def postgres(settings: Settings) -> Iterator[Any]:
 
 
 @contextmanager
-def relaying(settings: Settings) -> Iterator[None]:
+def relaying(settings: Settings, loads: OpenLoads = no_loads) -> Iterator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=run, args=(settings, CATALOG), kwargs={"stop": stop})
+    options = {"stop": stop, "loads": loads}
+    thread = threading.Thread(target=run, args=(settings, CATALOG), kwargs=options)
     thread.start()
     try:
         yield
@@ -217,6 +221,17 @@ def by_snapshot(settings: Settings, postgres: Any) -> None:
     drained(settings)
 
 
+def by_first_copy(settings: Settings, postgres: Any) -> None:
+    again = another_relay(settings, "masked_in_bulk")
+    for table in TABLES:
+        wiring.query(settings, f"TRUNCATE TABLE cdc.dim_{table}")
+    loads = partial(first_loads, again)
+    with patch.object(table_copy, "_FEWEST_PAGES", 0), relaying(again, loads):
+        until_slot(again, postgres)
+    drop_slot(again)
+    drained(settings)
+
+
 def in_bulk(settings: Settings, _: Any) -> None:
     for table in TABLES:
         wiring.query(settings, f"TRUNCATE TABLE cdc.dim_{table}")
@@ -236,7 +251,7 @@ def row_by_row(settings: Settings, postgres: Any) -> None:
     drained(settings)
 
 
-@pytest.mark.parametrize("way", [by_snapshot, in_bulk, by_topic, row_by_row])
+@pytest.mark.parametrize("way", [by_snapshot, by_first_copy, in_bulk, by_topic, row_by_row])
 def test_every_way_masks_as_the_stream_does(
     settings: Settings,
     postgres: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -15,6 +16,7 @@ from sluice.clients.postgres import PostgresSource
 from sluice.errors import Retryable
 from sluice.quality.checks import QualityReport
 from sluice.settings import Settings
+from sluice.wiring.bulk import first_loads
 from tests.support.oracle import facts, joined
 from tests.support.waiting import until
 
@@ -25,13 +27,18 @@ CATALOG = load_catalog("models")
 def relaying(services: Settings, *, snapshot: bool = False) -> Iterator[threading.Event]:
     """A relay in a thread; with `snapshot`, when this begins its slot is the new one."""
     stop = threading.Event()
-    wanted = {"stop": stop, "snapshot": snapshot}
+    wanted = {"stop": stop, "snapshot": snapshot, "loads": partial(first_loads, services)}
     thread = threading.Thread(target=run, args=(services, CATALOG), kwargs=wanted)
     old = confirmed(services)
     thread.start()
     try:
         if snapshot:
-            until(lambda: _drained_to_a_new_slot(services, old), "the slot is the new one", 120)
+            until(
+                lambda: _drained_to_a_new_slot(services, old),
+                "the slot is the new one",
+                120,
+                retry=Retryable,
+            )
         yield stop
     finally:
         stop.set()

@@ -20,7 +20,8 @@ from sluice.drain.drain import Drain
 from sluice.drain.in_memory import MemoryLog, MemoryStore
 from sluice.drain.ports import Checkpoint
 from sluice.errors import PoisonedTopic, Refused, StaleCheckpoint, TopicGap
-from sluice.events.event import TOO_LARGE, UNCHANGED, Record
+from sluice.events.event import TOO_LARGE, UNCHANGED, Record, Reject
+from sluice.events.positions import pack
 from sluice.execution import progress as pace
 from sluice.settings import DrainSettings
 from tests.support.products import (
@@ -310,6 +311,50 @@ def test_what_a_resync_sends_and_rows_that_are_too_large_stop_no_drain(
             drain.run(DECODER)
     else:
         assert drain.run(DECODER).rejected == 200
+
+
+@pytest.mark.parametrize(
+    ("stored", "before", "stops"), [(99, 0, True), (100, 0, False), (100, 1, True)]
+)
+def test_rejects_of_a_snapshot_stop_the_drain_by_their_share_of_all_of_its_rows(
+    stored: int, before: int, stops: bool
+) -> None:
+    """Rows in bulk are not on the topic."""
+    store, full = MemoryStore(), row(1, "stored")
+    rows = [(*{**full, "id": n}.values(), pack(0, 109, 1), 0, n, 0) for n in range(stored)]
+    store.append(TABLE, [list(column) for column in zip(*rows, strict=True)])
+    odd = Record(offset=7, key=None, value=event("read", {"id": "odd"}, 9))
+    store.reject(
+        Checkpoint(source_table=TABLE.name), "", [Reject(record=odd, reason="odd")] * before
+    )
+    events = [event("read", {"id": f"odd {n}"}, 9) for n in range(100)]
+    drain = Drain(changes=filled(events), store=store, limits=ONE_CHUNK)
+    if stops:
+        with pytest.raises(PoisonedTopic, match="100 of 100 events are invalid"):
+            drain.run(DECODER)
+    else:
+        assert drain.run(DECODER).rejected == 100
+
+
+def test_other_rejects_count_beside_those_of_a_stored_snapshot() -> None:
+    store = MemoryStore()
+    store.append(TABLE, [[value] for value in (*row(1, "x").values(), pack(0, 109, 1), 0, 1, 0)])
+    events = [event("read", {"id": "odd"}, 9), *[event("insert", {"id": "odd"}, 9)] * 100]
+    with pytest.raises(PoisonedTopic, match="100 of 101 events are invalid"):
+        Drain(changes=filled(events), store=store, limits=ONE_CHUNK).run(DECODER)
+
+
+def test_a_snapshots_truncate_takes_none_of_its_rows_where_an_epoch_has_begun_since(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, store = filled([]), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    store.append(TABLE, [[value] for value in (*row(1, "x").values(), pack(0, 109, 1), 0, 1, 0)])
+    drain.raise_epoch(TABLE)
+    log.produce(TABLE.topic, event("truncate", None, 9, ordinal=0))
+    drain.run(DECODER)
+    assert names(store) == {1: "x"}
+    assert "before a new epoch of positions began" in caplog.text
 
 
 def test_a_long_drain_tells_its_rate_and_what_is_left(

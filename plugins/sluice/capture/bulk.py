@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -11,6 +11,9 @@ from psycopg2 import sql
 
 from sluice.catalog import Table
 from sluice.execution.failpoints import Reached, ignore
+
+# Called often with the number of this call's rows that were sent so far.
+Sent = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +32,20 @@ class Loaded:
 class Copying(Protocol):
     """Copies rows of a table as of a fence."""
 
-    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = ignore) -> Loaded:
+    def copy(
+        self,
+        cursor: Any,
+        condition: sql.Composable,
+        reached: Reached = ignore,
+        sent: Sent | None = None,
+    ) -> Loaded:
         """Copy those of the selected rows that fit.
 
         Args:
             cursor: a session whose snapshot is as of the fence, and that holds the table.
             condition: the selected rows.
-            reached: called with failpoints of resync.POINTS.
+            reached: called with the failpoints `rows sent` and `rows stored`.
+            sent: reports progress, and ends the copy by raising. Default: None, for the log.
         """
 
     def publish(self) -> None:
@@ -51,6 +61,8 @@ class Load(Protocol):
 
 # Returns the load of a table; None where its rows have to go through the topic.
 Loads = Callable[[Table], Load | None]
+# Opens the loads of one snapshot.
+OpenLoads = Callable[[], AbstractContextManager[Loads]]
 
 
 @contextmanager

@@ -5,8 +5,8 @@ and keeps its WAL; when every row is durable, it is copied to the permanent slot
 killed before that, the temporary slot ends with its session and the snapshot starts again at a
 later LSN; the closing `truncate` below its rows removes rows that the unfinished one left.
 
-A table is read in ranges of pages, not of keys: PostgreSQL reads each page once, in disk order,
-whatever the key is, and the number of pages is known. A row stays in its page during the snapshot.
+Rows in bulk are durable when ClickHouse has acknowledged them. Rebuilds see them when the tables'
+checkpoints have moved past them, which is before the slot exists.
 """
 
 from __future__ import annotations
@@ -18,26 +18,36 @@ from typing import Any
 
 from sluice.capture import publication as publications
 from sluice.capture import slot as slots
+from sluice.capture.bulk import OpenLoads, no_loads
 from sluice.capture.exported_snapshot import export_snapshot
 from sluice.capture.fenced_snapshot import ExactSnapshot, hold
 from sluice.capture.interruption import interrupted
 from sluice.capture.metrics import Progress
 from sluice.capture.publisher import Batch, Publisher
-from sluice.capture.row_reader import RowReader
-from sluice.capture.shapes import Shape, shapes
+from sluice.capture.shapes import shapes
 from sluice.capture.standing import require_standing
+from sluice.capture.table_copy import TableCopies, page_ranges
 from sluice.catalog import Catalog, Table
 from sluice.clients.topics import SlotMark, Topics
 from sluice.errors import NotReady, SlotBusy
 from sluice.events.positions import format_lsn
-from sluice.execution.progress import Pace
+from sluice.execution.failpoints import Reached, ignore
 from sluice.printable import named
 from sluice.settings import RelaySettings, Settings
 
 log = logging.getLogger(__name__)
 
-# 16 MB, at most a second of reading.
-_PAGES_IN_A_RANGE = 2048
+# Failpoints passed to `reached`, each after the effect it names, in order.
+POINTS = (
+    "tables held",
+    "rows sent",  # in bulk; not yet acknowledged by ClickHouse
+    "rows stored",  # in bulk
+    "table copied",
+    "rows published",
+    "checkpoints moved",
+    "rows drained",
+    "snapshot noted",
+)
 
 
 def take(
@@ -47,13 +57,17 @@ def take(
     topics: Topics,
     check: Callable[[], None],
     progress: Progress,
+    loads: OpenLoads = no_loads,
+    reached: Reached = ignore,
 ) -> None:
-    """Publish every row, wait until all are durable, and create the permanent slot.
+    """Copy every row, wait until all are durable, and create the permanent slot.
 
     An existing slot is replaced at the end; if the relay is killed before, it is unchanged.
 
     Args:
         check: called often; raises when the relay has to stop or the broker lost its topics.
+        loads: opens the loads of tables whose rows may go in bulk. Default: none.
+        reached: called with each of POINTS as it is passed.
 
     Raises:
         SlotBusy: another relay is taking the snapshot, or has just taken it.
@@ -64,10 +78,13 @@ def take(
         slots.session(settings.postgres) as cursor,
     ):
         _claim(cursor, relay.slot)
-        tables = catalog.tables
-        temporary, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
+        temporary, batch = _copy(
+            holder, cursor, relay, catalog.tables, publisher, check, progress, loads, reached
+        )
         wait_until_durable(relay.ack, publisher, topics, batch, check)
+        reached("rows drained")
         _replace(cursor, relay, catalog, topics, temporary, batch.end_lsn)
+    reached("snapshot noted")
     log.info("snapshot: complete at %s", format_lsn(batch.end_lsn))
 
 
@@ -122,8 +139,10 @@ def add(
     check: Callable[[], None],
     progress: Progress,
     done: Callable[[str, int], None] = lambda _table, _point: None,
+    loads: OpenLoads = no_loads,
+    reached: Reached = ignore,
 ) -> None:
-    """Publish the rows of tables that were added to the publication, beside the stream.
+    """Copy the rows of tables that were added to the publication, beside the stream.
 
     The stream sends their changes already, so each row that changes after the consistent point is
     sent again with a higher version. A killed addition starts again: the note on the broker names
@@ -133,6 +152,7 @@ def add(
     Args:
         done: called with each table and the LSN as of which its rows were read, when they are
             durable and before that is noted. Default: nothing.
+        loads, reached: see `take`.
 
     Raises:
         NotReady: a table was out of the publication meanwhile.
@@ -147,8 +167,9 @@ def add(
             create = "SELECT pg_create_physical_replication_slot(%s)"
             cursor.execute(create, [slots.addition(relay)])
         places = _places(cursor, relay, catalog, tables)
-        _, batch = _copy(holder, cursor, relay, tables, publisher, check, progress)
+        _, batch = _copy(holder, cursor, relay, tables, publisher, check, progress, loads, reached)
         wait_until_durable(relay.ack, publisher, topics, batch, check)
+        reached("rows drained")
         require_standing(cursor, relay, catalog, topics.slot_note(relay.slot))
         if _places(cursor, relay, catalog, tables) != places:
             raise NotReady(
@@ -158,6 +179,7 @@ def add(
         for table in tables:
             done(table.name, batch.end_lsn)
         slots.note(cursor, relay, catalog, topics, format_lsn(batch.end_lsn))
+        reached("snapshot noted")
         cursor.execute("SELECT pg_drop_replication_slot(%s)", [slots.addition(relay)])
     log.info("snapshot: %s added", named(table.name for table in tables))
 
@@ -179,23 +201,38 @@ def _copy(
     publisher: Publisher,
     check: Callable[[], None],
     progress: Progress,
+    loads: OpenLoads,
+    reached: Reached,
 ) -> tuple[str, Batch]:
-    """Publish the tables' rows; return the temporary slot, which ends with `holder`, and the batch.
+    """Copy the tables' rows; return the temporary slot, which ends with `holder`, and the batch.
 
     The batch ends at the slot's consistent point.
     """
-    with interrupted(check, holder, cursor):
+    with interrupted(check, holder, cursor), loads() as of_tables:
         temporary, point = export_snapshot(holder, cursor, relay)
         _hold_all(cursor, tables)
+        reached("tables held")
         batch = Batch(end_lsn=point)
         known = shapes(cursor, tables)
-        ranges = sum(len(_ranges(shape.pages)) for shape in known.values())
+        ranges = sum(len(page_ranges(shape.pages)) for shape in known.values())
         progress.begin_snapshot(len(tables), ranges)
-        for table in tables:
-            _read(cursor, table, known[table.name], publisher, batch, check, progress)
-            progress.snapshot_done += 1
+        copies = TableCopies(
+            cursor=cursor,
+            publisher=publisher,
+            batch=batch,
+            check=check,
+            progress=progress,
+            loads=of_tables,
+            reached=reached,
+        )
+        copied = [copies.copy(table, known[table.name]) for table in tables]
         publisher.flush(batch)
         cursor.execute("COMMIT")
+        reached("rows published")
+        # At the end, so that rebuilds read the rows once.
+        for copying in filter(None, copied):
+            copying.publish()
+        reached("checkpoints moved")
     return temporary, batch
 
 
@@ -207,40 +244,6 @@ def _hold_all(cursor: Any, tables: Sequence[Table]) -> None:
     """
     for name in sorted(hold(cursor, tables)):
         raise NotReady(f"PostgreSQL rewrote table {name} as the snapshot began")
-
-
-def _ranges(pages: int) -> list[tuple[int, int | None]]:
-    """Return (first page, end page) of each range; the last has no end."""
-    firsts = list(range(0, pages, _PAGES_IN_A_RANGE)) or [0]
-    return list(zip(firsts, [*firsts[1:], None], strict=True))
-
-
-def _read(
-    cursor: Any,
-    table: Table,
-    shape: Shape,
-    publisher: Publisher,
-    batch: Batch,
-    check: Callable[[], None],
-    progress: Progress,
-) -> None:
-    """Publish one table's rows, and log the progress every few seconds."""
-    before, ranges = progress.snapshot_rows, _ranges(shape.pages)
-    pace, whole = Pace(log, f"snapshot: {table.name}, {{}} rows"), 0
-
-    def report() -> None:
-        check()
-        progress.snapshot_rows = before + reader.rows
-        pace.at(reader.rows, whole)
-
-    reader = RowReader(cursor, table, publisher, batch, report, shape=shape)
-    for number, (first, below) in enumerate(ranges, 1):
-        reader.read_pages(first, below)
-        progress.snapshot_ranges_done += 1
-        whole = reader.rows * len(ranges) // number
-        pace.at(reader.rows, whole)
-    log.info("snapshot: %s, %d rows", table.name, reader.rows)
-    reader.truncate_below()
 
 
 def _claim(cursor: Any, slot: str) -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 from sluice.capture import initial_copy as snapshots
 from sluice.capture import slot as slots
 from sluice.capture.background_call import BackgroundCall
+from sluice.capture.bulk import OpenLoads, no_loads
 from sluice.capture.duties import Duties, Duty
 from sluice.capture.metrics import (
     SNAPSHOT,
@@ -56,12 +57,18 @@ class Relay:
     """One relay; `run` blocks until it is stopped or a person has to decide."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, stop: threading.Event, snapshot: bool
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        stop: threading.Event,
+        snapshot: bool,
+        loads: OpenLoads = no_loads,
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
         self._catalog = catalog
         self._stop = stop
+        self._loads = loads
         self._topics = Topics(settings.kafka)
         self._progress = Progress()
         self._streamed = False
@@ -144,7 +151,7 @@ class Relay:
         progress.reason = ""
         if ready.confirmed_lsn is None:
             progress.state = SNAPSHOT
-            snapshots.take(settings, catalog, publisher, topics, check, progress)
+            snapshots.take(settings, catalog, publisher, topics, check, progress, self._loads)
             self._snapshot = False
             marks.begin()
             self._heartbeat(marks)  # a mark without counts would seem to be another server's
@@ -195,6 +202,7 @@ class Relay:
                 check,
                 self._progress,
                 parking.added,
+                self._loads,
             )
         finally:
             publisher.abandon()
@@ -280,11 +288,14 @@ def run(
     *,
     snapshot: bool = False,
     stop: threading.Event | None = None,
+    loads: OpenLoads = no_loads,
 ) -> None:
     """Run the relay in the foreground until SIGTERM, SIGINT or `stop`.
 
     Args:
         snapshot: whether to take a new snapshot even if there was one. Default: false.
+        loads: opens the loads of first copies; see wiring/bulk.py. Default: all rows go through the
+            topics.
 
     Raises:
         NeedsPerson: the slot is lost or missing, the publication incomplete, the server another, or
@@ -298,4 +309,4 @@ def run(
 
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
-    Relay(settings, catalog, stopped, snapshot).run()
+    Relay(settings, catalog, stopped, snapshot, loads).run()

@@ -109,7 +109,11 @@ class RowReader:
 
     def read_pages(self, first: int, below: int | None) -> int:
         """Publish the rows on these pages, of each partition if there are any; see `read`."""
-        return self._read(rows_on(first, below), sql.SQL(""))
+        return self.read_rows(rows_on(first, below))
+
+    def read_rows(self, condition: sql.Composable) -> int:
+        """Publish rows in any order; return the number of rows read so far."""
+        return self._read(condition, sql.SQL(""))
 
     def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
         rows = self.rows

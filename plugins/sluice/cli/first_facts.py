@@ -19,10 +19,13 @@ DAGS = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 _ENDED = {"success", "failed"}
 _PATIENCE = 480.0  # seconds without progress: a busy machine may take long for one step
 _PAUSE = 0.5
-# Drained tables and events, rebuilt facts, tables whose rows were equal. Their numbers only grow,
-# up to those of the models; only the snapshot bounds the events.
+# Drained tables and events, stored rows, rebuilt facts, tables whose rows were equal. Their numbers
+# only grow, up to those of the models; only the snapshot bounds events and rows.
 _PROGRESS = """
-SELECT count(), sum(drained), (SELECT uniqExact(fact) FROM cdc.rebuilds), (
+SELECT count(), sum(drained), (
+    SELECT sum(rows) FROM system.parts
+    WHERE database = 'cdc' AND active AND startsWith(table, 'history_')
+), (SELECT uniqExact(fact) FROM cdc.rebuilds), (
     SELECT uniqExact(source_table) FROM cdc.quality_checks
     WHERE check = 'row_count' AND status = 'pass'
 )
@@ -89,12 +92,12 @@ def _wait_for_snapshot(
 
     source, reported = PostgresSource(settings.postgres), time.monotonic()
     while source.find_slot(settings.relay.slot) is None:
-        tables, events, *_ = progress = _progress(settings)
+        tables, _, rows, *_ = progress = _progress(settings)
         patience.require(progress, "the relay has not finished its snapshot", "sluice logs relay")
         if time.monotonic() - reported > pace.SECONDS:
             reported = time.monotonic()
             amount = Amount(work="first copy: tables drained", done=tables, total=total)
-            report(Line(f"snapshot: {events} rows of {tables} tables are drained", amount))
+            report(Line(f"snapshot: {rows} rows are stored, {tables} tables drained", amount))
         time.sleep(_PAUSE)
 
 
@@ -117,7 +120,7 @@ def _wait_for_checks(
                 report("sluice_quality: ClickHouse equals Postgres")
                 return
             before = run["dag_run_id"]
-        tables, _, facts, checked = _progress(settings)
+        tables, _, _, facts, checked = _progress(settings)
         what = f"no check of Airflow's has passed (previous runs: {started})"
         patience.require((tables, facts, checked), what, _log("scheduler"))
         if time.monotonic() - reported > pace.SECONDS:

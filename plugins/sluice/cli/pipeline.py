@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -98,10 +99,12 @@ def relay(
     """Run the relay in the foreground: stream PostgreSQL's changes to the topics."""
     from sluice.capture.relay import run
     from sluice.catalog import load_catalog
+    from sluice.wiring.bulk import first_loads
 
     settings: Settings = context.obj
     logging.getLogger("sluice").setLevel(logging.INFO)
-    run(settings, load_catalog(settings.models), snapshot=snapshot)
+    catalog = load_catalog(settings.models)
+    run(settings, catalog, snapshot=snapshot, loads=partial(first_loads, settings))
 
 
 @app.command(rich_help_panel=SET_UP)

@@ -84,13 +84,17 @@ def _chunk(text: bytes) -> bytes:
 
 @contextmanager
 def insertion(
-    settings: ClickHouseSettings, statement: str, sent: Callable[[bytes], None]
+    settings: ClickHouseSettings,
+    statement: str,
+    sent: Callable[[bytes], None],
+    query_id: str,
 ) -> Iterator[BinaryIO]:
     """Run an insert whose rows are written to the file; they are stored when the context ends.
 
     Args:
         statement: the insert up to its format, with a line end.
         sent: called with each chunk that was sent.
+        query_id: the insert's, by which `system.processes` shows it while it runs.
 
     Raises:
         Unreachable: the server does not answer; rows may be stored or not.
@@ -99,7 +103,8 @@ def insertion(
     with _connection(settings) as connection:
         body = _Body(connection, sent)
         try:
-            connection.putrequest("POST", _path(settings, statement))
+            named = urlencode({"query_id": query_id})
+            connection.putrequest("POST", f"{_path(settings, statement)}&{named}")
             for name, value in _headers(settings).items():
                 connection.putheader(name, value)
             connection.putheader("Transfer-Encoding", "chunked")

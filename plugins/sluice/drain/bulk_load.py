@@ -19,17 +19,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from psycopg2 import sql
 
-from sluice.capture.bulk import Loaded, copy_rows
+from sluice.capture.bulk import Loaded, Sent, copy_rows
 from sluice.capture.row_reader import TOO_LARGE, savepoint
 from sluice.catalog import Table
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.clickhouse_http import insertion
 from sluice.clients.source_tables import own_rows
 from sluice.drain.resume import Resumption
-from sluice.errors import NeedsPerson, Refused
+from sluice.errors import NeedsPerson, NotReady, Refused
 from sluice.events.positions import before, pack
 from sluice.execution.contention import until_done
 from sluice.execution.failpoints import Reached, ignore
@@ -45,6 +46,11 @@ _AHEAD = 1 << 40
 _LEFT_SECONDS = 3600
 # Seconds between attempts of a load that ClickHouse refuses.
 _WAITS = (0.5, 2.0, 8.0)
+# More than ClickHouse waits for a client that is silent (30), and than it writes blocks.
+_ENDED_SECONDS = 60.0
+_RUNNING = """
+SELECT query_id FROM system.processes WHERE startsWith(query_id, {prefix:String}) LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class BulkLoad:
         drain: moves the table's checkpoint.
         differences: returns how the table differs in PostgreSQL from its model at present.
         load: share of the time that PostgreSQL may read, above 0 to 1.
+        alone: start of the query ids of inserts that only one process at a time sends: it waits for
+            those of a killed predecessor. Default: empty, for any number of processes.
     """
 
     settings: ClickHouseSettings
@@ -63,9 +71,16 @@ class BulkLoad:
     table: Table
     differences: Callable[[Table], Sequence[str]]
     load: float = 1.0
+    alone: str = ""
 
     def begin(self, fence: int, offset: int | None = None) -> BulkCopying:
-        """See capture.bulk.Load."""
+        """See capture.bulk.Load.
+
+        Raises:
+            NotReady: ClickHouse has not ended a predecessor's insert.
+        """
+        if self.alone:
+            self._await_predecessor()
         present = self.drain.present(self.table)
         epoch = present.epoch
         place = Place(
@@ -79,6 +94,20 @@ class BulkLoad:
         """Return a `_seq` above those of all drains and of all other loads that have begun."""
         return max(last, highest_seq(self.clickhouse, self.table, last)) + _AHEAD
 
+    def _await_predecessor(self) -> None:
+        """Wait until no insert of a killed copy runs: its rows would be stored after the truncate
+        that has to hide them.
+        """
+        deadline = time.monotonic() + _ENDED_SECONDS
+        while running := self.clickhouse.execute(_RUNNING, prefix=self.alone):
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"{self.table.name}: insert {running[0][0]} of an earlier copy has not ended",
+                    remedy="if it does not end by itself, end it in ClickHouse: KILL QUERY WHERE"
+                    f" query_id = '{running[0][0]}'",
+                )
+            time.sleep(_WAITS[0])
+
 
 class BulkCopying:
     """See capture.bulk.Copying."""
@@ -87,13 +116,19 @@ class BulkCopying:
         self._load, self._place, self._epoch = load, place, epoch
         self._table, self._copied = load.table, 0
 
-    def copy(self, cursor: Any, condition: sql.Composable, reached: Reached = ignore) -> Loaded:
+    def copy(
+        self,
+        cursor: Any,
+        condition: sql.Composable,
+        reached: Reached = ignore,
+        sent: Sent | None = None,
+    ) -> Loaded:
         """See capture.bulk.Copying."""
         if differences := self._load.differences(self._table):
             return self._by_topic(condition, f"PostgreSQL differs from the model: {differences[0]}")
         rows = bulk_rows(self._table, self._place)
         try:
-            count = self._patiently(partial(self._copy, cursor, condition, rows, reached))
+            count = self._patiently(partial(self._copy, cursor, condition, rows, reached, sent))
         except TOO_LARGE as error:
             reason = str(error).splitlines()[0]
             return self._by_topic(condition, f"a row is too large for COPY: {reason}")
@@ -121,14 +156,20 @@ class BulkCopying:
         return Loaded(rows=0, others=condition)
 
     def _copy(
-        self, cursor: Any, condition: sql.Composable, rows: BulkRows, reached: Reached
+        self,
+        cursor: Any,
+        condition: sql.Composable,
+        rows: BulkRows,
+        reached: Reached,
+        sent: Sent | None,
     ) -> int:
         fitting = sql.SQL("({}) AND ({}) IS TRUE").format(condition, sql.SQL(rows.fits or "true"))
         source, selected = own_rows(cursor, self._table), sql.SQL(rows.selected)
-        pacing = _Pacing(self._table, self._load.load)
+        pacing = _Pacing(self._table, self._load.load, sent)
+        query_id = f"{self._load.alone}{uuid4()}"
         with (
             savepoint(cursor, Exception),
-            insertion(self._load.settings, rows.insert, pacing.sent) as body,
+            insertion(self._load.settings, rows.insert, pacing.sent, query_id) as body,
         ):
             count = copy_rows(cursor, selected, source, fitting, body)
             reached("rows sent")
@@ -195,16 +236,17 @@ class _Pacing:
 
     Args:
         load: see BulkLoad.
+        sent: see capture.bulk.Copying.
     """
 
-    def __init__(self, table: Table, load: float) -> None:
-        self._pace = Pace(log, f"{table.name}: {{}} rows copied")
+    def __init__(self, table: Table, load: float, sent: Sent | None) -> None:
+        self._report = sent or Pace(log, f"{table.name}: {{}} rows copied").at
         self._rows, self._load, self._since = 0, load, time.monotonic()
 
     def sent(self, chunk: bytes) -> None:
         """Take in a chunk that was sent; COPY ends each row with its only line feed."""
         self._rows += chunk.count(b"\n")
-        self._pace.at(self._rows)
+        self._report(self._rows)
         busy = time.monotonic() - self._since
         time.sleep(busy * (1 - self._load) / self._load)
         self._since = time.monotonic()

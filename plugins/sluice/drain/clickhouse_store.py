@@ -131,6 +131,12 @@ class ClickHouseStore:
     def truncate(self, table: Table, change: Change) -> None:
         """See ports.StateStore."""
         storage = f"cdc.{quoted(table.storage)}"
+        older = "_version < {version:UInt128} AND NOT _is_deleted LIMIT 1"
+        # Without FINAL, which would merge all rows of a first copy to find none.
+        if not self._clickhouse.execute(
+            f"SELECT 1 FROM {storage} WHERE {older}", version=change.version
+        ):
+            return
         key = ", ".join(quoted(column.name) for column in table.key)
         machine = ", ".join(name for name, _ in MACHINE_COLUMNS)
         self._clickhouse.execute(
@@ -222,6 +228,14 @@ class ClickHouseStore:
             _UNSTORED, table=table, offset=offset, operation=operation, place=position
         )
         return {str(reason): int(count) for reason, count in rows}
+
+    def rows_at(self, table: Table, version: int) -> int:
+        """See ports.StateStore."""
+        ((count,),) = self._clickhouse.execute(
+            f"SELECT count() FROM cdc.{quoted(table.storage)} WHERE _version = {{version:UInt128}}",
+            version=version,
+        )
+        return int(count)
 
     def resyncing(self, table: str) -> bool:
         """See ports.StateStore."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,8 +41,9 @@ from sluice.events.event import (
     is_read,
     is_row_of,
     place_of,
+    snapshot_of,
 )
-from sluice.events.positions import format_lsn, unpack
+from sluice.events.positions import format_lsn, pack, unpack
 from sluice.execution.failpoints import Reached, ignore
 from sluice.execution.progress import Pace
 from sluice.printable import named
@@ -248,7 +250,7 @@ class Drain(Resumption):
         """Store a chunk, write its checkpoint, commit the offset; return it and the rejects."""
         table = decoder.table
         self.reached("chunk read")
-        self._refuse_poison(table, records, decoded.rejects)
+        self._refuse_poison(table, checkpoint.epoch, records, decoded.rejects)
         stored = self._store(decoder, decoded, checkpoint.truncated)
         rejects = decoded.rejects + stored.unresolved
         if rejects:
@@ -278,17 +280,16 @@ class Drain(Resumption):
         self.reached("offset committed")
 
     def _refuse_poison(
-        self, table: Table, records: Sequence[Record], rejects: Sequence[Reject]
+        self, table: Table, epoch: int, records: Sequence[Record], rejects: Sequence[Reject]
     ) -> None:
         """Raise PoisonedTopic for a chunk whose rejects suggest wrong models or a wrong source.
 
-        Rows that are too large do not count. Nor do those of a resync, which sends every row that
-        PostgreSQL has, also those rejected before, and reports what could not be stored.
+        Rows that are too large do not count; see `_unexpected` for others that do not.
         """
         rejects = [reject for reject in rejects if reject.reason != TOO_LARGE]
         what = self._poison(records, rejects)
-        if what and self.store.resyncing(table.name):
-            rejects = [reject for reject in rejects if not is_read(reject.record.value or b"")]
+        if what:
+            rejects = self._unexpected(table, epoch, rejects)
             what = self._poison(records, rejects)
         if not what:
             return
@@ -302,6 +303,29 @@ class Drain(Resumption):
             f" sluice init; otherwise run: sluice drain {table.name} --pass-rejects --until-empty,"
             f" which makes them dead letters, then: sluice resync {table.name}",
         )
+
+    def _unexpected(self, table: Table, epoch: int, rejects: Sequence[Reject]) -> Sequence[Reject]:
+        """Return rejects without those of a resync, and of a snapshot that is mostly stored.
+
+        A resync sends every row that PostgreSQL has, also those rejected before, and reports what
+        could not be stored. Of a snapshot in bulk, the topic has only the rows that do not fit.
+        """
+        if self.store.resyncing(table.name):
+            return [reject for reject in rejects if not is_read(reject.record.value or b"")]
+        snapshots = [snapshot_of(reject.record.value or b"") for reject in rejects]
+        stored = {
+            lsn
+            for lsn, count in Counter(snapshots).items()
+            if lsn is not None and self._mostly_stored(table, epoch, lsn, count)
+        }
+        return [reject for reject, lsn in zip(rejects, snapshots, strict=True) if lsn not in stored]
+
+    def _mostly_stored(self, table: Table, epoch: int, lsn: int, rejected: int) -> bool:
+        """Whether a snapshot's rejects, with these new ones, are at most the permitted share."""
+        stored = self.store.rows_at(table, pack(epoch, lsn, 1))
+        reasons = self.store.unstored(table.name, place_of(lsn)) if stored else {}
+        rejected += sum(n for why, n in reasons.items() if not why.startswith(TOO_LARGE))
+        return stored > 0 and rejected <= (stored + rejected) * self.limits.reject_ratio
 
     def _poison(self, records: Sequence[Record], rejects: Sequence[Reject]) -> str:
         """Return a description of the exceeded limit; empty where none is."""
@@ -358,26 +382,33 @@ class Drain(Resumption):
         )
 
     def _in_doubt(self, table: Table, change: Truncated, rejects: Sequence[Reject]) -> bool:
-        """Whether a truncation ends a snapshot of which a row could not be stored.
+        """Whether a truncation ends a snapshot of which a row could not be stored, or of which rows
+        were stored in bulk in an earlier epoch.
 
-        Then an older row that the snapshot did not send may be the last valid version of such a
-        row, and must not be deleted (ADR 22).
+        An older row that the snapshot did not send may be the last valid version of a row that
+        could not be stored, and must not be deleted (ADR 22). Rows of an earlier epoch are those
+        of the snapshot itself.
         """
         end = unpack(change.version)
-        place = place_of(end.major)
-        doubtful = end.minor == 0 and (
-            any(is_row_of(reject.record.value or b"", place) for reject in rejects)
-            or bool(self.store.unstored(table.name, place))
-        )
-        if doubtful:
+        if end.minor:
+            return False
+        place, what = place_of(end.major), ""
+        if any(is_row_of(reject.record.value or b"", place) for reject in rejects) or bool(
+            self.store.unstored(table.name, place)
+        ):
+            what = "could not be stored"
+        elif end.epoch and self.store.rows_at(table, pack(end.epoch - 1, end.major, 1)):
+            what = "were stored before a new epoch of positions began"
+        if what:
             log.warning(
-                "%s: some rows of the snapshot of %s could not be stored, so no older rows are"
-                " deleted; run: sluice resync %s",
+                "%s: some rows of the snapshot of %s %s, so no older rows are deleted; run: sluice"
+                " resync %s",
                 table.name,
                 format_lsn(end.major),
+                what,
                 table.name,
             )
-        return doubtful
+        return bool(what)
 
     def _append(self, table: Table, columns: Columns) -> None:
         """Insert columns, in halves where ClickHouse lacks the memory for all at once."""

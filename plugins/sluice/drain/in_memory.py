@@ -220,6 +220,11 @@ class MemoryStore:
             and is_row_of(reject.record.value or b"", place)
         )
 
+    def rows_at(self, table: Table, version: int) -> int:
+        """See ports.StateStore."""
+        width = len(table.columns)
+        return sum(row[width] == version for row in self._rows[table.name].values())
+
     def resyncing(self, table: str) -> bool:
         """See ports.StateStore."""
         return table in self.resyncs

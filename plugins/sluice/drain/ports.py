@@ -287,6 +287,9 @@ class StateStore(Protocol):
             offset: the topic offset at which they begin.
         """
 
+    def rows_at(self, table: Table, version: int) -> int:
+        """Return the number of rows that were stored at a version, which may have newer ones."""
+
     def resyncing(self, table: str) -> bool:
         """Whether a resync of the table is running, or was interrupted and may be resumed."""
 

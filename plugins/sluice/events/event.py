@@ -26,10 +26,11 @@ point, 1). It deletes rows that an earlier, unfinished snapshot left and that th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sluice.events.positions import format_lsn
+from sluice.events.positions import format_lsn, parse_lsn
 from sluice.printable import printable
 
 # PostgreSQL's text cannot contain NUL, so no real value equals this.
@@ -40,6 +41,7 @@ SOURCES = (RELAY, CONNECT)
 
 READ = "read"
 _READ_MARK = f'"operation":"{READ}"'
+_READ_PLACE = re.compile(rb'"commit_lsn":"([0-9A-F]{1,8}/[0-9A-F]{1,8})","ordinal":1,')
 INSERT = "insert"
 UPDATE = "update"
 DELETE = "delete"
@@ -74,6 +76,12 @@ def is_row_of(value: bytes, place: str) -> bool:
 def is_read(value: bytes) -> bool:
     """Whether an envelope is a row of a snapshot or a resync."""
     return _READ_MARK.encode() in value
+
+
+def snapshot_of(value: bytes) -> int | None:
+    """Return the LSN of the snapshot of which an envelope is a row; None of other events."""
+    place = _READ_PLACE.search(value) if is_read(value) else None
+    return parse_lsn(place[1].decode()) if place else None
 
 
 def row_marks(place: str) -> tuple[str, str]:
