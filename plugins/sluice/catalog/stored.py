@@ -55,6 +55,13 @@ class _Stored:
 decoded = msgspec.json.Decoder(_Stored).decode
 
 
+def generated_at(models: str) -> float:
+    """Return when the newest generated schema was written, seconds since 1970; 0 without one."""
+    start = Disk().located(models)
+    files = folder_of(start).glob("*") if start else ()
+    return max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
+
+
 def generated_profile(models: str) -> str:
     """Read the profile from the text of the generated schemas; `lossless` where there are none.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +26,9 @@ from sluice.cli.their_broker import require_broker
 from sluice.errors import NotReady, WrongUsage
 from sluice.execution.progress import Line
 from sluice.settings import Settings, read_secrets, read_settings
+
+if TYPE_CHECKING:
+    from sluice.embedded.stack import Stack
 
 app = typer.Typer()
 
@@ -60,7 +64,7 @@ def up(
     from sluice.embedded.clickhouse import fetch_library
     from sluice.embedded.kafka import fetch_kafka
     from sluice.embedded.postgres import ensure_database
-    from sluice.embedded.programs import AIRFLOW, PIPELINE, STORES, is_example
+    from sluice.embedded.programs import PIPELINE, STORES, is_example
     from sluice.embedded.stack import Stack
 
     report = _clock()
@@ -95,13 +99,12 @@ def up(
     report("Airflow's metadata database is ready")
     if demo and is_example(settings):
         _load_demo(settings, report)
-    stack.start(AIRFLOW, report)
+    _start_airflow(stack, settings.models, report)
     # A busy machine may take long for the first answers.
     first_facts.wait(settings, stack.airflow(seconds=60), report)
     _show(settings)
     if not detach:
-        _follow(stack.logs)
-        stack.stop()
+        _follow(stack)
 
 
 @app.command(rich_help_panel=RUN)
@@ -277,16 +280,47 @@ def _show(settings: Settings) -> None:
     say(f'Other clients: eval "$({program} env)"; stop the stack: {program} down')
 
 
-def _follow(folder: Path) -> None:
+def _start_airflow(stack: Stack, models: str, report: Callable[[str], None]) -> None:
+    """Start Airflow; if the models changed, its API server again, whose page shows them."""
+    from sluice.catalog.stored import generated_at
+    from sluice.embedded.programs import AIRFLOW
+
+    stack.halt_older("airflow-api-server", generated_at(models))
+    stack.start(AIRFLOW, report)
+
+
+def _follow(stack: Stack) -> None:
+    """Print the logs until Ctrl-C, which stops the stack, or until another command stops it."""
+    own = stack.supervisor()
+
+    def runs() -> bool:
+        return stack.supervisor() == own
+
     say("", "Following the logs; Ctrl-C stops the stack.")
     with suppress(KeyboardInterrupt):
-        _tail("-n", "0", "-F", *map(str, sorted(folder.glob("*.log"))))
+        _tail("-n", "0", "-F", *map(str, sorted(stack.logs.glob("*.log"))), during=runs)
+    if runs():
+        stack.stop()
+    else:
+        say("another command stopped the stack")
 
 
-def _tail(*arguments: str) -> None:
-    """Print the output of `tail`, escaped: logs of services contain foreign text."""
+def _tail(*arguments: str, during: Callable[[], bool] = lambda: True) -> None:
+    """Print the output of `tail`, escaped: logs of services contain foreign text.
+
+    Args:
+        during: asked every second; the output ends when it returns false.
+    """
+
+    def watch(tail: subprocess.Popen[bytes]) -> None:
+        while tail.poll() is None:
+            if not during():
+                tail.terminate()
+            time.sleep(1)
+
     with subprocess.Popen(["tail", *arguments], stdout=subprocess.PIPE) as tail:  # noqa: S607
         assert tail.stdout is not None
+        threading.Thread(target=watch, args=[tail], daemon=True).start()
         try:
             for line in tail.stdout:
                 say(line.decode(errors="backslashreplace").removesuffix("\n"))

@@ -209,6 +209,12 @@ class Stack:
         self.halt(names)
         self.start(names, report)
 
+    def halt_older(self, name: str, moment: float) -> None:
+        """Stop a program that was started before a moment, seconds since 1970, or in its second."""
+        info = self._call("getProcessInfo", name)
+        if info["statename"] in _AT_WORK and info["start"] <= moment:
+            self.halt([name])
+
     def halt(self, names: Sequence[str]) -> None:
         """Stop programs, all at once, and wait until they have ended."""
         for name in names:
@@ -414,7 +420,7 @@ class Stack:
                 remedy="see: sluice status, sluice logs supervisord",
             ) from fault
         except _SILENT as error:
-            pid = self._supervisor()
+            pid = self.supervisor()
             raise Unreachable(
                 f"the supervisor (process {pid}) did not answer on {self._socket()} within"
                 f" {_ANSWER_SECONDS:.0f} s: it hangs or was stopped",
@@ -429,8 +435,8 @@ class Stack:
         finally:
             transport.close()
 
-    def _supervisor(self) -> str:
-        """Return the supervisor's pid from its pid file."""
+    def supervisor(self) -> str:
+        """Return the supervisor's pid from its pid file; `unknown` where there is none."""
         try:
             return (self._home / "run" / "supervisord.pid").read_text().strip()
         except OSError:

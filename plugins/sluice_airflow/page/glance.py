@@ -114,5 +114,16 @@ def _matches(of: Overview) -> Answer:
         status=status,
         word=word,
         figure=f"{passed} of {len(last)}" if any(last) else UNKNOWN,
-        more="tables and facts passed their last check" if any(last) else "no check has run yet",
+        more=f"tables and facts passed their last check; {_compared(of)}"
+        if any(last)
+        else "no check has run yet",
     )
+
+
+def _compared(of: Overview) -> str:
+    """Return when the values of all tables were compared; the checks of the minute count rows."""
+    never = sum(table.compared_at is None for table in of.tables)
+    if never:
+        return f"the values of {never} of {len(of.tables)} tables not compared yet"
+    oldest = min((table.compared_at for table in of.tables if table.compared_at), default=of.at)
+    return f"values compared {duration((of.at - oldest).total_seconds())} ago"

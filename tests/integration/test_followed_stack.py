@@ -1,0 +1,61 @@
+"""`sluice up` in the foreground, and programs that are older than the models."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.cli.stack import _follow
+from sluice.embedded.stack import Stack
+from sluice.settings import read_settings
+from tests.support.services import stack_environment, temporary_home
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    """A stack of which PostgreSQL runs."""
+    with temporary_home() as home:
+        environment = stack_environment(home)
+        Stack(read_settings(environment)).launch()
+        made = Stack(read_settings(environment))  # with the passwords that were made
+        try:
+            made.start(["postgres"], lambda _: None)
+            yield made
+        finally:
+            made.stop()
+
+
+def pid(stack: Stack) -> int | None:
+    return stack.states()["postgres"].pid
+
+
+def test_a_program_is_stopped_only_if_it_is_older(stack: Stack) -> None:
+    first = pid(stack)
+    stack.halt_older("postgres", time.time() - 3600)
+    assert pid(stack) == first
+    stack.halt_older("postgres", time.time())
+    assert pid(stack) is None
+    stack.halt_older("postgres", time.time())
+    stack.start(["postgres"], lambda _: None)
+    assert pid(stack) not in {None, first}
+
+
+def test_following_ends_with_the_stack_and_leaves_the_next_one_alone(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = threading.Thread(target=_follow, args=[stack])
+    following.start()
+    until(lambda: "Following the logs" in capsys.readouterr().out, "the logs are followed")
+    stack.stop()
+    stack.launch()
+    stack.start(["postgres"], lambda _: None)
+    following.join(30)
+    assert not following.is_alive()
+    assert "another command stopped the stack" in capsys.readouterr().out
+    assert pid(stack) is not None
