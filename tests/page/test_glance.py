@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -13,7 +14,7 @@ from sluice.operate.overview import Concern, Overview, Severity, Slot
 from sluice_airflow.page.figures import UNKNOWN, amount, duration
 from sluice_airflow.page.glance import answers
 from sluice_airflow.page.metrics import exposition
-from tests.page.overviews import pipeline, result, table
+from tests.page.overviews import NOW, pipeline, result, table
 
 
 def looks(of: Overview) -> list[tuple[str, str, str]]:
@@ -28,6 +29,14 @@ def test_a_pipeline_that_is_well_is_green_in_all_four() -> None:
         ("good", "matches", "1 of 1"),
     ]
     assert "1.50 MB of WAL" in answers(pipeline())[2].more
+
+
+def test_counts_that_match_do_not_hide_when_values_were_compared() -> None:
+    hour = table(name="items", compared_at=NOW - timedelta(hours=1))
+    assert answers(pipeline(table(), hour))[3].more.endswith("; values compared 60 min ago")
+    never = table(name="new", compared_at=None)
+    more = answers(pipeline(table(), never))[3].more
+    assert more.endswith("; the values of 1 of 2 tables not compared yet")
 
 
 def test_the_table_that_is_late_is_named() -> None:
