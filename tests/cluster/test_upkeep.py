@@ -33,7 +33,7 @@ def test_changed_models_are_applied_to_both_shards_and_planned_where_not_safe(
     models_change(two, tmp_path)
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("after", [0, 2, 5])
 def test_an_init_killed_between_two_servers_is_made_whole_by_the_next(
     two: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:

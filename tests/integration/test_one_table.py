@@ -188,7 +188,7 @@ def shore(services: Settings, tmp_path_factory: pytest.TempPathFactory) -> Itera
         models="shore_models",
         out=folder,
         relay=RelaySettings(slot=f"shore_{uuid4().hex[:8]}", ack="drained"),
-        quality_seconds=20,
+        quality_seconds=10,
     )
     made = Shore(settings, engine, iter(range(100, 10_000)))
     made.postgres(*CREATED)

@@ -739,7 +739,7 @@ def as_of(position: Any, value: Any) -> bytes | None:
 
 
 @hypothesis.settings(
-    max_examples=3, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
+    max_examples=1, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], deadline=None
 )
 @hypothesis.given(
     prefix=st.lists(MESSAGES, min_size=1, max_size=8),
