@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from sluice.settings import Settings
 from tests.support import tiers
 from tests.support.crashes import pytest_runtest_protocol  # noqa: F401 - hook
+from tests.support.failures import pytest_configure  # noqa: F401 - hook
 from tests.support.outside_broker import services_scope
 from tests.support.services import migrate, running_services, temporary_home
 from tests.support.tiers import (  # noqa: F401 - hooks

@@ -137,7 +137,7 @@ def test_after_a_lost_slot_one_run_brings_all_tables_back_and_makes_another(
     drop_slot(services)
     with engine.begin() as connection:
         connection.execute(text("UPDATE customers SET city = 'Graz' WHERE id % 4 = 0"))
-    log = run(recover=True)
+    log = run(recover=True, check=False)  # checks would wait for the relay
     assert "replication slot 'sluice' is gone" in log
     assert "start the relay: sluice up" in log
     with relaying(services):

@@ -30,7 +30,7 @@ from sluice.events.event import UNCHANGED
 from sluice.events.positions import parse_lsn
 from sluice.settings import PROJECT, KafkaSettings, RelaySettings, Settings
 from tests.support.outside_broker import require_embedded
-from tests.support.processes import SLUICE
+from tests.support.processes import SLUICE, process_of
 from tests.support.waiting import until
 
 MODELS = "tests.faults.models"
@@ -223,11 +223,11 @@ class Source:
         return [operation for operation in metadata if operation != "truncate"]
 
     def server(self) -> psutil.Process:
-        return psutil.Process(self.stack.states()["postgres"].pid)
+        return process_of(self.stack.states()["postgres"].pid)
 
     def broker(self) -> psutil.Process:
         require_embedded("this test stops the broker's process")
-        return psutil.Process(self.stack.states()["broker"].pid)
+        return process_of(self.stack.states()["broker"].pid)
 
 
 class Relaying:

@@ -19,6 +19,7 @@ from sluice.drain.ports import Chunk
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings
 from tests.support.outside_broker import require_embedded
+from tests.support.processes import process_of
 from tests.support.services import stack_environment, started, temporary_home
 from tests.support.waiting import until
 
@@ -49,7 +50,7 @@ def everything(settings: Settings, topic: str) -> dict[int, bytes | None]:
 def killed(stack: Stack) -> None:
     """Kill the broker, and wait until the supervisor's next one answers."""
     before = stack.states()["broker"].pid
-    psutil.Process(before).kill()
+    process_of(before).kill()
     until(lambda: stack.states()["broker"].pid not in {before, None}, "another broker is started")
     stack.start(("broker",), lambda _: None)
 

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
-import psutil
 import pytest
 
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings
 from sluice_airflow.page.limits import KEPT_S, RUNNING, WAITING
+from tests.support.processes import process_of
 
 pytestmark = [pytest.mark.services, pytest.mark.airflow]
 Person = Callable[[str], httpx.Client]
@@ -24,7 +24,7 @@ ASKED = 45  # more than the server has threads
 @contextmanager
 def stopped(settings: Settings, service: str) -> Iterator[None]:
     """The service neither answers nor ends, and no answer of it is kept."""
-    process = psutil.Process(Stack(settings).states()[service].pid)
+    process = process_of(Stack(settings).states()[service].pid)
     process.suspend()
     time.sleep(KEPT_S)
     try:

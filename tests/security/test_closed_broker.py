@@ -17,6 +17,7 @@ from sluice.embedded.stack import Stack
 from sluice.errors import Unreachable
 from sluice.settings import KafkaSettings, Settings, read_secrets
 from tests.support.outside_broker import require_embedded
+from tests.support.processes import process_of
 from tests.support.services import own_services
 
 pytestmark = pytest.mark.services
@@ -108,7 +109,7 @@ def test_a_page_in_a_browser_gets_no_answer(services: Settings, port: int) -> No
 
 
 def test_it_listens_on_this_machine_alone(services: Settings) -> None:
-    broker = psutil.Process(Stack(services).states()["broker"].pid)
+    broker = process_of(Stack(services).states()["broker"].pid)
     listening = [c.laddr for c in broker.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert {address.port for address in listening} == set(ports(services))
     assert {address.ip for address in listening} == {"127.0.0.1"}
@@ -116,7 +117,7 @@ def test_it_listens_on_this_machine_alone(services: Settings) -> None:
 
 def test_its_passwords_are_in_no_argument(services: Settings) -> None:
     password = read_secrets(services.home)["kafka"]
-    broker = psutil.Process(Stack(services).states()["broker"].pid)
+    broker = process_of(Stack(services).states()["broker"].pid)
     assert password not in " ".join(broker.cmdline())
     for folder in ("logs", "run"):
         found = [p for p in (services.home / folder).rglob("*") if p.is_file() and has(p, password)]

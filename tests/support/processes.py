@@ -69,6 +69,12 @@ def killed(settings: Settings, module: str, *arguments: object, **variables: obj
     assert process.returncode == -signal.SIGKILL, (process.stdout + process.stderr).decode()
 
 
+def process_of(pid: int | None) -> psutil.Process:
+    """A process that runs; psutil takes None for the caller, which would be stopped or killed."""
+    assert pid is not None, "it does not run"
+    return psutil.Process(pid)
+
+
 def stop(process: subprocess.Popen[bytes], grace: float = 30) -> None:
     """SIGTERM, and SIGKILL to what is left of it and its children `grace` seconds later.
 
