@@ -10,13 +10,11 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 
 from sluice.catalog import Table
 from sluice.drain.blocks import joined, mark_truncated, renumbered
@@ -25,6 +23,7 @@ from sluice.drain.fast_decoder import Columns
 from sluice.drain.letters import kept
 from sluice.drain.origin import UNBOUNDED, AskEnd, Horizon
 from sluice.drain.partial_rows import Reread, completed
+from sluice.drain.poison import Poison
 from sluice.drain.ports import Checkpoint, DrainReport, Passed, Standing
 from sluice.drain.resolution import resolve
 from sluice.drain.resume import Resumption
@@ -34,14 +33,11 @@ from sluice.events.event import (
     CONNECT,
     DEAD_LETTER_TOPIC,
     RELAY,
-    TOO_LARGE,
     Record,
     Reject,
     Truncated,
-    is_read,
     is_row_of,
     place_of,
-    snapshot_of,
 )
 from sluice.events.positions import format_lsn, pack, unpack
 from sluice.execution.failpoints import Reached, ignore
@@ -65,8 +61,6 @@ POINTS = (
 # other queries, short enough for a task that runs every minute.
 _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 _SMALLEST = 1_000  # rows; an insert of this size or below is not split
-# Fewer rejects than this become dead letters whatever their share.
-FEW_REJECTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,58 +276,20 @@ class Drain(Resumption):
     def _refuse_poison(
         self, table: Table, epoch: int, records: Sequence[Record], rejects: Sequence[Reject]
     ) -> None:
-        """Raise PoisonedTopic for a chunk whose rejects suggest wrong models or a wrong source.
-
-        Rows that are too large do not count; see `_unexpected` for others that do not.
-        """
-        rejects = [reject for reject in rejects if reject.reason != TOO_LARGE]
-        what = self._poison(records, rejects)
-        if what:
-            rejects = self._unexpected(table, epoch, rejects)
-            what = self._poison(records, rejects)
+        """Raise PoisonedTopic for a chunk of which too many events are invalid."""
+        judge = Poison(store=self.store, limits=self.limits, table=table, epoch=epoch)
+        what = judge.found(records, rejects)
         if not what:
             return
-        what = f"{table.topic}: {what}, first at offset {rejects[0].record.offset}"
         if self.pass_rejects:
-            log.warning("%s: %s; they go to the dead letters", what, rejects[0].reason)
+            log.warning("%s; they go to the dead letters", what)
             return
         raise PoisonedTopic(
-            f"{what}: {rejects[0].reason}",
+            what,
             remedy="the drain stopped before them. If the models are wrong, run: sluice generate,"
             f" sluice init; otherwise run: sluice drain {table.name} --pass-rejects --until-empty,"
             f" which makes them dead letters, then: sluice resync {table.name}",
         )
-
-    def _unexpected(self, table: Table, epoch: int, rejects: Sequence[Reject]) -> Sequence[Reject]:
-        """Return rejects without those of a resync, and of a snapshot that is mostly stored.
-
-        A resync sends every row that PostgreSQL has, also those rejected before, and reports what
-        could not be stored. Of a snapshot in bulk, the topic has only the rows that do not fit.
-        """
-        if self.store.resyncing(table.name):
-            return [reject for reject in rejects if not is_read(reject.record.value or b"")]
-        snapshots = [snapshot_of(reject.record.value or b"") for reject in rejects]
-        stored = {
-            lsn
-            for lsn, count in Counter(snapshots).items()
-            if lsn is not None and self._mostly_stored(table, epoch, lsn, count)
-        }
-        return [reject for reject, lsn in zip(rejects, snapshots, strict=True) if lsn not in stored]
-
-    def _mostly_stored(self, table: Table, epoch: int, lsn: int, rejected: int) -> bool:
-        """Whether a snapshot's rejects, with these new ones, are at most the permitted share."""
-        stored = self.store.rows_at(table, pack(epoch, lsn, 1))
-        reasons = self.store.unstored(table.name, place_of(lsn)) if stored else {}
-        rejected += sum(n for why, n in reasons.items() if not why.startswith(TOO_LARGE))
-        return stored > 0 and rejected <= (stored + rejected) * self.limits.reject_ratio
-
-    def _poison(self, records: Sequence[Record], rejects: Sequence[Reject]) -> str:
-        """Return a description of the exceeded limit; empty where none is."""
-        if len(rejects) > max(FEW_REJECTS - 1, len(records) * self.limits.reject_ratio):
-            return f"{len(rejects)} of {len(records)} events are invalid"
-        if (run := _longest_run(records, rejects)) > self.limits.reject_run:
-            return f"{run} events in a row are invalid"
-        return ""
 
     def _keep_rejects(
         self, decoder: Decoder, checkpoint: Checkpoint, rejects: list[Reject]
@@ -458,15 +414,6 @@ def _collector_off() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:
-    """Return the length of the longest run of rejected records."""
-    if not rejects:
-        return 0
-    rejected = {reject.record.offset for reject in rejects}
-    runs = groupby(record.offset in rejected for record in records)
-    return max(sum(1 for _ in run) for was_rejected, run in runs if was_rejected)
 
 
 def _skipped(passed: Passed, person: str) -> str:
