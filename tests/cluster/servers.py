@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,24 @@ from tests.support.services import free_ports
 from tests.support.waiting import until
 
 NAME = "two"
+# A server ends when a client leaves in the handshake (ADR 1), which servers of a cluster do after a
+# second; on a busy machine a handshake takes longer.
+_USERS = """
+<clickhouse>
+    <profiles><default>
+        <connect_timeout_with_failover_ms>60000</connect_timeout_with_failover_ms>
+        <use_hedged_requests>0</use_hedged_requests>
+    </default></profiles>
+    <users><default>
+        <no_password/>
+        <networks><ip>127.0.0.1</ip></networks>
+        <profile>default</profile>
+        <quota>default</quota>
+        <access_management>1</access_management>
+    </default></users>
+    <quotas><default/></quotas>
+</clickhouse>
+"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +58,10 @@ class Shard:
         )
 
     @property
+    def _log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    @property
     def configuration(self) -> Path:
         """Its remote_servers, and with a Keeper its macros."""
         return self.folder.with_suffix(".xml")
@@ -47,7 +70,7 @@ class Shard:
         """Start it and wait until it answers."""
         command = [sys.executable, "-m", "sluice.embedded.clickhouse"]
         ports = ["--tcp-port", str(self.port), "--http-port", str(self.http_port)]
-        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *command,
@@ -65,6 +88,8 @@ class Shard:
     def kill(self) -> None:
         """Kill it at once."""
         if self.process is not None:
+            if self.process.poll() not in {None, -signal.SIGKILL}:  # it ended by itself
+                print(self._log.read_text(errors="replace")[-10_000:], file=sys.stderr)
             self.process.kill()
             self.process.wait()
 
@@ -85,13 +110,15 @@ class Servers:
     """
 
     def __init__(self, folder: Path, keeper: int | None = None) -> None:
-        ports = free_ports(4)
+        ports, users = free_ports(4), folder / "users.xml"
+        users.write_text(_USERS)
         self.shards = [
             Shard(folder=folder / f"shard{at}", port=ports[2 * at], http_port=ports[2 * at + 1])
             for at in range(2)
         ]
         for shard in self.shards:
-            text = _configuration([each.port for each in self.shards], shard.folder.name, keeper)
+            others = [each.port for each in self.shards]
+            text = _configuration(others, shard.folder.name, users, keeper)
             shard.configuration.write_text(text)
         self.cluster = Cluster(name=NAME, replicated=keeper is not None)
 
@@ -110,7 +137,7 @@ class Servers:
         return self.shards[at].settings(self.cluster)
 
 
-def _configuration(ports: list[int], name: str, keeper: int | None) -> str:
+def _configuration(ports: list[int], name: str, users: Path, keeper: int | None) -> str:
     servers = [f"<replica><host>127.0.0.1</host><port>{port}</port></replica>" for port in ports]
     copied = "<internal_replication>true</internal_replication>"
     if keeper is None:
@@ -119,6 +146,7 @@ def _configuration(ports: list[int], name: str, keeper: int | None) -> str:
         more, shards = _keeper(keeper, name), f"<shard>{copied}{''.join(servers)}</shard>"
     return (
         f"<clickhouse><remote_servers><{NAME}>{shards}</{NAME}></remote_servers>{more}"
+        f"<users_config>{users}</users_config>"
         "<mlock_executable>false</mlock_executable></clickhouse>"
     )
 
