@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG
 
 from sluice_airflow import tasks
 
@@ -12,9 +12,7 @@ with DAG(
     dag_id="sluice_deep_quality",
     dag_display_name="Sluice: deep quality",
     description="Compares every column of every row, and each fact with its join.",
-    # Without a start date and with no catch-up interval, the first run is the next scheduled one.
-    # Otherwise Airflow would make up for a recently missed run while the stack is still starting.
-    schedule=CronTriggerTimetable("17 * * * *", timezone="UTC", run_immediately=timedelta()),
+    schedule=tasks.from_now_on("17 * * * *"),
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),
     default_args=tasks.DEFAULTS,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG
 
 from sluice_airflow import tasks
 
@@ -12,9 +12,7 @@ with DAG(
     dag_id="sluice_fact_backfill",
     dag_display_name="Sluice: backfill of the facts by day",
     description="Recomputes the facts of one day from the current state.",
-    schedule=CronTriggerTimetable("0 0 * * *", timezone="UTC"),
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    catchup=False,
+    schedule=tasks.from_now_on("0 0 * * *"),
     max_active_runs=4,
     dagrun_timeout=timedelta(hours=1),
     default_args=tasks.DEFAULTS,

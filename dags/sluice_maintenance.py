@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Param
 
 from sluice_airflow import tasks
 
@@ -12,9 +12,7 @@ with DAG(
     dag_id="sluice_maintenance",
     dag_display_name="Sluice: maintenance",
     description="Removes old delete markers, history, dead letters and shadow tables; merges.",
-    schedule=CronTriggerTimetable("40 2 * * *", timezone="UTC"),
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    catchup=False,
+    schedule=tasks.from_now_on("40 2 * * *"),
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=2),
     default_args=tasks.DEFAULTS,

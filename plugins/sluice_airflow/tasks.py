@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Param, task
+from airflow.sdk import CronTriggerTimetable, Param, task
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -63,6 +63,14 @@ def several(names: list[str], *, title: str, description: str) -> Param:
         title=title,
         description=description,
     )
+
+
+def from_now_on(cron: str) -> CronTriggerTimetable:
+    """Return a schedule, in UTC, whose first run is the next one, for a DAG without a start date.
+
+    With one, Airflow makes up for the last run before it, while the stack is still starting.
+    """
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta())
 
 
 # The arguments of a DAG that a person starts with a form.

@@ -16,7 +16,10 @@ from airflow.timetables.base import TimeRestriction
 
 
 def first_run(timetable: Any, minute: int) -> str:
-    """When a DAG without a start date runs first whose scheduler begins at this minute of noon."""
+    """When a DAG without a start date runs first whose scheduler begins on March 2 at 12:`minute`.
+
+    Day, hour and minute.
+    """
     now = pendulum.datetime(2026, 3, 2, 12, minute)
     trigger.utcnow = lambda: now  # type: ignore[attr-defined]
     info = decode_timetable(encode_timetable(timetable)).next_dagrun_info(
@@ -24,7 +27,7 @@ def first_run(timetable: Any, minute: int) -> str:
         restriction=TimeRestriction(earliest=None, latest=None, catchup=False),
     )
     assert info is not None
-    return info.run_after.strftime("%H:%M")
+    return info.run_after.strftime("%d %H:%M")
 
 
 bag = DagBag(sys.argv[1])
