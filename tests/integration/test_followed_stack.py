@@ -1,4 +1,4 @@
-"""`sluice up` in the foreground, and programs that are older than the models."""
+"""`sluice up` in the foreground, its ports, and programs that are older than the models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from sluice.cli.stack import _follow
 from sluice.embedded.stack import Stack
-from sluice.settings import read_settings
+from sluice.errors import NotReady
+from sluice.settings import PORTS, ports_file, read_settings, read_values
 from tests.support.services import stack_environment, temporary_home
 from tests.support.waiting import until
 
@@ -59,3 +60,23 @@ def test_following_ends_with_the_stack_and_leaves_the_next_one_alone(
     assert not following.is_alive()
     assert "another command stopped the stack" in capsys.readouterr().out
     assert pid(stack) is not None
+
+
+def test_a_shell_without_the_variables_finds_the_stack_until_it_is_wiped() -> None:
+    with temporary_home() as home:
+        environment, plain = stack_environment(home), {"SLUICE_HOME": str(home)}
+        given = {name: environment[name] for name in PORTS if name in environment}
+        stack = Stack(read_settings(environment))
+        stack.launch()
+        try:
+            assert {name: read_values(plain)[name][0] for name in given} == given
+            assert ports_file(home).stat().st_mode & 0o777 == 0o600
+            Stack(read_settings(plain)).launch()
+            other = str(int(given["SLUICE_AIRFLOW_PORT"]) + 2)
+            with pytest.raises(NotReady, match=f"AIRFLOW_PORT={given['SLUICE_AIRFLOW_PORT']},"):
+                Stack(read_settings({**plain, "SLUICE_AIRFLOW_PORT": other})).launch()
+        finally:
+            stack.stop()
+        assert {name: read_values(plain)[name][0] for name in given} == given
+        stack.wipe()
+        assert read_values(plain)["SLUICE_AIRFLOW_PORT"] == ("8080", "default")

@@ -1,16 +1,45 @@
-"""Ports are looked at before anything starts."""
+"""Ports are looked at before anything starts, and noted for commands in other shells."""
 
 from __future__ import annotations
 
+import json
+import logging
 import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from sluice.embedded.programs import busy_ports, programs
+from sluice.cli import app
+from sluice.embedded.programs import busy_ports, programs, set_ports
 from sluice.errors import NotReady, WrongUsage
-from sluice.settings import read_settings
+from sluice.settings import FILE, PORTS, ports_file, read_settings, read_values
 from tests.support.services import stack_environment
+
+ORIGIN = "the stack's last start"
+NOTED = {name: 20_000 + 10 * number for number, name in enumerate(PORTS)}
+THEIRS = {
+    "SLUICE_POSTGRES_HOST": {"SLUICE_POSTGRES_PORT"},
+    "SLUICE_POSTGRES_PASSWORD": {"SLUICE_POSTGRES_PORT"},
+    "SLUICE_KAFKA_BOOTSTRAP": {"SLUICE_KAFKA_PORT"},
+    "SLUICE_CLICKHOUSE_HOST": {"SLUICE_CLICKHOUSE_PORT", "SLUICE_CLICKHOUSE_HTTP_PORT"},
+    "SLUICE_CLICKHOUSE_USER": {"SLUICE_CLICKHOUSE_PORT", "SLUICE_CLICKHOUSE_HTTP_PORT"},
+    "SLUICE_CLICKHOUSE_PASSWORD": {"SLUICE_CLICKHOUSE_PORT", "SLUICE_CLICKHOUSE_HTTP_PORT"},
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home whose stack was started with the ports NOTED."""
+    path = ports_file(tmp_path / "home")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(NOTED))
+    return tmp_path / "home"
+
+
+def ports(environment: dict[str, str]) -> dict[str, int]:
+    """The ports of all programs, by setting."""
+    return set_ports(programs(read_settings(environment)).values())
 
 
 def test_a_port_that_is_taken_or_wanted_twice_is_named_with_its_setting(
@@ -27,3 +56,74 @@ def test_a_port_that_is_taken_or_wanted_twice_is_named_with_its_setting(
     with socket.create_server(address), taken as caught:
         busy_ports(programs(read_settings(environment)))
     assert "SLUICE_KAFKA_PORT" in str(caught.value.remedy)
+
+
+def test_the_ports_of_the_programs_are_those_of_every_setting_of_a_port(tmp_path: Path) -> None:
+    environment = stack_environment(tmp_path)
+    given = {name: int(environment[name]) for name in PORTS if name in environment}
+    assert ports(environment) == given
+    assert given.keys() == set(PORTS)
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_a_noted_port_is_read_unless_it_is_set(
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {"SLUICE_HOME": str(home)}
+    assert ports(environment) == NOTED
+    assert read_values(environment)[name] == (str(NOTED[name]), ORIGIN)
+    assert read_values({**environment, name: "7"})[name] == ("7", "environment")
+    service, _, key = name.removeprefix("SLUICE_").lower().partition("_")
+    (tmp_path / FILE).write_text(f"[{service}]\n{key} = 8\n")
+    assert read_values(environment)[name] == ("8", FILE)
+
+
+@pytest.mark.parametrize("setting", THEIRS)
+def test_the_noted_port_of_a_service_is_not_somebody_elses(setting: str, home: Path) -> None:
+    values = read_values({"SLUICE_HOME": str(home), setting: "theirs"})
+    assert {name for name in PORTS if values[name][1] != ORIGIN} == THEIRS[setting]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"SLUICE_API_PORT": "1"}',
+        b'{"SLUICE_API_PORT": 0}',
+        b'{"SLUICE_API_PORT": 65536}',
+        b'{"SLUICE_API_PORT": 1.5}',
+    ],
+    ids=lambda content: repr(content[:30]),
+)
+def test_noted_ports_that_cannot_be_read_are_named_and_break_nothing(
+    content: bytes, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ports_file(home).write_bytes(content)
+    with caplog.at_level(logging.WARNING, "sluice"):
+        settings = read_settings({"SLUICE_HOME": str(home)})
+        read_settings({"SLUICE_HOME": str(home)})
+    assert (settings.api_port, settings.airflow_port) == (3002, 8080)
+    (line,) = caplog.messages
+    assert line.startswith(f"{ports_file(home)} is ignored: ")
+    assert line.endswith("until the next sluice up")
+
+
+def test_a_noted_port_without_a_setting_is_ignored(home: Path) -> None:
+    ports_file(home).write_text(json.dumps({"SLUICE_API_PORT": 1, "SLUICE_HOME": 2}))
+    values = read_values({"SLUICE_HOME": str(home)})
+    assert values["SLUICE_API_PORT"] == ("1", ORIGIN)
+    assert values["SLUICE_HOME"] == (str(home), "environment")
+
+
+def test_config_says_that_a_port_is_from_the_stacks_start(home: Path) -> None:
+    environment = dict.fromkeys((*PORTS, *THEIRS), "")
+    environment |= {"SLUICE_HOME": str(home), "COLUMNS": "200"}
+    done = CliRunner().invoke(app, ["config"], env=environment)
+    (line,) = [line for line in done.stdout.splitlines() if " airflow.port " in line]
+    wanted = ["airflow.port", str(NOTED["SLUICE_AIRFLOW_PORT"]), ORIGIN]
+    assert [cell.strip() for cell in line.split("│")][1:4] == wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -81,6 +81,15 @@ def busy_ports(wanted: dict[str, Program]) -> None:
                         f"port {port} for {program.name} cannot be used: {error.strerror}",
                         remedy=f"stop the program that uses it, or set {setting} to a free port",
                     ) from error
+
+
+def set_ports(wanted: Iterable[Program]) -> dict[str, int]:
+    """Return the value of each setting of a port that these programs have."""
+    ports: dict[str, int] = {}
+    for program in wanted:
+        for port, setting in program.ports.items():  # those that follow from a setting are higher
+            ports[setting] = min(port, ports.get(setting, port))
+    return ports
 
 
 def _stores(settings: Settings) -> list[Program]:

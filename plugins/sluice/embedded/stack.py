@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -25,9 +26,18 @@ import psutil
 from sluice.embedded import airflow_service, clickhouse_users, postgres, private
 from sluice.embedded.airflow_service import AirflowApi
 from sluice.embedded.passwords import ensure_secrets
-from sluice.embedded.programs import AIRFLOW, STORES, Program, busy_ports, programs
+from sluice.embedded.programs import AIRFLOW, STORES, Program, busy_ports, programs, set_ports
 from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
-from sluice.settings import IN_REPOSITORY, PACKAGE, VARIABLES, Settings, read_secrets, secrets_file
+from sluice.settings import (
+    IN_REPOSITORY,
+    PACKAGE,
+    VARIABLES,
+    Settings,
+    ports_file,
+    read_ports,
+    read_secrets,
+    secrets_file,
+)
 
 _FOLDERS = ("run", "logs", "airflow", "postgres", "broker", "clickhouse")
 _START_SECONDS = 300  # on a busy machine Airflow takes more than two minutes
@@ -147,12 +157,16 @@ class Stack:
 
         The folder is closed to other users each time, as earlier versions left it open.
 
+        The ports are noted in its home, so that commands in other shells find them.
+
         Raises:
-            NotReady: a supervisor runs with another broker, or another store that is not its own.
+            NotReady: a supervisor runs with another broker, with another store that is not its
+                own, or with other ports.
         """
         self._make_folders()
         if self.running():
             self._require_same_programs()
+            self._require_same_ports()
             return
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
@@ -161,6 +175,7 @@ class Stack:
         postgres.create_cluster(self._home / "postgres", secrets["postgres"])
         config = self._home / "run" / "supervisord.conf"
         private.write(config, self._config())
+        private.write(ports_file(self._home), json.dumps(set_ports(self.programs.values())))
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         done = subprocess.run(
             command,
@@ -348,6 +363,16 @@ class Stack:
             raise NotReady(
                 f"the stack runs {was} a {name} of its own, and is set to run {wanted} one",
                 remedy="run: sluice down, then: sluice up",
+            )
+
+    def _require_same_ports(self) -> None:
+        """Require that the ports are those with which the stack was started."""
+        started, wanted = read_ports(self._home), set_ports(self.programs.values())
+        others = [f"{n}={started[n]}" for n in wanted if started.get(n, wanted[n]) != wanted[n]]
+        if others:
+            raise NotReady(
+                f"the stack runs with {', '.join(others)}, and is set to other ports",
+                remedy="set these, or run: sluice down, then: sluice up",
             )
 
     def _ready(self, program: Program) -> bool:

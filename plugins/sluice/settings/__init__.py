@@ -10,6 +10,7 @@ from sluice.settings.environment import (
     secrets_file,
 )
 from sluice.settings.marks import OutsideMarks, project_marks
+from sluice.settings.ports import PORTS, ports_file, read_ports
 from sluice.settings.project import (
     FILE,
     IN_REPOSITORY,
@@ -50,6 +51,7 @@ __all__ = [
     "ONE_SERVER",
     "OWN_POSTGRES",
     "PACKAGE",
+    "PORTS",
     "PROJECT",
     "SOURCE",
     "VARIABLES",
@@ -67,8 +69,10 @@ __all__ = [
     "Settings",
     "make_importable",
     "own_broker",
+    "ports_file",
     "project_marks",
     "read_models_name",
+    "read_ports",
     "read_secrets",
     "read_settings",
     "read_values",

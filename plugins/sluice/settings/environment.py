@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sluice.errors import WrongUsage
+from sluice.settings.ports import read_ports
 from sluice.settings.project import FILE, file_values, find_project, make_importable
 from sluice.settings.values import (
     OWN_POSTGRES,
@@ -32,7 +33,15 @@ from sluice.settings.variables import VARIABLES
 
 _MOST_DAYS = 36_500
 _LEAST_KEY = 16  # characters; a shorter key can be guessed from the hash of a known value
-DEFAULT = "default"  # the origin of a value that is not set
+# Origins of a value that is not set: the default, and a port with which the stack was started.
+DEFAULT, STARTED = "default", "the stack's last start"
+# Service -> its settings of which each names another one than the stack's own.
+_THEIRS = {
+    "POSTGRES": ("HOST", "PASSWORD"),
+    "KAFKA": ("BOOTSTRAP",),
+    "CLICKHOUSE": ("HOST", "USER", "PASSWORD"),
+}
+Values = dict[str, tuple[str, str]]
 
 
 def secrets_file(home: Path) -> Path:
@@ -59,10 +68,23 @@ def read_secrets(home: Path) -> dict[str, str]:
     return secrets
 
 
-def read_values(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return the value of each setting and its origin: the environment, sluice.toml, a default."""
+def read_values(environment: Mapping[str, str]) -> Values:
+    """Return the value of each setting and its origin, the first of these that has one.
+
+    The environment, sluice.toml, the ports with which the stack was started, the default.
+    """
     project = find_project(environment)
-    values = {name: (default, DEFAULT) for name, (default, _) in VARIABLES.items()}
+    values = _chosen(project, environment)
+    for name, port in read_ports(_home(project, values)).items():
+        service = name.split("_")[1]
+        if values[name][1] == DEFAULT and _is_own(values, service):
+            values[name] = str(port), STARTED
+    return values
+
+
+def _chosen(project: Path, environment: Mapping[str, str]) -> Values:
+    """Return what somebody set, or else the defaults."""
+    values: Values = {name: (default, DEFAULT) for name, (default, _) in VARIABLES.items()}
     values["SLUICE_PROJECT"] = str(project), "the present folder"
     values.update((name, (text, FILE)) for name, text in file_values(project).items())
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
@@ -72,8 +94,19 @@ def read_values(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 def read_models_name(environment: Mapping[str, str]) -> str:
     """Return the module of the models, which can be imported from then on."""
-    make_importable(find_project(environment))
-    return read_values(environment)["SLUICE_MODELS"][0]
+    project = find_project(environment)
+    make_importable(project)
+    return _chosen(project, environment)["SLUICE_MODELS"][0]
+
+
+def _home(project: Path, values: Values) -> Path:
+    return (project / Path(values["SLUICE_HOME"][0]).expanduser()).resolve()
+
+
+def _is_own(values: Values, service: str) -> bool:
+    """Whether no setting names another one than the stack's own."""
+    theirs = _THEIRS.get(service, ())
+    return all(values[f"SLUICE_{service}_{name}"][1] == DEFAULT for name in theirs)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -86,10 +119,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     """
     known = read_values(environment)
     values = {name: value for name, (value, _) in known.items()}
-    embedded = all(known[f"SLUICE_POSTGRES_{n}"][1] == DEFAULT for n in ("HOST", "PASSWORD"))
+    embedded = _is_own(known, "POSTGRES")
     project = find_project(environment)
     make_importable(project)
-    home = (project / Path(values["SLUICE_HOME"]).expanduser()).resolve()
+    home = _home(project, known)
     secrets = read_secrets(home)
     if values["SLUICE_QUALITY_REPAIR"] not in {"off", "suggest", "auto"}:
         raise WrongUsage("SLUICE_QUALITY_REPAIR must be off, suggest or auto")
