@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -42,20 +43,32 @@ def ports(environment: dict[str, str]) -> dict[str, int]:
     return set_ports(programs(read_settings(environment)).values())
 
 
-def test_a_port_that_is_taken_or_wanted_twice_is_named_with_its_setting(
-    tmp_path: Path,
-) -> None:
+def test_all_ports_that_are_taken_are_named_with_their_settings(tmp_path: Path) -> None:
     environment = stack_environment(tmp_path)
     busy_ports(programs(read_settings(environment)))
+    with ExitStack() as servers:
+        for name in PORTS:
+            servers.enter_context(socket.create_server(("127.0.0.1", int(environment[name]))))
+        with pytest.raises(NotReady) as caught:
+            busy_ports(programs(read_settings(environment)))
+    for name in PORTS:
+        assert f" {environment[name]} for " in caught.value.what
+    assert str(caught.value.remedy).count("SLUICE_") == len(PORTS)
+    assert all(name in str(caught.value.remedy) for name in PORTS)
+
+
+def test_all_ports_that_are_set_twice_are_named_with_their_settings(tmp_path: Path) -> None:
+    environment = stack_environment(tmp_path)
     health = str(int(environment["SLUICE_AIRFLOW_PORT"]) + 1)
-    twice = read_settings({**environment, "SLUICE_API_PORT": health})
-    with pytest.raises(WrongUsage, match=f"port {health} .*api.*airflow-scheduler"):
-        busy_ports(programs(twice))
-    address = ("127.0.0.1", int(environment["SLUICE_KAFKA_PORT"]))
-    taken = pytest.raises(NotReady, match="for broker")
-    with socket.create_server(address), taken as caught:
+    environment |= {"SLUICE_API_PORT": health}
+    environment |= {"SLUICE_POSTGRES_PORT": environment["SLUICE_CLICKHOUSE_HTTP_PORT"]}
+    with pytest.raises(WrongUsage) as caught:
         busy_ports(programs(read_settings(environment)))
-    assert "SLUICE_KAFKA_PORT" in str(caught.value.remedy)
+    assert f" {health} for api and airflow-scheduler" in caught.value.what
+    assert "SLUICE_API_PORT, SLUICE_AIRFLOW_PORT" in str(caught.value.remedy)
+    port = environment["SLUICE_POSTGRES_PORT"]
+    assert f" {port} for postgres and clickhouse" in caught.value.what
+    assert "SLUICE_POSTGRES_PORT, SLUICE_CLICKHOUSE_HTTP_PORT" in str(caught.value.remedy)
 
 
 def test_the_ports_of_the_programs_are_those_of_every_setting_of_a_port(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -62,25 +62,52 @@ def programs(settings: Settings) -> dict[str, Program]:
 
 
 def busy_ports(wanted: dict[str, Program]) -> None:
-    """Raise NotReady where a program's port is taken, WrongUsage where two have the same."""
-    given: dict[int, str] = {}
+    """Require that the programs' ports are free, and that no two have the same.
+
+    Raises:
+        NotReady: ports are taken; it names all of them.
+        WrongUsage: ports are set for two programs.
+    """
+    users: dict[int, list[Program]] = {}
     for program in wanted.values():
-        for port, setting in program.ports.items():
-            if port in given:
-                raise WrongUsage(
-                    f"port {port} is set for both {given[port]} and {program.name}",
-                    remedy=f"set {setting} to another port",
-                )
-            given[port] = program.name
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError as error:
-                    raise NotReady(
-                        f"port {port} for {program.name} cannot be used: {error.strerror}",
-                        remedy=f"stop the program that uses it, or set {setting} to a free port",
-                    ) from error
+        for port in program.ports:
+            users.setdefault(port, []).append(program)
+    twice = {port: known for port, known in users.items() if len(known) > 1}
+    if twice:
+        clashes = [
+            f"{port} for {' and '.join(program.name for program in known)}"
+            for port, known in twice.items()
+        ]
+        raise WrongUsage(
+            f"ports are set twice: {', '.join(clashes)}",
+            remedy=f"set others: {_settings(twice)}",
+        )
+    refused = {port: reason for port in users if (reason := _refusal(port))}
+    if refused:
+        reasons = [f"{port} for {users[port][0].name} ({why})" for port, why in refused.items()]
+        raise NotReady(
+            f"ports cannot be used: {', '.join(reasons)}",
+            remedy="stop the programs that use them, or set free ports:"
+            f" {_settings({port: users[port] for port in refused})}",
+        )
+
+
+def _settings(ports: Mapping[int, Sequence[Program]]) -> str:
+    """Return the settings of these ports, each once."""
+    return ", ".join(
+        dict.fromkeys(program.ports[port] for port, known in ports.items() for program in known)
+    )
+
+
+def _refusal(port: int) -> str:
+    """Return why a program could not listen on a port; empty where it could."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def set_ports(wanted: Iterable[Program]) -> dict[str, int]:
