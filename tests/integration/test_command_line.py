@@ -196,6 +196,23 @@ def test_a_wrong_argument_is_refused_with_the_reason(
     require_error(sluice(services, *arguments), 2, *words)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SLUICE_POSTGRES_HOST": "127.0.0.1"}, ("no password", "set SLUICE_POSTGRES_PASSWORD")),
+        (
+            {"SLUICE_POSTGRES_PASSWORD": "wrong"},
+            ("authentication failed", "SLUICE_POSTGRES_USER, SLUICE_POSTGRES_PASSWORD or"),
+        ),
+    ],
+    ids=["none", "wrong"],
+)
+def test_a_password_that_is_missing_or_wrong_is_named_by_its_setting(
+    services: Settings, given: dict[str, str], words: tuple[str, ...]
+) -> None:
+    require_error(sluice(services, "quality", **given), 3, *words)
+
+
 def test_the_status_lists_stores_of_others_that_answer(services: Settings) -> None:
     theirs = replace(
         services,

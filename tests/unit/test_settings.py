@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
+from clickhouse_driver.errors import ServerException
 
+from sluice.clients.clickhouse import server_error
 from sluice.errors import WrongUsage
-from sluice.settings import PROJECT, VARIABLES, read_settings
+from sluice.settings import PACKAGE, PROJECT, VARIABLES, read_settings
 
 
 def test_the_example_file_lists_every_variable_with_its_default() -> None:
@@ -62,3 +65,21 @@ def test_a_replica_is_reached_as_the_primary_is_but_for_its_address() -> None:
     assert settings.compared.options == settings.postgres.options
     assert settings.postgres.host == "first"
     assert read_settings(primary).compared.host == "first"
+
+
+def test_texts_name_settings_in_full() -> None:
+    """A person searches for the whole name."""
+    texts = [
+        node.value
+        for path in PACKAGE.parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    named = [text for text in texts if "SLUICE_" in text]
+    assert len(named) > 50
+    assert [text for text in named if re.search(r"(^|[ ,(])_[A-Z]{3,}\b", text)] == []
+
+
+def test_a_refused_login_at_clickhouse_names_its_settings() -> None:
+    error = server_error("ClickHouse x:9000", ServerException("no password", 516))
+    assert "SLUICE_CLICKHOUSE_USER and SLUICE_CLICKHOUSE_PASSWORD" in str(error)

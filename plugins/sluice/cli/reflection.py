@@ -69,7 +69,10 @@ def reflected(url: URL, models: str, patterns: Sequence[str]) -> Reflected:
         text = DeclarativeGenerator(metadata, engine, []).generate()
     except SQLAlchemyError as error:
         reason = " ".join(str(error).split())
-        raise Unreachable(f"{url.render_as_string()} cannot be read: {reason}") from error
+        raise Unreachable(
+            f"{url.render_as_string()} cannot be read: {reason}",
+            remedy="fix the URL; it or PGPASSWORD has the password",
+        ) from error
     finally:
         engine.dispose()
     base = "Base" if "class Base(" in text else "metadata"

@@ -18,14 +18,21 @@ from sluice.settings import ClickHouseSettings, Cluster
 
 _NOT_SET_UP = frozenset({16, 60, 81})  # no such column in the table, table, database
 _AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
+_REMEDIES = {
+    _AUTHENTICATION_FAILED: (
+        "set SLUICE_CLICKHOUSE_USER and SLUICE_CLICKHOUSE_PASSWORD, or the login of the connection"
+        " sluice_clickhouse"
+    ),
+    _ACCESS_DENIED: "give its user the rights that docs/services/clickhouse.md lists",
+}
 _MEMORY = 241
 _HANDSHAKE_S = 10.0
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
 _READONLY = 164
 _LOG = "see: sluice status, sluice logs clickhouse"
 _THEIRS = (
-    "see that it runs and that this machine reaches it, or fix SLUICE_CLICKHOUSE_HOST and _PORT,"
-    " or the connection sluice_clickhouse"
+    "see that it runs and that this machine reaches it, or fix SLUICE_CLICKHOUSE_HOST and"
+    " SLUICE_CLICKHOUSE_PORT, or the connection sluice_clickhouse"
 )
 _BUSY = frozenset({_MEMORY, _READONLY, 202, 242, 252, 319})  # read-only, parts, replicas
 _NO_SPACE, _CANNOT_WRITE = 243, 75
@@ -366,12 +373,10 @@ def server_error(where: str, error: driver_errors.ServerException) -> Exception:
         return Unreachable(f"{where} cannot reach a shard: {first}", remedy="see: sluice status")
     if error.code in _NOT_SET_UP:
         return NotReady(f"{where}: {first}", remedy="run: sluice init")
-    if error.code in {_AUTHENTICATION_FAILED, _ACCESS_DENIED}:
-        return NeedsPerson(f"{where}: {first}", remedy="check the sluice_clickhouse credentials")
     if error.code == _NO_SPACE or (error.code == _CANNOT_WRITE and "No space left" in first):
         return Refused(
             f"{where} refuses for now: {first}", remedy="make room on its disk, then run it again"
         )
     if error.code in _BUSY:
         return Refused(f"{where} refuses for now: {first}", too_large=error.code == _MEMORY)
-    return NeedsPerson(f"{where}: {first}")
+    return NeedsPerson(f"{where}: {first}", remedy=_REMEDIES.get(error.code))

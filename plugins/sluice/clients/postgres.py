@@ -39,15 +39,19 @@ _REFUSAL = re.compile(r"FATAL:\s+(.*)")
 _TRANSIENT = re.compile("starting up|shutting down|recovery|too many|slots are reserved", re.I)
 _LOG = "see: sluice status, sluice logs postgres"
 _THEIRS = (
-    "see that it runs and that this machine reaches it, or fix SLUICE_POSTGRES_HOST and _PORT, or"
-    " the connection sluice_postgres"
+    "see that it runs and that this machine reaches it, or fix SLUICE_POSTGRES_HOST and"
+    " SLUICE_POSTGRES_PORT, or the connection sluice_postgres"
 )
 _LOGIN = (
-    "fix SLUICE_POSTGRES_USER, _PASSWORD or _DATABASE, or the connection sluice_postgres; or"
-    " pg_hba.conf there"
+    "fix SLUICE_POSTGRES_USER, SLUICE_POSTGRES_PASSWORD or SLUICE_POSTGRES_DATABASE, or the"
+    " connection sluice_postgres; or pg_hba.conf there"
 )
 # libpq's message where no session was opened -> remedy.
 _SIGNS = (
+    (
+        re.compile("no password supplied"),
+        "set SLUICE_POSTGRES_PASSWORD, or the password of the connection sluice_postgres",
+    ),
     (
         re.compile("SSL|certificate|GSSAPI", re.I),
         "fix sslmode or sslrootcert in SLUICE_POSTGRES_OPTIONS, or sluice_postgres's extra",
@@ -338,7 +342,8 @@ def translated(settings: PostgresSettings, table: Table | None = None) -> Iterat
             raise
         raise Unreachable(
             f"{where} does not answer as PostgreSQL does",
-            remedy="fix SLUICE_POSTGRES_HOST and _PORT, or the connection sluice_postgres",
+            remedy="fix SLUICE_POSTGRES_HOST and SLUICE_POSTGRES_PORT, or the connection"
+            " sluice_postgres",
         ) from error
     except psycopg2.errors.UndefinedObject as error:
         if INNER in str(error) or OUTER in str(error):
