@@ -175,6 +175,11 @@ class Rejected(SluiceError):
     """The record is invalid."""
 
 
+def own_log(program: str) -> str:
+    """Return the remedy of a program of the embedded stack that does not answer."""
+    return f"start the stack: sluice up; if it runs, see: sluice status, sluice logs {program}"
+
+
 def worst(errors: Iterable[SluiceError]) -> SluiceError:
     """Return the error that decides the exit code; of equal ones the first."""
     return max(errors, key=lambda error: error.exit_code)

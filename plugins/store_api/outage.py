@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from sluice.errors import NeedsPerson, NotReady, Unreachable
+from sluice.errors import NeedsPerson, NotReady, Unreachable, own_log
 
 _PAUSE = 0.5  # seconds between attempts while PostgreSQL does not answer
 # Classes of SQLSTATE. A connection that fails has none; 57P is a server that stops or starts.
@@ -57,7 +57,7 @@ class Outages:
         if self._reason:
             raise Unreachable(
                 f"{self._where} does not answer: {self._reason}",
-                remedy="see: sluice status, sluice logs postgres",
+                remedy=own_log("postgres"),
             )
 
     def _failed(self, error: DBAPIError) -> None:

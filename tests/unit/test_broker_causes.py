@@ -18,7 +18,7 @@ from sluice.capture.publisher import Batch, Publisher
 from sluice.clients.topics import Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import Chunk
-from sluice.errors import SluiceError, Unreachable
+from sluice.errors import SluiceError, Unreachable, own_log
 from sluice.events.event import Record, Reject
 from sluice.settings import KafkaSettings
 from tests.support.services import free_ports
@@ -208,4 +208,4 @@ def test_the_log_of_the_embedded_broker_is_named() -> None:
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{closed}", options={}, embedded=True)
     with pytest.raises(Unreachable) as raised:
         Topics(kafka, seconds=3).partitions()
-    assert raised.value.remedy == "see: sluice status, sluice logs broker"
+    assert raised.value.remedy == own_log("broker")

@@ -17,6 +17,7 @@ from sluice.generate.event_schemas import event_schema
 from sluice.generate.files import write_files
 from sluice.settings import FILE, KEYS, PROJECT, VARIABLES, read_settings, read_values
 from sluice.settings.project import find_project
+from tests.support.services import stack_environment
 
 
 @pytest.fixture
@@ -201,3 +202,59 @@ def test_commands_without_the_embedded_stack_end_with_a_line(
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert ("pip install 'sluice[embedded]'" in done.stderr) == (code == 2)
+
+
+OUTSIDE = """
+import sluice.settings.project
+sluice.settings.project.IN_REPOSITORY = False  # as an installed package
+from sluice.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("call", ["status", "status --json", "doctor", "up", "generate", "drain"])
+def test_outside_a_project_a_command_says_so_and_starts_nothing(call: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OUTSIDE, *call.split()],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert f"there is no project: neither {folder} nor a folder above has a {FILE}" in done.stderr
+    assert "make one: sluice new" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_up_names_a_fault_of_the_models_before_it_starts_anything(folder: Path) -> None:
+    (folder / FILE).write_text('models = "acme"\n')
+    done = CliRunner().invoke(app, ["up", "--detach"])
+    assert isinstance(done.exception, WrongUsage)
+    assert "cannot import models 'acme'" in str(done.exception)
+    assert [path.name for path in folder.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("name", [".", "a b"])
+def test_new_names_the_next_commands_as_a_shell_takes_them(name: str, folder: Path) -> None:
+    (folder / "own_things.py").write_text(OTHERS)
+    done = CliRunner().invoke(app, ["new", name, "--models", "own_things"])
+    change = "" if name == "." else "cd 'a b'; "
+    last = done.stdout.splitlines()[-1]
+    assert last == f"{name} is ready; next: {change}sluice generate; sluice doctor"
+
+
+@pytest.mark.parametrize("call", ["doctor", "status", "logs relay"])
+def test_where_no_stack_was_started_the_advice_is_to_start_it(call: str, folder: Path) -> None:
+    (folder / "own_things.py").write_text(OTHERS)
+    ports = stack_environment(folder / "home")
+    (folder / FILE).write_text('models = "own_things"\n')
+    done = CliRunner().invoke(app, call.split(), env=ports)
+    told = f"{done.output}\n{done.exception}"
+    assert "sluice up" in told
+    if call == "doctor":
+        advice = [line for line in told.splitlines() if "sluice logs" in line]
+        assert len(advice) == 3
+        assert all(line.startswith("     start the stack: sluice up; if") for line in advice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 import traceback
 from collections import Counter
@@ -34,7 +35,7 @@ from sluice.catalog.stored import generated_profile
 from sluice.catalog.tables import LeftOut, Table
 from sluice.data_types.mapping import LOSSLESS
 from sluice.errors import WrongUsage
-from sluice.settings import project_marks
+from sluice.settings import project_marks, require_project
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ _LIBRARIES = {"site-packages", "dist-packages", "importlib"}
 
 def read_models(models: str, profile: str = "") -> Catalog:
     """Import the models of a module and describe them, whatever is stored; see load_catalog."""
+    require_project(os.environ, models)
     sources = _sources(models)  # before the import: a file that changes now has another hash
     module = imported(models)
     mapped = registries(module)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterator
 from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,8 +105,16 @@ def new(
     say(*made.lines)
     files = {f"{models}/{path}": text for path, text in made.files.items()}
     _write(folder, {**_files(title, models, url), **files})
-    password = "export SLUICE_POSTGRES_PASSWORD=...; " if url is not None else ""
-    say(f"{folder} is ready; next: cd {folder}; {password}sluice generate; sluice doctor")
+    say(f"{folder} is ready; next: {'; '.join(_next(folder, url))}")
+
+
+def _next(folder: Path, url: URL | None) -> Iterator[str]:
+    """Yield what to run next, for a shell."""
+    if folder.resolve() != Path.cwd():
+        yield f"cd {shlex.quote(str(folder))}"
+    if url is not None:
+        yield "export SLUICE_POSTGRES_PASSWORD=..."
+    yield from ("sluice generate", "sluice doctor")
 
 
 def _identifier(name: str) -> str:

@@ -25,7 +25,7 @@ from sluice.cli.tables import print_table
 from sluice.cli.their_broker import require_broker
 from sluice.errors import NotReady, WrongUsage
 from sluice.execution.progress import Line
-from sluice.settings import Settings, read_secrets, read_settings
+from sluice.settings import Settings, read_secrets, read_settings, require_project
 
 if TYPE_CHECKING:
     from sluice.embedded.stack import Stack
@@ -59,6 +59,7 @@ def up(
     if create_tables:
         model_tables.require_own_server(context.obj)
     from sluice import wiring
+    from sluice.catalog import load_catalog
     from sluice.cli import first_facts
     from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
@@ -68,6 +69,7 @@ def up(
     from sluice.embedded.stack import Stack
 
     report = _clock()
+    load_catalog(context.obj.models)  # models with a fault are named before anything starts
     theirs = not context.obj.kafka.embedded
     known = require_broker(context.obj, report) if theirs else True
     if not context.obj.postgres.embedded:
@@ -149,6 +151,7 @@ def status(
     ] = False,
 ) -> None:
     """Show services, rows on both sides, freshness, the slot and the last DAG runs."""
+    require_project(os.environ, context.obj.models)
     state = read_status(context.obj)
     if as_json:
         say_json(state, indent=2)
@@ -180,7 +183,8 @@ def logs(
     paths = {path.stem: path for path in (settings.home / "logs").glob("*.log")}
     if name not in paths:
         known = ", ".join(sorted(paths))
-        raise WrongUsage(f"there is no log {name!r} (known: {known or 'none yet'})")
+        remedy = None if paths else "start the stack, which writes them: sluice up"
+        raise WrongUsage(f"there is no log {name!r} (known: {known or 'none yet'})", remedy=remedy)
     # -F: the supervisor replaces a log that grows too large.
     _tail("-n", str(lines), *(["-F"] if follow else []), str(paths[name]))
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from sluice.clients.broker_options import require_allowed
-from sluice.errors import Unreachable, WrongUsage
+from sluice.errors import Unreachable, WrongUsage, own_log
 from sluice.settings import KafkaSettings
 
 C = TypeVar("C")
@@ -40,7 +40,7 @@ _SIZE = "raise the topics' max.message.bytes, or set a batch.size below it in SL
 _SPEAKER = re.compile(r"^\S+/(bootstrap|\d+): ")  # the broker that reports
 # The peer closed the connection in the handshake: it may speak TLS, or not Kafka.
 _CLOSED = re.compile("security.protocol|Disconnected.*(APIVERSION_QUERY|SSL_HANDSHAKE|AUTH_)")
-_LOG = "see: sluice status, sluice logs broker"
+_LOG = own_log("broker")
 _THEIRS = f"see that it runs and that this machine reaches it, or {_ADDRESS}"
 _FORBIDDEN = frozenset(
     {

@@ -12,7 +12,7 @@ from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
 
 from sluice.clients import listeners
-from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable, WrongUsage
+from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable, WrongUsage, own_log
 from sluice.generate.clickhouse import literal, on_cluster, quoted
 from sluice.settings import ClickHouseSettings, Cluster
 
@@ -29,7 +29,7 @@ _MEMORY = 241
 _HANDSHAKE_S = 10.0
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
 _READONLY = 164
-_LOG = "see: sluice status, sluice logs clickhouse"
+_LOG = own_log("clickhouse")
 _THEIRS = (
     "see that it runs and that this machine reaches it, or fix SLUICE_CLICKHOUSE_HOST and"
     " SLUICE_CLICKHOUSE_PORT, or the connection sluice_clickhouse"

@@ -24,7 +24,7 @@ from sluice.clients.source_tables import (
     schema_differences,
 )
 from sluice.data_types.masks import INNER, OUTER, session_options
-from sluice.errors import NeedsPerson, NotReady, SlotAwaited, SluiceError, Unreachable
+from sluice.errors import NeedsPerson, NotReady, SlotAwaited, SluiceError, Unreachable, own_log
 from sluice.events.positions import parse_lsn
 from sluice.execution.batches import batches
 from sluice.execution.outcomes import Outcomes
@@ -37,7 +37,7 @@ TIMELINE = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 # A server's refusal of a session, and the refusals that pass by themselves.
 _REFUSAL = re.compile(r"FATAL:\s+(.*)")
 _TRANSIENT = re.compile("starting up|shutting down|recovery|too many|slots are reserved", re.I)
-_LOG = "see: sluice status, sluice logs postgres"
+_LOG = own_log("postgres")
 _THEIRS = (
     "see that it runs and that this machine reaches it, or fix SLUICE_POSTGRES_HOST and"
     " SLUICE_POSTGRES_PORT, or the connection sluice_postgres"

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sluice.embedded import private
-from sluice.errors import NotReady, Retryable, Unreachable
+from sluice.errors import NotReady, Retryable, Unreachable, own_log
 from sluice.settings import OWN_POSTGRES, PACKAGE, WRITER, Settings, own_broker
 
 T = TypeVar("T")
 USER = "admin"
-_LOG = "see: sluice logs airflow-api-server"
+_LOG = own_log("airflow-api-server")
 SCHEDULER_HEALTH = 1  # offset of its port from the UI's
 
 

@@ -20,6 +20,7 @@ from sluice.settings.project import (
     PACKAGE,
     PROJECT,
     make_importable,
+    require_project,
 )
 from sluice.settings.values import (
     BROKER_USER,
@@ -76,5 +77,6 @@ __all__ = [
     "read_secrets",
     "read_settings",
     "read_values",
+    "require_project",
     "secrets_file",
 ]

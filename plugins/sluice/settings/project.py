@@ -8,6 +8,7 @@ import shlex
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ def find_project(environment: Mapping[str, str]) -> Path:
                 _require_own(folder)
             return folder
     return PROJECT if IN_REPOSITORY else here
+
+
+def require_project(environment: Mapping[str, str], models: str) -> None:
+    """Require a project, or models that somebody named, or some by the default name.
+
+    Raises:
+        WrongUsage: there is none of them.
+    """
+    project = find_project(environment)
+    named = environment.get("SLUICE_PROJECT") or models != VARIABLES["SLUICE_MODELS"][0]
+    if named or (project / FILE).is_file() or find_spec(models) is not None:
+        return
+    raise WrongUsage(
+        f"there is no project: neither {project} nor a folder above has a {FILE}",
+        remedy="change to the folder of one, or make one: sluice new; see docs/own-project.md",
+    )
 
 
 def _require_own(folder: Path) -> None:

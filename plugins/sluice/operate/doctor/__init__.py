@@ -7,7 +7,7 @@ from functools import partial
 from time import time
 
 from sluice.catalog import Catalog
-from sluice.errors import SluiceError
+from sluice.errors import SluiceError, own_log
 from sluice.operate.doctor import airflow, broker, clickhouse, postgres
 from sluice.operate.doctor.diagnosis import Diagnosis, failed, judged, sentences
 from sluice.operate.doctor.gathering import SILENCE_S, Part, gathered
@@ -43,7 +43,7 @@ def _part(name: str, settings: Settings, catalog: Catalog) -> Part:
         "broker": settings.kafka.embedded,
         "clickhouse": settings.clickhouse.embedded,
     }
-    look = f"see: sluice status, sluice logs {name}" if embedded[name] else "see its own log"
+    look = own_log(name) if embedded[name] else "see its own log"
     return Part(
         service=name,
         checks=lambda: _SERVICES[name].checks(settings, catalog),
