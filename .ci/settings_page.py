@@ -8,14 +8,21 @@ from sluice.settings import VARIABLES
 
 _PROJECT = Path(__file__).resolve().parents[1]
 PAGE, EXAMPLE = _PROJECT / "docs" / "settings.md", _PROJECT / ".env.example"
-_HEAD = "# Copy to .env to change a setting; `make` reads it. Shown are the defaults.\n\n"
+_HEAD = "# Copy to .env to change a setting; every command reads it. Shown are the defaults.\n\n"
 # The rest of .env.example is written by hand.
 _COMPOSE = "# Docker Compose alone"
 _BEGINNING = """# Settings
 
 Every setting is an environment variable; `make docs` writes this page from
-`plugins/sluice/settings/variables.py`. `make` also reads `.env`: copy `.env.example` and change
-what you need. An empty value counts as not set.
+`plugins/sluice/settings/variables.py`. An empty value counts as not set. The first of these that
+has a value decides, and `sluice config` shows which one it was:
+
+1. the environment;
+2. `.env` in the project's folder: lines `NAME=value`, as for Docker Compose, without `${...}`. Copy
+   `.env.example` and change what you need;
+3. `sluice.toml`: see [your own repository](own-project.md#sluicetoml);
+4. of ports, those with which the stack was started;
+5. the default.
 
 Tasks in Airflow read the addresses, users, passwords and options of the three services from
 connections instead: see [Airflow](services/airflow.md). The variables of `docker-compose.yaml`

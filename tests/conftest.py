@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from sluice.settings import Settings
+from sluice.settings import Settings, environment_file
 from tests.support import tiers
 from tests.support.crashes import pytest_runtest_protocol  # noqa: F401 - hook
 from tests.support.failures import pytest_configure  # noqa: F401 - hook
@@ -23,6 +23,8 @@ from tests.support.tiers import (  # noqa: F401 - hooks
     pytest_xdist_make_scheduler,
 )
 
+# A developer's own .env is not the tests'.
+os.environ["SLUICE_ENV_FILE"] = environment_file.ENV_FILE = os.devnull
 # An example may take as long as it needs: the machine is not what is tested.
 hypothesis_settings.register_profile("sluice", deadline=None)
 hypothesis_settings.load_profile("sluice")

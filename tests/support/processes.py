@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import psutil
 
 from sluice.embedded.stack import Stack
 from sluice.settings import PROJECT, Settings
+from tests.support.services import inherited
 
 SLUICE = str(Path(sys.executable).parent / "sluice")
 
@@ -36,9 +36,8 @@ def silent_broker(settings: Settings, port: int) -> dict[str, str]:
 
 def command_environment(settings: Settings, **changed: str) -> dict[str, str]:
     """The variables of a command that uses these services, some of them changed."""
-    inherited = {name: value for name, value in os.environ.items() if name[:7] != "SLUICE_"}
     return {
-        **inherited,
+        **inherited(),
         "SLUICE_HOME": str(settings.home),
         "SLUICE_POSTGRES_PORT": str(settings.postgres.port),
         **broker_variables(settings),

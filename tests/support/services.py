@@ -61,8 +61,13 @@ def stack_environment(home: Path) -> dict[str, str]:
     names = ("POSTGRES", "KAFKA", "CLICKHOUSE", "CLICKHOUSE_HTTP", "API", "AIRFLOW")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     variables = {f"SLUICE_{name}_PORT": str(port) for name, port in ports.items()}
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-    return {**inherited, **variables, **outside_variables(), "SLUICE_HOME": str(home)}
+    return {**inherited(), **variables, **outside_variables(), "SLUICE_HOME": str(home)}
+
+
+def inherited() -> dict[str, str]:
+    """The environment of the tests without settings, and without a `.env` in the repository."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
+    return {**others, "SLUICE_ENV_FILE": os.devnull}
 
 
 @contextmanager

@@ -27,7 +27,7 @@ app = typer.Typer()
 _HIDDEN = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK|MASK_KEY")
 _TOML = """\
 # The settings of this project. `sluice config` shows all of them, and where each value is from;
-# a variable of the environment, such as SLUICE_SLOT, wins over this file.
+# a variable of the environment or of .env, such as SLUICE_SLOT, wins over this file.
 models = "{models}"
 slot = "{slot}"
 # Tables to follow, all by default, and marks of tables and columns; see docs/own-project.md.
@@ -53,11 +53,12 @@ sluice init       # topics, publication, tables and views
 sluice doctor     # what is missing, and what to do
 ```
 
-`{file}` has the settings, `dags/sluice.py` the DAGs for Airflow. Secrets belong into the
-environment: see `.env.example`.
+`{file}` has the settings, `dags/sluice.py` the DAGs for Airflow. Secrets belong into `.env` or
+the environment: see `.env.example`.
 """
 _EXAMPLE = """\
-# Secrets, for the environment of every command, of the relay and of Airflow.
+# Secrets. Copy this file to .env, which every command, the relay and Airflow's tasks read in this
+# folder and git ignores. Variables of the environment win.
 # SLUICE_POSTGRES_PASSWORD=
 # SLUICE_CLICKHOUSE_PASSWORD=
 """

@@ -31,8 +31,8 @@ from sluice.errors import NotReady, Retryable, Unreachable, WrongUsage
 from sluice.settings import (
     IN_REPOSITORY,
     PACKAGE,
-    VARIABLES,
     Settings,
+    env_file_values,
     ports_file,
     read_ports,
     read_secrets,
@@ -341,13 +341,12 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """Return the programs' environment: settings, Airflow's own, and the secrets."""
         secrets = read_secrets(self._home)
-        settings = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         # In a repository of Sluice its plugins as well, whatever is installed.
         own = [str(PACKAGE.parent)] if IN_REPOSITORY else []
         paths = (str(self._settings.project), *own, os.environ.get("PYTHONPATH", ""))
         return {
+            **env_file_values(self._settings.project, os.environ),
             **os.environ,
-            **settings,
             "SLUICE_PROJECT": str(self._settings.project),
             "SLUICE_HOME": str(self._home),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),

@@ -1,4 +1,4 @@
-"""Settings from environment variables, read once at an entry point; no other module reads them."""
+"""Settings from the environment and files, read once at an entry point and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sluice.errors import WrongUsage
+from sluice.settings.environment_file import env_file_name, env_file_values
 from sluice.settings.ports import read_ports
 from sluice.settings.project import FILE, file_values, find_project, make_importable
 from sluice.settings.values import (
@@ -71,7 +72,7 @@ def read_secrets(home: Path) -> dict[str, str]:
 def read_values(environment: Mapping[str, str]) -> Values:
     """Return the value of each setting and its origin, the first of these that has one.
 
-    The environment, sluice.toml, the ports with which the stack was started, the default.
+    The environment, .env, sluice.toml, the ports with which the stack was started, the default.
     """
     project = find_project(environment)
     values = _chosen(project, environment)
@@ -86,9 +87,14 @@ def _chosen(project: Path, environment: Mapping[str, str]) -> Values:
     """Return what somebody set, or else the defaults."""
     values: Values = {name: (default, DEFAULT) for name, (default, _) in VARIABLES.items()}
     values["SLUICE_PROJECT"] = str(project), "the present folder"
-    values.update((name, (text, FILE)) for name, text in file_values(project).items())
-    given = {name: environment[name] for name in VARIABLES if environment.get(name)}
-    values.update((name, (text, "environment")) for name, text in given.items())
+    files = {
+        FILE: file_values(project),
+        env_file_name(environment): env_file_values(project, environment),
+    }
+    for origin, given in files.items():
+        values.update((name, (text, origin)) for name, text in given.items() if text)
+    own = {name: environment[name] for name in VARIABLES if environment.get(name)}
+    values.update((name, (text, "environment")) for name, text in own.items())
     return values
 
 
@@ -110,7 +116,7 @@ def _is_own(values: Values, service: str) -> bool:
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the settings from environment variables and sluice.toml, at an entry point.
+    """Read the settings from environment variables, .env and sluice.toml, at an entry point.
 
     From then on the modules of the project's folder can be imported.
 

@@ -32,7 +32,7 @@ IN_REPOSITORY = PROJECT / "plugins" / "sluice" == PACKAGE
 _SECTIONS = frozenset(
     "airflow alert api clickhouse drain kafka postgres quality reject relay".split()
 )
-_ENVIRONMENT_ALONE = {"SLUICE_PROJECT"}
+ENVIRONMENT_ALONE = frozenset({"SLUICE_PROJECT", "SLUICE_ENV_FILE"})  # they name the files
 
 
 def find_project(environment: Mapping[str, str]) -> Path:
@@ -99,7 +99,7 @@ def key_of(variable: str) -> str:
     return f"{section}.{key}" if section in _SECTIONS else name
 
 
-KEYS = {key_of(name): name for name in VARIABLES if name not in _ENVIRONMENT_ALONE}
+KEYS = {key_of(name): name for name in VARIABLES if name not in ENVIRONMENT_ALONE}
 
 
 def file_values(project: Path) -> dict[str, str]:

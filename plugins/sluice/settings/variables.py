@@ -8,6 +8,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "",
         "the project's folder; the nearest one above with a sluice.toml, or the repository's",
     ),
+    "SLUICE_ENV_FILE": (
+        ".env",
+        "a file of settings below the project; the environment wins over it",
+    ),
     "SLUICE_HOME": (".sluice", "state directory of the embedded stack, below the project"),
     "SLUICE_MODELS": ("models", "the module that holds the SQLAlchemy models"),
     "SLUICE_OUT": ("", "the folder below which `sluice generate` writes; the project's own"),
