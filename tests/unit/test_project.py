@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,17 @@ def test_new_refuses_wrong_options_and_writes_nothing(options: list[str], folder
     done = CliRunner().invoke(app, ["new", "geo", *options])
     assert isinstance(done.exception, WrongUsage)
     assert list(folder.iterdir()) == []
+
+
+def test_new_makes_the_file_that_its_workflow_installs_from(folder: Path) -> None:
+    (folder / "own_things.py").write_text(OTHERS)
+    CliRunner().invoke(app, ["new", "geo", "--models", "own_things"])
+    workflow = (folder / "geo" / ".github" / "workflows" / "sluice.yml").read_text()
+    named = re.findall(r"pip install -r (\S+)", workflow)
+    assert named == ["requirements.txt"]
+    requirements = (folder / "geo" / "requirements.txt").read_text()
+    assert f"sluice-{version('sluice')}-py3-none-any.whl" in requirements
+    assert [line for line in requirements.splitlines() if not line.startswith("#")] == []
 
 
 OTHERS = """

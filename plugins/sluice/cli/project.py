@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.metadata import version
 from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,7 +77,17 @@ jobs:
       - run: pip install -r requirements.txt # with Sluice and what the models import
       - run: sluice generate --check
 """
-_OPTIONAL = {"README.md", ".env.example", ".gitignore", ".github/workflows/sluice.yml"}
+_REQUIREMENTS = """\
+# What the models import, and Sluice: a path or an address of its wheel.
+# ./sluice-{version}-py3-none-any.whl
+"""
+_OPTIONAL = {
+    "README.md",
+    ".env.example",
+    ".gitignore",
+    ".github/workflows/sluice.yml",
+    "requirements.txt",
+}
 
 
 @app.command(rich_help_panel=SET_UP)
@@ -166,6 +177,7 @@ def _files(name: str, models: str, url: URL | None) -> dict[str, str]:
         ".env.example": _EXAMPLE,
         ".gitignore": _IGNORED,
         ".github/workflows/sluice.yml": _CI,
+        "requirements.txt": _REQUIREMENTS.format(version=version("sluice")),
     }
 
 
