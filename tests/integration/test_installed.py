@@ -40,6 +40,8 @@ CREATE TABLE atlas.roads (
     PRIMARY KEY (from_id, to_id)
 );
 CREATE TABLE atlas.log (line text);
+CREATE VIEW atlas.cities AS SELECT * FROM atlas.places WHERE kind = 'city';
+CREATE MATERIALIZED VIEW atlas.totals AS SELECT count(*) FROM atlas.places;
 CREATE TABLE "atlas"."Odd name; --" ("select" int PRIMARY KEY, "a b" timestamptz);
 INSERT INTO atlas.countries VALUES ('se', 'Sverige'), ('no', 'Norge');
 INSERT INTO atlas.places (population, kind, country, api_token)
@@ -170,6 +172,17 @@ def test_a_project_of_an_own_database_reaches_equality(
     assert "facts, as a suggestion: atlas.roads" in made
     assert "atlas.places.api_token is excluded" in made
     assert "atlas.places.center is not in the models" in made
+    assert "without a primary key, so not followed: atlas.log;" in made
+    assert "PostgreSQL sends no changes of views: atlas.cities;" in made
+    assert "PostgreSQL sends no changes of materialized views: atlas.totals;" in made
+    only = sluice(
+        *("new", "none", "--from-database", url, "--tables", "cities"),
+        at=tmp_path,
+        environment=variables,
+        code=2,
+    )
+    assert "no table matches cities" in only
+    assert "changes of views: atlas.cities;" in only
     project = tmp_path / "geo"
     assert password not in "".join(p.read_text() for p in project.rglob("*") if p.is_file())
     again = sluice("new", "geo", "--from-database", url, at=tmp_path, environment=variables, code=2)

@@ -19,8 +19,10 @@ from sluice.catalog.masking import looks_secret
 from sluice.catalog.models import imported
 from sluice.data_types.annotations import importable
 from sluice.errors import Unreachable, WrongUsage
+from sluice.printable import named
 
 _PUBLIC = "public"
+_NAMED = 20  # tables of a line
 _SYSTEM = re.compile("information_schema|pg_.*")
 # Names of columns that may hold what belongs on no topic.
 _MARKS = '''
@@ -65,7 +67,7 @@ def reflected(url: URL, models: str, patterns: Sequence[str]) -> Reflected:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SAWarning)  # of types, which are reported below
-            unknown = _reflect(engine, metadata, patterns)
+            unknown, others = _reflect(engine, metadata, patterns)
         text = DeclarativeGenerator(metadata, engine, []).generate()
     except SQLAlchemyError as error:
         reason = " ".join(str(error).split())
@@ -84,6 +86,7 @@ def reflected(url: URL, models: str, patterns: Sequence[str]) -> Reflected:
         lines=[
             f"{len(metadata.tables)} tables were read",
             *(f"{column} is not in the models: its type has no mapping" for column in unknown),
+            *others,
             *lines,
         ],
     )
@@ -134,7 +137,13 @@ def _marks(tables: Iterable[sa.Table], places: Mapping[int, str]) -> tuple[list[
         f'{expressions[name]}.columns[{json.dumps(column)}].info["exclude"] = True'
         for name, column in secrets
     ]
+    keyless = [table.fullname for table in listed if not table.primary_key.columns]
     lines = [f"facts, as a suggestion: {', '.join(facts) or 'none'}"]
+    if keyless:
+        lines.append(
+            f"without a primary key, so not followed: {named(keyless, _NAMED)}; give them"
+            " one in PostgreSQL and in the models"
+        )
     return marks, [
         *lines,
         *(
@@ -144,20 +153,27 @@ def _marks(tables: Iterable[sa.Table], places: Mapping[int, str]) -> tuple[list[
     ]
 
 
-def _reflect(engine: sa.Engine, metadata: sa.MetaData, patterns: Sequence[str]) -> list[str]:
-    """Reflect the matching tables; return the columns whose types SQLAlchemy does not know.
+def _reflect(
+    engine: sa.Engine, metadata: sa.MetaData, patterns: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Reflect the matching tables.
+
+    Returns:
+        The columns whose types SQLAlchemy does not know, and lines on what else matches.
 
     Raises:
         WrongUsage: no table matches.
     """
-    inspector, unknown = sa.inspect(engine), []
+    inspector, unknown = sa.inspect(engine), list[str]()
+    others: dict[str, list[str]] = {}
     for schema in inspector.get_schema_names():
         if _SYSTEM.fullmatch(schema):
             continue
+        for kind, names in _not_tables(inspector, schema).items():
+            matching = [f"{schema}.{name}" for name in names if _matches(schema, name, patterns)]
+            others[kind] = [*others.get(kind, ()), *matching]
         for name in inspector.get_table_names(schema):
-            if not any(
-                fnmatchcase(name, p) or fnmatchcase(f"{schema}.{name}", p) for p in patterns
-            ):
+            if not _matches(schema, name, patterns):
                 continue
             columns = inspector.get_columns(name, schema)
             untyped = [str(c["name"]) for c in columns if isinstance(c["type"], sa.types.NullType)]
@@ -170,9 +186,29 @@ def _reflect(engine: sa.Engine, metadata: sa.MetaData, patterns: Sequence[str]) 
                 include_columns=[c["name"] for c in columns if c["name"] not in untyped],
                 resolve_fks=False,
             )
+    lines = [
+        f"not in the models, as PostgreSQL sends no changes of {kind}: {named(names, _NAMED)}; use"
+        " the underlying tables"
+        for kind, names in others.items()
+        if names
+    ]
     if not metadata.tables:
-        raise WrongUsage(f"no table matches {', '.join(patterns)}")
-    return unknown
+        remedy = "\n".join(lines) or None
+        raise WrongUsage(f"no table matches {', '.join(patterns)}", remedy=remedy)
+    return unknown, lines
+
+
+def _not_tables(inspector: Any, schema: str) -> dict[str, list[str]]:
+    """Return what a schema has that can be queried and has no WAL of its own."""
+    return {
+        "views": inspector.get_view_names(schema),
+        "materialized views": inspector.get_materialized_view_names(schema),
+        "foreign tables": inspector.get_foreign_table_names(schema),
+    }
+
+
+def _matches(schema: str, name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, p) or fnmatchcase(f"{schema}.{name}", p) for p in patterns)
 
 
 def _facts(tables: Iterable[sa.Table]) -> list[str]:
