@@ -209,3 +209,19 @@ def test_the_log_of_the_embedded_broker_is_named() -> None:
     with pytest.raises(Unreachable) as raised:
         Topics(kafka, seconds=3).partitions()
     assert raised.value.remedy == own_log("broker")
+
+
+def test_a_report_does_not_wait_for_a_broker_that_nothing_listens_for() -> None:
+    first, second = free_ports(2)
+    both = f"127.0.0.1:{first}, SASL_PLAINTEXT://localhost:{second}"
+    topics = Topics(KafkaSettings(bootstrap=both), seconds=3600)
+    with pytest.raises(Unreachable, match="does not answer: connection refused") as caught:
+        topics.require_listening()
+    assert caught.value.remedy
+    with closing(socket.create_server(("127.0.0.1", second))):
+        topics.require_listening()
+
+
+@pytest.mark.parametrize("bootstrap", ["nowhere.invalid:9092", "no port", ""])
+def test_what_is_wrong_with_an_address_is_left_to_the_client(bootstrap: str) -> None:
+    Topics(KafkaSettings(bootstrap=bootstrap)).require_listening()

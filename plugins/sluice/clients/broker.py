@@ -9,6 +9,7 @@ raised with the gravest report.
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ _NONE: Mapping[str, Any] = {}
 # read only committed messages. Sluice's sources use no transactions.
 _READ_ALL: Mapping[str, Any] = {"isolation.level": "read_uncommitted"}
 _NO_SECRET = 5  # characters; longer values may be a secret
-_RECENT_S, _POLL_S = 60.0, 0.5
+_RECENT_S, _POLL_S, _CONNECT_S = 60.0, 0.5, 2.0
 _INFORMATION = 6
 _WHERE = "SLUICE_KAFKA_OPTIONS, or in the extra of the connection sluice_redpanda"
 _LOGIN = f"fix sasl.mechanisms, sasl.username or sasl.password in {_WHERE}"
@@ -192,6 +193,26 @@ class Broker:
                 raise self._error("does not answer", str(reason), self._log) from error
             self._listen(client)
             raise self.failure(reason) from error
+
+    def require_listening(self) -> None:
+        """Require that a program listens on one of the addresses.
+
+        librdkafka keeps on connecting until a request's time is over, which suits a step of the
+        pipeline, and not somebody who waits for a report.
+
+        Raises:
+            Unreachable: each of them refuses the connection.
+        """
+        for address in self.address.split(","):
+            host, _, port = address.rpartition("://")[2].strip().rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+            except ConnectionRefusedError:
+                continue
+            except (OSError, ValueError):  # librdkafka says why
+                pass
+            return
+        raise self._error("does not answer", "connection refused", self._log)
 
     def failure(self, reason: KafkaError) -> Unreachable:
         """Return the error of `reason`, or of the gravest recent report where it is unspecific."""

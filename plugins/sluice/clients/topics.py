@@ -136,6 +136,10 @@ class Topics:
         """Keep this thread's clients until the context ends; see Broker.keeping."""
         return self._broker.keeping()
 
+    def require_listening(self) -> None:
+        """Require that a broker listens; see Broker.require_listening."""
+        self._broker.require_listening()
+
     def ensure(self, names: Iterable[str]) -> str:
         """Create missing topics, with one partition each; return the broker's epoch.
 

@@ -127,6 +127,7 @@ class Monitor:
 
     def _ends(self) -> _Ends:
         names = [table.topic for table in self.catalog.tables]
+        self.topics.require_listening()
         with ThreadPoolExecutor(1) as threads:  # both mostly wait for the broker
             epoch = threads.submit(self.topics.epoch)
             return _Ends(offsets=self.topics.ends(names), epoch=epoch.result() or "")

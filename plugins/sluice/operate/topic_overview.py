@@ -141,6 +141,7 @@ def read_topics(monitor: Monitor, names: Sequence[str] = ()) -> TopicOverview:
 
 
 def _broker(monitor: Monitor, names: Sequence[str], at: datetime) -> _Broker:
+    monitor.topics.require_listening()
     with ThreadPoolExecutor(1) as threads:  # both mostly wait for the broker
         epoch = threads.submit(monitor.topics.epoch)
         offsets = monitor.reader.offsets(names, at - WINDOW)
