@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -13,13 +14,16 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis.strategies import text
 
 from sluice.catalog import load_catalog
 from sluice.catalog.quality_options import Status
+from sluice.errors import NotReady, WrongUsage
 from sluice.operate.overview import CheckResult
 from sluice_airflow.page.figures import apart, check_value
+from sluice_airflow.page.limits import Busy
 from sluice_airflow.page.repairs import fact_repair, table_repair
 from tests.page.history import (
     ACCEPTED,
@@ -371,3 +375,70 @@ def test_what_is_not_there_is_said(kept: None, person: Person) -> None:
         assert asked.status_code == 400
     assert user.get("/sluice/api/v1/tables/orders/versions?key=x").json() == []
     assert "not a key" in user.get("/sluice/tables/orders?key=1,2").text
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "title"),
+    [
+        ("tables/<b>nothing", 404, "Not Found"),
+        ("facts/nothing", 404, "Not Found"),
+        ("olap/nothing", 404, "Not Found"),
+        ("topics/nothing", 404, "Not Found"),
+        ("nothing", 404, "Not Found"),
+        ("?page=x", 422, "Unprocessable"),
+    ],
+)
+def test_a_browser_gets_a_page_of_what_failed_and_others_json(
+    address: str, status: int, title: str, kept: None, person: Person
+) -> None:
+    accepted = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = person("user").get(f"/sluice/{address}", headers=accepted)
+    assert page.status_code == status
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert f"<h1>{title}" in page.text
+    assert '<a href="/sluice/">CDC</a>' in page.text
+    assert "<b>" not in page.text
+    other = person("user").get(f"/sluice/{address}")
+    assert (other.status_code, "detail" in other.json()) == (status, True)
+
+
+def test_the_api_answers_a_browser_in_json_and_a_stranger_gets_a_page(person: Person) -> None:
+    accepted = {"Accept": "text/html"}
+    answer = person("user").get("/sluice/api/v1/tables/nothing/runs", headers=accepted)
+    assert (answer.status_code, list(answer.json())) == (404, ["detail"])
+    closed = person("nobody").get("/sluice/tables/orders", headers=accepted)
+    assert (closed.status_code, "<h1>Unauthorized" in closed.text) == (401, True)
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with")  # Airflow's security imports it
+@pytest.mark.parametrize(
+    ("error", "status", "remedy"),
+    [
+        (NotReady("no connection", remedy="create <it>"), 503, "create &lt;it&gt;"),
+        (WrongUsage("no such key"), 400, ""),
+        (Busy(), 503, "try again"),
+    ],
+    ids=["not ready", "wrong", "busy"],
+)
+def test_a_browser_is_told_what_to_do(error: Exception, status: int, remedy: str) -> None:
+    from sluice_airflow.page.failures import add_handlers
+
+    app = FastAPI()
+    add_handlers(app)
+
+    @app.get("/")
+    def fail() -> None:
+        raise error
+
+    async def ask(accepted: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+            return await client.get("/", headers={"Accept": accepted})
+
+    page, other = asyncio.run(ask("text/html")), asyncio.run(ask("*/*"))
+    assert (page.status_code, other.status_code) == (status, status)
+    assert remedy in page.text
+    assert other.json().keys() == {"detail", "remedy"}
+    assert ("retry-after" in page.headers) is isinstance(error, Busy)
+    assert page.headers.get("retry-after") == other.headers.get("retry-after")

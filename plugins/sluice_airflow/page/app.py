@@ -15,12 +15,12 @@ from typing import Any
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_view
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.middleware.base import RequestResponseEndpoint
 
-from sluice.errors import SluiceError, WrongUsage
 from sluice_airflow.page import api, olap, pages, topics
-from sluice_airflow.page.limits import RETRY_AFTER_S, Busy, Gate
+from sluice_airflow.page.failures import add_handlers
+from sluice_airflow.page.limits import Gate
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -73,15 +73,4 @@ async def protect(request: Request, call_next: RequestResponseEndpoint) -> Respo
     return response
 
 
-@app.exception_handler(Busy)
-def postpone(_: Request, __: Busy) -> JSONResponse:
-    """Respond 503 to a request above the limits."""
-    body = {"detail": "too many requests of this page", "remedy": "try again"}
-    return JSONResponse(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
-
-
-@app.exception_handler(SluiceError)
-def refuse(_: Request, error: SluiceError) -> JSONResponse:
-    """Respond 400 to a wrong request, and 503 where a service fails."""
-    status = 400 if isinstance(error, WrongUsage) else 503
-    return JSONResponse({"detail": error.what, "remedy": error.remedy}, status)
+add_handlers(app)
