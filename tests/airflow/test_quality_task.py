@@ -64,7 +64,7 @@ def test_the_task_fails_with_the_words_of_the_check_and_a_link_to_the_page(
         assert checked(services).passed
     assert "AirflowFailException" in lines
     assert any(line.startswith("orders: row_count fail: Postgres ") for line in lines), lines
-    assert any(line.endswith("run: sluice resync orders") for line in lines)
+    assert any(line.endswith("run: sluice resync orders --diff") for line in lines)
     assert lines[-1] == "see: https://airflow.example.org/etl/sluice/"
 
 

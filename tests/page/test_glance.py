@@ -31,6 +31,15 @@ def test_a_pipeline_that_is_well_is_green_in_all_four() -> None:
     assert "1.50 MB of WAL" in answers(pipeline())[2].more
 
 
+def test_a_table_whose_rows_differ_is_not_called_fresh_without_a_word() -> None:
+    wrong = replace(result("fail"), check="rows")
+    state = replace(pipeline(table(last_check=wrong)), findings=(wrong,))
+    assert looks(state)[1] == ("warn", "fresh, but differs", "5 s")
+    assert answers(state)[1].more.endswith("; rows of orders are wrong")
+    late = replace(pipeline(table(freshness_s=600.0)), findings=(wrong,))
+    assert looks(late)[1][1] == "orders is late"
+
+
 def test_counts_that_match_do_not_hide_when_values_were_compared() -> None:
     hour = table(name="items", compared_at=NOW - timedelta(hours=1))
     assert answers(pipeline(table(), hour))[3].more.endswith("; values compared 60 min ago")

@@ -233,5 +233,7 @@ def test_problems_are_listed_with_what_helps(capsys: pytest.CaptureFixture[str])
     print_status({**STATE, "concerns": concerns})
     printed = capsys.readouterr().out
     assert "bad: orders: rows fail; sluice resync orders --key 7\n" in printed
-    assert "bad: fact_order: rows fail; follows from orders\n" in printed
+    assert (
+        "  bad: fact_order: rows fail; follows from orders and ends with that repair\n" in printed
+    )
     assert "and 12 more problems: sluice status --json\n" in printed

@@ -254,7 +254,7 @@ def quality(
         logging.getLogger("sluice.quality.deep_check").setLevel(logging.INFO)
     report = wiring.quality(context.obj, tables or (), deep=deep, restart=restart)
     if as_json:
-        checks = [asdict(check) for check in report.checks]
+        checks = [asdict(check) | {"repair": check.advice} for check in report.checks]
         say_json({"checks": checks, "passed": report.passed}, indent=2)
     else:
         for line in [*report.findings, *report.sums]:

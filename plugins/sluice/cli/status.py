@@ -193,11 +193,15 @@ def print_status(state: dict[str, Any], *, every: bool = False) -> None:
 
 
 def _print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
-    """Print each problem with the command that helps, the gravest first."""
+    """Print each problem with the command that helps, the gravest first.
+
+    Those that follow from others come behind these, indented.
+    """
     for concern in concerns[:_ROWS]:
         help_ = concern["remedy"] and f"; {concern['remedy']}"
-        cause = concern["follows"] and f"; follows from {', '.join(concern['follows'])}"
-        say(f"{concern['severity']}: {concern['what']}{cause or help_}")
+        follows = concern["follows"]
+        cause = follows and f"; follows from {', '.join(follows)} and ends with that repair"
+        say(f"{'  ' * bool(follows)}{concern['severity']}: {concern['what']}{cause or help_}")
     if len(concerns) > _ROWS:
         say(f"and {len(concerns) - _ROWS} more problems: sluice status --json")
 

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from types import MappingProxyType
 
 from sluice.catalog.quality_options import Status
 from sluice.clients.slot_loss import cause, remedy
 from sluice.operate.overview import CheckResult, Concern, Overview, Severity, Slot, TableState
-from sluice.quality.checks import ROWS
+from sluice.quality.causes import NO_CAUSES, Causes
+from sluice.quality.checks import grouped
 
 _SAFE_WAL = frozenset({"reserved", "extended"})
 
 
-def concerns(
-    state: Overview, sources: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> Iterator[Concern]:
-    """Yield all concerns, services first.
+def concerns(state: Overview, causes: Causes = NO_CAUSES) -> tuple[Concern, ...]:
+    """Return all concerns, broken before warnings, each behind those that it follows from."""
+    found = sorted(_concerns(state, causes), key=lambda concern: concern.severity != Severity.BAD)
+    return tuple(grouped(found, lambda one: one.table, lambda one: one.follows))
 
-    Args:
-        sources: fact or rollup -> the tables that it is derived from. Default: none.
-    """
+
+def _concerns(state: Overview, causes: Causes) -> Iterator[Concern]:
+    """Yield all concerns, services first."""
     for service in state.services:
         if not service.answers:
             yield Concern(severity=Severity.BAD, what=service.error, remedy=service.remedy)
     now = {(table.name, check) for table in state.tables for check, _ in _measured(table)}
-    wrong = {one.table for one in state.findings if one.check in ROWS and one.status == Status.FAIL}
+    follows = causes.find(state.findings)
     for result in state.findings:
-        if (result.table, result.check) not in now:
-            of = sources.get(result.table, ())
-            yield _found(result, tuple(table for table in of if table in wrong))
+        place = (result.table, result.check)
+        if place not in now:
+            yield _found(result, follows.get(place, ()))
     if state.services[0].answers:
         yield from slot_concerns(state.slot)
     severities = {(result.table, result.check): _severity(result) for result in state.findings}

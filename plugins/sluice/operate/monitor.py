@@ -39,6 +39,7 @@ from sluice.operate.overview import (
     Slot,
     TableState,
 )
+from sluice.quality.causes import causes_in
 
 T = TypeVar("T")
 _ROW_COUNT, _FACT_ROW_COUNT, _CAUGHT_UP = "row_count", "fact_row_count", "caught_up"
@@ -105,8 +106,7 @@ class Monitor:
             drained_per_minute=kept.drained / RATE_MINUTES if kept else None,
             rebuilt_per_minute=kept.rebuilt / RATE_MINUTES if kept else None,
         )
-        found = concerns(state, _sources(self.catalog))
-        listed = tuple(sorted(found, key=lambda concern: concern.severity != Severity.BAD))
+        listed = concerns(state, causes_in(self.catalog))
         healthy = all(concern.severity != Severity.BAD for concern in listed)
         judged = replace(state, concerns=listed, healthy=healthy)
         return replace(judged, flow=stages(judged))
@@ -157,16 +157,6 @@ class Monitor:
             drained=drained,
             rebuilt=rebuilt,
         )
-
-
-def _sources(catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    """Return fact or rollup -> the tables that it is derived from."""
-    sources = {}
-    for fact in catalog.facts:
-        tables = tuple(table.name for table in fact.tables)
-        sources[fact.name] = tables
-        sources |= {rollup.name: tables for rollup in fact.table.rollups}
-    return sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

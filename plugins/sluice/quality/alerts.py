@@ -60,7 +60,7 @@ class Alerts:
             {
                 **asdict(item.check),
                 "difference": printable(item.check.difference),
-                "repair": printable(item.check.repair),
+                "repair": printable(item.check.advice),
                 "before": item.before,
                 "recovered": item.recovered,
                 "message": item.sentence(),

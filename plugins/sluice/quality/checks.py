@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from sluice.catalog import Catalog
 from sluice.catalog.quality_options import Status
@@ -11,6 +12,7 @@ from sluice.errors import Lagging, QualityFailed, Retryable, SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.printable import first_lines, named
 
+T = TypeVar("T")
 # (table, check) -> seconds for which the check has been unsettled.
 Ages = Mapping[tuple[str, str], int]
 
@@ -36,6 +38,7 @@ class Check:
         difference: the difference as a sentence.
         carried_s: how many seconds before the run the two sides were compared; see carried.py.
             Default: 0, in the run.
+        follows: the tables whose wrong rows cause it, and whose repair ends it. Default: none.
     """
 
     table: str
@@ -47,6 +50,12 @@ class Check:
     repair: str = ""
     difference: str = ""
     carried_s: int = 0
+    follows: tuple[str, ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """Return the command that repairs it; empty where the repair of other rows ends it."""
+        return "" if self.follows else self.repair
 
     def sentence(self) -> str:
         """Return the check as one line: what, where, both values, and what to do."""
@@ -56,7 +65,11 @@ class Check:
             counted = self.check in COMPARED and (self.postgres or self.clickhouse)
             parts = [*parts, self.difference] if counted else [f" {self.difference}"]
         text += "; ".join(parts)
-        return f"{text}; {self.repair}" if self.repair and self.status != Status.PASS else text
+        if self.status == Status.PASS:
+            return text
+        if self.follows:
+            return f"{text}; follows from {', '.join(self.follows)} and ends with that repair"
+        return f"{text}; {self.repair}" if self.repair else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +92,18 @@ class QualityReport:
 
     @property
     def findings(self) -> list[str]:
-        """Return a line for each check that did not pass; of very many, the first."""
-        lines = [check.sentence() for check in self.checks if check.status != Status.PASS]
+        """Return a line for each check that did not pass, failures first; of very many, the first.
+
+        Those that follow from wrong rows of a table come behind these, indented.
+        """
+        found = sorted(
+            (check for check in self.checks if check.status != Status.PASS),
+            key=lambda check: (check.status != Status.FAIL, check.table),
+        )
+        lines = [
+            f"  {check.sentence()}" if check.follows else check.sentence()
+            for check in grouped(found, lambda one: one.table, lambda one: one.follows)
+        ]
         return first_lines(lines, "more findings; see: sluice quality --json")
 
     @property
@@ -130,6 +153,32 @@ class QualityReport:
             failed = sorted({c.table for c in self.checks if c.status == Status.FAIL})
             outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {named(failed)}")
         outcomes.require()
+
+
+def grouped(
+    findings: Sequence[T],
+    table: Callable[[T], str | None],
+    follows: Callable[[T], Sequence[str]],
+) -> Iterator[T]:
+    """Yield findings so that each comes behind those of the tables that it follows from.
+
+    Args:
+        findings: in the order of those that follow from nothing, by table.
+    """
+    roots = [one for one in findings if not follows(one)]
+    last: dict[str | None, int] = {}
+    for at, root in enumerate(roots):
+        if last.get(table(root), at - 1) == at - 1:
+            last[table(root)] = at
+    behind: dict[int, list[T]] = {}
+    for one in findings:
+        if follows(one):
+            at = max((last[name] for name in follows(one) if name in last), default=-1)
+            behind.setdefault(at, []).append(one)
+    for at, root in enumerate(roots):
+        yield root
+        yield from behind.get(at, ())
+    yield from behind.get(-1, ())
 
 
 def not_checked(table: str, check: str, error: SluiceError) -> Check:

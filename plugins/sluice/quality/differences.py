@@ -140,6 +140,6 @@ def _repair(table: Table, findings: TableFindings) -> str:
     """Return the command that repairs the differing rows."""
     keys = [difference.key for difference in findings.differences]
     if not findings.complete or not 0 < len(keys) <= MOST_NAMED:
-        return f"run: sluice resync {table.name}"
+        return f"run: sluice resync {table.name} --diff"
     listed = " ".join(f"--key {shell_quoted(key)}" for key in keys)
     return f"run: sluice resync {table.name} {listed}"

@@ -168,7 +168,7 @@ class Quality:
                 status=results[table.name][0],
                 postgres=fence.rows[table.name],
                 clickhouse=results[table.name][1],
-                repair=f"run: sluice resync {table.name}",
+                repair=f"run: sluice resync {table.name} --diff",
             )
             for table in compared
             if table.name in results

@@ -18,6 +18,7 @@ from sluice.errors import Lagging, SluiceError, StaleCheckpoint
 from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
 from sluice.quality.carried import Carried, CarriedForward, Place
+from sluice.quality.causes import causes_in
 from sluice.quality.checks import ROWS, Check, QualityReport, graded, not_checked, passing
 from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
@@ -66,7 +67,7 @@ def check(run: Run, tables: Sequence[str], *, deep: bool, restart: bool = False)
         compared, untold = _deep(run, checks, chosen, report, restart=restart)
         found += compared
         troubles |= untold
-    together = _suggested(run.settings, report.checks + found)
+    together = causes_in(run.catalog).name(_suggested(run.settings, report.checks + found))
     return QualityReport(checks=together, fence=report.fence, troubles=troubles)
 
 
@@ -175,6 +176,7 @@ def _exact_fence(settings: Settings, tables: Sequence[Table]) -> Fence:
 def make_quality(run: Run) -> Quality:
     """Make the minute's checks, which first bring the drain and the facts past their fence."""
     settings, topics, slot = run.settings, run.topics, run.settings.relay.slot
+    causes = causes_in(run.catalog)
     results = Results(
         clickhouse=run.clickhouse, queries=run.queries, tell=Alerts(settings.alerts).tell
     )
@@ -194,7 +196,7 @@ def make_quality(run: Run) -> Quality:
         ),
         exact=lambda tables: _exact_fence(settings, tables),
         keep=lambda lsn, checks, marks=_NONE: results.keep(
-            lsn, _suggested(settings, checks), marks
+            lsn, causes.name(_suggested(settings, checks)), marks
         ),
         ages=results.ages,
         most_rows=settings.count_rows,

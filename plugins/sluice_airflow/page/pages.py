@@ -19,6 +19,7 @@ from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overvie
 from sluice.operate.row_comparison import ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Period, latest
 from sluice.printable import printable
+from sluice.quality.causes import causes_in
 from sluice_airflow.page import charts, figures, flow, glance, listing
 from sluice_airflow.page.airflow_parts import AirflowPart, read_parts
 from sluice_airflow.page.api import (
@@ -109,12 +110,18 @@ def show_table(
         known = known_table(reading, table)
         pipeline = read_overview(reading, trusted=trusted)
         findings = [finding for finding in pipeline.findings if finding.table == table]
+        follows = causes_in(reading.catalog).find(pipeline.findings)
+        repairs = [
+            table_repair(finding, follows.get((table, finding.check), ()), trusted=trusted)
+            for finding in findings
+        ]
         values: dict[str, Any] = {
             "of": pipeline,
             "table": known,
             "trusted": trusted,
             "state": next(state for state in pipeline.tables if state.name == table),
-            "repairs": [table_repair(finding, trusted=trusted) for finding in findings],
+            "differs": table in glance.differing(pipeline),
+            "repairs": sorted(repairs, key=lambda repair: bool(repair.follows)),
             "compared": _compared(reading, pipeline, known, findings) if trusted else {},
             "charts": _charts(reading, pipeline, period, table),
             **_inspected(reading, pipeline, known, period, trusted),
@@ -133,13 +140,13 @@ def show_fact(request: Request, fact: str, trusted: MayRepair, period: Chosen) -
             raise HTTPException(404, f"no fact {fact!r} in the models")
         pipeline = read_overview(reading, trusted=trusted)
         names = {fact, *(rollup.name for rollup in known.table.rollups)}
-        follows = {concern.table: concern.follows for concern in pipeline.concerns}
+        follows = causes_in(reading.catalog).find(pipeline.findings)
         values: dict[str, Any] = {
             "fact": known,
             "trusted": trusted,
             "state": next(state for state in pipeline.facts if state.name == fact),
             "repairs": [
-                fact_repair(finding, known, follows[finding.table])
+                fact_repair(finding, known, follows.get((finding.table, finding.check), ()))
                 for finding in pipeline.findings
                 if finding.table in names
             ],
