@@ -247,7 +247,7 @@ def rejected(services: Settings) -> Iterator[None]:
 @pytest.mark.usefixtures("rejected")
 @pytest.mark.parametrize("call", schemas())
 def test_the_json_of_every_command_is_what_its_schema_says(services: Settings, call: str) -> None:
-    words = call.split()
+    words = call.replace("TABLE", "orders").split()
     if words[0] == "sql":
         words += ["SELECT 1 AS a, 'b' AS b, [1.5] AS c"]
     if words[:2] == ["topics", "show"]:
@@ -255,6 +255,9 @@ def test_the_json_of_every_command_is_what_its_schema_says(services: Settings, c
     document = require_valid(call, sluice(services, *words).stdout)
     filled = {"quality": "checks", "doctor": "checks", "dead-letters": "dead_letters"}
     assert document[filled[words[0]]] if words[0] in filled else document
-    if words[0] == "status":
+    if "TABLE" in call:
+        assert (document["table"], document["dead_letters"]) == ("orders", 1)
+        assert document["errors"] == {}
+    elif words[0] == "status":
         assert document["slot"]["wal_status"] == "reserved"
         assert document["tables"]["orders"]["dead_letters"] == 1

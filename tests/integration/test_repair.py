@@ -94,6 +94,29 @@ def test_a_repair_reads_what_differs_and_keeps_each_key(services: Settings, engi
 
 
 @pytest.mark.services
+def test_the_status_of_a_table_says_what_is_wrong_and_then_who_repaired_it(
+    services: Settings, engine: Engine
+) -> None:
+    assert wiring.quality(services, deep=True).passed
+    keys = spoil(services, engine, 900011)
+    report = wiring.quality(services, deep=True)
+    assert [c.follows for c in report.checks if c.check == "fact_rows"] == [("orders",)]
+    wrong = wiring.table_status(services, "orders")
+    remedies = [one["remedy"] for one in wrong["concerns"]]
+    assert not wrong["healthy"]
+    assert [one.split().count("--key") for one in remedies if one] == [len(keys)]
+    assert ("orders",) in [one["follows"] for one in wrong["concerns"]]
+    assert wiring.resync(services, "orders", keys=[str(key) for key in keys]).deleted == 1
+    wiring.rebuild_all(services)
+    assert wiring.quality(services, deep=True).passed
+    right = wiring.table_status(services, "orders")
+    (closed,) = (one for one in right["closed"] if one["check"] == "rows")
+    assert closed["repair"] == right["last_resync"]
+    assert (closed["repair"]["done_by"], closed["repair"]["rows"]) == (system_person(), 2)
+    assert {one["status"] for one in right["checks"] if one["check"] == "rows"} == {"pass"}
+
+
+@pytest.mark.services
 def test_who_did_it_is_kept_whatever_the_variables_say_and_in_tables_of_before(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from sluice.cli import app
 from tests.support.json_schemas import require_valid, schemas
 from tests.support.services import stack_environment
 
+TABLE = ("table", "argument")
+
 
 def printing_json(within: Any, before: str = "") -> Iterator[str]:
     """Yield the calls that print JSON."""
@@ -25,6 +27,8 @@ def printing_json(within: Any, before: str = "") -> Iterator[str]:
         options = {option for parameter in command.params for option in parameter.opts}
         if "--json" in options:
             yield f"{before}{name} --json"
+            if any((one.name, one.param_type_name) == TABLE for one in command.params):
+                yield f"{before}{name} TABLE --json"
         if "--format" in options:
             yield f"{before}{name} --format json"
 

@@ -21,6 +21,7 @@ from sluice.cli.help import LOOK, RUN, SET_UP
 from sluice.cli.output import say, say_json, say_progress
 from sluice.cli.places import addresses
 from sluice.cli.status import print_status, print_tables, read_status
+from sluice.cli.table_status import print_table_status
 from sluice.cli.tables import print_table
 from sluice.cli.their_broker import require_broker
 from sluice.errors import NotReady, WrongUsage
@@ -145,21 +146,34 @@ def _confirm_wipe(settings: Settings) -> None:
 @app.command(rich_help_panel=LOOK)
 def status(
     context: typer.Context,
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="A source table, for its checks and repairs.", autocompletion=completion.tables
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     every: Annotated[
         bool, typer.Option("--all", help="Print every table, also of more than 20.")
     ] = False,
 ) -> None:
     """Show services, rows on both sides, freshness, the slot and the last DAG runs."""
+    from sluice import wiring
+
+    if table and every:
+        raise WrongUsage("--all excludes a table's name")
     require_project(os.environ, context.obj.models)
-    state = read_status(context.obj)
+    state = wiring.table_status(context.obj, table) if table else read_status(context.obj)
     if as_json:
         say_json(state, indent=2)
+    elif table:
+        print_table_status(state)
     else:
         print_status(state, every=every)
     if not state["healthy"]:
         raise NotReady(
-            "the pipeline is not healthy", remedy="run the commands named with its problems"
+            f"{table or 'the pipeline'} is not healthy",
+            remedy="run the commands named with its problems",
         )
 
 

@@ -185,14 +185,14 @@ def print_status(state: dict[str, Any], *, every: bool = False) -> None:
         say(f"{dag_id}: {_run_words(dag)}")
     if "airflow" in errors:
         say("DAG runs: not known, as Airflow did not answer")
-    _print_concerns(state.get("concerns", ()))
+    print_concerns(state.get("concerns", ()))
     for name, trouble in state.get("troubles", {}).items():
         say(*f"{name}: {trouble}".split("\n"), err=True)
     if errors:
         say(*state["error"].split("\n"), err=True)
 
 
-def _print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
+def print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
     """Print each problem with the command that helps, the gravest first.
 
     Those that follow from others come behind these, indented.
@@ -220,13 +220,13 @@ def _run_words(dag: dict[str, Any]) -> str:
     if dag["last_state"] is None:
         return "has not run yet"
     if dag["last_end"] is not None:
-        return f"{dag['last_state']} at {_local(dag['last_end'])}"
+        return f"{dag['last_state']} at {local_time(dag['last_end'])}"
     if dag["last_start"] is not None:
-        return f"{dag['last_state']} since {_local(dag['last_start'])}"
+        return f"{dag['last_state']} since {local_time(dag['last_start'])}"
     return str(dag["last_state"])
 
 
-def _local(moment: str) -> str:
+def local_time(moment: str) -> str:
     """Return an ISO 8601 moment as a time of this machine's zone, with the zone's name."""
     return f"{_moment(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 

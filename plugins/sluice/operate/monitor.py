@@ -87,6 +87,10 @@ class Monitor:
         listed = {name: errors[name] for name, _ in asks if name in errors}
         return self._overview(services, slot, ends, kept), listed
 
+    def checks(self, name: str) -> tuple[CheckResult, ...]:
+        """Return the current result of each check of a table or fact, the newest first."""
+        return _current(self._results()).get(name, ())
+
     def _overview(
         self,
         services: tuple[Service, ...],
@@ -132,12 +136,16 @@ class Monitor:
             epoch = threads.submit(self.topics.epoch)
             return _Ends(offsets=self.topics.ends(names), epoch=epoch.result() or "")
 
+    def _results(self) -> list[CheckResult]:
+        return [
+            check_result(table, check, at, status, *values)
+            for table, check, at, status, values in self.clickhouse.execute(
+                self.queries["last_checks"]
+            )
+        ]
+
     def _kept(self) -> _Kept:
         execute = self.clickhouse.execute
-        results = [
-            check_result(table, check, at, status, *values)
-            for table, check, at, status, values in execute(self.queries["last_checks"])
-        ]
         ((drained, rebuilt),) = execute(self.queries["rates"], minutes=RATE_MINUTES)
         return _Kept(
             checkpoints={
@@ -147,7 +155,7 @@ class Monitor:
                 name: drain_run(at, *values)
                 for name, at, values in execute(self.queries["last_drains"])
             },
-            checks=_current(results),
+            checks=_current(self._results()),
             rebuilds={
                 name: rebuild_run(at, *values)
                 for name, at, values in execute(self.queries["last_rebuilds"])

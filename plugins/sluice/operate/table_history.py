@@ -101,16 +101,17 @@ def read_runs(
     return TableRuns(
         drains=tuple(drain_run(*row) for row in drains),
         checks=read_checks(clickhouse, queries, table.name, period),
-        resyncs=_resyncs(clickhouse, queries, table, period),
+        resyncs=read_resyncs(clickhouse, queries, table, period),
         closed=read_closed(
-            clickhouse, queries, table.name, _resyncs(clickhouse, queries, table, ALWAYS)
+            clickhouse, queries, table.name, read_resyncs(clickhouse, queries, table)
         ),
     )
 
 
-def _resyncs(
-    clickhouse: ClickHouse, queries: Mapping[str, str], table: Table, period: Period
+def read_resyncs(
+    clickhouse: ClickHouse, queries: Mapping[str, str], table: Table, period: Period = ALWAYS
 ) -> tuple[ResyncRun, ...]:
+    """Return a table's last resyncs in a period, newest first."""
     rows = _rows(clickhouse, queries, "resyncs_of", period, table=table.name)
     return tuple(ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True))) for row in rows)
 

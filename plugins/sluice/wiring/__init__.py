@@ -17,7 +17,17 @@ from sluice.wiring.drains import (
 )
 from sluice.wiring.erasures import erase
 from sluice.wiring.repairs import forecast, quality, recover, repair
-from sluice.wiring.reports import answer, compare, messages, monitor, query, status, tell, topics
+from sluice.wiring.reports import (
+    answer,
+    compare,
+    messages,
+    monitor,
+    query,
+    status,
+    table_status,
+    tell,
+    topics,
+)
 from sluice.wiring.resyncs import plan_resync, resync, resync_share, resyncing
 from sluice.wiring.steps import backfill, initialise, maintain, rebuild, rebuild_all, rollback
 
@@ -53,6 +63,7 @@ __all__ = [
     "rollback",
     "skip",
     "status",
+    "table_status",
     "tell",
     "topics",
 ]

@@ -13,6 +13,7 @@ from sluice.operate.monitor import Monitor
 from sluice.operate.overview import BROKER, CLICKHOUSE, POSTGRESQL
 from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.status import read_status
+from sluice.operate.table_status import read_table_status
 from sluice.operate.topic_messages import TopicMessages, read_messages
 from sluice.operate.topic_overview import TopicOverview, chosen_topic, read_topics
 from sluice.quality.alerts import Alerts
@@ -29,6 +30,12 @@ def status(settings: Settings) -> dict[str, Any]:
     """Return the pipeline's part of `sluice status --json`; see operate.status."""
     with opened(settings) as run:
         return read_status(_monitor(run))
+
+
+def table_status(settings: Settings, name: str) -> dict[str, Any]:
+    """Return the state of one table; see operate.table_status."""
+    with opened(settings) as run:
+        return read_table_status(_monitor(run), run.catalog.table(name))
 
 
 @contextmanager

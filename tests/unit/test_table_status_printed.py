@@ -1,0 +1,68 @@
+"""`sluice status TABLE` says what was repaired, and does without what is not known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sluice.cli.table_status import print_table_status
+
+AT = "2026-11-30T07:00:00+00:00"
+RESYNC = {
+    "finished_at": AT,
+    "selection": "3 keys",
+    "fence": "0/1",
+    "rows": 2,
+    "deleted": 1,
+    "seconds": 0.5,
+    "done_by": "ann",
+}
+UNKNOWN: dict[str, Any] = {
+    "table": "orders",
+    "topic": "cdc.orders",
+    "storage": "cdc.dim_order",
+    "postgres_rows": None,
+    "clickhouse_rows": None,
+    "pending_events": None,
+    "dead_letters": None,
+    "freshness_s": None,
+    "compared_at": None,
+    "last_drain": None,
+    "last_resync": None,
+    "checks": [],
+    "closed": [],
+    "concerns": [],
+    "troubles": {},
+    "errors": {"clickhouse": "ClickHouse does not answer\nsluice doctor"},
+    "healthy": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+
+
+def test_what_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table_status(UNKNOWN)
+    printed = capsys.readouterr()
+    assert "│ orders │ ?             │ ?               │" in printed.out
+    assert "last resync: none yet\nevery column compared: not yet\n" in printed.out
+    assert "None" not in printed.out
+    assert printed.err == "ClickHouse does not answer\nsluice doctor\n"
+
+
+def test_checks_and_repairs_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    check = {"check": "rows", "status": "fail", "checked_at": AT, "postgres": 9, "clickhouse": 8}
+    gap = {**check, "check": "gap", "status": "pass", "postgres": 0, "clickhouse": 0, "keys": []}
+    checks = [{**check, "keys": list("1234567")}, gap]
+    closed = {"check": "row_count", "failed_at": AT, "passed_at": AT, "repair": RESYNC}
+    itself = {**closed, "check": "freshness", "repair": None}
+    state = {**UNKNOWN, "errors": {}, "last_resync": RESYNC, "checks": checks}
+    print_table_status({**state, "closed": [closed, itself]})
+    printed = capsys.readouterr().out
+    assert "│ rows  │ fail   │        9 │          8 │ 1, 2, 3, 4, 5, ... │" in printed
+    assert "│ gap   │ pass   │          │            │                    │" in printed
+    assert "; repaired: 3 keys by ann, 2 rows read again, 1 deleted, 2026-11-30" in printed
+    assert [line for line in printed.split("\n") if line.startswith("freshness passed")]
