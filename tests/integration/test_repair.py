@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from sluice import wiring
 from sluice.catalog import load_catalog
 from sluice.catalog.key_selection import Selection
+from sluice.catalog.quality_options import Status
 from sluice.clients.topics import Topics
 from sluice.person import system_person
 from sluice.settings import Settings
@@ -114,6 +115,25 @@ def test_the_status_of_a_table_says_what_is_wrong_and_then_who_repaired_it(
     assert closed["repair"] == right["last_resync"]
     assert (closed["repair"]["done_by"], closed["repair"]["rows"]) == (system_person(), 2)
     assert {one["status"] for one in right["checks"] if one["check"] == "rows"} == {"pass"}
+
+
+@pytest.mark.services
+def test_a_check_of_the_repaired_table_closes_what_its_missing_rows_caused_in_others(
+    services: Settings, engine: Engine
+) -> None:
+    with engine.connect() as connection:
+        key = connection.scalar(text("SELECT order_id FROM order_items LIMIT 1"))
+    wiring.query(services, f"DELETE FROM cdc.dim_order WHERE id = {key}")
+
+    def orphans(*tables: str) -> list[tuple[Status, tuple[str, ...]]]:
+        report = wiring.quality(services, tables, deep=True)
+        return [(c.status, c.follows) for c in report.checks if c.check == "orphans order"]
+
+    assert orphans() == [(Status.WARN, ("orders",))]
+    wiring.resync(services, "orders", keys=[str(key)])
+    assert orphans("orders") == [(Status.PASS, ())]
+    assert orphans("orders") == []
+    assert_fact_equals_join(services, engine)
 
 
 @pytest.mark.services

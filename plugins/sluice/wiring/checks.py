@@ -221,7 +221,7 @@ def _caught_up(run: Run, seconds: float) -> CaughtUp:
 def _held(
     run: Run, checks: Quality, tables: Sequence[Table], report: QualityReport
 ) -> tuple[Check, ...]:
-    """Check what the models expect of the rows of tables."""
+    """Check what the models expect of the rows of tables; see `_left_orphans` for other tables."""
     step = Expectations(
         clickhouse=run.clickhouse,
         catalog=run.catalog,
@@ -230,7 +230,24 @@ def _held(
         drained=checks.drained,
     )
     ready, late = _parted(tables, report)
+    ready += _left_orphans(run, tables)
     return checks.keep(report.fence, [*step.run(ready), *step.not_checked(late, _NOT_PASSED)])
+
+
+def _left_orphans(run: Run, tables: Sequence[Table]) -> list[Table]:
+    """Return the other tables that had rows without their row in these tables.
+
+    Such a finding may have ended with the repair of these tables.
+    """
+    names = {table.name for table in tables}
+    referred = causes_in(run.catalog).referred
+    places = {at for at, target in referred.items() if target in names and at[0] not in names}
+    if not places:
+        return []
+    listed = sorted({table for table, _ in places})
+    rows = run.clickhouse.execute(run.queries["last_results"], tables=listed)
+    left = {table for table, check, status in rows if (table, check) in places and status != "pass"}
+    return [table for table in run.catalog.tables if table.name in left]
 
 
 def _deep(
