@@ -114,7 +114,7 @@ def test_a_corrupted_row_is_found_seen_repaired_and_closed_on_the_page_alone(
     closed = page.locator("ul.closed li").filter(has_text="rows passed")
     closed.wait_for(timeout=300_000)
     expect(closed).to_contain_text("Repaired by admin")
-    expect(closed).to_contain_text("1 row read again")
+    expect(closed).to_contain_text("1 row of customers read again")
     assert finding.count() == 0
     assert barriers(page) == []
     stack.airflow("PATCH", "dags/sluice_deep_quality", is_paused=True)

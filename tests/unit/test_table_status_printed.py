@@ -10,6 +10,7 @@ from sluice.cli.table_status import print_table_status
 
 AT = "2026-11-30T07:00:00+00:00"
 RESYNC = {
+    "table": "orders",
     "finished_at": AT,
     "selection": "3 keys",
     "fence": "0/1",
@@ -29,6 +30,7 @@ UNKNOWN: dict[str, Any] = {
     "freshness_s": None,
     "compared_at": None,
     "last_drain": None,
+    "running": None,
     "last_resync": None,
     "checks": [],
     "closed": [],
@@ -66,3 +68,21 @@ def test_checks_and_repairs_are_said(capsys: pytest.CaptureFixture[str]) -> None
     assert "│ gap   │ pass   │          │            │                    │" in printed
     assert "; repaired: 3 keys by ann, 2 rows read again, 1 deleted, 2026-11-30" in printed
     assert [line for line in printed.split("\n") if line.startswith("freshness passed")]
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(720.0, ", about 12 min left;"), (None, " rows;")])
+def test_a_read_that_runs_is_said_with_the_time_left(
+    seconds: float | None, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read: dict[str, Any] = {
+        "purpose": "all rows",
+        "ranges": 10,
+        "ranges_done": 4,
+        "rows": 9,
+        "rows_read": 4,
+    }
+    read |= {"began_at": AT, "last_at": AT, "seconds_left": seconds}
+    print_table_status({**UNKNOWN, "running": read})
+    (line,) = (one for one in capsys.readouterr().out.split("\n") if one.startswith("running: "))
+    assert line.startswith("running: all rows, 4 of 10 ranges, 4 of about 9 rows")
+    assert left in line

@@ -19,6 +19,8 @@ def print_table_status(state: Mapping[str, Any]) -> None:
     print_tables({"tables": {name: state}, "facts": {}})
     say(f"last drain: {_drain_words(drain) if drain else 'none with events yet'}")
     say(f"last resync: {_resync_words(resync) if resync else 'none yet'}")
+    if state["running"]:
+        say(_running_line(state["running"]))
     compared = state["compared_at"]
     say(f"every column compared: {local_time(compared) if compared else 'not yet'}")
     if state["checks"]:
@@ -54,6 +56,18 @@ def _resync_words(resync: Mapping[str, Any]) -> str:
     return (
         f"{resync['selection']} by {person}, {resync['rows']} rows read again,"
         f" {resync['deleted']} deleted, {local_time(resync['finished_at'])}"
+    )
+
+
+def _running_line(read: Mapping[str, Any]) -> str:
+    from sluice.execution.progress import duration
+
+    seconds = read["seconds_left"]
+    left = "" if seconds is None else f", {duration(seconds)} left"
+    return (
+        f"running: {read['purpose']}, {read['ranges_done']} of {read['ranges']} ranges,"
+        f" {read['rows_read']} of about {read['rows']} rows{left};"
+        f" last range at {local_time(read['last_at'])}"
     )
 
 

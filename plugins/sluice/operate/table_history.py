@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from sluice.catalog import Table
@@ -23,8 +23,9 @@ _LONGEST = 200  # characters of a value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResyncRun:
-    """One resync; its rows were read as of the LSN `fence`, by order of `done_by`."""
+    """One resync of a table; its rows were read as of the LSN `fence`, by order of `done_by`."""
 
+    table: str
     finished_at: datetime
     selection: str
     fence: str
@@ -35,12 +36,34 @@ class ResyncRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRead:
+    """A resync or deep check of several ranges that has not ended, or was interrupted lately.
+
+    Attributes:
+        purpose: the selected rows in words, or `deep check`.
+        rows: those expected in all of its ranges.
+        last_at: when its last range ended, or when it began.
+        seconds_left: an estimate by the ranges that are done; None before the first.
+    """
+
+    purpose: str
+    ranges: int
+    ranges_done: int
+    rows: int
+    rows_read: int
+    began_at: datetime
+    last_at: datetime
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedFinding:
     """A check that passed again after a failure.
 
     Attributes:
         failed_at: when it last failed.
-        repair: the last resync of the table in between; None where it passed without.
+        repair: the last resync in between, of the table or of one that the fact is derived from;
+            None where it passed without.
     """
 
     check: str
@@ -69,12 +92,17 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRuns:
-    """The last runs on a table, and what they closed within a week; newest first."""
+    """The last runs on a table, and what they closed within a week; newest first.
+
+    Attributes:
+        running: the read of its ranges that has not ended. Default: none.
+    """
 
     drains: tuple[DrainRun, ...]
     checks: tuple[CheckResult, ...]
     resyncs: tuple[ResyncRun, ...]
     closed: tuple[ClosedFinding, ...]
+    running: RunningRead | None = None
 
     def without_keys(self) -> TableRuns:
         """The runs for those who may not see rows."""
@@ -82,6 +110,8 @@ class TableRuns:
             self,
             checks=tuple(one.without_keys() for one in self.checks),
             resyncs=tuple(map(_without_bounds, self.resyncs)),
+            running=self.running
+            and replace(self.running, purpose=without_bounds(self.running.purpose)),
             closed=tuple(
                 replace(one, repair=one.repair and _without_bounds(one.repair))
                 for one in self.closed
@@ -105,7 +135,37 @@ def read_runs(
         closed=read_closed(
             clickhouse, queries, table.name, read_resyncs(clickhouse, queries, table)
         ),
+        running=read_running(clickhouse, queries, table),
     )
+
+
+def read_running(
+    clickhouse: ClickHouse, queries: Mapping[str, str], table: Table
+) -> RunningRead | None:
+    """Return the resync or deep check of a table's ranges that has not ended, if there is one."""
+    rows = clickhouse.execute(queries["running_of"], table=table.name)
+    if not rows:
+        return None
+    purpose, ranges, done, expected, read, began, last = rows[0]
+    return RunningRead(
+        purpose=purpose,
+        ranges=ranges,
+        ranges_done=done,
+        rows=expected,
+        rows_read=read,
+        began_at=began,
+        last_at=last,
+        seconds_left=_seconds_left(expected - read, read, began, last),
+    )
+
+
+def _seconds_left(left: int, read: int, began: datetime, last: datetime) -> float | None:
+    """Estimate when the other rows are read, by how long those took that are."""
+    taken = (last - began).total_seconds()
+    if not read or taken <= 0:
+        return None
+    waited = (datetime.now(timezone.utc) - last).total_seconds()
+    return round(max(0.0, max(0, left) * taken / read - waited), 1)
 
 
 def read_resyncs(
@@ -113,7 +173,8 @@ def read_resyncs(
 ) -> tuple[ResyncRun, ...]:
     """Return a table's last resyncs in a period, newest first."""
     rows = _rows(clickhouse, queries, "resyncs_of", period, table=table.name)
-    return tuple(ResyncRun(**dict(zip(ResyncRun.__slots__, row, strict=True))) for row in rows)
+    names = ResyncRun.__slots__
+    return tuple(ResyncRun(**dict(zip(names, (table.name, *row), strict=True))) for row in rows)
 
 
 def _rows(
@@ -141,7 +202,7 @@ def read_closed(
     """Return the checks of a table or fact that passed again within a week, newest first.
 
     Args:
-        resyncs: of the table, newest first. Default: none, for a fact.
+        resyncs: of the table, or of a fact's tables, newest first. Default: none.
     """
 
     def closed(check: str, failed: datetime, passed: datetime) -> ClosedFinding:

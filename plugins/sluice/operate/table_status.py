@@ -20,7 +20,14 @@ from sluice.operate.overview import (
     Severity,
 )
 from sluice.operate.status import PROGRAMS, live_rows
-from sluice.operate.table_history import ClosedFinding, ResyncRun, read_closed, read_resyncs
+from sluice.operate.table_history import (
+    ClosedFinding,
+    ResyncRun,
+    RunningRead,
+    read_closed,
+    read_resyncs,
+    read_running,
+)
 from sluice.quality.causes import causes_in
 
 T = TypeVar("T")
@@ -51,6 +58,7 @@ def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
     def live() -> dict[str, int]:
         return live_rows(clickhouse, {name: table.storage}, outcomes)
 
+    nothing: RunningRead | None = None
     clickhouse, queries = monitor.clickhouse, monitor.queries
     expected = ask(POSTGRESQL, fence, dict[str, int]())
     stored = ask(CLICKHOUSE, live, dict[str, int]())
@@ -58,6 +66,7 @@ def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
     resyncs = ask(
         CLICKHOUSE, lambda: read_resyncs(clickhouse, queries, table), tuple[ResyncRun, ...]()
     )
+    running = ask(CLICKHOUSE, lambda: read_running(clickhouse, queries, table), nothing)
     closed = ask(
         CLICKHOUSE,
         lambda: read_closed(clickhouse, queries, name, resyncs),
@@ -77,6 +86,7 @@ def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
         "freshness_s": known.freshness_s,
         "compared_at": _text(known.compared_at),
         "last_drain": known.last_drain and _drain(known.last_drain),
+        "running": _running(running) if running else None,
         "last_resync": _resync(resyncs[0]) if resyncs else None,
         "checks": [_check(one, follows.get((name, one.check), ())) for one in checks],
         "closed": [_closed(one) for one in closed],
@@ -111,6 +121,10 @@ def _drain(run: DrainRun) -> dict[str, Any]:
 
 def _resync(run: ResyncRun) -> dict[str, Any]:
     return {**asdict(run), "finished_at": _text(run.finished_at)}
+
+
+def _running(read: RunningRead) -> dict[str, Any]:
+    return {**asdict(read), "began_at": _text(read.began_at), "last_at": _text(read.last_at)}
 
 
 def _closed(one: ClosedFinding) -> dict[str, Any]:

@@ -98,6 +98,19 @@ WHERE source_table = {table:String}
     AND finished_at < fromUnixTimestamp({end:UInt32})
 ORDER BY finished_at DESC LIMIT {limit:UInt32};
 
+-- name: running_of
+-- A table's last resync or deep check of several ranges that has not ended, if it noted one lately.
+SELECT anyIf(selection, state = 'open') AS purpose, countIf(state = 'open') AS ranges,
+    uniqExactIf(number, state = 'done') AS ranges_done, sumIf(rows, state = 'open') AS expected,
+    sumIf(rows, state = 'done') AS rows_read, minIf(noted_at, state = 'open') AS began_at,
+    max(noted_at) AS last_at
+FROM cdc.resync_ranges
+WHERE source_table = {table:String}
+GROUP BY run
+HAVING ranges > 1 AND ranges_done < ranges AND countIf(state = 'dropped') = 0
+    AND last_at > now() - INTERVAL 30 MINUTE
+ORDER BY last_at DESC LIMIT 1;
+
 -- name: rebuilds_of
 -- A fact's rebuilds, the newest first.
 SELECT finished_at, toString(mode), rows, deleted, seconds

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sluice.catalog import Table
+from sluice.catalog import Fact, Table
 from sluice.catalog.key_selection import parse_key
 from sluice.errors import SluiceError, WrongUsage
 from sluice.operate import table_history as inspection
@@ -150,7 +150,7 @@ def show_fact(request: Request, fact: str, trusted: MayRepair, period: Chosen) -
                 for finding in pipeline.findings
                 if finding.table in names
             ],
-            **_fact_runs(reading, pipeline, fact, period, trusted),
+            **_fact_runs(reading, pipeline, known, period, trusted),
         }
     return respond(request, "fact.html", period, **values)
 
@@ -195,16 +195,20 @@ def _inspected(
 
 
 def _fact_runs(
-    reading: Monitor, of: Overview, fact: str, period: Period, trusted: bool
+    reading: Monitor, of: Overview, fact: Fact, period: Period, trusted: bool
 ) -> dict[str, Any]:
     services = reading.clickhouse, reading.queries
     try:
         of.require_answer(CLICKHOUSE)
-        checks = inspection.read_checks(*services, fact, within(period))
+        checks = inspection.read_checks(*services, fact.name, within(period))
+        resyncs = [
+            run for table in fact.tables for run in inspection.read_resyncs(*services, table)
+        ]
+        resyncs.sort(key=lambda run: run.finished_at, reverse=True)
         return {
-            "rebuilds": inspection.read_rebuilds(*services, fact, within(period)),
+            "rebuilds": inspection.read_rebuilds(*services, fact.name, within(period)),
             "checks": checks if trusted else [check.without_keys() for check in checks],
-            "closed": inspection.read_closed(*services, fact),
+            "closed": inspection.read_closed(*services, fact.name, resyncs),
         }
     except SluiceError:
         return {"rebuilds": (), "checks": (), "closed": ()}
