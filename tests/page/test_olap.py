@@ -104,3 +104,18 @@ def test_the_list_is_searched_by_name_and_a_wrong_name_is_none(person: Person) -
     assert person("viewer").get("/sluice/olap/nothing").status_code == 404
     assert person("viewer").get("/sluice/api/v1/olap/nothing").status_code == 404
     assert person("user").get("/sluice/api/v1/olap/nothing/rows").status_code == 404
+
+
+def test_a_rollup_tells_when_it_was_updated_and_checked(
+    person: Person, clickhouse: ClickHouse
+) -> None:
+    page = person("viewer").get("/sluice/olap/revenue_by_day").text
+    assert 'href="/sluice/facts/fact_order_item"' in page
+    ((mode, finished),) = clickhouse.execute(
+        "SELECT argMax(mode, finished_at), toUnixTimestamp(max(finished_at)) FROM cdc.rebuilds"
+        " WHERE fact = 'fact_order_item'"
+    )
+    updates = page[page.index("updates-title") : page.index("queries-title")]
+    assert f'data-at="{finished}"' in updates
+    assert f"<td>{mode}</td>" in updates
+    assert "updates-title" not in person("viewer").get("/sluice/olap/dim_customer").text

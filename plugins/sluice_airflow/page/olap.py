@@ -17,6 +17,7 @@ from sluice.operate.olap import (
     read_relations,
     read_sample,
 )
+from sluice.operate.table_history import read_checks, read_rebuilds
 from sluice.operate.trends import DEFAULT_RANGE, latest
 from sluice_airflow.connections import play_address
 from sluice_airflow.page.api import OF_ROWS, V1, monitor, refusal, shared
@@ -25,6 +26,7 @@ from sluice_airflow.page.rights import MayRepair
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter()
+_REBUILDS = 10  # that a rollup's page lists
 _NO_RELATION: dict[int | str, Any] = {404: refusal("ClickHouse has no such table or view in olap.")}
 
 
@@ -50,8 +52,9 @@ def show_relation(request: Request, relation: str, trusted: MayRepair) -> HTMLRe
                 rows = read_sample(reading.clickhouse, described)
             except SluiceError:
                 rows = None
+        summed = _summed(reading, relation)
     queries = [{**asdict(query), "play": _play(query.text)} for query in described.queries]
-    values: dict[str, Any] = {"of": described, "trusted": trusted, "rows": rows}
+    values: dict[str, Any] = {"of": described, "trusted": trusted, "rows": rows, "summed": summed}
     return respond(request, "relation.html", latest(DEFAULT_RANGE), queries=queries, **values)
 
 
@@ -93,6 +96,20 @@ def _described(of: Monitor, name: str) -> DescribedRelation:
     if described is None:
         raise HTTPException(404, f"no table or view {name!r} in olap")
     return described
+
+
+def _summed(of: Monitor, name: str) -> dict[str, Any] | None:
+    """Return a rollup's fact, with its last rebuilds and the rollup's last check; else None."""
+    for fact in of.catalog.facts:
+        if name in {rollup.name for rollup in fact.table.rollups}:
+            checks = read_checks(of.clickhouse, of.queries, name)
+            rebuilds = read_rebuilds(of.clickhouse, of.queries, fact.name)
+            return {
+                "fact": fact.name,
+                "rebuilds": rebuilds[:_REBUILDS],
+                "check": checks[0] if checks else None,
+            }
+    return None
 
 
 def _play(query: str) -> str:
