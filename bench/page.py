@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.fact import Bench, server_of
-from sluice.catalog import load_catalog
+from sluice.catalog import Catalog, load_catalog
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import Settings
 from sluice_airflow.page.limits import KEPT_S
@@ -55,21 +55,21 @@ MINUTE = "now64(3) - toIntervalMinute(number)"
 NOISE = "(cityHash64(number, table) % 1000) / 1000"
 CHECKS = "['caught_up', 'gap', 'row_count']"
 # Table and columns -> the query of its history; `number` counts minutes back, `table` is a source
-# table.
+# table, `fact` a fact.
 HISTORY = {
     "drains": f"SELECT table, {MINUTE}, 'e', number * 50, number * 50 + 50, 50, 0, {NOISE},"
     f" 30 + 30 * {NOISE} FROM minutes, tables",
     "checkpoints (* EXCEPT (server))": "SELECT table, {minutes} - number, 'w', 'relay',"
     " 1, 'e', {minutes} - number,"
     f" 0, 0, toUnixTimestamp64Milli({MINUTE}), {MINUTE}, 't' FROM minutes, tables",
-    "rebuilds (* EXCEPT (done_by))": "SELECT 'fact_order_item',"
+    "rebuilds (* EXCEPT (done_by))": "SELECT fact,"
     " toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0'),"
     " {minutes} - number, 'incremental', map('order_items', number), 50, 0, 0.2,"
-    f" {MINUTE}, generateUUIDv4() FROM minutes",
+    f" {MINUTE}, generateUUIDv4() FROM minutes, facts",
     "quality_checks": f"SELECT toString(number), {MINUTE}, table, check, 'pass', '0/1', 7, 7, [],"
     f" '', '' FROM minutes, tables ARRAY JOIN {CHECKS} AS check"
-    f" UNION ALL SELECT toString(number), {MINUTE}, 'fact_order_item', 'fact_row_count', 'pass',"
-    " '0/1', 7, 7, [], '', '' FROM minutes",
+    f" UNION ALL SELECT toString(number), {MINUTE}, fact, 'fact_row_count', 'pass',"
+    " '0/1', 7, 7, [], '', '' FROM minutes, facts",
     "resyncs (* EXCEPT (rejected, done_by))": f"SELECT table, {MINUTE}, '1 keys', '0/1', 1, 0, 0.5"
     " FROM minutes, tables",
     "dead_letters (* EXCEPT (resolved_at, dismissed_at, size, sha256, replayed_by))": "SELECT"
@@ -86,14 +86,27 @@ def fill(clickhouse: ClickHouse, home: Path, items: int, days: int) -> None:
     data.full_rebuild()
     clickhouse.execute("INSERT INTO cdc.history_order_items SELECT * FROM cdc.src_order_item")
     clickhouse.execute("TRUNCATE TABLE cdc.checkpoints")
-    tables = ", ".join(f"'{table.name}'" for table in load_catalog("models").tables)
-    for table, text in HISTORY.items():
-        history = text.format(minutes=days * 1440)
+    write_history(clickhouse, load_catalog("models"), days, HISTORY)
+
+
+def write_history(
+    clickhouse: ClickHouse, catalog: Catalog, days: int, chosen: Collection[str]
+) -> None:
+    """Write a row a minute for each table and check, or fact, one part for each day.
+
+    Args:
+        chosen: keys of HISTORY.
+    """
+    tables = ", ".join(f"'{table.name}'" for table in catalog.tables)
+    facts = ", ".join(f"'{fact.name}'" for fact in catalog.facts)
+    for table in chosen:
+        history = HISTORY[table].format(minutes=days * 1440)
         for day in range(days):
             clickhouse.execute(
                 f"INSERT INTO cdc.{table}\n"
                 f"WITH minutes AS (SELECT number FROM numbers({day * 1440}, 1440)),\n"
-                f"    tables AS (SELECT arrayJoin([{tables}]) AS table)\n{history}"
+                f"    tables AS (SELECT arrayJoin([{tables}]) AS table),\n"
+                f"    facts AS (SELECT arrayJoin([{facts}]) AS fact)\n{history}"
             )
 
 

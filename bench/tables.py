@@ -1,11 +1,13 @@
 """Measures every step at 4 to 1,000 tables; run by hand.
 
     .venv/bin/python bench/tables.py [--tables 4,300] [--only generate,init,...] [--rows 100]
+        [--days 0] [--screenshot FILE.png]
 
 For each number of tables it writes a package of models (bench/table_models.py), starts its own
 services, and runs each step once, in a new process. Prints seconds, CPU seconds of the step's
-process, and the queries that ClickHouse got; then JSON. bench/table_minutes.py measures minutes of
-a whole stack with these models.
+process, and the queries that ClickHouse got; then JSON. With `--days` the page has a history of so
+many days, in which every table had changes and checks in every minute. bench/table_minutes.py
+measures minutes of a whole stack with these models.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,13 +33,16 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import table_models
-from bench.page import measured
+from bench.page import HISTORY, measured, write_history
 from sluice import wiring
+from sluice.catalog import load_catalog
+from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource
 from sluice.embedded.stack import Stack
 from sluice.settings import PROJECT, Settings
 from store_api.database import make_engine
 from tests.support.airflow import airflow_environment, api_server
+from tests.support.browser import chromium, log_in
 from tests.support.services import migrate, stack_environment, started
 
 SLUICE = Path(sys.executable).parent / "sluice"
@@ -51,7 +56,17 @@ begun = time.process_time()
 runpy.run_path({file!r})
 print(time.process_time() - begun)
 """
-PAGES = ("/sluice/", "/sluice/api/v1/overview", "/sluice/metrics", "/sluice/tables/{table}")
+PAGES = (
+    "/sluice/",
+    "/sluice/?range=30d",
+    "/sluice/api/v1/overview",
+    "/sluice/metrics",
+    "/sluice/tables/{table}",
+    "/sluice/tables/{table}?range=30d",
+)
+# Of bench/page.py, what the steps write for each table or fact.
+KEPT = [table for table in HISTORY if table.split()[0] in {"drains", "rebuilds", "quality_checks"}]
+DESK = {"width": 1280, "height": 900}
 REPEATS = 7  # of a page's request
 STEPS = ("generate", "imports", "init", "snapshot", "drain", "quality", "status", "page")
 
@@ -146,8 +161,11 @@ class Bench:
         relay = psutil.Process(stack.states()["relay"].pid).cpu_times()
         self.note("snapshot", time.monotonic() - begun, cpu=relay.user + relay.system)
 
-    def page(self, settings: Settings) -> None:
+    def page(self, settings: Settings, days: int, screenshot: Path | None) -> None:
         """Measure the page's addresses: the median of repeated requests."""
+        if days:
+            with closing(ClickHouse(settings.clickhouse)) as clickhouse:
+                write_history(clickhouse, load_catalog(settings.models), days, KEPT)
         table = next(iter(metadata(self.folder).tables))
         with TemporaryDirectory() as home:
             migrate(Path(home))
@@ -157,6 +175,11 @@ class Bench:
                 for path in PAGES:
                     answer = measured(client, path.format(table=table), REPEATS)
                     self.note(path, answer["median"] / 1000, kilobytes=answer["kB"])
+                if screenshot:
+                    with chromium() as browser:
+                        page = log_in(browser, address, "user", "user", viewport=DESK)
+                        page.goto("/sluice/")
+                        page.screenshot(path=screenshot)
 
 
 @contextmanager
@@ -201,8 +224,9 @@ def model_set(tables: int) -> Iterator[tuple[Path, dict[str, str]]]:
         yield folder, environment
 
 
-def measure(tables: int, rows: int, chosen: Sequence[str]) -> list[Measure]:
+def measure(tables: int, options: argparse.Namespace) -> list[Measure]:
     """Measure the chosen steps at a number of tables; those that they need run as well."""
+    chosen = options.only.split(",")
     with model_set(tables) as (folder, environment):
         environment |= {"SLUICE_RELAY_ACK": "broker"}  # the snapshot waits for no drain
         os.environ.update(environment)
@@ -214,12 +238,15 @@ def measure(tables: int, rows: int, chosen: Sequence[str]) -> list[Measure]:
             with started(environment) as (settings, stack):
                 bench.settings = settings
                 with make_engine(settings.postgres).begin() as connection:
-                    table_models.create(connection, metadata(folder), rows)
-                _with_services(bench, settings, stack, chosen)
+                    table_models.create(connection, metadata(folder), options.rows)
+                _with_services(bench, settings, stack, options)
     return bench.measures
 
 
-def _with_services(bench: Bench, settings: Settings, stack: Stack, chosen: Sequence[str]) -> None:
+def _with_services(
+    bench: Bench, settings: Settings, stack: Stack, options: argparse.Namespace
+) -> None:
+    chosen = options.only.split(",")
     bench.sluice("init, first", "init")
     if "init" in chosen:
         bench.sluice("init, again", "init")
@@ -236,7 +263,7 @@ def _with_services(bench: Bench, settings: Settings, stack: Stack, chosen: Seque
         bench.sluice("status --json", "status", "--json")
         bench.sluice("doctor", "doctor")
     if "page" in chosen:
-        bench.page(settings)
+        bench.page(settings, options.days, options.screenshot)
 
 
 def parsed() -> argparse.Namespace:
@@ -245,12 +272,16 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tables", default="4,300", help="numbers of tables")
     parser.add_argument("--only", default=",".join(STEPS), help=f"of {', '.join(STEPS)}")
     parser.add_argument("--rows", type=int, default=100, help="rows of each table")
+    parser.add_argument("--days", type=int, default=0, help="days of history behind the page")
+    parser.add_argument("--screenshot", type=Path, help="a PNG of the page to write")
     return parser.parse_args()
 
 
 def in_own_process(tables: int, options: argparse.Namespace) -> None:
     """Measure in a process of its own, as a process imports one package of models."""
     command = [sys.executable, __file__, "--only", options.only, "--rows", str(options.rows)]
+    command += ["--days", str(options.days)]
+    command += ["--screenshot", str(options.screenshot)] if options.screenshot else []
     subprocess.run([*command, "--tables", str(tables)], check=True)
 
 
@@ -263,7 +294,7 @@ def main() -> None:
             in_own_process(tables, options)
         return
     print("| tables | step | seconds | CPU s | queries | kB |\n|---|---|---|---|---|---|")
-    measures = measure(numbers[0], options.rows, options.only.split(","))
+    measures = measure(numbers[0], options)
     print(json.dumps([asdict(one) for one in measures]))
 
 
