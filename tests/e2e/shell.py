@@ -39,7 +39,7 @@ REFUSED = {
 }
 # What goes on until it is stopped: tests/faults and test_compose.py run the relay, and `up` with
 # `--detach` began this stack; test_create_tables.py runs it with `--create-tables`. `down` ends it.
-RUN_ELSEWHERE = {"relay", "relay --snapshot", "up", "up --create-tables", "down"}
+RUN_ELSEWHERE = {"relay", "relay --snapshot", "up", "up --create-tables", "up --detach", "down"}
 # Make says what it would run. What a DAG did first at that moment is done again, as the exit code
 # says. `store` in psql's arguments is a database of the same tables without a publication. pip
 # finds all that it would install, and leaves the environment of the tests as it is.
