@@ -6,8 +6,9 @@ import pytest
 
 from sluice.catalog import load_catalog
 from sluice.catalog.quality_options import Status
+from sluice.errors import NeedsPerson
 from sluice.quality.causes import causes_in
-from sluice.quality.checks import Check, QualityReport
+from sluice.quality.checks import Check, QualityReport, not_checked
 
 CAUSES = causes_in(load_catalog("models"))
 
@@ -62,6 +63,20 @@ def test_findings_come_behind_the_wrong_rows_that_they_follow_from() -> None:
 def test_a_fact_that_is_wrong_by_itself_keeps_its_repair(others: tuple[Check, ...]) -> None:
     fact, *_ = CAUSES.name((finding("fact_order_item", "fact_rows"), *others))
     assert (fact.follows, fact.advice) == ((), "run: the repair of fact_order_item")
+
+
+def test_checks_that_an_error_prevented_cause_nothing_and_keep_their_repair() -> None:
+    prevented = NeedsPerson("permission denied for table orders", remedy="grant it")
+    checks = CAUSES.name(
+        (
+            not_checked("orders", "row_count", prevented),
+            not_checked("orders", "rows", prevented),
+            not_checked("fact_order_item", "fact_rows", prevented),
+            finding("revenue_by_day", "rollup_rows"),
+        )
+    )
+    assert [check.follows for check in checks] == [()] * 4
+    assert all(check.advice for check in checks)
 
 
 def test_a_late_fact_does_not_follow_from_wrong_rows() -> None:

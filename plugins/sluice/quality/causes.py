@@ -45,13 +45,15 @@ class Causes:
         """Return (table, check) -> the tables whose wrong rows cause the finding.
 
         Only findings that have a cause are in it. A row count follows from its own table where
-        the comparison of all rows has named as many missing or surplus rows.
+        the comparison of all rows has named as many missing or surplus rows. A check that an error
+        prevented, which counts no rows, causes nothing and follows from nothing.
         """
-        failed = [one for one in findings if one.status == Status.FAIL and one.check in ROWS]
+        counted = [one for one in findings if one.postgres or one.clickhouse]
+        failed = [one for one in counted if one.status == Status.FAIL and one.check in ROWS]
         wrong = {one.table for one in failed}
         excess = {one.table: _excess(one) for one in failed if one.check == _COLUMNS}
         causes: dict[tuple[str, str], tuple[str, ...]] = {}
-        for one in findings:
+        for one in counted:
             place = (one.table, one.check)
             if one.status in {Status.PASS, Status.UNSETTLED}:
                 continue
