@@ -17,15 +17,13 @@ from tests.support.services import free_ports
 from tests.support.waiting import until
 
 NAME = "two"
-# A server ends when a client leaves in the handshake (ADR 1). Servers of a cluster do so when the
-# first shard has all the rows of a LIMIT, or after a second; on a busy machine one takes longer.
+# A server ends when a client leaves in the handshake (ADR 1), which servers of a cluster do after a
+# second; on a busy machine a handshake takes longer.
 _USERS = """
 <clickhouse>
     <profiles><default>
         <connect_timeout_with_failover_ms>60000</connect_timeout_with_failover_ms>
         <use_hedged_requests>0</use_hedged_requests>
-        <async_socket_for_remote>0</async_socket_for_remote>
-        <async_query_sending_for_remote>0</async_query_sending_for_remote>
     </default></profiles>
     <users><default>
         <no_password/>

@@ -131,11 +131,15 @@ class ClickHouseStore:
     def truncate(self, table: Table, change: Change) -> None:
         """See ports.StateStore."""
         storage = f"cdc.{quoted(table.storage)}"
-        older = "_version < {version:UInt128} AND NOT _is_deleted LIMIT 1"
-        # Without FINAL, which would merge all rows of a first copy to find none.
-        if not self._clickhouse.execute(
-            f"SELECT 1 FROM {storage} WHERE {older}", version=change.version
-        ):
+        local = self._clickhouse.cluster.local(table.storage)
+        # Without FINAL, which would merge all rows of a first copy to find none; on each server by
+        # itself, as the first one with a row would end the queries of the others.
+        older = (
+            f"SELECT 1 FROM cdc.{quoted(local)} WHERE _version < {{version:UInt128}}"
+            " AND NOT _is_deleted LIMIT 1"
+        )
+        servers = self._clickhouse.servers()
+        if not any(server.execute(older, version=change.version) for server in servers):
             return
         key = ", ".join(quoted(column.name) for column in table.key)
         machine = ", ".join(name for name, _ in MACHINE_COLUMNS)
