@@ -130,15 +130,24 @@ def test_airflows_backfill_redoes_a_day_that_was_spoiled(stack: Running) -> None
         f" FROM cdc.fact_order_item FINAL WHERE toDate(order_date) = '{day}'"
     )
     assert facts(settings) != joined(engine)
-    stack.airflow(
-        "POST",
-        "backfills",
-        dag_id="sluice_fact_backfill",
-        reprocess_behavior="completed",
-        from_date=f"{day}T00:00:00Z",
-        to_date=f"{day}T23:59:59Z",
-    )
-    until(lambda: facts(settings) == joined(engine), "the fact is the join", 180, pause=1)
+
+    def redone() -> bool:
+        """Whether it is; else redo the day. A backfill leaves out days of which a run goes on."""
+        if facts(settings) == joined(engine):
+            return True
+        known = stack.airflow("GET", "backfills?dag_id=sluice_fact_backfill")["backfills"]
+        if all(backfill["completed_at"] for backfill in known):
+            stack.airflow(
+                "POST",
+                "backfills",
+                dag_id="sluice_fact_backfill",
+                reprocess_behavior="completed",
+                from_date=f"{day}T00:00:00Z",
+                to_date=f"{day}T23:59:59Z",
+            )
+        return False
+
+    until(redone, "the fact is the join", 300, pause=2)
     engine.dispose()
 
 
