@@ -7,6 +7,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from html import unescape
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -106,16 +107,29 @@ def test_the_list_is_searched_by_name_and_a_wrong_name_is_none(person: Person) -
     assert person("user").get("/sluice/api/v1/olap/nothing/rows").status_code == 404
 
 
-def test_a_rollup_tells_when_it_was_updated_and_checked(
-    person: Person, clickhouse: ClickHouse
-) -> None:
+@pytest.fixture
+def rebuild(clickhouse: ClickHouse) -> Iterator[str]:
+    """When the fact of the rollup was rebuilt, seconds since 1970."""
+    storage = str(uuid4())
+    row = {"fact": "fact_order_item", "storage": storage, "version": 1, "mode": "incremental"}
+    clickhouse.insert_row("cdc.rebuilds", {**row, "rows": 7, "deleted": 2, "seconds": 0.5})
+    query = (
+        "SELECT toString(toUnixTimestamp(finished_at)) FROM cdc.rebuilds"
+        " WHERE storage = {storage:UUID}"
+    )
+    yield clickhouse.execute(query, storage=storage)[0][0]
+    clickhouse.execute("TRUNCATE TABLE cdc.rebuilds")
+
+
+def test_a_rollup_tells_when_it_was_updated(person: Person, rebuild: str) -> None:
     page = person("viewer").get("/sluice/olap/revenue_by_day").text
     assert 'href="/sluice/facts/fact_order_item"' in page
-    ((mode, finished),) = clickhouse.execute(
-        "SELECT argMax(mode, finished_at), toUnixTimestamp(max(finished_at)) FROM cdc.rebuilds"
-        " WHERE fact = 'fact_order_item'"
-    )
+    assert "incremental rebuild of 7 facts" in page
     updates = page[page.index("updates-title") : page.index("queries-title")]
-    assert f'data-at="{finished}"' in updates
-    assert f"<td>{mode}</td>" in updates
+    assert f'data-at="{rebuild}"' in updates
     assert "updates-title" not in person("viewer").get("/sluice/olap/dim_customer").text
+
+
+def test_a_rollup_that_was_never_updated_says_so(person: Person, clickhouse: ClickHouse) -> None:
+    clickhouse.execute("TRUNCATE TABLE cdc.rebuilds")
+    assert "none yet" in person("viewer").get("/sluice/olap/revenue_by_day").text
