@@ -26,12 +26,12 @@ def read_ports(home: Path) -> dict[str, int]:
     """Read the ports with which a home's stack was started, by variable; none before its start.
 
     A file that cannot be read is named in the log, and counts as none: no command depends on it,
-    and the next start writes it again.
+    and the next start writes it again. To other accounts the stack's secrets say why they may not.
     """
     path = ports_file(home)
     try:
         noted = _decoded(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         _warn(path, str(error))
