@@ -125,7 +125,6 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     """
     known = read_values(environment)
     values = {name: value for name, (value, _) in known.items()}
-    embedded = _is_own(known, "POSTGRES")
     project = find_project(environment)
     make_importable(project)
     home = _home(project, known)
@@ -139,11 +138,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         out=(project / Path(values["SLUICE_OUT"]).expanduser()).resolve(),
         airflow_port=_number(values, "SLUICE_AIRFLOW_PORT"),
         api_port=_number(values, "SLUICE_API_PORT"),
-        postgres=_postgres(values, secrets, embedded=embedded),
+        postgres=_postgres(values, secrets, embedded=_is_own(known, "POSTGRES")),
         maven=values["SLUICE_MAVEN_REPOSITORY"],
         metadata_password=SecretStr(secrets.get("postgres", "")),
         kafka=_kafka(values, secrets),
-        clickhouse=_clickhouse(values, secrets, home),
+        clickhouse=_clickhouse(values, secrets, home, embedded=_is_own(known, "CLICKHOUSE")),
         relay=_relay(values),
         drain=_drain(values),
         quality_seconds=_number(values, "SLUICE_QUALITY_SECONDS"),
@@ -199,17 +198,17 @@ def _kafka(values: Mapping[str, str], secrets: Mapping[str, str]) -> KafkaSettin
 
 
 def _clickhouse(
-    values: Mapping[str, str], secrets: Mapping[str, str], home: Path
+    values: Mapping[str, str], secrets: Mapping[str, str], home: Path, *, embedded: bool
 ) -> ClickHouseSettings:
-    user, password = _warehouse_user(values, secrets)
+    user, password = _warehouse_user(values, secrets, embedded=embedded)
     return ClickHouseSettings(
         host=values["SLUICE_CLICKHOUSE_HOST"] or "127.0.0.1",
         port=_number(values, "SLUICE_CLICKHOUSE_PORT"),
         http_port=_number(values, "SLUICE_CLICKHOUSE_HTTP_PORT"),
         user=user,
         password=SecretStr(password),
-        embedded=_embedded(values),
-        account=_account(home) if _embedded(values) and secrets else None,
+        embedded=embedded,
+        account=_account(home) if embedded and secrets else None,
         options=_options(values, "SLUICE_CLICKHOUSE_OPTIONS"),
         cluster=_cluster(values),
     )
@@ -248,14 +247,11 @@ def _account(home: Path) -> int:
     return secrets_file(home).stat().st_uid
 
 
-def _embedded(values: Mapping[str, str]) -> bool:
-    """Whether no setting names another ClickHouse or another user than the embedded one."""
-    return not any(values[f"SLUICE_CLICKHOUSE_{name}"] for name in ("HOST", "USER", "PASSWORD"))
-
-
-def _warehouse_user(values: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[str, str]:
+def _warehouse_user(
+    values: Mapping[str, str], secrets: Mapping[str, str], *, embedded: bool
+) -> tuple[str, str]:
     """Return ClickHouse's user and password: as set, or else those of the embedded server."""
-    if _embedded(values) and "clickhouse" in secrets:
+    if embedded and "clickhouse" in secrets:
         return WRITER, secrets["clickhouse"]
     return values["SLUICE_CLICKHOUSE_USER"] or "default", values["SLUICE_CLICKHOUSE_PASSWORD"]
 
