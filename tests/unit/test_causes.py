@@ -7,7 +7,7 @@ import pytest
 from sluice.catalog import load_catalog
 from sluice.catalog.quality_options import Status
 from sluice.errors import NeedsPerson
-from sluice.quality.causes import causes_in
+from sluice.quality.causes import causes_in, differing
 from sluice.quality.checks import Check, QualityReport, not_checked
 
 CAUSES = causes_in(load_catalog("models"))
@@ -76,6 +76,8 @@ def test_checks_that_an_error_prevented_cause_nothing_and_keep_their_repair() ->
         )
     )
     assert [check.follows for check in checks] == [()] * 4
+    assert differing(checks) == ()
+    assert differing((finding("orders", "rows"), *checks)) == ("orders",)
     assert all(check.advice for check in checks)
 
 

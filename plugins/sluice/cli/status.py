@@ -197,10 +197,12 @@ def print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
 
     Those that follow from others come behind these, indented.
     """
+    from sluice.quality.checks import follows_words
+
     for concern in concerns[:_ROWS]:
         help_ = concern["remedy"] and f"; {concern['remedy']}"
         follows = concern["follows"]
-        cause = follows and f"; follows from {', '.join(follows)} and ends with that repair"
+        cause = follows and f"; {follows_words(follows)}"
         say(f"{'  ' * bool(follows)}{concern['severity']}: {concern['what']}{cause or help_}")
     if len(concerns) > _ROWS:
         say(f"and {len(concerns) - _ROWS} more problems: sluice status --json")

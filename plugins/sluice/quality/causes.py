@@ -48,12 +48,10 @@ class Causes:
         the comparison of all rows has named as many missing or surplus rows. A check that an error
         prevented, which counts no rows, causes nothing and follows from nothing.
         """
-        counted = [one for one in findings if one.postgres or one.clickhouse]
-        failed = [one for one in counted if one.status == Status.FAIL and one.check in ROWS]
-        wrong = {one.table for one in failed}
-        excess = {one.table: _excess(one) for one in failed if one.check == _COLUMNS}
+        wrong = set(differing(findings))
+        excess = {one.table: _excess(one) for one in _failed(findings) if one.check == _COLUMNS}
         causes: dict[tuple[str, str], tuple[str, ...]] = {}
-        for one in counted:
+        for one in filter(_counted, findings):
             place = (one.table, one.check)
             if one.status in {Status.PASS, Status.UNSETTLED}:
                 continue
@@ -91,6 +89,23 @@ def causes_in(catalog: Catalog) -> Causes:
         if reference.target in places
     }
     return Causes(derived=derived, referred=referred)
+
+
+def differing(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Return the tables of which rows were found to be wrong, in the order of the findings."""
+    return tuple(dict.fromkeys(one.table for one in _failed(findings)))
+
+
+def _failed(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the failed comparisons of rows, without those that an error prevented."""
+    return [
+        one for one in findings if one.status == Status.FAIL and one.check in ROWS and _counted(one)
+    ]
+
+
+def _counted(one: Finding) -> bool:
+    """Whether the check counted rows; one that an error prevented did not."""
+    return bool(one.postgres or one.clickhouse)
 
 
 def _excess(one: Finding) -> int:

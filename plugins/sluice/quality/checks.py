@@ -68,7 +68,7 @@ class Check:
         if self.status == Status.PASS:
             return text
         if self.follows:
-            return f"{text}; follows from {', '.join(self.follows)} and ends with that repair"
+            return f"{text}; {follows_words(self.follows)}"
         return f"{text}; {self.repair}" if self.repair else text
 
 
@@ -153,6 +153,11 @@ class QualityReport:
             failed = sorted({c.table for c in self.checks if c.status == Status.FAIL})
             outcomes.troubles["quality"] = QualityFailed(f"quality checks failed: {named(failed)}")
         outcomes.require()
+
+
+def follows_words(tables: Sequence[str]) -> str:
+    """Return what is said of a finding that the wrong rows of these tables cause."""
+    return f"follows from {', '.join(tables)} and ends with that repair"
 
 
 def grouped(

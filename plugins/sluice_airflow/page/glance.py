@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sluice.catalog.quality_options import Status
 from sluice.operate.health import lateness, slot_concerns
 from sluice.operate.overview import Overview, Severity, TableState
-from sluice.quality.checks import ROWS
+from sluice.quality.causes import differing
 from sluice_airflow.page.figures import UNKNOWN, amount, duration, whole
 
 # The worst result, its word on the page, and its status.
@@ -47,12 +47,6 @@ def freshness_status(table: TableState) -> Severity:
     return Severity.WARN if table.freshness_s is None else lateness(table)
 
 
-def differing(of: Overview) -> tuple[str, ...]:
-    """Return the tables whose rows differ: all changes may be drained, and rows still be wrong."""
-    failed = (one for one in of.findings if one.check in ROWS and one.status == Status.FAIL)
-    return tuple(dict.fromkeys(one.table for one in failed))
-
-
 def _healthy(of: Overview) -> Answer:
     bad = sum(concern.severity == Severity.BAD and not concern.follows for concern in of.concerns)
     answering = sum(service.answers for service in of.services)
@@ -75,7 +69,7 @@ def _fresh(of: Overview) -> Answer:
         word = f"{late.name} is late"
     if status == Severity.GOOD and unknown:
         status = Severity.WARN
-    more, wrong = "since ClickHouse was last known to have every change", differing(of)
+    more, wrong = "since ClickHouse was last known to have every change", differing(of.findings)
     if wrong and word == "fresh":
         status, word = Severity.WARN, "fresh, but differs"
         more += f"; rows of {wrong[0] if len(wrong) == 1 else f'{len(wrong)} tables'} are wrong"

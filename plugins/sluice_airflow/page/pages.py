@@ -19,7 +19,8 @@ from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overvie
 from sluice.operate.row_comparison import ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Period, latest
 from sluice.printable import printable
-from sluice.quality.causes import causes_in
+from sluice.quality.causes import causes_in, differing
+from sluice.quality.checks import follows_words
 from sluice_airflow.page import charts, figures, flow, glance, listing
 from sluice_airflow.page.airflow_parts import AirflowPart, read_parts
 from sluice_airflow.page.api import (
@@ -120,7 +121,7 @@ def show_table(
             "table": known,
             "trusted": trusted,
             "state": next(state for state in pipeline.tables if state.name == table),
-            "differs": table in glance.differing(pipeline),
+            "differs": table in differing(pipeline.findings),
             "repairs": sorted(repairs, key=lambda repair: bool(repair.follows)),
             "compared": _compared(reading, pipeline, known, findings) if trusted else {},
             "charts": _charts(reading, pipeline, period, table),
@@ -280,6 +281,7 @@ _templates.filters |= {
     "duration": figures.duration,
     "figure_value": flow.figure_value,
     "figure_words": flow.figure_words,
+    "follows_words": follows_words,
     "freshness_status": glance.freshness_status,
     "minute": figures.minute,
     "number": figures.number,
