@@ -54,28 +54,43 @@ PATHS = (
 MINUTE = "now64(3) - toIntervalMinute(number)"
 NOISE = "(cityHash64(number, table) % 1000) / 1000"
 CHECKS = "['caught_up', 'gap', 'row_count']"
-# Table and columns -> the query of its history; `number` counts minutes back, `table` is a source
-# table, `fact` a fact.
+# Table -> its columns and the query of its history; `number` counts minutes back, `table` is a
+# source table, `fact` a fact.
 HISTORY = {
-    "drains": f"SELECT table, {MINUTE}, 'e', number * 50, number * 50 + 50, 50, 0, {NOISE},"
-    f" 30 + 30 * {NOISE} FROM minutes, tables",
-    "checkpoints (* EXCEPT (server))": "SELECT table, {minutes} - number, 'w', 'relay',"
-    " 1, 'e', {minutes} - number,"
-    f" 0, 0, toUnixTimestamp64Milli({MINUTE}), {MINUTE}, 't' FROM minutes, tables",
-    "rebuilds (* EXCEPT (done_by))": "SELECT fact,"
-    " toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0'),"
-    " {minutes} - number, 'incremental', map('order_items', number), 50, 0, 0.2,"
-    f" {MINUTE}, generateUUIDv4() FROM minutes, facts",
-    "quality_checks": f"SELECT toString(number), {MINUTE}, table, check, 'pass', '0/1', 7, 7, [],"
-    f" '', '' FROM minutes, tables ARRAY JOIN {CHECKS} AS check"
-    f" UNION ALL SELECT toString(number), {MINUTE}, fact, 'fact_row_count', 'pass',"
-    " '0/1', 7, 7, [], '', '' FROM minutes, facts",
-    "resyncs (* EXCEPT (rejected, done_by))": f"SELECT table, {MINUTE}, '1 keys', '0/1', 1, 0, 0.5"
-    " FROM minutes, tables",
-    "dead_letters (* EXCEPT (resolved_at, dismissed_at, size, sha256, replayed_by))": "SELECT"
-    " table, 'e', number, concat('{{\"id\":', toString(number), '}}'),"
-    " randomPrintableASCII(1000), 'price: Input should be a valid decimal', 's',"
-    f" {MINUTE}, 1, NULL FROM minutes, tables",
+    "drains": (
+        "*",
+        f"SELECT table, {MINUTE}, 'e', number * 50, number * 50 + 50, 50, 0, {NOISE},"
+        f" 30 + 30 * {NOISE} FROM minutes, tables",
+    ),
+    "checkpoints": (
+        "* EXCEPT (server)",
+        "SELECT table, {minutes} - number, 'w', 'relay', 1, 'e', {minutes} - number,"
+        f" 0, 0, toUnixTimestamp64Milli({MINUTE}), {MINUTE}, 't' FROM minutes, tables",
+    ),
+    "rebuilds": (
+        "fact, storage, version, mode, seen, rows, deleted, seconds, finished_at, rebuild",
+        "SELECT fact, toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0'), {minutes} - number,"
+        f" 'incremental', map('order_items', number), 50, 0, 0.2, {MINUTE}, generateUUIDv4()"
+        " FROM minutes, facts",
+    ),
+    "quality_checks": (
+        "run, checked_at, source_table, check, status, fence, postgres, clickhouse",
+        f"SELECT toString(number), {MINUTE}, table, check, 'pass', '0/1', 7, 7"
+        f" FROM minutes, tables ARRAY JOIN {CHECKS} AS check"
+        f" UNION ALL SELECT toString(number), {MINUTE}, fact, 'fact_row_count', 'pass',"
+        " '0/1', 7, 7 FROM minutes, facts",
+    ),
+    "resyncs": (
+        "source_table, finished_at, selection, fence, rows, deleted, seconds",
+        f"SELECT table, {MINUTE}, '1 keys', '0/1', 1, 0, 0.5 FROM minutes, tables",
+    ),
+    "dead_letters": (
+        "source_table, broker_epoch, offset, key, value, reason, schema_version, rejected_at,"
+        " epoch",
+        "SELECT table, 'e', number, concat('{{\"id\":', toString(number), '}}'),"
+        " randomPrintableASCII(1000), 'price: Input should be a valid decimal', 's',"
+        f" {MINUTE}, 1 FROM minutes, tables",
+    ),
 }
 
 
@@ -100,13 +115,14 @@ def write_history(
     tables = ", ".join(f"'{table.name}'" for table in catalog.tables)
     facts = ", ".join(f"'{fact.name}'" for fact in catalog.facts)
     for table in chosen:
-        history = HISTORY[table].format(minutes=days * 1440)
+        columns, query = HISTORY[table]
         for day in range(days):
             clickhouse.execute(
-                f"INSERT INTO cdc.{table}\n"
+                f"INSERT INTO cdc.{table} ({columns})\n"
                 f"WITH minutes AS (SELECT number FROM numbers({day * 1440}, 1440)),\n"
                 f"    tables AS (SELECT arrayJoin([{tables}]) AS table),\n"
-                f"    facts AS (SELECT arrayJoin([{facts}]) AS fact)\n{history}"
+                f"    facts AS (SELECT arrayJoin([{facts}]) AS fact)\n"
+                + query.format(minutes=days * 1440)
             )
 
 

@@ -22,6 +22,7 @@ from sluice.drain.in_memory import MemoryStore
 from sluice.drain.ports import Checkpoint, StateStore
 from sluice.errors import StaleCheckpoint
 from sluice.events.event import Record, Reject, Truncated, place_of
+from sluice.events.positions import MOST_VERSION
 from sluice.generate.clickhouse import table_statements
 from sluice.settings import Settings
 
@@ -66,8 +67,9 @@ def test_the_row_of_the_highest_version_counts_in_whatever_order(store: StateSto
 
 def test_rows_are_counted_by_their_version(store: StateStore) -> None:
     store.append(PRODUCTS, rows((1, "a", 1 << 100, 0), (2, "b", 1 << 100, 0), (3, "c", 5, 0)))
-    counts = [store.rows_at(PRODUCTS, version) for version in (1 << 100, 5, 6)]
-    assert counts == [2, 1, 0]
+    newest = 1 << 100
+    ranges = [(newest, newest), (5, 5), (6, newest - 1), (5, newest), (0, MOST_VERSION)]
+    assert [store.rows_between(PRODUCTS, *versions) for versions in ranges] == [2, 1, 0, 3, 3]
 
 
 def test_values_come_back_as_the_driver_took_them(store: StateStore) -> None:
@@ -107,7 +109,8 @@ def test_rejected_rows_of_a_snapshot_are_counted_by_reason(store: StateStore) ->
         ("new", 1),
         ("odd", 2),
     ]
-    assert list(store.unstored("counted", place_of(17), offset=3).values()) == [1, 1]
+    assert list(store.unstored("counted", place_of(17), first=3).values()) == [1, 1]
+    assert list(store.unstored("counted", place_of(17), below=3).values()) == [1]
     assert not store.unstored("counted", place_of(18))
     assert not store.unstored("others", place_of(17))
 

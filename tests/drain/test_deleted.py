@@ -10,11 +10,13 @@ import pytest
 
 from sluice import wiring
 from sluice.clients.topics import Topics
+from sluice.drain.backlog import read_backlog
 from sluice.drain.kafka_log import KafkaLog
+from sluice.errors import StaleCheckpoint
 from sluice.settings import Settings
-from tests.drain.table import DrainedTable
+from tests.drain.table import DrainedTable, drain_of
 from tests.support.outside_broker import require_embedded
-from tests.support.products import TABLE
+from tests.support.products import DECODER, TABLE
 from tests.support.services import initialise, stack_environment, started, temporary_home
 
 pytestmark = pytest.mark.services
@@ -59,6 +61,18 @@ def test_drained_messages_are_deleted_except_the_newest(table: DrainedTable) -> 
     drain_all(table.settings)
     assert first(table.settings) == table.events - KEPT
     table.require_converged()
+
+
+def test_a_drain_that_comes_late_to_what_others_have_drained_finds_no_gap(
+    table: DrainedTable,
+) -> None:
+    with drain_of(table.settings) as drain:
+        late = read_backlog(drain.changes, drain.store, [TABLE]).standing(TABLE)
+        drain_all(table.settings)
+        drain_all(table.settings)
+        assert first(table.settings) > 0
+        with pytest.raises(StaleCheckpoint):
+            drain.run(DECODER, late)
 
 
 def test_messages_that_are_not_drained_are_kept(table: DrainedTable) -> None:

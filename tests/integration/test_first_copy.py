@@ -122,6 +122,32 @@ def test_rows_that_do_not_fit_become_dead_letters_and_stop_no_drain(
     assert wiring.dead_letters(services, ITEMS.name, 1000) == []
 
 
+def test_drains_beside_a_copy_accept_the_rows_that_do_not_fit_also_where_it_was_cut_short(
+    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are on the first pages, so at first they are all that was read."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE order_items SET price = 'NaN' WHERE id <= 150"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CLUSTER order_items USING order_items_pkey"))
+    monkeypatch.setattr(table_copy, "_RANGES_IN_AN_INSERT", 1)
+    copied: list[str] = []
+
+    def drain_and_fail_once(point: str) -> None:
+        drained(services)
+        if point == "table copied":
+            copied.append(point)
+            if len(copied) == len(TOPICS):
+                raise NotReady("cut short")
+
+    hooked(monkeypatch, "take", drain_and_fail_once)
+    with relaying(services, snapshot=True):
+        assert len(copied) == 2 * len(TOPICS)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE order_items SET price = 5 WHERE id <= 150"))
+        equal(services, engine)
+
+
 def test_what_is_written_during_the_copy_is_neither_lost_nor_overwritten(
     services: Settings, engine: Engine
 ) -> None:

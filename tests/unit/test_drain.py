@@ -290,6 +290,22 @@ def test_a_run_of_rejects_over_the_limit_stops_the_drain(run: int, stops: bool) 
         assert drain.run(DECODER).rejected == 11
 
 
+def test_what_another_drain_has_drained_and_let_expire_is_no_gap() -> None:
+    events, expected = history([Step(kind="write", key=key) for key in (1, 2, 3)])
+    log, store = filled(events), MemoryStore()
+    drain = Drain(changes=log, store=store, limits=LIMITS)
+    late = read_backlog(log, store, [TABLE]).standing(TABLE)
+    drain.run(DECODER, late)
+    log.expire(TABLE.topic, len(events))
+    with pytest.raises(StaleCheckpoint):
+        drain.run(DECODER, late)
+    assert (drain.run(DECODER).events, names(store)) == (0, expected)
+    log.produce(TABLE.topic, events[0])
+    log.expire(TABLE.topic, len(events) + 1)
+    with pytest.raises(TopicGap):
+        drain.run(DECODER)
+
+
 @pytest.mark.parametrize(
     ("resyncs", "operation", "reason", "stops"),
     [
@@ -314,21 +330,32 @@ def test_what_a_resync_sends_and_rows_that_are_too_large_stop_no_drain(
 
 
 @pytest.mark.parametrize(
-    ("stored", "before", "stops"), [(99, 0, True), (100, 0, False), (100, 1, True)]
+    ("stored", "lsn", "kept", "stops"),
+    [
+        (99, 109, (), True),
+        (100, 109, (), False),
+        (100, 109, (7,), True),
+        (100, 109, (8, 107), False),  # of the same chunk, by a drain that was killed
+        (100, 900, (), False),  # of a later snapshot, as this one was killed
+        (100, 108, (), True),
+    ],
 )
-def test_rejects_of_a_snapshot_stop_the_drain_by_their_share_of_all_of_its_rows(
-    stored: int, before: int, stops: bool
+def test_rejects_of_a_snapshot_stop_the_drain_by_their_share_of_the_rows_stored_since(
+    stored: int, lsn: int, kept: tuple[int, ...], stops: bool
 ) -> None:
     """Rows in bulk are not on the topic."""
     store, full = MemoryStore(), row(1, "stored")
-    rows = [(*{**full, "id": n}.values(), pack(0, 109, 1), 0, n, 0) for n in range(stored)]
+    rows = [(*{**full, "id": n}.values(), pack(0, lsn, 1), 0, n, 0) for n in range(stored)]
     store.append(TABLE, [list(column) for column in zip(*rows, strict=True)])
-    odd = Record(offset=7, key=None, value=event("read", {"id": "odd"}, 9))
-    store.reject(
-        Checkpoint(source_table=TABLE.name), "", [Reject(record=odd, reason="odd")] * before
-    )
-    events = [event("read", {"id": f"odd {n}"}, 9) for n in range(100)]
-    drain = Drain(changes=filled(events), store=store, limits=ONE_CHUNK)
+    drain = Drain(changes=filled([b"drained"] * 8), store=store, limits=ONE_CHUNK)
+    assert drain.run(DECODER).next_offset == 8
+    odd = [event("read", {"id": f"odd {n}"}, 9) for n in range(100)]
+    rejects = [
+        Reject(record=Record(offset=offset, key=None, value=odd[0]), reason="odd")
+        for offset in kept
+    ]
+    store.reject(drain.present(TABLE), "", rejects)
+    drain = replace(drain, changes=filled([b"drained"] * 8 + odd))
     if stops:
         with pytest.raises(PoisonedTopic, match="100 of 100 events are invalid"):
             drain.run(DECODER)

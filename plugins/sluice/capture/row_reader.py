@@ -115,6 +115,12 @@ class RowReader:
         """Publish rows in any order; return the number of rows read so far."""
         return self._read(condition, sql.SQL(""))
 
+    def finds(self, condition: sql.Composable) -> bool:
+        """Return whether there are such rows."""
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(self._source, condition)
+        self._cursor.execute(query)
+        return bool(self._cursor.fetchone()[0])
+
     def _read(self, condition: sql.Composable, order: sql.Composable) -> int:
         rows = self.rows
         try:

@@ -3,8 +3,8 @@
 A table is read in ranges of pages, not of keys: PostgreSQL reads each page once, in disk order,
 whatever the key is, and the number of pages is known. A row stays in its page during the snapshot.
 
-Rows that do not fit ClickHouse's types follow on the topic when the others of their insert are
-stored, so that the drain can compare their number with that of the stored rows.
+Rows that do not fit ClickHouse's types follow on the topic when all others are stored, so that the
+drain can compare their number with that of the stored rows. Their pages are read again for that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from psycopg2 import sql
 
 from sluice.capture.bulk import Copying, Load, Loads
 from sluice.capture.metrics import Progress
@@ -96,16 +98,18 @@ class TableCopies:
     def _in_bulk(
         self, load: Load, ranges: Sequence[PageRange], reader: RowReader, tally: _Tally
     ) -> Copying:
-        copying = load.begin(self.batch.end_lsn)
+        copying, later = load.begin(self.batch.end_lsn), list[sql.Composable]()
         for start in range(0, len(ranges), _RANGES_IN_AN_INSERT):
             some = ranges[start : start + _RANGES_IN_AN_INSERT]
             condition = rows_on(some[0][0], some[-1][1])
-            sent = partial(tally.further, tally.stored + reader.rows)
+            sent = partial(tally.further, tally.stored)
             loaded = copying.copy(self.cursor, condition, self.reached, sent)
             tally.stored += loaded.rows
-            if loaded.others is not None:
-                reader.read_rows(loaded.others)
-            tally.ranges_read(len(some), tally.stored + reader.rows)
+            if loaded.others is not None and reader.finds(loaded.others):
+                later.append(loaded.others)
+            tally.ranges_read(len(some), tally.stored)
+        for condition in later:
+            reader.read_rows(condition)
         return copying
 
 

@@ -41,9 +41,11 @@ ORDER BY generation DESC LIMIT 1 BY source_table
 _REJECTING = """
 SELECT DISTINCT source_table FROM cdc.dead_letters FINAL WHERE state = 'open'
 """
+_MOST_OFFSET = (1 << 63) - 1
 _UNSTORED = """
 SELECT reason, count() FROM cdc.dead_letters FINAL
-WHERE source_table = {table:String} AND offset >= {offset:UInt64} AND state = 'open'
+WHERE source_table = {table:String} AND offset >= {first:UInt64} AND offset < {below:UInt64}
+    AND state = 'open'
     AND position(value, {operation:String}) > 0 AND position(value, {place:String}) > 0
 GROUP BY reason ORDER BY count() DESC
 """
@@ -225,19 +227,28 @@ class ClickHouseStore:
             _RESOLVE, external=[external_table("resolved", structure, places)], table=table
         )
 
-    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+    def unstored(
+        self, table: str, place: str, *, first: int = 0, below: int | None = None
+    ) -> Mapping[str, int]:
         """See ports.StateStore."""
         operation, position = row_marks(place)
         rows = self._clickhouse.execute(
-            _UNSTORED, table=table, offset=offset, operation=operation, place=position
+            _UNSTORED,
+            table=table,
+            first=first,
+            below=_MOST_OFFSET if below is None else below,
+            operation=operation,
+            place=position,
         )
         return {str(reason): int(count) for reason, count in rows}
 
-    def rows_at(self, table: Table, version: int) -> int:
+    def rows_between(self, table: Table, lowest: int, highest: int) -> int:
         """See ports.StateStore."""
         ((count,),) = self._clickhouse.execute(
-            f"SELECT count() FROM cdc.{quoted(table.storage)} WHERE _version = {{version:UInt128}}",
-            version=version,
+            f"SELECT count() FROM cdc.{quoted(table.storage)}"
+            " WHERE _version BETWEEN {lowest:UInt128} AND {highest:UInt128}",
+            lowest=lowest,
+            highest=highest,
         )
         return int(count)
 

@@ -353,7 +353,7 @@ class Drain(Resumption):
             self.store.unstored(table.name, place)
         ):
             what = "could not be stored"
-        elif end.epoch and self.store.rows_at(table, pack(end.epoch - 1, end.major, 1)):
+        elif end.epoch and self._stored_at(table, pack(end.epoch - 1, end.major, 1)):
             what = "were stored before a new epoch of positions began"
         if what:
             log.warning(
@@ -365,6 +365,9 @@ class Drain(Resumption):
                 table.name,
             )
         return bool(what)
+
+    def _stored_at(self, table: Table, version: int) -> bool:
+        return self.store.rows_between(table, version, version) > 0
 
     def _append(self, table: Table, columns: Columns) -> None:
         """Insert columns, in halves where ClickHouse lacks the memory for all at once."""

@@ -24,7 +24,7 @@ class MemoryLog:
         self._epoch = epoch
         self._partitions = partitions or {}
         self._topics: dict[str, list[Record]] = {topic: [] for topic in topics}
-        self._ends = dict.fromkeys(topics, 0)
+        self._starts, self._ends = dict.fromkeys(topics, 0), dict.fromkeys(topics, 0)
         self._incarnations = dict.fromkeys(topics, 1)
         self.committed: dict[str, int] = {}
         self.dead_letters: list[tuple[str, Reject]] = []
@@ -38,19 +38,26 @@ class MemoryLog:
         """Append a marker, which has an offset and is no message."""
         self._ends[topic] += 1
 
+    def expire(self, topic: str, offset: int) -> None:
+        """Lose the messages before an offset."""
+        self._starts[topic] = offset
+        self._topics[topic] = [r for r in self._topics[topic] if r.offset >= offset]
+
     def recreate(self, topic: str) -> None:
         """Delete and recreate a topic."""
         self._incarnations[topic] += 1
-        self._topics[topic].clear()
-        self._ends[topic] = 0
+        self._clear(topic)
 
     def wipe(self, epoch: str) -> None:
         """Lose all messages and offsets, as a broker without a disk when it is killed."""
         self._epoch = epoch
         self.committed.clear()
-        for topic, records in self._topics.items():
-            records.clear()
-            self._ends[topic] = 0
+        for topic in self._topics:
+            self._clear(topic)
+
+    def _clear(self, topic: str) -> None:
+        self._topics[topic] = []
+        self._starts[topic] = self._ends[topic] = 0
 
     def epoch(self) -> str:
         """See ports.ChangeLog."""
@@ -59,7 +66,7 @@ class MemoryLog:
     def read(self, topic: str, offset: int, chunk: Chunk, seconds: float) -> Iterator[list[Record]]:
         """See ports.ChangeLog."""
         records = self._there(topic)
-        if not 0 <= offset <= self.end(topic):
+        if not self._starts[topic] <= offset <= self.end(topic):
             raise TopicGap(f"{topic}: offset {offset} is not on the topic")
         portion: list[Record] = []
         taken = 0
@@ -109,8 +116,7 @@ class MemoryLog:
 
     def first(self, topic: str) -> int:
         """See ports.ChangeLog."""
-        records = self._topics[topic]
-        return records[0].offset if records else 0
+        return self._starts[topic]
 
     def end(self, topic: str) -> int:
         """See ports.ChangeLog."""
@@ -209,21 +215,24 @@ class MemoryStore:
         """See ports.StateStore."""
         self.resolved |= {(table, reject.broker_epoch, reject.offset) for reject in rejects}
 
-    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+    def unstored(
+        self, table: str, place: str, *, first: int = 0, below: int | None = None
+    ) -> Mapping[str, int]:
         """See ports.StateStore."""
         return Counter(
             reject.reason
             for (name, broker_epoch, at), reject in self.rejected.items()
             if name == table
-            and at >= offset
+            and at >= first
+            and (below is None or at < below)
             and (name, broker_epoch, at) not in self.resolved
             and is_row_of(reject.record.value or b"", place)
         )
 
-    def rows_at(self, table: Table, version: int) -> int:
+    def rows_between(self, table: Table, lowest: int, highest: int) -> int:
         """See ports.StateStore."""
         width = len(table.columns)
-        return sum(row[width] == version for row in self._rows[table.name].values())
+        return sum(lowest <= row[width] <= highest for row in self._rows[table.name].values())
 
     def resyncing(self, table: str) -> bool:
         """See ports.StateStore."""

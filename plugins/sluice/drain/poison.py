@@ -10,7 +10,7 @@ from itertools import groupby
 from sluice.catalog import Table
 from sluice.drain.ports import StateStore
 from sluice.events.event import TOO_LARGE, Record, Reject, is_read, place_of, snapshot_of
-from sluice.events.positions import pack
+from sluice.events.positions import MOST_VERSION, pack
 from sluice.settings import DrainSettings
 
 # Fewer rejects than this become dead letters whatever their share.
@@ -38,7 +38,7 @@ class Poison:
         rejects = [reject for reject in rejects if reject.reason != TOO_LARGE]
         what = self._exceeded(records, rejects)
         if what:
-            rejects = self._unexpected(rejects)
+            rejects = self._unexpected(rejects, records[0].offset)
             what = self._exceeded(records, rejects)
         if not what:
             return ""
@@ -54,11 +54,14 @@ class Poison:
             return f"{run} events in a row are invalid"
         return ""
 
-    def _unexpected(self, rejects: Sequence[Reject]) -> Sequence[Reject]:
+    def _unexpected(self, rejects: Sequence[Reject], first: int) -> Sequence[Reject]:
         """Return rejects without those of a resync, and of a snapshot that is mostly stored.
 
         A resync sends every row that PostgreSQL has, also those rejected before, and reports what
         could not be stored. Of a snapshot in bulk, the topic has only the rows that do not fit.
+
+        Args:
+            first: the chunk's first offset.
         """
         if self.store.resyncing(self.table.name):
             return [reject for reject in rejects if not is_read(reject.record.value or b"")]
@@ -66,16 +69,20 @@ class Poison:
         stored = {
             lsn
             for lsn, count in Counter(snapshots).items()
-            if lsn is not None and self._mostly_stored(lsn, count)
+            if lsn is not None and self._mostly_stored(lsn, count, first)
         }
         return [reject for reject, lsn in zip(rejects, snapshots, strict=True) if lsn not in stored]
 
-    def _mostly_stored(self, lsn: int, rejected: int) -> bool:
-        """Whether a snapshot's rejects, with these new ones, are at most the permitted share."""
-        stored = self.store.rows_at(self.table, pack(self.epoch, lsn, 1))
-        reasons = self.store.unstored(self.table.name, place_of(lsn)) if stored else {}
+    def _mostly_stored(self, lsn: int, rejected: int, first: int) -> bool:
+        """Whether a snapshot's rejects, with these new ones, are few beside rows stored since."""
+        # Also newer ones: a killed snapshot is replaced by a later one, and its rows with it.
+        stored = self.store.rows_between(self.table, pack(self.epoch, lsn, 1), MOST_VERSION)
+        if not stored:
+            return False
+        # A killed drain may have kept this chunk's own.
+        reasons = self.store.unstored(self.table.name, place_of(lsn), below=first)
         rejected += sum(n for why, n in reasons.items() if not why.startswith(TOO_LARGE))
-        return stored > 0 and rejected <= (stored + rejected) * self.limits.reject_ratio
+        return rejected <= (stored + rejected) * self.limits.reject_ratio
 
 
 def _longest_run(records: Sequence[Record], rejects: Sequence[Reject]) -> int:

@@ -279,16 +279,18 @@ class StateStore(Protocol):
     def resolve(self, table: str, rejects: Sequence[OpenReject]) -> None:
         """Mark rejects of a table as resolved."""
 
-    def unstored(self, table: str, place: str, offset: int = 0) -> Mapping[str, int]:
+    def unstored(
+        self, table: str, place: str, *, first: int = 0, below: int | None = None
+    ) -> Mapping[str, int]:
         """Return the number of open rejects of a snapshot or resync, by reason.
 
         Args:
             place: the position of its rows; see event.place_of.
-            offset: the topic offset at which they begin.
+            first, below: the topic offsets at which they begin and end. Default: all.
         """
 
-    def rows_at(self, table: Table, version: int) -> int:
-        """Return the number of rows that were stored at a version, which may have newer ones."""
+    def rows_between(self, table: Table, lowest: int, highest: int) -> int:
+        """Return the number of stored rows of these versions, which may have newer ones."""
 
     def resyncing(self, table: str) -> bool:
         """Whether a resync of the table is running, or was interrupted and may be resumed."""

@@ -167,12 +167,25 @@ class Resumption:
         )
 
     def _read(self, table: Table, checkpoint: Checkpoint) -> Iterator[list[Record]]:
-        return self.changes.read(
-            table.topic,
-            checkpoint.next_offset,
-            Chunk(self.limits.chunk, self.limits.chunk_bytes),
-            self.limits.seconds,
-        )
+        """Yield the table's undrained records.
+
+        Raises:
+            TopicGap: some are not on the topic any more.
+            StaleCheckpoint: the same, but the table was advanced meanwhile: others drained them,
+                and the broker deletes what is drained.
+        """
+        try:
+            yield from self.changes.read(
+                table.topic,
+                checkpoint.next_offset,
+                Chunk(self.limits.chunk, self.limits.chunk_bytes),
+                self.limits.seconds,
+            )
+        except TopicGap:
+            present = self.store.checkpoint(table.name)
+            if present and present.generation > checkpoint.generation:
+                raise StaleCheckpoint from None
+            raise
 
 
 def _epoch(table: Table, present: Checkpoint, raised: bool = True) -> int:

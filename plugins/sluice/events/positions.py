@@ -16,6 +16,7 @@ _EPOCH_SHIFT = 112
 _MAJOR_SHIFT = 48
 MOST_ORDINAL = (1 << _MAJOR_SHIFT) - 1
 MOST_EPOCH = (1 << 16) - 1
+MOST_VERSION = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

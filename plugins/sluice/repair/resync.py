@@ -301,7 +301,7 @@ class Resync:
         """Return the number of rows of a reading that could not be stored, by reason."""
         place = place_of(reading.fence, reading.offset)
         store = ClickHouseStore(self.clickhouse)
-        return dict(store.unstored(table.name, place, reading.begins))
+        return dict(store.unstored(table.name, place, first=reading.begins))
 
     def _source(self, table: Table) -> tuple[str, int]:
         """Return the table's change source and epoch."""
