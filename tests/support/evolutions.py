@@ -149,11 +149,17 @@ def killed(patch: pytest.MonkeyPatch, harbour: Harbour, *, after: int) -> None:
 
 
 def inits_are_killed(
-    services: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    services: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, *after: int
 ) -> None:
+    """Each is killed after so many changes of tables more, and the last goes on to the end."""
+
+    def killed_each() -> None:
+        for changes in after:
+            killed(monkeypatch, made, after=changes)
+
     with harbour(services, folder) as made:
         made.take([NAME], [WIDE, NOTE])
-        killed(monkeypatch, made, after=after)
+        killed_each()
         made.postgres("ALTER TABLE crossings ALTER cars TYPE int8, ADD note text")
         assert wiring.initialise(made.settings) != []
         assert wiring.initialise(made.settings) == []
@@ -162,14 +168,14 @@ def inits_are_killed(
         history = "SELECT id, cars, note FROM cdc.history_crossings FINAL ORDER BY id"
         assert made.rows(history) == [(10, 5, None), (11, 5000000000, "full")]
         made.take([NAME], [WIDE])
-        killed(monkeypatch, made, after=after)
+        killed_each()
         made.postgres("ALTER TABLE crossings DROP note")
         wiring.initialise(made.settings)
         assert wiring.initialise(made.settings) == []
         made.postgres("INSERT INTO crossings VALUES (12, 1, 7)")
         made.settle()
         made.take([NAME], [WIDE, NOTE])
-        killed(monkeypatch, made, after=after)
+        killed_each()
         made.postgres("ALTER TABLE crossings ADD note text")
         wiring.initialise(made.settings)
         assert wiring.initialise(made.settings) == []

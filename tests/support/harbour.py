@@ -18,6 +18,7 @@ from sluice import wiring
 from sluice.capture.relay import run
 from sluice.catalog import load_catalog
 from sluice.clients.clickhouse import ClickHouse
+from sluice.clients.postgres import PostgresSource
 from sluice.drain.dead_letters import DeadLetter
 from sluice.errors import Retryable
 from sluice.generate.files import write_files
@@ -114,6 +115,11 @@ class Harbour:
         )
         assert not report.failures
 
+    def streaming(self) -> bool:
+        """Whether the relay has its slot, at the end of its snapshot."""
+        source = PostgresSource(self.settings.postgres)
+        return source.find_slot(self.settings.relay.slot) is not None
+
     def dead_letter(self, reason: str) -> None:
         """Drain until a dead letter has this in its reason."""
 
@@ -179,6 +185,7 @@ def harbour(
     thread = threading.Thread(target=run, args=(made.settings, catalog), kwargs={"stop": stop})
     thread.start()
     try:
+        until(made.streaming, "the snapshot is over")  # the checks cannot be made before
         made.settle()
         yield made
     finally:
