@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
+
+from sluice.clients.broker import Broker
+from sluice.settings import read_settings
 
 # The traceback of a kept error is a cycle of garbage that holds the client. Its request is answered
 # on the client's own thread, when the broker's time is over, and the collector may be due there.
@@ -47,3 +51,24 @@ def test_a_client_whose_request_is_abandoned_does_not_end_on_a_thread_of_its_own
         [sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False
     )
     assert (done.returncode, "Application bug" in done.stderr) == (0, False), done.stderr
+
+
+class Idle:
+    """Like an admin client that has nothing to send, it has no length."""
+
+    def __init__(self, options: dict[str, Any]) -> None: ...
+
+    def __len__(self) -> int:
+        return 0
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_kept_client_is_the_one_of_the_next_call() -> None:
+    broker = Broker(read_settings({}).kafka)
+    with broker.keeping():
+        with broker.opened(Idle) as first:
+            pass
+        with broker.opened(Idle) as second:
+            pass
+    assert second is first

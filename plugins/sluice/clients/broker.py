@@ -153,7 +153,9 @@ class Broker:
         """
         kept: dict[Any, Any] | None = getattr(self._kept, "clients", None)
         name = (kind, *sorted(options.items()))
-        client = (kept.pop(name, None) if kept else None) or self.client(kind, options)
+        client = kept.pop(name, None) if kept else None
+        if client is None:  # an admin client with nothing to send is false
+            client = self.client(kind, options)
         try:
             with self.translated(client):
                 yield client

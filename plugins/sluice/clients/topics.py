@@ -109,6 +109,13 @@ def described(admin: AdminClient, names: Iterable[str], seconds: float) -> dict[
     return states
 
 
+def committed_by(consumer: Consumer, names: Iterable[str], seconds: float) -> dict[str, int]:
+    """Return topic -> the offset that the consumer's group has committed, or 0."""
+    positions = [TopicPartition(name, 0) for name in names]
+    committed = consumer.committed(positions, timeout=seconds)
+    return {position.topic: max(0, position.offset) for position in committed}
+
+
 def retention(period: timedelta) -> dict[str, str]:
     """The options of a topic whose messages are kept for so long."""
     milliseconds = int(period.total_seconds() * 1000)
@@ -234,10 +241,14 @@ class Topics:
         notes = self._notes(first=True)
         return str(notes[0]["epoch"]) if notes else None
 
+    def states(self, names: Iterable[str]) -> dict[str, TopicState]:
+        """Return topic -> state, without topics that do not exist."""
+        with self._broker.opened(AdminClient) as admin:
+            return described(admin, names, self._seconds)
+
     def incarnation(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the broker's epoch and the topics' ids, which change when one is recreated."""
-        with self._broker.opened(AdminClient) as admin:
-            states = described(admin, names, self._seconds)
+        states = self.states(names)
         return (self.epoch() or "", *(states[name].id for name in names if name in states))
 
     def slot_note(self, slot: str | None = None) -> dict[str, Any] | None:
@@ -285,10 +296,8 @@ class Topics:
 
     def _noted(self, group: str, names: Iterable[str]) -> dict[str, int]:
         """Return topic -> a group's committed offset, or 0."""
-        positions = [TopicPartition(name, 0) for name in names]
         with self._consumer(group) as consumer:
-            committed = consumer.committed(positions, timeout=self._seconds)
-        return {position.topic: max(0, position.offset) for position in committed}
+            return committed_by(consumer, names, self._seconds)
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         """Return topic -> end offset, without topics that do not exist."""

@@ -14,10 +14,9 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
 from sluice.clients.broker import Broker
-from sluice.clients.topics import UNREADABLE, Topics, described, first_after, partitioned
+from sluice.clients.topics import UNREADABLE, Topics, committed_by, first_after, partitioned
 from sluice.drain.letters import kept
 from sluice.drain.ports import Chunk, Passed, TopicPosition
 from sluice.errors import NotReady, RecordUnreadable, TopicGap, Unreachable
@@ -45,22 +44,20 @@ class KafkaLog:
 
     Args:
         ahead: the most bytes read ahead. Default: 32 MiB.
+        topics: the topics, where the caller has them. Default: None, for its own.
     """
 
-    def __init__(self, settings: KafkaSettings, ahead: int = 32 << 20) -> None:
+    def __init__(
+        self, settings: KafkaSettings, ahead: int = 32 << 20, topics: Topics | None = None
+    ) -> None:
         options = {**_CONSUMER_OPTIONS, "queued.max.messages.kbytes": max(1, ahead >> 10)}
         self._broker = Broker(settings)
-        self._topics = Topics(settings)
-        self._admin = self._broker.client(AdminClient)
+        self._topics = topics or Topics(settings)
         self._consumer = self._broker.client(Consumer, options)
 
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close()
-
-    def keeping(self) -> AbstractContextManager[None]:
-        """Keep the topics' clients until the context ends; see Broker.keeping."""
-        return self._topics.keeping()
 
     def epoch(self) -> str:
         """See ports.ChangeLog."""
@@ -194,8 +191,7 @@ class KafkaLog:
 
     def topic_id(self, topic: str) -> str:
         """See ports.ChangeLog."""
-        with self._broker.translated(self._admin):
-            description = described(self._admin, [topic], _PATIENCE).get(topic)
+        description = self._topics.states([topic]).get(topic)
         if description is None:
             raise _no_topic(topic)
         if description.partitions > 1:
@@ -204,9 +200,10 @@ class KafkaLog:
 
     def positions(self, topics: Sequence[str]) -> Mapping[str, TopicPosition]:
         """See ports.ChangeLog."""
-        with self._broker.translated(self._admin):
-            states = described(self._admin, topics, _PATIENCE)
-        committed, ends = self._topics.committed(states), self._topics.ends(states)
+        states = self._topics.states(topics)
+        with self._translated():
+            committed = committed_by(self._consumer, states, _PATIENCE)
+        ends = self._topics.ends(states)
         return {
             topic: TopicPosition(
                 id=state.id,

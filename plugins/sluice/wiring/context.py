@@ -51,9 +51,8 @@ class Run:
     @cached_property
     def changes(self) -> KafkaLog:
         """The change log that drains read."""
-        changes = KafkaLog(self.settings.kafka, self.settings.drain.chunk_bytes)
+        changes = KafkaLog(self.settings.kafka, self.settings.drain.chunk_bytes, self.topics)
         self.resources.enter_context(closing(changes))
-        self.resources.enter_context(changes.keeping())
         return changes
 
     @cached_property
