@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, cast, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql
 
 from models.customer import Customer
@@ -36,6 +37,9 @@ _CATEGORIES = {
 _NAMES = ("Ada", "Björn", "Chloé", "Diego", "Emi", "Farid", "Grace", "Hana", "Ivan", "Júlia")
 _STATUSES = ("pending", "paid", "shipped", "delivered")
 
+# The columns of an order, and those of its items.
+_Order = tuple[dict[str, Any], list[dict[str, Any]]]
+
 
 def load(
     settings: Settings, *, customers: int = 200, orders: int = 1500, seed: int = 42
@@ -48,8 +52,11 @@ def load(
             return {}
         _insert_customers(connection, chance, customers)
         _insert_products(connection, chance)
-        for _ in range(orders):
-            _insert_order(connection, chance)
+        ids = [connection.scalars(select(model.id)).all() for model in (Customer, Product)]
+        made = [
+            _order(chance, *(partial(chance.choice, some) for some in ids)) for _ in range(orders)
+        ]
+        _insert_orders(connection, made)
     done = Counter(customers=customers, orders=orders)
     traffic = Traffic(chance)
     for _ in range(400):
@@ -155,12 +162,10 @@ class Traffic:
 
 
 def _any_id(connection: Connection, chance: random.Random, model: Any) -> int | None:
-    """Return the first id at or after a random one; None for an empty table."""
-    last = connection.scalar(select(func.max(model.id)))
-    if last is None:
-        return None
-    least = chance.randint(1, last)
-    first: int | None = connection.scalar(select(func.min(model.id)).where(model.id >= least))
+    """Return the first id above a random one; None for an empty table."""
+    newest = select(func.max(model.id)).scalar_subquery()
+    below = cast(func.floor(chance.random() * newest), BigInteger)
+    first: int | None = connection.scalar(select(func.min(model.id)).where(model.id > below))
     return first
 
 
@@ -184,17 +189,32 @@ def _insert_products(connection: Connection, chance: random.Random) -> None:
 
 
 def _insert_order(connection: Connection, chance: random.Random) -> None:
-    """Insert an order of one to four items, its total being their sum."""
-    customer = _any_id(connection, chance, Customer)
-    products = [_any_id(connection, chance, Product) for _ in range(chance.randint(1, 4))]
-    items = [
-        {"product_id": product, "quantity": chance.randint(1, 5), "price": _price(chance)}
-        for product in products
+    """Insert an order of a customer and of products that exist."""
+    pick = partial(_any_id, connection, chance)
+    _insert_orders(connection, [_order(chance, partial(pick, Customer), partial(pick, Product))])
+
+
+def _order(
+    chance: random.Random, customer: Callable[[], int | None], product: Callable[[], int | None]
+) -> _Order:
+    """Return an order of one to four items, its total being their sum."""
+    items: list[dict[str, Any]] = [
+        {"product_id": product(), "quantity": chance.randint(1, 5), "price": _price(chance)}
+        for _ in range(chance.randint(1, 4))
     ]
-    total = sum((Decimal(item["quantity"]) * item["price"] for item in items), Decimal(0))  # type: ignore[arg-type,operator]
-    values = {"customer_id": customer, "status": chance.choice(_STATUSES), "total": total}
-    order = connection.scalar(insert(Order).values(values).returning(Order.id))
-    connection.execute(insert(OrderItem), [{**item, "order_id": order} for item in items])
+    total = sum((item["quantity"] * item["price"] for item in items), Decimal(0))
+    return {"customer_id": customer(), "status": chance.choice(_STATUSES), "total": total}, items
+
+
+def _insert_orders(connection: Connection, orders: Sequence[_Order]) -> None:
+    insertion = insert(Order).returning(Order.id, sort_by_parameter_order=True)
+    ids = connection.scalars(insertion, [values for values, _ in orders])
+    rows = [
+        {**item, "order_id": order}
+        for order, (_, items) in zip(ids, orders, strict=True)
+        for item in items
+    ]
+    connection.execute(insert(OrderItem), rows)
 
 
 def _place(chance: random.Random) -> tuple[str, str]:
