@@ -16,6 +16,7 @@ from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from sluice.catalog.quality_options import MEASURES
+from sluice.settings import read_values
 from sluice_airflow.addresses import cdc_page
 
 PLACES = ("SLUICE_ALERT_WEBHOOK", "SLUICE_ALERT_SLACK", "SLUICE_ALERT_SMTP")
@@ -28,7 +29,8 @@ def deadline(after: timedelta = MINUTE) -> list[DeadlineAlert] | None:
     Args:
         after: the time limit from queueing to the end of a run.
     """
-    if not any(os.environ.get(place) for place in PLACES):
+    values = read_values(os.environ)
+    if not any(values[place][0] for place in PLACES):
         return None
     queued = DeadlineReference.DAGRUN_QUEUED_AT
     callback = SyncCallback(tell_late, kwargs={"seconds": int(after.total_seconds())})

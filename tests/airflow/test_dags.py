@@ -100,7 +100,9 @@ def test_runs_of_the_minute_have_a_deadline_where_somebody_is_told(
     described: Any, tmp_path: Path
 ) -> None:
     assert all(not dag["deadlines"] for dag in described["dags"].values())
-    told = describe(tmp_path, SLUICE_ALERT_WEBHOOK="http://127.0.0.1:9/")["dags"]
+    chosen = tmp_path / ".env"  # wherever settings are read from
+    chosen.write_text("SLUICE_ALERT_WEBHOOK=http://127.0.0.1:9/\n")
+    told = describe(tmp_path, SLUICE_ENV_FILE=str(chosen))["dags"]
     late = {dag_id: dag["deadlines"] for dag_id, dag in told.items() if dag["deadlines"]}
     assert late == {
         f"sluice_{name}": [MEASURES["freshness"].warn] for name in ("drain", "rebuild", "quality")

@@ -10,8 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from sluice.cli import app
-from sluice.embedded.passwords import ensure_secrets
-from sluice.embedded.stack import Stack
 from sluice.errors import WrongUsage
 from sluice.settings import FILE, VARIABLES, environment_file, read_settings, read_values
 
@@ -108,17 +106,3 @@ def test_config_names_the_file_and_hides_its_secrets(folder: Path) -> None:
     assert found["postgres.user"] == ["reader", ".env"]
     assert found["postgres.password"] == ["(hidden)", ".env"]
     assert "canary" not in done.output
-
-
-def test_the_programs_of_the_stack_get_its_settings_and_the_environment_wins(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (folder / ".env").write_text("SLUICE_ALERT_PAGE=https://a\nSLUICE_SLOT=one\nOTHER=x\n")
-    monkeypatch.setenv("SLUICE_SLOT", "two")
-    settings = read_settings(os.environ)
-    settings.home.mkdir()
-    ensure_secrets(settings.home)
-    environment = Stack(settings).environment()
-    assert environment["SLUICE_ALERT_PAGE"] == "https://a"
-    assert environment["SLUICE_SLOT"] == "two"
-    assert "OTHER" not in environment

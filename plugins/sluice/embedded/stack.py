@@ -32,7 +32,6 @@ from sluice.settings import (
     IN_REPOSITORY,
     PACKAGE,
     Settings,
-    env_file_values,
     ports_file,
     read_ports,
     read_secrets,
@@ -345,7 +344,6 @@ class Stack:
         own = [str(PACKAGE.parent)] if IN_REPOSITORY else []
         paths = (str(self._settings.project), *own, os.environ.get("PYTHONPATH", ""))
         return {
-            **env_file_values(self._settings.project, os.environ),
             **os.environ,
             "SLUICE_PROJECT": str(self._settings.project),
             "SLUICE_HOME": str(self._home),

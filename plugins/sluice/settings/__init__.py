@@ -9,7 +9,6 @@ from sluice.settings.environment import (
     read_values,
     secrets_file,
 )
-from sluice.settings.environment_file import env_file_values
 from sluice.settings.marks import OutsideMarks, project_marks
 from sluice.settings.ports import PORTS, ports_file, read_ports
 from sluice.settings.project import (
@@ -69,7 +68,6 @@ __all__ = [
     "PostgresSettings",
     "RelaySettings",
     "Settings",
-    "env_file_values",
     "make_importable",
     "own_broker",
     "ports_file",
