@@ -179,7 +179,7 @@ def connections(several: list[psutil.Process], kind: str = "inet") -> Iterator[A
     ("name", "number"), [(name, n) for name, those in PORTS.items() for n in range(len(those))]
 )
 def test_a_stranger_on_a_port_gets_what_is_promised(stack: Running, name: str, number: int) -> None:
-    port = list(Stack(stack.settings).programs[name].ports)[number]
+    port, _ = Stack(stack.settings).programs[name].ports[number]
     before = Stack(stack.settings).states()[name].pid
     PORTS[name][number](stack, port)
     assert Stack(stack.settings).states()[name].pid == before

@@ -71,6 +71,14 @@ def test_all_ports_that_are_set_twice_are_named_with_their_settings(tmp_path: Pa
     assert "SLUICE_POSTGRES_PORT, SLUICE_CLICKHOUSE_HTTP_PORT" in str(caught.value.remedy)
 
 
+def test_two_ports_of_one_program_are_told_apart(tmp_path: Path) -> None:
+    environment = stack_environment(tmp_path)
+    port = environment["SLUICE_CLICKHOUSE_HTTP_PORT"] = environment["SLUICE_CLICKHOUSE_PORT"]
+    with pytest.raises(WrongUsage, match=f"set twice: {port} for clickhouse\n") as caught:
+        busy_ports(programs(read_settings(environment)))
+    assert caught.value.remedy == "set others: SLUICE_CLICKHOUSE_PORT, SLUICE_CLICKHOUSE_HTTP_PORT"
+
+
 def test_the_ports_of_the_programs_are_those_of_every_setting_of_a_port(tmp_path: Path) -> None:
     environment = stack_environment(tmp_path)
     given = {name: int(environment[name]) for name in PORTS if name in environment}

@@ -43,7 +43,7 @@ def test_a_postgresql_of_somebody_else_gets_no_database_and_no_port(
     ensure_secrets(tmp_path)
     settings, secrets = read_settings(variables), read_secrets(tmp_path)
     found = programs(settings)
-    assert found["postgres"].ports == {8082: "SLUICE_AIRFLOW_PORT"}
+    assert found["postgres"].ports == ((8082, "SLUICE_AIRFLOW_PORT"),)
     assert "api" not in found
     environment = airflow_service.environment(settings, secrets)
     assert "@127.0.0.1:8082/airflow" in environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
@@ -61,7 +61,7 @@ def test_the_stacks_own_postgresql_has_the_source_and_the_metadata(tmp_path: Pat
     assert settings.metadata is settings.postgres
     assert settings.postgres.options == OWN_POSTGRES
     found = programs(settings)
-    assert found["postgres"].ports == {5434: "SLUICE_POSTGRES_PORT"}
+    assert found["postgres"].ports == ((5434, "SLUICE_POSTGRES_PORT"),)
     assert "api" in found
 
 

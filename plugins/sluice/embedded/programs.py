@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ class Program:
     Attributes:
         command: argument list; without secrets, as other users can read it.
         address: where it answers, or a description.
-        ports: port that has to be free before it starts -> its setting.
+        ports: each port that has to be free before it starts, with its setting.
         ready: returns whether it answers. Default: None, where it only has to run.
         user: the system user that it runs as. Default: None, for the present one.
         stop_signal: the signal that stops it. Default: TERM.
@@ -37,7 +37,7 @@ class Program:
     name: str
     command: list[str]
     address: str
-    ports: dict[int, str]
+    ports: tuple[tuple[int, str], ...]
     ready: Callable[[], bool] | None = None
     user: str | None = None
     stop_signal: str = "TERM"
@@ -68,35 +68,33 @@ def busy_ports(wanted: dict[str, Program]) -> None:
         NotReady: ports are taken; it names all of them.
         WrongUsage: ports are set for two programs.
     """
-    users: dict[int, list[Program]] = {}
+    users: dict[int, list[tuple[str, str]]] = {}
     for program in wanted.values():
-        for port in program.ports:
-            users.setdefault(port, []).append(program)
+        for port, setting in program.ports:
+            users.setdefault(port, []).append((program.name, setting))
     twice = {port: known for port, known in users.items() if len(known) > 1}
     if twice:
         clashes = [
-            f"{port} for {' and '.join(program.name for program in known)}"
+            f"{port} for {' and '.join(dict.fromkeys(name for name, _ in known))}"
             for port, known in twice.items()
         ]
         raise WrongUsage(
             f"ports are set twice: {', '.join(clashes)}",
-            remedy=f"set others: {_settings(twice)}",
+            remedy=f"set others: {_settings(twice.values())}",
         )
     refused = {port: reason for port in users if (reason := _refusal(port))}
     if refused:
-        reasons = [f"{port} for {users[port][0].name} ({why})" for port, why in refused.items()]
+        reasons = [f"{port} for {users[port][0][0]} ({why})" for port, why in refused.items()]
         raise NotReady(
             f"ports cannot be used: {', '.join(reasons)}",
             remedy="stop the programs that use them, or set free ports:"
-            f" {_settings({port: users[port] for port in refused})}",
+            f" {_settings(users[port] for port in refused)}",
         )
 
 
-def _settings(ports: Mapping[int, Sequence[Program]]) -> str:
-    """Return the settings of these ports, each once."""
-    return ", ".join(
-        dict.fromkeys(program.ports[port] for port, known in ports.items() for program in known)
-    )
+def _settings(users: Iterable[Sequence[tuple[str, str]]]) -> str:
+    """Return the settings of ports, each once."""
+    return ", ".join(dict.fromkeys(setting for known in users for _, setting in known))
 
 
 def _refusal(port: int) -> str:
@@ -114,7 +112,7 @@ def set_ports(wanted: Iterable[Program]) -> dict[str, int]:
     """Return the value of each setting of a port that these programs have."""
     ports: dict[str, int] = {}
     for program in wanted:
-        for port, setting in program.ports.items():  # those that follow from a setting are higher
+        for port, setting in program.ports:  # those that follow from a setting are higher
             ports[setting] = min(port, ports.get(setting, port))
     return ports
 
@@ -130,7 +128,7 @@ def _stores(settings: Settings) -> list[Program]:
             name="postgres",
             command=postgres.command(home / "postgres", own.port),
             address=f"127.0.0.1:{own.port}",
-            ports={own.port: setting},
+            ports=((own.port, setting),),
             ready=lambda: _answers(source.ping),
             user=postgres.system_user(),
             stop_signal="INT",  # fast shutdown: ends sessions, loses nothing
@@ -145,10 +143,10 @@ def _stores(settings: Settings) -> list[Program]:
                 *("--config-file", str(home / "run" / CONFIGURATION)),
             ],
             address=f"127.0.0.1:{clickhouse.port}, http://127.0.0.1:{clickhouse.http_port}",
-            ports={
-                clickhouse.port: "SLUICE_CLICKHOUSE_PORT",
-                clickhouse.http_port: "SLUICE_CLICKHOUSE_HTTP_PORT",
-            },
+            ports=(
+                (clickhouse.port, "SLUICE_CLICKHOUSE_PORT"),
+                (clickhouse.http_port, "SLUICE_CLICKHOUSE_HTTP_PORT"),
+            ),
             # By HTTP, as a failed native handshake crashes this server.
             ready=lambda: _gets(f"http://127.0.0.1:{clickhouse.http_port}/ping"),
         ),
@@ -170,7 +168,7 @@ def _broker(settings: Settings) -> list[Program]:
                 *("--home", str(settings.home), "--port", str(port)),
             ],
             address=address,
-            ports=dict.fromkeys((port, port + kafka.CONTROLLER), "SLUICE_KAFKA_PORT"),
+            ports=tuple((own, "SLUICE_KAFKA_PORT") for own in (port, port + kafka.CONTROLLER)),
             ready=lambda: kafka.listens(port),
         )
     ]
@@ -190,7 +188,7 @@ def _pipeline(settings: Settings) -> list[Program]:
         name="relay",
         command=[_script("sluice"), "relay"],
         address=f"slot {settings.relay.slot}",
-        ports={},
+        ports=(),
     )
     if not is_example(settings):
         return [relay]
@@ -200,7 +198,7 @@ def _pipeline(settings: Settings) -> list[Program]:
             name="api",
             command=[*command, "--host", "127.0.0.1", "--port", str(settings.api_port)],
             address=url,
-            ports={settings.api_port: "SLUICE_API_PORT"},
+            ports=((settings.api_port, "SLUICE_API_PORT"),),
             ready=lambda: _gets(f"{url}/health"),
         ),
     ]
@@ -213,7 +211,7 @@ def _airflow(settings: Settings) -> list[Program]:
             name="airflow-api-server",
             command=[script, "api-server"],
             address=f"http://127.0.0.1:{port}",
-            ports={port: "SLUICE_AIRFLOW_PORT"},
+            ports=((port, "SLUICE_AIRFLOW_PORT"),),
             ready=lambda: _gets(f"http://127.0.0.1:{port}/api/v2/monitor/health"),
             stop_seconds=2,  # its last answer is sent by then; it would free memory for 8 s
         ),
@@ -222,14 +220,14 @@ def _airflow(settings: Settings) -> list[Program]:
             # Its log server listens on every address; the UI reads the log files themselves.
             command=[script, "scheduler", "--skip-serve-logs"],
             address=f"http://127.0.0.1:{port + SCHEDULER_HEALTH}/health",
-            ports={port + SCHEDULER_HEALTH: "SLUICE_AIRFLOW_PORT"},
+            ports=((port + SCHEDULER_HEALTH, "SLUICE_AIRFLOW_PORT"),),
             ready=lambda: _gets(f"http://127.0.0.1:{port + SCHEDULER_HEALTH}/health"),
         ),
         Program(
             name="airflow-dag-processor",
             command=[script, "dag-processor"],
             address="parses dags/",
-            ports={},
+            ports=(),
             ready=lambda: _healthy(port, "metadatabase", "scheduler", "dag_processor"),
         ),
         Program(
@@ -237,7 +235,7 @@ def _airflow(settings: Settings) -> list[Program]:
             name="airflow-triggerer",
             command=[script, "triggerer", "--skip-serve-logs"],
             address="waits for deferred tasks",
-            ports={},
+            ports=(),
             ready=lambda: _healthy(port, "triggerer"),
             stop_seconds=3,  # another one would take up its triggers; it often waits for 10 s
         ),

@@ -329,7 +329,7 @@ class Stack:
         """
         state = self.states().get(name)
         pid = state.pid if state else None
-        for port, setting in self.programs[name].ports.items():
+        for port, setting in self.programs[name].ports:
             if pid is None or not _listens(pid, port):
                 raise NotReady(
                     f"another server than this stack's {name} is on port {port}; it was sent no"
