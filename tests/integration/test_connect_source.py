@@ -242,7 +242,7 @@ def test_writes_that_go_on_raise_no_alarm_and_hide_no_row(
         rename(services, engine, keys[1:], f"name {next(numbers)}")
 
     with confirming(engine):
-        with repeating(write):
+        with repeating(write, 0.05):
             assert rows_check(services).status == "pass"
             wiring.query(
                 services,

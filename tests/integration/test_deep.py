@@ -361,7 +361,7 @@ def test_writes_that_go_on_raise_no_alarm(services: Settings, engine: Engine) ->
             traffic.change(connection)
         written += 1
 
-    with repeating(write, 0.01):
+    with repeating(write, 0.05):
         for _ in range(3):
             before = written
             report = wiring.quality(services, deep=True)

@@ -41,7 +41,7 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def writing(engine: Engine, seed: int) -> Iterator[None]:
     """Inserts, updates, deletes, key changes."""
-    with repeating(partial(change, engine, random.Random(seed), 10), 0.05):
+    with repeating(partial(change, engine, random.Random(seed), 10), 0.3):
         yield
 
 

@@ -39,7 +39,7 @@ def writing(engine: Engine, seed: int) -> Iterator[None]:
         change(engine, chance, 60)
         restock(engine)
 
-    with repeating(write):
+    with repeating(write, 0.3):
         yield
 
 

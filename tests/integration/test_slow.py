@@ -147,7 +147,7 @@ def stretched(
         patch.setattr(warehouse, "Rebuild", partial(Rebuild, reached=steps.reached))
         stack.enter_context(relaying(slow))
         checked(services)
-        stack.enter_context(repeating(changing(engine, chance), 0.05))
+        stack.enter_context(repeating(changing(engine, chance), 0.2))
 
         def pipeline() -> None:
             with suppress(Retryable):
