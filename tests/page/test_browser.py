@@ -275,6 +275,24 @@ def test_a_span_of_a_chart_becomes_the_period_by_keyboard(kept: None, look: Look
     assert last - first == 6 * 1200
 
 
+def test_a_chart_shows_the_numbers_under_the_pointer(kept: None, look: Look) -> None:
+    page = look("viewer", timezone_id="Asia/Kolkata")
+    page.goto("/sluice/?range=24h")
+    figure = page.locator("#chart-checks")
+    last = figure.locator("tbody tr").first.locator("th, td")
+    when, *values = last.evaluate_all("all => all.map(cell => cell.textContent)")
+    figure.scroll_into_view_if_needed()
+    shown, box = figure.locator("svg .at"), figure.locator("svg.chart").bounding_box()
+    assert box
+    expect(shown).to_be_hidden()
+    page.mouse.move(box["x"] + box["width"] * 395 / 400, box["y"] + box["height"] / 2)
+    text = f"{when}: pass {values[0]}, fail {values[1]}, other {values[2]}"
+    expect(shown).to_have_text(text)
+    expect(shown).to_be_visible()
+    page.mouse.move(box["x"] + box["width"] * 100 / 400, box["y"] + box["height"] / 2)
+    expect(shown).to_be_hidden()  # nothing was checked then
+
+
 def test_a_query_is_copied(kept: None, look: Look) -> None:
     page = look("viewer", permissions=["clipboard-read", "clipboard-write"])
     page.goto("/sluice/olap/fact_order_item")

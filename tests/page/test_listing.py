@@ -14,7 +14,7 @@ import pytest
 from sluice.cli.status import print_tables
 from sluice.operate.overview import Overview, Severity, TableState, severities
 from sluice.operate.topic_overview import TopicOverview, TopicSummary
-from sluice.operate.trends import latest
+from sluice.operate.trends import Line, Trend, Trends, latest
 from sluice_airflow.page.listing import (
     PROBLEMS,
     SIZE,
@@ -83,6 +83,25 @@ def test_an_address_keeps_the_choice_and_a_new_list_begins_at_its_first_page() -
     kept.pop("page")
     assert parse_qs(choice.address(sort="name")) == {**kept, "sort": ["name"]}
     assert Choice(period=latest("1h")).address() == "range=1h"
+
+
+def test_a_page_of_many_tables_lists_some_and_has_each_value_of_a_chart_once() -> None:
+    from sluice_airflow.page import charts
+    from sluice_airflow.page.pages import overview_values, render
+
+    period = latest("30d")
+    values = tuple(1234.5 + at for at in range(len(period.times)))
+    lines = tuple(Line(name=name, values=values) for name in ("pass", "fail", "other"))
+    names = ("freshness", "events", "backlog", "lag", "rebuilds", "checks")
+    trends = tuple(Trend(name=name, title=name, unit="seconds", lines=lines) for name in names)
+    drawn = charts.draw(Trends(range="30d", step_s=period.step, times=period.times, trends=trends))
+    shared = {"root": "/sluice", "airflow": "", "period": period, "ranges": ["30d"]}
+    values_of = overview_values(many(1), Choice(period=period), drawn)
+    html = render("overview.html", {**shared, **values_of})
+    assert html.count('.clickhouse_rows"') == SIZE
+    moment = f'data-at="{period.times[1]}"'
+    assert html.count(moment) == len(names)
+    assert len(html) < 200_000
 
 
 def topics_page(state: TopicOverview, query: str) -> str:

@@ -128,13 +128,14 @@ def read_runs(
 ) -> TableRuns:
     """Return the last runs of each kind in a period, and the checks that passed again lately."""
     drains = _rows(clickhouse, queries, "drains_of", period, table=table.name)
+    resyncs = last = read_resyncs(clickhouse, queries, table)
+    if period != ALWAYS:
+        resyncs = read_resyncs(clickhouse, queries, table, period)
     return TableRuns(
         drains=tuple(drain_run(*row) for row in drains),
         checks=read_checks(clickhouse, queries, table.name, period),
-        resyncs=read_resyncs(clickhouse, queries, table, period),
-        closed=read_closed(
-            clickhouse, queries, table.name, read_resyncs(clickhouse, queries, table)
-        ),
+        resyncs=resyncs,
+        closed=read_closed(clickhouse, queries, table.name, last),
         running=read_running(clickhouse, queries, table),
     )
 

@@ -151,7 +151,7 @@ def _broker(monitor: Monitor, names: Sequence[str], at: datetime) -> _Broker:
 def _drained(monitor: Monitor) -> dict[str, tuple[str, int]]:
     """Return table -> the broker's epoch and the next offset of its checkpoint."""
     rows = monitor.clickhouse.execute(monitor.queries["checkpoints"])
-    return {name: (epoch, offset) for name, epoch, offset in rows}
+    return {name: (epoch, offset) for name, epoch, offset, _ in rows}
 
 
 def _summary(

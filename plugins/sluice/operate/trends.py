@@ -20,6 +20,8 @@ RANGES: dict[str, tuple[int, int]] = {
     "30d": (30 * 86400, 8 * 3600),
 }
 DEFAULT_RANGE = "1h"
+# The interval of the projections in bookkeeping.sql that have sums, in seconds.
+_SUMMED = 7200
 _MINUTE = 60
 _SHORTEST, _LONGEST = RANGES["30m"][0], RANGES["30d"][0]
 
@@ -115,23 +117,24 @@ def read_trends(
         table: the source table; empty for all, which adds the slot's lag and the facts' rebuilds.
     """
     times, step = period.times, period.step
+    grain = 1 if step % _SUMMED else _SUMMED
 
     def execute(query: str, **values: Any) -> list[tuple[Any, ...]]:
         start, end = period.start, period.end
         return clickhouse.execute(queries[query], start=start, end=end, step=step, **values)
 
-    trends = _drains(times, execute("drain_trend", table=table), step)
+    trends = _drains(times, execute("drain_trend", table=table, grain=grain), step)
     if not table:
         trends.append(_lag(times, execute("slot_trend", slot=slot)))
-        trends.append(_rebuilds(times, execute("rebuild_trend")))
+        trends.append(_rebuilds(times, execute("rebuild_trend", grain=grain)))
     trends.append(_checks(times, execute("check_trend", table=table)))
     return Trends(range=period.range, step_s=step, times=times, trends=tuple(trends))
 
 
 def _drains(times: Sequence[int], rows: Sequence[Sequence[Any]], step: int) -> list[Trend]:
-    fresh = _lines(times, [row[:3] for row in rows], ("p50", "p95"))
-    rates = [(row[0], row[3] / (step / _MINUTE)) for row in rows]
-    backlogs = [(row[0], row[4]) for row in rows]
+    fresh = _lines(times, [(at, *shares) for at, shares, *_ in rows], ("p50", "p95"))
+    rates = [(at, events / (step / _MINUTE)) for at, _, events, _ in rows]
+    backlogs = [(at, most) for at, *_, most in rows]
     return [
         Trend(name="freshness", title="Freshness", unit="seconds", lines=fresh),
         Trend(

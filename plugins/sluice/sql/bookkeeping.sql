@@ -65,6 +65,31 @@ ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS latest
 -- For parts that were written before; a merge would not make it. Others are left as they are.
 ALTER TABLE cdc.drains MATERIALIZE PROJECTION latest;
 
+-- name: drains_by_time
+-- The drains of all tables in the order of time, for rates and charts of up to a day.
+ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS by_time
+(
+    SELECT finished_at, events, freshness_s ORDER BY finished_at
+);
+
+-- name: drains_by_time_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.drains MATERIALIZE PROJECTION by_time;
+
+-- name: drains_by_two_hours
+-- The same in sums, for charts of more than a day. A state of quantiles has 8,192 values at most, so
+-- it is small only where it stands for many more.
+ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS by_two_hours
+(
+    SELECT toStartOfInterval(finished_at, toIntervalSecond(7200)) AS at,
+        quantiles(0.5, 0.95)(freshness_s), sum(events), max(events)
+    GROUP BY at
+);
+
+-- name: drains_by_two_hours_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.drains MATERIALIZE PROJECTION by_two_hours;
+
 -- name: rebuilds
 -- What each rebuild of a fact had seen. It belongs to the storage it wrote to, so a fact that
 -- was exchanged for another table goes on from that table's own last rebuild.
@@ -113,6 +138,30 @@ ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS seen
 -- name: rebuilds_seen_of_before
 -- For parts that were written before.
 ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION seen;
+
+-- name: rebuilds_by_time
+-- The rebuilds of all facts in the order of time; see drains_by_time.
+ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS by_time
+(
+    SELECT finished_at, rows, deleted, seconds ORDER BY finished_at
+);
+
+-- name: rebuilds_by_time_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION by_time;
+
+-- name: rebuilds_by_two_hours
+-- The same in sums; see drains_by_two_hours.
+ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS by_two_hours
+(
+    SELECT toStartOfInterval(finished_at, toIntervalSecond(7200)) AS at,
+        quantile(0.5)(seconds), max(seconds)
+    GROUP BY at
+);
+
+-- name: rebuilds_by_two_hours_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION by_two_hours;
 
 -- name: dead_letters
 -- Events that were rejected, raw; of large values head and tail. Reading a range twice adds nothing.
@@ -229,6 +278,19 @@ ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS latest
 -- name: quality_checks_latest_of_before
 -- For parts that were written before.
 ALTER TABLE cdc.quality_checks MATERIALIZE PROJECTION latest;
+
+-- name: quality_checks_by_second
+-- Counts of check results by the second, of which the charts of all tables are made.
+ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS by_second
+(
+    SELECT toStartOfInterval(checked_at, toIntervalSecond(1)) AS at,
+        countIf(status = 'pass'), countIf(status = 'fail'), count()
+    GROUP BY at
+);
+
+-- name: quality_checks_by_second_of_before
+-- For parts that were written before.
+ALTER TABLE cdc.quality_checks MATERIALIZE PROJECTION by_second;
 
 -- name: repairs
 -- One row for each key that was read again because the two sides differed in it.

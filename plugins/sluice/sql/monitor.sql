@@ -1,8 +1,10 @@
 -- What the CDC page, its API and the metrics read: summaries, never the data itself.
 
 -- name: checkpoints
--- Source table -> how far it is drained, and on which broker.
-SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation)
+-- Source table -> how far it is drained, on which broker, and the commit time of the last change in
+-- it, ms since 1970.
+SELECT source_table, argMax(broker_epoch, generation), argMax(next_offset, generation),
+    argMax(committed_at, generation)
 FROM cdc.checkpoints GROUP BY source_table;
 
 -- name: last_drains
@@ -12,8 +14,9 @@ SELECT source_table, max(finished_at),
 FROM cdc.drains GROUP BY source_table;
 
 -- name: last_checks
--- The last result of each status of each check, the newest first, from the projection `latest`.
-SELECT source_table, check, max(checked_at) AS at, toString(status),
+-- The last result of each status of each check, the newest first, from the projection `latest`; its
+-- time in ms since 1970.
+SELECT source_table, check, toUnixTimestamp64Milli(max(checked_at)) AS at, toString(status),
     argMax((postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at)
 FROM cdc.quality_checks GROUP BY source_table, check, status
 ORDER BY at DESC;
@@ -24,19 +27,24 @@ SELECT fact, max(finished_at), argMax((toString(mode), rows, deleted, seconds), 
 FROM cdc.rebuilds GROUP BY fact;
 
 -- name: rates
--- The events drained and the fact rows written in the last minutes.
+-- The events drained and the fact rows written in the last minutes, from the projections `by_time`.
 SELECT
     (SELECT sum(events) FROM cdc.drains WHERE finished_at > now64(3) - toIntervalMinute({minutes:UInt8})),
     (SELECT sum(rows + deleted) FROM cdc.rebuilds
         WHERE finished_at > now64(3) - toIntervalMinute({minutes:UInt8}));
 
 -- name: drain_trend
--- Drains by stretches of time: freshness, events, the most that waited for one drain.
-SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32}))) AS at,
-    quantile(0.5)(freshness_s), quantile(0.95)(freshness_s), sum(events), max(events)
+-- Drains by stretches of time: freshness, events, the most that waited for one drain. Those of all
+-- tables come from the projection `by_two_hours` where that is the grain, else from `by_time`. The
+-- grain, in seconds, divides start, end and step.
+SELECT toUInt32(toStartOfInterval(
+        toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})), toIntervalSecond({step:UInt32})
+    )) AS at,
+    arrayMap(value -> if(isNaN(value), NULL, value), quantiles(0.5, 0.95)(freshness_s)),
+    sum(events), max(events)
 FROM cdc.drains
-WHERE finished_at >= fromUnixTimestamp({start:UInt32})
-    AND finished_at < fromUnixTimestamp({end:UInt32})
+WHERE toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})) >= fromUnixTimestamp({start:UInt32})
+    AND toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})) < fromUnixTimestamp({end:UInt32})
     AND ({table:String} = '' OR source_table = {table:String})
 GROUP BY at ORDER BY at;
 
@@ -51,22 +59,27 @@ WHERE source_table = {slot:String} AND check = 'slot_lag'
 GROUP BY at ORDER BY at;
 
 -- name: rebuild_trend
--- Rebuilds by stretches of time: the median and the longest, in seconds.
-SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32}))) AS at,
+-- Rebuilds by stretches of time: the median and the longest, in seconds; see drain_trend.
+SELECT toUInt32(toStartOfInterval(
+        toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})), toIntervalSecond({step:UInt32})
+    )) AS at,
     quantile(0.5)(seconds), max(seconds)
 FROM cdc.rebuilds
-WHERE finished_at >= fromUnixTimestamp({start:UInt32})
-    AND finished_at < fromUnixTimestamp({end:UInt32})
+WHERE toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})) >= fromUnixTimestamp({start:UInt32})
+    AND toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})) < fromUnixTimestamp({end:UInt32})
 GROUP BY at ORDER BY at;
 
 -- name: check_trend
--- Results of checks by stretches of time.
-SELECT toUInt32(toStartOfInterval(checked_at, toIntervalSecond({step:UInt32}))) AS at,
-    countIf(toString(status) = 'pass'), countIf(toString(status) = 'fail'),
-    countIf(toString(status) NOT IN ('pass', 'fail'))
+-- Results of checks by stretches of time: passed, failed, others. Those of all tables come from the
+-- projection `by_second`.
+SELECT toUInt32(toStartOfInterval(
+        toStartOfInterval(checked_at, toIntervalSecond(1)), toIntervalSecond({step:UInt32})
+    )) AS at,
+    countIf(status = 'pass') AS passed, countIf(status = 'fail') AS failed,
+    count() - passed - failed
 FROM cdc.quality_checks
-WHERE checked_at >= fromUnixTimestamp({start:UInt32})
-    AND checked_at < fromUnixTimestamp({end:UInt32})
+WHERE toStartOfInterval(checked_at, toIntervalSecond(1)) >= fromUnixTimestamp({start:UInt32})
+    AND toStartOfInterval(checked_at, toIntervalSecond(1)) < fromUnixTimestamp({end:UInt32})
     AND ({table:String} = '' OR source_table = {table:String})
 GROUP BY at ORDER BY at;
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -41,13 +41,10 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """One interval of time: its place in the chart, its beginning, and its readout."""
+    """One interval of time: its beginning, in seconds and in words, and its values."""
 
-    x: float
-    width: float
     at: int
     when: str
-    readout: str
     values: tuple[str, ...]
     empty: bool
 
@@ -183,29 +180,15 @@ def _x_ticks(of: Trends) -> tuple[tuple[float, str, int, str], ...]:
     )
 
 
-def _stretches(trend: Trend, of: Trends) -> list[Stretch]:
-    count, width = len(of.times), round(_x(1, len(of.times)) - _x(0, len(of.times)), 2)
-    stretches = []
+def _stretches(trend: Trend, of: Trends) -> Iterator[Stretch]:
     for at, begins in enumerate(of.times):
         values = tuple(line.values[at] for line in trend.lines)
-        moment = datetime.fromtimestamp(begins, timezone.utc)
-        when = f"{moment:%d %b %H:%M}"
-        texts = tuple(amount(value, trend.unit) for value in values)
-        readout = ", ".join(
-            f"{line.name} {text}" for line, text in zip(trend.lines, texts, strict=True)
+        yield Stretch(
+            at=begins,
+            when=f"{datetime.fromtimestamp(begins, timezone.utc):%d %b %H:%M}",
+            values=tuple(amount(value, trend.unit) for value in values),
+            empty=not any(values),
         )
-        stretches.append(
-            Stretch(
-                x=_x(at, count),
-                width=width,
-                at=begins,
-                when=when,
-                readout=readout,
-                values=texts,
-                empty=not any(values),
-            )
-        )
-    return stretches
 
 
 def _summary(trend: Trend) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
@@ -47,6 +50,7 @@ from sluice_airflow.page.repairs import (
 )
 from sluice_airflow.page.rights import MayRepair
 
+T = TypeVar("T")
 router = APIRouter(include_in_schema=False)
 files = APIRouter(include_in_schema=False)
 _HERE = Path(__file__).parent
@@ -65,11 +69,12 @@ def show_overview(
 ) -> HTMLResponse:
     """Return the overview page with the chosen tables and facts; see listing.Choice."""
     choice = Choice(period=period, q=q.strip()[:100], only=only, sort=sort.value, page=page)
-    with monitor() as reading:
+    with monitor() as reading, beside(reading) as asked:
+        drawn = asked(lambda aside: _charts(aside, period))
         state = read_overview(reading, trusted=trusted)
-        drawn = _charts(reading, state, period)
-    parts = shared.get("airflow", read_parts)
-    return respond(request, "overview.html", period, **overview_values(state, choice, drawn, parts))
+        parts = shared.get("airflow", read_parts)
+        values = overview_values(state, choice, drawn.result(), parts)
+    return respond(request, "overview.html", period, **values)
 
 
 def overview_values(
@@ -107,8 +112,9 @@ def show_table(
     letter: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
 ) -> HTMLResponse:
     """Return a table's page; only users who may repair the table see values of its rows."""
-    with monitor() as reading:
+    with monitor() as reading, beside(reading) as asked:
         known = known_table(reading, table)
+        history = asked(lambda aside: _history(aside, known, period, trusted))
         pipeline = read_overview(reading, trusted=trusted)
         findings = [finding for finding in pipeline.findings if finding.table == table]
         follows = causes_in(reading.catalog).find(pipeline.findings)
@@ -124,8 +130,7 @@ def show_table(
             "differs": table in differing(pipeline.findings),
             "repairs": sorted(repairs, key=lambda repair: bool(repair.follows)),
             "compared": _compared(reading, pipeline, known, findings) if trusted else {},
-            "charts": _charts(reading, pipeline, period, table),
-            **_inspected(reading, pipeline, known, period, trusted),
+            **history.result(),
             **letters_of(reading, pipeline, known, letter if trusted else None),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
@@ -171,28 +176,30 @@ def static(name: str) -> FileResponse:
     return FileResponse(_HERE / "static" / name, media_type=_STATIC[name])
 
 
-def _charts(
-    reading: Monitor, of: Overview, period: Period, table: str = ""
-) -> list[charts.Chart] | None:
+@contextmanager
+def beside(of: Monitor) -> Iterator[Callable[[Callable[[Monitor], T]], Future[T]]]:
+    """Yield a function that begins to ask by another session, while the monitor's own is in use."""
+    with closing(of.clickhouse.another()) as session, ThreadPoolExecutor(1) as threads:
+        aside = replace(of, clickhouse=session)
+        yield lambda question: threads.submit(question, aside)
+
+
+def _charts(reading: Monitor, period: Period, table: str = "") -> list[charts.Chart] | None:
     """Return the charts; None if ClickHouse does not answer, which the overview reports."""
     try:
-        of.require_answer(CLICKHOUSE)
-        trends = trends_of(reading, period, table)
+        return charts.draw(trends_of(reading, period, table))
     except SluiceError:
         return None
-    return charts.draw(trends)
 
 
-def _inspected(
-    reading: Monitor, of: Overview, table: Table, period: Period, trusted: bool
-) -> dict[str, Any]:
+def _history(reading: Monitor, table: Table, period: Period, trusted: bool) -> dict[str, Any]:
+    """Return a table's charts and runs; None if ClickHouse does not answer."""
+    drawn = _charts(reading, period, table.name)
     try:
-        of.require_answer(CLICKHOUSE)
-        return {
-            "runs": read_runs(reading, table, period, trusted=trusted),
-        }
+        runs = read_runs(reading, table, period, trusted=trusted) if drawn is not None else None
     except SluiceError:
-        return {"runs": None}
+        runs = None
+    return {"charts": drawn, "runs": runs}
 
 
 def _fact_runs(

@@ -260,18 +260,55 @@ function nameCells() {
 
 const SHORTEST_S = 1800; // of a period
 
+// Where the intervals of a chart are in it.
+function axis(svg) {
+  const [start, end, step, left, right] = ["start", "end", "step", "left", "right"].map((n) => Number(svg.dataset[n]));
+  const last = Math.round((end - start) / step) - 1;
+  const place = (at) => left + ((right - left) * (at - start)) / (end - start);
+  const under = (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    return Math.min(last, Math.max(0, Math.floor(((x - left) / (right - left)) * (last + 1))));
+  };
+  return { start, end, step, right, last, place, under };
+}
+
+function drawn(parent, name, attributes) {
+  const part = parent.appendChild(document.createElementNS("http://www.w3.org/2000/svg", name));
+  for (const [key, value] of Object.entries(attributes)) part.setAttribute(key, value);
+  return part;
+}
+
+// The numbers of the interval under the pointer, from the table below the chart.
+function offerReadout(figure) {
+  const svg = figure.querySelector("svg.chart");
+  const { start, step, right, place, under } = axis(svg);
+  const lines = [...figure.querySelectorAll("thead th")].slice(1).map((cell) => cell.textContent);
+  const shown = drawn(svg, "g", { class: "at" });
+  const stretch = drawn(shown, "rect", { y: 8, width: place(start + step) - place(start), height: 140 });
+  const text = drawn(shown, "text", { x: right, y: 16 });
+  svg.addEventListener("pointermove", (event) => {
+    const at = start + under(event) * step;
+    const row = figure.querySelector(`tbody th[data-at="${at}"]`)?.parentElement;
+    shown.classList.toggle("shown", Boolean(row));
+    if (!row) return;
+    const [when, ...values] = [...row.cells].map((cell) => cell.textContent);
+    stretch.setAttribute("x", place(at));
+    text.textContent = `${when}: ${values.map((value, line) => `${lines[line]} ${value}`).join(", ")}`;
+  });
+  svg.addEventListener("pointerleave", () => shown.classList.remove("shown"));
+}
+
 // A span of a chart, selected by dragging or by keys, becomes the period of all charts.
 function offerZoom(figure, form) {
   const svg = figure.querySelector("svg.chart");
-  const [start, end, step, left, right] = ["start", "end", "step", "left", "right"].map((n) => Number(svg.dataset[n]));
-  const last = Math.round((end - start) / step) - 1;
-  const chosen = svg.appendChild(document.createElementNS(svg.namespaceURI, "rect"));
+  const { start, end, step, last, place, under } = axis(svg);
+  const chosen = drawn(svg, "rect", { class: "chosen" });
   const handle = document.createElement("p");
   const [hint, nothing] = ["Zoom: drag, or ← →", "nothing selected; the arrow keys select"];
   const attributes = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": last };
   attributes["aria-label"] = `Span of ${figure.querySelector("strong").textContent}`;
   for (const [name, value] of Object.entries(attributes)) handle.setAttribute(name, value);
-  chosen.setAttribute("class", "chosen");
   handle.className = "span quiet";
   svg.after(handle);
   let [anchor, head] = [null, null]; // intervals; the span has both and those between
@@ -281,7 +318,6 @@ function offerZoom(figure, form) {
     return new Intl.DateTimeFormat("en-GB", form).format(at * 1000).replace(",", "");
   };
   const bounds = () => [start + Math.min(anchor, head) * step, start + (Math.max(anchor, head) + 1) * step];
-  const place = (at) => left + ((right - left) * (at - start)) / (end - start);
   const select = (from, to) => {
     [anchor, head] = [from, to];
     figure.classList.toggle("selecting", head !== null);
@@ -302,11 +338,6 @@ function offerZoom(figure, form) {
     fields.set("from", minute(begins));
     fields.set("to", minute(ends));
     location.assign(`${location.pathname}?${fields}#charts-title`);
-  };
-  const under = (event) => {
-    const box = svg.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
-    return Math.min(last, Math.max(0, Math.floor(((x - left) / (right - left)) * (last + 1))));
   };
   const within = (at) => Math.min(last, Math.max(0, at));
   const keys = {
@@ -341,10 +372,12 @@ function offerZoom(figure, form) {
   select(null, null);
 }
 
-function offerZooms() {
+function offerCharts() {
   const form = document.querySelector("form.period");
   for (const figure of form ? document.querySelectorAll("figure") : []) {
-    if (!figure.querySelector(".span")) offerZoom(figure, form);
+    if (figure.querySelector(".span")) continue;
+    offerReadout(figure);
+    offerZoom(figure, form);
   }
 }
 
@@ -353,7 +386,7 @@ function enhance() {
   localise();
   nameCells();
   offerCopies();
-  offerZooms();
+  offerCharts();
 }
 
 followTheme();
