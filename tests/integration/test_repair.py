@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timezone
 from typing import Any
 
 import pytest
@@ -101,10 +102,22 @@ def test_the_status_of_a_table_says_what_is_wrong_and_then_who_repaired_it(
     assert wiring.quality(services, deep=True).passed
     keys = spoil(services, engine, 900011)
     report = wiring.quality(services, deep=True)
+    assert report.unequal == ("orders",)
     assert [c.follows for c in report.checks if c.check == "fact_rows"] == [("orders",)]
     wrong = wiring.table_status(services, "orders")
     remedies = [one["remedy"] for one in wrong["concerns"]]
     assert not wrong["healthy"]
+    compared = {int(one["key"]): one for one in wrong["differing"]}
+    lost, changed, ghost = (compared[key] for key in keys)
+    assert (lost["in_postgres"], lost["in_clickhouse"]) == (True, False)
+    assert [(one["column"], one["clickhouse"]) for one in changed["values"]] == [("status", "odd")]
+    assert (ghost["in_postgres"], ghost["in_clickhouse"]) == (False, True)
+    dates = [row["values"] for row in (lost, ghost)]
+    moments = [one for values in dates for one in values if one["column"] == "order_date"]
+    with engine.connect() as connection:
+        placed = connection.scalar(text(f"SELECT order_date FROM orders WHERE id = {keys[0]}"))
+    assert moments[0]["postgres"] == str(placed.astimezone(timezone.utc))
+    assert moments[1]["clickhouse"].endswith("+00:00")
     assert [one.split().count("--key") for one in remedies if one] == [len(keys)]
     assert ("orders",) in [one["follows"] for one in wrong["concerns"]]
     assert wiring.resync(services, "orders", keys=[str(key) for key in keys]).deleted == 1

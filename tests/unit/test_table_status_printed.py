@@ -33,6 +33,7 @@ UNKNOWN: dict[str, Any] = {
     "running": None,
     "last_resync": None,
     "checks": [],
+    "differing": [],
     "closed": [],
     "concerns": [],
     "troubles": {},
@@ -68,6 +69,27 @@ def test_checks_and_repairs_are_said(capsys: pytest.CaptureFixture[str]) -> None
     assert "│ gap   │ pass   │          │            │                    │" in printed
     assert "; repaired: 3 keys by ann, 2 rows read again, 1 deleted, 2026-11-30" in printed
     assert [line for line in printed.split("\n") if line.startswith("freshness passed")]
+
+
+def test_rows_that_differed_are_said_with_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    sides = [(True, True), (True, False), (False, True), (False, False), (True, True)]
+    rows = [
+        {"key": str(key), "in_postgres": left, "in_clickhouse": right, "values": []}
+        for key, (left, right) in enumerate(sides)
+    ]
+    city: dict[str, Any] = {"column": "city", "postgres": "Chicago", "clickhouse": None}
+    rows[0]["values"] = [city, {**city, "column": "name"}]
+    print_table_status({**UNKNOWN, "differing": rows})
+    printed = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
+    assert [line for line in cells if line and line[0] in set("01234")] == [
+        ["0", "city", "Chicago", "NULL"],
+        ["0", "name", "Chicago", "NULL"],
+        ["1", "", "there", "no such row"],
+        ["2", "", "no such row", "there"],
+        ["3", "", "no such row", "no such row"],
+        ["4", "", "equal", "equal"],
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(720.0, ", about 12 min left;"), (None, " rows;")])

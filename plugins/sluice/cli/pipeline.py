@@ -259,6 +259,8 @@ def quality(
     else:
         for line in [*report.findings, *report.sums]:
             say(line)
+        if report.unequal:
+            say(f"for the values of both sides run: sluice status {report.unequal[0]}")
     report.require_passed()
 
 

@@ -26,6 +26,10 @@ def print_table_status(state: Mapping[str, Any]) -> None:
     if state["checks"]:
         names = ["check", "result", "Postgres", "ClickHouse", "keys", "when"]
         print_table(names, [_check_row(check) for check in state["checks"]])
+    if state["differing"]:
+        say("rows that differed, as they are now:")
+        lines = [line for row in state["differing"] for line in _row_lines(row)]
+        print_table(["key", "column", "PostgreSQL", "ClickHouse"], lines)
     for closed in state["closed"]:
         say(_closed_line(closed))
     print_concerns(state["concerns"])
@@ -43,6 +47,22 @@ def _check_row(check: Mapping[str, Any]) -> list[Any]:
     keys = check["keys"]
     named = ", ".join(keys[:_KEYS]) + (", ..." if len(keys) > _KEYS else "")
     return [check["check"], check["status"], *sides, named, local_time(check["checked_at"])]
+
+
+def _row_lines(row: Mapping[str, Any]) -> list[list[str]]:
+    """Return a line for each column that differs, or one for the row."""
+    if row["in_postgres"] and row["in_clickhouse"] and row["values"]:
+        return [
+            [row["key"], one["column"], _value(one["postgres"]), _value(one["clickhouse"])]
+            for one in row["values"]
+        ]
+    words = {True: "equal" if row["in_postgres"] == row["in_clickhouse"] else "there"}
+    sides = [words.get(row[side], "no such row") for side in ("in_postgres", "in_clickhouse")]
+    return [[row["key"], "", *sides]]
+
+
+def _value(text: str | None) -> str:
+    return "NULL" if text is None else text
 
 
 def _drain_words(drain: Mapping[str, Any]) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from sluice.capture.row_reader import row_texts
-from sluice.catalog import Table
+from sluice.catalog import Column, Table
 from sluice.catalog.key_selection import key_text
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource, limit_statements
@@ -24,14 +25,17 @@ LONGEST = 200  # characters shown of a value
 _READ = 10_000  # characters read of a value
 _BEFORE = 40  # characters shown before the first one that differs
 _SECONDS = 5
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# Starts of ClickHouse's types whose texts count these units since 1970.
+_UNITS = (("DateTime64", timedelta(microseconds=1)), ("DateTime(", timedelta(seconds=1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedValue:
     """The texts of one column on both sides; None for NULL or a missing row.
 
-    They are in the form that the deep check compares. Long texts are shortened to the part that
-    differs first.
+    They are in the form that the deep check compares, but moments are dates and times. Long texts
+    are shortened to the part that differs first.
     """
 
     column: str
@@ -133,7 +137,7 @@ def _compared(table: Table, postgres: _Side | None, stored: _Side | None) -> Com
     side = postgres or stored
     assert side is not None  # one of them has the row
     values = tuple(
-        _value(column.name, _at(postgres, at), _at(stored, at))
+        _value(column, _at(postgres, at), _at(stored, at))
         for at, column in enumerate(table.columns)
     )
     both = postgres is not None and stored is not None
@@ -151,16 +155,27 @@ def _at(side: _Side | None, at: int) -> tuple[str | None, str | None]:
 
 
 def _value(
-    column: str, postgres: tuple[str | None, str | None], stored: tuple[str | None, str | None]
+    column: Column, postgres: tuple[str | None, str | None], stored: tuple[str | None, str | None]
 ) -> ComparedValue:
     (left, left_sum), (right, right_sum) = postgres, stored
+    unit = next((unit for start, unit in _UNITS if column.type.clickhouse.startswith(start)), None)
+    if unit:
+        left, right = _moment(left, unit), _moment(right, unit)
     begin = max(0, alike(left or "", right or "") - _BEFORE)
     return ComparedValue(
-        column=column,
+        column=column.name,
         postgres=_shortened(left, begin),
         clickhouse=_shortened(right, begin),
         differs=left_sum != right_sum,
     )
+
+
+def _moment(text: str | None, unit: timedelta) -> str | None:
+    """Return a number of units since 1970 as date and time; any other text as it is."""
+    try:
+        return str(_EPOCH + int(text or "") * unit)
+    except (ValueError, OverflowError):  # infinity, or what only one side can store
+        return text
 
 
 def alike(left: str, right: str) -> int:

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sluice.catalog import Table
+from sluice.catalog.key_selection import parse_key
+from sluice.catalog.quality_options import Status
 from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
 from sluice.operate.monitor import Monitor
@@ -19,6 +21,7 @@ from sluice.operate.overview import (
     DrainRun,
     Severity,
 )
+from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.operate.status import PROGRAMS, live_rows
 from sluice.operate.table_history import (
     ClosedFinding,
@@ -31,6 +34,8 @@ from sluice.operate.table_history import (
 from sluice.quality.causes import causes_in
 
 T = TypeVar("T")
+_COMPARED = 20  # of the rows that a check found to differ
+_COLUMNS = "rows"  # the check of every column
 
 
 def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
@@ -72,6 +77,12 @@ def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
         lambda: read_closed(clickhouse, queries, name, resyncs),
         tuple[ClosedFinding, ...](),
     )
+    wrong = [parse_key(table, key) for one in checks for key in _wrong(one)[:_COMPARED]]
+    differing = ask(
+        POSTGRESQL,
+        lambda: compare_rows(monitor.source, clickhouse, table, wrong),
+        tuple[ComparedRow, ...](),
+    )
     concerns = [concern for concern in state.concerns if _concerns(concern, name)]
     follows = causes_in(monitor.catalog).find(state.findings)
     bad = any(concern.severity == Severity.BAD for concern in concerns)
@@ -89,6 +100,7 @@ def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
         "running": _running(running) if running else None,
         "last_resync": _resync(resyncs[0]) if resyncs else None,
         "checks": [_check(one, follows.get((name, one.check), ())) for one in checks],
+        "differing": [_row(one) for one in differing],
         "closed": [_closed(one) for one in closed],
         "concerns": [asdict(concern) for concern in concerns],
         "troubles": {of: str(error) for of, error in outcomes.troubles.items()},
@@ -112,6 +124,23 @@ def _check(result: CheckResult, follows: Sequence[str]) -> dict[str, Any]:
         "keys": list(result.keys),
         "repair": "" if follows else result.repair,
         "follows": list(follows),
+    }
+
+
+def _wrong(result: CheckResult) -> Sequence[str]:
+    """Return the keys of rows that differed."""
+    return result.keys if result.check == _COLUMNS and result.status == Status.FAIL else ()
+
+
+def _row(row: ComparedRow) -> dict[str, Any]:
+    return {
+        "key": row.key,
+        "in_postgres": row.in_postgres,
+        "in_clickhouse": row.in_clickhouse,
+        "values": [
+            {"column": one.column, "postgres": one.postgres, "clickhouse": one.clickhouse}
+            for one in row.differing
+        ],
     }
 
 

@@ -91,6 +91,15 @@ class QualityReport:
         return [check.sentence() for check in self.checks if check.status == Status.FAIL]
 
     @property
+    def unequal(self) -> tuple[str, ...]:
+        """The tables of which the check of every column found rows to differ."""
+        return tuple(
+            check.table
+            for check in self.checks
+            if check.check == "rows" and check.status == Status.FAIL and check.keys
+        )
+
+    @property
     def findings(self) -> list[str]:
         """Return a line for each check that did not pass, failures first; of very many, the first.
 
