@@ -96,6 +96,26 @@ def test_a_dag_shows_its_last_run_in_local_time(
     assert "None" not in printed
 
 
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "2026-06-30 23:30:00 CEST"),
+        (["2026-06-30T21:29:00+00:00"], "2026-06-30 23:29:00 CEST"),
+        ([None, None], "not yet in 2 of 3 tables"),
+    ],
+)
+def test_the_status_says_since_when_values_are_compared_and_whether_all_is_well(
+    others: list[str | None], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders = STATE["tables"]["orders"]
+    tables = {str(n): {**orders, "compared_at": at} for n, at in enumerate(others)}
+    print_status({**STATE, "tables": {**tables, "orders": orders}, "healthy": True})
+    printed = capsys.readouterr().out
+    assert f"every column compared: {words}\n" in printed
+    assert printed.endswith("\nhealthy\n")
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_not_read_says_so_and_all_others_are_printed(
     part: str, capsys: pytest.CaptureFixture[str]
@@ -230,8 +250,9 @@ def test_problems_are_listed_with_what_helps(capsys: pytest.CaptureFixture[str])
     concern = {"severity": "bad", "what": "orders: rows fail", "table": "orders", "follows": []}
     fact = {**concern, "what": "fact_order: rows fail", "remedy": "", "follows": ("orders",)}
     concerns = [{**concern, "remedy": "sluice resync orders --key 7"}, fact, *[fact] * 30]
-    print_status({**STATE, "concerns": concerns})
+    print_status({**STATE, "concerns": concerns, "healthy": False})
     printed = capsys.readouterr().out
+    assert "healthy" not in printed
     assert "bad: orders: rows fail; sluice resync orders --key 7\n" in printed
     assert (
         "  bad: fact_order: rows fail; follows from orders and ends with that repair\n" in printed

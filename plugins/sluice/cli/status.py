@@ -173,6 +173,7 @@ def print_status(state: dict[str, Any], *, every: bool = False) -> None:
         say("services: not known, as the supervisor did not answer")
     if state["tables"]:
         print_tables(state, every=every)
+        say(_compared_line(state))
     elif "models" in errors:
         say("tables: not known, as the models could not be read")
     if state["slot"]:
@@ -186,10 +187,16 @@ def print_status(state: dict[str, Any], *, every: bool = False) -> None:
     if "airflow" in errors:
         say("DAG runs: not known, as Airflow did not answer")
     print_concerns(state.get("concerns", ()))
+    _print_verdict(state)
+
+
+def _print_verdict(state: Mapping[str, Any]) -> None:
     for name, trouble in state.get("troubles", {}).items():
         say(*f"{name}: {trouble}".split("\n"), err=True)
-    if errors:
+    if state["errors"]:
         say(*state["error"].split("\n"), err=True)
+    if state.get("healthy"):
+        say("healthy")
 
 
 def print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
@@ -206,6 +213,16 @@ def print_concerns(concerns: Sequence[Mapping[str, Any]]) -> None:
         say(f"{'  ' * bool(follows)}{concern['severity']}: {concern['what']}{cause or help_}")
     if len(concerns) > _ROWS:
         say(f"and {len(concerns) - _ROWS} more problems: sluice status --json")
+
+
+def _compared_line(state: Mapping[str, Any]) -> str:
+    """Say since when the values of all tables are compared; the checks of the minute count rows."""
+    if "clickhouse" in state["errors"]:
+        return "every column compared: not known, as ClickHouse did not answer"
+    moments = [table["compared_at"] for table in state["tables"].values()]
+    if missing := moments.count(None):
+        return f"every column compared: not yet in {missing} of {len(moments)} tables"
+    return f"every column compared: {local_time(min(moments, key=_moment))}"
 
 
 def _relay_line(relay: dict[str, Any]) -> str:
