@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 
 from sluice import wiring
 from sluice.capture import initial_copy, table_copy
+from sluice.cli import first_facts
 from sluice.clients.clickhouse_http import insertion
 from sluice.clients.topics import Topics
 from sluice.drain import bulk_load
@@ -96,16 +97,24 @@ def test_rows_go_past_the_topics_and_the_next_rebuild_reads_them(
     services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed: list[str] = []
+    shown: set[tuple[object, ...]] = set()
+
+    def reached(point: str) -> None:
+        passed.append(point)
+        if point == "rows stored":
+            shown.add(first_facts._progress(services))
+
     with relaying(services, snapshot=True):
         pass
     spoil(services)
     before = events(services)
-    hooked(monkeypatch, "take", passed.append)
+    hooked(monkeypatch, "take", reached)
     with relaying(services, snapshot=True):
         equal(services, engine)
     assert events(services) == {topic: count + 1 for topic, count in before.items()}
     assert list(dict.fromkeys(passed)) == list(initial_copy.POINTS)
     assert passed.count("rows stored") > len(TOPICS)
+    assert len(shown) > 1  # which `sluice up` waits for
 
 
 def test_rows_that_do_not_fit_become_dead_letters_and_stop_no_drain(

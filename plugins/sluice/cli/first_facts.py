@@ -19,12 +19,12 @@ DAGS = ("sluice_drain", "sluice_rebuild", "sluice_quality")
 _ENDED = {"success", "failed"}
 _PATIENCE = 480.0  # seconds without progress: a busy machine may take long for one step
 _PAUSE = 0.5
-# Drained tables and events, stored rows, rebuilt facts, tables whose rows were equal. Their numbers
-# only grow, up to those of the models; only the snapshot bounds events and rows.
+# Drained tables and events, stored rows (in bulk none is drained), rebuilt facts, tables whose rows
+# were equal. The numbers of tables and facts only grow, up to those of the models.
 _PROGRESS = """
 SELECT count(), sum(drained), (
     SELECT sum(rows) FROM system.parts
-    WHERE database = 'cdc' AND active AND startsWith(table, 'history_')
+    WHERE database = 'cdc' AND active AND match(table, '^(src|dim)_')
 ), (SELECT uniqExact(fact) FROM cdc.rebuilds), (
     SELECT uniqExact(source_table) FROM cdc.quality_checks
     WHERE check = 'row_count' AND status = 'pass'
@@ -97,7 +97,9 @@ def _wait_for_snapshot(
         if time.monotonic() - reported > pace.SECONDS:
             reported = time.monotonic()
             amount = Amount(work="first copy: tables drained", done=tables, total=total)
-            report(Line(f"snapshot: {rows} rows are stored, {tables} tables drained", amount))
+            report(
+                Line(f"snapshot: {rows} rows stored, {tables} of {total} tables drained", amount)
+            )
         time.sleep(_PAUSE)
 
 
@@ -125,7 +127,7 @@ def _wait_for_checks(
         patience.require((tables, facts, checked), what, _log("scheduler"))
         if time.monotonic() - reported > pace.SECONDS:
             reported = time.monotonic()
-            text = f"{tables} tables are drained, {facts} facts rebuilt, {checked} tables checked"
+            text = f"{tables} of {total} tables drained, {facts} facts rebuilt, {checked} checked"
             amount = Amount(work="first check: tables compared", done=checked, total=total)
             report(Line(text, amount))
         time.sleep(_PAUSE)
