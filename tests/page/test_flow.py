@@ -159,10 +159,12 @@ def test_rates_are_those_of_the_last_minutes_and_the_drain_took_as_long_as_a_rec
         table(name="new", pending_events=None, clickhouse_rows=None, freshness_s=None),
         drained_per_minute=42.4,
         rebuilt_per_minute=130.0,
+        sent=1234,
     )
     assert figures(busy) == {
         "PostgreSQL.rows": 4,
         "relay.unconfirmed": 1_500_000,
+        "topics.sent": 1234,
         "topics.topics": 4,
         "drain.pending": 6,
         "drain.took": 4.0,
@@ -179,7 +181,8 @@ def test_rates_are_those_of_the_last_minutes_and_the_drain_took_as_long_as_a_rec
 
 
 def test_every_figure_has_its_unit_in_words() -> None:
-    of = state(table(last_drain=drained(20, 1), pending_events=1), drained_per_minute=1.0)
+    last = table(last_drain=drained(20, 1), pending_events=1)
+    of = state(last, drained_per_minute=1.0, sent=1)
     texts = {
         f"{figure_value(figure)} {figure_words(figure)}"
         for stage in of.flow
@@ -190,6 +193,7 @@ def test_every_figure_has_its_unit_in_words() -> None:
         "1 row",
         "1 topic",
         "1.50 MB unconfirmed",
+        "1 event so far",
         "1 event pending",
         "0.10 s a run",
         "1 event/min",

@@ -56,7 +56,8 @@ def _relay(of: Overview) -> Stage:
 def _topics(of: Overview) -> Stage:
     status, word = _service(of, BROKER)
     count = _figure("topics", len(of.tables), "topics")
-    return Stage(name=TOPICS, status=status, word=word, holds=(count,))
+    sent = _figure("sent", of.sent, "events")
+    return Stage(name=TOPICS, status=status, word=word, holds=(count,), arriving=sent)
 
 
 def _drain(of: Overview) -> Stage:

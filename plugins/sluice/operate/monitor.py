@@ -109,6 +109,7 @@ class Monitor:
             findings=_findings(kept),
             drained_per_minute=kept.drained / RATE_MINUTES if kept else None,
             rebuilt_per_minute=kept.rebuilt / RATE_MINUTES if kept else None,
+            sent=sum(ends.offsets.values()) if ends else None,
         )
         listed = concerns(state, causes_in(self.catalog))
         healthy = all(concern.severity != Severity.BAD for concern in listed)

@@ -202,6 +202,7 @@ class Overview:
     Attributes:
         drained_per_minute: events, of the last RATE_MINUTES; None where unknown.
         rebuilt_per_minute: rows of facts written or deleted, the same.
+        sent: events that the topics were ever sent; None where unknown.
         flow: the stages in the order of the flow, then the checks; see operate.flow.
     """
 
@@ -215,6 +216,7 @@ class Overview:
     findings: tuple[CheckResult, ...]
     drained_per_minute: float | None = None
     rebuilt_per_minute: float | None = None
+    sent: int | None = None
     flow: tuple[Stage, ...] = ()
 
     def without_keys(self) -> Overview:

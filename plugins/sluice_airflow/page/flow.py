@@ -14,6 +14,7 @@ _WORDS = {
     "topics": ("topic", "topics"),
     "findings": ("finding", "findings"),
     "unconfirmed": ("unconfirmed", "unconfirmed"),
+    "sent": ("event so far", "events so far"),
     "pending": ("event pending", "events pending"),
     "drained": ("event/min", "events/min"),
     "rebuilt": ("row/min", "rows/min"),
