@@ -126,7 +126,7 @@ def read_trends(
     trends = _drains(times, execute("drain_trend", table=table, grain=grain), step)
     if not table:
         trends.append(_lag(times, execute("slot_trend", slot=slot)))
-        trends.append(_rebuilds(times, execute("rebuild_trend", grain=grain)))
+        trends.append(_rebuilds(times, execute("rebuild_trend")))
     trends.append(_checks(times, execute("check_trend", table=table)))
     return Trends(range=period.range, step_s=step, times=times, trends=tuple(trends))
 

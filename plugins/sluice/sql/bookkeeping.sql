@@ -61,20 +61,12 @@ ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS latest
     GROUP BY source_table
 );
 
--- name: drains_latest_of_before
--- For parts that were written before; a merge would not make it. Others are left as they are.
-ALTER TABLE cdc.drains MATERIALIZE PROJECTION latest;
-
 -- name: drains_by_time
 -- The drains of all tables in the order of time, for rates and charts of up to a day.
 ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS by_time
 (
     SELECT finished_at, events, freshness_s ORDER BY finished_at
 );
-
--- name: drains_by_time_of_before
--- For parts that were written before.
-ALTER TABLE cdc.drains MATERIALIZE PROJECTION by_time;
 
 -- name: drains_by_two_hours
 -- The same in sums, for charts of more than a day. A state of quantiles has 8,192 values at most, so
@@ -86,9 +78,12 @@ ALTER TABLE cdc.drains ADD PROJECTION IF NOT EXISTS by_two_hours
     GROUP BY at
 );
 
--- name: drains_by_two_hours_of_before
--- For parts that were written before.
-ALTER TABLE cdc.drains MATERIALIZE PROJECTION by_two_hours;
+-- name: drains_of_before
+-- For parts that were written before; a merge would not make them. Others are left as they are.
+ALTER TABLE cdc.drains
+    MATERIALIZE PROJECTION latest,
+    MATERIALIZE PROJECTION by_time,
+    MATERIALIZE PROJECTION by_two_hours;
 
 -- name: rebuilds
 -- What each rebuild of a fact had seen. It belongs to the storage it wrote to, so a fact that
@@ -123,10 +118,6 @@ ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS latest
     GROUP BY fact
 );
 
--- name: rebuilds_latest_of_before
--- For parts that were written before.
-ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION latest;
-
 -- name: rebuilds_seen
 -- A few rows a part from which it is read what the last rebuild of each fact had seen.
 ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS seen
@@ -135,33 +126,9 @@ ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS seen
     GROUP BY fact, storage
 );
 
--- name: rebuilds_seen_of_before
+-- name: rebuilds_of_before
 -- For parts that were written before.
-ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION seen;
-
--- name: rebuilds_by_time
--- The rebuilds of all facts in the order of time; see drains_by_time.
-ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS by_time
-(
-    SELECT finished_at, rows, deleted, seconds ORDER BY finished_at
-);
-
--- name: rebuilds_by_time_of_before
--- For parts that were written before.
-ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION by_time;
-
--- name: rebuilds_by_two_hours
--- The same in sums; see drains_by_two_hours.
-ALTER TABLE cdc.rebuilds ADD PROJECTION IF NOT EXISTS by_two_hours
-(
-    SELECT toStartOfInterval(finished_at, toIntervalSecond(7200)) AS at,
-        quantile(0.5)(seconds), max(seconds)
-    GROUP BY at
-);
-
--- name: rebuilds_by_two_hours_of_before
--- For parts that were written before.
-ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION by_two_hours;
+ALTER TABLE cdc.rebuilds MATERIALIZE PROJECTION latest, MATERIALIZE PROJECTION seen;
 
 -- name: dead_letters
 -- Events that were rejected, raw; of large values head and tail. Reading a range twice adds nothing.
@@ -275,10 +242,6 @@ ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS latest
     GROUP BY source_table, check, status
 );
 
--- name: quality_checks_latest_of_before
--- For parts that were written before.
-ALTER TABLE cdc.quality_checks MATERIALIZE PROJECTION latest;
-
 -- name: quality_checks_by_second
 -- Counts of check results by the second, of which the charts of all tables are made.
 ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS by_second
@@ -288,9 +251,9 @@ ALTER TABLE cdc.quality_checks ADD PROJECTION IF NOT EXISTS by_second
     GROUP BY at
 );
 
--- name: quality_checks_by_second_of_before
+-- name: quality_checks_of_before_in_projections
 -- For parts that were written before.
-ALTER TABLE cdc.quality_checks MATERIALIZE PROJECTION by_second;
+ALTER TABLE cdc.quality_checks MATERIALIZE PROJECTION latest, MATERIALIZE PROJECTION by_second;
 
 -- name: repairs
 -- One row for each key that was read again because the two sides differed in it.

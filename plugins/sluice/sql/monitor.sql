@@ -27,7 +27,7 @@ SELECT fact, max(finished_at), argMax((toString(mode), rows, deleted, seconds), 
 FROM cdc.rebuilds GROUP BY fact;
 
 -- name: rates
--- The events drained and the fact rows written in the last minutes, from the projections `by_time`.
+-- The events drained, from the projection `by_time`, and the fact rows written in the last minutes.
 SELECT
     (SELECT sum(events) FROM cdc.drains WHERE finished_at > now64(3) - toIntervalMinute({minutes:UInt8})),
     (SELECT sum(rows + deleted) FROM cdc.rebuilds
@@ -59,14 +59,12 @@ WHERE source_table = {slot:String} AND check = 'slot_lag'
 GROUP BY at ORDER BY at;
 
 -- name: rebuild_trend
--- Rebuilds by stretches of time: the median and the longest, in seconds; see drain_trend.
-SELECT toUInt32(toStartOfInterval(
-        toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})), toIntervalSecond({step:UInt32})
-    )) AS at,
+-- Rebuilds by stretches of time: the median and the longest, in seconds.
+SELECT toUInt32(toStartOfInterval(finished_at, toIntervalSecond({step:UInt32}))) AS at,
     quantile(0.5)(seconds), max(seconds)
 FROM cdc.rebuilds
-WHERE toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})) >= fromUnixTimestamp({start:UInt32})
-    AND toStartOfInterval(finished_at, toIntervalSecond({grain:UInt32})) < fromUnixTimestamp({end:UInt32})
+WHERE finished_at >= fromUnixTimestamp({start:UInt32})
+    AND finished_at < fromUnixTimestamp({end:UInt32})
 GROUP BY at ORDER BY at;
 
 -- name: check_trend
