@@ -162,7 +162,7 @@ def test_every_port_that_is_open_is_tried(stack: Running) -> None:
     known = {
         (name, "127.0.0.1", port)
         for name, attacks in PORTS.items()
-        for port, _ in zip(programs[name].ports, attacks, strict=True)
+        for (port, _), _ in zip(programs[name].ports, attacks, strict=True)
     }
     assert found == known
     assert {name for name, program in programs.items() if program.ports} == set(PORTS)
@@ -326,7 +326,7 @@ def test_a_page_elsewhere_reads_and_changes_nothing_on_any_port(
     tried = [
         (f"http://127.0.0.1:{port}{path}", method, body, kind)
         for name in PORTS
-        for port in programs[name].ports
+        for port, _ in programs[name].ports
         for path, method, body, kind in attempts(name)
     ]
     with elsewhere() as port:
@@ -358,7 +358,7 @@ def test_a_page_whose_domain_resolves_to_this_machine_reads_nothing_of_the_owner
         "clickhouse": "/ping",
     }
     for name, begin in begins.items():
-        port = list(Stack(stack.settings).programs[name].ports)[-1]
+        port, _ = Stack(stack.settings).programs[name].ports[-1]
         owner.goto(f"http://{REBOUND}:{port}{begin}")
         told = owner.evaluate(SCRIPT, list(attempts(name)))
         for secret in ("email", "olap", "dag_id", "access_token"):

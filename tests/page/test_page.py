@@ -26,6 +26,7 @@ from sluice_airflow.page.figures import apart, check_value
 from sluice_airflow.page.limits import Busy
 from sluice_airflow.page.repairs import fact_repair, table_repair
 from tests.page.history import (
+    ABSENT,
     ACCEPTED,
     CUSTOMER,
     DISMISSED,
@@ -132,7 +133,7 @@ def test_a_count_answers_an_older_delay_and_a_failed_comparison_stands(
     remedies = [one["remedy"] for one in overview["concerns"]]
     assert "sluice resync orders --diff" in remedies
     trusted = person("user").get("/sluice/api/v1/overview").json()
-    assert f"sluice resync orders --key 5 --key {PERSON}" in [
+    assert f"sluice resync orders --key {ABSENT} --key {PERSON}" in [
         one["remedy"] for one in trusted["concerns"]
     ]
 
@@ -148,7 +149,7 @@ def test_a_finding_offers_the_resync_of_its_keys_and_another_check(
 ) -> None:
     offered = forms(person("user").get("/sluice/tables/orders").text)
     assert offered[:2] == [
-        ("sluice_resync", {"tables": ["orders"], "diff": True, "keys": ["5", FAKED, PERSON]}),
+        ("sluice_resync", {"tables": ["orders"], "diff": True, "keys": [ABSENT, FAKED, PERSON]}),
         ("sluice_deep_quality", {"tables": ["orders"]}),
     ]
     offered = forms(person("viewer").get("/sluice/tables/orders").text)
@@ -160,10 +161,10 @@ def test_the_rows_of_a_finding_are_read_on_both_sides(kept: None, person: Person
     page = person("user").get("/sluice/tables/orders").text
     assert page.count("neither has it now") == 3
     assert FAKED not in page
-    keys = {"key": ["5", FAKED]}
+    keys = {"key": [ABSENT, FAKED]}
     rows = person("user").get("/sluice/api/v1/tables/orders/compared", params=keys).json()
     assert [(row["key"], row["equal"], row["in_postgres"]) for row in rows] == [
-        ("5", True, False),
+        (ABSENT, True, False),
         (FAKED, True, False),
     ]
     refused = person("user").get("/sluice/api/v1/tables/orders/compared", params={"key": "1,2"})
