@@ -40,8 +40,10 @@ def test_any_two_moments_give_a_period_of_30_minutes_to_30_days(
 @pytest.mark.parametrize(
     ("minutes", "step"), [(30, 60), (45, 60), (90, 300), (1440, 1200), (43200, 28800)]
 )
-def test_a_chosen_period_has_what_was_chosen(minutes: int, step: int) -> None:
-    end = datetime.now(timezone.utc) - timedelta(days=1)
+@pytest.mark.parametrize("second", [0.0, 0.4, 59.6])
+def test_a_chosen_period_has_what_was_chosen(minutes: int, step: int, second: float) -> None:
+    day = datetime.now(timezone.utc) - timedelta(days=1)
+    end = day.replace(second=0, microsecond=0) + timedelta(seconds=second)
     start = end - timedelta(minutes=minutes)
     period = chosen(start, end)
     assert period.step == step

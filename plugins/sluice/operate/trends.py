@@ -70,7 +70,7 @@ def chosen(start: datetime | None, end: datetime | None) -> Period:
     seconds = min(_LONGEST, max(_SHORTEST, last - first))
     step = next(step for length, step in RANGES.values() if seconds <= length)
     start_at = int(last - seconds) // step * step
-    end_at = -(-int(last) // step) * step
+    end_at = -int(-last // step) * step
     return Period(range="", start=start_at, end=end_at, step=step)
 
 
