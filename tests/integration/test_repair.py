@@ -131,6 +131,19 @@ def test_the_status_of_a_table_says_what_is_wrong_and_then_who_repaired_it(
 
 
 @pytest.mark.services
+def test_a_key_of_an_earlier_model_hides_no_status(services: Settings, engine: Engine) -> None:
+    wiring.query(
+        services,
+        "INSERT INTO cdc.quality_checks (source_table, check, status, postgres, keys)"
+        " VALUES ('orders', 'rows', 'fail', 1, ['1,2'])",
+    )
+    state = wiring.table_status(services, "orders")
+    assert (state["differing"], state["errors"]) == ([], {})
+    assert ["1,2"] in [one["keys"] for one in state["checks"]]
+    assert wiring.quality(services, deep=True).passed
+
+
+@pytest.mark.services
 def test_a_check_of_the_repaired_table_closes_what_its_missing_rows_caused_in_others(
     services: Settings, engine: Engine
 ) -> None:

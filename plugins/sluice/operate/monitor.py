@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sluice.catalog import Catalog, Fact, Table
+from sluice.catalog.key_selection import parse_key
 from sluice.catalog.quality_options import Status
 from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.postgres import PostgresSource
@@ -39,11 +40,12 @@ from sluice.operate.overview import (
     Slot,
     TableState,
 )
+from sluice.operate.row_comparison import ComparedRow, compare_rows
 from sluice.quality.causes import causes_in
+from sluice.quality.checks import COLUMNS
 
 T = TypeVar("T")
 _ROW_COUNT, _FACT_ROW_COUNT, _CAUGHT_UP = "row_count", "fact_row_count", "caught_up"
-_COLUMNS = "rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,16 @@ class Monitor:
     def checks(self, name: str) -> tuple[CheckResult, ...]:
         """Return the current result of each check of a table or fact, the newest first."""
         return _current(self._results()).get(name, ())
+
+    def compare(self, table: Table, keys: Sequence[str]) -> tuple[ComparedRow, ...]:
+        """Return the rows of these keys on both sides; see row_comparison.
+
+        Raises:
+            WrongUsage: a text is not a key of the table.
+            Unreachable, NotReady: a side does not answer in time.
+        """
+        parsed = [parse_key(table, key) for key in keys]
+        return compare_rows(self.source, self.clickhouse, table, parsed)
 
     def _overview(
         self,
@@ -294,7 +306,7 @@ def _table(table: Table, kept: _Kept | None, ends: _Ends | None) -> TableState:
     name = table.name
     checks = kept.checks.get(name, ()) if kept else ()
     counted = next((result for result in checks if result.check == _ROW_COUNT), None)
-    compared = next((result for result in checks if result.check == _COLUMNS), None)
+    compared = next((result for result in checks if result.check == COLUMNS), None)
     return TableState(
         name=name,
         topic=table.topic,

@@ -21,6 +21,7 @@ from sluice.events.event import KeyText
 from sluice.generate.clickhouse import quoted
 from sluice.generate.row_text import among, clickhouse_key, clickhouse_row, clickhouse_text, wanted
 
+MOST_COMPARED = 20  # rows of one request
 LONGEST = 200  # characters shown of a value
 _READ = 10_000  # characters read of a value
 _BEFORE = 40  # characters shown before the first one that differs

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sluice.catalog import Table
-from sluice.catalog.key_selection import parse_key
 from sluice.catalog.quality_options import Status
 from sluice.errors import SluiceError
 from sluice.execution.outcomes import Outcomes
@@ -21,7 +20,7 @@ from sluice.operate.overview import (
     DrainRun,
     Severity,
 )
-from sluice.operate.row_comparison import ComparedRow, compare_rows
+from sluice.operate.row_comparison import MOST_COMPARED, ComparedRow
 from sluice.operate.status import PROGRAMS, live_rows
 from sluice.operate.table_history import (
     ClosedFinding,
@@ -32,10 +31,9 @@ from sluice.operate.table_history import (
     read_running,
 )
 from sluice.quality.causes import causes_in
+from sluice.quality.checks import COLUMNS
 
 T = TypeVar("T")
-_COMPARED = 20  # of the rows that a check found to differ
-_COLUMNS = "rows"  # the check of every column
 
 
 def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
@@ -77,12 +75,7 @@ def read_table_status(monitor: Monitor, table: Table) -> dict[str, Any]:
         lambda: read_closed(clickhouse, queries, name, resyncs),
         tuple[ClosedFinding, ...](),
     )
-    wrong = [parse_key(table, key) for one in checks for key in _wrong(one)[:_COMPARED]]
-    differing = ask(
-        POSTGRESQL,
-        lambda: compare_rows(monitor.source, clickhouse, table, wrong),
-        tuple[ComparedRow, ...](),
-    )
+    differing = () if errors else _differing(monitor, table, checks)
     concerns = [concern for concern in state.concerns if _concerns(concern, name)]
     follows = causes_in(monitor.catalog).find(state.findings)
     bad = any(concern.severity == Severity.BAD for concern in concerns)
@@ -127,9 +120,19 @@ def _check(result: CheckResult, follows: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _wrong(result: CheckResult) -> Sequence[str]:
-    """Return the keys of rows that differed."""
-    return result.keys if result.check == _COLUMNS and result.status == Status.FAIL else ()
+def _differing(
+    monitor: Monitor, table: Table, checks: Sequence[CheckResult]
+) -> tuple[ComparedRow, ...]:
+    """Return the rows that a check of every column found to differ, as both sides have them now.
+
+    None where a side is silent, or the keys are those of an earlier model.
+    """
+    failed = [one for one in checks if one.check == COLUMNS and one.status == Status.FAIL]
+    keys = [key for one in failed for key in one.keys]
+    try:
+        return monitor.compare(table, keys[:MOST_COMPARED])
+    except SluiceError:
+        return ()
 
 
 def _row(row: ComparedRow) -> dict[str, Any]:

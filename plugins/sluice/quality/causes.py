@@ -8,9 +8,9 @@ from typing import Protocol
 
 from sluice.catalog import Catalog
 from sluice.catalog.quality_options import Status
-from sluice.quality.checks import ROWS, Check
+from sluice.quality.checks import COLUMNS, ROWS, Check
 
-_ROW_COUNT, _COLUMNS = "row_count", "rows"
+_ROW_COUNT = "row_count"
 _DERIVED = frozenset({"fact_row_count", "fact_rows", "rollup_rows"})
 
 
@@ -49,7 +49,7 @@ class Causes:
         prevented, which counts no rows, causes nothing and follows from nothing.
         """
         wrong = set(differing(findings))
-        excess = {one.table: _excess(one) for one in _failed(findings) if one.check == _COLUMNS}
+        excess = {one.table: _excess(one) for one in _failed(findings) if one.check == COLUMNS}
         causes: dict[tuple[str, str], tuple[str, ...]] = {}
         for one in filter(_counted, findings):
             place = (one.table, one.check)

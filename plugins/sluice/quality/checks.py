@@ -18,10 +18,11 @@ Ages = Mapping[tuple[str, str], int]
 
 
 _MOST_COUNTS = 20  # lines of equal counts
-# Checks of a table's rows.
-ROWS = frozenset({"row_count", "rows"})
+# The check of every column of a table's rows, and both checks of its rows.
+COLUMNS = "rows"
+ROWS = frozenset({"row_count", COLUMNS})
 # Checks that count the same on both sides.
-COMPARED = frozenset({"row_count", "fact_row_count", "rows", "fact_rows"})
+COMPARED = ROWS | {"fact_row_count", "fact_rows"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class QualityReport:
         return tuple(
             check.table
             for check in self.checks
-            if check.check == "rows" and check.status == Status.FAIL and check.keys
+            if check.check == COLUMNS and check.status == Status.FAIL and check.keys
         )
 
     @property

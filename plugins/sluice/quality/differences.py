@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from sluice.catalog import Fact, Rollup, Table
 from sluice.catalog.quality_options import Status
 from sluice.printable import shell_quoted
-from sluice.quality.checks import Check
+from sluice.quality.checks import COLUMNS, Check
 
 MOST_KEYS = 1000  # keys reported of a table
 MOST_NAMED = 50  # keys named in the finding's text, with the columns that differ
@@ -98,7 +98,7 @@ def table_check(table: Table, findings: TableFindings) -> Check:
         named += f" and {len(differences) - MOST_NAMED} others"
     return Check(
         table=table.name,
-        check="rows",
+        check=COLUMNS,
         status=status,
         postgres=findings.postgres,
         clickhouse=findings.clickhouse,

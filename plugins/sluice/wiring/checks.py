@@ -19,7 +19,7 @@ from sluice.execution.outcomes import Outcomes
 from sluice.quality.alerts import Alerts
 from sluice.quality.carried import Carried, CarriedForward, Place
 from sluice.quality.causes import causes_in
-from sluice.quality.checks import ROWS, Check, QualityReport, graded, not_checked, passing
+from sluice.quality.checks import COLUMNS, ROWS, Check, QualityReport, graded, not_checked, passing
 from sluice.quality.deep_check import DeepCheck
 from sluice.quality.differences import TableFindings, fact_check, rollup_check, table_check
 from sluice.quality.expectations import Expectations
@@ -264,8 +264,8 @@ def _deep(
         deep = make_deep_check(run, snapshot, restart=restart, claim=claim)
         differing = _compared(run, deep, ready, outcomes)
     found = [table_check(table, findings) for table, findings in differing]
-    found += [not_checked(table.name, "rows", _NOT_PASSED) for table in late]
-    found += [not_checked(name, "rows", error) for name, error in outcomes.troubles.items()]
+    found += [not_checked(table.name, COLUMNS, _NOT_PASSED) for table in late]
+    found += [not_checked(name, COLUMNS, error) for name, error in outcomes.troubles.items()]
     for fact in run.catalog.facts:
         if any(table in tables for table in fact.tables):
             step = FactCheck(rebuild=make_rebuild(run.clickhouse, fact))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from enum import Enum
@@ -21,7 +21,7 @@ from sluice.operate import table_history as inspection
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CheckResult, Overview
 from sluice.operate.rejected import RejectedEvent, read_rejected
-from sluice.operate.row_comparison import ComparedRow, compare_rows
+from sluice.operate.row_comparison import MOST_COMPARED, ComparedRow
 from sluice.operate.table_history import TableRuns, Version
 from sluice.operate.trends import (
     ALWAYS,
@@ -58,7 +58,6 @@ COMMON: dict[int | str, Any] = {
 }
 router = APIRouter(responses=COMMON)
 V1 = "/api/v1"
-MOST_COMPARED = 20  # rows of one request
 # Responses that contain values of rows.
 OF_ROWS = [Depends(require_repair)]
 Range = Enum("Range", {name: name for name in RANGES}, type=str)  # type: ignore[misc]
@@ -129,11 +128,6 @@ def read_runs(of: Monitor, table: Table, period: Period, *, trusted: bool) -> Ta
 def within(period: Period) -> Period:
     """Return the period of histories: a chosen one, or else always."""
     return ALWAYS if period.range else period
-
-
-def read_compared(of: Monitor, table: Table, keys: Sequence[str]) -> tuple[ComparedRow, ...]:
-    """Return the rows of these keys on both sides."""
-    return compare_rows(of.source, of.clickhouse, table, [parse_key(table, key) for key in keys])
 
 
 def trends_of(of: Monitor, period: Period, table: str) -> Trends:
@@ -235,7 +229,7 @@ def compared(
     """
     with monitor() as reading:
         known = known_table(reading, table)
-        return read_compared(reading, known, key)
+        return reading.compare(known, key)
 
 
 @router.get(f"{V1}/dead-letters", tags=["now"], responses=NO_TABLE, dependencies=OF_ROWS)

@@ -19,7 +19,7 @@ from sluice.errors import SluiceError, WrongUsage
 from sluice.operate import table_history as inspection
 from sluice.operate.monitor import Monitor
 from sluice.operate.overview import CLICKHOUSE, POSTGRESQL, CheckResult, Overview
-from sluice.operate.row_comparison import ComparedRow
+from sluice.operate.row_comparison import MOST_COMPARED, ComparedRow
 from sluice.operate.trends import DEFAULT_RANGE, RANGES, Period, latest
 from sluice.printable import printable
 from sluice.quality.causes import causes_in, differing
@@ -27,11 +27,9 @@ from sluice.quality.checks import follows_words
 from sluice_airflow.page import charts, figures, flow, glance, listing
 from sluice_airflow.page.airflow_parts import AirflowPart, read_parts
 from sluice_airflow.page.api import (
-    MOST_COMPARED,
     Chosen,
     known_table,
     monitor,
-    read_compared,
     read_overview,
     read_runs,
     shared,
@@ -230,7 +228,7 @@ def _compared(
     try:
         of.require_answer(POSTGRESQL)
         of.require_answer(CLICKHOUSE)
-        rows = read_compared(reading, table, list(keys)[:MOST_COMPARED])
+        rows = reading.compare(table, list(keys)[:MOST_COMPARED])
     except SluiceError:
         return None
     return {row.key: row for row in rows}
