@@ -156,6 +156,17 @@ def test_a_finding_offers_the_resync_of_its_keys_and_another_check(
     assert offered[0] == ("sluice_resync", {"tables": ["orders"], "diff": True})
 
 
+def test_the_overview_offers_the_repair_of_each_cause_beside_it(kept: None, person: Person) -> None:
+    """A finding that follows from another has no repair of its own."""
+    (one,) = forms(person("user").get("/sluice/").text)
+    assert one == (
+        "sluice_resync",
+        {"tables": ["orders"], "diff": True, "keys": [ABSENT, FAKED, PERSON]},
+    )
+    (one,) = forms(person("viewer").get("/sluice/").text)
+    assert one == ("sluice_resync", {"tables": ["orders"], "diff": True})
+
+
 def test_the_rows_of_a_finding_are_read_on_both_sides(kept: None, person: Person) -> None:
     """None of them is there, nor can two of them be: no page fails for a key."""
     page = person("user").get("/sluice/tables/orders").text
@@ -192,14 +203,14 @@ def found(check: str, **others: Any) -> CheckResult:
 
 @pytest.mark.parametrize("check", ["dead_letters", "freshness", "schema", "caught_up"])
 def test_a_finding_that_rows_read_again_do_not_mend_offers_no_resync(check: str) -> None:
-    assert table_repair(found(check), trusted=True).conf is None
+    assert table_repair(found(check)).conf is None
 
 
 @pytest.mark.parametrize("keys", [(), tuple(map(str, range(100)))])
 def test_a_finding_without_all_of_its_keys_offers_the_repair_of_what_differs(
     keys: tuple[str, ...],
 ) -> None:
-    conf = table_repair(found("rows", keys=keys), trusted=True).conf
+    conf = table_repair(found("rows", keys=keys)).conf
     assert conf == {"tables": ["orders"], "diff": True}
 
 

@@ -52,6 +52,8 @@ _NO_LEADER = frozenset(
         KafkaError.FENCED_LEADER_EPOCH,
     }
 )
+# Of a topic that does not exist, or of which the user may not know.
+_ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
 _LEADER_S = 0.02
 # Of notes the newest count. A producer can send any number of messages to their topic.
 _MOST_NOTES = 1000
@@ -368,7 +370,8 @@ class Topics:
         """The notes among the newest messages; with `first` the first note alone."""
         notes: list[dict[str, Any]] = []
         with self._consumer(_READER) as consumer:
-            if EPOCH_TOPIC not in consumer.list_topics(timeout=self._seconds).topics:
+            error = consumer.list_topics(EPOCH_TOPIC, self._seconds).topics[EPOCH_TOPIC].error
+            if error is not None and error.code() in _ABSENT:
                 return notes
             end = self._offsets(consumer, [EPOCH_TOPIC], OFFSET_END)[EPOCH_TOPIC]
             at = 0 if first else max(0, end - _MOST_NOTES)

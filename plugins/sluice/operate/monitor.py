@@ -72,6 +72,10 @@ class Monitor:
         """Return the current overview; the three services are queried concurrently."""
         return self.observed()[0]
 
+    def narrowed(self, table: Table) -> Monitor:
+        """Return the monitor of one table; its overview has the findings of all."""
+        return replace(self, catalog=replace(self.catalog, tables=(table,), facts=()))
+
     def observed(self) -> tuple[Overview, dict[str, SluiceError]]:
         """Return the current overview, and the error of each service that does not answer."""
         asks: tuple[tuple[str, Callable[[], Any]], ...] = (

@@ -113,9 +113,15 @@ def monitor() -> Iterator[Monitor]:
 shared = Shared()
 
 
-def read_overview(of: Monitor, *, trusted: bool) -> Overview:
-    """Return the overview, with keys of rows if trusted; requests within a second share it."""
-    overview = shared.get("overview", of.overview)
+def read_overview(of: Monitor, table: Table | None = None, *, trusted: bool) -> Overview:
+    """Return the overview, with keys of rows if trusted; requests within a second share it.
+
+    Args:
+        table: the one table of the overview, which still has the findings of all. Default: None,
+            for all tables and facts.
+    """
+    name = ("overview", table.name if table else "")
+    overview = shared.get(name, of.narrowed(table).overview if table else of.overview)
     return overview if trusted else overview.without_keys()
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from sluice.catalog import Table
 from sluice.errors import SluiceError
 from sluice.operate.monitor import Monitor
-from sluice.operate.overview import CLICKHOUSE, Overview
 from sluice.operate.rejected import (
     EndedLetter,
     Message,
@@ -21,23 +20,26 @@ from sluice.operate.rejected import (
 from sluice.wiring.drains import decoder_of
 
 
-def letters_of(reading: Monitor, of: Overview, table: Table, offset: int | None) -> dict[str, Any]:
+def letters_of(
+    reading: Monitor, table: Table, offset: int | None, *, answers: bool
+) -> dict[str, Any]:
     """Return the letters of the template: open and ended ones, verdicts, the chosen message.
 
     Without a generated schema nothing is judged, and no message is shown.
 
     Args:
         offset: of the chosen message; None for none.
+        answers: whether ClickHouse answers; else there are none.
     """
     rejected: tuple[RejectedEvent, ...] = ()
     ended: tuple[EndedLetter, ...] = ()
     verdicts: dict[int, str] = {}
     message: Message | None = None
     with suppress(SluiceError):
-        of.require_answer(CLICKHOUSE)
-        rejected = read_rejected(reading.clickhouse, reading.queries, table.name)
-        ended = read_ended(reading.clickhouse, reading.queries, table.name)
-        if rejected or offset is not None:
+        if answers:
+            rejected = read_rejected(reading.clickhouse, reading.queries, table.name)
+            ended = read_ended(reading.clickhouse, reading.queries, table.name)
+        if rejected or (answers and offset is not None):
             decoder = decoder_of(reading.catalog, table)
             verdicts = read_verdicts(reading.clickhouse, decoder) if rejected else {}
             if offset is not None:

@@ -82,8 +82,16 @@ def overview_values(
     parts: Sequence[AirflowPart] = (),
 ) -> dict[str, Any]:
     """Return the values of the overview page's template."""
+    tables = {table.name for table in of.tables}
+    roots = {concern.remedy for concern in of.concerns if not concern.follows}
+    offered = (table_repair(finding) for finding in of.findings if finding.table in tables)
     return {
         "of": of,
+        "repairs": {
+            repair.finding.repair: repair
+            for repair in offered
+            if repair.conf and repair.finding.repair in roots
+        },
         "choice": choice,
         "tables": listing.listed(of.tables, of, choice),
         "facts": listing.listed(of.facts, of, choice),
@@ -112,24 +120,22 @@ def show_table(
     """Return a table's page; only users who may repair the table see values of its rows."""
     with monitor() as reading, beside(reading) as asked:
         known = known_table(reading, table)
-        history = asked(lambda aside: _history(aside, known, period, trusted))
-        pipeline = read_overview(reading, trusted=trusted)
+        chosen = letter if trusted else None
+        history = asked(lambda aside: _history(aside, known, period, chosen, trusted=trusted))
+        pipeline = read_overview(reading, known, trusted=trusted)
         findings = [finding for finding in pipeline.findings if finding.table == table]
         follows = causes_in(reading.catalog).find(pipeline.findings)
         repairs = [
-            table_repair(finding, follows.get((table, finding.check), ()), trusted=trusted)
-            for finding in findings
+            table_repair(finding, follows.get((table, finding.check), ())) for finding in findings
         ]
         values: dict[str, Any] = {
-            "of": pipeline,
             "table": known,
             "trusted": trusted,
-            "state": next(state for state in pipeline.tables if state.name == table),
+            "state": pipeline.tables[0],
             "differs": table in differing(pipeline.findings),
             "repairs": sorted(repairs, key=lambda repair: bool(repair.follows)),
             "compared": _compared(reading, pipeline, known, findings) if trusted else {},
             **history.result(),
-            **letters_of(reading, pipeline, known, letter if trusted else None),
             **_versions(reading, pipeline, known, key if trusted else ""),
         }
     return respond(request, "table.html", period, **values)
@@ -190,14 +196,17 @@ def _charts(reading: Monitor, period: Period, table: str = "") -> list[charts.Ch
         return None
 
 
-def _history(reading: Monitor, table: Table, period: Period, trusted: bool) -> dict[str, Any]:
-    """Return a table's charts and runs; None if ClickHouse does not answer."""
+def _history(
+    reading: Monitor, table: Table, period: Period, letter: int | None, *, trusted: bool
+) -> dict[str, Any]:
+    """Return a table's charts and runs, None if ClickHouse does not answer, and its letters."""
     drawn = _charts(reading, period, table.name)
     try:
         runs = read_runs(reading, table, period, trusted=trusted) if drawn is not None else None
     except SluiceError:
         runs = None
-    return {"charts": drawn, "runs": runs}
+    letters = letters_of(reading, table, letter, answers=runs is not None)
+    return {"charts": drawn, "runs": runs, **letters}
 
 
 def _fact_runs(

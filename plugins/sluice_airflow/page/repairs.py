@@ -41,19 +41,18 @@ class Repair:
         return self.finding.check in COMPARED
 
 
-def table_repair(result: CheckResult, follows: tuple[str, ...] = (), *, trusted: bool) -> Repair:
+def table_repair(result: CheckResult, follows: tuple[str, ...] = ()) -> Repair:
     """Return a table's finding with the least resync: of its keys, or of what differs.
 
     Args:
         follows: the tables with wrong rows that it follows from. Default: none.
-        trusted: whether the user may see keys.
     """
     table = result.table
     if follows or result.check not in MISSING_ROWS:
         return Repair(finding=result, tables=(table,), follows=follows)
     conf: dict[str, Any] = {"tables": [table], "diff": True}
     words = "Repair what differs"
-    if trusted and 0 < len(result.keys) <= _MOST_KEYS:
+    if 0 < len(result.keys) <= _MOST_KEYS:
         conf |= {"keys": list(result.keys)}
         words = f"Repair {counted(len(result.keys), 'row', 'rows')}"
     return Repair(finding=result, tables=(table,), conf=conf, words=words)
