@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sluice.clients.clickhouse import ClickHouse
 from sluice.operate.trends import latest
@@ -113,6 +113,34 @@ def test_a_replay_starts_from_the_page_for_those_who_may_run_it(
         assert [run["conf"] for run in found] == (
             [] if role == "viewer" else [{"table": "orders", "where": None}]
         )
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("2026-01-01T00:00:00Z", "Done, with findings in orders"),
+        ("2096-01-01T00:00:00Z", "Failed with an error"),
+    ],
+)
+def test_a_check_that_ended_says_whether_it_found_something_or_broke_off(
+    kept: None, look: Look, start: str, said: str
+) -> None:
+    """No scheduler runs here: only what became of the run is made up."""
+    page = look("admin")
+    page.goto("/sluice/tables/orders")
+    asked: list[Route] = []
+
+    def hold(route: Route) -> None:
+        asked.append(route)
+
+    page.route("**/api/v2/dags/sluice_deep_quality/dagRuns", hold)
+    ended = {"dag_run_id": "one", "state": "failed", "start_date": start}
+    page.route("**/dagRuns/one", lambda route: route.fulfill(json=ended))
+    form = page.locator("form.run[data-dag=sluice_deep_quality]").first
+    form.get_by_role("button", name="Check again").click()
+    expect(form.locator(".outcome")).to_have_text("Sent to Airflow.")
+    asked[0].fulfill(json=ended)
+    expect(page.locator("#last-run")).to_contain_text(said, timeout=SLOWEST_MS)
 
 
 def test_times_are_in_the_zone_that_airflow_shows(kept: None, look: Look) -> None:

@@ -53,6 +53,8 @@ def doctor(
     else:
         for sentence in sentences(diagnoses):
             say(*sentence.split("\n"))
+        if not wrong:
+            say(f"All {len(diagnoses)} checks passed.")
     if any(not diagnosis.reached for diagnosis in wrong):
         raise NotReady("not every service could be examined")
     if wrong:

@@ -161,6 +161,18 @@ async function doing(path, state) {
   return paused ? "the DAG is paused" : "";
 }
 
+// A run of checks fails both where they found something and where it broke off; what they found tells which.
+async function foundSince(start) {
+  const answer = await fetch(`${document.body.dataset.root}/api/v1/findings`);
+  if (!answer.ok) return "";
+  const second = Math.floor(Date.parse(start) / 1000) * 1000;
+  const findings = (await answer.json()).filter((one) => Date.parse(one.checked_at) >= second);
+  const tables = [...new Set(findings.map((one) => one.table))];
+  if (!tables.length) return "Failed with an error";
+  const others = tables.length > 3 ? ` and ${tables.length - 3} more` : "";
+  return `Done, with findings in ${tables.slice(0, 3).join(", ")}${others}`;
+}
+
 async function follow(form, path) {
   const outcome = form.querySelector(".outcome");
   const link = Object.assign(document.createElement("a"), { textContent: "see the run" });
@@ -169,10 +181,10 @@ async function follow(form, path) {
   link.dataset.outer = "";
   const begun = Date.now();
   for (;;) {
-    const { state } = await ask(path);
+    const { state, start_date } = await ask(path);
     const what = await doing(path, state);
-    const failed = form.dataset.failed ?? "Failed";
-    const text = { queued: "Queued", running: "Running", success: "Done", failed }[state] ?? state;
+    const found = state === "failed" && "checks" in form.dataset ? await foundSince(start_date) : "";
+    const text = found || ({ queued: "Queued", running: "Running", success: "Done", failed: "Failed" }[state] ?? state);
     const seconds = Math.round((Date.now() - begun) / 1000);
     const words = `${text}${what ? `: ${what}` : ""}, ${seconds} s. `;
     if (outcome.firstChild?.textContent !== words) outcome.replaceChildren(words, link);
@@ -188,6 +200,7 @@ async function run(form) {
   const runs = `/dags/${form.dataset.dag}/dagRuns`;
   button.disabled = true;
   form.dataset.state = "sent"; // the page is not refreshed around it until it ends
+  outcome.textContent = "Sent to Airflow.";
   try {
     const body = { logical_date: null, conf: configuration(form) };
     const headers = { "Content-Type": "application/json" };
