@@ -412,5 +412,5 @@ def test_the_command_tells_what_does_not_answer_from_what_is_wrong(services: Set
         if changed:
             assert not json.loads(done.stdout)["healthy"]
         else:
-            assert re.search(r"^All \d+ checks passed\.$", done.stdout, re.MULTILINE)
+            assert re.search(r"^All \d+ checks of the services passed\.", done.stdout, re.MULTILINE)
         assert "Traceback" not in done.stderr

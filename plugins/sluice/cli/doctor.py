@@ -54,7 +54,7 @@ def doctor(
         for sentence in sentences(diagnoses):
             say(*sentence.split("\n"))
         if not wrong:
-            say(f"All {len(diagnoses)} checks passed.")
+            say(f"All {len(diagnoses)} checks of the services passed. The data: sluice status")
     if any(not diagnosis.reached for diagnosis in wrong):
         raise NotReady("not every service could be examined")
     if wrong:
