@@ -403,14 +403,16 @@ def test_the_command_tells_what_does_not_answer_from_what_is_wrong(services: Set
         ({"SLUICE_POSTGRES_PORT": str(free)}, 3),
     )
     for changed, code in cases:
-        command = [sys.executable, "-c", "from sluice.cli import main; main()", "doctor"]
-        command += ["--json"] if changed else []
-        done = subprocess.run(
-            command, env={**there, **changed}, capture_output=True, text=True, check=False
-        )
+        done = doctor({**there, **changed}, "--json")
         assert done.returncode == code, done.stderr
-        if changed:
-            assert not json.loads(done.stdout)["healthy"]
-        else:
-            assert re.search(r"^All \d+ checks of the services passed\.", done.stdout, re.MULTILINE)
+        assert json.loads(done.stdout)["healthy"] == (code == 0)
         assert "Traceback" not in done.stderr
+    assert re.search(
+        r"^All \d+ checks of the services passed\.", doctor(there).stdout, re.MULTILINE
+    )
+
+
+def doctor(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """What `sluice doctor` says in an environment."""
+    command = [sys.executable, "-c", "from sluice.cli import main; main()", "doctor", *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
