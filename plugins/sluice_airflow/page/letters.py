@@ -35,15 +35,15 @@ def letters_of(
     ended: tuple[EndedLetter, ...] = ()
     verdicts: dict[int, str] = {}
     message: Message | None = None
-    with suppress(SluiceError):
-        if answers:
+    if answers:
+        with suppress(SluiceError):
             rejected = read_rejected(reading.clickhouse, reading.queries, table.name)
             ended = read_ended(reading.clickhouse, reading.queries, table.name)
-        if rejected or (answers and offset is not None):
-            decoder = decoder_of(reading.catalog, table)
-            verdicts = read_verdicts(reading.clickhouse, decoder) if rejected else {}
-            if offset is not None:
-                message = read_message(reading.clickhouse, decoder, offset)
+            if rejected or offset is not None:
+                decoder = decoder_of(reading.catalog, table)
+                verdicts = read_verdicts(reading.clickhouse, decoder) if rejected else {}
+                if offset is not None:
+                    message = read_message(reading.clickhouse, decoder, offset)
     judged = [verdicts.get(letter.offset) for letter in rejected]
     return {
         "rejected": rejected,

@@ -83,15 +83,10 @@ def overview_values(
 ) -> dict[str, Any]:
     """Return the values of the overview page's template."""
     tables = {table.name for table in of.tables}
-    roots = {concern.remedy for concern in of.concerns if not concern.follows}
     offered = (table_repair(finding) for finding in of.findings if finding.table in tables)
     return {
         "of": of,
-        "repairs": {
-            repair.finding.repair: repair
-            for repair in offered
-            if repair.conf and repair.finding.repair in roots
-        },
+        "repairs": {repair.finding.repair: repair for repair in offered if repair.conf},
         "choice": choice,
         "tables": listing.listed(of.tables, of, choice),
         "facts": listing.listed(of.facts, of, choice),

@@ -128,6 +128,7 @@ function keepFresh() {
 }
 
 const ENDED = ["success", "failed"];
+const WORDS = { queued: "Queued", running: "Running", success: "Done", failed: "Failed" };
 
 async function ask(path, options) {
   const answer = await fetch(`${document.body.dataset.airflow}/api/v2${path}`, options);
@@ -164,7 +165,7 @@ async function doing(path, state) {
 // A run of checks fails both where they found something and where it broke off; what they found tells which.
 async function foundSince(start) {
   const answer = await fetch(`${document.body.dataset.root}/api/v1/findings`);
-  if (!answer.ok) return "";
+  if (!answer.ok) return WORDS.failed;
   const second = Math.floor(Date.parse(start) / 1000) * 1000;
   const findings = (await answer.json()).filter((one) => Date.parse(one.checked_at) >= second);
   const tables = [...new Set(findings.map((one) => one.table))];
@@ -183,8 +184,8 @@ async function follow(form, path) {
   for (;;) {
     const { state, start_date } = await ask(path);
     const what = await doing(path, state);
-    const found = state === "failed" && "checks" in form.dataset ? await foundSince(start_date) : "";
-    const text = found || ({ queued: "Queued", running: "Running", success: "Done", failed: "Failed" }[state] ?? state);
+    const broken = state === "failed" && "checks" in form.dataset;
+    const text = broken ? await foundSince(start_date) : (WORDS[state] ?? state);
     const seconds = Math.round((Date.now() - begun) / 1000);
     const words = `${text}${what ? `: ${what}` : ""}, ${seconds} s. `;
     if (outcome.firstChild?.textContent !== words) outcome.replaceChildren(words, link);
