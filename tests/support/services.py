@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -27,6 +29,8 @@ from store_api.database import create_tables
 from tests.support import crashes, tiers
 from tests.support.outside_broker import forget, outside_variables
 from tests.support.waiting import until
+
+_MEMORY, _ROOM = Path("/dev/shm"), 12 << 30
 
 
 def free_ports(count: int) -> list[int]:
@@ -70,13 +74,27 @@ def inherited() -> dict[str, str]:
     return {**others, "SLUICE_ENV_FILE": os.devnull}
 
 
+def in_memory() -> Path | None:
+    """A folder whose files are in memory; None where there is no room for those of all workers.
+
+    ClickHouse makes and deletes thousands of small files. On a file system such as ext4 without a
+    journal that takes most of its time.
+    """
+    if not _MEMORY.is_dir():
+        return None
+    room = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+    return _MEMORY if room > _ROOM else None
+
+
 @contextmanager
 def temporary_home() -> Iterator[Path]:
     """A stack's home. Not below pytest's own folder: every pytest that starts closes that to
     other users, and PostgreSQL runs as one where the tests run as root.
     """
     tiers.require("services", "e2e")
-    with TemporaryDirectory(prefix="sluice-test-", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(
+        prefix="sluice-test-", dir=in_memory(), ignore_cleanup_errors=True
+    ) as folder:
         crashes.watch(Path(folder))
         try:
             yield Path(folder)
