@@ -30,7 +30,7 @@ def page(browser: Browser, stack: Running) -> Iterator[Page]:
     """A page in which the admin has logged in."""
     address = f"http://127.0.0.1:{stack.environment['SLUICE_AIRFLOW_PORT']}"
     password = read_secrets(stack.home)["airflow"]
-    found = log_in(browser, address, "admin", password)
+    found = log_in(browser, address, "admin", password, timezone_id="UTC")
     yield found
     found.context.close()
 
@@ -107,7 +107,7 @@ def test_a_corrupted_row_is_found_seen_repaired_and_closed_on_the_page_alone(
     sides.wait_for(timeout=300_000)  # the check ends, and the page shows it by itself
     expect(sides.get_by_role("cell").nth(1)).to_have_text(city)
     expect(sides.get_by_role("cell").nth(2)).to_have_text("wrong")
-    expect(page.locator("#last-run")).to_contain_text("Done, with findings in customers")
+    expect(page.locator("#ended-runs")).to_contain_text("Done, with findings in customers")
     assert barriers(page) == []
     finding.get_by_role("button", name="Repair 1 row").click()
     expect(finding.locator(".outcome").first).to_contain_text("Running", timeout=SLOWEST_MS)

@@ -195,6 +195,19 @@ async function follow(form, path) {
   }
 }
 
+const KEPT_OUTCOMES = 5;
+
+// A form may go with its finding; what became of its run stays above, the last first.
+function keep(form, outcome) {
+  const { tables, full, table } = JSON.parse(form.dataset.conf);
+  const of = (tables ?? full ?? [table]).join(", ");
+  const line = document.createElement("p");
+  line.append(`${form.querySelector("button").textContent} (${of}): `, ...outcome.cloneNode(true).childNodes);
+  const ended = document.getElementById("ended-runs");
+  ended.prepend(line);
+  while (ended.childElementCount > KEPT_OUTCOMES) ended.lastElementChild.remove();
+}
+
 async function run(form) {
   const outcome = form.querySelector(".outcome");
   const button = form.querySelector("button");
@@ -213,9 +226,7 @@ async function run(form) {
   }
   button.disabled = false;
   if (!ENDED.includes(form.dataset.state)) return;
-  // The form may go with its finding; what became of the run stays.
-  const last = document.getElementById("last-run");
-  if (last && form.closest("[data-live]")) last.replaceChildren(...outcome.cloneNode(true).childNodes);
+  if (form.closest("[data-live]")) keep(form, outcome);
   if (form.contains(document.activeElement)) document.activeElement.blur();
   await refresh();
 }
