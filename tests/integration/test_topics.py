@@ -102,7 +102,7 @@ def test_every_topic_has_its_messages_and_the_backlog_of_its_drain(services: Set
     else:
         assert topic["disk_bytes"] is None
     oldest = datetime.fromisoformat(topic["oldest_at"])
-    assert timedelta(0) <= datetime.now(timezone.utc) - oldest < timedelta(hours=1)
+    assert timedelta(0) <= datetime.now(timezone.utc) - oldest < timedelta(days=1)
     assert after[CONTROL_TOPIC]["backlog"] is None
     wiring.drain(services, "products")
     drained = overview(services)[TOPIC]

@@ -99,7 +99,7 @@ def test_a_page_of_many_tables_lists_some_and_has_each_value_of_a_chart_once() -
     values_of = overview_values(many(1), Choice(period=period), drawn)
     html = render("overview.html", {**shared, **values_of})
     assert html.count('.clickhouse_rows"') == SIZE
-    moment = f'data-at="{period.times[1]}"'
+    moment = f'data-at="{period.times[1]}" data-form="moment"'
     assert html.count(moment) == len(names)
     assert len(html) < 200_000
 
