@@ -28,9 +28,11 @@ A range of days: *Trigger → Backfill* in the UI, or
     airflow backfill create --dag-id sluice_fact_backfill \\
         --from-date 2026-03-01 --to-date 2026-03-31
 
-Both ends are included. Days that ran before are skipped unless `--reprocess-behavior completed`
-(all of them) or `failed` is chosen; *Reprocess* in the UI. Without Airflow, for any range in one
-run: `sluice rebuild --from 2026-03-01 --to 2026-03-31`.
+Both ends are included. The form takes days in the zone that Airflow shows: choose UTC there first,
+or the first day may be left out. Days that ran before are skipped unless `--reprocess-behavior
+completed` (all of them) or `failed` is chosen; *Reprocess* in the UI. The run of a night counts for
+the day on which it ran: *clear* a night that failed, and choose `completed` for today. Without
+Airflow, for any range in one run: `sluice rebuild --from 2026-03-01 --to 2026-03-31`.
 """,
 ) as dag:
     for fact in tasks.catalog().facts:

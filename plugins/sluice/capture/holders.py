@@ -20,8 +20,8 @@ SELECT format('pid %%s of %%s in database %%s%%s%%s', pid, usename, datname,
         coalesce(', open for ' || justify_interval(
             date_trunc('second', clock_timestamp() - xact_start)), ''),
         coalesce(', ' || nullif(state, '') || ' since ' || to_char(
-            greatest(query_start, state_change) AT TIME ZONE 'UTC', 'HH24:MI:SS') || ' UTC: '
-            || left(regexp_replace(query, '\\s+', ' ', 'g'), 80), '')),
+            greatest(query_start, state_change) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+            || ' UTC: ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 80), '')),
     format('let it end, or run SELECT pg_terminate_backend(%%s)', pid), xact_start
 FROM pg_stat_activity
 WHERE backend_xid IS NOT NULL AND pid <> ALL(%s)

@@ -58,8 +58,9 @@ class Log(logging.StreamHandler):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(OneLine("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         self._draws = _draws()
+        moment = "%H:%M:%S" if self._draws else "%Y-%m-%d %H:%M:%S%z"  # in a file, over days
+        self.setFormatter(OneLine("%(asctime)s %(message)s", datefmt=moment))
         if self._draws:
             report_every(_SECONDS)
 

@@ -128,7 +128,7 @@ def ready_queries(relation: str, columns: tuple[OlapColumn, ...]) -> tuple[Ready
     if amount:
         measures += f", sum({quoted(amount)})"
     if time:
-        by_day = f"SELECT toDate({quoted(time)}), {measures}\nFROM {place}\nGROUP BY 1"
+        by_day = f"SELECT toDate32({quoted(time)}), {measures}\nFROM {place}\nGROUP BY 1"
         text = f"{by_day}\nORDER BY 1 DESC LIMIT 30"
         queries.append(ReadyQuery(title=f"By day of {time}", text=text))
     if group:
