@@ -13,11 +13,12 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from sluice.clients.broker import Broker
-from sluice.clients.topics import Topics
+from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import Chunk
 from sluice.embedded.stack import Stack
 from sluice.settings import Settings
+from tests.support.damage import make_again
 from tests.support.outside_broker import require_embedded
 from tests.support.processes import process_of
 from tests.support.services import stack_environment, started, temporary_home
@@ -140,6 +141,25 @@ def test_kept_clients_outlive_a_restart_and_a_kill_of_the_broker(
         topics.note_published("kept", 2)
         assert topics.published("kept") == 2
     until(lambda: not connections(stack), "the clients are closed")
+
+
+def test_kept_clients_answer_for_topics_that_were_made_again(
+    running: tuple[Settings, Stack],
+) -> None:
+    settings, _ = running
+    topics, name = Topics(settings.kafka), f"cdc.again_{uuid4().hex[:8]}"
+    topics.ensure([name])
+    with topics.keeping():
+        for _ in range(3):
+            topics.note_published("again", 1)
+            before = topics.incarnation([name])
+            assert topics.ends([name]) == {name: 0}
+            make_again(settings, name)
+            make_again(settings, EPOCH_TOPIC)
+            after = topics.incarnation([name])
+            assert set(after).isdisjoint(before)
+            assert topics.ends([name]) == {name: 0}
+            assert topics.published("again") == 0
 
 
 def connections(stack: Stack) -> set[int]:

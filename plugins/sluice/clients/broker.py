@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,7 +102,7 @@ class Broker:
             "log_level": _INFORMATION,  # not printed: see `log`
             **settings.options,
         }
-        self._kept = threading.local()
+        self._kept: dict[Hashable, Any] | None = None
         self._reports: deque[tuple[float, KafkaError]] = deque(maxlen=50)
 
     def log(self, _level: int, _form: str, kind: str, _client: str, text: str) -> None:
@@ -148,12 +147,12 @@ class Broker:
     ) -> Iterator[C]:
         """Create a client, translate its errors, and close it at the end of the context.
 
-        Only this thread destroys it. Answers to an admin client are read on one of its own threads,
-        and librdkafka ends the process when Python's garbage collector destroys the client there.
+        It is not left to Python's garbage collector: answers to an admin client are read on one of
+        its own threads, and librdkafka ends the process when the client is destroyed there.
         """
-        kept: dict[Any, Any] | None = getattr(self._kept, "clients", None)
         name = (kind, *sorted(options.items()))
-        client = kept.pop(name, None) if kept else None
+        kept = self._kept
+        client = kept.pop(name, None) if kept is not None else None
         if client is None:  # an admin client with nothing to send is false
             client = self.client(kind, options)
         try:
@@ -162,27 +161,29 @@ class Broker:
         except BaseException:
             _close(client)
             raise
-        if kept is None or isinstance(client, Producer):
-            _close(client)
-            return
         if isinstance(client, Consumer):
             client.unassign()
-        kept[name] = client
+        if isinstance(client, Producer) or not self._keep(name, client):
+            _close(client)
+
+    def _keep(self, name: Hashable, client: Any) -> bool:
+        """Keep a client for the next call; false if nothing is kept, or another one of its name."""
+        kept = self._kept
+        return kept is not None and kept.setdefault(name, client) is client
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Keep this thread's clients from one call to the next, until the context ends.
+        """Keep clients from one call to the next, until the context ends; threads may share them.
 
         Connecting and logging in cost more than most requests.
         """
-        clients: dict[Any, Any] = {}
-        self._kept.clients = clients
+        self._kept = {}
         try:
             yield
         finally:
-            self._kept.__dict__.pop("clients", None)
-            for client in clients.values():
-                _close(client)
+            kept, self._kept = self._kept, None
+            while kept:
+                _close(kept.popitem()[1])
 
     @contextmanager
     def translated(self, client: Any) -> Iterator[None]:

@@ -142,7 +142,7 @@ class Topics:
         self._passed: dict[int, int] = {}  # the offset of an unreadable batch -> the next one
 
     def keeping(self) -> AbstractContextManager[None]:
-        """Keep this thread's clients until the context ends; see Broker.keeping."""
+        """Keep clients until the context ends; see Broker.keeping."""
         return self._broker.keeping()
 
     def require_listening(self) -> None:
@@ -155,7 +155,7 @@ class Topics:
         Raises:
             Unreachable: the broker does not answer.
         """
-        wanted = [*names, EPOCH_TOPIC]
+        wanted = list(dict.fromkeys([*names, EPOCH_TOPIC]))
         with self._broker.opened(AdminClient) as admin:
             present = admin.list_topics(timeout=self._seconds).topics
             missing = [

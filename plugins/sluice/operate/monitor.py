@@ -149,8 +149,7 @@ class Monitor:
     def _ends(self) -> _Ends:
         names = [table.topic for table in self.catalog.tables]
         self.topics.require_listening()
-        with self.topics.keeping():  # a client costs more than its requests
-            return _Ends(epoch=self.topics.epoch() or "", offsets=self.topics.ends(names))
+        return _Ends(epoch=self.topics.epoch() or "", offsets=self.topics.ends(names))
 
     def _results(self) -> list[CheckResult]:
         return [

@@ -14,12 +14,13 @@ SELECT source_table, max(finished_at),
 FROM cdc.drains GROUP BY source_table;
 
 -- name: last_checks
--- The last result of each status of each check, the newest first, from the projection `latest`; its
--- time in ms since 1970.
+-- The last result of each check, the newest first, from the projection `latest`; its time in ms since
+-- 1970. Of those that tell freshness, the last that passed, too.
 SELECT source_table, check, toUnixTimestamp64Milli(max(checked_at)) AS at, toString(status),
     argMax((postgres, clickhouse, fence, arraySlice(keys, 1, 100), repair), checked_at)
 FROM cdc.quality_checks GROUP BY source_table, check, status
-ORDER BY at DESC;
+ORDER BY at DESC
+LIMIT 1 BY source_table, check, status = 'pass' AND check IN ('row_count', 'caught_up');
 
 -- name: last_rebuilds
 -- Fact -> its last rebuild, from the projection `latest`.

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse
 from pydantic import BeforeValidator
 
-from sluice import wiring
 from sluice.catalog import Table
 from sluice.catalog.key_selection import parse_key
 from sluice.errors import NotReady, WrongUsage
@@ -37,6 +36,7 @@ from sluice_airflow.connections import settings_from_connections
 from sluice_airflow.page.limits import Shared
 from sluice_airflow.page.metrics import CONTENT_TYPE, SERIES_OF, exposition
 from sluice_airflow.page.rights import MayRepair, require_repair
+from sluice_airflow.page.sessions import Sessions
 
 
 def refusal(why: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ Chosen = Annotated[Period, Depends(period_of)]
 
 @contextmanager
 def monitor() -> Iterator[Monitor]:
-    """Open a monitor on the services of Airflow's connections.
+    """Lend a monitor on the services of Airflow's connections; see Sessions.
 
     Raises:
         NotReady: a connection is missing, which is no error of the client.
@@ -106,10 +106,11 @@ def monitor() -> Iterator[Monitor]:
         settings = settings_from_connections()
     except WrongUsage as error:
         raise NotReady(error.what, remedy=error.remedy) from error
-    with wiring.monitor(settings) as opened:
+    with sessions.lent(settings) as opened:
         yield opened
 
 
+sessions = Sessions()
 shared = Shared()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -67,7 +66,7 @@ def show_overview(
 ) -> HTMLResponse:
     """Return the overview page with the chosen tables and facts; see listing.Choice."""
     choice = Choice(period=period, q=q.strip()[:100], only=only, sort=sort.value, page=page)
-    with monitor() as reading, beside(reading) as asked:
+    with monitor() as reading, beside() as asked:
         drawn = asked(lambda aside: _charts(aside, period))
         state = read_overview(reading, trusted=trusted)
         parts = shared.get("airflow", read_parts)
@@ -113,7 +112,7 @@ def show_table(
     letter: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
 ) -> HTMLResponse:
     """Return a table's page; only users who may repair the table see values of its rows."""
-    with monitor() as reading, beside(reading) as asked:
+    with monitor() as reading, beside() as asked:
         known = known_table(reading, table)
         chosen = letter if trusted else None
         history = asked(lambda aside: _history(aside, known, period, chosen, trusted=trusted))
@@ -176,10 +175,9 @@ def static(name: str) -> FileResponse:
 
 
 @contextmanager
-def beside(of: Monitor) -> Iterator[Callable[[Callable[[Monitor], T]], Future[T]]]:
-    """Yield a function that begins to ask by another session, while the monitor's own is in use."""
-    with closing(of.clickhouse.another()) as session, ThreadPoolExecutor(1) as threads:
-        aside = replace(of, clickhouse=session)
+def beside() -> Iterator[Callable[[Callable[[Monitor], T]], Future[T]]]:
+    """Yield a function that begins to ask by another monitor, while the first is in use."""
+    with monitor() as aside, ThreadPoolExecutor(1) as threads:
         yield lambda question: threads.submit(question, aside)
 
 

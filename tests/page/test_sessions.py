@@ -1,0 +1,116 @@
+"""Sessions on the services are kept from one request of the page to the next, and end later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import pytest
+
+from sluice.clients.broker import Broker
+from sluice.operate.monitor import Monitor
+from sluice.settings import Settings
+from sluice_airflow.page import sessions as module
+from sluice_airflow.page.sessions import Sessions
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def sessions() -> Iterator[Sessions]:
+    with closing(Closing()) as made:
+        yield made
+
+
+class Closing(Sessions):
+    """Sessions that end with the test."""
+
+    close = Sessions.end
+
+
+def looked(of: Monitor) -> None:
+    """What a request asks of all services."""
+    state = of.overview()
+    assert [service.name for service in state.services if not service.answers] == []
+
+
+def connections(settings: Settings) -> int:
+    """The number of this process's connections to ClickHouse and the broker."""
+    broker = int(settings.kafka.bootstrap.rpartition(":")[2])
+    ports = {settings.clickhouse.port, broker}
+    own = psutil.Process().net_connections("tcp")
+    live = psutil.CONN_ESTABLISHED
+    return len([one for one in own if one.raddr and one.raddr.port in ports and one.status == live])
+
+
+def test_the_next_request_logs_in_nowhere(
+    services: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds, client = [], Broker.client
+
+    def counted(self: Broker, kind: Any, *args: Any, **options: Any) -> Any:
+        kinds.append(kind)
+        return client(self, kind, *args, **options)
+
+    monkeypatch.setattr(Broker, "client", counted)
+    used = []
+    for _ in range(3):
+        with sessions.lent(services) as of:
+            looked(of)
+            used.append(of.clickhouse)
+    assert len(kinds) == 1
+    assert used[0] is used[1] is used[2]
+
+
+def test_requests_at_once_and_those_of_other_settings_have_sessions_of_their_own(
+    services: Settings, sessions: Sessions
+) -> None:
+    other = replace(services, clickhouse=replace(services.clickhouse, person="somebody else"))
+    with sessions.lent(services) as one, sessions.lent(services) as two:
+        assert one.clickhouse is not two.clickhouse
+    with sessions.lent(other) as three:
+        assert three.clickhouse.person == "somebody else"
+    with sessions.lent(services) as four:
+        assert four.clickhouse in {one.clickhouse, two.clickhouse}
+
+
+def test_a_request_that_fails_leaves_no_session(services: Settings, sessions: Sessions) -> None:
+    before = connections(services)
+
+    def failing() -> None:
+        with sessions.lent(services) as of:
+            looked(of)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        failing()
+    until(lambda: connections(services) <= before, "its connections are closed")
+
+
+def test_sessions_that_nobody_needs_end_by_themselves(
+    services: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = connections(services)
+    monkeypatch.setattr(module, "IDLE_S", 0.5)
+    with sessions.lent(services) as one, sessions.lent(services) as two:
+        looked(one)
+        looked(two)
+    assert connections(services) > before
+    until(lambda: connections(services) <= before, "all connections are closed")
+    with sessions.lent(services) as of:
+        looked(of)
+
+
+def test_a_change_of_the_models_shows_at_once(
+    services: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sessions.lent(services) as of:
+        known = of.catalog
+    changed = replace(known, tables=known.tables[:1])
+    monkeypatch.setattr(module, "load_catalog", lambda _: changed)
+    with sessions.lent(services) as of:
+        assert of.catalog is changed
