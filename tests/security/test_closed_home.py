@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from sluice.cli import stack
 from sluice.cli.compose import write_compose_secrets
 from sluice.embedded import airflow_service, clickhouse_users, postgres, private
 from sluice.embedded.passwords import ensure_secrets
@@ -223,3 +224,32 @@ def test_a_file_of_a_kind_that_cannot_be_replaced_is_an_error_in_words(folder: P
     with pytest.raises(WrongUsage, match=r"secrets\.json cannot be written"):
         private.write(folder / "secrets.json", "x")
     shutil.rmtree(folder / "secrets.json")
+
+
+def test_code_that_every_account_may_change_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = folder / "a project"
+    settings = read_settings({"SLUICE_PROJECT": str(project), "SLUICE_MODELS": "acme.db"})
+    code = [project / name for name in ("dags/one.py", "plugins/two.py", "acme/db.py")]
+    for path in code:
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    (project / "dags" / "link.py").symlink_to(code[0])
+    assert airflow_service.code_open_to_all(settings) == []
+    stack.warn_of_open_code(settings)
+    assert capsys.readouterr().err == ""
+    for path in (*code, project / "plugins", project, folder):
+        path.chmod(path.stat().st_mode | stat.S_IWOTH)
+        assert airflow_service.code_open_to_all(settings) == [path]
+        stack.warn_of_open_code(settings)
+        command = capsys.readouterr().err.partition("run: ")[2]
+        subprocess.run(command, shell=True, check=True)
+        assert airflow_service.code_open_to_all(settings) == []
+    folder.chmod(0o1777)  # as /tmp
+    assert airflow_service.code_open_to_all(settings) == []
+    for number in range(7):
+        (project / "dags" / f"{number}.py").write_text("")
+        (project / "dags" / f"{number}.py").chmod(0o666)
+    stack.warn_of_open_code(settings)
+    assert capsys.readouterr().err.endswith(" and 2 more\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _EXAMPLE = "fact_order_item"
+_NAMED = 5
 _REVENUE = """
 SELECT customer_country AS country, product_category AS category,
     sum(quantity * price) AS revenue, count() AS items
@@ -60,7 +62,6 @@ def up(
     if create_tables:
         model_tables.require_own_server(context.obj)
     from sluice import wiring
-    from sluice.catalog import load_catalog
     from sluice.cli import first_facts
     from sluice.embedded.airflow_service import migrate_command
     from sluice.embedded.clickhouse import fetch_library
@@ -70,7 +71,7 @@ def up(
     from sluice.embedded.stack import Stack
 
     report = _clock()
-    load_catalog(context.obj.models)  # models with a fault are named before anything starts
+    _check_code(context.obj)
     theirs = not context.obj.kafka.embedded
     known = require_broker(context.obj, report) if theirs else True
     if not context.obj.postgres.embedded:
@@ -259,6 +260,28 @@ def _kafka_options(options: Mapping[str, str]) -> dict[str, str]:
     tls = str(options.get("security.protocol", "")).upper() in {"SSL", "SASL_SSL"}
     known = {name: options[option] for name, option in names.items() if option in options}
     return {**known, **({"KAFKA_TLS": "true"} if tls else {})}
+
+
+def _check_code(settings: Settings) -> None:
+    """Name faults of the models before anything starts, and code that is not the user's alone."""
+    from sluice.catalog import load_catalog
+
+    load_catalog(settings.models)
+    warn_of_open_code(settings)
+
+
+def warn_of_open_code(settings: Settings) -> None:
+    """Say what every account of this machine may change of the code that Airflow runs."""
+    from sluice.embedded.airflow_service import code_open_to_all
+
+    if found := code_open_to_all(settings):
+        places = " ".join(shlex.quote(str(path)) for path in found[:_NAMED])
+        rest = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        say(
+            f"warning: every account of this machine may change code that Airflow runs as you;"
+            f" run: chmod o-w {places}{rest}",
+            err=True,
+        )
 
 
 def _create_example(settings: Settings) -> None:

@@ -26,6 +26,13 @@ def dags_folder(settings: Settings) -> Path:
     return own if own.is_dir() else PACKAGE.parent / "sluice_airflow" / "dags"
 
 
+def code_open_to_all(settings: Settings) -> list[Path]:
+    """Return what every account of this machine may change of the code that Airflow runs."""
+    models = settings.project / settings.models.partition(".")[0]
+    folders = (dags_folder(settings), settings.project / "plugins", models)
+    return list(private.open_to_all((*folders, models.with_suffix(".py"))))
+
+
 def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     """Return the environment of every Airflow process of the stack."""
     home, port = settings.home / "airflow", settings.airflow_port

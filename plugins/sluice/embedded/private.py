@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sluice.errors import WrongUsage
@@ -110,6 +110,30 @@ def _access_list(folder: Path) -> Iterator[tuple[int, int, int]]:
             yield tag, mode >> shift & 7, _ACL_NOBODY
     else:
         yield from struct.iter_unpack("<HHI", stored[4:])
+
+
+def open_to_all(places: Iterable[Path]) -> Iterator[Path]:
+    """Yield what every account may change: of files and folders, what is in them, folders above.
+
+    Symbolic links are not followed. In a folder such as /tmp nobody can replace what others made.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        found |= dict.fromkeys(above for above in place.absolute().parents if _replaceable(above))
+        found |= dict.fromkeys(path for path in (place, *place.rglob("*")) if _changeable(path))
+    yield from found
+
+
+def _changeable(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    return bool(mode & stat.S_IWOTH) and not stat.S_ISLNK(mode)
+
+
+def _replaceable(folder: Path) -> bool:
+    return _changeable(folder) and not folder.stat().st_mode & stat.S_ISVTX
 
 
 def tighten(folder: Path, guest: int | None = None) -> None:
