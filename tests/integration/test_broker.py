@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import psutil
@@ -17,6 +18,7 @@ from sluice.clients.topics import EPOCH_TOPIC, Topics
 from sluice.drain.kafka_log import KafkaLog
 from sluice.drain.ports import Chunk
 from sluice.embedded.stack import Stack
+from sluice.errors import Unreachable
 from sluice.settings import Settings
 from tests.support.damage import make_again
 from tests.support.outside_broker import require_embedded
@@ -26,6 +28,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
+T = TypeVar("T")
 KILLS = 4
 LIVE = psutil.CONN_ESTABLISHED
 
@@ -143,23 +146,33 @@ def test_kept_clients_outlive_a_restart_and_a_kill_of_the_broker(
     until(lambda: not connections(stack), "the clients are closed")
 
 
-def test_kept_clients_answer_for_topics_that_were_made_again(
+def test_topics_that_were_made_again_cost_kept_clients_one_call_at_most(
     running: tuple[Settings, Stack],
 ) -> None:
+    """librdkafka may keep on asking for the topic of before; the next call has another client."""
     settings, _ = running
-    topics, name = Topics(settings.kafka), f"cdc.again_{uuid4().hex[:8]}"
+    topics, name = Topics(settings.kafka, seconds=5), f"cdc.again_{uuid4().hex[:8]}"
     topics.ensure([name])
+
+    def once_more(ask: Callable[[], T]) -> T:
+        with suppress(Unreachable):
+            return ask()
+        return ask()
+
     with topics.keeping():
         for _ in range(3):
+            producer = Producer(Broker(settings.kafka).options)
+            producer.produce(name, b"value")
+            assert producer.flush(30) == 0
             topics.note_published("again", 1)
             before = topics.incarnation([name])
-            assert topics.ends([name]) == {name: 0}
+            assert topics.ends([name]) == {name: 1}
             make_again(settings, name)
             make_again(settings, EPOCH_TOPIC)
-            after = topics.incarnation([name])
+            after = once_more(lambda: topics.incarnation([name]))
             assert set(after).isdisjoint(before)
-            assert topics.ends([name]) == {name: 0}
-            assert topics.published("again") == 0
+            assert once_more(lambda: topics.ends([name])) == {name: 0}
+            assert once_more(lambda: topics.published("again")) == 0
 
 
 def connections(stack: Stack) -> set[int]:

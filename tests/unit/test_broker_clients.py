@@ -56,12 +56,14 @@ def test_a_client_whose_request_is_abandoned_does_not_end_on_a_thread_of_its_own
 class Idle:
     """Like an admin client that has nothing to send, it has no length."""
 
-    def __init__(self, options: dict[str, Any]) -> None: ...
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.closed = 0
 
     def __len__(self) -> int:
         return 0
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.closed += 1
 
 
 def test_a_kept_client_is_the_one_of_the_next_call() -> None:
@@ -72,3 +74,25 @@ def test_a_kept_client_is_the_one_of_the_next_call() -> None:
         with broker.opened(Idle) as second:
             pass
     assert second is first
+
+
+def test_kept_clients_are_closed_once_when_the_last_of_all_contexts_ends() -> None:
+    broker = Broker(read_settings({}).kafka)
+    early, late = broker.keeping(), broker.keeping()
+    early.__enter__()
+    with broker.opened(Idle) as kept:
+        pass
+    late.__enter__()
+    with broker.opened(Idle) as one, broker.opened(Idle) as other:
+        assert one is kept
+        assert other is not one
+    early.__exit__(None, None, None)  # the context that began first ends first
+    assert (one.closed, other.closed) == (0, 0)
+    with broker.opened(Idle) as again:
+        assert again in (one, other)
+        late.__exit__(None, None, None)
+        assert sorted([one.closed, other.closed]) == [0, 1]
+    assert (one.closed, other.closed) == (1, 1)
+    with broker.opened(Idle) as unkept:
+        pass
+    assert unkept.closed == 1

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -102,7 +104,9 @@ class Broker:
             "log_level": _INFORMATION,  # not printed: see `log`
             **settings.options,
         }
-        self._kept: dict[Hashable, Any] | None = None
+        self._lock = threading.Lock()
+        self._keeping = 0  # contexts that have not ended
+        self._kept: dict[Hashable, list[Any]] = defaultdict(list)
         self._reports: deque[tuple[float, KafkaError]] = deque(maxlen=50)
 
     def log(self, _level: int, _form: str, kind: str, _client: str, text: str) -> None:
@@ -151,8 +155,7 @@ class Broker:
         its own threads, and librdkafka ends the process when the client is destroyed there.
         """
         name = (kind, *sorted(options.items()))
-        kept = self._kept
-        client = kept.pop(name, None) if kept is not None else None
+        client = self._take(name)
         if client is None:  # an admin client with nothing to send is false
             client = self.client(kind, options)
         try:
@@ -166,24 +169,35 @@ class Broker:
         if isinstance(client, Producer) or not self._keep(name, client):
             _close(client)
 
+    def _take(self, name: Hashable) -> Any:
+        with self._lock:
+            kept = self._kept.get(name)
+            return kept.pop() if kept else None
+
     def _keep(self, name: Hashable, client: Any) -> bool:
-        """Keep a client for the next call; false if nothing is kept, or another one of its name."""
-        kept = self._kept
-        return kept is not None and kept.setdefault(name, client) is client
+        with self._lock:
+            if self._keeping:
+                self._kept[name].append(client)
+            return bool(self._keeping)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Keep clients from one call to the next, until the context ends; threads may share them.
+        """Keep clients from one call to the next, until all such contexts have ended.
 
-        Connecting and logging in cost more than most requests.
+        Threads may share them. Connecting and logging in cost more than most requests.
         """
-        self._kept = {}
+        with self._lock:
+            self._keeping += 1
         try:
             yield
         finally:
-            kept, self._kept = self._kept, None
-            while kept:
-                _close(kept.popitem()[1])
+            with self._lock:
+                self._keeping -= 1
+                kept = {} if self._keeping else self._kept.copy()
+                if kept:
+                    self._kept.clear()
+            for client in chain.from_iterable(kept.values()):
+                _close(client)
 
     @contextmanager
     def translated(self, client: Any) -> Iterator[None]:
@@ -231,7 +245,7 @@ class Broker:
     def _recent(self) -> list[KafkaError]:
         """Return the recent reports, newest first."""
         now = time.monotonic()
-        recent = [error for at, error in reversed(self._reports) if now - at < _RECENT_S]
+        recent = [error for at, error in reversed(list(self._reports)) if now - at < _RECENT_S]
         return [error for error in recent if error.code() != KafkaError._ALL_BROKERS_DOWN]
 
     def silent(self, client: Any, what: str) -> Unreachable:

@@ -435,6 +435,7 @@ class Topics:
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 20,  # a topic's end is reported after a fetch that waited
                 "reconnect.backoff.ms": 1,  # else half of all reads wait 50 ms to connect
+                "reconnect.backoff.max.ms": 500,  # of a client that is kept over an outage
                 **options,
             },
         )
