@@ -10,15 +10,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sluice.clients.clickhouse import ClickHouse
 from sluice.clients.listeners import listening_account
 from sluice.embedded.stack import Stack
-from sluice.errors import NotReady
+from sluice.errors import NotReady, Unreachable
 from sluice.settings import Settings, read_secrets
 from tests.support.processes import SLUICE, command_environment
 from tests.support.services import free_ports
@@ -112,6 +113,50 @@ def test_no_command_sends_a_password_to_whoever_holds_the_port(
         error = json.loads(done.stdout)["error"]
         assert str(port) in error
         assert setting == "SLUICE_POSTGRES_PORT" or "listens on" in error or "is on" in error
+
+
+@contextmanager
+def forwarding(port: int, to: int) -> Iterator[None]:
+    """A server of this user's that passes everything on; its connections end with it."""
+    ends: list[socket.socket] = []
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def accept(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                pair = (server.accept()[0], socket.create_connection(("127.0.0.1", to)))
+                ends.extend(pair)
+                for way in (pair, pair[::-1]):
+                    threading.Thread(target=copy, args=way, daemon=True).start()
+
+    server = socket.create_server(("127.0.0.1", port))
+    threading.Thread(target=accept, args=(server,), daemon=True).start()
+    try:
+        yield
+    finally:
+        for end in (server, *ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_a_session_that_lost_its_server_sends_no_password_to_another(services: Settings) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    (port,) = free_ports(1)
+    moved = replace(services.clickhouse, port=port, account=os.geteuid())
+    with closing(ClickHouse(moved)) as session:
+        with forwarding(port, services.clickhouse.port):
+            assert session.execute("SELECT 1") == [(1,)]
+        with listening(port, b"", "nobody") as heard, pytest.raises(Unreachable, match="another"):
+            session.execute("SELECT 1")
+        assert heard == []
+        with forwarding(port, services.clickhouse.port):
+            assert session.execute("SELECT 1") == [(1,)]
 
 
 def test_a_program_that_runs_is_told_from_another_on_its_port(services: Settings) -> None:

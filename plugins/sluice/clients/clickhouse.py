@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
+from clickhouse_driver.connection import Connection
 
 from sluice.clients import listeners
 from sluice.errors import NeedsPerson, NotReady, Refused, Unreachable, WrongUsage, own_log
@@ -26,7 +27,7 @@ _REMEDIES = {
     _ACCESS_DENIED: "give its user the rights that docs/services/clickhouse.md lists",
 }
 _MEMORY = 241
-_HANDSHAKE_S = 10.0
+_HANDSHAKE_S, _PING_S = 10.0, 1.0
 _SHARD_DOWN = frozenset({209, 210, 279})  # time-out, network, no connection
 _READONLY = 164
 _LOG = own_log("clickhouse")
@@ -112,10 +113,10 @@ class ClickHouse:
         settings = self._settings
         options = {"connect_timeout": 5, **settings.options}
         chosen = options.pop("settings", {})
-        limits = {} if self._seconds is None else {"send_receive_timeout": self._seconds}
+        limits = {} if self._seconds is None else _limits(self._seconds)
         defaults = {"server_side_params": True, "strings_as_bytes": False}
         try:
-            return Client(
+            client = Client(
                 host=settings.host,
                 port=settings.port,
                 user=settings.user,
@@ -130,14 +131,18 @@ class ClickHouse:
                 f"the options of {self.where} are not clickhouse-driver's: {error}",
                 remedy="fix SLUICE_CLICKHOUSE_OPTIONS, or the extra of sluice_clickhouse",
             ) from None
+        connection = client.connection
+        connection.connect = partial(self._connect, connection, connection.connect)
+        return client
 
     def another(self) -> ClickHouse:
         """Return another session with the same settings, as one takes a query at a time."""
         return ClickHouse(self._settings, self._seconds)
 
     def close(self) -> None:
-        """End the session."""
-        self._client.disconnect()
+        """End the session, if it began."""
+        if client := self.__dict__.get("_client"):
+            client.disconnect()
 
     def execute(
         self, query: str, /, external: Sequence[Mapping[str, Any]] = (), **parameters: Any
@@ -285,7 +290,6 @@ class ClickHouse:
         """
         where = self.where
         try:
-            self._shake_hands()
             yield
         except driver_errors.ServerException as error:
             raise (refusal or server_error)(where, error) from error
@@ -302,14 +306,12 @@ class ClickHouse:
                 f" {look(self._settings)}",
             ) from error
 
-    def _shake_hands(self) -> None:
-        """Connect within _HANDSHAKE_S unless there is a connection.
+    def _connect(self, connection: Connection, connect: Callable[[], None]) -> None:
+        """Connect within _HANDSHAKE_S, to no server of another account.
 
-        The driver would wait for the handshake as long as for a query: five minutes.
+        The driver would wait for the handshake as long as for a query: five minutes. It calls this
+        when it finds a connection closed, too.
         """
-        connection = self._client.connection
-        if connection.connected:
-            return
         settings = self._settings
         if settings.account is not None:
             name = "SLUICE_CLICKHOUSE_PORT"
@@ -317,7 +319,7 @@ class ClickHouse:
         patience = connection.send_receive_timeout
         connection.send_receive_timeout = min(patience, _HANDSHAKE_S)
         try:
-            connection.connect()
+            connect()
         except (ValueError, MemoryError, OverflowError) as error:  # no valid handshake
             raise _OtherProtocol(type(error).__name__) from error
         finally:
@@ -327,6 +329,11 @@ class ClickHouse:
 
 class _OtherProtocol(Exception):
     """The server on the port does not speak ClickHouse's protocol."""
+
+
+def _limits(seconds: float) -> dict[str, float]:
+    """Return the driver's limits for a query, and for the ping before it."""
+    return {"send_receive_timeout": seconds, "sync_request_timeout": min(_PING_S, seconds)}
 
 
 def _first_line(error: Exception) -> str:
