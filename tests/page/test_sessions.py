@@ -9,8 +9,11 @@ from typing import Any
 
 import psutil
 import pytest
+from fastapi import HTTPException
 
 from sluice.clients.broker import Broker
+from sluice.clients.clickhouse import ClickHouse
+from sluice.errors import WrongUsage
 from sluice.operate.monitor import Monitor
 from sluice.settings import Settings
 from sluice_airflow.page import sessions as module
@@ -105,12 +108,59 @@ def test_sessions_that_nobody_needs_end_by_themselves(
         looked(of)
 
 
-def test_a_change_of_the_models_shows_at_once(
+def test_a_session_logs_in_again_when_it_is_old(
     services: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with sessions.lent(services) as of:
-        known = of.catalog
-    changed = replace(known, tables=known.tables[:1])
-    monkeypatch.setattr(module, "load_catalog", lambda _: changed)
-    with sessions.lent(services) as of:
-        assert of.catalog is changed
+    before = connections(services)
+    monkeypatch.setattr(module, "OLDEST_S", 0.0)
+    with sessions.lent(services) as one:
+        looked(one)
+    until(lambda: connections(services) <= before, "all connections are closed")
+    with sessions.lent(services) as two:
+        assert two.clickhouse is not one.clickhouse
+
+
+@pytest.mark.parametrize("fault", [HTTPException(404), WrongUsage("no key")])
+def test_a_request_that_is_wrong_costs_no_session(
+    services: Settings, sessions: Sessions, fault: Exception
+) -> None:
+    def failing() -> Monitor:
+        with sessions.lent(services) as of:
+            used.append(of.clickhouse)
+            raise fault
+
+    used: list[object] = []
+    for _ in range(2):
+        with pytest.raises(type(fault)):
+            failing()
+    assert used[0] is used[1]
+
+
+def test_all_sessions_end_whatever_one_raises(
+    services: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = connections(services)
+    with sessions.lent(services) as one, sessions.lent(services) as two:
+        looked(one)
+        looked(two)
+    closed = ClickHouse.close
+
+    def failing(self: ClickHouse) -> None:
+        closed(self)
+        raise OSError
+
+    monkeypatch.setattr(ClickHouse, "close", failing)
+    with pytest.raises(OSError):  # noqa: PT011 - it has no text
+        sessions.end()
+    until(lambda: connections(services) <= before, "all connections are closed")
+
+
+def test_options_that_are_wrong_are_told_and_end_in_no_other_error(
+    services: Settings, sessions: Sessions
+) -> None:
+    wrong = replace(services, clickhouse=replace(services.clickhouse, options={"no_option": 1}))
+    for _ in range(2):
+        with sessions.lent(wrong) as of:
+            state = {service.name: service.error for service in of.overview().services}
+        assert "options" in state["ClickHouse"]
+    sessions.end()

@@ -11,12 +11,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock, Timer
 
+from fastapi import HTTPException
+
 from sluice import wiring
-from sluice.catalog import load_catalog
+from sluice.errors import WrongUsage
 from sluice.operate.monitor import Monitor
 from sluice.settings import Settings
 
 IDLE_S = 30.0
+# Logins are tried again: a changed password is found, and another server behind the address.
+OLDEST_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +30,7 @@ class _Session:
     settings: Settings
     monitor: Monitor
     resources: ExitStack
+    opened_at: float
     idle_since: float
 
 
@@ -39,14 +44,17 @@ class Sessions:
 
     @contextmanager
     def lent(self, settings: Settings) -> Iterator[Monitor]:
-        """Lend a monitor to one request; it is kept for the next unless the request fails."""
+        """Lend a monitor to one request; it is kept for the next unless a service fails."""
         session = self._take(settings) or _opened(settings)
         try:
-            yield replace(session.monitor, catalog=load_catalog(settings.models))
+            yield session.monitor
+        except (HTTPException, WrongUsage):  # the request's own fault
+            self._keep(session)
+            raise
         except BaseException:
             session.resources.close()
             raise
-        self._keep(replace(session, idle_since=time.monotonic()))
+        self._keep(session)
 
     def end(self, idle_s: float = 0.0) -> None:
         """End the sessions that have been idle for so long."""
@@ -55,8 +63,9 @@ class Sessions:
             ended = [session for session in self._idle if session.idle_since <= before]
             self._idle = [session for session in self._idle if session.idle_since > before]
             self._timer = self._watch() if self._idle else None
-        for session in ended:
-            session.resources.close()
+        with ExitStack() as closing:  # all of them, whatever one raises
+            for session in ended:
+                closing.push(session.resources)
 
     def _take(self, settings: Settings) -> _Session | None:
         with self._lock:
@@ -67,8 +76,12 @@ class Sessions:
         return None
 
     def _keep(self, session: _Session) -> None:
+        now = time.monotonic()
+        if now - session.opened_at > OLDEST_S:
+            session.resources.close()
+            return
         with self._lock:
-            self._idle.append(session)
+            self._idle.append(replace(session, idle_since=now))
             self._timer = self._timer or self._watch()
 
     def _watch(self) -> Timer:
@@ -81,4 +94,4 @@ class Sessions:
 def _opened(settings: Settings) -> _Session:
     with ExitStack() as resources:
         monitor = resources.enter_context(wiring.monitor(settings))
-        return _Session(settings, monitor, resources.pop_all(), 0.0)
+        return _Session(settings, monitor, resources.pop_all(), time.monotonic(), 0.0)
