@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 from sluice.settings import PROJECT, RelaySettings, Settings
-from tests.support.processes import command_environment, stop
+from tests.support.installed import (
+    built,
+    checked_deep,
+    empty_environment,
+    environment,
+    install,
+    relayed,
+    settled,
+    sluice,
+    statement,
+)
 from tests.support.services import drop_slot
-from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
-# What a wheel is built from; a build in the repository would leave files there.
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "requirements-node.txt")
-FOLDERS = ("plugins", "dags", "docker")
 THEIRS = """
 CREATE SCHEMA atlas;
 CREATE TYPE atlas.kind AS ENUM ('city', 'village');
@@ -59,32 +62,14 @@ DELETE FROM atlas.roads WHERE from_id = 1;
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        shutil.copy(PROJECT / name, source)
-    for name in FOLDERS:
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(PROJECT / name, source / name, symlinks=True, ignore=ignored)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
-    subprocess.run([*build, *options], check=True)
-    (made,) = out.glob("sluice-*.whl")
-    return made
+    return built(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `sluice` in an environment of the wheel and what it depends on."""
-    home = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
-    install: list[str | Path] = [
-        Path(sys.executable).with_name("uv"),
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-    ]
-    subprocess.run([*install, "--python", home / "bin/python", wheel], check=True)
+    home = empty_environment(tmp_path_factory)
+    install(home, "--no-deps", wheel)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     # Packages of this environment, without its editable Sluice, which another .pth adds.
     others = home / "lib" / version / "site-packages" / "others.pth"
@@ -95,45 +80,15 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def theirs(services: Settings) -> Iterator[Settings]:
     """A database of somebody else, with data in it."""
-    statement(services, "CREATE DATABASE theirs")
+    statement(services.postgres, "CREATE DATABASE theirs")
     own = replace(
         services,
         postgres=replace(services.postgres, database="theirs"),
         relay=RelaySettings(slot="sluice_geo", ack="drained"),
     )
-    statement(own, THEIRS)
+    statement(own.postgres, THEIRS)
     yield own
     drop_slot(own)
-
-
-def statement(settings: Settings, text: str) -> None:
-    source = settings.postgres
-    with closing(
-        psycopg2.connect(
-            host=source.host,
-            port=source.port,
-            user=source.user,
-            password=source.password.get_secret_value(),
-            dbname=source.database,
-        )
-    ) as session:
-        session.autocommit = True
-        session.cursor().execute(text)
-
-
-def environment(settings: Settings, scripts: Path) -> dict[str, str]:
-    inherited = command_environment(settings, PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}")
-    return {name: value for name, value in inherited.items() if name != "PYTHONPATH"}
-
-
-def sluice(*arguments: str, at: Path, environment: Mapping[str, str], code: int = 0) -> str:
-    command = [shutil.which("sluice", path=environment["PATH"]) or "", *arguments]
-    done = subprocess.run(
-        command, cwd=at, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
 
 
 def test_the_wheel_is_whole_and_takes_no_names_of_users(wheel: Path) -> None:
@@ -192,21 +147,11 @@ def test_a_project_of_an_own_database_reaches_equality(
     sluice("generate", "--check", at=project / "geo_models", environment=variables)
     assert "sluice.toml" in sluice("config", at=project / "dags", environment=variables)
     sluice("init", at=project, environment=variables)
-    with subprocess.Popen(
-        [scripts / "sluice", "relay"],
-        cwd=project,
-        env=variables,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as relay:
-        try:
-            settled(project, variables)
-            statement(theirs, CHANGES)
-            settled(project, variables)
-            printed = sluice("quality", "--deep", "--json", at=project, environment=variables)
-            report, _ = json.JSONDecoder().raw_decode(printed)  # its log follows
-        finally:
-            stop(relay)
+    with relayed(project, variables):
+        settled(project, variables)
+        statement(theirs.postgres, CHANGES)
+        settled(project, variables)
+        report = checked_deep(project, variables)
     assert report["passed"]
     deep = {check["table"] for check in report["checks"] if check["check"] == "rows"}
     assert {"atlas_countries", "atlas_places", "atlas_roads"} <= deep
@@ -214,29 +159,6 @@ def test_a_project_of_an_own_database_reaches_equality(
     query = "SELECT km, from__countries_name, to_kind FROM olap.fact_roads ORDER BY km"
     rows = sluice("sql", query, "--format", "csv", at=project, environment=variables)
     assert rows.splitlines()[1:] == ['7,\\N,"city"', '\\N,"Norge","city"']
-
-
-def settled(project: Path, variables: Mapping[str, str]) -> None:
-    """Drain, rebuild and check until the row counts are compared and equal."""
-
-    program = shutil.which("sluice", path=variables["PATH"]) or ""
-
-    def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [program, *arguments],
-            cwd=project,
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def passed() -> bool:
-        ran("drain")  # the first copy is complete once it is drained
-        done = ran("quality", "--json")
-        return done.returncode == 0 and bool(json.loads(done.stdout)["passed"])
-
-    until(passed, "the checks pass")
 
 
 PROGRAM = """
