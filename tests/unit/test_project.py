@@ -185,6 +185,41 @@ def test_models_of_another_place_are_followed_by_a_package_with_marks(
     assert event_schema(catalog, catalog.table("visits")).__name__ == "VisitEvent"
 
 
+CALLS = """
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, MetaData, String, Table
+
+metadata = MetaData()
+Table("secrets", metadata, Column("secret_id", String, primary_key=True), Column("secret", String))
+Table("sessions", metadata, Column("token", String, primary_key=True),
+      Column("ssn", Integer), Column("api_token", String, unique=True))
+Table(
+    "calls", metadata, Column("id", Integer, primary_key=True),
+    Column("input_tokens", BigInteger), Column("total_tokens_of_day", Float),
+    Column("tokens", String), Column("token", Integer),
+    Column("secret_id", ForeignKey("secrets.secret_id")),
+    Column("session_token", ForeignKey("sessions.token")),
+    Column("api_token", ForeignKey("sessions.api_token")),
+)
+"""
+
+
+def test_new_excludes_secrets_by_name_but_no_counts_and_no_keys_of_other_tables(
+    folder: Path,
+) -> None:
+    (folder / "own_calls.py").write_text(CALLS)
+    done = CliRunner().invoke(app, ["new", "made", "--models", "own_calls"])
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stdout.splitlines() if "is excluded, by its name" in line]
+    assert [line.split()[0] for line in lines] == [
+        "calls.api_token",
+        "calls.token",
+        "calls.tokens",
+        "secrets.secret",
+        "sessions.api_token",
+        "sessions.ssn",
+    ]
+
+
 @pytest.mark.parametrize("name", ["2024", "é", "class", "a b", "x" * 80, "sales-eu"])
 def test_a_project_of_any_name_has_a_package_and_a_slot(name: str, folder: Path) -> None:
     (folder / "own_things.py").write_text(OTHERS)

@@ -20,14 +20,20 @@ _SECRET = re.compile(
     r"|(^|_)(ssn|iban|cvv|cvc)($|_)",
     re.IGNORECASE,
 )
+_TOKENS = re.compile(r"(^|_)tokens(_|$)", re.IGNORECASE)
+_NUMBERS = frozenset(["smallint", "integer", "bigint", "numeric", "real", "float"])
 _FEW_VALUES = frozenset(["boolean", "enum"])
 _OF_VALUES = frozenset(["range", "values"])  # expectations of the values themselves
 _HIDE = 'leave it out instead: "exclude": True'
 
 
-def looks_secret(name: str) -> bool:
-    """Whether a column of this name may hold secrets, so that a person should decide."""
-    return _SECRET.search(name) is not None
+def looks_secret(name: str, *, number: bool) -> bool:
+    """Whether a column of this name may hold secrets, so that a person should decide.
+
+    Args:
+        number: whether its values are numbers; of `input_tokens` they are counts.
+    """
+    return _SECRET.search(_TOKENS.sub("", name) if number else name) is not None
 
 
 def candidates(tables: Iterable[Table]) -> list[str]:
@@ -36,7 +42,9 @@ def candidates(tables: Iterable[Table]) -> list[str]:
         f"{table.name}.{column.name}"
         for table in tables
         for column in table.columns
-        if looks_secret(column.name) and not column.mask and not column.primary_key
+        if looks_secret(column.name, number=column.declared.kind in _NUMBERS)
+        and not column.mask
+        and not column.primary_key
     ]
 
 

@@ -23,6 +23,7 @@ from sluice.printable import named
 
 _PUBLIC = "public"
 _NAMED = 20  # tables of a line
+_NUMBERS = (sa.Integer, sa.Numeric, sa.Float)
 _SYSTEM = re.compile("information_schema|pg_.*")
 # Names of columns that may hold what belongs on no topic.
 _MARKS = '''
@@ -225,10 +226,14 @@ def _facts(tables: Iterable[sa.Table]) -> list[str]:
     )
 
 
-def _secrets(tables: Iterable[Any]) -> list[tuple[str, str]]:
+def _secrets(tables: Iterable[sa.Table]) -> list[tuple[str, str]]:
+    """Return tables and columns to exclude: not keys, nor columns that hold a followed key."""
+    columns = [column for table in tables for column in table.columns]
+    keys = {f"{c.table.fullname}.{c.name}" for c in columns if c.primary_key}
     return sorted(
-        (table.fullname, str(column.name))
-        for table in tables
-        for column in table.columns
-        if looks_secret(str(column.name)) and not column.primary_key
+        (column.table.fullname, str(column.name))
+        for column in columns
+        if looks_secret(str(column.name), number=isinstance(column.type, _NUMBERS))
+        and not column.primary_key
+        and not any(key.target_fullname in keys for key in column.foreign_keys)
     )
