@@ -220,6 +220,24 @@ def test_new_excludes_secrets_by_name_but_no_counts_and_no_keys_of_other_tables(
     ]
 
 
+TWICE = """
+from sqlalchemy import Column, Integer, MetaData, Table
+
+old, new = MetaData(), MetaData()
+for metadata in (old, new):
+    Table("runs", metadata, Column("id", Integer, primary_key=True))
+"""
+
+
+def test_new_refuses_models_that_declare_a_table_twice_and_writes_nothing(folder: Path) -> None:
+    """As an application keeps those of its first version for its migrations."""
+    (folder / "own_versions.py").write_text(TWICE)
+    done = CliRunner().invoke(app, ["new", "made", "--models", "own_versions"])
+    assert isinstance(done.exception, WrongUsage)
+    assert "table public.runs twice, in different MetaData" in str(done.exception)
+    assert not (folder / "made").exists()
+
+
 @pytest.mark.parametrize("name", ["2024", "é", "class", "a b", "x" * 80, "sales-eu"])
 def test_a_project_of_any_name_has_a_package_and_a_slot(name: str, folder: Path) -> None:
     (folder / "own_things.py").write_text(OTHERS)

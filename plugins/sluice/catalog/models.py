@@ -8,7 +8,7 @@ import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,7 +143,7 @@ def describe(
             tables.append(table)
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
-    _require_own_places(places)
+    require_own_places(own.source for own in found)
     require_unreferred(
         {
             own.source.fullname: by_place[place]
@@ -225,9 +225,9 @@ def _require_short_names(table: Table) -> None:
             )
 
 
-def _require_own_places(places: Sequence[tuple[str, str]]) -> None:
+def require_own_places(tables: Iterable[sa.Table]) -> None:
     """Require that no two tables of the models are one in PostgreSQL: of several MetaData."""
-    twice = [place for place, count in Counter(places).items() if count > 1]
+    twice = [at for at, count in Counter(map(place, tables)).items() if count > 1]
     if twice:
         raise WrongUsage(
             f"the models declare table {'.'.join(twice[0])} twice, in different MetaData",

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from sluice.catalog.declared import core_tables, registries
 from sluice.catalog.masking import looks_secret
-from sluice.catalog.models import imported
+from sluice.catalog.models import imported, require_own_places
 from sluice.data_types.annotations import importable
 from sluice.errors import Unreachable, WrongUsage
 from sluice.printable import named
@@ -115,7 +115,9 @@ def adopted(models: str, package: str) -> Reflected:
             f"module {models!r} has no SQLAlchemy models",
             remedy="name a module that defines or imports them, such as the one with their Base",
         )
-    marks, lines = _marks(core_tables(module, mapped), places)
+    tables = core_tables(module, mapped)
+    require_own_places(table for table in tables if not table.info.get("exclude"))
+    marks, lines = _marks(tables, places)
     listed = "\n".join(sorted(set(imports)))
     text = _ADOPTED.format(models=models, imports=listed, marks="\n".join(marks))
     return Reflected(files={"__init__.py": text}, lines=[f"{package} follows {models}", *lines])
