@@ -69,7 +69,7 @@ def test_a_run_that_goes_on_past_its_deadline_is_told_once(
         **airflow_environment(tmp_path),
         "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "sluice_airflow.executor.PreloadedExecutor",
         "AIRFLOW__CORE__PARALLELISM": "1",
         "AIRFLOW__API__BASE_URL": "https://airflow.example",
         "SLUICE_ALERT_WEBHOOK": address,

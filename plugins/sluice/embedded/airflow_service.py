@@ -43,7 +43,7 @@ def environment(settings: Settings, secrets: dict[str, str]) -> dict[str, str]:
     )
     return {
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "sluice_airflow.executor.PreloadedExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder(settings)),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(settings.project / "plugins"),
