@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -69,7 +69,10 @@ def reflected(url: URL, models: str, patterns: Sequence[str]) -> Reflected:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SAWarning)  # of types, which are reported below
             unknown, others = _reflect(engine, metadata, patterns)
-        text = DeclarativeGenerator(metadata, engine, []).generate()
+        generator = DeclarativeGenerator(metadata, engine, [])
+        tables = metadata.tables.values()
+        migrations = [t.fullname for t in tables if generator.should_ignore_table(t)]
+        text = generator.generate()  # removes those
     except SQLAlchemyError as error:
         reason = " ".join(str(error).split())
         raise Unreachable(
@@ -88,9 +91,17 @@ def reflected(url: URL, models: str, patterns: Sequence[str]) -> Reflected:
             f"{len(metadata.tables)} tables were read",
             *(f"{column} is not in the models: its type has no mapping" for column in unknown),
             *others,
+            *_left_out(migrations),
             *lines,
         ],
     )
+
+
+def _left_out(migrations: Sequence[str]) -> Iterator[str]:
+    """Yield a line that names tables in which tools such as Alembic keep their versions."""
+    if migrations:
+        names = named(migrations, _NAMED)
+        yield f"not in the models, as they belong to migrations: {names}"
 
 
 def adopted(models: str, package: str) -> Reflected:
