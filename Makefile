@@ -13,7 +13,7 @@ WORKERS ?= 4
 # Hundreds of processes import what is compiled once, whatever the machine's setting is.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 
-.PHONY: up down env test test-fast test-services test-stacks check lint generate bench docs lock setup compiled trained
+.PHONY: up down env test test-fast test-services test-stacks test-others check lint generate bench docs lock setup compiled trained
 
 up: setup
 	@$(BIN)/sluice up --detach
@@ -29,7 +29,7 @@ env: setup
 test: test-fast test-services test-stacks
 
 test-fast: compiled
-	$(PYTEST) -x -m "not (services or airflow or e2e)"
+	$(PYTEST) -x -m "not (services or airflow or e2e or others)"
 
 test-services: compiled trained
 	$(PYTEST) -m "services and not (airflow or e2e)"
@@ -38,6 +38,11 @@ test-services: compiled trained
 test-stacks: WORKERS = 2
 test-stacks: compiled trained
 	$(PYTEST) -m "airflow or e2e"
+
+# Not in `make test`: installs the programs of requirements-others.txt into an environment of their own.
+test-others: WORKERS = 2
+test-others: compiled trained
+	$(PYTEST) -m others
 
 compiled: setup
 	@$(BIN)/python -m compileall -q dags models plugins
@@ -79,6 +84,7 @@ LOCK = $(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes
 
 lock: setup
 	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-others.in pyproject.toml --extra new -o requirements-others.txt
 	echo "$(UV)" | $(LOCK) - -o requirements-uv.txt
 	echo "$(NODE)" | $(LOCK) - -o requirements-node.txt
 

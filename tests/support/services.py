@@ -91,7 +91,7 @@ def temporary_home() -> Iterator[Path]:
     """A stack's home. Not below pytest's own folder: every pytest that starts closes that to
     other users, and PostgreSQL runs as one where the tests run as root.
     """
-    tiers.require("services", "e2e")
+    tiers.require("services", "e2e", "others")
     with TemporaryDirectory(
         prefix="sluice-test-", dir=in_memory(), ignore_cleanup_errors=True
     ) as folder:
