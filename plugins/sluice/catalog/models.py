@@ -143,7 +143,7 @@ def describe(
             tables.append(table)
     by_place = {(table.schema, table.relation): table for table in tables}
     facts = tuple(make_fact(table, by_place) for table in tables if table.is_fact)
-    require_own_places(own.source for own in found)
+    require_own_places(places)
     require_unreferred(
         {
             own.source.fullname: by_place[place]
@@ -225,9 +225,9 @@ def _require_short_names(table: Table) -> None:
             )
 
 
-def require_own_places(tables: Iterable[sa.Table]) -> None:
+def require_own_places(places: Iterable[tuple[str, str]]) -> None:
     """Require that no two tables of the models are one in PostgreSQL: of several MetaData."""
-    twice = [at for at, count in Counter(map(place, tables)).items() if count > 1]
+    twice = [place for place, count in Counter(places).items() if count > 1]
     if twice:
         raise WrongUsage(
             f"the models declare table {'.'.join(twice[0])} twice, in different MetaData",

@@ -15,6 +15,7 @@ from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from sluice.catalog.declared import core_tables, registries
+from sluice.catalog.mappers import place
 from sluice.catalog.masking import looks_secret
 from sluice.catalog.models import imported, require_own_places
 from sluice.data_types.annotations import importable
@@ -127,7 +128,7 @@ def adopted(models: str, package: str) -> Reflected:
             remedy="name a module that defines or imports them, such as the one with their Base",
         )
     tables = core_tables(module, mapped)
-    require_own_places(table for table in tables if not table.info.get("exclude"))
+    require_own_places(place(table) for table in tables if not table.info.get("exclude"))
     marks, lines = _marks(tables, places)
     listed = "\n".join(sorted(set(imports)))
     text = _ADOPTED.format(models=models, imports=listed, marks="\n".join(marks))
