@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 import pytest
 
 from tests.drain.table import DrainedTable
+from tests.support.local_time import in_zone
 from tests.support.products import TABLE, event, row
 
 pytestmark = pytest.mark.services
@@ -52,14 +53,11 @@ def test_a_clock_that_jumps_by_an_hour_changes_neither_rows_nor_their_order(
 
 
 @pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def berlin() -> Iterator[None]:
     """The time of a place where clocks skip an hour in spring and repeat one in autumn."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "Europe/Berlin")
-        time.tzset()
+    with in_zone("Europe/Berlin"):
         assert time.localtime(datetime(2026, 7, 1, tzinfo=timezone.utc).timestamp()).tm_hour == 2
         yield
-    time.tzset()
 
 
 # 02:30 was no time of Berlin's on the first day, and was there twice on the second.

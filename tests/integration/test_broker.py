@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-import psutil
 import pytest
 from confluent_kafka import Message, Producer
 
@@ -22,7 +21,7 @@ from sluice.errors import Unreachable
 from sluice.settings import Settings
 from tests.support.damage import make_again
 from tests.support.outside_broker import require_embedded
-from tests.support.processes import process_of
+from tests.support.processes import connected_to, process_of
 from tests.support.services import stack_environment, started, temporary_home
 from tests.support.waiting import until
 
@@ -30,7 +29,6 @@ pytestmark = pytest.mark.services
 
 T = TypeVar("T")
 KILLS = 4
-LIVE = psutil.CONN_ESTABLISHED
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +176,7 @@ def test_topics_that_were_made_again_cost_kept_clients_one_call_at_most(
 def connections(stack: Stack) -> set[int]:
     """The ports of this process's connections to the broker."""
     port = int(stack.programs["broker"].address.rpartition(":")[2])
-    own = psutil.Process().net_connections("tcp")
-    return {c.laddr.port for c in own if c.raddr and c.raddr.port == port and c.status == LIVE}
+    return connected_to(port)
 
 
 def test_a_start_that_was_killed_while_it_formatted_is_begun_again(tmp_path: Path) -> None:

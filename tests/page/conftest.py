@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from sluice.clients.broker import Broker
 from sluice.clients.clickhouse import ClickHouse
 from sluice.settings import Settings
 from sluice_airflow.page.limits import KEPT_S
@@ -62,6 +64,20 @@ def person(server: str) -> Iterator[Callable[[str], httpx.Client]]:
     yield client
     for one in clients.values():
         one.close()
+
+
+@pytest.fixture
+def broker_clients(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The kinds of all clients of the broker that this process makes from now on."""
+    kinds: list[object] = []
+    client = Broker.client
+
+    def counted(self: Broker, kind: Any, *args: Any, **options: Any) -> Any:
+        kinds.append(kind)
+        return client(self, kind, *args, **options)
+
+    monkeypatch.setattr(Broker, "client", counted)
+    return kinds
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
-import psutil
 import pytest
 from fastapi import HTTPException
 
-from sluice.clients.broker import Broker
 from sluice.clients.clickhouse import ClickHouse
 from sluice.errors import WrongUsage
 from sluice.operate.monitor import Monitor
 from sluice.settings import Settings
 from sluice_airflow.page import sessions as module
 from sluice_airflow.page.sessions import Sessions
+from tests.support.processes import connected_to
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -44,28 +42,18 @@ def looked(of: Monitor) -> None:
 def connections(settings: Settings) -> int:
     """The number of this process's connections to ClickHouse and the broker."""
     broker = int(settings.kafka.bootstrap.rpartition(":")[2])
-    ports = {settings.clickhouse.port, broker}
-    own = psutil.Process().net_connections("tcp")
-    live = psutil.CONN_ESTABLISHED
-    return len([one for one in own if one.raddr and one.raddr.port in ports and one.status == live])
+    return len(connected_to(settings.clickhouse.port, broker))
 
 
 def test_the_next_request_logs_in_nowhere(
-    services: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    services: Settings, sessions: Sessions, broker_clients: list[object]
 ) -> None:
-    kinds, client = [], Broker.client
-
-    def counted(self: Broker, kind: Any, *args: Any, **options: Any) -> Any:
-        kinds.append(kind)
-        return client(self, kind, *args, **options)
-
-    monkeypatch.setattr(Broker, "client", counted)
     used = []
     for _ in range(3):
         with sessions.lent(services) as of:
             looked(of)
             used.append(of.clickhouse)
-    assert len(kinds) == 1
+    assert len(broker_clients) == 1
     assert used[0] is used[1] is used[2]
 
 

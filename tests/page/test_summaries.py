@@ -13,7 +13,6 @@ import pytest
 
 from sluice import wiring
 from sluice.catalog import load_catalog
-from sluice.clients.broker import Broker
 from sluice.clients.clickhouse import ClickHouse
 from sluice.operate.monitor import Monitor
 from sluice.operate.table_history import read_runs
@@ -183,17 +182,10 @@ def test_freshness_in_the_overview_is_that_of_the_checks(
 
 
 def test_an_overview_connects_to_the_broker_once(
-    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+    monitor: Monitor, broker_clients: list[object]
 ) -> None:
-    kinds, client = [], Broker.client
-
-    def counted(self: Broker, kind: Any, *args: Any, **options: Any) -> Any:
-        kinds.append(kind)
-        return client(self, kind, *args, **options)
-
-    monkeypatch.setattr(Broker, "client", counted)
     monitor.overview()
-    assert len(kinds) == 1
+    assert len(broker_clients) == 1
 
 
 def test_the_newest_result_counts_whatever_its_status(

@@ -68,6 +68,13 @@ def killed(settings: Settings, module: str, *arguments: object, **variables: obj
     assert process.returncode == -signal.SIGKILL, (process.stdout + process.stderr).decode()
 
 
+def connected_to(*ports: int) -> set[int]:
+    """The own ports of this process's connections to servers on these ports."""
+    own = psutil.Process().net_connections("tcp")
+    live = [one for one in own if one.raddr and one.status == psutil.CONN_ESTABLISHED]
+    return {one.laddr.port for one in live if one.raddr.port in ports}
+
+
 def process_of(pid: int | None) -> psutil.Process:
     """A process that runs; psutil takes None for the caller, which would be stopped or killed."""
     assert pid is not None, "it does not run"

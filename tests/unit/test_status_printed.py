@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from sluice.cli.status import _ended, _external, _failed, _is_broken, print_status, read_status
 from sluice.settings import read_settings
+from tests.support.local_time import in_zone
 from tests.support.services import free_ports
 
 RUN = {
@@ -68,12 +68,9 @@ SHOWN = ("5434", "orders", "slot sluice: WAL reserved, 4,321 bytes", "sluice_dra
 
 
 @pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+def berlin() -> Iterator[None]:
+    with in_zone("Europe/Berlin"):
+        yield
 
 
 @pytest.mark.usefixtures("berlin")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from sluice.cli.table_status import print_table_status
+from tests.support.local_time import in_zone
 
 AT = "2026-11-30T07:00:00+00:00"
 RESYNC = {
@@ -45,12 +45,9 @@ UNKNOWN: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+def in_utc() -> Iterator[None]:
+    with in_zone("UTC"):
+        yield
 
 
 def test_what_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
