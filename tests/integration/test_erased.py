@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,9 @@ from sluice import wiring
 from sluice.clients.broker import Broker
 from sluice.clients.topics import Topics
 from sluice.errors import NeedsPerson, WrongUsage
-from sluice.settings import Settings
+from sluice.repair.erasure import POINTS
+from sluice.settings import PACKAGE, Settings
+from tests.support import processes
 from tests.support.harbour import Harbour, harbour
 from tests.support.waiting import until
 
@@ -40,11 +43,33 @@ def made(services: Settings, tmp_path: Path) -> Iterator[Harbour]:
 
 def holding(made: Harbour, place: str) -> bool:
     made.settle()
-    return bool(made.rows(f"SELECT 1 FROM {place} WHERE toString(tuple(*)) LIKE '%{NAME}%'"))
+    return has(made, place, NAME)
 
 
-def erase(made: Harbour, **options: Any) -> list[str]:
-    return list(wiring.erase(made.settings, "ferries", "1", reason="asked to", **options))
+def has(made: Harbour, place: str, name: str) -> bool:
+    return bool(made.rows(f"SELECT 1 FROM {place} WHERE toString(tuple(*)) LIKE '%{name}%'"))
+
+
+def erase(made: Harbour, key: int = 1, **options: Any) -> list[str]:
+    return list(wiring.erase(made.settings, "ferries", str(key), reason="asked to", **options))
+
+
+def noted(made: Harbour, key: int) -> list[str]:
+    """The states in which the erasures of a key were noted."""
+    digest = sha256(str(key).encode()).hexdigest()
+    rows = made.rows(
+        f"SELECT toString(state) FROM cdc.erasures WHERE key_sha256 = '{digest}' ORDER BY state"
+    )
+    return [state for (state,) in rows]
+
+
+def messages(made: Harbour) -> int:
+    """How many messages the ferries' topic has."""
+    consumer = Consumer({**Broker(made.settings.kafka).options, "group.id": "erased"})
+    first, end = consumer.get_watermark_offsets(TopicPartition("cdc.ferries", 0), timeout=10)
+    consumer.close()
+    assert end > 0
+    return int(end - first)
 
 
 def test_a_row_that_postgres_has_is_not_erased_unless_told(made: Harbour) -> None:
@@ -69,10 +94,7 @@ def test_a_row_that_postgres_deleted_is_nowhere_afterwards(made: Harbour) -> Non
     assert made.rows("SELECT count() FROM cdc.history_ferries") == [(0,)]
     assert made.rows("SELECT offset FROM cdc.dead_letters WHERE source_table = 'ferries'") == [(2,)]
     assert any("cdc.ferries: the messages below offset" in line for line in lines), lines
-    consumer = Consumer({**Broker(made.settings.kafka).options, "group.id": "erased"})
-    first, end = consumer.get_watermark_offsets(TopicPartition("cdc.ferries", 0), timeout=10)
-    consumer.close()
-    assert first == end > 0
+    assert messages(made) == 0
     audit = made.rows(
         "SELECT source_table, toString(state), key_sha256, dead_letters, reason, done_by != ''"
         " FROM cdc.erasures WHERE run = (SELECT argMax(run, noted_at) FROM cdc.erasures)"
@@ -85,3 +107,47 @@ def test_a_row_that_postgres_deleted_is_nowhere_afterwards(made: Harbour) -> Non
     assert made.rows("SELECT id, name FROM olap.dim_ferry") == [(1, "new")]
     assert wiring.quality(made.settings, deep=True, restart=True).passed
     assert Topics(made.settings.kafka).ends(["cdc.ferries"])["cdc.ferries"] > 0
+
+
+def killed(made: Harbour, key: int, point: str) -> None:
+    """An erasure of a ferry that is killed where it reaches the point."""
+    processes.killed(
+        made.settings,
+        "tests.integration.interrupted_erasure",
+        key,
+        point,
+        SLUICE_MODELS=made.settings.models,
+        SLUICE_OUT=made.settings.out,
+        SLUICE_SLOT=made.settings.relay.slot,
+        PYTHONPATH=os.pathsep.join([str(made.folder), str(PACKAGE.parent)]),
+    )
+
+
+def test_an_erasure_that_is_killed_between_any_two_effects_is_done_whole_by_the_next(
+    made: Harbour,
+) -> None:
+    ferries = {100 + number: point for number, point in enumerate(POINTS)}
+    for key in ferries:
+        made.postgres(
+            f"INSERT INTO ferries VALUES ({key}, 'gone_{key}')",
+            f"INSERT INTO crossings VALUES ({key}, {key}, 5)",
+        )
+        made.clickhouse(
+            "INSERT INTO cdc.dead_letters (source_table, broker_epoch, offset, key, value, reason)"
+            f""" VALUES ('ferries', 'e', {key}, '{{"id":{key}}}', 'gone_{key}', 'unfit')"""
+        )
+    made.settle()
+    assert has(made, "cdc.fact_crossing", f"gone_{max(ferries)}")
+    made.postgres("DELETE FROM ferries WHERE id >= 100")
+    made.settle()
+    for key, point in ferries.items():
+        killed(made, key, point)
+        left = set(POINTS[POINTS.index(point) + 1 :])
+        assert has(made, "cdc.history_ferries", f"gone_{key}") is ("history erased" in left)
+        assert has(made, "cdc.dead_letters", f"gone_{key}") is ("dead letters erased" in left)
+        assert (messages(made) > 0) is ("messages deleted" in left)
+        assert noted(made, key) == (["begun"] if left else ["begun", "done"])
+    for key in ferries:
+        erase(made, key)
+        assert noted(made, key)[-1] == "done"
+    assert [place for place in KEPT if has(made, place, "gone_")] == []

@@ -8,7 +8,8 @@ no values, and an older event that is read again cannot bring the row back. Each
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,7 +24,15 @@ from sluice.generate.clickhouse import literal, quoted
 from sluice.generate.row_text import among, clickhouse_key, wanted
 
 # Failpoints passed to `Erasure.reached`, each after the effect it names, in order.
-POINTS = ("noted", "history erased", "versions erased", "dead letters erased", "noted as done")
+POINTS = (
+    "noted",
+    "history erased",
+    "versions erased",
+    "dead letters erased",
+    "facts merged",
+    "messages deleted",
+    "noted as done",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +69,11 @@ class Erasure:
         )
         return bool(rows)
 
-    def run(self, key: KeyText, *, reason: str, live: bool = False) -> Erased:
-        """Erase a row's former versions and dead letters; an interrupted run is repeated.
+    @contextmanager
+    def run(self, key: KeyText, *, reason: str, live: bool = False) -> Iterator[Erased]:
+        """Erase a row's former versions and dead letters; it is noted as done after the block.
+
+        The block erases the row from facts and topic. An interrupted run is repeated.
 
         Args:
             live: whether the row is live, so that its present version stays. Default: false.
@@ -86,9 +98,9 @@ class Erasure:
         self.reached("versions erased")
         self._delete("dead_letters", letters)
         self.reached("dead letters erased")
+        yield erased
         self._note(run, "done", key, erased, reason)
         self.reached("noted as done")
-        return erased
 
     def _stored(self, key: KeyText) -> list[tuple[KeyText, str]]:
         """Return the key as ClickHouse has it: its texts, and the JSON object of its events."""

@@ -52,15 +52,17 @@ def erase(
             )
         facts = [fact for fact in run.catalog.facts if table in fact.tables]
         rebuild_changed(run, facts).require()
-        erased = erasure.run(own, reason=reason, live=present)
-        yield (
-            f"{name}: {erased.versions} former versions and {erased.dead_letters} dead letters"
-            " of the row are erased"
-        )
-        for fact in facts:
-            merge(run.clickhouse, run.clickhouse.cluster.local(fact.name))
-            yield f"{fact.name}: former versions of its rows are merged away"
-        yield from _forgotten(run, table, offset)
+        with erasure.run(own, reason=reason, live=present) as erased:
+            yield (
+                f"{name}: {erased.versions} former versions and {erased.dead_letters} dead letters"
+                " of the row are erased"
+            )
+            for fact in facts:
+                merge(run.clickhouse, run.clickhouse.cluster.local(fact.name))
+                yield f"{fact.name}: former versions of its rows are merged away"
+            erasure.reached("facts merged")
+            yield from _forgotten(run, table, offset)
+            erasure.reached("messages deleted")
 
 
 def _in_postgres(settings: Settings, table: Table, key: KeyText) -> bool:
