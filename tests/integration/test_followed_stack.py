@@ -1,4 +1,4 @@
-"""`sluice up` in the foreground, its ports, and programs that are older than the models."""
+"""`sluice up` in the foreground, its settings, and programs that are older than the models."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from typer.testing import CliRunner
 
+from sluice.cli import app
+from sluice.cli.other_settings import warn_of_other_settings
 from sluice.cli.stack import _follow
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
-from sluice.settings import PORTS, ports_file, read_settings, read_values
+from sluice.settings import PORTS, read_settings, read_values, started_file
 from tests.support.services import stack_environment, temporary_home
 from tests.support.waiting import until
 
@@ -70,13 +73,43 @@ def test_a_shell_without_the_variables_finds_the_stack_until_it_is_wiped() -> No
         stack.launch()
         try:
             assert {name: read_values(plain)[name][0] for name in given} == given
-            assert ports_file(home).stat().st_mode & 0o777 == 0o600
+            assert started_file(home).stat().st_mode & 0o777 == 0o600
             Stack(read_settings(plain)).launch()
             other = str(int(given["SLUICE_AIRFLOW_PORT"]) + 2)
-            with pytest.raises(NotReady, match=f"AIRFLOW_PORT={given['SLUICE_AIRFLOW_PORT']},"):
+            with pytest.raises(NotReady, match=f"AIRFLOW_PORT is {given['SLUICE_AIRFLOW_PORT']} "):
                 Stack(read_settings({**plain, "SLUICE_AIRFLOW_PORT": other})).launch()
         finally:
             stack.stop()
         assert {name: read_values(plain)[name][0] for name in given} == given
         stack.wipe()
         assert read_values(plain)["SLUICE_AIRFLOW_PORT"] == ("8080", "default")
+
+
+def test_a_command_names_the_settings_that_only_the_running_stack_was_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canary = "canary-of-a-secret-setting"
+    with temporary_home() as home:
+        plain = stack_environment(home)
+        given = {**plain, "SLUICE_SLOT": "theirs", "SLUICE_POSTGRES_PASSWORD": canary}
+        stack = Stack(read_settings(given))
+        stack.launch()
+        try:
+            warn_of_other_settings(read_settings(given))
+            assert capsys.readouterr().err == ""
+            warn_of_other_settings(read_settings(plain))
+            assert capsys.readouterr().err == (
+                "warning: the running stack has other settings: SLUICE_POSTGRES_PASSWORD is"
+                " (hidden) (environment) there, not set here; SLUICE_SLOT is theirs (environment)"
+                " there, sluice (default) here; set the same here, in .env or in sluice.toml, or"
+                " run: sluice down, then: sluice up\n"
+            )
+            assert canary not in started_file(home).read_text()
+            done = CliRunner().invoke(app, ["config"], env={**plain, "SLUICE_SLOT": "another"})
+            assert "SLUICE_SLOT is theirs (environment) there, another (env" in done.stderr
+            with pytest.raises(NotReady, match="SLUICE_SLOT is theirs"):
+                Stack(read_settings(plain)).launch()
+        finally:
+            stack.stop()
+        warn_of_other_settings(read_settings(plain))
+        assert capsys.readouterr().err == ""

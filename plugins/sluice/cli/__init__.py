@@ -23,6 +23,7 @@ from sluice.cli import (
 )
 from sluice.cli.bars import bars
 from sluice.cli.help import Group, collect
+from sluice.cli.other_settings import warn_of_other_settings
 from sluice.cli.output import Log, say
 from sluice.errors import SluiceError, WrongUsage
 from sluice.settings import make_importable, read_settings
@@ -66,6 +67,8 @@ def _settings(
 ) -> None:
     make_importable(Path.cwd())
     context.obj = read_settings(os.environ)
+    if context.invoked_subcommand not in {"up", "down"}:  # `up` stops there
+        warn_of_other_settings(context.obj)
 
 
 def main() -> None:

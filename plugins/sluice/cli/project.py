@@ -22,10 +22,9 @@ from sluice.cli.output import say
 from sluice.cli.reflection import Reflected, adopted, reflected
 from sluice.cli.tables import print_table
 from sluice.errors import WrongUsage
-from sluice.settings import FILE, INCLUDE, KEYS, MARKS, project_marks, read_values
+from sluice.settings import FILE, INCLUDE, KEYS, MARKS, project_marks, read_values, shown
 
 app = typer.Typer()
-_HIDDEN = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK|MASK_KEY")
 _TOML = """\
 # The settings of this project. `sluice config` shows all of them, and where each value is from;
 # a variable of the environment or of .env, such as SLUICE_SLOT, wins over this file.
@@ -214,8 +213,7 @@ def config(context: typer.Context) -> None:
     rows = []
     for key, variable in KEYS.items():
         value, origin = values[variable]
-        shown = "(hidden)" if value and _HIDDEN.search(variable) else value
-        rows.append([key, shown, origin])
+        rows.append([key, shown(variable, value), origin])
     marks = project_marks()
     rows += [[INCLUDE, json.dumps(marks.include), FILE]] if marks.include else []
     for place, patterns in ((f"{MARKS}.tables", marks.tables), (f"{MARKS}.columns", marks.columns)):

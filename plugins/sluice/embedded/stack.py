@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -32,10 +31,14 @@ from sluice.settings import (
     IN_REPOSITORY,
     PACKAGE,
     Settings,
-    ports_file,
-    read_ports,
+    Started,
+    differences,
+    kept,
     read_secrets,
+    read_started,
     secrets_file,
+    started_file,
+    started_text,
 )
 
 _FOLDERS = ("run", "logs", "airflow", "postgres", "broker", "clickhouse")
@@ -156,16 +159,17 @@ class Stack:
 
         The folder is closed to other users each time, as earlier versions left it open.
 
-        The ports are noted in its home, so that commands in other shells find them.
+        Ports and settings are noted in its home, for commands in other shells.
 
         Raises:
             NotReady: a supervisor runs with another broker, with another store that is not its
-                own, or with other ports.
+                own, or with other settings.
         """
         self._make_folders()
         if self.running():
             self._require_same_programs()
-            self._require_same_ports()
+            self._require_same_settings()
+            self._note_settings()
             return
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
@@ -174,7 +178,7 @@ class Stack:
         postgres.create_cluster(self._home / "postgres", secrets["postgres"])
         config = self._home / "run" / "supervisord.conf"
         private.write(config, self._config())
-        private.write(ports_file(self._home), json.dumps(set_ports(self.programs.values())))
+        self._note_settings()
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         done = subprocess.run(
             command,
@@ -362,14 +366,18 @@ class Stack:
                 remedy="run: sluice down, then: sluice up",
             )
 
-    def _require_same_ports(self) -> None:
-        """Require that the ports are those with which the stack was started."""
-        started, wanted = read_ports(self._home), set_ports(self.programs.values())
-        others = [f"{n}={started[n]}" for n in wanted if started.get(n, wanted[n]) != wanted[n]]
-        if others:
+    def _note_settings(self) -> None:
+        ports = set_ports(self.programs.values())
+        started = Started(ports=ports, settings=dict(self._settings.asked))
+        private.write(started_file(self._home), started_text(started))
+
+    def _require_same_settings(self) -> None:
+        """Require the settings with which the running stack was started and that it keeps."""
+        started, asked = read_started(self._home).settings, self._settings.asked
+        if others := differences(kept(started, asked), asked):
             raise NotReady(
-                f"the stack runs with {', '.join(others)}, and is set to other ports",
-                remedy="set these, or run: sluice down, then: sluice up",
+                f"the stack runs with other settings: {'; '.join(others)}",
+                remedy="set the same, or run: sluice down, then: sluice up",
             )
 
     def _ready(self, program: Program) -> bool:

@@ -10,7 +10,6 @@ from sluice.settings.environment import (
     secrets_file,
 )
 from sluice.settings.marks import OutsideMarks, project_marks
-from sluice.settings.ports import PORTS, ports_file, read_ports
 from sluice.settings.project import (
     FILE,
     IN_REPOSITORY,
@@ -21,6 +20,15 @@ from sluice.settings.project import (
     PROJECT,
     make_importable,
     require_project,
+)
+from sluice.settings.started import (
+    PORTS,
+    Started,
+    differences,
+    kept,
+    read_started,
+    started_file,
+    started_text,
 )
 from sluice.settings.values import (
     BROKER_USER,
@@ -40,7 +48,7 @@ from sluice.settings.values import (
     Settings,
     own_broker,
 )
-from sluice.settings.variables import VARIABLES
+from sluice.settings.variables import VARIABLES, shown
 
 __all__ = [
     "BROKER_USER",
@@ -68,15 +76,20 @@ __all__ = [
     "PostgresSettings",
     "RelaySettings",
     "Settings",
+    "Started",
+    "differences",
+    "kept",
     "make_importable",
     "own_broker",
-    "ports_file",
     "project_marks",
     "read_models_name",
-    "read_ports",
     "read_secrets",
     "read_settings",
+    "read_started",
     "read_values",
     "require_project",
     "secrets_file",
+    "shown",
+    "started_file",
+    "started_text",
 ]

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from sluice.errors import WrongUsage
 from sluice.settings.environment_file import env_file_name, env_file_values
-from sluice.settings.ports import read_ports
 from sluice.settings.project import FILE, file_values, find_project, make_importable
+from sluice.settings.started import ASKED, ENVIRONMENT, PORTS, Values, read_started
 from sluice.settings.values import (
     OWN_POSTGRES,
     WRITER,
@@ -30,7 +30,7 @@ from sluice.settings.values import (
     Settings,
     own_broker,
 )
-from sluice.settings.variables import VARIABLES
+from sluice.settings.variables import VARIABLES, shown
 
 _MOST_DAYS = 36_500
 _LEAST_KEY = 16  # characters; a shorter key can be guessed from the hash of a known value
@@ -42,7 +42,6 @@ _THEIRS = {
     "KAFKA": ("BOOTSTRAP",),
     "CLICKHOUSE": ("HOST", "USER", "PASSWORD"),
 }
-Values = dict[str, tuple[str, str]]
 
 
 def secrets_file(home: Path) -> Path:
@@ -76,9 +75,9 @@ def read_values(environment: Mapping[str, str]) -> Values:
     """
     project = find_project(environment)
     values = _chosen(project, environment)
-    for name, port in read_ports(_home(project, values)).items():
+    for name, port in read_started(_home(project, values)).ports.items():
         service = name.split("_")[1]
-        if values[name][1] == DEFAULT and _is_own(values, service):
+        if name in PORTS and values[name][1] == DEFAULT and _is_own(values, service):
             values[name] = str(port), STARTED
     return values
 
@@ -94,7 +93,7 @@ def _chosen(project: Path, environment: Mapping[str, str]) -> Values:
     for origin, given in files.items():
         values.update((name, (text, origin)) for name, text in given.items() if text)
     own = {name: environment[name] for name in VARIABLES if environment.get(name)}
-    values.update((name, (text, "environment")) for name, text in own.items())
+    values.update((name, (text, ENVIRONMENT)) for name, text in own.items())
     return values
 
 
@@ -113,6 +112,14 @@ def _is_own(values: Values, service: str) -> bool:
     """Whether no setting names another one than the stack's own."""
     theirs = _THEIRS.get(service, ())
     return all(values[f"SLUICE_{service}_{name}"][1] == DEFAULT for name in theirs)
+
+
+def _asked(values: Values) -> Values:
+    """Return those of ASKED as `sluice config` shows them; the own PostgreSQL has no host."""
+    asked = {name: (shown(name, values[name][0]), values[name][1]) for name in ASKED}
+    if asked["SLUICE_POSTGRES_HOST"][1] == DEFAULT:
+        asked["SLUICE_POSTGRES_HOST"] = "", DEFAULT
+    return asked
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -155,6 +162,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         letters_kept=_period(values, "SLUICE_DEAD_LETTER_DAYS"),
         repair=values["SLUICE_QUALITY_REPAIR"],
         alerts=_alerts(values),
+        asked=_asked(known),
     )
 
 

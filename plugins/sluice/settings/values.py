@@ -204,6 +204,8 @@ class Settings:
         repair: `off`, `suggest` or `auto`.
         metadata_password: of the embedded PostgreSQL; empty before its first run.
         maven: the Maven repository of the embedded broker's files, a URL or a folder.
+        asked: value and origin of the settings that decide which services, slot and tables a
+            command asks, by variable; secrets are hidden.
     """
 
     project: Path
@@ -229,6 +231,7 @@ class Settings:
     alerts: AlertSettings
     metadata_password: SecretStr = field(default=SecretStr(""))
     maven: str = ""
+    asked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def metadata(self) -> PostgresSettings:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_SECRET = re.compile("PASSWORD|OPTIONS|SMTP|WEBHOOK|SLACK|MASK_KEY")
+
 # Variable -> default and meaning. An empty default means "not set".
 VARIABLES: dict[str, tuple[str, str]] = {
     "SLUICE_PROJECT": (
@@ -119,3 +123,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "SLUICE_ALERT_PAGE": ("", "URL of the CDC page that alerts link to; set by Airflow's tasks"),
 }
+
+
+def shown(name: str, value: str) -> str:
+    """Return a setting's value as people may see it: a secret is hidden."""
+    return "(hidden)" if value and _SECRET.search(name) else value

@@ -1,4 +1,4 @@
-"""Ports are looked at before anything starts, and noted for commands in other shells."""
+"""Ports are looked at before anything starts; ports and settings are noted for other shells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from typer.testing import CliRunner
 from sluice.cli import app
 from sluice.embedded.programs import busy_ports, programs, set_ports
 from sluice.errors import NotReady, WrongUsage
-from sluice.settings import FILE, PORTS, ports_file, read_settings, read_values
+from sluice.settings import (
+    FILE,
+    PORTS,
+    Started,
+    differences,
+    kept,
+    read_settings,
+    read_started,
+    read_values,
+    started_file,
+    started_text,
+)
+from sluice.settings.started import ASKED
 from tests.support.services import stack_environment
 
 ORIGIN = "the stack's last start"
@@ -32,9 +44,9 @@ THEIRS = {
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A home whose stack was started with the ports NOTED."""
-    path = ports_file(tmp_path / "home")
+    path = started_file(tmp_path / "home")
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(NOTED))
+    path.write_text(started_text(Started(ports=NOTED)))
     return tmp_path / "home"
 
 
@@ -114,28 +126,30 @@ def test_the_noted_port_of_a_service_is_not_somebody_elses(setting: str, home: P
         b"[1]",
         b"\xff",
         b"[" * 100_000,
-        b'{"SLUICE_API_PORT": "1"}',
-        b'{"SLUICE_API_PORT": 0}',
-        b'{"SLUICE_API_PORT": 65536}',
-        b'{"SLUICE_API_PORT": 1.5}',
+        b'{"ports": {"SLUICE_API_PORT": "1"}}',
+        b'{"ports": {"SLUICE_API_PORT": 0}}',
+        b'{"ports": {"SLUICE_API_PORT": 65536}}',
+        b'{"ports": {"SLUICE_API_PORT": 1.5}}',
+        b'{"ports": {"SLUICE_API_PORT": 1}, "settings": {"SLUICE_SLOT": "x"}}',
     ],
-    ids=lambda content: repr(content[:30]),
+    ids=lambda content: repr(content[-30:]),
 )
-def test_noted_ports_that_cannot_be_read_are_named_and_break_nothing(
+def test_a_note_that_cannot_be_read_is_named_and_breaks_nothing(
     content: bytes, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ports_file(home).write_bytes(content)
+    started_file(home).write_bytes(content)
     with caplog.at_level(logging.WARNING, "sluice"):
         settings = read_settings({"SLUICE_HOME": str(home)})
         read_settings({"SLUICE_HOME": str(home)})
     assert (settings.api_port, settings.airflow_port) == (3002, 8080)
     (line,) = caplog.messages
-    assert line.startswith(f"{ports_file(home)} is ignored: ")
-    assert line.endswith("until the next sluice up")
+    assert line.startswith(f"{started_file(home)} is ignored: ")
+    assert line.endswith("until the stack's next start")
 
 
 def test_a_noted_port_without_a_setting_is_ignored(home: Path) -> None:
-    ports_file(home).write_text(json.dumps({"SLUICE_API_PORT": 1, "SLUICE_HOME": 2}))
+    ports = {"SLUICE_API_PORT": 1, "SLUICE_HOME": 2}
+    started_file(home).write_text(json.dumps({"ports": ports}))
     values = read_values({"SLUICE_HOME": str(home)})
     assert values["SLUICE_API_PORT"] == ("1", ORIGIN)
     assert values["SLUICE_HOME"] == (str(home), "environment")
@@ -148,3 +162,62 @@ def test_config_says_that_a_port_is_from_the_stacks_start(home: Path) -> None:
     (line,) = [line for line in done.stdout.splitlines() if " airflow.port " in line]
     wanted = ["airflow.port", str(NOTED["SLUICE_AIRFLOW_PORT"]), ORIGIN]
     assert [cell.strip() for cell in line.split("│")][1:4] == wanted
+
+
+SECRET = "canary-of-a-secret-setting"
+
+
+def asked(**variables: str) -> dict[str, tuple[str, str]]:
+    return dict(read_settings({f"SLUICE_{name}": value for name, value in variables.items()}).asked)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_setting_that_only_the_stack_was_given_is_named_with_both_values(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = {
+        "SLUICE_POSTGRES_HOST": "127.0.0.1",  # one that somebody set is not the stack's own
+        "SLUICE_CLICKHOUSE_ENGINES": "replicated",
+        "SLUICE_RELAY_METRICS": "127.0.0.1:1",
+    }.get(name, SECRET)
+    value = "7" if name in PORTS else value
+    value = json.dumps({"password": SECRET}) if name.endswith("OPTIONS") else value
+    value = value.replace("-", "_") if name == "SLUICE_SLOT" else value
+    environment = {name: value}
+    if name == "SLUICE_CLICKHOUSE_ENGINES":
+        environment["SLUICE_CLICKHOUSE_CLUSTER"] = "c"
+    started = dict(read_settings(environment).asked)
+    (line,) = [one for one in differences(started, asked()) if one.startswith(f"{name} is ")]
+    secret = "PASSWORD" in name or "OPTIONS" in name or "KEY" in name
+    assert line.startswith(f"{name} is {'(hidden)' if secret else value} (environment) there, ")
+    default = read_values({})[name][0] if name != "SLUICE_POSTGRES_HOST" else ""
+    assert line.endswith(f", {f'{default} (default)' if default else 'not set'} here")
+    assert differences(started, started) == []
+    assert not secret or SECRET not in started_text(Started(settings=started))
+
+
+def test_a_value_that_is_set_to_the_default_or_noted_by_an_older_version_does_not_differ() -> None:
+    assert differences(asked(SLOT="sluice"), asked()) == []
+    assert differences({}, asked(SLOT="x")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "here", "stays"),
+    [
+        ("SLUICE_SLOT", FILE, FILE, False),
+        ("SLUICE_SLOT", "environment", FILE, True),
+        ("SLUICE_SLOT", "default", "environment", True),
+        ("SLUICE_POSTGRES_HOST", FILE, FILE, True),
+    ],
+)
+def test_only_what_files_say_of_models_and_slot_may_change_while_a_stack_runs(
+    name: str, there: str, here: str, stays: bool
+) -> None:
+    assert bool(kept({name: ("x", there)}, {name: ("y", here)})) is stays
+
+
+def test_what_a_stack_was_started_with_is_read_as_it_was_noted(home: Path) -> None:
+    started = Started(ports=NOTED, settings=asked(SLOT="x", POSTGRES_PASSWORD=SECRET))
+    started_file(home).write_text(started_text(started))
+    assert read_started(home) == started
