@@ -109,6 +109,12 @@ def test_a_command_names_the_settings_that_only_the_running_stack_was_given(
             assert "SLUICE_SLOT is theirs (environment) there, another (env" in done.stderr
             with pytest.raises(NotReady, match="SLUICE_SLOT is theirs"):
                 Stack(read_settings(plain)).launch()
+            noted = started_file(home).read_text()
+            for damaged in ("", "{}", noted[:-9], "\0" * len(noted)):
+                started_file(home).write_text(damaged)
+                with pytest.raises(NotReady, match=r"started\.json does not say with which"):
+                    Stack(read_settings(given)).launch()
+            started_file(home).write_text(noted)
         finally:
             stack.stop()
         warn_of_other_settings(read_settings(plain))

@@ -163,7 +163,7 @@ class Stack:
 
         Raises:
             NotReady: a supervisor runs with another broker, with another store that is not its
-                own, or with other settings.
+                own, or with other settings, or the file that notes these is damaged.
         """
         self._make_folders()
         if self.running():
@@ -374,6 +374,11 @@ class Stack:
     def _require_same_settings(self) -> None:
         """Require the settings with which the running stack was started and that it keeps."""
         started, asked = read_started(self._home).settings, self._settings.asked
+        if not started:
+            raise NotReady(
+                f"{started_file(self._home)} does not say with which settings the stack runs",
+                remedy="run: sluice down, then: sluice up, with the variables of its start",
+            )
         if others := differences(kept(started, asked), asked):
             raise NotReady(
                 f"the stack runs with other settings: {'; '.join(others)}",
