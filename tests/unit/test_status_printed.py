@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 
-from sluice.cli.status import _ended, _external, _failed, _is_broken, print_status, read_status
-from sluice.settings import read_settings
+from sluice.cli.status import (
+    _ended,
+    _external,
+    _failed,
+    _has_stack,
+    _is_broken,
+    print_status,
+    read_status,
+)
+from sluice.settings import read_settings, started_file
 from tests.support.local_time import in_zone
 from tests.support.services import free_ports
 
@@ -188,6 +196,28 @@ def test_services_of_others_are_listed_with_what_is_known_of_them(
     print_status({**STATE, "services": services})
     printed = capsys.readouterr().out
     assert re.search(rf"{name} +│ does not answer │ +│ {ADDRESSES[name]} ", printed)
+
+
+def test_beside_services_of_others_only_a_stack_that_was_started_counts(tmp_path: Path) -> None:
+    postgres, broker, clickhouse = map(str, free_ports(3))
+    variables = {
+        "SLUICE_HOME": str(tmp_path),
+        "SLUICE_POSTGRES_HOST": "127.0.0.1",
+        "SLUICE_POSTGRES_PORT": postgres,
+        "SLUICE_KAFKA_BOOTSTRAP": f"127.0.0.1:{broker}",
+        "SLUICE_CLICKHOUSE_HOST": "127.0.0.1",
+        "SLUICE_CLICKHOUSE_PORT": clickhouse,
+    }
+    state = read_status(read_settings(variables))
+    assert set(state["services"]) == set(ADDRESSES)
+    assert set(state["errors"]) == {"postgres", "broker", "clickhouse"}
+    assert [one for one in state["concerns"] if "stack" in one["what"]] == []
+    one_is_own = {name: variables[name] for name in variables if "CLICKHOUSE" not in name}
+    assert _has_stack(read_settings(one_is_own))
+    assert not _has_stack(read_settings(variables))
+    started_file(tmp_path).parent.mkdir()
+    started_file(tmp_path).write_text("")
+    assert _has_stack(read_settings(variables))
 
 
 def test_a_stack_of_its_own_has_no_services_of_others_and_without_models_nothing_is_known() -> None:

@@ -13,7 +13,7 @@ from sluice.cli.output import say
 from sluice.cli.tables import print_table
 from sluice.clients import slot_loss
 from sluice.errors import SluiceError
-from sluice.settings import SOURCE, Settings
+from sluice.settings import SOURCE, Settings, started_file
 
 _DEEP = "sluice_deep_quality"
 _NAMES = ["table", "Postgres rows", "ClickHouse rows", "pending", "dead letters", "freshness s"]
@@ -32,7 +32,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
 
     state: dict[str, Any] = {"services": {}, "tables": {}, "fact": {}, "slot": {}, "dags": {}}
     errors: dict[str, str] = {}
-    if has_embedded():
+    stack = _has_stack(settings)
+    if stack:
         with _part("supervisor", errors):
             state["services"] = _services(settings)
     metrics = settings.relay.metrics
@@ -41,7 +42,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         state.update(wiring.status(settings))
     errors |= state.pop("errors", {})
     broken: list[str] = []
-    if has_embedded():
+    if stack:
         with _part("airflow", errors):
             runs, by_hand = _last_runs(settings)
             state["dags"] = {dag_id: _dag_state(run) for dag_id, run in runs.items()}
@@ -61,6 +62,16 @@ def read_status(settings: Settings) -> dict[str, Any]:
     ]
     bad = any(concern["severity"] == "bad" for concern in state["concerns"])
     return {**state, "healthy": not (bad or errors or state.get("troubles"))}
+
+
+def _has_stack(settings: Settings) -> bool:
+    """Whether a stack of this machine belongs to the pipeline.
+
+    Where every service is somebody else's, so may be relay and Airflow, unless `sluice up` ran.
+    """
+    servers = (settings.postgres, settings.kafka, settings.clickhouse)
+    own = any(server.embedded for server in servers)
+    return has_embedded() and (own or started_file(settings.home).exists())
 
 
 @contextmanager
