@@ -1,4 +1,4 @@
-"""A table that is read in seven ranges, and what is noted of them."""
+"""A table that is read in five ranges, and what is noted of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store_api.demo import load
 from tests.support.pipeline import checked, relaying
 
 ITEMS = load_catalog("models").table("order_items")
-ROWS = 60
+ROWS = 84
 # Always as many rows, whatever orders and products there are by now.
 STOCK = """
 INSERT INTO order_items (id, order_id, product_id, quantity, price)
@@ -38,7 +38,7 @@ def engine(services: Settings) -> Iterator[Engine]:
 
 
 def restock(engine: Engine) -> None:
-    """Other items, as many as are read in seven ranges."""
+    """Other items, as many as are read in five ranges."""
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE order_items"))
         connection.execute(text(STOCK))

@@ -39,7 +39,7 @@ def writing(engine: Engine, seed: int) -> Iterator[None]:
         change(engine, chance, 60)
         restock(engine)
 
-    with repeating(write, 0.3):
+    with repeating(write, 0.6):
         yield
 
 
@@ -59,7 +59,7 @@ def test_every_point_is_reached_and_each_range_has_a_fence_of_its_own(
         report = replace(step, rows=ROWS, reached=passed.append).run(ITEMS, Selection())
     assert set(passed) == set(POINTS)
     ranges = passed.count("range noted")
-    assert ranges > 5
+    assert ranges >= 5
     assert report.before == (0, ranges)
     fences = "SELECT uniqExact(fence) FROM cdc.resync_ranges WHERE state = 'done'"
     assert wiring.query(services, fences)[1] == [(ranges,)]
