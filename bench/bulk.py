@@ -7,8 +7,8 @@ customers of 1 kB with hostile text, are copied in each way, alternating, REPEAT
 are printed. The ways: `COPY ... TO STDOUT` to nothing; the limit of the shape, psql's COPY piped
 into curl and the same insert, with nothing of Sluice's; the relay's first copy, from its start
 until its slot exists, with `SLUICE_RELAY_ACK=broker`, because drains run once a minute; `sluice
-resync`; and a resync of a tenth of the rows through the topic, as where ClickHouse's HTTP port does
-not answer.
+resync`, by one reader; the same in four ranges, by two readers; and a resync of a tenth of the rows
+through the topic, as where ClickHouse's HTTP port does not answer.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sluice import wiring
 from sluice.capture import slot as slots
 from sluice.capture.relay import run as relay
 from sluice.catalog import Table, load_catalog
+from sluice.catalog.key_selection import Selection
 from sluice.embedded.stack import Stack
 from sluice.events.event import RELAY
 from sluice.generate.bulk import Place, bulk_rows
@@ -45,7 +46,7 @@ from tests.support.services import initialise, stack_environment, started, tempo
 
 CATALOG = load_catalog("models")
 COPY, LIMIT, FIRST = "COPY to nothing", "psql and curl", "first copy"
-RESYNC, TOPIC = "resync", "through the topic"
+RESYNC, READERS, TOPIC = "resync", "resync, two readers", "through the topic"
 HOSTILE = r"E'\\N \t \n \\ é 😀 '"
 FILL = (
     "ALTER TABLE customers ALTER name TYPE text",
@@ -83,13 +84,15 @@ class Subject:
     def ways(self, table: Table, rows: int) -> dict[str, tuple[int, Callable[[], object]]]:
         """Return way -> rows, and a call that copies them."""
         part = rows // 10
+        alone = replace(self.settings, copy_readers=1)
         closed = replace(self.settings.clickhouse, http_port=1, account=None)
         by_topic = replace(self.settings, clickhouse=closed)
         return {
             COPY: (rows, lambda: self._shell(f"{self._psql(table)} > /dev/null")),
             LIMIT: (rows, lambda: self._shell(f"{self._psql(table)} | {self._curl(table)}")),
             FIRST: (rows, lambda: self._first_copy(table)),
-            RESYNC: (rows, lambda: wiring.resync(self.settings, table.name, restart=True)),
+            RESYNC: (rows, lambda: wiring.resync(alone, table.name, restart=True)),
+            READERS: (rows, lambda: self._read_by_two(table, rows)),
             TOPIC: (part, lambda: wiring.resync(by_topic, table.name, upper=str(part))),
         }
 
@@ -113,6 +116,11 @@ class Subject:
             time.sleep(0.05)
         stop.set()
         copying.join()
+
+    def _read_by_two(self, table: Table, rows: int) -> None:
+        with wiring.resyncing(self.settings, table) as step:
+            quarters = replace(step, rows=-(-rows // 4), readers=2)
+            quarters.run(table, Selection(), restart=True)
 
     def _psql(self, table: Table) -> str:
         columns = ", ".join(column.name for column in table.columns)

@@ -22,7 +22,7 @@ passed: list[str] = []
 
 def reached(point: str) -> None:
     passed.append(point)
-    if passed.count(wanted) == int(times):
+    if passed.count(wanted) >= int(times):  # several readers may pass it at once
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -87,12 +87,16 @@ def test_rows_go_past_the_topic_and_the_next_rebuild_reads_them(
 
 
 @pytest.mark.parametrize("point", ["fence taken", "rows sent", "rows stored", "rows published"])
-@pytest.mark.parametrize("ahead", [bulk_load._AHEAD, 1])
+@pytest.mark.parametrize("ahead", [bulk_load._ahead, lambda: 1], ids=["far", "near"])
 def test_a_drain_and_a_rebuild_at_any_point_make_no_rebuild_skip_rows(
-    services: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, point: str, ahead: int
+    services: Settings,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+    ahead: Callable[[], int],
 ) -> None:
-    """With 1, the changes' numbers reach that of the rows before they are stored."""
-    monkeypatch.setattr(bulk_load, "_AHEAD", ahead)
+    """Near, the changes' numbers reach that of the rows before they are stored."""
+    monkeypatch.setattr(bulk_load, "_ahead", ahead)
     spoil(services)
     resync(services, {point: lambda: change(services, engine)})
     assert_fact_equals_join(services, engine)

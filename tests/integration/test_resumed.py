@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import pytest
 from sqlalchemy import Engine, text
 
 from sluice import wiring
+from sluice.capture import slot as slots
 from sluice.catalog.key_selection import Selection
-from sluice.errors import NeedsPerson
+from sluice.errors import NeedsPerson, Unreachable
+from sluice.repair import resync
 from sluice.repair.resync import POINTS, Resync
 from sluice.settings import Settings
 from tests.integration import stock
@@ -24,7 +28,8 @@ from tests.support import processes
 from tests.support.background import repeating
 from tests.support.damage import corrupt, make_again
 from tests.support.oracle import change
-from tests.support.pipeline import assert_fact_equals_join
+from tests.support.pipeline import assert_fact_equals_join, checked
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.clickhouse_may_crash]
 engine, forgotten = stock.engine, stock.forgotten
@@ -128,6 +133,107 @@ def test_a_resync_that_is_killed_before_or_after_all_ranges_is_done_whole_by_the
         killed(services, point, 1)
         assert wiring.resync(services, "order_items").before[0] == 0
     assert_fact_equals_join(services, engine)
+
+
+READERS = 3
+
+
+@pytest.fixture
+def several(services: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Several readers, and ranges that are small enough for each of them to have some."""
+    monkeypatch.setattr(wiring.resyncs, "Resync", partial(Resync, rows=ROWS))
+    return replace(services, copy_readers=READERS)
+
+
+@pytest.mark.parametrize(("lower", "upper"), [("", ""), ("1", "300")])
+def test_ranges_are_read_by_several_readers_beside_writes(
+    several: Settings,
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    lower: str,
+    upper: str,
+) -> None:
+    """Those of the first ranges meet, which takes that many at once."""
+    meeting, fences, writes = threading.Barrier(READERS, timeout=60), count(), count()
+
+    def reached(point: str) -> None:
+        if point == "fence taken" and next(fences) < READERS:
+            meeting.wait()
+
+    def write() -> None:
+        write_everywhere(engine, next(writes))
+
+    read_by = partial(Resync, rows=ROWS, reached=reached)
+    monkeypatch.setattr(wiring.resyncs, "Resync", read_by)
+    checked(several)
+    wiring.query(several, "DELETE FROM cdc.src_order_item WHERE id <= 300 AND id % 30 = 1")
+    with repeating(write, 0.3), caplog.at_level("INFO", logger="sluice.repair.resync"):
+        report = wiring.resync(several, ITEMS.name, lower=lower, upper=upper)
+    ranges = report.before[1]
+    assert states(several) == {"done": ranges}
+    told = [r.getMessage() for r in caplog.records if " ranges, " in r.getMessage()]
+    counted = [f"resync: order_items: {n} of {ranges} ranges, " for n in range(1, ranges + 1)]
+    assert [line[: len(start)] for line, start in zip(told, counted, strict=True)] == counted
+    assert f", {report.rows} rows read again" in told[-1]
+    assert_fact_equals_join(several, engine)
+
+
+@pytest.mark.parametrize("point", ["rows sent", "rows stored", "rows drained", "range noted"])
+def test_several_readers_that_are_killed_leave_the_other_ranges_to_the_next_run(
+    several: Settings, engine: Engine, point: str
+) -> None:
+    def resumed() -> tuple[int, resync.ResyncReport]:
+        return states(several).get("done", 0), wiring.resync(several, ITEMS.name)
+
+    corrupt(several)
+    with writing(engine, seed=POINTS.index(point)):
+        killed(several, point, 4)
+        # The embedded ClickHouse ends beside so many killed clients, and starts again.
+        done, report = until(resumed, "the next run ends", retry=(Unreachable,))
+    assert report.before[0] == done >= 4 - READERS
+    assert states(several) == {"done": report.before[1]}
+    assert_fact_equals_join(several, engine)
+
+
+def test_a_reader_that_fails_ends_the_others_and_leaves_nothing_behind(
+    several: Settings,
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    works: list[resync._Work] = []
+    meeting = threading.Barrier(READERS, timeout=60)
+
+    class Work(resync._Work):
+        def __init__(self, *given: object, **named: object) -> None:
+            super().__init__(*given, **named)  # type: ignore[arg-type]
+            works.append(self)
+
+    def reached(point: str) -> None:
+        if point == "fence taken":
+            if meeting.wait() == 0:
+                raise Unreachable("a reader fails")
+            assert works[0].stop.wait(60)
+
+    monkeypatch.setattr(resync, "_Work", Work)
+    corrupt(several)
+    caplog.set_level("INFO")
+    with wiring.resyncing(several, ITEMS) as step, pytest.raises(Unreachable, match="reader fails"):
+        replace(step, reached=reached).run(ITEMS, Selection())
+    assert set(states(several)) == {"open"}
+    assert caplog.text.count("is left to the next run") == READERS - 1
+    with slots.session(several.postgres) as cursor:
+        cursor.execute("SELECT count(*) FROM pg_replication_slots WHERE temporary")
+        assert cursor.fetchone() == (0,)
+    assert wiring.resync(several, ITEMS.name).before[0] == 0
+    assert_fact_equals_join(several, engine)
+
+
+def test_a_limited_load_on_postgresql_is_that_of_one_reader(services: Settings) -> None:
+    limited = replace(services, copy_readers=READERS, copy_load=0.5)
+    with wiring.resyncing(limited, ITEMS) as step:
+        assert step.readers == 1
 
 
 def test_shares_of_the_ranges_are_read_side_by_side_and_are_all_of_them(

@@ -139,7 +139,7 @@ def test_changes_after_the_fence_win_whenever_they_arrive(
     with engine.connect() as connection:
         ids = connection.scalars(text("SELECT id FROM order_items ORDER BY id LIMIT 3")).all()
 
-    def late(self: Any, selection: Any, reached: Any) -> int:
+    def late(self: Any, *given: Any) -> int:
         with engine.begin() as connection:
             connection.execute(
                 text("UPDATE order_items SET quantity = 77 WHERE id = :id"), {"id": ids[0]}
@@ -155,7 +155,7 @@ def test_changes_after_the_fence_win_whenever_they_arrive(
                 )
             )
         checked(services)  # they are drained before the rows are read
-        return read(self, selection, reached)
+        return read(self, *given)
 
     monkeypatch.setattr(reading.FencedReading, "read", late)
     wiring.resync(services, "order_items")
@@ -170,8 +170,8 @@ def test_a_truncate_after_the_fence_wins(
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE kept_items AS SELECT * FROM order_items LIMIT 40"))
 
-    def late(self: Any, selection: Any, reached: Any) -> int:
-        rows = read(self, selection, reached)
+    def late(self: Any, *given: Any) -> int:
+        rows = read(self, *given)
         with engine.begin() as connection:
             # TRUNCATE would wait for the snapshot's lock; its transaction ends first.
             self._rows._cursor.execute("COMMIT")

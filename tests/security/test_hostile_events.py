@@ -425,9 +425,9 @@ def test_a_resync_fails_while_rows_that_it_wrote_are_hidden(
 ) -> None:
     read = reading.FencedReading.read
 
-    def late(self: Any, selection: Any, reached: Any) -> int:
+    def late(self: Any, *given: Any) -> int:
         planted_markers(services)  # after everything that was there before was put below
-        return read(self, selection, reached)
+        return read(self, *given)
 
     monkeypatch.setattr(reading.FencedReading, "read", late)
     done = run(services, "resync", TABLE)

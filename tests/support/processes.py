@@ -55,6 +55,7 @@ def killed(settings: Settings, module: str, *arguments: object, **variables: obj
         **broker_variables(settings),
         "SLUICE_CLICKHOUSE_PORT": settings.clickhouse.port,
         "SLUICE_CLICKHOUSE_HTTP_PORT": settings.clickhouse.http_port,
+        "SLUICE_COPY_READERS": settings.copy_readers,
         **variables,
     }
     process = subprocess.run(

@@ -65,6 +65,8 @@ def stack_environment(home: Path) -> dict[str, str]:
     names = ("POSTGRES", "KAFKA", "CLICKHOUSE", "CLICKHOUSE_HTTP", "API", "AIRFLOW")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     variables = {f"SLUICE_{name}_PORT": str(port) for name, port in ports.items()}
+    # Ranges of a table are read one after the other, however many cores there are.
+    variables["SLUICE_COPY_READERS"] = "1"
     return {**inherited(), **variables, **outside_variables(), "SLUICE_HOME": str(home)}
 
 

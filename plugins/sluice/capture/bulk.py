@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 from psycopg2 import sql
 
 from sluice.catalog import Table
-from sluice.execution.failpoints import Reached, ignore
+from sluice.execution.failpoints import Reached
 
 # Called often with the number of this call's rows that were sent so far.
 Sent = Callable[[int], None]
@@ -36,8 +36,8 @@ class Copying(Protocol):
         self,
         cursor: Any,
         condition: sql.Composable,
-        reached: Reached = ignore,
-        sent: Sent | None = None,
+        reached: Reached,
+        sent: Sent,
     ) -> Loaded:
         """Copy those of the selected rows that fit.
 
@@ -45,7 +45,7 @@ class Copying(Protocol):
             cursor: a session whose snapshot is as of the fence, and that holds the table.
             condition: the selected rows.
             reached: called with the failpoints `rows sent` and `rows stored`.
-            sent: reports progress, and ends the copy by raising. Default: None, for the log.
+            sent: reports progress, and ends the copy by raising.
         """
 
     def publish(self) -> None:

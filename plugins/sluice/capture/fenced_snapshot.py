@@ -11,7 +11,7 @@ from psycopg2 import sql
 
 from sluice.capture import slot as slots
 from sluice.capture import standby
-from sluice.capture.bulk import Load
+from sluice.capture.bulk import Load, Sent
 from sluice.capture.exported_snapshot import export_snapshot
 from sluice.capture.publisher import Batch, Publisher
 from sluice.capture.row_reader import (
@@ -39,7 +39,7 @@ from sluice.clients.topics import Topics
 from sluice.errors import NotReady, SluiceError, Unreachable
 from sluice.events.event import KeyText
 from sluice.events.positions import parse_lsn
-from sluice.execution.failpoints import Reached, ignore
+from sluice.execution.failpoints import Reached
 from sluice.settings import PostgresSettings, Settings
 
 _PAUSE = 0.1
@@ -79,7 +79,8 @@ class FencedReading:
     ) -> None:
         self.fence, self.offset, self.begins = batch.end_lsn, offset, log_end(topics, table)
         self._cursor, self._table, self._names = cursor, table, [table.topic]
-        self._load, self._loaded = load, False
+        self._load, self._loaded, self._copied = load, False, 0
+        self._sent: Sent = lambda _: None
         self._incarnation = topics.incarnation(self._names)
         self._batch, self._publisher = batch, publisher
         self._topics, self._drain = topics, drain
@@ -89,22 +90,22 @@ class FencedReading:
         """See resync.Reading."""
         return checksum_rows(self._cursor, self._table, selection)
 
-    def read(self, selection: Selection, reached: Reached = ignore) -> int:
+    def read(self, selection: Selection, reached: Reached, sent: Sent) -> int:
         """See resync.Reading."""
-        readable = self._readable(selection)
+        self._sent, readable = sent, self._readable(selection)
         if readable is None:
             return 0
         if self._load is None:
             return self._rows.read(readable)
-        copying, copied = self._load.begin(self.fence, self.offset), 0
+        copying = self._load.begin(self.fence, self.offset)
         for condition in self._pieces(readable):
-            loaded = copying.copy(self._cursor, condition, reached)
-            copied += loaded.rows
+            loaded = copying.copy(self._cursor, condition, reached, self._check)
+            self._copied += loaded.rows
             if loaded.others is not None:
                 self._rows.read_where(loaded.others)
         copying.publish()
         self._loaded = True
-        return copied + self._rows.rows
+        return self._copied + self._rows.rows
 
     def _pieces(self, selection: Selection) -> list[sql.Composable]:
         """Return the conditions of the inserts that copy a selection; all rows are a range of
@@ -153,10 +154,13 @@ class FencedReading:
                 return
             if self._topics.incarnation(self._names) != self._incarnation:
                 raise Unreachable("the topic was recreated; the rows have to be read again")
+            self._check()
             time.sleep(_PAUSE)  # another drain is running
 
-    def _check(self) -> None:
+    def _check(self, copying: int = 0) -> None:
+        """Report the rows read so far, with those of a copy that is running."""
         self._publisher.require_working()
+        self._sent(self._copied + copying + self._rows.rows)
 
 
 @contextmanager

@@ -33,16 +33,13 @@ from sluice.drain.resume import Resumption
 from sluice.errors import NeedsPerson, NotReady, Refused
 from sluice.events.positions import before, pack
 from sluice.execution.contention import until_done
-from sluice.execution.failpoints import Reached, ignore
-from sluice.execution.progress import Pace
+from sluice.execution.failpoints import Reached
 from sluice.generate.bulk import BulkRows, Place, bulk_rows
 from sluice.generate.clickhouse import MACHINE_COLUMNS, quoted
 from sluice.settings import ClickHouseSettings
 
 log = logging.getLogger(__name__)
 
-# More than all changes that drains number while a range is copied; UInt64 has room for 16 million.
-_AHEAD = 1 << 40
 _LEFT_SECONDS = 3600
 # Seconds between attempts of a load that ClickHouse refuses.
 _WAITS = (0.5, 2.0, 8.0)
@@ -92,7 +89,7 @@ class BulkLoad:
 
     def unused(self, last: int) -> int:
         """Return a `_seq` above those of all drains and of all other loads that have begun."""
-        return max(last, highest_seq(self.clickhouse, self.table, last)) + _AHEAD
+        return max(last, highest_seq(self.clickhouse, self.table, last)) + _ahead()
 
     def _await_predecessor(self) -> None:
         """Wait until no insert of a killed copy runs: its rows would be stored after the truncate
@@ -120,8 +117,8 @@ class BulkCopying:
         self,
         cursor: Any,
         condition: sql.Composable,
-        reached: Reached = ignore,
-        sent: Sent | None = None,
+        reached: Reached,
+        sent: Sent,
     ) -> Loaded:
         """See capture.bulk.Copying."""
         if differences := self._load.differences(self._table):
@@ -161,11 +158,11 @@ class BulkCopying:
         condition: sql.Composable,
         rows: BulkRows,
         reached: Reached,
-        sent: Sent | None,
+        sent: Sent,
     ) -> int:
         fitting = sql.SQL("({}) AND ({}) IS TRUE").format(condition, sql.SQL(rows.fits or "true"))
         source, selected = own_rows(cursor, self._table), sql.SQL(rows.selected)
-        pacing = _Pacing(self._table, self._load.load, sent)
+        pacing = _Pacing(self._load.load, sent)
         query_id = f"{self._load.alone}{uuid4()}"
         with (
             savepoint(cursor, Exception),
@@ -201,6 +198,16 @@ class BulkCopying:
             former=former,
             version=self._place.version,
         )
+
+
+def _ahead() -> int:
+    """Return the distance of a load's `_seq` from the numbers in use: milliseconds since 1970.
+
+    It is more than all changes that drains number while a range is copied, and UInt64 has room for
+    10 million loads. Of loads side by side the later one gets the higher `_seq` though neither sees
+    the other's rows yet, so those that end in the order in which they began need no new one.
+    """
+    return time.time_ns() // 1_000_000
 
 
 def highest_seq(clickhouse: ClickHouse, table: Table, above: int) -> int:
@@ -239,8 +246,8 @@ class _Pacing:
         sent: see capture.bulk.Copying.
     """
 
-    def __init__(self, table: Table, load: float, sent: Sent | None) -> None:
-        self._report = sent or Pace(log, f"{table.name}: {{}} rows copied").at
+    def __init__(self, load: float, sent: Sent) -> None:
+        self._report = sent
         self._rows, self._load, self._since = 0, load, time.monotonic()
 
     def sent(self, chunk: bytes) -> None:

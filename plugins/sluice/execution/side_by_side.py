@@ -1,4 +1,4 @@
-"""Steps that run side by side: one for each table or fact, in several threads."""
+"""Steps that run side by side in several threads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock
 from typing import Generic, TypeVar
 
 from sluice.errors import SluiceError
 from sluice.execution.outcomes import Named, Outcomes, together
 
 N = TypeVar("N", bound=Named)
+Item = TypeVar("Item")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -52,15 +53,41 @@ def side_by_side(
     Raises:
         SluiceError: an error that ends the step for all; see Outcomes.of.
     """
-    waiting, outcomes, results, turn = deque(items), Outcomes(), list[T](), Lock()
+    outcomes, results, turn = Outcomes(), list[T](), Lock()
+
+    def kept(resources: R, item: N) -> None:
+        try:
+            results.append(step(resources, item))
+        except SluiceError as error:
+            with turn, outcomes.of(item.name):
+                raise error
+
+    until_one_fails(kept, items, opened, threads, Event())
+    return Results(results=results, troubles=outcomes.troubles)
+
+
+def until_one_fails(
+    step: Callable[[R, Item], object],
+    items: Sequence[Item],
+    opened: Callable[[], AbstractContextManager[R]],
+    threads: int,
+    stop: Event,
+) -> None:
+    """Run a step for each item; after an error, or an interruption of the caller, no other begins.
+
+    Args:
+        items, opened, threads: see side_by_side.
+        stop: set by an error or an interruption. A running step may look at it and return early.
+    """
+    waiting = deque(items)
 
     def work() -> None:
         try:
             with opened() as resources:
-                while waiting:
+                while waiting and not stop.is_set():
                     take(resources)
         except BaseException:
-            waiting.clear()
+            stop.set()
             raise
 
     def take(resources: R) -> None:
@@ -68,18 +95,13 @@ def side_by_side(
             item = waiting.popleft()
         except IndexError:  # another thread took the last one
             return
-        try:
-            results.append(step(resources, item))
-        except SluiceError as error:
-            with turn, outcomes.of(item.name):
-                raise error
+        step(resources, item)
 
-    with ThreadPoolExecutor(max(1, min(threads, len(waiting)))) as pool:
-        running = [pool.submit(work) for _ in range(min(threads, len(waiting)))]
+    with ThreadPoolExecutor(max(1, min(threads, len(items)))) as pool:
+        running = [pool.submit(work) for _ in range(min(threads, len(items)))]
         try:
             for thread in running:
                 thread.result()
         except BaseException:
-            waiting.clear()
+            stop.set()
             raise
-    return Results(results=results, troubles=outcomes.troubles)

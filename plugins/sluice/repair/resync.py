@@ -20,9 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Event, Lock
 from typing import Protocol
 
+from sluice.capture.bulk import Sent
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection
 from sluice.clients.clickhouse import ClickHouse
@@ -31,6 +34,7 @@ from sluice.errors import NotReady, RowsRejected
 from sluice.events.event import CONNECT, KeyText, place_of
 from sluice.events.positions import before, format_lsn, pack
 from sluice.execution.failpoints import Reached, ignore
+from sluice.execution.side_by_side import until_one_fails
 from sluice.generate.row_text import same_sum
 from sluice.repair.ghost_rows import checksum_below, live_keys_below
 from sluice.warehouse.key_ranges import KeyRange, Plan, Plans, Progress, RangeDone, divided
@@ -151,11 +155,13 @@ class Reading(Protocol):
     def checksum(self, selection: Selection) -> tuple[int, int]:
         """Return the number of selected rows, and their checksum."""
 
-    def read(self, selection: Selection, reached: Reached) -> int:
+    def read(self, selection: Selection, reached: Reached, sent: Sent) -> int:
         """Copy the selected rows in bulk, or publish them; return their number.
 
         Args:
             reached: see Resync.
+            sent: called often until the reading ends, also while it waits, with the number of rows
+                so far; ends the reading by raising.
         """
 
     def present(self, selection: Selection, texts: Sequence[str]) -> Collection[str]:
@@ -168,6 +174,60 @@ class Reading(Protocol):
         """Wait until the drain has passed everything published."""
 
 
+class _Stopped(Exception):
+    """The run ends by the error of another reader."""
+
+
+class _Work:
+    """The ranges of a run, and what their readers have found in them.
+
+    Args:
+        by_offset, epoch: of the table's change source.
+        differing: see Resync.run.
+
+    Attributes:
+        stop: set when the run ends by an error.
+        fence: the latest.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Sequence[KeyRange],
+        *,
+        by_offset: bool,
+        epoch: int,
+        differing: bool,
+    ) -> None:
+        self.plan, self.table = plan, plan.table
+        self.by_offset, self.epoch, self.differing = by_offset, epoch, differing
+        self.stop = Event()
+        self.fence = self.rows = self.deleted = self.equal = 0
+        self.unstored = Counter[str]()
+        self._progress, self._turn = Progress(plan, parts), Lock()
+
+    def at(self, part: KeyRange, rows: int) -> None:
+        """Take in the rows of a range so far.
+
+        Raises:
+            _Stopped: it is not to be read further.
+        """
+        if self.stop.is_set():
+            raise _Stopped
+        if line := self._progress.at(part, rows):
+            log.info("resync: %s", line)
+
+    def add(self, part: KeyRange, done: RangeDone, *, equal: bool) -> None:
+        """Take in a finished range."""
+        with self._turn:
+            self.fence = max(self.fence, done.fence)
+            self.rows += done.rows
+            self.deleted += done.deleted
+            self.equal += equal
+            self.unstored.update(done.unstored)
+        log.info("resync: %s", self._progress.add(part, done.rows))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:
     """Reads tables again.
@@ -176,6 +236,8 @@ class Resync:
         reading: opens a fence for a table, by offset if the flag is set.
         hidden: returns the rows of a selection, written at a version, that a version ahead of the
             source hides.
+        another: opens the same resync for another thread, with sessions of its own.
+        readers: the most ranges that are read at a time. Default: 1.
         rows: the rows of one range; a million by default.
         reached: called with each of POINTS as it is passed.
     """
@@ -185,6 +247,8 @@ class Resync:
     division: Division
     plans: Plans
     hidden: Callable[[Table, Selection, int], int]
+    another: Callable[[], AbstractContextManager[Resync]]
+    readers: int = 1
     rows: int = _ROWS_IN_A_RANGE
     reached: Reached = ignore
 
@@ -233,41 +297,51 @@ class Resync:
         started, table = time.monotonic(), plan.table
         parts = [part for part in plan.open if part.number % shares == share]
         source, epoch = self._source(table)
-        fence = rows = deleted = equal = 0
-        unstored = Counter[str]()
-        progress = Progress(plan, parts)
-        for part in parts:
-            with self.reading(table, source == CONNECT) as reading:
-                self.reached("fence taken")
-                version = _fence(table, reading, epoch)
-                fence = reading.fence
-                same = differing and self._same(table, part.selection, reading, version)
-                equal += same
-                done = RangeDone(fence=fence)
-                if not same:
-                    done = self._read(table, part, reading, version)
-            self.plans.finish(plan, part, done)
-            self.reached("range noted")
-            rows, deleted = rows + done.rows, deleted + done.deleted
-            unstored.update(done.unstored)
-            log.info("resync: %s", progress.add(part, done.rows))
+        work = _Work(plan, parts, by_offset=source == CONNECT, epoch=epoch, differing=differing)
+        if min(self.readers, len(parts)) > 1:
+            read = partial(self._read_beside, work)
+            until_one_fails(read, parts, self.another, self.readers, work.stop)
+        else:
+            for part in parts:
+                self._read_range(work, part)
         report = ResyncReport(
             table=table.name,
             selection=plan.purpose
             if shares == 1
             else f"{plan.purpose}, share {share + 1} of {shares}",
-            fence=fence,
-            rows=rows,
-            deleted=deleted,
+            fence=work.fence,
+            rows=work.rows,
+            deleted=work.deleted,
             seconds=time.monotonic() - started,
             before=(len(plan.done), len(plan.ranges)),
-            equal=equal,
-            unstored=unstored,
+            equal=work.equal,
+            unstored=work.unstored,
         )
         if parts:
             self._keep(report)
         self.reached("run recorded")
         return report
+
+    def _read_beside(self, work: _Work, own: Resync, part: KeyRange) -> None:
+        """Read a range with a thread's own sessions, unless another range has failed."""
+        try:
+            replace(own, reached=self.reached)._read_range(work, part)
+        except _Stopped:
+            log.info("resync: %s: range %d is left to the next run", work.table.name, part.number)
+
+    def _read_range(self, work: _Work, part: KeyRange) -> None:
+        """Read a range behind a fence of its own, and note it."""
+        table = work.table
+        with self.reading(table, work.by_offset) as reading:
+            self.reached("fence taken")
+            version = _fence(table, reading, work.epoch)
+            same = work.differing and self._same(table, part.selection, reading, version)
+            done = RangeDone(fence=reading.fence)
+            if not same:
+                done = self._read(work, part, reading, version)
+        self.plans.finish(work.plan, part, done)
+        self.reached("range noted")
+        work.add(part, done, equal=same)
 
     def _same(self, table: Table, selection: Selection, reading: Reading, version: int) -> bool:
         """Whether ClickHouse's rows of a range equal those of the fence.
@@ -278,9 +352,10 @@ class Resync:
         present = checksum_below(self.clickhouse, table, selection, version)
         return count == present[0] and same_sum(total, present[1])
 
-    def _read(self, table: Table, part: KeyRange, reading: Reading, version: int) -> RangeDone:
+    def _read(self, work: _Work, part: KeyRange, reading: Reading, version: int) -> RangeDone:
         """Read one range, and wait until it is in ClickHouse."""
-        rows = reading.read(part.selection, self.reached)
+        table = work.table
+        rows = reading.read(part.selection, self.reached, partial(work.at, part))
         self.reached("rows published")
         reading.wait()
         self.reached("rows drained")

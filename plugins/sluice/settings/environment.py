@@ -34,6 +34,7 @@ from sluice.settings.variables import VARIABLES, shown
 
 _MOST_DAYS = 36_500
 _LEAST_KEY = 16  # characters; a shorter key can be guessed from the hash of a known value
+_MOST_READERS = 4  # each needs a replication slot and two sessions on PostgreSQL
 # Origins of a value that is not set: the default, and a port with which the stack was started.
 DEFAULT, STARTED = "default", "the stack's last start"
 # Service -> its settings of which each names another one than the stack's own.
@@ -156,6 +157,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         statement_seconds=_number(values, "SLUICE_QUALITY_STATEMENT_SECONDS"),
         quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
         copy_load=_ratio(values, "SLUICE_COPY_LOAD"),
+        copy_readers=_readers(values),
         replica=_address(values, "SLUICE_QUALITY_REPLICA"),
         count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
         carry_seconds=_number(values, "SLUICE_QUALITY_CARRY_SECONDS"),
@@ -243,6 +245,12 @@ def _drain(values: Mapping[str, str]) -> DrainSettings:
         reject_ratio=_ratio(values, "SLUICE_REJECT_RATIO"),
         reject_run=_number(values, "SLUICE_REJECT_RUN"),
     )
+
+
+def _readers(values: Mapping[str, str]) -> int:
+    if not values["SLUICE_COPY_READERS"]:
+        return max(1, min((os.cpu_count() or 1) // 2, _MOST_READERS))
+    return _number(values, "SLUICE_COPY_READERS")
 
 
 def _processes(values: Mapping[str, str]) -> int:

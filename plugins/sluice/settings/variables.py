@@ -92,6 +92,11 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "1",
         "share of the time that rows are copied in bulk, up to 1; the rest are pauses",
     ),
+    "SLUICE_COPY_READERS": (
+        "",
+        "ranges that a resync reads at a time, one if SLUICE_COPY_LOAD is below 1; empty is one for"
+        " two cores, up to 4",
+    ),
     "SLUICE_QUALITY_LOAD": (
         "1",
         "share of the time that a deep check queries PostgreSQL, up to 1; the rest are pauses",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from sluice.catalog.key_selection import Selection
 from sluice.clients.clickhouse import ClickHouse
 from sluice.events.event import KeyText
 from sluice.events.positions import format_lsn
+from sluice.execution import progress
 from sluice.execution.progress import Amount, Line, duration
 
 _OPEN, _DONE, _DROPPED = "open", "done", "dropped"
@@ -214,6 +216,8 @@ def divided(
 class Progress:
     """Progress of a run as log lines; the time left is estimated from the rows read so far.
 
+    Several threads may report ranges that they read side by side.
+
     Args:
         word: verb for the rows. Default: `read again`.
     """
@@ -223,21 +227,39 @@ class Progress:
         self._name, self._ranges = plan.table.name, len(plan.ranges) - len(plan.open) + len(parts)
         self._done = len(plan.done)
         self._left = sum(part.rows for part in parts)
-        self._rows, self._started = 0, time.monotonic()
+        self._rows, self._unfinished = 0, dict[int, int]()
+        self._started = self._reported = time.monotonic()
+        self._turn = Lock()
 
     def add(self, part: KeyRange, rows: int) -> Line:
         """Count a finished range; return the log line."""
-        self._done += 1
-        self._left -= part.rows
-        self._rows += rows
-        rate = self._rows / max(time.monotonic() - self._started, 0.001)
+        with self._turn:
+            self._unfinished.pop(part.number, None)
+            self._done += 1
+            self._left -= part.rows
+            self._rows += rows
+            return self._line()
+
+    def at(self, part: KeyRange, rows: int) -> Line | None:
+        """Take in the rows of a range so far; return a log line every few seconds."""
+        with self._turn:
+            self._unfinished[part.number] = rows
+            if time.monotonic() - self._reported < progress.SECONDS:
+                return None
+            return self._line()
+
+    def _line(self) -> Line:
+        self._reported = time.monotonic()
+        unfinished = sum(self._unfinished.values())
+        done, left = self._rows + unfinished, self._left - unfinished
+        rate = done / max(self._reported - self._started, 0.001)
         ranges = f"{self._done} of {self._ranges} ranges"
-        text = f"{self._name}: {ranges}, {self._rows} rows {self._word}"
-        seconds = self._left / rate if self._left > 0 and rate else None
+        text = f"{self._name}: {ranges}, {done} rows {self._word}"
+        seconds = left / rate if left > 0 and rate else None
         amount = Amount(
             work=f"{self._name}: rows {self._word}",
-            done=self._rows,
-            total=self._rows + max(self._left, 0),
+            done=done,
+            total=done + max(left, 0),
             seconds_left=seconds,
         )
         if seconds is not None:

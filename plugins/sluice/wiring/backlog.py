@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sluice.catalog import Table
 from sluice.clients.clickhouse import ClickHouse
@@ -18,7 +19,7 @@ from sluice.execution.outcomes import together
 from sluice.execution.side_by_side import side_by_side
 from sluice.settings import Settings
 from sluice.warehouse.evolution import differing
-from sluice.wiring.context import Run, opened
+from sluice.wiring.context import Run, opened, opened_apart
 from sluice.wiring.drains import decoder_of, make_drain
 
 # Seconds that the last tables have where the others took all the time of the run.
@@ -122,7 +123,8 @@ def drain_backlog(
         most = min(run.settings.drain.seconds, seconds or run.settings.drain.seconds)
         step = _step(backlog, books, most, pass_rejects=pass_rejects, patience=patience)
         try:
-            done = side_by_side(step, ready, _opened_apart(run.settings, threads), threads)
+            apart = partial(opened_apart, run.settings, threads)
+            done = side_by_side(step, ready, apart, threads)
         finally:
             books.flush()
     ended = {report.table for report in done.results if report.caught_up}
@@ -150,13 +152,6 @@ def _step(
         return until_done(lambda: drain.run(decoder, next(standing, None)), patience)
 
     return step
-
-
-def _opened_apart(settings: Settings, threads: int) -> Callable[[], AbstractContextManager[Run]]:
-    """Return what opens a thread's run, with its part of the memory for events."""
-    chunk_bytes = settings.drain.chunk_bytes // threads
-    part = replace(settings, drain=replace(settings.drain, chunk_bytes=chunk_bytes))
-    return lambda: opened(part)
 
 
 def _shares(backlog: Backlog, due: Sequence[Table], processes: int) -> list[list[str]]:

@@ -33,6 +33,11 @@ def make_load(run: Run, table: Table) -> BulkLoad | None:
     if reason := topic_only(table) or _refusal(run, table):
         log.info("%s: rows go through the topic: %s", table.name, reason)
         return None
+    return bulk_load(run, table)
+
+
+def bulk_load(run: Run, table: Table) -> BulkLoad:
+    """Make the load of a table whose rows can go in bulk; see make_load."""
     return BulkLoad(
         settings=run.settings.clickhouse,
         clickhouse=run.clickhouse,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sluice.catalog import Catalog, load_catalog
@@ -98,3 +98,11 @@ def opened(settings: Settings, **limits: float) -> Iterator[Run]:
     """Open a run; what it opened ends with the context."""
     with ExitStack() as resources:
         yield Run(settings=settings, limits=limits, resources=resources)
+
+
+@contextmanager
+def opened_apart(settings: Settings, threads: int) -> Iterator[Run]:
+    """Open a thread's own run, with its part of the memory for events."""
+    chunk_bytes = settings.drain.chunk_bytes // threads
+    with opened(replace(settings, drain=replace(settings.drain, chunk_bytes=chunk_bytes))) as run:
+        yield run

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 
 from sluice.capture.fenced_snapshot import (
     ExactSnapshot,
@@ -16,6 +17,7 @@ from sluice.capture.fenced_snapshot import (
 )
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, typed_key
+from sluice.drain.bulk_load import BulkLoad
 from sluice.errors import NeedsPerson, NotReady, StaleCheckpoint, TopicGap, WrongUsage
 from sluice.events.event import CONNECT
 from sluice.execution.contention import until_done
@@ -23,8 +25,8 @@ from sluice.repair.resync import Resync, ResyncReport
 from sluice.settings import Settings
 from sluice.warehouse.key_ranges import Plan
 from sluice.wiring.ahead import hidden, put_below
-from sluice.wiring.bulk import make_load
-from sluice.wiring.context import Run, opened
+from sluice.wiring.bulk import bulk_load, make_load
+from sluice.wiring.context import Run, opened, opened_apart
 from sluice.wiring.drains import make_decoder, make_drain, named_source
 from sluice.wiring.masked import note_read, require_key
 from sluice.wiring.parked import close_holes, holes_left, plan_whole
@@ -79,7 +81,7 @@ def resync_share(
     """
     with opened(settings) as run:
         table = run.catalog.table(name)
-        step = make_resync(run, table)
+        step = replace(make_resync(run, table), readers=1)  # other tasks read the other shares
         plan = run.plans.find(table, planned)
         if plan is None:
             raise NeedsPerson(
@@ -107,13 +109,7 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
         within: the snapshot for all ranges; without it each range has its own fence.
     """
     require_key(run, [table])
-    settings, topics = run.settings, run.topics
     decoder, drain = make_decoder(run, table.name), make_drain(run)
-
-    def drain_once() -> None:
-        with suppress(StaleCheckpoint):  # another drain is running
-            drain.run(decoder)
-
     try:  # a gap shows only until the topic is as long again as it was
         until_done(partial(drain.run, decoder))
     except TopicGap:
@@ -121,7 +117,40 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
         until_done(partial(drain.skip_gap, table))
     _name_source(run, table)
     put_below(run, table)
-    load = make_load(run, table)
+    readers = 1 if within is not None else _readers(run.settings)
+    return _opened_resync(run, table, make_load(run, table), within, readers, Lock())
+
+
+def _readers(settings: Settings) -> int:
+    """Return how many ranges are read at a time: one where the load on PostgreSQL is limited."""
+    return settings.copy_readers if settings.copy_load == 1 else 1
+
+
+def _opened_resync(
+    run: Run,
+    table: Table,
+    load: BulkLoad | None,
+    within: ExactSnapshot | None,
+    readers: int,
+    draining: Lock,
+) -> Resync:
+    """Make the resync of a table that `make_resync` has prepared, on the sessions of a run.
+
+    Args:
+        draining: held by the reader that drains, as one at a time gets further than several.
+    """
+    settings, topics = run.settings, run.topics
+    decoder, drain = make_decoder(run, table.name), make_drain(run)
+
+    def drain_once() -> None:
+        with draining, suppress(StaleCheckpoint):  # another process drains
+            drain.run(decoder)
+
+    @contextmanager
+    def another() -> Iterator[Resync]:
+        with opened_apart(settings, readers) as own:
+            own_load = load and bulk_load(own, table)
+            yield _opened_resync(own, table, own_load, None, readers, draining)
 
     def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
         if within is not None:  # nothing else comes onto the topic meanwhile
@@ -135,6 +164,8 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
         division=partial(division, settings),
         plans=run.plans,
         hidden=partial(hidden, run),
+        another=another,
+        readers=readers,
     )
 
 

@@ -55,7 +55,7 @@ def checks(settings: Settings, catalog: Catalog) -> Iterator[Diagnosis]:
         yield from _masks(settings, catalog)
         yield _role(cursor)
         yield _privileges(cursor, catalog)
-        yield _slots(cursor, settings.relay)
+        yield _slots(cursor, settings)
         faults = publications.faults(cursor, catalog)
         yield from _keys(cursor, catalog, faults)
         yield from _publication(cursor, settings.relay, catalog, faults)
@@ -96,14 +96,16 @@ def _privileges(cursor: Any, catalog: Catalog) -> Diagnosis:
     return judged("postgres", "privileges", not unreadable, found, f"{remedy} on their schemas")
 
 
-def _slots(cursor: Any, relay: RelaySettings) -> Diagnosis:
+def _slots(cursor: Any, settings: Settings) -> Diagnosis:
+    relay = settings.relay
     free, ours, invalidation = _row(cursor, _SLOTS, [relay.slot, relay.slot])
     if invalidation:
         found = f"it was invalidated: {cause(invalidation)}"
         return judged("postgres", "slot", False, found, remedy(invalidation))
-    # A snapshot needs a temporary slot as well: one for an existing relay, two for a new one.
-    more = "raise max_replication_slots or drop unused slots"
-    return judged("postgres", "slots", free + ours >= 2, f"{free} left", more)
+    # The relay's slot, and a temporary one for each snapshot: of a resync one for each reader.
+    needed = 1 + settings.copy_readers
+    more = "raise max_replication_slots, drop unused slots, or lower SLUICE_COPY_READERS"
+    return judged("postgres", "slots", free + ours >= needed, f"{free} left", more)
 
 
 def _keys(cursor: Any, catalog: Catalog, faults: Mapping[str, SluiceError]) -> Iterator[Diagnosis]:
