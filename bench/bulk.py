@@ -7,8 +7,8 @@ customers of 1 kB with hostile text, are copied in each way, alternating, REPEAT
 are printed. The ways: `COPY ... TO STDOUT` to nothing; the limit of the shape, psql's COPY piped
 into curl and the same insert, with nothing of Sluice's; the relay's first copy, from its start
 until its slot exists, with `SLUICE_RELAY_ACK=broker`, because drains run once a minute; `sluice
-resync`, by one reader; the same in four ranges, by two readers; and a resync of a tenth of the rows
-through the topic, as where ClickHouse's HTTP port does not answer.
+resync`, by one reader; the same with `SLUICE_COPY_VERIFY=on`; in four ranges, by two readers; and a
+resync of a tenth of the rows through the topic, as where ClickHouse's HTTP port does not answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ from tests.support.services import initialise, stack_environment, started, tempo
 
 CATALOG = load_catalog("models")
 COPY, LIMIT, FIRST = "COPY to nothing", "psql and curl", "first copy"
-RESYNC, READERS, TOPIC = "resync", "resync, two readers", "through the topic"
+RESYNC, VERIFIED, READERS = "resync", "resync, verified", "resync, two readers"
+TOPIC = "through the topic"
 HOSTILE = r"E'\\N \t \n \\ é 😀 '"
 FILL = (
     "ALTER TABLE customers ALTER name TYPE text",
@@ -85,6 +86,7 @@ class Subject:
         """Return way -> rows, and a call that copies them."""
         part = rows // 10
         alone = replace(self.settings, copy_readers=1)
+        verifying = replace(alone, copy_verify=True)
         closed = replace(self.settings.clickhouse, http_port=1, account=None)
         by_topic = replace(self.settings, clickhouse=closed)
         return {
@@ -92,6 +94,7 @@ class Subject:
             LIMIT: (rows, lambda: self._shell(f"{self._psql(table)} | {self._curl(table)}")),
             FIRST: (rows, lambda: self._first_copy(table)),
             RESYNC: (rows, lambda: wiring.resync(alone, table.name, restart=True)),
+            VERIFIED: (rows, lambda: wiring.resync(verifying, table.name, restart=True)),
             READERS: (rows, lambda: self._read_by_two(table, rows)),
             TOPIC: (part, lambda: wiring.resync(by_topic, table.name, upper=str(part))),
         }

@@ -27,6 +27,8 @@ def test_the_example_file_lists_every_variable_with_its_default() -> None:
         ("SLUICE_DEAD_LETTER_DAYS", "36501"),
         ("SLUICE_RELAY_ACK", "never"),
         ("SLUICE_RELAY_METRICS", "4195"),
+        ("SLUICE_COPY_READERS", "0"),
+        ("SLUICE_COPY_VERIFY", "yes"),
         ("SLUICE_QUALITY_LOAD", "0"),
         ("SLUICE_QUALITY_LOAD", "1.5"),
         ("SLUICE_QUALITY_REPLICA", "standby"),

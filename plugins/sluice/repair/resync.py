@@ -5,9 +5,10 @@ A range of keys is read in one exported snapshot, its fence, and published on th
 the fence, in whatever order both arrive. Once they are drained, live rows of the range below the
 fence are rows that PostgreSQL does not have, or rows that could not be stored. The same snapshot
 tells which of their keys PostgreSQL has (ADR 22): those keep their last good version, the others
-get a `delete` at (fence, 0). Then the range is done. An interrupted run resumes with the other
-ranges, and with those of which a row could not be stored; see key_ranges.py. A repair of many rows
-skips the ranges that are equal instead.
+get a `delete` at (fence, 0). If wanted, both sides' checksums as of the fence are compared. Then
+the range is done. An interrupted run resumes with the other ranges, and with those of which a row
+could not be stored; see key_ranges.py. A repair of many rows skips the ranges that are equal
+instead.
 
 Redpanda Connect orders changes by their offset, so its fence is the topic's end, taken before the
 snapshot. The snapshot may contain later changes as well; applying them again is harmless.
@@ -30,7 +31,7 @@ from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection
 from sluice.clients.clickhouse import ClickHouse
 from sluice.drain.clickhouse_store import ClickHouseStore
-from sluice.errors import NotReady, RowsRejected
+from sluice.errors import NotReady, QualityFailed, RowsRejected
 from sluice.events.event import CONNECT, KeyText, place_of
 from sluice.events.positions import before, format_lsn, pack
 from sluice.execution.failpoints import Reached, ignore
@@ -56,6 +57,9 @@ POINTS = (
 # A range takes seconds to copy, so an interrupted run loses little; a fence is much cheaper.
 _ROWS_IN_A_RANGE = 1_000_000
 _REASONS = 3  # reasons named in a sentence
+# A change that arrives while ClickHouse reads current state and history may hide its row or return
+# it twice. The moment is short, so several readings in a row are not disturbed.
+_READINGS = 4
 _HIDDEN = "a version or truncation ahead of the source hides the row; run it again"
 
 
@@ -70,6 +74,7 @@ class ResyncReport:
         seconds: the duration.
         before: the ranges done by an earlier run, and the number of all ranges.
         equal: ranges skipped because nothing differed in them.
+        verified: ranges of which the checksums of both sides agreed after they were read.
         unstored: the number of rows that could not be stored, by reason.
         parked: the table's remaining holes and their remedy; see wiring/parked.py.
     """
@@ -82,6 +87,7 @@ class ResyncReport:
     seconds: float
     before: tuple[int, int] = (0, 1)
     equal: int = 0
+    verified: int = 0
     unstored: Mapping[str, int] = field(default_factory=dict)
     parked: str = ""
 
@@ -107,6 +113,8 @@ class ResyncReport:
         done, ranges = self.before
         if self.equal:
             text += f"; {self.equal} of {ranges} ranges were equal"
+        if self.verified:
+            text += f"; {self.verified} of {ranges} ranges were verified"
         if done:
             text += f"; {done} of {ranges} ranges were done before"
         return text
@@ -202,7 +210,7 @@ class _Work:
         self.plan, self.table = plan, plan.table
         self.by_offset, self.epoch, self.differing = by_offset, epoch, differing
         self.stop = Event()
-        self.fence = self.rows = self.deleted = self.equal = 0
+        self.fence = self.rows = self.deleted = self.equal = self.verified = 0
         self.unstored = Counter[str]()
         self._progress, self._turn = Progress(plan, parts), Lock()
 
@@ -224,6 +232,7 @@ class _Work:
             self.rows += done.rows
             self.deleted += done.deleted
             self.equal += equal
+            self.verified += done.verified
             self.unstored.update(done.unstored)
         log.info("resync: %s", self._progress.add(part, done.rows))
 
@@ -238,6 +247,7 @@ class Resync:
             source hides.
         another: opens the same resync for another thread, with sessions of its own.
         readers: the most ranges that are read at a time. Default: 1.
+        verify: whether to compare the checksums of each range after it was read. Default: false.
         rows: the rows of one range; a million by default.
         reached: called with each of POINTS as it is passed.
     """
@@ -249,6 +259,7 @@ class Resync:
     hidden: Callable[[Table, Selection, int], int]
     another: Callable[[], AbstractContextManager[Resync]]
     readers: int = 1
+    verify: bool = False
     rows: int = _ROWS_IN_A_RANGE
     reached: Reached = ignore
 
@@ -315,6 +326,7 @@ class Resync:
             seconds=time.monotonic() - started,
             before=(len(plan.done), len(plan.ranges)),
             equal=work.equal,
+            verified=work.verified,
             unstored=work.unstored,
         )
         if parts:
@@ -348,9 +360,39 @@ class Resync:
 
         Changes older than the fence that are drained later lead to the same rows.
         """
-        count, total = reading.checksum(selection)
-        present = checksum_below(self.clickhouse, table, selection, version)
-        return count == present[0] and same_sum(total, present[1])
+        return self._agree(table, selection, reading.checksum(selection), version)
+
+    def _agree(
+        self, table: Table, selection: Selection, expected: tuple[int, int], below: int
+    ) -> bool:
+        """Whether the live rows of a range below a version have this number and checksum."""
+        count, total = checksum_below(self.clickhouse, table, selection, below)
+        return count == expected[0] and same_sum(expected[1], total)
+
+    def _verify(self, table: Table, part: KeyRange, reading: Reading, version: int) -> bool:
+        """Compare a range as of its fence, now that its rows and deletes are stored.
+
+        Later changes are left out: their rows are taken from the history, at the fence's version.
+
+        Returns:
+            False for single keys, which are not compared.
+
+        Raises:
+            QualityFailed: both sides differ.
+        """
+        if part.selection.keys:
+            return False
+        expected, below = reading.checksum(part.selection), version + 2  # rows are at version + 1
+        if any(self._agree(table, part.selection, expected, below) for _ in range(_READINGS)):
+            return True
+        count, _ = checksum_below(self.clickhouse, table, part.selection, below)
+        raise QualityFailed(
+            f"{table.name}: {part.selection.sentence()} differ after they were read again as of"
+            f" {format_lsn(reading.fence)}: PostgreSQL has {expected[0]} rows, ClickHouse {count},"
+            " or values differ",
+            remedy=f"see which: sluice quality {table.name} --deep; then run it again, which reads"
+            " this range and those that are left",
+        )
 
     def _read(self, work: _Work, part: KeyRange, reading: Reading, version: int) -> RangeDone:
         """Read one range, and wait until it is in ClickHouse."""
@@ -370,7 +412,15 @@ class Resync:
         unstored = self._unstored(table, reading)
         if hidden := self.hidden(table, part.selection, version + 1):
             unstored[_HIDDEN] = hidden
-        return RangeDone(fence=reading.fence, rows=rows, deleted=len(ghosts), unstored=unstored)
+        # Rows that could not be stored keep an older version, or are missing.
+        verified = self.verify and not unstored and self._verify(table, part, reading, version)
+        return RangeDone(
+            fence=reading.fence,
+            rows=rows,
+            deleted=len(ghosts),
+            unstored=unstored,
+            verified=verified,
+        )
 
     def _unstored(self, table: Table, reading: Reading) -> dict[str, int]:
         """Return the number of rows of a reading that could not be stored, by reason."""

@@ -139,6 +139,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     secrets = read_secrets(home)
     if values["SLUICE_QUALITY_REPAIR"] not in {"off", "suggest", "auto"}:
         raise WrongUsage("SLUICE_QUALITY_REPAIR must be off, suggest or auto")
+    if values["SLUICE_COPY_VERIFY"] not in {"off", "on"}:
+        raise WrongUsage("SLUICE_COPY_VERIFY must be off or on")
     return Settings(
         project=project,
         home=home,
@@ -158,6 +160,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         quality_load=_ratio(values, "SLUICE_QUALITY_LOAD"),
         copy_load=_ratio(values, "SLUICE_COPY_LOAD"),
         copy_readers=_readers(values),
+        copy_verify=values["SLUICE_COPY_VERIFY"] == "on",
         replica=_address(values, "SLUICE_QUALITY_REPLICA"),
         count_rows=_number(values, "SLUICE_QUALITY_COUNT_ROWS"),
         carry_seconds=_number(values, "SLUICE_QUALITY_CARRY_SECONDS"),

@@ -198,6 +198,7 @@ class Settings:
         quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
         copy_load: the same of rows that are copied in bulk.
         copy_readers: the most ranges of a table that a resync reads at a time.
+        copy_verify: whether it compares the checksums of each range afterwards.
         replica: host and port of a hot standby for the deep check; None for the primary.
         count_rows: larger tables are counted by the deep check alone.
         carry_seconds: how long the count of a large table without changes is carried forward.
@@ -225,6 +226,7 @@ class Settings:
     quality_load: float
     copy_load: float
     copy_readers: int
+    copy_verify: bool
     replica: tuple[str, int] | None
     count_rows: int
     carry_seconds: int

@@ -97,6 +97,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "ranges that a resync reads at a time, one if SLUICE_COPY_LOAD is below 1; empty is one for"
         " two cores, up to 4",
     ),
+    "SLUICE_COPY_VERIFY": (
+        "off",
+        "on compares the checksums of both sides of each range that a resync has read",
+    ),
     "SLUICE_QUALITY_LOAD": (
         "1",
         "share of the time that a deep check queries PostgreSQL, up to 1; the rest are pauses",

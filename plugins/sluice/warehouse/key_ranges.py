@@ -54,10 +54,12 @@ class RangeDone:
         rows: number of rows read.
         deleted: number of rows that only ClickHouse had.
         unstored: reason -> number of rows that could not be stored.
+        verified: whether the checksums of both sides were compared.
     """
 
     fence: int
     rows: int = 0
+    verified: bool = False
     deleted: int = 0
     unstored: Mapping[str, int] = field(default_factory=dict)
 

@@ -166,6 +166,7 @@ def _opened_resync(
         hidden=partial(hidden, run),
         another=another,
         readers=readers,
+        verify=settings.copy_verify,
     )
 
 
