@@ -102,6 +102,26 @@ def test_a_drain_and_a_rebuild_at_any_point_make_no_rebuild_skip_rows(
     assert_fact_equals_join(services, engine)
 
 
+def test_rows_of_a_load_that_failed_beside_another_are_in_view_after_the_next(
+    services: Settings, engine: Engine
+) -> None:
+    spoil(services)
+    with wiring.resyncing(services, ITEMS) as step:
+        plan = replace(step, rows=210).plan(ITEMS, Selection(), restart=True)
+
+        def reached(point: str) -> None:
+            if point == "rows stored":
+                with step.another() as beside:
+                    assert beside.read(plan, 1, 2).rows == 210
+                wiring.rebuild_all(services).require()
+                raise Unreachable("it ends before it has published its rows")
+
+        with pytest.raises(Unreachable):
+            replace(step, reached=reached).read(plan, 0, 2)
+    assert wiring.resync(services, ITEMS.name, keys=["420"]).rows == 1
+    assert_fact_equals_join(services, engine)
+
+
 @pytest.mark.parametrize("limit", [{"max_memory_usage": 1000}, {"max_query_size": 10}])
 def test_rows_that_clickhouse_refuses_in_bulk_go_through_the_topic(
     services: Settings,

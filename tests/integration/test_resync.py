@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from sluice import wiring
 from sluice.capture import exported_snapshot
@@ -53,6 +55,22 @@ def test_a_table_that_was_corrupted_equals_postgres_again(
         1
     ]
     assert kept == [("order_items", done.rows, 1)]
+
+
+def test_a_server_without_a_free_slot_is_told(services: Settings, engine: Engine) -> None:
+    made = set[str]()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        try:
+            with suppress(OperationalError):  # all are in use
+                for number in range(1000):
+                    take = text("SELECT slot_name FROM pg_create_physical_replication_slot(:name)")
+                    made.add(str(connection.scalar(take, {"name": f"taken_{number}"})))
+            assert len(made) < 1000
+            with pytest.raises(NotReady, match="no replication slot left"):
+                wiring.resync(services, "order_items")
+        finally:
+            for name in made:
+                connection.execute(text("SELECT pg_drop_replication_slot(:name)"), {"name": name})
 
 
 def test_a_range_and_single_keys_are_read_again_and_the_rest_is_left(

@@ -86,9 +86,8 @@ def test_damage_to_a_range_is_an_error_that_names_it_and_it_is_read_again(
 
     with wiring.resyncing(verifying, ITEMS) as step, pytest.raises(QualityFailed) as caught:
         replace(step, reached=reached).run(ITEMS, Selection())
-    assert "order_items: keys from 61 to before 121 differ after they were read" in str(
-        caught.value
-    )
+    second = f"keys from {ROWS + 1} to before {2 * ROWS + 1}"
+    assert f"order_items: {second} differ after they were read" in str(caught.value)
     assert states(verifying) == {"done": 1, "open": 6}
     report = wiring.resync(verifying, ITEMS.name)
     assert (report.before, report.verified) == ((1, 7), 6)

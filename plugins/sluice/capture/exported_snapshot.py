@@ -31,13 +31,20 @@ def export_snapshot(holder: Any, cursor: Any, relay: RelaySettings) -> tuple[str
         The temporary slot that keeps the WAL, and the LSN.
 
     Raises:
-        NotReady: an open transaction did not end within PATIENCE.
+        NotReady: an open transaction did not end within PATIENCE, or no slot is left.
     """
     temporary = f"{relay.slot[:40]}_snapshot_{holder.connection.info.backend_pid}"
     with _patience(holder, cursor):
-        holder.execute(
-            f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
-        )
+        try:
+            holder.execute(
+                f'CREATE_REPLICATION_SLOT "{temporary}" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT'
+            )
+        except psycopg2.errors.ConfigurationLimitExceeded as error:
+            raise NotReady(
+                "PostgreSQL has no replication slot left for a snapshot",
+                remedy="raise max_replication_slots, drop unused slots, or lower"
+                " SLUICE_COPY_READERS; then run it again",
+            ) from error
     _, point, exported, _ = holder.fetchone()
     cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     cursor.execute("SET TRANSACTION SNAPSHOT %s", [exported])

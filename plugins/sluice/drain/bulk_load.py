@@ -6,9 +6,10 @@ holds the table (`ACCESS SHARE`) until ClickHouse has stored the rows: a TRUNCAT
 waits, and its events come later.
 
 A rebuild reads the changes up to the last drained `_seq`. Rows in bulk are written far above it,
-where no drain comes, and the checkpoint moves past them once all are stored. If another load has
-moved it past them before, a rebuild may have missed some: they get a new `_seq`, and it is tried
-again. Rows of a killed load come in view with the table's next load, or the nightly maintenance.
+where no drain comes, and the checkpoint moves past them once all are stored. If a load of another
+process has moved it past them before, a rebuild may have missed some: they get a new `_seq`, and it
+is tried again. Loads of one process never do that to each other; see Unpublished. Rows of a killed
+load come in view with the table's next load, or the nightly maintenance.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -50,6 +52,29 @@ SELECT query_id FROM system.processes WHERE startsWith(query_id, {prefix:String}
 """
 
 
+class Unpublished:
+    """Loads of one table that are not published yet, of readers in one process.
+
+    The checkpoint moves only up to the lowest number that another of them still writes at. So no
+    rebuild passes rows that are not stored yet, and rows of a load that fails stay above it, where
+    the next load and the nightly maintenance look for them.
+
+    Attributes:
+        turn: held while a load begins or is published.
+        running: the numbers of loads that are not stored yet, or that failed.
+        stored: number and version of loads that are stored.
+    """
+
+    def __init__(self) -> None:
+        self.turn = Lock()
+        self.running = set[int]()
+        self.stored = set[tuple[int, int]]()
+
+    def due(self) -> set[tuple[int, int]]:
+        """Return those of `stored` that are below all running loads."""
+        return {(seq, of) for seq, of in self.stored if all(seq < n for n in self.running)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkLoad:
     """Copies selected rows of one table; see capture.bulk.Load.
@@ -60,6 +85,7 @@ class BulkLoad:
         load: share of the time that PostgreSQL may read, above 0 to 1.
         alone: start of the query ids of inserts that only one process at a time sends: it waits for
             those of a killed predecessor. Default: empty, for any number of processes.
+        unpublished: shared by the table's loads of one process. Default: no others.
     """
 
     settings: ClickHouseSettings
@@ -69,6 +95,7 @@ class BulkLoad:
     differences: Callable[[Table], Sequence[str]]
     load: float = 1.0
     alone: str = ""
+    unpublished: Unpublished = field(default_factory=Unpublished)
 
     def begin(self, fence: int, offset: int | None = None) -> BulkCopying:
         """See capture.bulk.Load.
@@ -78,13 +105,16 @@ class BulkLoad:
         """
         if self.alone:
             self._await_predecessor()
-        present = self.drain.present(self.table)
-        epoch = present.epoch
-        place = Place(
-            version=pack(epoch, fence, 1) if offset is None else before(epoch, offset, 1),
-            seq=self.unused(present.last_seq),
-            committed_at=int(time.time() * 1000),
-        )
+        running = self.unpublished.running
+        with self.unpublished.turn:
+            present = self.drain.present(self.table)
+            epoch = present.epoch
+            place = Place(
+                version=pack(epoch, fence, 1) if offset is None else before(epoch, offset, 1),
+                seq=max([self.unused(present.last_seq), *(n + 1 for n in running)]),
+                committed_at=int(time.time() * 1000),
+            )
+            running.add(place.seq)
         return BulkCopying(self, place, epoch)
 
     def unused(self, last: int) -> int:
@@ -141,12 +171,20 @@ class BulkCopying:
 
     def publish(self) -> None:
         """See capture.bulk.Copying."""
-        load, seq = self._load, self._place.seq
-        while self._copied and not until_done(
-            partial(load.drain.publish, self._table, seq, self._epoch)
-        ):
-            former, seq = seq, load.unused(load.drain.present(self._table).last_seq)
-            self._renumber(former, seq)
+        load, place, shared = self._load, self._place, self._load.unpublished
+        with shared.turn:
+            shared.running.discard(place.seq)
+            if self._copied:
+                shared.stored.add((place.seq, place.version))
+            while due := shared.due():
+                highest = max(seq for seq, _ in due)
+                shared.stored -= due
+                if until_done(partial(load.drain.publish, self._table, highest, self._epoch)):
+                    continue
+                seq = load.unused(load.drain.present(self._table).last_seq)
+                for former, version in due:
+                    self._renumber(former, seq, version)
+                    shared.stored.add((seq, version))
 
     def _by_topic(self, condition: sql.Composable, reason: str) -> Loaded:
         log.warning("%s: rows go through the topic: %s", self._table.name, reason)
@@ -185,8 +223,8 @@ class BulkCopying:
                 time.sleep(wait)
         return copy()
 
-    def _renumber(self, former: int, seq: int) -> None:
-        """Write rows again at another `_seq`; they replace themselves."""
+    def _renumber(self, former: int, seq: int, version: int) -> None:
+        """Write a load's rows again at another `_seq`; they replace themselves."""
         columns = ", ".join(quoted(column.name) for column in self._table.columns)
         names = ", ".join(name for name, _ in MACHINE_COLUMNS)
         storage = f"cdc.{quoted(self._table.storage)}"
@@ -196,7 +234,7 @@ class BulkCopying:
             f"FROM {storage} WHERE _seq = {{former:UInt64}} AND _version = {{version:UInt128}}",
             seq=seq,
             former=former,
-            version=self._place.version,
+            version=version,
         )
 
 

@@ -98,9 +98,8 @@ def until_one_fails(
         step(resources, item)
 
     with ThreadPoolExecutor(max(1, min(threads, len(items)))) as pool:
-        running = [pool.submit(work) for _ in range(min(threads, len(items)))]
         try:
-            for thread in running:
+            for thread in [pool.submit(work) for _ in range(min(threads, len(items)))]:
                 thread.result()
         except BaseException:
             stop.set()

@@ -251,6 +251,8 @@ def _drain(values: Mapping[str, str]) -> DrainSettings:
 
 
 def _readers(values: Mapping[str, str]) -> int:
+    if _ratio(values, "SLUICE_COPY_LOAD") < 1:
+        return 1
     if not values["SLUICE_COPY_READERS"]:
         return max(1, min((os.cpu_count() or 1) // 2, _MOST_READERS))
     return _number(values, "SLUICE_COPY_READERS")

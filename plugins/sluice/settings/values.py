@@ -197,7 +197,8 @@ class Settings:
         statement_seconds: longest query of a check on PostgreSQL.
         quality_load: share of the time that a deep check queries PostgreSQL, above 0 to 1.
         copy_load: the same of rows that are copied in bulk.
-        copy_readers: the most ranges of a table that a resync reads at a time.
+        copy_readers: the most ranges of a table that a resync reads at a time; 1 with a copy_load
+            below 1, so that it bounds the whole.
         copy_verify: whether it compares the checksums of each range afterwards.
         replica: host and port of a hot standby for the deep check; None for the primary.
         count_rows: larger tables are counted by the deep check alone.

@@ -117,13 +117,8 @@ def make_resync(run: Run, table: Table, within: ExactSnapshot | None = None) -> 
         until_done(partial(drain.skip_gap, table))
     _name_source(run, table)
     put_below(run, table)
-    readers = 1 if within is not None else _readers(run.settings)
+    readers = 1 if within is not None else run.settings.copy_readers
     return _opened_resync(run, table, make_load(run, table), within, readers, Lock())
-
-
-def _readers(settings: Settings) -> int:
-    """Return how many ranges are read at a time: one where the load on PostgreSQL is limited."""
-    return settings.copy_readers if settings.copy_load == 1 else 1
 
 
 def _opened_resync(
@@ -149,7 +144,7 @@ def _opened_resync(
     @contextmanager
     def another() -> Iterator[Resync]:
         with opened_apart(settings, readers) as own:
-            own_load = load and bulk_load(own, table)
+            own_load = load and replace(bulk_load(own, table), unpublished=load.unpublished)
             yield _opened_resync(own, table, own_load, None, readers, draining)
 
     def reading(of: Table, by_offset: bool) -> AbstractContextManager[FencedReading]:
