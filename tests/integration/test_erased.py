@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 from sluice import wiring
 from sluice.clients.broker import Broker
 from sluice.clients.topics import Topics
-from sluice.errors import NeedsPerson, WrongUsage
+from sluice.errors import NeedsPerson, Unreachable, WrongUsage
 from sluice.repair.erasure import POINTS
 from sluice.settings import PACKAGE, Settings
 from tests.support import processes
@@ -107,6 +107,26 @@ def test_a_row_that_postgres_deleted_is_nowhere_afterwards(made: Harbour) -> Non
     assert made.rows("SELECT id, name FROM olap.dim_ferry") == [(1, "new")]
     assert wiring.quality(made.settings, deep=True, restart=True).passed
     assert Topics(made.settings.kafka).ends(["cdc.ferries"])["cdc.ferries"] > 0
+
+
+def test_an_erasure_is_not_done_while_the_broker_does_not_answer(
+    made: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.postgres("DELETE FROM ferries WHERE id = 1")
+    made.settle()
+    before = noted(made, 1).count("done")
+
+    def silent(*_: object) -> str:
+        raise Unreachable("the broker does not answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Topics, "forget", silent)
+        with pytest.raises(Unreachable):
+            erase(made)
+    assert noted(made, 1).count("done") == before
+    erase(made)
+    assert noted(made, 1).count("done") == before + 1
+    assert messages(made) == 0
 
 
 def killed(made: Harbour, key: int, point: str) -> None:

@@ -225,18 +225,25 @@ class Topics:
             altered[resource].result(self._seconds)
         return True
 
-    def forget(self, name: str, below: int) -> None:
-        """Let the broker delete a topic's messages below an offset.
+    def forget(self, name: str, below: int) -> str:
+        """Let the broker delete a topic's messages below an offset; return why it refuses, or "".
 
         Raises:
-            Unreachable: the broker does not do it.
+            Unreachable: the broker does not answer, or cannot do it yet.
         """
         with self._broker.opened(AdminClient) as admin:
             deleted = admin.delete_records(
                 [TopicPartition(name, 0, below)], request_timeout=self._seconds
             )
             for future in deleted.values():
-                future.result(self._seconds)
+                try:
+                    future.result(self._seconds)
+                except KafkaException as error:
+                    reason = error.args[0]
+                    if reason.code() <= 0 or reason.retriable():  # librdkafka's own, or for now
+                        raise
+                    return str(reason.str())
+        return ""
 
     def epoch(self) -> str | None:
         """Return the id of the broker's incarnation; None where its topics are not set up."""

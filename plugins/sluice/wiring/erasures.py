@@ -9,7 +9,7 @@ from sluice.capture import slot as slots
 from sluice.capture.row_reader import count_rows, readable_keys
 from sluice.catalog import Table
 from sluice.catalog.key_selection import Selection, typed_key
-from sluice.errors import NeedsPerson, NotReady, SluiceError, WrongUsage
+from sluice.errors import NeedsPerson, NotReady, WrongUsage
 from sluice.events.event import DEAD_LETTER_TOPIC, KeyText
 from sluice.execution.contention import until_done
 from sluice.repair.erasure import Erasure
@@ -80,15 +80,14 @@ def _drained(run: Run, table: Table) -> int:
 
 
 def _forgotten(run: Run, table: Table, offset: int) -> Iterator[str]:
-    """Let the broker delete the drained messages; yield what it cannot delete."""
-    try:
-        run.topics.forget(table.topic, offset)
-        yield f"{table.topic}: the messages below offset {offset} are deleted"
-    except SluiceError as error:
+    """Let the broker delete the drained messages; yield what it refuses to delete."""
+    if refusal := run.topics.forget(table.topic, offset):
         yield (
-            f"{table.topic}: the broker does not delete messages ({error.what}); they stay until"
-            " the topic's retention.ms is over"
+            f"{table.topic}: the broker does not delete messages ({refusal}); they stay until the"
+            " topic's retention.ms is over"
         )
+    else:
+        yield f"{table.topic}: the messages below offset {offset} are deleted"
     yield (
         f"{DEAD_LETTER_TOPIC}: rejected events stay until its retention; see"
         " SLUICE_DEAD_LETTER_DAYS"
