@@ -34,10 +34,9 @@ SELECT {_LISTED} FROM following LEFT JOIN (
 ) AS present USING (source_table)
 WHERE previous = coalesce(last, 0)
 """
-_PRESENT = f"""
-SELECT {_LISTED} FROM cdc.checkpoints WHERE {{table:String}} IN ('', source_table)
-ORDER BY generation DESC LIMIT 1 BY source_table
-"""
+_PRESENT = f"SELECT {_LISTED} FROM cdc.checkpoints"
+_OF_TABLE = "WHERE source_table = {table:String}"  # an equality, as the primary key finds no other
+_NEWEST = "ORDER BY generation DESC LIMIT 1 BY source_table"
 _REJECTING = """
 SELECT DISTINCT source_table FROM cdc.dead_letters FINAL WHERE state = 'open'
 """
@@ -107,7 +106,8 @@ class ClickHouseStore:
         return self._present("")
 
     def _present(self, table: str) -> dict[str, Checkpoint]:
-        rows = self._clickhouse.execute(_PRESENT, table=table)
+        query = f"{_PRESENT} {_OF_TABLE if table else ''} {_NEWEST}"
+        rows = self._clickhouse.execute(query, table=table)
         found = (Checkpoint(**dict(zip(_FIELDS, row, strict=True))) for row in rows)
         return {checkpoint.source_table: checkpoint for checkpoint in found}
 
