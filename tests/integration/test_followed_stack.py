@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +15,7 @@ from sluice.cli.other_settings import warn_of_other_settings
 from sluice.cli.stack import _follow
 from sluice.embedded.stack import Stack
 from sluice.errors import NotReady
-from sluice.settings import PORTS, read_settings, read_values, started_file
+from sluice.settings import PORTS, read_settings, read_started, read_values, started_file
 from tests.support.services import stack_environment, temporary_home
 from tests.support.waiting import until
 
@@ -97,6 +98,10 @@ def test_a_command_names_the_settings_that_only_the_running_stack_was_given(
         try:
             warn_of_other_settings(read_settings(given))
             assert capsys.readouterr().err == ""
+            again = read_settings(given)
+            written = {**again.asked, "SLUICE_SLOT": ("theirs", ".env")}
+            Stack(replace(again, asked=written)).note_settings()  # programs have the variable still
+            assert read_started(home).settings["SLUICE_SLOT"] == ("theirs", "environment")
             warn_of_other_settings(read_settings(plain))
             assert capsys.readouterr().err == (
                 "warning: the running stack has other settings: SLUICE_POSTGRES_PASSWORD is"
@@ -106,7 +111,8 @@ def test_a_command_names_the_settings_that_only_the_running_stack_was_given(
             )
             assert canary not in started_file(home).read_text()
             done = CliRunner().invoke(app, ["config"], env={**plain, "SLUICE_SLOT": "another"})
-            assert "SLUICE_SLOT is theirs (environment) there, another (env" in done.stderr
+            assert "SLUICE_POSTGRES_PASSWORD is (hidden) (env" in done.stderr
+            assert "SLUICE_SLOT" not in done.stderr
             with pytest.raises(NotReady, match="SLUICE_SLOT is theirs"):
                 Stack(read_settings(plain)).launch()
             noted = started_file(home).read_text()

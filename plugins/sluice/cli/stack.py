@@ -98,6 +98,7 @@ def up(
         require_broker(settings, report)
     report("topics, tables and views are ready")
     stack.restart([name for name in PIPELINE if name in stack.programs], report)
+    stack.note_settings()  # which the pipeline's programs have now
     if migration.wait():
         raise NotReady("airflow db migrate failed", remedy=f"see: {stack.logs}/airflow-migrate.log")
     report("Airflow's metadata database is ready")

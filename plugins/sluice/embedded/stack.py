@@ -159,8 +159,6 @@ class Stack:
 
         The folder is closed to other users each time, as earlier versions left it open.
 
-        Ports and settings are noted in its home, for commands in other shells.
-
         Raises:
             NotReady: a supervisor runs with another broker, with another store that is not its
                 own, or with other settings, or the file that notes these is damaged.
@@ -169,7 +167,6 @@ class Stack:
         if self.running():
             self._require_same_programs()
             self._require_same_settings()
-            self._note_settings()
             return
         busy_ports(self.programs)
         secrets = ensure_secrets(self._home)
@@ -178,7 +175,7 @@ class Stack:
         postgres.create_cluster(self._home / "postgres", secrets["postgres"])
         config = self._home / "run" / "supervisord.conf"
         private.write(config, self._config())
-        self._note_settings()
+        self.note_settings()
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         done = subprocess.run(
             command,
@@ -194,6 +191,19 @@ class Stack:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise NotReady(f"the supervisor did not start: {' '.join(last)}")
         self._wait(self.running, "supervisord")
+
+    def note_settings(self) -> None:
+        """Note ports and settings in the home, for commands in other shells.
+
+        A setting that a running stack has is noted from where its programs have it.
+        """
+        noted = read_started(self._home).settings if self.running() else {}
+        settings = {
+            name: noted[name] if name in noted and noted[name][0] == value[0] else value
+            for name, value in self._settings.asked.items()
+        }
+        started = Started(ports=set_ports(self.programs.values()), settings=settings)
+        private.write(started_file(self._home), started_text(started))
 
     def begin(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a command that ends by itself, in the programs' environment, with its NAME.log."""
@@ -365,11 +375,6 @@ class Stack:
                 f"the stack runs {was} a {name} of its own, and is set to run {wanted} one",
                 remedy="run: sluice down, then: sluice up",
             )
-
-    def _note_settings(self) -> None:
-        ports = set_ports(self.programs.values())
-        started = Started(ports=ports, settings=dict(self._settings.asked))
-        private.write(started_file(self._home), started_text(started))
 
     def _require_same_settings(self) -> None:
         """Require the settings with which the running stack was started and that it keeps."""

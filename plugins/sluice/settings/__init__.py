@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sluice.settings.environment import (
+    DEFAULT,
     read_models_name,
     read_secrets,
     read_settings,
@@ -52,6 +53,7 @@ from sluice.settings.variables import VARIABLES, shown
 
 __all__ = [
     "BROKER_USER",
+    "DEFAULT",
     "FILE",
     "INCLUDE",
     "IN_REPOSITORY",
