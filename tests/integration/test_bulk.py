@@ -110,10 +110,11 @@ def test_rows_of_a_load_that_failed_beside_another_are_in_view_after_the_next(
         plan = replace(step, rows=210).plan(ITEMS, Selection(), restart=True)
 
         def reached(point: str) -> None:
-            if point == "rows stored":
+            if point == "rows sent":  # and not stored yet
                 with step.another() as beside:
                     assert beside.read(plan, 1, 2).rows == 210
                 wiring.rebuild_all(services).require()
+            elif point == "rows stored":
                 raise Unreachable("it ends before it has published its rows")
 
         with pytest.raises(Unreachable):
