@@ -230,12 +230,6 @@ def test_a_reader_that_fails_ends_the_others_and_leaves_nothing_behind(
     assert_fact_equals_join(several, engine)
 
 
-def test_a_limited_load_on_postgresql_is_that_of_one_reader(services: Settings) -> None:
-    limited = replace(services, copy_readers=READERS, copy_load=0.5)
-    with wiring.resyncing(limited, ITEMS) as step:
-        assert step.readers == 1
-
-
 def test_shares_of_the_ranges_are_read_side_by_side_and_are_all_of_them(
     services: Settings, engine: Engine
 ) -> None:

@@ -16,6 +16,12 @@ def test_the_example_file_lists_every_variable_with_its_default() -> None:
     assert dict(lines) == {name: default for name, (default, _) in VARIABLES.items()}
 
 
+@pytest.mark.parametrize(("load", "readers"), [("1", 3), ("0.5", 1)])
+def test_a_limited_load_on_postgresql_is_that_of_one_reader(load: str, readers: int) -> None:
+    chosen = {"SLUICE_COPY_READERS": "3", "SLUICE_COPY_LOAD": load}
+    assert read_settings(chosen).copy_readers == readers
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
